@@ -1,0 +1,281 @@
+"""Every error that the service raises on purpose, one class for each cause.
+
+A request's road, and the classes that can end it on each stretch:
+
+    start-up  --settings-->      SettingsError
+              --runtime-->       RuntimeMissingError, RuntimeConflictError, ProviderError
+              --model files-->   ModelFileError, ContractError, ModelSelectionError
+
+    request   --query-->         InvalidParameterError, ModelRequiredError, UnknownModelError,
+                                 TopKError, NotReadyError
+              --upload-->        UnsupportedMediaTypeError, ContentEncodingError,
+                                 BodyTooLargeError, InflightBytesError, BodyTimeoutError,
+                                 EmptyBodyError
+              --form-->          MalformedMultipartError, MalformedJsonError, NoImagesError,
+                                 TooManyImagesError
+              --admission-->     QueueFullError
+     image    --base64-->        InvalidBase64Error
+              --decode-->        EmptyImageError, NotAnImageError, ImageTooLargeError,
+                                 TruncatedImageError, CorruptImageError, UnsupportedPixelsError
+              --batch, engine--> ModelUnavailableError, InferenceError
+     answer   --together-->      AllImagesFailedError
+     at any time                 ClientDisconnectedError, StoppingError, InternalError,
+                                 RouteNotFoundError, MethodNotAllowedError
+
+An error of one image is that image's result when the request has several, and the response's
+status when it has one. `api/problems.py` turns them into problem details (RFC 9457), once.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+
+class ResnetServeError(Exception):
+    """The root of all errors raised on purpose."""
+
+
+# Start-up: printed as one line, exit status 1.
+
+
+class StartupError(ResnetServeError):
+    """The service can't start as it was asked to."""
+
+
+class SettingsError(StartupError):
+    """A setting is unknown or has a bad value."""
+
+
+class RuntimeMissingError(StartupError):
+    """Neither onnxruntime nor onnxruntime-gpu is installed."""
+
+
+class RuntimeConflictError(StartupError):
+    """Both onnxruntime and onnxruntime-gpu are installed; which one loads is chance."""
+
+
+class ProviderError(StartupError):
+    """The execution provider that was asked for does not work here."""
+
+
+class ModelFileError(StartupError):
+    """A model file is missing, unreadable or not a model."""
+
+
+class ContractError(ModelFileError):
+    """A model file has no contract, or one that does not hold."""
+
+
+class ModelSelectionError(StartupError):
+    """The models that were asked for do not fit together (none, a name twice, no such default)."""
+
+
+# Requests: answered as a problem detail with the class's status and code.
+
+
+class RequestError(ResnetServeError):
+    """A request, or one image of it, gets an error instead of labels.
+
+    The message is shown to the client: what was wrong and what is allowed. `code` is stable.
+    `retry_after_s` becomes the `Retry-After` header.
+    """
+
+    status: ClassVar[int]
+    code: ClassVar[str]
+    title: ClassVar[str]
+    retry_after_s: ClassVar[int | None] = None
+
+
+class InternalError(RequestError):
+    """A defect: its traceback is in the log under the request's id, never in the answer."""
+
+    status, code, title = 500, "internal_error", "Internal error"
+
+
+class RouteNotFoundError(RequestError):
+    """No route has this path."""
+
+    status, code, title = 404, "not_found", "Not found"
+
+
+class MethodNotAllowedError(RequestError):
+    """The route does not have this method."""
+
+    status, code, title = 405, "method_not_allowed", "Method not allowed"
+
+
+class StoppingError(RequestError):
+    """The service stopped before the answer was there."""
+
+    status, code, title = 503, "stopping", "The service is stopping"
+    retry_after_s = 1
+
+
+class NotReadyError(RequestError):
+    """The model is still warming up, or disagreed with its golden cases."""
+
+    status, code, title = 503, "model_not_ready", "The model is not ready"
+    retry_after_s = 1
+
+
+class InflightBytesError(RequestError):
+    """All bodies being handled together would exceed `max_inflight_bytes`."""
+
+    status, code, title = 503, "too_many_bytes_in_flight", "Too many request bytes in flight"
+    retry_after_s = 1
+
+
+class InvalidParameterError(RequestError):
+    """A query parameter is not of its type."""
+
+    status, code, title = 400, "invalid_parameter", "Invalid query parameter"
+
+
+class ModelRequiredError(RequestError):
+    """Several models are served, none is the default, and the request names none."""
+
+    status, code, title = 400, "model_required", "A model must be named"
+
+
+class UnknownModelError(RequestError):
+    """No model of that name and version is served."""
+
+    status, code, title = 404, "unknown_model", "Unknown model"
+
+
+class TopKError(RequestError):
+    """`top_k` is not between 1 and the model's number of classes."""
+
+    status, code, title = 400, "top_k_out_of_range", "top_k out of range"
+
+
+class UnsupportedMediaTypeError(RequestError):
+    """The Content-Type is none of the accepted forms of a body."""
+
+    status, code, title = 415, "unsupported_media_type", "Unsupported media type"
+
+
+class ContentEncodingError(RequestError):
+    """The body is compressed."""
+
+    status, code, title = 415, "unsupported_content_encoding", "Unsupported content encoding"
+
+
+class BodyTooLargeError(RequestError):
+    """The body is larger than `max_body_bytes`."""
+
+    status, code, title = 413, "body_too_large", "Request body too large"
+
+
+class BodyTimeoutError(RequestError):
+    """The body did not arrive within `body_timeout_s`."""
+
+    status, code, title = 408, "body_timeout", "Request body too slow"
+
+
+class EmptyBodyError(RequestError):
+    """The body has no bytes."""
+
+    status, code, title = 400, "empty_body", "Empty request body"
+
+
+class ClientDisconnectedError(RequestError):
+    """The client went away; nobody reads the answer, only the log and the metrics do."""
+
+    status, code, title = 499, "client_disconnected", "Client closed the connection"
+
+
+class MalformedMultipartError(RequestError):
+    """The body is not the multipart/form-data that its header announces."""
+
+    status, code, title = 400, "malformed_multipart", "Malformed multipart body"
+
+
+class MalformedJsonError(RequestError):
+    """The body is not JSON of the documented form."""
+
+    status, code, title = 400, "malformed_json", "Malformed JSON body"
+
+
+class NoImagesError(RequestError):
+    """The body is well formed and holds no image."""
+
+    status, code, title = 400, "no_images", "No images in the request"
+
+
+class TooManyImagesError(RequestError):
+    """The request holds more than `max_images`."""
+
+    status, code, title = 413, "too_many_images", "Too many images"
+
+
+class QueueFullError(RequestError):
+    """Taking the request's images would exceed `max_queue`."""
+
+    status, code, title = 503, "queue_full", "Queue full"
+    retry_after_s = 1
+
+
+class InvalidBase64Error(RequestError):
+    """An image in a JSON body is not base64."""
+
+    status, code, title = 422, "invalid_base64", "Invalid base64"
+
+
+class EmptyImageError(RequestError):
+    """One of several images has no bytes."""
+
+    status, code, title = 422, "empty_image", "Empty image"
+
+
+class NotAnImageError(RequestError):
+    """The bytes are in none of the accepted image formats."""
+
+    status, code, title = 415, "not_an_image", "Not an accepted image format"
+
+
+class ImageTooLargeError(RequestError):
+    """The image has more than `max_image_pixels`, by its header."""
+
+    status, code, title = 413, "image_too_large", "Image has too many pixels"
+
+
+class TruncatedImageError(RequestError):
+    """The image's data ends early."""
+
+    status, code, title = 422, "truncated_image", "Truncated image"
+
+
+class CorruptImageError(RequestError):
+    """The image has a good header and data that can't be decoded."""
+
+    status, code, title = 422, "corrupt_image", "Corrupt image"
+
+
+class UnsupportedPixelsError(RequestError):
+    """The image stores numbers whose range is not known (32-bit integers or floats)."""
+
+    status, code, title = 422, "unsupported_pixels", "Unsupported pixel format"
+
+
+class ModelUnavailableError(RequestError):
+    """The model's runner has stopped."""
+
+    status, code, title = 503, "model_unavailable", "The model is unavailable"
+    retry_after_s = 5
+
+
+class InferenceError(RequestError):
+    """The engine failed on the batch that held the image."""
+
+    status, code, title = 500, "inference_failed", "Inference failed"
+
+
+class AllImagesFailedError(RequestError):
+    """Every one of several images failed; the problem detail carries each one's error."""
+
+    status, code, title = 422, "all_images_failed", "All images failed"
+
+    def __init__(self, message: str, results: list[dict[str, object]]) -> None:
+        super().__init__(message)
+        self.results = results

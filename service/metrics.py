@@ -1,0 +1,173 @@
+"""Every metric, in one place. Names: prefix `resnet_serve_`, base units."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from prometheus_client import (
+    CONTENT_TYPE_LATEST,
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    Histogram,
+    PlatformCollector,
+    ProcessCollector,
+    disable_created_metrics,
+    generate_latest,
+)
+
+CONTENT_TYPE = CONTENT_TYPE_LATEST
+
+# From half a millisecond (a small model on a GPU) to half a minute (a queue that waits).
+_SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
+_MODEL = ("model", "version")
+_BATCHES = (1, 2, 4, 8, 16, 32, 64, 128, 256)
+
+
+@dataclass(frozen=True, slots=True)
+class ModelMetrics:
+    """The metrics of one model; their meaning stands in `Metrics`."""
+
+    images: Callable[[str], Counter]
+    abandoned: Counter
+    queue_seconds: Histogram
+    inference_seconds: Histogram
+    batch_size: Histogram
+    inference_failures: Counter
+    queue_length: Gauge
+    ready: Gauge
+
+
+class Metrics:
+    """The service's metrics on a registry of their own."""
+
+    def __init__(self, registry: CollectorRegistry | None = None) -> None:
+        self.registry = registry = registry or CollectorRegistry()
+        # The `_created` series double the exposition and are of no use to Prometheus.
+        disable_created_metrics()
+        # A registry of one's own lacks these collectors.
+        ProcessCollector(registry=registry)
+        PlatformCollector(registry=registry)
+
+        self.requests = Counter(
+            "resnet_serve_requests",
+            "Requests answered.",
+            ["route", "method", "status"],
+            registry=registry,
+        )
+        self.request_seconds = Histogram(
+            "resnet_serve_request_duration_seconds",
+            "Time from a request's headers to the end of its answer.",
+            ["route"],
+            buckets=_SECONDS,
+            registry=registry,
+        )
+        self.requests_in_flight = Gauge(
+            "resnet_serve_requests_in_flight", "Requests being handled.", registry=registry
+        )
+        self.rejected = Counter(
+            "resnet_serve_rejected",
+            "Requests that ended in an error, by its code.",
+            ["reason"],
+            registry=registry,
+        )
+        self.images = Counter(
+            "resnet_serve_images",
+            "Images handled, by outcome (ok or an error's code).",
+            ["model", "version", "outcome"],
+            registry=registry,
+        )
+        self.abandoned = Counter(
+            "resnet_serve_images_abandoned",
+            "Images dropped before inference since nobody waited for them any more.",
+            list(_MODEL),
+            registry=registry,
+        )
+        self.decode_seconds = Histogram(
+            "resnet_serve_decode_duration_seconds",
+            "Time to decode and transform an image, with the wait for a thread.",
+            buckets=_SECONDS,
+            registry=registry,
+        )
+        self.queue_seconds = Histogram(
+            "resnet_serve_queue_duration_seconds",
+            "Time that an image's pixels wait for a batch.",
+            list(_MODEL),
+            buckets=_SECONDS,
+            registry=registry,
+        )
+        self.inference_seconds = Histogram(
+            "resnet_serve_inference_duration_seconds",
+            "Time that the engine takes for a batch.",
+            list(_MODEL),
+            buckets=_SECONDS,
+            registry=registry,
+        )
+        self.batch_size = Histogram(
+            "resnet_serve_batch_size",
+            "Images in a batch.",
+            list(_MODEL),
+            buckets=_BATCHES,
+            registry=registry,
+        )
+        self.inference_failures = Counter(
+            "resnet_serve_inference_failures",
+            "Batches on which the engine failed.",
+            list(_MODEL),
+            registry=registry,
+        )
+        self._queue_length = Gauge(
+            "resnet_serve_queue_length",
+            "Images between admission and answer.",
+            list(_MODEL),
+            registry=registry,
+        )
+        self._inflight_bytes = Gauge(
+            "resnet_serve_inflight_bytes", "Bytes of request bodies held.", registry=registry
+        )
+        self._ready = Gauge(
+            "resnet_serve_model_ready", "1 when the model answers.", list(_MODEL), registry=registry
+        )
+        self._model_info = Gauge(
+            "resnet_serve_model_info",
+            "1, with what is served in the labels.",
+            ["model", "version", "architecture", "precision", "provider"],
+            registry=registry,
+        )
+        self._build_info = Gauge(
+            "resnet_serve_build_info", "1, with the release in the label.", ["version"],
+            registry=registry,
+        )  # fmt: skip
+
+    def watch_bytes(self, held: Callable[[], float]) -> None:
+        """Show `held()`, the bytes of request bodies in memory."""
+        self._inflight_bytes.set_function(held)
+
+    def for_model(self, name: str, version: int) -> ModelMetrics:
+        """Bind the labels of one model once, so that no request has to look them up."""
+        labels = (name, str(version))
+        return ModelMetrics(
+            images=lambda outcome: self.images.labels(*labels, outcome),
+            abandoned=self.abandoned.labels(*labels),
+            queue_seconds=self.queue_seconds.labels(*labels),
+            inference_seconds=self.inference_seconds.labels(*labels),
+            batch_size=self.batch_size.labels(*labels),
+            inference_failures=self.inference_failures.labels(*labels),
+            queue_length=self._queue_length.labels(*labels),
+            ready=self._ready.labels(*labels),
+        )
+
+    def set_model_info(
+        self, name: str, version: int, *, architecture: str, precision: str, provider: str
+    ) -> None:
+        """Show what is served under a name."""
+        self._model_info.labels(name, str(version), architecture, precision, provider).set(1)
+
+    def set_build(self, version: str) -> None:
+        """Show the release."""
+        self._build_info.labels(version).set(1)
+
+    def render(self) -> bytes:
+        """Give the text exposition of all metrics."""
+        return generate_latest(self.registry)

@@ -1,0 +1,181 @@
+"""All settings: flags over environment over defaults. The only reader of the environment.
+
+A plain pydantic model with a reader of its own, since what is asked for goes past what
+pydantic-settings does: an unknown variable stops the start, and the variables that Kubernetes
+injects for a Service called resnet-serve do not.
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from service.errors import SettingsError
+
+PREFIX = "RESNET_SERVE_"
+
+# https://kubernetes.io/docs/concepts/services-networking/service/#environment-variables
+_SERVICE_LINK = re.compile(
+    r"(_|^)SERVICE_HOST$|(_|^)SERVICE_PORT(_\w+)?$|(_|^)PORT_\d+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?$"
+)
+_SERVICE_LINK_VALUE = re.compile(r"^(tcp|udp|sctp)://")
+
+Count = Annotated[int, Field(ge=1)]
+Seconds = Annotated[float, Field(gt=0, le=86_400)]
+
+
+class Settings(BaseModel):
+    """Everything that can be set. Field names are the flags and, in capitals, the variables."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    host: str = Field("127.0.0.1", description="address to listen on")
+    port: int = Field(8000, ge=0, le=65_535, description="port to listen on; 0 picks a free one")
+    models: Path | None = Field(
+        None, description="folder of model files: NAME.onnx or NAME/VERSION.onnx"
+    )
+    builtin: bool = Field(
+        False, description="serve the built-in model beside --models (it is served alone without)"
+    )
+    default_model: str | None = Field(
+        None, description="model for requests that name none; needed only with several"
+    )
+    provider: Literal["auto", "cpu", "cuda"] = Field(
+        "auto", description="where models run; auto takes CUDA where it works, else the CPU"
+    )
+    device_id: int = Field(0, ge=0, description="which GPU")
+    tf32: bool = Field(False, description="let the GPU round float32 products to TF32")
+    intra_op_threads: int = Field(
+        0, ge=0, le=1024, description="threads for one batch on the CPU; 0: one for each core"
+    )
+    decode_threads: int = Field(
+        0, ge=0, le=1024, description="threads that decode images; 0: one for each core"
+    )
+    max_batch: int = Field(8, ge=1, le=1024, description="images in a batch at most")
+    max_delay_ms: float = Field(
+        0, ge=0, le=10_000, description="how long an incomplete batch waits for more images"
+    )
+    max_queue: Count = Field(
+        256, description="images of a model between admission and answer at most"
+    )
+    max_images: Count = Field(32, description="images in a request at most")
+    max_body_bytes: Count = Field(32 * 2**20, description="size of a request body at most")
+    max_inflight_bytes: Count = Field(
+        256 * 2**20, description="size of all request bodies held at a time at most"
+    )
+    body_timeout_s: Seconds = Field(30, description="time for a request's body to arrive, in all")
+    max_image_pixels: int = Field(
+        50_000_000,
+        ge=1,
+        le=178_956_970,  # Pillow refuses more by itself
+        description="width x height of an image at most, by its header",
+    )
+    jpeg_draft_ratio: float = Field(
+        4,
+        ge=0,
+        le=64,
+        description="decode a JPEG at reduced size while that keeps so many times the pixels "
+        "needed on each side; 0: never",
+    )
+    drain_delay_s: float = Field(
+        0, ge=0, le=3600, description="how long to keep serving, not ready, after SIGTERM"
+    )
+    drain_timeout_s: Seconds = Field(
+        30, description="how long to answer accepted requests after that"
+    )
+    stuck_after_s: Seconds = Field(60, description="a batch that runs longer makes /livez fail")
+    keep_alive_s: Count = Field(75, description="how long an idle connection is kept")
+    cors_origins: tuple[str, ...] = Field(
+        (), description="origins that browsers may call from, separated by commas; none: CORS off"
+    )
+    log_format: Literal["auto", "json", "text"] = Field(
+        "auto", description="auto writes text to a terminal and JSON elsewhere"
+    )
+    log_level: Literal["debug", "info", "warning", "error"] = Field(
+        "info", description="least severe level that is logged"
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _split_lists(cls, values: Any) -> Any:
+        if isinstance(values, dict) and isinstance(origins := values.get("cors_origins"), str):
+            parts = [part.strip() for part in origins.split(",")]
+            values = {**values, "cors_origins": [part for part in parts if part]}
+        return values
+
+    @model_validator(mode="after")
+    def _limits_fit(self) -> Settings:
+        if self.jpeg_draft_ratio and self.jpeg_draft_ratio < 2:
+            raise ValueError(
+                "jpeg_draft_ratio: below 2 the result changes too much; give 0 for never"
+            )
+        if self.max_images > self.max_queue:
+            raise ValueError("max_images is larger than max_queue: such a request never fits")
+        if self.max_body_bytes > self.max_inflight_bytes:
+            raise ValueError(
+                "max_body_bytes is larger than max_inflight_bytes: such a request never fits"
+            )
+        return self
+
+
+def add_flags(parser: argparse.ArgumentParser) -> None:
+    """Add one flag for each setting; values stay text, so that `Settings` alone judges them."""
+    for name, field in Settings.model_fields.items():
+        flag = "--" + name.replace("_", "-")
+        default = "" if field.default in (None, ()) else f" [{field.default}]"
+        text = f"{field.description}{default}".replace("%", "%%")
+        if field.annotation is bool:
+            parser.add_argument(
+                flag, action=argparse.BooleanOptionalAction, default=None, help=text
+            )
+        else:
+            parser.add_argument(flag, default=None, help=text, metavar="VALUE")
+
+
+def load_settings(
+    flags: Mapping[str, Any], environ: Mapping[str, str]
+) -> tuple[Settings, tuple[str, ...]]:
+    """Join flags (None: not given), environment and defaults.
+
+    Returns the settings and warnings to log. Raises `SettingsError`, naming every bad setting.
+    """
+    values, warnings = _from_environment(environ)
+    values |= {name: value for name, value in flags.items() if value is not None}
+    try:
+        return Settings.model_validate(values), warnings
+    except ValidationError as error:
+        raise SettingsError("; ".join(_describe(item) for item in error.errors())) from error
+
+
+def _from_environment(environ: Mapping[str, str]) -> tuple[dict[str, Any], tuple[str, ...]]:
+    values: dict[str, Any] = {}
+    warnings, unknown = [], []
+    for variable, value in sorted(environ.items()):
+        if not variable.startswith(PREFIX):
+            continue
+        rest = variable.removeprefix(PREFIX)
+        if _SERVICE_LINK.search(rest) or _SERVICE_LINK_VALUE.match(value):
+            warnings.append(f"{variable} looks like a Kubernetes service link and is passed over")
+        elif rest.lower() not in Settings.model_fields or rest != rest.upper():
+            unknown.append(variable)
+        elif value:  # compose files set variables to nothing to mean "not set"
+            values[rest.lower()] = value
+    if unknown:
+        raise SettingsError(
+            f"unknown variable {', '.join(unknown)}; `resnet-serve serve --help` lists the settings"
+        )
+    return values, tuple(warnings)
+
+
+def _describe(item: Any) -> str:
+    message = item["msg"].removeprefix("Value error, ")
+    if not item["loc"]:
+        return str(message)
+    name = str(item["loc"][0])
+    flag = "--" + name.replace("_", "-")
+    return f"{flag} ({PREFIX}{name.upper()}): {message}, got {item['input']!r}"
