@@ -1,0 +1,175 @@
+"""What a model file says of itself.
+
+A model file is an ONNX graph that takes uint8 pixels and gives probabilities, with this contract
+as JSON in its metadata under `METADATA_KEY`. The exporter writes it, the service reads it, and
+nothing else in either states an input size, a label or a tolerance.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    StringConstraints,
+    ValidationError,
+    model_validator,
+)
+
+from service.errors import ContractError
+
+METADATA_KEY = "resnet_serve.contract"
+"""The ONNX metadata property that holds the contract."""
+
+INPUT_NAME = "images"
+"""Graph input: uint8 [N, H, W, 3], RGB, resized and cropped."""
+
+PROBABILITIES = "probabilities"
+"""The output that every model file has: float32 [N, C], softmax applied."""
+
+Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
+Fraction = Annotated[float, Field(ge=0, le=1)]
+
+
+class _Part(BaseModel):
+    """Frozen, and strict about names: a contract with a field unknown here is from a newer tool."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Label(_Part):
+    """One class: a stable `id` (for ImageNet the WordNet id) and a name to show."""
+
+    id: str
+    label: str
+
+
+class Preprocessing(_Part):
+    """How an encoded image becomes pixels; mean and std are applied inside the graph.
+
+    The image is turned by its EXIF orientation, resized so that its short side is `resize`, and
+    the central `crop` x `crop` pixels are taken. `mean` and `std` are for RGB in 0 to 1.
+    """
+
+    resize: Annotated[int, Field(ge=1, le=4096)]
+    crop: Annotated[int, Field(ge=1, le=4096)]
+    interpolation: Literal["bilinear", "bicubic", "lanczos", "box"]
+    exif: Literal["apply", "ignore"] = "apply"
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+
+    @model_validator(mode="after")
+    def _crop_fits(self) -> Preprocessing:
+        if self.crop > self.resize:
+            raise ValueError(f"crop ({self.crop}) is larger than resize ({self.resize})")
+        return self
+
+
+class Weights(_Part):
+    """Where the trained weights came from."""
+
+    source: str
+    sha256: Sha256
+
+
+class Parity(_Part):
+    """How far the file's probabilities are from PyTorch's, measured at export."""
+
+    max_abs_diff: Annotated[float, Field(ge=0)]
+    top1_agreement: Fraction
+    images: Annotated[int, Field(ge=1)]
+    batch_sizes: tuple[int, ...]
+
+
+class Accuracy(_Part):
+    """Measured on labelled images through the exported file."""
+
+    data_set: str
+    images: Annotated[int, Field(ge=1)]
+    top1: Fraction
+    top5: Fraction
+
+
+class GoldenPattern(_Part):
+    """A golden case whose pixels follow from an integer formula (`golden_pattern`)."""
+
+    kind: Literal["pattern"] = "pattern"
+    seed: Annotated[int, Field(ge=0)]
+    probabilities: tuple[float, ...]
+
+
+class GoldenPhoto(_Part):
+    """A golden case that is a small encoded image, so that it covers decoding and resizing too.
+
+    `pixels_sha256` is of the decoded, turned, resized and cropped uint8 [crop, crop, 3] array.
+    """
+
+    kind: Literal["photo"] = "photo"
+    data_base64: str
+    pixels_sha256: Sha256
+    probabilities: tuple[float, ...]
+
+
+class Tolerance(_Part):
+    """The largest difference in a probability at which a golden case still agrees."""
+
+    cpu: Annotated[float, Field(gt=0, lt=1)]
+    cuda: Annotated[float, Field(gt=0, lt=1)]
+
+
+class ModelContract(_Part):
+    """All that is needed to serve a model file and to trust it."""
+
+    schema_version: Literal[1] = 1
+    name: str
+    architecture: str
+    preprocessing: Preprocessing
+    labels: Annotated[tuple[Label, ...], Field(min_length=2)]
+    optional_outputs: tuple[Literal["embedding", "features", "classifier_weight"], ...] = ()
+    precision: Literal["fp32", "fp16", "int8"] = "fp32"
+    storage: Literal["fp32", "fp16"] = "fp32"
+    weights: Weights
+    tools: dict[str, str]
+    parity: Parity
+    accuracy: Accuracy | None = None
+    tolerance: Tolerance
+    golden: Annotated[
+        tuple[Annotated[GoldenPattern | GoldenPhoto, Field(discriminator="kind")], ...],
+        Field(min_length=1),
+    ]
+
+    @model_validator(mode="after")
+    def _counts_agree(self) -> ModelContract:
+        ids = [label.id for label in self.labels]
+        if len(set(ids)) != len(ids):
+            raise ValueError("label ids are not unique")
+        for case in self.golden:
+            if len(case.probabilities) != len(self.labels):
+                raise ValueError(
+                    f"a golden case has {len(case.probabilities)} probabilities "
+                    f"for {len(self.labels)} labels"
+                )
+        return self
+
+
+def parse_contract(metadata: dict[str, str], *, file: str) -> ModelContract:
+    """Read the contract from a model file's metadata.
+
+    `file` is only named in errors. Raises `ContractError` when there is none or it does not hold.
+    """
+    text = metadata.get(METADATA_KEY)
+    if text is None:
+        raise ContractError(
+            f"{file}: has no contract, so its labels and preprocessing are unknown; "
+            "make a model file with `resnet-export export`"
+        )
+    try:
+        return ModelContract.model_validate_json(text)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        raise ContractError(
+            f"{file}: its contract does not hold: {where + ': ' if where else ''}{first['msg']}"
+        ) from error

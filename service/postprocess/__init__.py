@@ -1,0 +1,1 @@
+"""Probabilities to what a client reads."""

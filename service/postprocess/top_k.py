@@ -1,0 +1,24 @@
+"""The k most probable classes.
+
+In numpy, outside the graph: k varies with the request, and a k as graph input would forbid CUDA
+graphs.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+def top_k(probabilities: NDArray[np.float32], k: int) -> list[tuple[int, float]]:
+    """Give (class index, probability) of the `k` largest of [C], largest first.
+
+    Equal probabilities come in class order, so that an answer is repeatable.
+    """
+    if k < probabilities.size:
+        threshold = np.partition(probabilities, -k)[-k]
+        candidates = np.flatnonzero(probabilities >= threshold)
+    else:
+        candidates = np.arange(probabilities.size)
+    order = candidates[np.argsort(-probabilities[candidates], kind="stable")][:k]
+    return [(int(index), float(probabilities[index])) for index in order]

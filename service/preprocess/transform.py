@@ -1,0 +1,64 @@
+"""Resize and centre crop in one boxed resize.
+
+`Resize(short side)` then `CenterCrop` is a resize of the one box of the source that the crop
+would keep: a quarter less work, and no huge intermediate for a 1 x 10,000 image.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from service.contract import Preprocessing
+
+_RESAMPLING = {
+    "bilinear": Image.Resampling.BILINEAR,
+    "bicubic": Image.Resampling.BICUBIC,
+    "lanczos": Image.Resampling.LANCZOS,
+    "box": Image.Resampling.BOX,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Crop:
+    """A box (left, top, right, bottom) in source pixels that becomes `side` x `side` pixels."""
+
+    box: tuple[float, float, float, float]
+    side: int
+
+
+def resized_size(width: int, height: int, short_side: int) -> tuple[int, int]:
+    """Size after resizing the short side to `short_side`, the long side rounded down.
+
+    Torchvision's rule (`torchvision.transforms.functional._compute_resized_output_size`).
+    """
+    if width <= height:
+        return short_side, int(short_side * height / width)
+    return int(short_side * width / height), short_side
+
+
+def crop_of(width: int, height: int, preprocessing: Preprocessing) -> Crop:
+    """Find the part of a `width` x `height` image that the model sees.
+
+    Offsets round as torchvision's `center_crop` does, so that the result is its, to the pixel
+    grid.
+    """
+    side = preprocessing.crop
+    new_width, new_height = resized_size(width, height, preprocessing.resize)
+    left, top = round((new_width - side) / 2), round((new_height - side) / 2)
+    x, y = width / new_width, height / new_height
+    # Floats may end a hair outside the image, which Pillow refuses.
+    box = (left * x, top * y, min((left + side) * x, width), min((top + side) * y, height))
+    return Crop(box, side)
+
+
+def transform(image: Image.Image, preprocessing: Preprocessing) -> NDArray[np.uint8]:
+    """Resize and crop an upright RGB image to the model's uint8 [crop, crop, 3] input."""
+    crop = crop_of(*image.size, preprocessing)
+    resized = image.resize(
+        (crop.side, crop.side), _RESAMPLING[preprocessing.interpolation], box=crop.box
+    )
+    return np.asarray(resized)
