@@ -1,0 +1,1 @@
+"""What runs a batch: the `Engine` protocol and its ONNX Runtime implementation."""

@@ -1,0 +1,152 @@
+"""Runs model files with ONNX Runtime."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import onnxruntime
+import structlog
+from numpy.typing import NDArray
+
+from service.contract import INPUT_NAME, PROBABILITIES
+from service.engine.providers import PROVIDERS, cpu_count
+from service.errors import ModelFileError, ProviderError
+
+_log = structlog.get_logger(__name__)
+
+Provider = Literal["auto", "cpu", "cuda"]
+
+_CUDA_HINT = (
+    "is a GPU visible (`nvidia-smi`), and did `pip install 'resnet-serve[gpu]'` bring "
+    "the CUDA libraries? `--provider cpu` serves without a GPU"
+)
+
+
+class OnnxEngine:
+    """One model file in one ONNX Runtime session. Thread-safe, as sessions are."""
+
+    def __init__(self, session: onnxruntime.InferenceSession) -> None:
+        self._session = session
+        self.provider: str = PROVIDERS[session.get_providers()[0]]
+        self.metadata: dict[str, str] = dict(session.get_modelmeta().custom_metadata_map)
+
+    def run(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """Give the probabilities [N, C] of images [N, H, W, 3].
+
+        Only this output is copied out; the file may have others.
+        """
+        answer: NDArray[np.float32] = self._session.run([PROBABILITIES], {INPUT_NAME: images})[0]
+        return answer
+
+    @property
+    def classes(self) -> int | None:
+        """C of the probabilities, if the file states it."""
+        outputs = {output.name: output.shape for output in self._session.get_outputs()}
+        size = outputs[PROBABILITIES][1]
+        return size if isinstance(size, int) else None
+
+    def close(self) -> None:
+        """Drop the session, and with it the model's memory."""
+        del self._session
+
+
+def load_engine(
+    path: Path,
+    *,
+    provider: Provider = "auto",
+    intra_op_threads: int = 0,
+    device_id: int = 0,
+    tf32: bool = False,
+) -> OnnxEngine:
+    """Open a model file on the provider asked for; "auto" takes CUDA where it works.
+
+    `intra_op_threads` 0 means one for each CPU of this process.
+
+    Raises `ModelFileError` for a file that is no model of the expected inputs and outputs, and
+    `ProviderError` when "cuda" was asked for and the session does not run on it.
+    """
+    if not path.is_file():
+        raise ModelFileError(f"{path}: no such file")
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = intra_op_threads or cpu_count()
+    options.inter_op_num_threads = 1
+    options.log_severity_level = 3
+    # The arena and the memory pattern cost 60 MB and bring no speed with a varying batch size.
+    options.enable_cpu_mem_arena = False
+    options.enable_mem_pattern = False
+
+    session = None
+    if provider != "cpu":
+        session = _cuda_session(path, options, device_id, tf32, required=provider == "cuda")
+    if session is None:
+        session = _cpu_session(path, options)
+    _check_graph(session, path)
+    return OnnxEngine(session)
+
+
+def _cuda_session(
+    path: Path, options: onnxruntime.SessionOptions, device_id: int, tf32: bool, *, required: bool
+) -> onnxruntime.InferenceSession | None:
+    """Open a session that really runs on CUDA; None if there is no such and it isn't required."""
+    if "CUDAExecutionProvider" not in onnxruntime.get_available_providers():
+        if required:
+            raise ProviderError(
+                "provider cuda was asked for, but this ONNX Runtime is built for the CPU only; "
+                "run `pip uninstall -y onnxruntime`, then `pip install 'resnet-serve[gpu]'`"
+            )
+        return None
+    onnxruntime.preload_dlls(directory="")  # from the nvidia wheels beside it
+    cuda: dict[str, Any] = {
+        "device_id": device_id,
+        # Exhaustive search would time every algorithm again for every new batch size.
+        "cudnn_conv_algo_search": "HEURISTIC",
+        "use_tf32": int(tf32),
+    }
+    why = f"{path}: ONNX Runtime has CUDA, but fell back to the CPU; {_CUDA_HINT}"
+    try:
+        session = _open(path, options, [("CUDAExecutionProvider", cuda), "CPUExecutionProvider"])
+    except Exception as error:  # noqa: BLE001 - ONNX Runtime's errors share no other root
+        why = f"{path}: does not load with provider cuda: {_first_line(error)}; {_CUDA_HINT}"
+    else:
+        if session.get_providers()[0] == "CUDAExecutionProvider":
+            return session
+    if required:
+        raise ProviderError(why)
+    _log.warning("serving_on_cpu", detail=why)
+    return None
+
+
+def _cpu_session(path: Path, options: onnxruntime.SessionOptions) -> onnxruntime.InferenceSession:
+    try:
+        return _open(path, options, ["CPUExecutionProvider"])
+    except Exception as error:  # ONNX Runtime's errors share no other root
+        raise ModelFileError(
+            f"{path}: is no model that ONNX Runtime can load: {_first_line(error)}"
+        ) from error
+
+
+def _open(
+    path: Path, options: onnxruntime.SessionOptions, providers: list[Any]
+) -> onnxruntime.InferenceSession:
+    # Without enable_fallback=0 the wrapper would retry on the CPU by itself, here and in run().
+    return onnxruntime.InferenceSession(
+        str(path), sess_options=options, providers=providers, enable_fallback=0
+    )
+
+
+def _check_graph(session: onnxruntime.InferenceSession, path: Path) -> None:
+    inputs = [(node.name, node.type, len(node.shape)) for node in session.get_inputs()]
+    if inputs != [(INPUT_NAME, "tensor(uint8)", 4)]:
+        raise ModelFileError(
+            f"{path}: takes {inputs or 'nothing'}, not the one input `{INPUT_NAME}` "
+            "uint8 [N, H, W, 3]; make a model file with `resnet-export export`"
+        )
+    outputs = {node.name: (node.type, len(node.shape)) for node in session.get_outputs()}
+    if outputs.get(PROBABILITIES) != ("tensor(float)", 2):
+        raise ModelFileError(f"{path}: has no output `{PROBABILITIES}` float32 [N, C]")
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]

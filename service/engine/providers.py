@@ -1,0 +1,48 @@
+"""Which ONNX Runtime is installed, and which execution provider it really gives.
+
+ONNX Runtime lists CUDA as available when its wheel was built with it, and raises nothing when the
+CUDA libraries are missing: the session then runs on the CPU. So the session itself is asked.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+
+from service.errors import RuntimeConflictError, RuntimeMissingError
+
+PROVIDERS = {"CPUExecutionProvider": "cpu", "CUDAExecutionProvider": "cuda"}
+"""ONNX Runtime's names of the providers, and ours."""
+
+
+def check_runtime() -> None:
+    """Make sure that exactly one build of ONNX Runtime is installed.
+
+    Raises `RuntimeMissingError` or `RuntimeConflictError`, with the command to run. Call it
+    before anything imports `service.engine.onnx`.
+    """
+    found = [name for name in ("onnxruntime", "onnxruntime-gpu") if _installed(name)]
+    if not found:
+        raise RuntimeMissingError(
+            "no ONNX Runtime is installed; run `pip install 'resnet-serve[cpu]'`, "
+            "or `pip install 'resnet-serve[gpu]'` for an NVIDIA GPU"
+        )
+    if len(found) > 1:
+        raise RuntimeConflictError(
+            "onnxruntime and onnxruntime-gpu are both installed and overwrite each other; run "
+            "`pip uninstall -y onnxruntime onnxruntime-gpu`, then `pip install "
+            "'resnet-serve[cpu]'` or `pip install 'resnet-serve[gpu]'`"
+        )
+
+
+def _installed(distribution: str) -> bool:
+    try:
+        importlib.metadata.distribution(distribution)
+    except importlib.metadata.PackageNotFoundError:
+        return False
+    return True
+
+
+def cpu_count() -> int:
+    """CPUs that this process may run on."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
