@@ -1,0 +1,1 @@
+"""From single images to batches: who is let in, and who runs together."""

@@ -1,0 +1,33 @@
+"""Engines that a test can hold, break and look into; they stand for slow or failing hardware."""
+
+from __future__ import annotations
+
+import threading
+
+import numpy as np
+
+
+class HeldEngine:
+    """Answers each image with its first pixel's value; waits at a gate; fails when told to."""
+
+    provider = "cpu"
+
+    def __init__(self) -> None:
+        self.open = threading.Event()
+        self.open.set()
+        self.entered = threading.Semaphore(0)
+        self.batches: list[list[int]] = []
+        self.fail_with: BaseException | None = None
+        self.closed = False
+
+    def run(self, images: np.ndarray) -> np.ndarray:
+        self.batches.append([int(image.flat[0]) for image in images])
+        self.entered.release()
+        if not self.open.wait(20):
+            raise TimeoutError("the test left the gate shut")
+        if self.fail_with is not None:
+            raise self.fail_with
+        return images.reshape(len(images), -1)[:, :1].astype(np.float32)
+
+    def close(self) -> None:
+        self.closed = True

@@ -1,0 +1,263 @@
+"""The batcher, with an engine that the test holds."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable
+
+import numpy as np
+import pytest
+from engines import HeldEngine
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from service.batching.batcher import Batcher
+from service.batching.ticket import Answer, Ticket
+from service.errors import InferenceError, ModelUnavailableError
+from service.metrics import Metrics
+
+
+def ticket(value: int) -> Ticket:
+    pixels = np.full((2, 2, 3), value, np.uint8)
+    return Ticket(pixels, asyncio.get_running_loop().create_future(), time.perf_counter())
+
+
+async def entered(engine: HeldEngine) -> None:
+    """Wait until the engine has begun another batch."""
+    assert await asyncio.to_thread(engine.entered.acquire, timeout=20)
+
+
+def with_batcher(
+    use: Callable[[Batcher, HeldEngine], Awaitable[None]], *, max_batch: int = 4, **options
+) -> Metrics:
+    """Run `use` on an event loop with a batcher that is closed afterwards."""
+    metrics = Metrics()
+
+    async def main() -> None:
+        engine = HeldEngine()
+        batcher = Batcher(
+            engine, metrics.for_model("m", 1), name="m", max_batch=max_batch, **options
+        )
+        try:
+            async with asyncio.timeout(30):
+                await use(batcher, engine)
+        finally:
+            engine.open.set()
+            assert await asyncio.to_thread(batcher.close, 20)
+
+    asyncio.run(main())
+    return metrics
+
+
+def submit(batcher: Batcher, *values: int) -> list[asyncio.Future[Answer]]:
+    tickets = [ticket(value) for value in values]
+    for one in tickets:
+        batcher.submit(one)
+    return [one.future for one in tickets]
+
+
+def test_an_idle_runner_takes_a_lone_ticket_at_once():
+    """No window to wait out: the batch of one is run although more would fit."""
+
+    async def use(batcher, engine):
+        (future,) = submit(batcher, 7)
+        answer = await future
+        assert answer.probabilities.tolist() == [7]
+        assert answer.batch_size == 1
+
+    with_batcher(use)
+
+
+def test_what_arrives_while_the_runner_is_busy_runs_together_oldest_first():
+    """Load makes the batches, and none is over `max_batch`."""
+
+    async def use(batcher, engine):
+        engine.open.clear()
+        first = submit(batcher, 1)
+        await entered(engine)
+        rest = submit(batcher, 2, 3, 4, 5, 6, 7)
+        engine.open.set()
+        answers = await asyncio.gather(*first, *rest)
+        assert engine.batches == [[1], [2, 3, 4, 5], [6, 7]]
+        assert [answer.probabilities[0] for answer in answers] == [1, 2, 3, 4, 5, 6, 7]
+        assert [answer.batch_size for answer in answers] == [1, 4, 4, 4, 4, 2, 2]
+
+    with_batcher(use)
+
+
+def test_max_delay_lets_an_incomplete_batch_wait_for_more():
+    """With a delay, a batch forms at an idle runner; it runs as soon as it is full."""
+
+    async def use(batcher, engine):
+        await asyncio.gather(*submit(batcher, 1, 2, 3, 4))
+        assert engine.batches == [[1, 2, 3, 4]]
+
+    with_batcher(use, max_delay_s=60)
+
+
+def test_max_delay_ends():
+    """An incomplete batch runs when its oldest ticket has waited long enough."""
+
+    async def use(batcher, engine):
+        await asyncio.gather(*submit(batcher, 1, 2))
+        assert engine.batches == [[1, 2]]
+
+    with_batcher(use, max_delay_s=0.05)
+
+
+def test_cancelled_tickets_are_dropped_before_they_cost_inference():
+    """A waiter that has gone costs no place in a batch, and is counted."""
+
+    async def use(batcher, engine):
+        engine.open.clear()
+        first = submit(batcher, 1)
+        await entered(engine)
+        doomed, kept = submit(batcher, 2, 3, 4), submit(batcher, 5)
+        for future in doomed:
+            future.cancel()
+        engine.open.set()
+        await asyncio.gather(*first, *kept)
+        assert engine.batches == [[1], [5]]
+
+    metrics = with_batcher(use)
+    assert b'resnet_serve_images_abandoned_total{model="m",version="1"} 3.0' in metrics.render()
+
+
+def test_an_engine_error_reaches_every_waiter_and_the_next_batch_works():
+    """Each waiter gets an error of its own, with the cause attached."""
+
+    async def use(batcher, engine):
+        engine.open.clear()
+        first = submit(batcher, 1)
+        await entered(engine)
+        second = submit(batcher, 2, 3)
+        engine.fail_with = RuntimeError("out of memory")
+        engine.open.set()
+        errors = await asyncio.gather(*first, *second, return_exceptions=True)
+        assert all(isinstance(error, InferenceError) for error in errors)
+        assert len({id(error) for error in errors}) == 3
+        assert str(errors[0].__cause__) == "out of memory"
+        engine.fail_with = None
+        (future,) = submit(batcher, 4)
+        assert (await future).probabilities[0] == 4
+
+    with_batcher(use)
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_a_runner_that_dies_resolves_all_waiters_and_is_reported():
+    """Not an engine error but a defect or an exit: nobody may wait for a thread that is gone."""
+
+    async def use(batcher, engine):
+        engine.open.clear()
+        engine.fail_with = SystemExit(3)
+        first = submit(batcher, 1)
+        await entered(engine)
+        waiting = submit(batcher, 2)
+        assert batcher.trouble(stuck_after_s=60) is None
+        engine.open.set()
+        errors = await asyncio.gather(*first, *waiting, return_exceptions=True)
+        assert all(isinstance(error, ModelUnavailableError) for error in errors)
+        assert batcher.trouble(stuck_after_s=60) == "runner is dead"
+        with pytest.raises(ModelUnavailableError):
+            submit(batcher, 3)
+
+    with_batcher(use)
+
+
+def test_a_batch_that_runs_too_long_is_reported():
+    """A watchdog's view: stuck while the batch runs, well again after it."""
+
+    async def use(batcher, engine):
+        engine.open.clear()
+        (future,) = submit(batcher, 1)
+        await entered(engine)
+        assert "on one batch" in batcher.trouble(stuck_after_s=0)
+        engine.open.set()
+        await future
+        (future,) = submit(batcher, 2)
+        await future
+        assert batcher.trouble(stuck_after_s=20) is None
+
+    with_batcher(use)
+
+
+def test_close_answers_what_is_waiting_and_takes_no_more():
+    """Stopping abandons nobody who was accepted."""
+
+    async def use(batcher, engine):
+        engine.open.clear()
+        first = submit(batcher, 1)
+        await entered(engine)
+        rest = submit(batcher, 2, 3)
+        closing = asyncio.create_task(asyncio.to_thread(batcher.close, 20))
+        while True:
+            try:
+                rest += submit(batcher, 4)
+            except ModelUnavailableError:
+                break
+            await asyncio.sleep(0)
+        engine.open.set()
+        answers = await asyncio.gather(*first, *rest)
+        assert await closing
+        assert [answer.probabilities[0] for answer in answers[:3]] == [1, 2, 3]
+        assert batcher.trouble(stuck_after_s=60) is None
+
+    with_batcher(use)
+
+
+def test_close_gives_up_on_a_runner_that_hangs():
+    """It says so, so that the engine is not freed under a running batch."""
+
+    async def use(batcher, engine):
+        engine.open.clear()
+        (future,) = submit(batcher, 1)
+        await entered(engine)
+        assert not await asyncio.to_thread(batcher.close, 0.01)
+        engine.open.set()
+        await future
+
+    with_batcher(use)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    max_batch=st.integers(1, 5),
+    steps=st.lists(
+        st.one_of(
+            st.tuples(st.just("submit"), st.integers(1, 6)),
+            st.tuples(st.just("cancel"), st.integers(0, 30)),
+            st.tuples(st.just("fail"), st.booleans()),
+            st.tuples(st.just("yield"), st.integers(1, 3)),
+        ),
+        max_size=40,
+    ),
+)
+def test_every_ticket_is_resolved_exactly_once_under_any_interleaving(max_batch, steps):
+    """Arrivals, cancellations and engine errors in any order; order and bound hold throughout."""
+
+    async def use(batcher, engine):
+        futures: list[asyncio.Future[Answer]] = []
+        for action, argument in steps:
+            if action == "submit":
+                futures += submit(batcher, *range(len(futures), len(futures) + argument))
+            elif action == "cancel" and argument < len(futures):
+                futures[argument].cancel()
+            elif action == "fail":
+                engine.fail_with = RuntimeError("fault") if argument else None
+            elif action == "yield":
+                for _ in range(argument):
+                    await asyncio.sleep(0)
+        results = await asyncio.gather(*futures, return_exceptions=True)
+        for value, result in enumerate(results):
+            if isinstance(result, Answer):
+                assert result.probabilities[0] == value
+                assert 1 <= result.batch_size <= max_batch
+            else:
+                assert isinstance(result, InferenceError | asyncio.CancelledError)
+        ran = [value for batch in engine.batches for value in batch]
+        assert ran == sorted(set(ran)), "each ticket runs at most once, in order of arrival"
+        assert all(len(batch) <= max_batch for batch in engine.batches)
+
+    with_batcher(use, max_batch=max_batch)
