@@ -1,0 +1,259 @@
+"""The models that are served: found in a folder, loaded, warmed, looked up by name."""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+from typing import Literal
+
+import structlog
+
+from service.batching.admission import ImageGate
+from service.batching.batcher import Batcher
+from service.contract import ModelContract, parse_contract
+from service.engine.base import Engine
+from service.engine.onnx import load_engine
+from service.errors import (
+    ModelFileError,
+    ModelRequiredError,
+    ModelSelectionError,
+    NotReadyError,
+    UnknownModelError,
+)
+from service.golden import check_golden
+from service.metrics import Metrics, ModelMetrics
+from service.settings import Settings
+
+_log = structlog.get_logger(__name__)
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
+
+State = Literal["warming", "ready", "failed"]
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class ModelFile:
+    """A model file and what it is served as."""
+
+    name: str
+    version: int
+    path: Path
+
+
+class ServedModel:
+    """One loaded model with its queue. Answers when `state` is "ready"."""
+
+    def __init__(
+        self, file: ModelFile, engine: Engine, contract: ModelContract, metrics: ModelMetrics,
+        settings: Settings,
+    ) -> None:  # fmt: skip
+        self.name, self.version = file.name, file.version
+        self.engine = engine
+        self.contract = contract
+        self.metrics = metrics
+        self.gate = ImageGate(settings.max_queue)
+        self.state: State = "warming"
+        self.reason = "warming up"
+        self._settings = settings
+        self._batcher: Batcher | None = None
+        metrics.queue_length.set_function(lambda: self.gate.admitted)
+        metrics.ready.set_function(lambda: self.state == "ready")
+
+    def start(self) -> None:
+        """Start the runner; call on the event loop."""
+        self._batcher = Batcher(
+            self.engine,
+            self.metrics,
+            name=self.name,
+            max_batch=self._settings.max_batch,
+            max_delay_s=self._settings.max_delay_ms / 1000,
+        )
+
+    def warm_up(self) -> None:
+        """Run the golden cases at each batch size; sets `state`, blocks for as long as it takes."""
+        started = time.perf_counter()
+        try:
+            worst, failures = 0.0, dict[str, None]()
+            for batch in buckets(self._settings.max_batch):
+                report = check_golden(self.engine, self.contract, batch)
+                worst = max(worst, report.max_abs_diff)
+                failures |= dict.fromkeys(report.failures)
+                for warning in report.warnings if batch == 1 else ():
+                    _log.warning("golden_case", model=self.name, detail=warning)
+        except Exception as error:  # noqa: BLE001 - a model that can't run must not stop the others
+            _log.exception("warm_up_failed", model=self.name, version=self.version)
+            self.state, self.reason = "failed", f"warm-up failed: {error}"
+            return
+        if failures:
+            self.state, self.reason = "failed", "; ".join(failures)
+            _log.error("model_disagrees", model=self.name, detail=self.reason)
+            return
+        self.state, self.reason = "ready", ""
+        _log.info(
+            "model_ready",
+            model=self.name,
+            version=self.version,
+            provider=self.engine.provider,
+            golden_max_diff=worst,
+            warm_up_s=round(time.perf_counter() - started, 3),
+        )
+
+    def batcher(self) -> Batcher:
+        """Give the queue to submit to; raises `NotReadyError` while the model does not answer."""
+        if self._batcher is None or self.state != "ready":
+            raise NotReadyError(f"model {self.name} is not ready: {self.reason}")
+        return self._batcher
+
+    def trouble(self) -> str | None:
+        """Say what is wrong with the runner, if anything."""
+        return self._batcher.trouble(self._settings.stuck_after_s) if self._batcher else None
+
+    def close(self, timeout_s: float) -> None:
+        """Answer what is queued and free the engine; a runner that hangs keeps it."""
+        if self._batcher is None or self._batcher.close(timeout_s):
+            self.engine.close()
+
+
+class Repository:
+    """All served models, by name and version. Fixed once loaded."""
+
+    def __init__(self, models: Iterable[ServedModel], default: str | None) -> None:
+        self._models: dict[str, dict[int, ServedModel]] = {}
+        for model in models:
+            self._models.setdefault(model.name, {})[model.version] = model
+        self._default = default or (next(iter(self._models)) if len(self._models) == 1 else None)
+
+    def __iter__(self) -> Iterator[ServedModel]:
+        for versions in self._models.values():
+            yield from versions.values()
+
+    @property
+    def default(self) -> str | None:
+        """The model for requests that name none."""
+        return self._default
+
+    def find(self, name: str | None, version: int | None = None) -> ServedModel:
+        """Look a model up; without a version, the highest. A name is never used as a path.
+
+        Raises `ModelRequiredError` or `UnknownModelError`, both listing what there is.
+        """
+        known = ", ".join(sorted(self._models))
+        name = name or self._default
+        if name is None:
+            raise ModelRequiredError(f"name one of the models with ?model=: {known}")
+        versions = self._models.get(name)
+        if versions is None:
+            raise UnknownModelError(f"there is no model of that name; served are: {known}")
+        if version is None:
+            return versions[max(versions)]
+        if version not in versions:
+            there = ", ".join(str(number) for number in sorted(versions))
+            raise UnknownModelError(f"model {name} has no version {version}; it has: {there}")
+        return versions[version]
+
+
+def buckets(max_batch: int) -> list[int]:
+    """Batch sizes to be ready for: 1, 2, 4, ... and `max_batch`."""
+    sizes = [1]
+    while sizes[-1] * 2 < max_batch:
+        sizes.append(sizes[-1] * 2)
+    return sizes if max_batch == 1 else [*sizes, max_batch]
+
+
+def builtin_file() -> ModelFile:
+    """Give the model file that comes with the package."""
+    path = Path(str(resources.files("service") / "models" / "slim-resnet50.onnx"))
+    return ModelFile(path.stem, 1, path)
+
+
+def discover(folder: Path) -> list[ModelFile]:
+    """Find `NAME.onnx` (version 1) and `NAME/VERSION.onnx` in a model folder.
+
+    Raises `ModelSelectionError` for a folder that can't be read or holds none, and for names that
+    could not be asked for.
+    """
+    try:
+        files = [ModelFile(path.stem, 1, path) for path in folder.glob("*.onnx")]
+        for path in folder.glob("*/*.onnx"):
+            if not re.fullmatch(r"[1-9]\d{0,8}", path.stem):
+                raise ModelSelectionError(
+                    f"{path}: a file in a model's own folder is named by its version, as in "
+                    f"{path.parent.name}/1.onnx"
+                )
+            files.append(ModelFile(path.parent.name, int(path.stem), path))
+        if not folder.is_dir():
+            raise ModelSelectionError(f"{folder}: no such folder (--models)")
+    except OSError as error:
+        raise ModelSelectionError(f"{folder}: can't be read (--models): {error}") from error
+    if not files:
+        raise ModelSelectionError(
+            f"{folder}: holds no NAME.onnx and no NAME/VERSION.onnx (--models); make one with "
+            "`resnet-export export`, or leave --models away to serve the built-in model"
+        )
+    for file in files:
+        if not _NAME.fullmatch(file.name):
+            raise ModelSelectionError(
+                f"{file.path}: a model's name is letters, digits and `._-`, 100 at most"
+            )
+    return sorted(files)
+
+
+def load_repository(settings: Settings, metrics: Metrics) -> Repository:
+    """Load every model that the settings ask for; each is "warming" until `warm_up` has run.
+
+    Raises a `StartupError` that names the file or setting at fault.
+    """
+    files = discover(settings.models) if settings.models else []
+    if settings.builtin or not settings.models:
+        files.append(builtin_file())
+    seen: dict[tuple[str, int], Path] = {}
+    for file in files:
+        other = seen.setdefault((file.name, file.version), file.path)
+        if other != file.path:
+            raise ModelSelectionError(
+                f"{file.path} and {other} are both {file.name} version {file.version}"
+            )
+    names = {file.name for file in files}
+    if settings.default_model is not None and settings.default_model not in names:
+        raise ModelSelectionError(
+            f"--default-model: there is no {settings.default_model!r}; "
+            f"served are: {', '.join(sorted(names))}"
+        )
+    return Repository(
+        [_load(file, settings, metrics) for file in files], default=settings.default_model
+    )
+
+
+def _load(file: ModelFile, settings: Settings, metrics: Metrics) -> ServedModel:
+    engine = load_engine(
+        file.path,
+        provider=settings.provider,
+        intra_op_threads=settings.intra_op_threads,
+        device_id=settings.device_id,
+        tf32=settings.tf32,
+    )
+    contract = parse_contract(engine.metadata, file=str(file.path))
+    if engine.classes not in (None, len(contract.labels)):
+        raise ModelFileError(
+            f"{file.path}: gives {engine.classes} probabilities, "
+            f"but its contract has {len(contract.labels)} labels"
+        )
+    metrics.set_model_info(
+        file.name,
+        file.version,
+        architecture=contract.architecture,
+        precision=contract.precision,
+        provider=engine.provider,
+    )
+    _log.info(
+        "model_loaded",
+        model=file.name,
+        version=file.version,
+        path=str(file.path),
+        provider=engine.provider,
+    )
+    return ServedModel(file, engine, contract, metrics.for_model(file.name, file.version), settings)
