@@ -1,0 +1,1 @@
+"""The HTTP edge: what a request is, from its first byte to its answer."""

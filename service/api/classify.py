@@ -1,0 +1,207 @@
+"""POST /v1/classify: images in, labels out."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from functools import partial
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Query, Request
+from pydantic_core import to_json
+from starlette.responses import Response
+
+from service.api.forms import EncodedImages, form_of
+from service.api.problems import MEDIA_TYPE, known_error
+from service.api.schemas import Classification, JsonImages, Problem
+from service.api.state import Service, service_of
+from service.api.trace import Trace, trace_of
+from service.api.upload import cancelled_when_client_leaves, read_body
+from service.batching.batcher import Batcher
+from service.batching.ticket import Ticket
+from service.errors import AllImagesFailedError, RequestError, TopKError
+from service.postprocess.top_k import top_k
+from service.preprocess.decode import DecodedImage, decode
+from service.repository import ServedModel
+
+_BINARY = {"schema": {"type": "string", "format": "binary"}}
+_BODY = {
+    "requestBody": {
+        "required": True,
+        "content": {
+            "image/*": _BINARY,
+            "application/octet-stream": _BINARY,
+            "multipart/form-data": {
+                "schema": {
+                    "type": "object",
+                    "properties": {
+                        "files": {
+                            "type": "array",
+                            "items": {"type": "string", "format": "binary"},
+                        }
+                    },
+                    "required": ["files"],
+                }
+            },
+            "application/json": {"schema": JsonImages.model_json_schema()},
+        },
+    }
+}
+_PROBLEMS: dict[int | str, dict[str, Any]] = {
+    status: {"description": what, "content": {MEDIA_TYPE: {"schema": Problem.model_json_schema()}}}
+    for status, what in {
+        400: "Bad parameter or malformed body",
+        404: "Unknown model",
+        408: "The body took too long",
+        413: "Body, image or number of images too large",
+        415: "Not an accepted form of body or image format",
+        422: "An image that can't be decoded, or all of several",
+        500: "Internal error; the log has its cause under the request id",
+        503: "Queue full, model not ready or service stopping; see Retry-After",
+    }.items()
+}
+
+_DEFAULT_TOP_K = 5
+
+router = APIRouter()
+
+
+@router.post(
+    "/v1/classify",
+    response_model=Classification,
+    responses=_PROBLEMS,
+    openapi_extra=_BODY,
+    summary="Classify one or several images",
+)
+async def classify(
+    request: Request,
+    top: Annotated[
+        int | None,
+        Query(alias="top_k", description="labels for each image; default 5, or all of fewer"),
+    ] = None,
+    model: Annotated[str | None, Query(description="model name; see /v1/models")] = None,
+    version: Annotated[int | None, Query(description="model version; default the highest")] = None,
+) -> Response:
+    """Give the most probable labels of each image.
+
+    The body is an image, a form of files, or JSON with base64. Its content decides the image
+    format: JPEG, PNG, WebP, GIF, BMP or TIFF. A single image's error is the status of the answer;
+    of several images, each has its labels or its error.
+    """
+    service, trace = service_of(request), trace_of(request)
+    served = service.repository.find(model, version)
+    trace.model = served.name
+    labels = _labels_wanted(top, served)
+    batcher = served.batcher()
+    parse = form_of(request.headers.get("content-type"))
+
+    async with (
+        read_body(request, trace, service.settings, service.body_bytes) as body,
+        cancelled_when_client_leaves(request),
+    ):
+        images: EncodedImages = [body]
+        if parse is not None:
+            images = await service.off_loop(partial(parse, body, service.settings.max_images))
+        trace.images = len(images)
+        with served.gate.admit(len(images)):
+            road = _Road(service, served, batcher, trace, labels)
+            results = await road.classify_all(images)
+    return _answer(served, trace, results)
+
+
+def _labels_wanted(top: int | None, served: ServedModel) -> int:
+    classes = len(served.contract.labels)
+    if top is None:
+        return min(_DEFAULT_TOP_K, classes)
+    if not 1 <= top <= classes:
+        raise TopKError(f"top_k is {top}; {served.name} allows 1 to {classes}")
+    return top
+
+
+class _Road:
+    """One request's way from encoded images to labels."""
+
+    def __init__(
+        self, service: Service, served: ServedModel, batcher: Batcher, trace: Trace, top: int
+    ) -> None:
+        self._service, self._served, self._batcher = service, served, batcher
+        self._trace, self._top = trace, top
+
+    async def classify_all(self, images: EncodedImages) -> list[dict[str, Any]]:
+        """Give each image's result; the error of an only image is raised."""
+        if len(images) == 1:
+            return [await self._counted(images[0])]
+        results = await asyncio.gather(*map(self._result_or_error, images))
+        if all("error" in result for result in results):
+            raise AllImagesFailedError(f"all {len(images)} images failed; see results", results)
+        return results
+
+    async def _result_or_error(self, image: bytes | RequestError) -> dict[str, Any]:
+        try:
+            return await self._counted(image)
+        except Exception as error:  # noqa: BLE001 - one image's failure must not reach another
+            shown = known_error(error, self._trace)
+            return {
+                "error": {
+                    "code": shown.code,
+                    "status": shown.status,
+                    "title": shown.title,
+                    "detail": str(shown),
+                }
+            }
+
+    async def _counted(self, image: bytes | RequestError) -> dict[str, Any]:
+        count = self._served.metrics.images
+        try:
+            result = await self._classify(image)
+        except RequestError as error:
+            count(error.code).inc()
+            raise
+        count("ok").inc()
+        return result
+
+    async def _classify(self, image: bytes | RequestError) -> dict[str, Any]:
+        if isinstance(image, RequestError):
+            raise image
+        decoded = await self._decode(image)
+        ticket = Ticket(
+            decoded.pixels, asyncio.get_running_loop().create_future(), time.perf_counter()
+        )
+        self._batcher.submit(ticket)
+        answer = await ticket.future
+        self._trace.note_batch(answer.queue_s, answer.infer_s, answer.batch_size)
+        labels = self._served.contract.labels
+        return {
+            "labels": [
+                {
+                    "id": labels[index].id,
+                    "label": labels[index].label,
+                    "index": index,
+                    "probability": round(probability, 6),
+                }
+                for index, probability in top_k(answer.probabilities, self._top)
+            ],
+            "width": decoded.width,
+            "height": decoded.height,
+        }
+
+    async def _decode(self, image: bytes) -> DecodedImage:
+        started = time.perf_counter()
+        decoded = await self._service.off_loop(
+            partial(decode, image, self._served.contract.preprocessing, self._service.decode_policy)
+        )
+        seconds = time.perf_counter() - started
+        self._trace.note_decode(seconds)
+        self._service.metrics.decode_seconds.observe(seconds)
+        return decoded
+
+
+def _answer(served: ServedModel, trace: Trace, results: list[dict[str, Any]]) -> Response:
+    timings = trace.timings_ms() | {"total": round(trace.elapsed_s() * 1000, 3)}
+    body = {
+        "model": served.name,
+        "version": served.version,
+        "results": results,
+        "timings_ms": timings,
+    }
+    return Response(to_json(body), media_type="application/json")

@@ -1,0 +1,130 @@
+"""Health, probes, metrics and the list of models."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+from fastapi import APIRouter, Request
+from pydantic_core import to_json
+from starlette.responses import Response
+
+from service import __version__
+from service.api.schemas import Health, ModelDetail, Models, Probe
+from service.api.state import Service, service_of
+from service.metrics import CONTENT_TYPE
+from service.repository import Repository, ServedModel
+
+router = APIRouter()
+
+
+@router.get("/health", response_model=Health, responses={503: {"model": Health}})
+async def health(request: Request) -> Response:
+    """State, models, providers and queues; 503 unless the state is "ready"."""
+    service = service_of(request)
+    state = _state(service)
+    body = {
+        "state": state,
+        "version": __version__,
+        "uptime_s": round(time.monotonic() - service.started, 3),
+        "models": [_model_health(model) for model in service.repository],
+    }
+    return _json(body, 200 if state == "ready" else 503)
+
+
+@router.get("/livez", response_model=Probe, responses={503: {"model": Probe}})
+async def livez(request: Request) -> Response:
+    """Liveness: 503 when a runner is dead or stuck, which only a restart mends."""
+    troubles = [
+        f"{model.name}: {trouble}"
+        for model in service_of(request).repository
+        if (trouble := model.trouble())
+    ]
+    return _probe(troubles)
+
+
+@router.get("/readyz", response_model=Probe, responses={503: {"model": Probe}})
+async def readyz(request: Request) -> Response:
+    """Readiness: 503 until every model agrees with its golden cases, and once stopping."""
+    service = service_of(request)
+    reasons = ["draining"] if service.draining else []
+    for model in service.repository:
+        if model.state != "ready":
+            reasons.append(f"{model.name}: {model.reason}")
+        elif trouble := model.trouble():
+            reasons.append(f"{model.name}: {trouble}")
+    return _probe(reasons)
+
+
+@router.get("/metrics", response_class=Response)
+async def metrics(request: Request) -> Response:
+    """Prometheus metrics."""
+    return Response(service_of(request).metrics.render(), headers={"Content-Type": CONTENT_TYPE})
+
+
+@router.get("/v1/models", response_model=Models)
+async def models(request: Request) -> Response:
+    """List what is served."""
+    repository = service_of(request).repository
+    return _json({"models": [_summary(model, repository) for model in repository]})
+
+
+@router.get("/v1/models/{name}", response_model=ModelDetail)
+async def model_detail(request: Request, name: str, version: int | None = None) -> Response:
+    """One model: its preprocessing, provenance, parity with PyTorch and classes."""
+    repository = service_of(request).repository
+    model = repository.find(name, version)
+    contract = model.contract
+    return _json(
+        {
+            **_summary(model, repository),
+            "preprocessing": contract.preprocessing.model_dump(),
+            "weights": contract.weights.model_dump(),
+            "parity": contract.parity.model_dump(),
+            "labels": [label.model_dump() for label in contract.labels],
+        }
+    )
+
+
+def _state(service: Service) -> str:
+    if service.draining:
+        return "draining"
+    states = {model.state for model in service.repository}
+    if "failed" in states or any(model.trouble() for model in service.repository):
+        return "failed"
+    return "starting" if "warming" in states else "ready"
+
+
+def _model_health(model: ServedModel) -> dict[str, Any]:
+    return {
+        "name": model.name,
+        "version": model.version,
+        "state": model.state,
+        "reason": model.trouble() or model.reason,
+        "provider": model.engine.provider,
+        "queue": {"images": model.gate.admitted, "limit": model.gate.limit},
+    }
+
+
+def _summary(model: ServedModel, repository: Repository) -> dict[str, Any]:
+    contract = model.contract
+    return {
+        "name": model.name,
+        "version": model.version,
+        "default": repository.default == model.name,
+        "architecture": contract.architecture,
+        "state": model.state,
+        "provider": model.engine.provider,
+        "precision": contract.precision,
+        "classes": len(contract.labels),
+        "input_size": contract.preprocessing.crop,
+        "accuracy": contract.accuracy.model_dump() if contract.accuracy else None,
+    }
+
+
+def _probe(reasons: list[str]) -> Response:
+    return _json({"ok": not reasons, "reasons": reasons}, 503 if reasons else 200)
+
+
+def _json(body: dict[str, Any], status: int = 200) -> Response:
+    return Response(to_json(body), status, media_type="application/json")

@@ -1,0 +1,101 @@
+"""Errors to problem details (RFC 9457), in one place."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import structlog
+from fastapi import FastAPI
+from fastapi.exceptions import RequestValidationError
+from pydantic_core import to_json
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import Response
+
+from service.api.trace import Trace, trace_of
+from service.errors import (
+    AllImagesFailedError,
+    InternalError,
+    InvalidParameterError,
+    MethodNotAllowedError,
+    RequestError,
+    RouteNotFoundError,
+)
+
+MEDIA_TYPE = "application/problem+json"
+
+_log = structlog.get_logger(__name__)
+
+
+def problem(error: RequestError, request_id: str) -> dict[str, Any]:
+    """Give the members of a problem detail; `code` is the stable name of the cause."""
+    members: dict[str, Any] = {
+        "type": "about:blank",
+        "title": error.title,
+        "status": error.status,
+        "detail": str(error),
+        "code": error.code,
+        "request_id": request_id,
+    }
+    if isinstance(error, AllImagesFailedError):
+        members["results"] = error.results
+    return members
+
+
+def problem_response(error: RequestError, trace: Trace) -> Response:
+    """Answer with an error, and note it for the log and the metrics."""
+    trace.code = error.code
+    headers = {} if error.retry_after_s is None else {"Retry-After": str(error.retry_after_s)}
+    return Response(
+        to_json(problem(error, trace.request_id)), error.status, headers, media_type=MEDIA_TYPE
+    )
+
+
+def known_error(error: Exception, trace: Trace) -> RequestError:
+    """Turn any exception into one that may be shown; the log gets what the client doesn't."""
+    if not isinstance(error, RequestError):
+        _log.error("internal_error", request_id=trace.request_id, exc_info=error)
+        return InternalError(f"an internal error; its id is {trace.request_id}")
+    if error.status == 500:
+        _log.error(error.code, request_id=trace.request_id, exc_info=error.__cause__ or error)
+    return error
+
+
+def add_problem_handlers(app: FastAPI) -> None:
+    """Make every error that the application raises a problem detail."""
+    app.add_exception_handler(RequestError, _on_request_error)
+    app.add_exception_handler(RequestValidationError, _on_validation_error)
+    app.add_exception_handler(HTTPException, _on_http_exception)
+
+
+async def _on_request_error(request: Request, error: Exception) -> Response:
+    trace = trace_of(request)
+    return problem_response(known_error(error, trace), trace)
+
+
+async def _on_validation_error(request: Request, error: Exception) -> Response:
+    """FastAPI judges only the query's types; bodies are read by our own code."""
+    assert isinstance(error, RequestValidationError)  # noqa: S101 - the handler's registration
+    detail = "; ".join(
+        f"{item['loc'][-1]}: {item['msg']}, got {item['input']!r}" for item in error.errors()
+    )
+    return problem_response(InvalidParameterError(detail), trace_of(request))
+
+
+async def _on_http_exception(request: Request, error: Exception) -> Response:
+    """Starlette's own: no such route, no such method."""
+    assert isinstance(error, HTTPException)  # noqa: S101 - the handler's registration
+    path, trace = request.url.path, trace_of(request)
+    if error.status_code == 405:
+        allowed = (error.headers or {}).get("Allow", "")
+        response = problem_response(
+            MethodNotAllowedError(f"{path} does not have {request.method}; it has: {allowed}"),
+            trace,
+        )
+        response.headers["Allow"] = allowed
+        return response
+    if error.status_code == 404:
+        return problem_response(
+            RouteNotFoundError(f"there is no {path}; /docs describes what there is"), trace
+        )
+    return problem_response(known_error(error, trace), trace)

@@ -1,0 +1,151 @@
+"""The documented shapes of bodies and answers.
+
+Answers are built as plain dicts of these shapes: a model for each label of each image would cost
+more than the rest of the request.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+_STRICT = ConfigDict(extra="forbid")
+
+
+class JsonImage(BaseModel):
+    """One image of a JSON body."""
+
+    model_config = _STRICT
+    data: str = Field(description="the encoded image file (JPEG, PNG, ...) in base64")
+
+
+class JsonImages(BaseModel):
+    """A JSON body."""
+
+    model_config = _STRICT
+    images: list[JsonImage]
+
+
+class Prediction(BaseModel):
+    """One class and its probability."""
+
+    id: str = Field(description="the class's stable id; for ImageNet the WordNet id")
+    label: str
+    index: int = Field(description="position in the model's output")
+    probability: float
+
+
+class ImageError(BaseModel):
+    """Why one of several images has no labels."""
+
+    code: str
+    status: int
+    title: str
+    detail: str
+
+
+class ImageResult(BaseModel):
+    """One image's labels, most probable first, or its error."""
+
+    labels: list[Prediction] | None = None
+    width: int | None = Field(None, description="pixels, as displayed (after EXIF orientation)")
+    height: int | None = None
+    error: ImageError | None = None
+
+
+class Timings(BaseModel):
+    """Milliseconds; for several images the longest of each, and `total` up to the answer."""
+
+    receive: float
+    decode: float = 0
+    queue: float = 0
+    infer: float = 0
+    total: float
+
+
+class Classification(BaseModel):
+    """The answer to a classify request; `results` are in the order of the images."""
+
+    model: str
+    version: int
+    results: list[ImageResult]
+    timings_ms: Timings
+
+
+class Problem(BaseModel):
+    """A problem detail (RFC 9457). `code` names the cause and is stable."""
+
+    type: str
+    title: str
+    status: int
+    detail: str
+    code: str
+    request_id: str
+    results: list[ImageResult] | None = Field(
+        None, description="each image's error, when all of several failed"
+    )
+
+
+class Queue(BaseModel):
+    """How full a model's queue is."""
+
+    images: int
+    limit: int
+
+
+class ModelHealth(BaseModel):
+    """One model's state."""
+
+    name: str
+    version: int
+    state: Literal["warming", "ready", "failed"]
+    reason: str
+    provider: str
+    queue: Queue
+
+
+class Health(BaseModel):
+    """The service's state: "failed" when no start can help a model, "draining" after SIGTERM."""
+
+    state: Literal["starting", "ready", "draining", "failed"]
+    version: str
+    uptime_s: float
+    models: list[ModelHealth]
+
+
+class Probe(BaseModel):
+    """The answer to a liveness or readiness probe."""
+
+    ok: bool
+    reasons: list[str]
+
+
+class ModelSummary(BaseModel):
+    """One served model."""
+
+    name: str
+    version: int
+    default: bool
+    architecture: str
+    state: Literal["warming", "ready", "failed"]
+    provider: str
+    precision: str
+    classes: int
+    input_size: int
+    accuracy: dict[str, Any] | None
+
+
+class Models(BaseModel):
+    """All served models."""
+
+    models: list[ModelSummary]
+
+
+class ModelDetail(ModelSummary):
+    """One served model, with its preprocessing, provenance and classes."""
+
+    preprocessing: dict[str, Any]
+    weights: dict[str, Any]
+    parity: dict[str, Any]
+    labels: list[dict[str, Any]]

@@ -1,0 +1,65 @@
+"""What is known of one request: for its log line, its metrics and its timings."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field
+
+from starlette.requests import Request
+from starlette.types import Scope
+
+_KEY = "resnet_serve.trace"
+
+
+@dataclass(slots=True)
+class Trace:
+    """One request's notes. Times are seconds; for several images, the longest of each."""
+
+    request_id: str
+    arrival: float = field(default_factory=time.perf_counter)
+    model: str | None = None
+    images: int = 0
+    batch_size: int = 0
+    code: str | None = None
+    receive_s: float | None = None
+    decode_s: float | None = None
+    queue_s: float | None = None
+    infer_s: float | None = None
+
+    def elapsed_s(self) -> float:
+        """Time since the request's headers were read."""
+        return time.perf_counter() - self.arrival
+
+    def note_receive(self) -> None:
+        """Note that the body is complete."""
+        self.receive_s = self.elapsed_s()
+
+    def note_decode(self, seconds: float) -> None:
+        """Note that an image is decoded."""
+        self.decode_s = max(seconds, self.decode_s or 0.0)
+
+    def note_batch(self, queue_s: float, infer_s: float, batch_size: int) -> None:
+        """Note that an image has run."""
+        self.queue_s = max(queue_s, self.queue_s or 0.0)
+        self.infer_s = max(infer_s, self.infer_s or 0.0)
+        self.batch_size = max(batch_size, self.batch_size)
+
+    def timings_ms(self) -> dict[str, float]:
+        """Give the stages passed so far, in milliseconds."""
+        stages = {
+            "receive": self.receive_s,
+            "decode": self.decode_s,
+            "queue": self.queue_s,
+            "infer": self.infer_s,
+        }
+        return {name: round(s * 1000, 3) for name, s in stages.items() if s is not None}
+
+    def attach(self, scope: Scope) -> None:
+        """Put the trace where `trace_of` finds it."""
+        scope[_KEY] = self
+
+
+def trace_of(request: Request) -> Trace:
+    """Give the trace that the edge middleware attached to this request."""
+    trace: Trace = request.scope[_KEY]
+    return trace

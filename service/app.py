@@ -1,0 +1,98 @@
+"""Wires the service. Read this first.
+
+    settings -> metrics, repository (models loaded, not yet warm), gates, decode threads -> Service
+    Edge (id, metrics, log line, errors) -> CORS, if set -> routes (classify, operations)
+
+The server listens before the models are warm: probes see "starting", and a request gets 503.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager
+
+from fastapi import FastAPI
+from fastapi.middleware.cors import CORSMiddleware
+
+from service import __version__
+from service.api import classify, operations
+from service.api.edge import Edge
+from service.api.problems import add_problem_handlers
+from service.api.state import Service
+from service.batching.admission import ByteGate
+from service.engine.providers import cpu_count
+from service.metrics import Metrics
+from service.preprocess.decode import DecodePolicy, prepare_decoding
+from service.repository import load_repository
+from service.settings import Settings
+
+
+def create_app(settings: Settings) -> FastAPI:
+    """Load the models and make the application.
+
+    Raises a `StartupError` when that can't be done as the settings ask.
+    """
+    service = create_service(settings)
+    app = FastAPI(
+        title="resnet-serve",
+        version=__version__,
+        summary="Image classification with dynamic batching.",
+        lifespan=_lifespan,
+    )
+    app.state.service = service
+    if settings.cors_origins:
+        app.add_middleware(
+            CORSMiddleware,
+            allow_origins=settings.cors_origins,
+            allow_methods=["GET", "POST"],
+            allow_headers=["*"],
+            expose_headers=["X-Request-Id", "Server-Timing", "Retry-After"],
+        )
+    app.add_middleware(Edge, metrics=service.metrics)  # added last: the outermost
+    add_problem_handlers(app)
+    app.include_router(classify.router)
+    app.include_router(operations.router)
+    return app
+
+
+def create_service(settings: Settings) -> Service:
+    """Load the models, and make what the routes share."""
+    metrics = Metrics()
+    metrics.set_build(__version__)
+    repository = load_repository(settings, metrics)
+    prepare_decoding()
+    body_bytes = ByteGate(settings.max_inflight_bytes)
+    metrics.watch_bytes(lambda: body_bytes.held)
+    return Service(
+        settings=settings,
+        repository=repository,
+        metrics=metrics,
+        body_bytes=body_bytes,
+        decode_policy=DecodePolicy(settings.max_image_pixels, settings.jpeg_draft_ratio),
+        decode_pool=ThreadPoolExecutor(
+            settings.decode_threads or cpu_count(), thread_name_prefix="decode"
+        ),
+    )
+
+
+@asynccontextmanager
+async def _lifespan(app: FastAPI) -> AsyncGenerator[None]:
+    service: Service = app.state.service
+    for model in service.repository:
+        model.start()
+    warm_up = asyncio.create_task(_warm_up(service))
+    try:
+        yield
+    finally:
+        # Every accepted request has been answered or given up by now.
+        warm_up.cancel()
+        service.decode_pool.shutdown(wait=False, cancel_futures=True)
+        for model in service.repository:
+            await asyncio.to_thread(model.close, service.settings.drain_timeout_s)
+
+
+async def _warm_up(service: Service) -> None:
+    for model in service.repository:
+        await asyncio.to_thread(model.warm_up)

@@ -1,0 +1,72 @@
+"""Fixtures that several packages' tests share."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import httpx
+import pytest
+import uvicorn
+from color_model import write_color_model
+from fastapi import FastAPI
+
+from service.app import create_app
+from service.settings import Settings
+
+
+@contextmanager
+def running(app: FastAPI) -> Iterator[str]:
+    """Serve an app on a free port, on a thread; gives its URL once it is ready."""
+    config = uvicorn.Config(
+        app, port=0, loop="uvloop", http="httptools", ws="none", log_config=None, access_log=False,
+        timeout_graceful_shutdown=5,
+    )  # fmt: skip
+    server = uvicorn.Server(config)
+    listener = config.bind_socket()
+    thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
+    thread.start()
+    url = f"http://127.0.0.1:{listener.getsockname()[1]}"
+    try:
+        with httpx.Client(base_url=url, transport=httpx.HTTPTransport(retries=5)) as client:
+            while client.get("/health").json()["state"] == "starting":
+                pass
+        yield url
+    finally:
+        server.should_exit = True
+        thread.join()
+        listener.close()
+
+
+@pytest.fixture
+def model_folder(tmp_path: Path) -> Path:
+    """A model folder with one small real model, `color`."""
+    write_color_model(tmp_path / "models" / "color.onnx")
+    return tmp_path / "models"
+
+
+@pytest.fixture
+def serve(model_folder: Path) -> Iterator[Callable[..., httpx.Client]]:
+    """Start a real server with the color model: `client = serve(max_queue=4)`."""
+    stack: list[tuple[httpx.Client, object]] = []
+
+    def start(**settings: object) -> httpx.Client:
+        app = create_app(Settings.model_validate({"models": model_folder} | settings))
+        context = running(app)
+        client = httpx.Client(base_url=context.__enter__(), timeout=20)
+        client.app = app  # type: ignore[attr-defined]
+        stack.append((client, context))
+        return client
+
+    yield start
+    for client, context in reversed(stack):
+        client.close()
+        context.__exit__(None, None, None)  # type: ignore[attr-defined]
+
+
+@pytest.fixture
+def client(serve: Callable[..., httpx.Client]) -> httpx.Client:
+    """A client of a server with default settings and the color model."""
+    return serve()

@@ -1,0 +1,85 @@
+"""A real model file whose answers are easy to know: it names an image's strongest colour."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+from onnx import TensorProto, helper, numpy_helper
+
+from service.contract import (
+    INPUT_NAME,
+    METADATA_KEY,
+    PROBABILITIES,
+    GoldenPattern,
+    Label,
+    ModelContract,
+    Parity,
+    Preprocessing,
+    Tolerance,
+    Weights,
+)
+from service.golden import golden_pattern
+
+COLORS = ("red", "green", "blue")
+SHARPNESS = 0.05
+
+
+def reference(pixels: np.ndarray) -> np.ndarray:
+    """Probabilities [3] of uint8 [H, W, 3] pixels, computed without ONNX."""
+    logits = pixels.astype(np.float64).mean(axis=(0, 1)) * SHARPNESS
+    exp = np.exp(logits - logits.max())
+    return exp / exp.sum()
+
+
+def color_contract(**changes) -> ModelContract:
+    side = changes.pop("side", 8)
+    fields = {
+        "name": "color",
+        "architecture": "mean-color",
+        "preprocessing": Preprocessing(
+            resize=side, crop=side, interpolation="bilinear", mean=(0, 0, 0), std=(1, 1, 1)
+        ),
+        "labels": tuple(Label(id=f"c{i}", label=color) for i, color in enumerate(COLORS)),
+        "weights": Weights(source="written by hand", sha256="0" * 64),
+        "tools": {"onnx": onnx.__version__},
+        "parity": Parity(max_abs_diff=0, top1_agreement=1, images=1, batch_sizes=(1,)),
+        "tolerance": Tolerance(cpu=1e-4, cuda=1e-3),
+        "golden": tuple(
+            GoldenPattern(seed=seed, probabilities=tuple(reference(golden_pattern(seed, side))))
+            for seed in (1, 2)
+        ),
+    }
+    return ModelContract(**(fields | changes))
+
+
+def write_color_model(path: Path, contract: ModelContract | None = None, **changes) -> Path:
+    """Write the model file; `changes` go into its contract. `contract=None` makes a good one."""
+    model = color_graph()
+    text = (contract or color_contract(**changes)).model_dump_json()
+    helper.set_model_props(model, {METADATA_KEY: text})
+    path.parent.mkdir(parents=True, exist_ok=True)
+    onnx.save(model, path)
+    return path
+
+
+def color_graph() -> onnx.ModelProto:
+    nodes = [
+        helper.make_node("Cast", [INPUT_NAME], ["float"], to=TensorProto.FLOAT),
+        helper.make_node("ReduceMean", ["float", "axes"], ["mean"], keepdims=0),
+        helper.make_node("Mul", ["mean", "sharpness"], ["logits"]),
+        helper.make_node("Softmax", ["logits"], [PROBABILITIES], axis=-1),
+    ]
+    graph = helper.make_graph(
+        nodes,
+        "color",
+        [helper.make_tensor_value_info(INPUT_NAME, TensorProto.UINT8, ["batch", None, None, 3])],
+        [helper.make_tensor_value_info(PROBABILITIES, TensorProto.FLOAT, ["batch", 3])],
+        [
+            numpy_helper.from_array(np.array([1, 2], np.int64), "axes"),
+            numpy_helper.from_array(np.array(SHARPNESS, np.float32), "sharpness"),
+        ],
+    )
+    opset = [helper.make_opsetid("", 18)]
+    return helper.make_model(graph, opset_imports=opset, ir_version=10)

@@ -1,0 +1,39 @@
+"""HTTP by hand over a socket, for clients that stall, lie or leave."""
+
+from __future__ import annotations
+
+import socket
+from urllib.parse import urlsplit
+
+
+def connect(url: str) -> socket.socket:
+    parts = urlsplit(str(url))
+    return socket.create_connection((parts.hostname, parts.port), timeout=20)
+
+
+def head(path: str = "/v1/classify", **headers: object) -> bytes:
+    lines = [f"POST {path} HTTP/1.1", "Host: test"]
+    lines += [f"{name.replace('_', '-')}: {value}" for name, value in headers.items()]
+    return ("\r\n".join(lines) + "\r\n\r\n").encode()
+
+
+def read_all(connection: socket.socket) -> bytes:
+    """Read until the server closes."""
+    data = b""
+    while piece := connection.recv(65536):
+        data += piece
+    return data
+
+
+def read_answer(connection: socket.socket) -> tuple[int, bytes]:
+    """Read one answer of known length: status and body."""
+    data = b""
+    while b"\r\n\r\n" not in data:
+        piece = connection.recv(65536)
+        assert piece, f"closed after {data!r}"
+        data += piece
+    header, _, body = data.partition(b"\r\n\r\n")
+    fields = dict(line.split(b": ", 1) for line in header.lower().split(b"\r\n")[1:])
+    while len(body) < int(fields[b"content-length"]):
+        body += connection.recv(65536)
+    return int(header.split()[1]), body

@@ -1,0 +1,164 @@
+"""Health, probes, metrics, models and the API's description."""
+
+from __future__ import annotations
+
+import pytest
+from color_model import color_contract, write_color_model
+from images import colored
+from prometheus_client.parser import text_string_to_metric_families
+
+from service import __version__
+from service.contract import GoldenPattern
+
+
+def samples(client) -> dict[tuple[str, tuple[tuple[str, str], ...]], float]:
+    return {
+        (sample.name, tuple(sorted(sample.labels.items()))): sample.value
+        for family in text_string_to_metric_families(client.get("/metrics").text)
+        for sample in family.samples
+    }
+
+
+def value(found, name: str, **labels: str) -> float:
+    return found[(name, tuple(sorted(labels.items())))]
+
+
+def test_health_tells_state_models_providers_and_queues(client):
+    body = client.get("/health").json()
+    assert body["state"] == "ready"
+    assert body["version"] == __version__
+    assert body["uptime_s"] >= 0
+    assert body["models"] == [
+        {
+            "name": "color", "version": 1, "state": "ready", "reason": "", "provider": "cpu",
+            "queue": {"images": 0, "limit": 256},
+        }
+    ]  # fmt: skip
+
+
+def test_a_model_that_disagrees_with_its_golden_cases_is_not_ready_and_says_why(serve, model_folder):
+    """It is refused by name while its neighbour serves."""
+    wrong = (GoldenPattern(seed=1, probabilities=(1.0, 0.0, 0.0)),)
+    write_color_model(model_folder / "wrong.onnx", color_contract(golden=wrong))
+    client = serve(default_model="color")
+    ready = client.get("/readyz")
+    assert ready.status_code == 503
+    assert "golden pattern 1 differs" in ready.json()["reasons"][0]
+    assert client.get("/livez").status_code == 200
+    health = client.get("/health")
+    assert (health.status_code, health.json()["state"]) == (503, "failed")
+    refused = client.post("/v1/classify?model=wrong", content=colored())
+    assert (refused.status_code, refused.json()["code"]) == (503, "model_not_ready")
+    assert client.post("/v1/classify", content=colored()).status_code == 200
+
+
+def test_a_model_is_not_ready_while_it_warms_up(serve):
+    client = serve()
+    (model,) = client.app.state.service.repository
+    model.state, model.reason = "warming", "warming up"
+    assert client.get("/readyz").json() == {"ok": False, "reasons": ["color: warming up"]}
+    assert client.get("/health").json()["state"] == "starting"
+    response = client.post("/v1/classify", content=colored())
+    assert (response.status_code, response.json()["code"]) == (503, "model_not_ready")
+    assert response.headers["retry-after"]
+
+
+def test_draining_fails_readiness_and_still_serves(serve):
+    client = serve()
+    client.app.state.service.draining = True
+    assert client.get("/readyz").json()["reasons"] == ["draining"]
+    assert client.get("/livez").status_code == 200
+    assert client.post("/v1/classify", content=colored()).status_code == 200
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_liveness_fails_when_the_runner_is_dead(serve):
+    client = serve()
+    (model,) = client.app.state.service.repository
+
+    def die(images):
+        raise SystemExit
+
+    model.engine.run = die
+    response = client.post("/v1/classify", content=colored())
+    assert (response.status_code, response.json()["code"]) == (503, "model_unavailable")
+    live = client.get("/livez")
+    assert live.status_code == 503
+    assert live.json()["reasons"] == ["color: runner is dead"]
+    assert client.get("/readyz").status_code == 503
+    again = client.post("/v1/classify", content=colored())
+    assert (again.status_code, again.json()["code"]) == (503, "model_unavailable")
+
+
+def test_metrics_count_requests_images_and_batches(client):
+    """By route template and status; an unknown path adds no label of its own."""
+    client.post("/v1/classify", content=colored())
+    client.post("/v1/classify", files=[("f", ("a", colored())), ("f", ("b", b"bad"))])
+    client.post("/v1/classify?model=nope", content=colored())
+    client.get("/some/unknown/path")
+    client.get("/v1/models/color")
+    found = samples(client)
+    route = {"route": "/v1/classify", "method": "POST"}
+    assert value(found, "resnet_serve_requests_total", **route, status="200") == 2
+    assert value(found, "resnet_serve_requests_total", **route, status="404") == 1
+    unmatched = {"route": "unmatched", "method": "GET", "status": "404"}
+    assert value(found, "resnet_serve_requests_total", **unmatched) == 1
+    detail = {"route": "/v1/models/{name}", "method": "GET", "status": "200"}
+    assert value(found, "resnet_serve_requests_total", **detail) == 1
+    model = {"model": "color", "version": "1"}
+    assert value(found, "resnet_serve_images_total", **model, outcome="ok") == 2
+    assert value(found, "resnet_serve_images_total", **model, outcome="not_an_image") == 1
+    assert value(found, "resnet_serve_batch_size_sum", **model) == 2
+    assert value(found, "resnet_serve_queue_duration_seconds_count", **model) == 2
+    assert value(found, "resnet_serve_inference_duration_seconds_count", **model) == 2
+    assert value(found, "resnet_serve_decode_duration_seconds_count") == 2
+    assert value(found, "resnet_serve_rejected_total", reason="unknown_model") == 1
+    assert value(found, "resnet_serve_queue_length", **model) == 0
+    assert value(found, "resnet_serve_requests_in_flight") == 1, "the scrape itself"
+    assert value(found, "resnet_serve_inflight_bytes") == 0
+    assert value(found, "resnet_serve_model_ready", **model) == 1
+    info = model | {"architecture": "mean-color", "precision": "fp32", "provider": "cpu"}
+    assert value(found, "resnet_serve_model_info", **info) == 1
+    assert value(found, "resnet_serve_build_info", version=__version__) == 1
+    assert value(found, "process_resident_memory_bytes") > 0
+
+
+@pytest.mark.parametrize(
+    "name", ["request", "decode", "queue", "inference"]
+)
+def test_durations_are_histograms_from_half_a_millisecond(client, name):
+    client.post("/v1/classify", content=colored())
+    bounds = [
+        float(dict(labels)["le"])
+        for metric, labels in samples(client)
+        if metric == f"resnet_serve_{name}_duration_seconds_bucket"
+    ]
+    assert min(bounds) == 0.0005
+
+
+def test_models_are_listed_and_described(client):
+    (summary,) = client.get("/v1/models").json()["models"]
+    assert summary["name"] == "color"
+    assert summary["default"] is True
+    assert summary["classes"] == 3
+    assert summary["input_size"] == 8
+    detail = client.get("/v1/models/color").json()
+    assert [label["label"] for label in detail["labels"]] == ["red", "green", "blue"]
+    assert detail["preprocessing"]["interpolation"] == "bilinear"
+    assert client.get("/v1/models/nope").json()["code"] == "unknown_model"
+
+
+def test_the_api_describes_its_bodies_and_problems(client):
+    """OpenAPI has every accepted form of body, and the problem schema for every error."""
+    spec = client.get("/openapi.json").json()
+    operation = spec["paths"]["/v1/classify"]["post"]
+    assert set(operation["requestBody"]["content"]) == {
+        "image/*", "application/octet-stream", "multipart/form-data", "application/json",
+    }  # fmt: skip
+    assert {parameter["name"] for parameter in operation["parameters"]} == {
+        "top_k", "model", "version",
+    }  # fmt: skip
+    problem = operation["responses"]["503"]["content"]["application/problem+json"]["schema"]
+    assert {"code", "request_id"} <= set(problem["properties"])
+    assert "422" in operation["responses"]
+    assert client.get("/docs").status_code == 200

@@ -1,0 +1,127 @@
+"""Errors as problem details, and what the edge adds to every answer."""
+
+from __future__ import annotations
+
+import inspect
+import re
+
+import pytest
+from images import colored, top_label
+
+from service import errors
+
+
+def request_errors() -> list[type[errors.RequestError]]:
+    return [
+        value
+        for _, value in inspect.getmembers(errors, inspect.isclass)
+        if issubclass(value, errors.RequestError) and value is not errors.RequestError
+    ]
+
+
+def test_each_cause_has_a_code_and_a_title_of_its_own():
+    codes = [error.code for error in request_errors()]
+    assert len(set(codes)) == len(codes)
+    assert len({error.title for error in request_errors()}) == len(codes)
+
+
+def test_each_error_class_stands_in_the_road_drawn_above_them():
+    drawn = set(re.findall(r"\w+Error\b", inspect.getdoc(errors) or ""))
+    raised = {
+        value.__name__
+        for _, value in inspect.getmembers(errors, inspect.isclass)
+        if not value.__subclasses__() or value is errors.ModelFileError
+    }
+    assert raised == drawn
+
+
+@pytest.mark.parametrize(
+    ("path", "status", "code"),
+    [
+        ("/v1/classify?top_k=0", 400, "top_k_out_of_range"),
+        ("/v1/classify?top_k=4", 400, "top_k_out_of_range"),
+        ("/v1/classify?top_k=many", 400, "invalid_parameter"),
+        ("/v1/classify?version=x", 400, "invalid_parameter"),
+        ("/v1/classify?model=nope", 404, "unknown_model"),
+        ("/v1/classify?model=../../etc/passwd", 404, "unknown_model"),
+        ("/v1/classify?version=9", 404, "unknown_model"),
+        ("/v1/nothing", 404, "not_found"),
+        ("/health", 405, "method_not_allowed"),
+    ],
+)
+def test_a_bad_request_gets_a_problem_detail(client, path, status, code):
+    """RFC 9457 members, the code, and the id that the header carries too."""
+    response = client.post(path, content=colored())
+    problem = response.json()
+    assert response.status_code == problem["status"] == status
+    assert response.headers["content-type"] == "application/problem+json"
+    assert problem["code"] == code
+    assert problem["request_id"] == response.headers["x-request-id"]
+    assert set(problem) == {"type", "title", "status", "detail", "code", "request_id"}
+    assert top_label(client.post("/v1/classify", content=colored("blue"))) == "blue"
+
+
+def test_a_wrong_method_is_told_the_right_one(client):
+    assert client.get("/v1/classify").headers["allow"] == "POST"
+
+
+@pytest.mark.parametrize(
+    "content_type", ["text/plain", "application/x-www-form-urlencoded", "video/mp4", "nonsense"]
+)
+def test_a_wrong_content_type_is_told_the_right_ones(client, content_type):
+    """curl's default for --data-binary is among the wrong ones, so the message has to help."""
+    response = client.post(
+        "/v1/classify", content=colored(), headers={"Content-Type": content_type}
+    )
+    assert (response.status_code, response.json()["code"]) == (415, "unsupported_media_type")
+    assert "image/jpeg" in response.json()["detail"]
+
+
+def test_a_well_formed_request_id_is_kept(client):
+    response = client.get("/readyz", headers={"X-Request-Id": "abc-123.X:y_z"})
+    assert response.headers["x-request-id"] == "abc-123.X:y_z"
+
+
+@pytest.mark.parametrize("bad", ["", "a b", "x" * 129, "-starts-wrong", 'q"uote', "{inject}"])
+def test_a_malformed_request_id_is_replaced(client, bad):
+    """It would go into logs and headers."""
+    made = client.get("/readyz", headers={"X-Request-Id": bad}).headers["x-request-id"]
+    assert re.fullmatch(r"[0-9a-f]{32}", made)
+
+
+def test_an_internal_error_gives_an_id_and_no_traceback(serve):
+    """A defect in the road is answered with 500 as a problem, and the server goes on."""
+    client = serve()
+    service = client.app.state.service
+    service.decode_policy = None  # a defect: every decode now raises AttributeError
+    response = client.post("/v1/classify", content=colored())
+    problem = response.json()
+    assert (response.status_code, problem["code"]) == (500, "internal_error")
+    assert problem["request_id"] in problem["detail"]
+    assert "AttributeError" not in response.text
+    both = client.post("/v1/classify", files=[("f", ("a", colored())), ("f", ("b", colored()))])
+    assert [r["error"]["code"] for r in both.json()["results"]] == ["internal_error"] * 2
+    assert client.get("/readyz").status_code == 200
+
+
+def test_an_engine_failure_is_500_for_its_batch_and_the_next_works(serve):
+    client = serve()
+    (model,) = client.app.state.service.repository
+    run = model.engine.run
+
+    def broken(images):
+        raise RuntimeError("CUDA error 700")
+
+    model.engine.run = broken
+    response = client.post("/v1/classify", content=colored())
+    assert (response.status_code, response.json()["code"]) == (500, "inference_failed")
+    assert "CUDA" not in response.text
+    model.engine.run = run
+    assert top_label(client.post("/v1/classify", content=colored("red"))) == "red"
+
+
+def test_cors_is_off_unless_set(serve):
+    origin = {"Origin": "https://app.example"}
+    assert "access-control-allow-origin" not in serve().get("/readyz", headers=origin).headers
+    allowed = serve(cors_origins="https://app.example").get("/readyz", headers=origin)
+    assert allowed.headers["access-control-allow-origin"] == "https://app.example"

@@ -1,0 +1,187 @@
+"""Bodies that are too large, too slow, too many, or whose client leaves."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from engines import HeldEngine
+from images import colored, top_label
+from wire import connect, head, read_all, read_answer
+
+
+def code_of(answer: bytes) -> str:
+    return json.loads(answer)["code"]
+
+
+@pytest.fixture
+def held_engine(serve):
+    """A server whose engine waits at a gate that the test opens."""
+    client = serve(max_batch=1)
+    (model,) = client.app.state.service.repository
+    engine = HeldEngine()
+    inner = model.engine.run
+
+    def run(images):
+        HeldEngine.run(engine, images)
+        return inner(images)
+
+    model.engine.run = run
+    yield client, engine
+    engine.open.set()
+
+
+def still_answers(client) -> bool:
+    return top_label(client.post("/v1/classify", content=colored("green"))) == "green"
+
+
+def test_an_empty_body_is_refused(client):
+    response = client.post("/v1/classify")
+    assert (response.status_code, response.json()["code"]) == (400, "empty_body")
+    assert still_answers(client)
+
+
+def test_a_body_announced_too_large_is_refused_before_it_is_read(serve):
+    """Not a byte of it has been sent, and the connection is closed after the answer."""
+    client = serve(max_body_bytes=3_000_000)
+    with connect(client.base_url) as connection:
+        connection.sendall(head(Content_Length=3_000_001))
+        answer = read_all(connection)
+    assert answer.startswith(b"HTTP/1.1 413 ")
+    assert b"connection: close" in answer
+    assert code_of(answer.partition(b"\r\n\r\n")[2]) == "body_too_large"
+    assert still_answers(client)
+
+
+def test_a_chunked_body_is_refused_as_soon_as_it_is_too_large(serve):
+    """Its length was never announced; the client learns it while it still sends."""
+    client = serve(max_body_bytes=1000)
+    with connect(client.base_url) as connection:
+        connection.sendall(head(Transfer_Encoding="chunked") + b"400\r\n" + b"x" * 1024 + b"\r\n")
+        status, body = read_answer(connection)
+    assert (status, code_of(body)) == (413, "body_too_large")
+    assert still_answers(client)
+
+
+def test_a_refused_client_that_sends_on_can_still_read_why(serve):
+    """The server reads on for a moment; a reset would destroy the answer on its way."""
+    client = serve(max_body_bytes=1000)
+    response = client.post("/v1/classify", content=bytes(3_500_000))
+    assert (response.status_code, response.json()["code"]) == (413, "body_too_large")
+
+
+def test_a_client_that_waits_for_continue_is_refused_without_it(serve):
+    """It never sends the body that would be refused."""
+    client = serve(max_body_bytes=1000)
+    with connect(client.base_url) as connection:
+        connection.sendall(head(Content_Length=2000, Expect="100-continue"))
+        answer = read_all(connection)
+    assert answer.startswith(b"HTTP/1.1 413 ")
+
+
+def test_after_a_small_refused_body_the_connection_goes_on(client):
+    """Skipping a few bytes is cheaper than a new connection."""
+    with connect(client.base_url) as connection:
+        body = colored("blue")
+        for _ in range(2):
+            connection.sendall(head("/v1/classify?top_k=0", Content_Length=len(body)) + body)
+            status, answer = read_answer(connection)
+            assert (status, code_of(answer)) == (400, "top_k_out_of_range")
+        connection.sendall(head(Content_Length=len(body)) + body)
+        assert read_answer(connection)[0] == 200
+
+
+def test_a_body_that_dribbles_gets_408_in_all_however_often_it_moves(serve):
+    """The limit is on the whole body: a byte now and then does not stretch it."""
+    client = serve(body_timeout_s=0.3)
+    with connect(client.base_url) as connection:
+        connection.sendall(head(Content_Length=1000) + b"x")
+        connection.settimeout(0.05)
+        answer = b""
+        while not answer:
+            try:
+                connection.sendall(b"x")
+                answer = connection.recv(65536)
+            except TimeoutError:
+                pass
+    assert answer.startswith(b"HTTP/1.1 408 ")
+    assert b'"code":"body_timeout"' in answer
+    assert still_answers(client)
+
+
+def test_bodies_in_flight_are_limited_together(serve):
+    """A second body that does not fit beside the first gets 503, and fits once that has gone."""
+    client = serve(max_body_bytes=10_000, max_inflight_bytes=10_000)
+    image = colored("red")
+    with connect(client.base_url) as first:
+        first.sendall(head(Content_Length=10_000 - len(image) + 1) + b"x")
+        while client.app.state.service.body_bytes.held == 0:
+            pass
+        response = client.post("/v1/classify", content=image)
+        assert response.status_code == 503
+        assert response.json()["code"] == "too_many_bytes_in_flight"
+        assert int(response.headers["retry-after"]) >= 1
+    while client.app.state.service.body_bytes.held:
+        pass
+    assert still_answers(client)
+
+
+def test_a_client_that_leaves_in_mid_body_gives_its_bytes_back(client):
+    service = client.app.state.service
+    with connect(client.base_url) as connection:
+        connection.sendall(head(Content_Length=1000) + b"x")
+        while service.body_bytes.held == 0:
+            pass
+    while service.body_bytes.held:
+        pass
+    assert still_answers(client)
+    assert 'reason="client_disconnected"} 1.0' in client.get("/metrics").text
+
+
+def test_work_of_a_client_that_left_is_dropped_before_inference(held_engine):
+    """A closed socket cancels its ticket while that waits for the runner."""
+    client, engine = held_engine
+    (model,) = client.app.state.service.repository
+    body = colored("red")
+    request = head(Content_Length=len(body)) + body
+    with connect(client.base_url) as staying:
+        engine.open.clear()
+        staying.sendall(request)
+        assert engine.entered.acquire(timeout=20)
+        with connect(client.base_url) as leaving:
+            leaving.sendall(request)
+            while model.gate.admitted < 2:
+                pass
+        while model.gate.admitted > 1:
+            pass
+        engine.open.set()
+        assert read_answer(staying)[0] == 200
+    assert still_answers(client)
+    assert len(engine.batches) == 2, "the one that stayed, and the check after it"
+
+
+def test_a_full_queue_is_refused_with_retry_after(serve, held_engine):
+    """`max_queue` counts images until they are answered; a request is admitted whole."""
+    client, engine = held_engine
+    gate = next(iter(client.app.state.service.repository)).gate
+    gate.limit = 2
+    body = colored("red")
+    with connect(client.base_url) as first:
+        engine.open.clear()
+        first.sendall(head(Content_Length=len(body)) + body)
+        assert engine.entered.acquire(timeout=20)
+        response = client.post("/v1/classify", files=[("f", ("a", body)), ("f", ("b", body))])
+        assert (response.status_code, response.json()["code"]) == (503, "queue_full")
+        assert int(response.headers["retry-after"]) >= 1
+        engine.open.set()
+        assert read_answer(first)[0] == 200
+    assert still_answers(client)
+
+
+def test_a_compressed_body_is_refused_by_name(client):
+    response = client.post(
+        "/v1/classify", content=b"x", headers={"Content-Encoding": "gzip"}
+    )
+    assert (response.status_code, response.json()["code"]) == (
+        415, "unsupported_content_encoding",
+    )  # fmt: skip
