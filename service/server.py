@@ -1,0 +1,105 @@
+"""uvicorn, with a stopping of our own.
+
+uvicorn closes its listeners at once on SIGTERM, so that a load balancer meets refused connections
+before any probe has failed, and then raises the signal again, so that a clean stop exits with 143.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import socket
+from collections.abc import Generator
+from contextlib import contextmanager
+
+import structlog
+import uvicorn
+from fastapi import FastAPI
+
+from service.api.state import Service
+from service.errors import SettingsError
+from service.settings import Settings
+
+_log = structlog.get_logger(__name__)
+
+
+class Server(uvicorn.Server):
+    """Serves until SIGTERM or SIGINT, then stops in order; a second signal exits at once.
+
+    1. Readiness goes: `/readyz` answers 503, so that no new clients are sent here.
+    2. For `drain_delay_s` everything is still served, while that news spreads.
+    3. The listeners close, and idle connections with them (uvicorn).
+    4. Accepted requests are answered, for at most `drain_timeout_s` (uvicorn).
+    5. Runners and engines end (the application's lifespan).
+    """
+
+    def __init__(self, config: uvicorn.Config, service: Service) -> None:
+        super().__init__(config)
+        self._service = service
+        self._stopping: asyncio.Task[None] | None = None
+
+    @contextmanager
+    def capture_signals(self) -> Generator[None]:
+        """Handle both signals on the event loop; uvicorn would raise them again at the end."""
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self._on_signal, number)
+        yield
+
+    def _on_signal(self, number: signal.Signals) -> None:
+        if self._stopping is not None:
+            _log.warning("stopped_at_once", signal=number.name)
+            os._exit(128 + number)  # threads and unanswered clients are left as they are
+        self._stopping = asyncio.create_task(self._stop(number.name))
+
+    async def _stop(self, why: str) -> None:
+        settings = self._service.settings
+        _log.info("draining", signal=why, delay_s=settings.drain_delay_s)
+        self._service.draining = True
+        await asyncio.sleep(settings.drain_delay_s)
+        self.should_exit = True
+
+
+def run_server(app: FastAPI, settings: Settings) -> int:
+    """Serve until stopped; gives the exit status: 0 when every accepted request was answered.
+
+    Raises `SettingsError` when the address can't be listened on.
+    """
+    config = uvicorn.Config(
+        app,
+        loop="uvloop",
+        http="httptools",
+        ws="none",
+        log_config=None,
+        access_log=False,
+        proxy_headers=False,
+        server_header=False,
+        timeout_keep_alive=settings.keep_alive_s,
+        timeout_graceful_shutdown=int(settings.drain_timeout_s),
+        lifespan="on",
+    )
+    listener = _listen(settings.host, settings.port)
+    host, port = listener.getsockname()[:2]
+    _log.info("listening", url=f"http://{f'[{host}]' if ':' in host else host}:{port}")
+    server = Server(config, app.state.service)
+    server.run(sockets=[listener])
+    left = len(server.server_state.tasks)
+    _log.info("stopped", unanswered=left)
+    return 1 if left else 0
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    """Bind before uvicorn would, for an error that names the setting."""
+    try:
+        family, _, _, _, address = socket.getaddrinfo(
+            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
+        listener = socket.socket(family, socket.SOCK_STREAM)
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(address)
+    except OSError as error:
+        raise SettingsError(
+            f"can't listen on {host} port {port} (--host, --port): {error.strerror or error}"
+        ) from error
+    return listener
