@@ -50,7 +50,7 @@ def create_app(settings: Settings) -> FastAPI:
             allow_headers=["*"],
             expose_headers=["X-Request-Id", "Server-Timing", "Retry-After"],
         )
-    app.add_middleware(Edge, metrics=service.metrics)  # added last: the outermost
+    app.add_middleware(Edge, service=service)  # added last: the outermost
     add_problem_handlers(app)
     app.include_router(classify.router)
     app.include_router(operations.router)

@@ -7,6 +7,7 @@ before any probe has failed, and then raises the signal again, so that a clean s
 from __future__ import annotations
 
 import asyncio
+import math
 import os
 import signal
 import socket
@@ -76,17 +77,16 @@ def run_server(app: FastAPI, settings: Settings) -> int:
         proxy_headers=False,
         server_header=False,
         timeout_keep_alive=settings.keep_alive_s,
-        timeout_graceful_shutdown=int(settings.drain_timeout_s),
+        timeout_graceful_shutdown=math.ceil(settings.drain_timeout_s),
         lifespan="on",
     )
     listener = _listen(settings.host, settings.port)
     host, port = listener.getsockname()[:2]
     _log.info("listening", url=f"http://{f'[{host}]' if ':' in host else host}:{port}")
-    server = Server(config, app.state.service)
-    server.run(sockets=[listener])
-    left = len(server.server_state.tasks)
-    _log.info("stopped", unanswered=left)
-    return 1 if left else 0
+    service: Service = app.state.service
+    Server(config, service).run(sockets=[listener])
+    _log.info("stopped", unanswered=service.given_up)
+    return 1 if service.given_up else 0
 
 
 def _listen(host: str, port: int) -> socket.socket:

@@ -12,10 +12,10 @@ from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service.api.problems import known_error, problem_response
+from service.api.state import Service
 from service.api.trace import Trace
 from service.errors import RequestError, StoppingError
 from service.logs import request_id
-from service.metrics import Metrics
 
 _log = structlog.get_logger("service.request")
 
@@ -27,9 +27,10 @@ _LINGER_BYTES = 4 * 2**20
 class Edge:
     """Gives each request an id, a trace, metrics, one log line and, whatever happens, an answer."""
 
-    def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
+    def __init__(self, app: ASGIApp, service: Service) -> None:
         self._app = app
-        self._metrics = metrics
+        self._service = service
+        self._metrics = service.metrics
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handle one ASGI connection scope."""
@@ -41,7 +42,8 @@ class Edge:
         try:
             await self._app(scope, exchange.receive, exchange.send)
         except asyncio.CancelledError:
-            # Stopping took longer than allowed and the server gave this task up, and it ends here.
+            # Stopping took longer than allowed and the server gave this task up; it ends here.
+            self._service.given_up += 1
             await exchange.answer(StoppingError("the service stopped before it could answer"))
         except Exception as error:  # noqa: BLE001 - the last place that can still answer
             await exchange.answer(known_error(error, exchange.trace))

@@ -32,6 +32,7 @@ class Service:
     decode_pool: ThreadPoolExecutor
     started: float = field(default_factory=time.monotonic)
     draining: bool = False
+    given_up: int = 0  # requests left without their answer when stopping took too long
 
     async def off_loop(self, work: Callable[[], T]) -> T:
         """Run work that would hold up the event loop on a decode thread.

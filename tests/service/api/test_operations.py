@@ -36,7 +36,9 @@ def test_health_tells_state_models_providers_and_queues(client):
     ]  # fmt: skip
 
 
-def test_a_model_that_disagrees_with_its_golden_cases_is_not_ready_and_says_why(serve, model_folder):
+def test_a_model_that_disagrees_with_its_golden_cases_is_not_ready_and_says_why(
+    serve, model_folder
+):
     """It is refused by name while its neighbour serves."""
     wrong = (GoldenPattern(seed=1, probabilities=(1.0, 0.0, 0.0)),)
     write_color_model(model_folder / "wrong.onnx", color_contract(golden=wrong))
@@ -123,9 +125,7 @@ def test_metrics_count_requests_images_and_batches(client):
     assert value(found, "process_resident_memory_bytes") > 0
 
 
-@pytest.mark.parametrize(
-    "name", ["request", "decode", "queue", "inference"]
-)
+@pytest.mark.parametrize("name", ["request", "decode", "queue", "inference"])
 def test_durations_are_histograms_from_half_a_millisecond(client, name):
     client.post("/v1/classify", content=colored())
     bounds = [

@@ -179,9 +179,7 @@ def test_a_full_queue_is_refused_with_retry_after(serve, held_engine):
 
 
 def test_a_compressed_body_is_refused_by_name(client):
-    response = client.post(
-        "/v1/classify", content=b"x", headers={"Content-Encoding": "gzip"}
-    )
+    response = client.post("/v1/classify", content=b"x", headers={"Content-Encoding": "gzip"})
     assert (response.status_code, response.json()["code"]) == (
         415, "unsupported_content_encoding",
     )  # fmt: skip

@@ -1,0 +1,78 @@
+"""The real program as a process of its own."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import httpx
+
+PROGRAM = [str(Path(sys.executable).with_name("resnet-serve"))]
+EXPORT = [str(Path(sys.executable).with_name("resnet-export"))]
+
+
+def clean_environment(**variables: str) -> dict[str, str]:
+    kept = {k: v for k, v in os.environ.items() if not k.startswith("RESNET_SERVE_")}
+    return kept | variables
+
+
+def run_to_end(command: list[str], **variables: str) -> subprocess.CompletedProcess[str]:
+    """Run a program that is expected to end by itself."""
+    return subprocess.run(
+        command, env=clean_environment(**variables), capture_output=True, text=True, timeout=120,
+        check=False,
+    )  # fmt: skip
+
+
+class Serving:
+    """A running `resnet-serve serve`, its address and what it logs."""
+
+    def __init__(self, process: subprocess.Popen[str]) -> None:
+        self.process = process
+        self.events: list[dict[str, object]] = []
+        self.url = str(self.wait_for("listening")["url"])
+
+    def wait_for(self, event: str) -> dict[str, object]:
+        """Read the log up to an event."""
+        assert self.process.stderr is not None
+        for line in self.process.stderr:
+            assert line.startswith("{"), f"a line that is no JSON: {line}"
+            self.events.append(json.loads(line))
+            if self.events[-1]["event"] == event:
+                return self.events[-1]
+        raise AssertionError(f"ended without {event!r}: {self.events}")
+
+    def signal(self, number: signal.Signals = signal.SIGTERM) -> None:
+        self.process.send_signal(number)
+
+    def exit_status(self) -> int:
+        """Wait for the end; the rest of the log is kept."""
+        assert self.process.stderr is not None
+        self.events += [json.loads(line) for line in self.process.stderr]
+        return self.process.wait(timeout=60)
+
+
+@contextmanager
+def serving(*flags: object, ready: bool = True, **variables: str) -> Iterator[Serving]:
+    """Start the program on a free port, and kill what is left of it afterwards."""
+    command = [*PROGRAM, "serve", "--port", "0", "--log-format", "json", *map(str, flags)]
+    with subprocess.Popen(
+        command, env=clean_environment(**variables), stderr=subprocess.PIPE, text=True
+    ) as process:
+        try:
+            server = Serving(process)
+            if ready:
+                server.wait_for("model_ready")
+            yield server
+        finally:
+            process.kill()
+
+
+def client_of(server: Serving) -> httpx.Client:
+    return httpx.Client(base_url=server.url, timeout=60)

@@ -1,0 +1,112 @@
+"""Starting the real process: a mistake is one readable line and a non-zero status."""
+
+from __future__ import annotations
+
+import re
+import socket
+
+import pytest
+from images import colored, top_label
+from process import PROGRAM, client_of, run_to_end, serving
+
+
+def refusal(*flags: object, **variables: str) -> str:
+    """The one line that a refused start prints."""
+    ended = run_to_end([*PROGRAM, "serve", "--port", "0", *map(str, flags)], **variables)
+    assert ended.returncode == 1, ended
+    *logged, line = ended.stderr.splitlines()
+    assert all("level" in entry for entry in logged), ended.stderr
+    assert line.startswith("resnet-serve: error: ")
+    assert "Traceback" not in ended.stderr
+    return line
+
+
+def test_the_built_in_model_is_served_when_no_folder_is_given():
+    """No network, no PyTorch, no files but the package's own."""
+    with serving() as server, client_of(server) as client:
+        (model,) = client.get("/v1/models").json()["models"]
+        assert model["name"] == "slim-resnet50"
+        assert model["classes"] == 200
+        response = client.post("/v1/classify", content=colored("red", (300, 200), "JPEG"))
+        labels = response.json()["results"][0]["labels"]
+        assert len(labels) == 5
+        assert all(re.fullmatch(r"n\d{8}", label["id"]) for label in labels)
+
+
+def test_the_built_in_model_is_served_beside_a_folder_when_asked_for(model_folder):
+    """With several models and no default, a request has to name one; the refusal lists them."""
+    with serving("--models", model_folder, "--builtin") as server, client_of(server) as client:
+        server.wait_for("model_ready")
+        refused = client.post("/v1/classify", content=colored())
+        assert (refused.status_code, refused.json()["code"]) == (400, "model_required")
+        assert "color, slim-resnet50" in refused.json()["detail"]
+        named = client.post("/v1/classify?model=color", content=colored("blue"))
+        assert top_label(named) == "blue"
+
+
+def test_flags_win_over_the_environment(model_folder):
+    variables = {"RESNET_SERVE_MODELS": str(model_folder), "RESNET_SERVE_MAX_QUEUE": "77"}
+    with serving("--max-queue", 99, **variables) as server, client_of(server) as client:
+        assert client.get("/health").json()["models"][0]["queue"]["limit"] == 99
+
+
+def test_service_links_of_kubernetes_are_passed_over_with_a_warning(model_folder):
+    """A Service named resnet-serve makes Kubernetes set these in every pod beside it."""
+    variables = {
+        "RESNET_SERVE_PORT": "tcp://10.0.0.7:8000",
+        "RESNET_SERVE_SERVICE_HOST": "10.0.0.7",
+        "RESNET_SERVE_PORT_8000_TCP_ADDR": "10.0.0.7",
+    }
+    with serving("--models", model_folder, **variables) as server:
+        warned = [e["detail"] for e in server.events if e["event"] == "setting_passed_over"]
+        assert len(warned) == 3
+
+
+def test_a_log_line_of_a_request_has_its_id_batch_and_timings(model_folder):
+    with serving("--models", model_folder) as server, client_of(server) as client:
+        client.post("/v1/classify", content=colored(), headers={"X-Request-Id": "me-1"})
+        line = server.wait_for("request")
+        assert line["request_id"] == "me-1"
+        assert (line["status"], line["images"], line["batch_size"]) == (200, 1, 1)
+        assert {"receive_ms", "decode_ms", "queue_ms", "infer_ms", "total_ms"} <= set(line)
+
+
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        (["--max-batch", "0"], "--max-batch (RESNET_SERVE_MAX_BATCH)"),
+        (["--port", "99999"], "--port (RESNET_SERVE_PORT)"),
+        (["--provider", "cuda"], "cuda"),
+        (["--models", "/nonexistent"], "/nonexistent"),
+        (["--default-model", "nope"], "slim-resnet50"),
+        (["--host", "host.invalid"], "--host"),
+    ],
+)
+def test_a_bad_setting_stops_the_start_with_its_name(flags, said):
+    assert said in refusal(*flags)
+
+
+def test_an_unknown_variable_stops_the_start_with_its_name():
+    assert "RESNET_SERVE_MAX_BACH" in refusal(RESNET_SERVE_MAX_BACH="4")
+
+
+def test_a_broken_model_file_stops_the_start_with_its_name(model_folder):
+    broken = model_folder / "broken.onnx"
+    broken.write_bytes((model_folder / "color.onnx").read_bytes()[:100])
+    assert str(broken) in refusal("--models", model_folder)
+
+
+def test_a_port_in_use_stops_the_start():
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        ended = run_to_end([*PROGRAM, "serve", "--port", str(port)])
+    assert ended.returncode == 1
+    assert f"port {port}" in ended.stderr.splitlines()[-1]
+    assert "Traceback" not in ended.stderr
+
+
+def test_help_lists_every_setting_with_its_default():
+    ended = run_to_end([*PROGRAM, "serve", "--help"])
+    assert ended.returncode == 0
+    assert "--max-batch" in ended.stdout
+    assert "[8]" in ended.stdout

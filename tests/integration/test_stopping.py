@@ -1,0 +1,77 @@
+"""Stopping the real process: nobody who was accepted is left without an answer."""
+
+from __future__ import annotations
+
+import signal
+
+import httpx
+import pytest
+from images import colored, top_label
+from process import client_of, serving
+from wire import connect, head, read_answer
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_an_idle_server_stops_with_status_0(model_folder, number):
+    """Also with a kept-alive connection open."""
+    with serving("--models", model_folder) as server, client_of(server) as client:
+        assert client.get("/readyz").status_code == 200
+        server.signal(number)
+        assert server.exit_status() == 0
+        assert server.events[-1]["event"] == "stopped"
+
+
+def test_readiness_goes_first_and_requests_are_served_meanwhile(model_folder):
+    """During `drain_delay_s` the probe fails, so that the balancer learns of it, and work goes on."""
+    with serving("--models", model_folder, "--drain-delay-s", 2) as server:
+        server.signal()
+        server.wait_for("draining")
+        with client_of(server) as fresh:
+            assert fresh.get("/readyz").json()["reasons"] == ["draining"]
+            assert fresh.get("/livez").status_code == 200
+            assert top_label(fresh.post("/v1/classify", content=colored("blue"))) == "blue"
+        assert server.exit_status() == 0
+
+
+def test_an_accepted_request_is_answered_before_the_end(model_folder):
+    """Its batch waits in the queue when SIGTERM comes, since the delay is long."""
+    with serving("--models", model_folder, "--max-delay-ms", 1500) as server:
+        body = colored("green")
+        with connect(server.url) as connection:
+            connection.sendall(head(Content_Length=len(body)) + body)
+            with client_of(server) as client:
+                while client.get("/health").json()["models"][0]["queue"]["images"] == 0:
+                    pass
+            server.signal()
+            server.wait_for("draining")
+            status, answer = read_answer(connection)
+        assert status == 200
+        assert b"green" in answer
+        assert server.exit_status() == 0
+        with pytest.raises(httpx.ConnectError), client_of(server) as client:
+            client.get("/livez")
+
+
+def test_a_request_that_outlasts_drain_timeout_is_told_so(model_folder):
+    """It gets a 503 instead of a reset, and the exit status tells that somebody went without."""
+    flags = ["--models", model_folder, "--drain-timeout-s", 1, "--body-timeout-s", 60]
+    with serving(*flags) as server:
+        with connect(server.url) as connection:
+            connection.sendall(head(Content_Length=100) + b"x")
+            with client_of(server) as client:
+                while "resnet_serve_inflight_bytes 100.0" not in client.get("/metrics").text:
+                    pass
+            server.signal()
+            status, answer = read_answer(connection)
+        assert status == 503
+        assert b'"code":"stopping"' in answer
+        assert server.exit_status() == 1
+
+
+def test_a_second_signal_ends_at_once(model_folder):
+    """The status is that of a killed process."""
+    with serving("--models", model_folder, "--drain-delay-s", 600) as server:
+        server.signal()
+        server.wait_for("draining")
+        server.signal()
+        assert server.exit_status() == 128 + signal.SIGTERM
