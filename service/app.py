@@ -15,10 +15,12 @@ from contextlib import asynccontextmanager
 
 from fastapi import FastAPI
 from fastapi.middleware.cors import CORSMiddleware
+from fastapi_offline import FastAPIOffline
 
 from service import __version__
 from service.api import classify, operations
 from service.api.edge import Edge
+from service.api.openapi import describe
 from service.api.problems import add_problem_handlers
 from service.api.state import Service
 from service.batching.admission import ByteGate
@@ -35,7 +37,7 @@ def create_app(settings: Settings) -> FastAPI:
     Raises a `StartupError` when that can't be done as the settings ask.
     """
     service = create_service(settings)
-    app = FastAPI(
+    app = FastAPIOffline(  # FastAPI whose /docs needs no CDN: a cluster may have no way out
         title="resnet-serve",
         version=__version__,
         summary="Image classification with dynamic batching.",
@@ -52,6 +54,7 @@ def create_app(settings: Settings) -> FastAPI:
         )
     app.add_middleware(Edge, service=service)  # added last: the outermost
     add_problem_handlers(app)
+    describe(app)
     app.include_router(classify.router)
     app.include_router(operations.router)
     return app

@@ -45,7 +45,7 @@ class Metrics:
     def __init__(self, registry: CollectorRegistry | None = None) -> None:
         self.registry = registry = registry or CollectorRegistry()
         # The `_created` series double the exposition and are of no use to Prometheus.
-        disable_created_metrics()
+        disable_created_metrics()  # type: ignore[no-untyped-call]
         # A registry of one's own lacks these collectors.
         ProcessCollector(registry=registry)
         PlatformCollector(registry=registry)

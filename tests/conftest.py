@@ -49,7 +49,7 @@ def model_folder(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def serve(model_folder: Path) -> Iterator[Callable[..., httpx.Client]]:
-    """Start a real server with the color model: `client = serve(max_queue=4)`."""
+    """Gives a function that starts a real server with the color model and given settings."""
     stack: list[tuple[httpx.Client, object]] = []
 
     def start(**settings: object) -> httpx.Client:

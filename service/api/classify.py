@@ -12,8 +12,9 @@ from pydantic_core import to_json
 from starlette.responses import Response
 
 from service.api.forms import EncodedImages, form_of
-from service.api.problems import MEDIA_TYPE, known_error
-from service.api.schemas import Classification, JsonImages, Problem
+from service.api.openapi import CLASSIFY_BODY, problems
+from service.api.problems import known_error
+from service.api.schemas import Classification
 from service.api.state import Service, service_of
 from service.api.trace import Trace, trace_of
 from service.api.upload import cancelled_when_client_leaves, read_body
@@ -24,43 +25,16 @@ from service.postprocess.top_k import top_k
 from service.preprocess.decode import DecodedImage, decode
 from service.repository import ServedModel
 
-_BINARY = {"schema": {"type": "string", "format": "binary"}}
-_BODY = {
-    "requestBody": {
-        "required": True,
-        "content": {
-            "image/*": _BINARY,
-            "application/octet-stream": _BINARY,
-            "multipart/form-data": {
-                "schema": {
-                    "type": "object",
-                    "properties": {
-                        "files": {
-                            "type": "array",
-                            "items": {"type": "string", "format": "binary"},
-                        }
-                    },
-                    "required": ["files"],
-                }
-            },
-            "application/json": {"schema": JsonImages.model_json_schema()},
-        },
-    }
-}
-_PROBLEMS: dict[int | str, dict[str, Any]] = {
-    status: {"description": what, "content": {MEDIA_TYPE: {"schema": Problem.model_json_schema()}}}
-    for status, what in {
-        400: "Bad parameter or malformed body",
-        404: "Unknown model",
-        408: "The body took too long",
-        413: "Body, image or number of images too large",
-        415: "Not an accepted form of body or image format",
-        422: "An image that can't be decoded, or all of several",
-        500: "Internal error; the log has its cause under the request id",
-        503: "Queue full, model not ready or service stopping; see Retry-After",
-    }.items()
-}
-
+_PROBLEMS = problems(
+    s400="Bad parameter or malformed body",
+    s404="Unknown model",
+    s408="The body took too long",
+    s413="Body, image or number of images too large",
+    s415="Not an accepted form of body or image format",
+    s422="An image that can't be decoded, or all of several",
+    s500="Internal error; the log has its cause under the request id",
+    s503="Queue full, model not ready or service stopping; see Retry-After",
+)
 _DEFAULT_TOP_K = 5
 
 router = APIRouter()
@@ -70,7 +44,7 @@ router = APIRouter()
     "/v1/classify",
     response_model=Classification,
     responses=_PROBLEMS,
-    openapi_extra=_BODY,
+    openapi_extra=CLASSIFY_BODY,
     summary="Classify one or several images",
 )
 async def classify(

@@ -10,6 +10,7 @@ from pydantic_core import to_json
 from starlette.responses import Response
 
 from service import __version__
+from service.api.openapi import problems
 from service.api.schemas import Health, ModelDetail, Models, Probe
 from service.api.state import Service, service_of
 from service.metrics import CONTENT_TYPE
@@ -69,7 +70,9 @@ async def models(request: Request) -> Response:
     return _json({"models": [_summary(model, repository) for model in repository]})
 
 
-@router.get("/v1/models/{name}", response_model=ModelDetail)
+@router.get(
+    "/v1/models/{name}", response_model=ModelDetail, responses=problems(s404="Unknown model")
+)
 async def model_detail(request: Request, name: str, version: int | None = None) -> Response:
     """One model: its preprocessing, provenance, parity with PyTorch and classes."""
     repository = service_of(request).repository

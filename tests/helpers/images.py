@@ -15,7 +15,9 @@ def encode(image: Image.Image, image_format: str = "PNG", **options) -> bytes:
     return buffer.getvalue()
 
 
-def colored(color: str = "red", size: tuple[int, int] = (20, 12), image_format: str = "PNG") -> bytes:
+def colored(
+    color: str = "red", size: tuple[int, int] = (20, 12), image_format: str = "PNG"
+) -> bytes:
     """An image of one colour, which the color model names."""
     return encode(Image.new("RGB", size, COLOR_VALUES[color]), image_format)
 

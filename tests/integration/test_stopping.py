@@ -22,7 +22,7 @@ def test_an_idle_server_stops_with_status_0(model_folder, number):
 
 
 def test_readiness_goes_first_and_requests_are_served_meanwhile(model_folder):
-    """During `drain_delay_s` the probe fails, so that the balancer learns of it, and work goes on."""
+    """For `drain_delay_s` the probe fails, so that the balancer learns of it; work goes on."""
     with serving("--models", model_folder, "--drain-delay-s", 2) as server:
         server.signal()
         server.wait_for("draining")

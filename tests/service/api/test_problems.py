@@ -69,7 +69,7 @@ def test_a_wrong_method_is_told_the_right_one(client):
     "content_type", ["text/plain", "application/x-www-form-urlencoded", "video/mp4", "nonsense"]
 )
 def test_a_wrong_content_type_is_told_the_right_ones(client, content_type):
-    """curl's default for --data-binary is among the wrong ones, so the message has to help."""
+    """What curl announces for --data-binary is among the wrong ones, so the message has to help."""
     response = client.post(
         "/v1/classify", content=colored(), headers={"Content-Type": content_type}
     )
