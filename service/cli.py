@@ -8,7 +8,7 @@ import sys
 from collections.abc import Sequence
 
 from service import __version__
-from service.engine.providers import check_runtime
+from service.engine.providers import prepare_runtime
 from service.errors import StartupError
 from service.settings import PREFIX, add_flags, load_settings
 
@@ -45,7 +45,7 @@ def _parser() -> argparse.ArgumentParser:
 
 def _serve(flags: dict[str, object]) -> int:
     settings, warnings = load_settings(flags, os.environ)
-    check_runtime()
+    prepare_runtime()
     # Only now: these import ONNX Runtime.
     import structlog  # noqa: PLC0415
 

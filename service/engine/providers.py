@@ -15,12 +15,16 @@ PROVIDERS = {"CPUExecutionProvider": "cpu", "CUDAExecutionProvider": "cuda"}
 """ONNX Runtime's names of the providers, and ours."""
 
 
-def check_runtime() -> None:
-    """Make sure that exactly one build of ONNX Runtime is installed.
+def prepare_runtime() -> None:
+    """Make sure that exactly one build of ONNX Runtime is installed, and keep it to itself.
+
+    ONNX Runtime's official builds send usage events to Microsoft unless `ORT_DISABLE_TELEMETRY`
+    is set before they are imported; here that is for the operator to turn on (by setting it to 0).
 
     Raises `RuntimeMissingError` or `RuntimeConflictError`, with the command to run. Call it
     before anything imports `service.engine.onnx`.
     """
+    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
     found = [name for name in ("onnxruntime", "onnxruntime-gpu") if _installed(name)]
     if not found:
         raise RuntimeMissingError(

@@ -105,6 +105,17 @@ def test_a_port_in_use_stops_the_start():
     assert "Traceback" not in ended.stderr
 
 
+def test_the_runtime_leaves_no_device_id_and_sends_nothing(model_folder, tmp_path):
+    """ONNX Runtime's telemetry is off: it would keep an id under the cache folder."""
+    cache = tmp_path / "cache"
+    cache.mkdir()
+    variables = {"XDG_CACHE_HOME": str(cache), "HOME": str(cache)}
+    with serving("--models", model_folder, **variables) as server:
+        server.signal()
+        assert server.exit_status() == 0
+    assert list(cache.rglob("*")) == []
+
+
 def test_help_lists_every_setting_with_its_default():
     ended = run_to_end([*PROGRAM, "serve", "--help"])
     assert ended.returncode == 0

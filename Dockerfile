@@ -1,0 +1,52 @@
+# The service in a container: no PyTorch, no compiler, no root.
+#   docker build --target cpu -t resnet-serve:cpu .
+#   docker build --target gpu -t resnet-serve:gpu .
+ARG PYTHON_IMAGE=python:3.11-slim
+
+FROM ${PYTHON_IMAGE} AS build
+WORKDIR /src
+RUN python -m venv /opt/resnet-serve
+ENV PATH=/opt/resnet-serve/bin:$PATH PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1
+
+FROM build AS build-cpu
+# Dependencies first: a change of the code alone then reuses their layer.
+COPY docker/dependencies.py pyproject.toml ./
+RUN python dependencies.py cpu > requirements.txt && pip install -r requirements.txt
+COPY . .
+RUN pip install --no-deps .
+
+FROM build AS build-gpu
+COPY docker/dependencies.py pyproject.toml ./
+RUN python dependencies.py gpu > requirements.txt && pip install -r requirements.txt
+COPY . .
+RUN pip install --no-deps .
+
+FROM ${PYTHON_IMAGE} AS base
+RUN groupadd --system --gid 10001 serve \
+ && useradd --system --uid 10001 --gid 10001 --no-create-home --home-dir /nonexistent serve \
+ && mkdir /models
+ENV PATH=/opt/resnet-serve/bin:$PATH \
+    PYTHONUNBUFFERED=1 \
+    PYTHONDONTWRITEBYTECODE=1 \
+    RESNET_SERVE_HOST=0.0.0.0 \
+    RESNET_SERVE_PORT=8000 \
+    RESNET_SERVE_LOG_FORMAT=json
+USER 10001:10001
+WORKDIR /models
+EXPOSE 8000
+# Liveness only: a model that is not ready should lose its traffic, not its container.
+HEALTHCHECK --interval=10s --timeout=3s --start-period=60s --retries=3 \
+  CMD ["python", "-c", "import os, urllib.request as r; r.urlopen('http://127.0.0.1:' + os.environ['RESNET_SERVE_PORT'] + '/livez', timeout=2)"]
+STOPSIGNAL SIGTERM
+ENTRYPOINT ["resnet-serve"]
+CMD ["serve"]
+
+FROM base AS gpu
+COPY --from=build-gpu /opt/resnet-serve /opt/resnet-serve
+# What NVIDIA's container runtime reads to hand the GPU in.
+ENV NVIDIA_VISIBLE_DEVICES=all \
+    NVIDIA_DRIVER_CAPABILITIES=compute,utility \
+    RESNET_SERVE_PROVIDER=cuda
+
+FROM base AS cpu
+COPY --from=build-cpu /opt/resnet-serve /opt/resnet-serve
