@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+import queue
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -36,16 +38,30 @@ class Serving:
     def __init__(self, process: subprocess.Popen[str]) -> None:
         self.process = process
         self.events: list[dict[str, object]] = []
+        self._lines: queue.SimpleQueue[str | None] = queue.SimpleQueue()
+        # A thread empties the pipe: a full one would hold the server up.
+        threading.Thread(target=self._read, daemon=True).start()
         self.url = str(self.wait_for("listening")["url"])
+
+    def _read(self) -> None:
+        assert self.process.stderr is not None
+        for line in self.process.stderr:
+            self._lines.put(line)
+        self._lines.put(None)
+
+    def _next(self) -> dict[str, object] | None:
+        line = self._lines.get(timeout=60)
+        if line is None:
+            return None
+        assert line.startswith("{"), f"a line that is no JSON: {line}"
+        self.events.append(json.loads(line))
+        return self.events[-1]
 
     def wait_for(self, event: str) -> dict[str, object]:
         """Read the log up to an event."""
-        assert self.process.stderr is not None
-        for line in self.process.stderr:
-            assert line.startswith("{"), f"a line that is no JSON: {line}"
-            self.events.append(json.loads(line))
-            if self.events[-1]["event"] == event:
-                return self.events[-1]
+        while (entry := self._next()) is not None:
+            if entry["event"] == event:
+                return entry
         raise AssertionError(f"ended without {event!r}: {self.events}")
 
     def signal(self, number: signal.Signals = signal.SIGTERM) -> None:
@@ -53,8 +69,8 @@ class Serving:
 
     def exit_status(self) -> int:
         """Wait for the end; the rest of the log is kept."""
-        assert self.process.stderr is not None
-        self.events += [json.loads(line) for line in self.process.stderr]
+        while self._next() is not None:
+            pass
         return self.process.wait(timeout=60)
 
 

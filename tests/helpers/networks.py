@@ -1,0 +1,61 @@
+"""Networks with random weights that answer sanely, and their checkpoints."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from model_export.architectures import ARCHITECTURES, Stem
+from model_export.architectures.resnet import ResNet
+from service.contract import Preprocessing
+from service.golden import golden_pattern
+
+MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+
+
+def random_network(
+    architecture: str = "resnet18",
+    *,
+    classes: int = 5,
+    base_width: int = 8,
+    stem: Stem = "small",
+    side: int = 32,
+) -> ResNet:
+    """A network whose batch normalisations know the statistics of formula images.
+
+    Without them the activations of random weights grow from block to block, and every image gets
+    the same label with probability 1.
+    """
+    torch.manual_seed(0)
+    spec = ARCHITECTURES[architecture]
+    network = ResNet(spec.block, spec.depths, classes=classes, base_width=base_width, stem=stem)
+    for module in network.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            module.momentum = None  # the plain average
+            torch.nn.init.uniform_(module.weight, 0.5, 1.5)
+            torch.nn.init.uniform_(module.bias, -0.2, 0.2)
+    with torch.no_grad():
+        network.train()(normalised(patterns(8, side)))
+    return network.eval()
+
+
+def patterns(count: int, side: int) -> np.ndarray:
+    """Formula images uint8 [count, side, side, 3]."""
+    return np.stack([golden_pattern(seed, side) for seed in range(count)])
+
+
+def normalised(images: np.ndarray) -> torch.Tensor:
+    """What torchvision's ToTensor and Normalize give: float32 [N, 3, H, W]."""
+    scaled = torch.from_numpy(images).permute(0, 3, 1, 2).float() / 255
+    return (scaled - torch.tensor(MEAN).view(3, 1, 1)) / torch.tensor(STD).view(3, 1, 1)
+
+
+def preprocessing(side: int = 32) -> Preprocessing:
+    return Preprocessing(resize=side, crop=side, interpolation="bilinear", mean=MEAN, std=STD)
+
+
+def save_checkpoint(network: ResNet, path: Path) -> Path:
+    torch.save(network.state_dict(), path)
+    return path
