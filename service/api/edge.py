@@ -37,7 +37,7 @@ class Edge:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        exchange = _Exchange(scope, receive, send)
+        exchange = _Exchange(scope, receive, send, closing=self._service.draining)
         self._metrics.requests_in_flight.inc()
         try:
             await self._app(scope, exchange.receive, exchange.send)
@@ -80,8 +80,9 @@ class Edge:
 class _Exchange:
     """One request and its answer, as they pass."""
 
-    def __init__(self, scope: Scope, receive: Receive, send: Send) -> None:
+    def __init__(self, scope: Scope, receive: Receive, send: Send, *, closing: bool) -> None:
         self._scope, self._receive, self._send = scope, receive, send
+        self._closing = closing  # stopping: the client's next request should go elsewhere
         headers: dict[bytes, bytes] = dict(scope["headers"])
         self.trace = Trace(request_id(headers.get(b"x-request-id")))
         self.trace.attach(scope)
@@ -126,7 +127,7 @@ class _Exchange:
         headers["X-Request-Id"] = self.trace.request_id
         if timings := self.trace.timings_ms():
             headers["Server-Timing"] = ", ".join(f"{k};dur={v}" for k, v in timings.items())
-        if self._unread:
+        if self._unread or self._closing:
             headers["Connection"] = "close"
 
     async def _linger(self) -> None:

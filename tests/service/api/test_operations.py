@@ -73,7 +73,9 @@ def test_draining_fails_readiness_and_still_serves(serve):
     client.app.state.service.draining = True
     assert client.get("/readyz").json()["reasons"] == ["draining"]
     assert client.get("/livez").status_code == 200
-    assert client.post("/v1/classify", content=colored()).status_code == 200
+    response = client.post("/v1/classify", content=colored())
+    assert response.status_code == 200
+    assert response.headers["connection"] == "close", "the next request should go elsewhere"
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")

@@ -1,0 +1,51 @@
+"""The README's tables are the code's."""
+
+from __future__ import annotations
+
+import inspect
+from pathlib import Path
+
+import pytest
+
+from service import errors
+from service.metrics import Metrics
+from service.settings import PREFIX, Settings
+
+README = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
+
+
+def setting_rows() -> list[str]:
+    rows = []
+    for name, field in Settings.model_fields.items():
+        default = "" if field.default in (None, ()) else f"`{field.default}`"
+        flag = "--" + name.replace("_", "-")
+        rows.append(f"| `{flag}` | `{PREFIX}{name.upper()}` | {default} | {field.description} |")
+    return rows
+
+
+def error_rows() -> list[str]:
+    classes = [
+        error
+        for _, error in inspect.getmembers(errors, inspect.isclass)
+        if issubclass(error, errors.RequestError) and error is not errors.RequestError
+    ]
+    classes.sort(key=lambda error: (error.status, error.code))
+    return [
+        f"| {error.status} | `{error.code}` | {inspect.getdoc(error).splitlines()[0]} |"
+        for error in classes
+    ]
+
+
+def metric_rows() -> list[str]:
+    kinds = {"counter": "_total"}
+    return [
+        f"| `{metric.name}{kinds.get(metric.type, '')}` | {metric.type} | {metric.documentation} |"
+        for metric in Metrics().registry.collect()
+        if metric.name.startswith("resnet_serve_")
+    ]
+
+
+@pytest.mark.parametrize("rows", [setting_rows, error_rows, metric_rows])
+def test_the_readme_has_every_row_as_the_code_has_it(rows):
+    missing = [row for row in rows() if row not in README]
+    assert not missing, "\n".join(missing)
