@@ -1,0 +1,1 @@
+"""Makes self-describing ONNX files from trained networks; `resnet-export` is its program."""

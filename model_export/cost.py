@@ -1,0 +1,65 @@
+"""What a model file costs, read from its graph alone."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from dataclasses import dataclass
+from math import prod
+from typing import TYPE_CHECKING
+
+import onnx
+
+if TYPE_CHECKING:
+    from onnx import ModelProto, NodeProto, ValueInfoProto
+
+_WEIGHTED = {"Conv", "Gemm", "MatMul"}
+
+Shape = tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Cost:
+    """`parameters` of convolutions and linear layers; `multiply_adds` for one image.
+
+    Batch normalisation is folded into the convolutions, so there are fewer parameters than in
+    training. A multiply-add counts as one, as in the papers; some tools count two operations.
+    """
+
+    parameters: int
+    multiply_adds: int
+
+
+def graph_cost(model: ModelProto) -> Cost:
+    """Count from the shapes that ONNX infers for a batch of one image."""
+    model = copy.deepcopy(model)
+    model.graph.input[0].type.tensor_type.shape.dim[0].dim_value = 1
+    inferred = onnx.shape_inference.infer_shapes(model, strict_mode=True).graph
+    shapes = {value.name: _shape(value) for value in (*inferred.value_info, *inferred.output)}
+    constants = {value.name: tuple(value.dims) for value in inferred.initializer}
+    for node in inferred.node:
+        if node.op_type == "Cast" and node.input[0] in constants:  # weights stored as float16
+            constants[node.output[0]] = constants[node.input[0]]
+    weighted = [node for node in inferred.node if node.op_type in _WEIGHTED]
+    names = {name for node in weighted for name in node.input if name in constants}
+    return Cost(
+        parameters=sum(prod(constants[name]) for name in names),
+        multiply_adds=sum(_multiply_adds(node, shapes, constants) for node in weighted),
+    )
+
+
+def _multiply_adds(
+    node: NodeProto, shapes: Mapping[str, Shape], constants: Mapping[str, Shape]
+) -> int:
+    """Values of the output, times the products summed for each."""
+    weight = constants[node.input[1]]
+    if node.op_type == "Conv":
+        summed = prod(weight[1:])  # input channels of a group x kernel height x kernel width
+    else:
+        transposed = any(a.name == "transB" and a.i for a in node.attribute)
+        summed = weight[-1 if transposed else -2]
+    return prod(shapes[node.output[0]]) * summed
+
+
+def _shape(value: ValueInfoProto) -> Shape:
+    return tuple(dim.dim_value for dim in value.type.tensor_type.shape.dim)

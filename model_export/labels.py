@@ -1,0 +1,83 @@
+"""The classes' ids and names, in the network's output order."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from model_export.errors import LabelsError
+from service.contract import Label
+
+IMAGENET_CLASSES = 1000
+
+
+def labels_for(classes: int, file: Path | None) -> tuple[Label, ...]:
+    """Give the labels of a network with that many classes, from `file` or ImageNet-1k's own.
+
+    Raises `LabelsError` when they can't be read or are not exactly as many.
+    """
+    if file is not None:
+        labels = read_labels(file)
+        if len(labels) != classes:
+            raise LabelsError(
+                f"{file}: has {len(labels)} labels for a network of {classes} classes"
+            )
+        return labels
+    if classes != IMAGENET_CLASSES:
+        raise LabelsError(
+            f"the network has {classes} classes, not ImageNet's {IMAGENET_CLASSES}; "
+            "name them with --labels FILE"
+        )
+    return imagenet_labels()
+
+
+def imagenet_labels() -> tuple[Label, ...]:
+    """ImageNet-1k's classes in torchvision's order; the ids are WordNet's."""
+    data = resources.files("model_export") / "data" / "imagenet-1k-classes.json"
+    return tuple(Label(**entry) for entry in json.loads(data.read_text("utf-8")))
+
+
+def read_labels(file: Path) -> tuple[Label, ...]:
+    """Read labels from a `.json` file or a text file with one label a line.
+
+    JSON is a list of `{"id": ..., "label": ...}` (other keys are ignored) or of strings. A plain
+    string is both id and label. Raises `LabelsError`: unreadable, of another form, an empty or a
+    repeated id.
+    """
+    try:
+        text = file.read_text("utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        raise LabelsError(f"{file}: can't be read as UTF-8 text: {error}") from error
+    entries = _json_entries(text, file) if file.suffix == ".json" else text.splitlines()
+    if not entries:
+        raise LabelsError(f"{file}: has no labels")
+    labels = tuple(_label(entry, f"{file}: entry {i}") for i, entry in enumerate(entries, start=1))
+    repeated = [key for key, count in Counter(label.id for label in labels).items() if count > 1]
+    if repeated:
+        raise LabelsError(f"{file}: the same id more than once: {', '.join(repeated[:5])}")
+    return labels
+
+
+def _json_entries(text: str, file: Path) -> list[Any]:
+    try:
+        entries = json.loads(text)
+    except ValueError as error:
+        raise LabelsError(f"{file}: is no JSON: {error}") from error
+    if not isinstance(entries, list):
+        raise LabelsError(f"{file}: must hold a JSON list, not {type(entries).__name__}")
+    return entries
+
+
+def _label(entry: Any, where: str) -> Label:
+    if isinstance(entry, dict) and {"id", "label"} <= entry.keys():
+        key, name = entry["id"], entry["label"]
+    else:
+        key = name = entry
+    if not isinstance(key, str) or not isinstance(name, str):
+        raise LabelsError(f'{where} is neither a string nor {{"id": "...", "label": "..."}}')
+    if not key.strip() or not name.strip():
+        raise LabelsError(f"{where} is empty")
+    return Label(id=key.strip(), label=name.strip())

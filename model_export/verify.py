@@ -1,0 +1,142 @@
+"""A model file in ONNX Runtime against PyTorch, and against the answers that it carries."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+from numpy.typing import NDArray
+
+from model_export.errors import ParityError
+from model_export.graph import Storage
+from model_export.reference import Outputs, Reference, References
+from service.contract import INPUT_NAME, PROBABILITIES, ModelContract, Parity, Tolerance
+from service.engine.onnx import load_engine
+from service.golden import GoldenReport, check_golden, golden_pattern
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """How far the file may be off: in a probability, and in other outputs relative to the largest.
+
+    The other outputs matter beside the probabilities: with many classes those are small, and a
+    wrong graph could pass for a right one. None leaves the other outputs out.
+    """
+
+    probability: float
+    relative: float | None
+
+    def of(self, output: str, reference: NDArray[np.float32]) -> float:
+        """Give the largest difference allowed in an output of that name and those values."""
+        if output == PROBABILITIES:
+            return self.probability
+        return np.inf if self.relative is None else self.relative * float(np.abs(reference).max())
+
+
+SAME_WEIGHTS = Limits(probability=1e-4, relative=1e-3)
+"""For a file against PyTorch with the same weights.
+
+Both sum in float32 in another order: 1e-7 to 1e-5 in a probability, by network and CPU (AVX2,
+AVX-512, ARM). A mistake (colours swapped, a wrong mean, a missing normalisation) gives 1e-2 or
+more.
+"""
+
+ROUNDED_WEIGHTS = Limits(probability=2e-2, relative=None)
+"""For a file with float16 weights against the trained float32 ones.
+
+Rounding moves each weight by up to 2^-11 of itself. Probabilities of trained networks move by 2e-4
+(the slim ResNet-50) to 1e-3, of random ones by up to 1e-2; beyond that, the weights do not bear
+rounding. What the graph computes with the rounded weights is held to `SAME_WEIGHTS`.
+"""
+
+TRAINED_LIMITS: dict[Storage, Limits] = {"fp32": SAME_WEIGHTS, "fp16": ROUNDED_WEIGHTS}
+
+TOLERANCE = Tolerance(cpu=SAME_WEIGHTS.probability, cuda=1e-3)
+"""For golden cases, whose answers are PyTorch's with the very weights of the file.
+
+GPUs choose other algorithms (Winograd among them) for a convolution than CPUs.
+"""
+
+
+def batch_sizes(largest: int) -> tuple[int, ...]:
+    """Batch sizes to compare at: 1, 2, 5 and the largest."""
+    return tuple(sorted({size for size in (1, 2, 5) if size < largest} | {largest}))
+
+
+def measure_parity(
+    path: Path, references: References, storage: Storage, *, side: int, largest_batch: int
+) -> Parity:
+    """Compare the file with PyTorch: with its own weights, and with the trained ones.
+
+    Gives the distance from the trained network. Raises `ParityError`.
+    """
+    if references.exact is not references.trained:
+        compare(path, references.exact, SAME_WEIGHTS, side=side, largest_batch=largest_batch)
+    limits = TRAINED_LIMITS[storage]
+    return compare(path, references.trained, limits, side=side, largest_batch=largest_batch)
+
+
+def compare(
+    path: Path, reference: Reference, limits: Limits, *, side: int, largest_batch: int
+) -> Parity:
+    """Run formula images of `side` x `side` pixels through the file and through PyTorch.
+
+    Every output is compared, at each of `batch_sizes`. Raises `ParityError` when the file is over
+    the limits or PyTorch's answer is not finite. A label that changes within the limits (a near
+    tie) is counted in the result and no error.
+    """
+    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    names = [output.name for output in session.get_outputs()]
+    worst, same_label, seed = 0.0, 0, 0
+    sizes = batch_sizes(largest_batch)
+    for size in sizes:
+        images = np.stack([golden_pattern(seed + index, side) for index in range(size)])
+        seed += size
+        expected = reference(images)
+        got = dict(zip(names, session.run(names, {INPUT_NAME: images}), strict=True))
+        worst = max(worst, _check(got, expected, limits, size))
+        labels = (outputs[PROBABILITIES].argmax(axis=1) for outputs in (got, expected))
+        same_label += int(np.equal(*labels).sum())
+    return Parity(
+        max_abs_diff=worst, top1_agreement=same_label / seed, images=seed, batch_sizes=sizes
+    )
+
+
+def check_answers(path: Path, contract: ModelContract) -> GoldenReport:
+    """Replay the golden cases as the service will. Raises `ParityError` when one disagrees."""
+    engine = load_engine(path, provider="cpu")
+    try:
+        report = check_golden(engine, contract, batch=1)
+    finally:
+        engine.close()
+    if report.failures:
+        raise ParityError(
+            f"the file's answers are not the known ones: {'; '.join(report.failures)}"
+        )
+    return report
+
+
+def _check(got: Outputs, expected: Outputs, limits: Limits, batch: int) -> float:
+    """Give the largest difference in a probability, if every output is within the limits."""
+    differences = {}
+    for name, reference in expected.items():
+        if not np.isfinite(reference).all():
+            raise ParityError(
+                f"PyTorch's own {name} is not finite for an ordinary image, so nothing can be "
+                "compared; are these trained weights?"
+            )
+        if got[name].shape != reference.shape:
+            raise ParityError(
+                f"{name} is of shape {got[name].shape} in the file and {reference.shape} in PyTorch"
+            )
+        differences[name] = float(np.max(np.abs(got[name] - reference)))
+        limit = limits.of(name, reference)
+        # Written so that NaN fails.
+        if not differences[name] <= limit:
+            raise ParityError(
+                f"the file's {name} differs from PyTorch's by {differences[name]:.3g} at batch "
+                f"size {batch}; {limit:.3g} is allowed"
+            )
+    return differences[PROBABILITIES]

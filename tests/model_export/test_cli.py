@@ -1,0 +1,284 @@
+"""The program: its commands, exit statuses and one-line errors."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from networks import random_network, save_checkpoint
+
+from model_export import commands
+from model_export.cli import main
+from model_export.model_file import read_model
+from model_export.weights import OFFICIAL
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a checkpoint of 5 classes at 32 pixels, `net.pth`, and its `labels.txt`."""
+    folder = tmp_path_factory.mktemp("small")
+    save_checkpoint(random_network("resnet50"), folder / "net.pth")
+    (folder / "labels.txt").write_text("ant\nbee\ncat\ndog\neel\n")
+    return folder
+
+
+def export_small(small: Path, output: Path, *more: str) -> int:
+    arguments = ["--weights", str(small / "net.pth"), "--labels", str(small / "labels.txt")]
+    arguments += ["--stem", "small", "--input-size", "32", "--max-batch", "3"]
+    return main(["export", "resnet50", "--output", str(output), *arguments, *more])
+
+
+@pytest.fixture(scope="module")
+def model(small: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model file of the small checkpoint."""
+    path = tmp_path_factory.mktemp("models") / "small.onnx"
+    assert export_small(small, path, "--source-note", "random weights") == 0
+    return path
+
+
+def the_error(capsys: pytest.CaptureFixture[str]) -> str:
+    """The one line on stderr."""
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.startswith("resnet-export: ")
+    assert err.count("\n") == 1
+    return err
+
+
+def test_export_writes_the_file_and_says_what_was_measured(
+    small: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    """Options and defaults end in the contract."""
+    output = tmp_path / "birds" / "3.onnx"
+    options = ("--storage", "fp16", "--mean", "0.5", "0.5", "0.5", "--interpolation", "bicubic")
+    assert export_small(small, output, *options) == 0
+    out, err = capsys.readouterr()
+    assert "top-1 agreement 100.0% on 6 images at batch sizes 1, 2, 3" in out
+    assert err == ""
+    contract = read_model(output)[1]
+    assert (contract.name, contract.architecture, contract.storage) == ("birds", "resnet50", "fp16")
+    assert [label.id for label in contract.labels] == ["ant", "bee", "cat", "dog", "eel"]
+    images = contract.preprocessing
+    assert (images.crop, images.resize, images.interpolation) == (32, 37, "bicubic")
+    assert (images.mean, images.std) == ((0.5, 0.5, 0.5), (0.229, 0.224, 0.225))
+    assert contract.weights.source == "net.pth"
+
+
+def test_nothing_of_the_machine_is_in_the_file(model: Path, small: Path):
+    """Neither the checkpoint's folder nor PyTorch's source paths."""
+    content = model.read_bytes()
+    for trace in (str(small).encode(), b"site-packages", b".py", str(Path.home()).encode()):
+        assert trace not in content
+
+
+def test_verify_replays_the_golden_cases(model: Path, capsys: pytest.CaptureFixture[str]):
+    """Without the weights."""
+    assert main(["verify", str(model)]) == 0
+    assert "3 golden cases agree" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("storage", ["fp32", "fp16"])
+def test_verify_repeats_the_comparison(
+    small: Path, tmp_path: Path, storage: str, capsys: pytest.CaptureFixture[str]
+):
+    """The network is rebuilt from the contract and the checkpoint."""
+    output = tmp_path / "net.onnx"
+    assert export_small(small, output, "--storage", storage) == 0
+    assert main(["verify", str(output), "--weights", str(small / "net.pth")]) == 0
+    assert "another file" not in capsys.readouterr().out
+
+
+def test_verify_refuses_other_weights(
+    model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    """With exit status 1."""
+    network = random_network("resnet50")
+    with torch.no_grad():
+        network.fc.bias += torch.arange(5.0)
+    save_checkpoint(network, tmp_path / "other.pth")
+    assert main(["verify", str(model), "--weights", str(tmp_path / "other.pth")]) == 1
+    assert "probabilities differs from PyTorch's" in capsys.readouterr().err
+
+
+def test_verify_refuses_a_file_that_forgot_its_answers(
+    model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    """A changed weight shows in the golden cases."""
+    graph, _ = read_model(model)
+    bias = next(tensor for tensor in graph.graph.initializer if tensor.name == "network.fc.bias")
+    bias.raw_data = np.array([3, 0, 0, 0, 0], np.float32).tobytes()
+    (tmp_path / "changed.onnx").write_bytes(graph.SerializeToString())
+    assert main(["verify", str(tmp_path / "changed.onnx")]) == 1
+    error = the_error(capsys)
+    assert "golden pattern 4 differs by" in error
+    assert "golden photo differs by" in error
+
+
+def test_describe_shows_a_table(model: Path, capsys: pytest.CaptureFixture[str]):
+    """Everything that a user decides by."""
+    assert main(["describe", str(model)]) == 0
+    out = capsys.readouterr().out
+    for text in ("small", "resnet50", "32 x 32", "5 (ant, bee, cat, ...)", "multiply-adds",
+                 "random weights", "not measured", "top-1 agreement 100.0%"):  # fmt: skip
+        assert text in out
+
+
+def test_describe_gives_json(model: Path, capsys: pytest.CaptureFixture[str]):
+    """With the whole contract."""
+    assert main(["describe", str(model), "--json"]) == 0
+    facts = json.loads(capsys.readouterr().out)
+    assert facts["size_bytes"] == model.stat().st_size
+    assert facts["parameters"] > 300_000
+    assert facts["multiply_adds"] > 1_000_000
+    assert facts["contract"]["name"] == "small"
+
+
+@pytest.mark.parametrize("architecture", ["resnet50", "resnet101"])
+def test_full_size_networks_export_and_verify(
+    tmp_path: Path, architecture: str, capsys: pytest.CaptureFixture[str]
+):
+    """With random weights under torchvision's names, as ImageNet classifiers."""
+    network = random_network(
+        architecture, classes=1000, base_width=64, stem="imagenet", side=224
+    )  # fmt: skip
+    weights = str(save_checkpoint(network, tmp_path / "net.pth"))
+    output = str(tmp_path / "net.onnx")
+    command = ["export", architecture, "--weights", weights, "--output", output]
+    assert main([*command, "--max-batch", "4"]) == 0
+    assert main(["verify", output, "--weights", weights]) == 0
+    contract = read_model(Path(output))[1]
+    assert (contract.preprocessing.resize, contract.preprocessing.crop) == (256, 224)
+    assert contract.labels[0].label == "tench"
+
+
+def test_official_weights_bring_their_preprocessing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """Known by their checksum, from the cache folder or from where they were put by hand."""
+    network = random_network("resnet18", classes=1000, stem="imagenet", side=64)
+    path = save_checkpoint(network, tmp_path / "any.pth")
+    digest = commands.read_checkpoint(path).sha256
+    file = f"resnet18-{digest[:8]}.pth"
+    path.rename(tmp_path / file)
+    official = OFFICIAL["resnet50"]
+    renamed = type(official)(file, official.resize, official.crop, "bicubic", 70.0, 90.0)
+    monkeypatch.setattr(commands, "OFFICIAL", {"resnet18": renamed})
+    output = tmp_path / "net.onnx"
+    command = ["export", "resnet18", "--output", str(output), "--max-batch", "1"]
+    for source in (["imagenet", "--cache-dir", str(tmp_path)], [str(tmp_path / file)]):
+        assert main([*command, "--weights", *source]) == 0
+        contract = read_model(output)[1]
+        assert contract.preprocessing.resize == 232
+        assert contract.preprocessing.interpolation == "bicubic"
+        assert contract.weights.source.startswith(f"torchvision {file}; as published, top-1 70.0 %")
+        assert contract.weights.sha256 == digest
+
+
+@pytest.mark.parametrize(
+    ("more", "status", "message"),
+    [
+        (["--labels", "missing.txt"], 1, "missing.txt: can't be read"),
+        (["--weights", "missing.pth"], 1, "missing.pth: no such file"),
+        (["--stem", "imagenet"], 1, "does not fit resnet50"),
+        (["--output", "net.bin"], 2, "must end in .onnx"),
+        (["--resize", "16"], 2, "crop (32) is larger than resize (16)"),
+        (["--mean", "0", "nan", "0"], 2, "mean: Input should be a finite number"),
+    ],
+)
+def test_export_errors_are_one_line_and_leave_no_file(
+    small: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str],
+    more: list[str], status: int, message: str,
+):  # fmt: skip
+    """Status 2 for options that can't be, 1 for what they name."""
+    assert export_small(small, tmp_path / "net.onnx", *more) == status
+    assert message in the_error(capsys)
+    assert not list(tmp_path.iterdir())
+
+
+def test_an_unwritable_place_is_one_line(
+    small: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    """A file where a folder is needed."""
+    (tmp_path / "file").write_text("")
+    assert export_small(small, tmp_path / "file" / "net.onnx") == 1
+    assert str(tmp_path / "file") in the_error(capsys)
+
+
+def test_interruption_is_one_line_and_status_130(
+    small: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+):
+    """Ctrl-C during the export."""
+
+    def interrupted(*args: object, **kwargs: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("model_export.export.golden_cases", interrupted)
+    assert export_small(small, tmp_path / "net.onnx") == 130
+    assert the_error(capsys) == "resnet-export: interrupted\n"
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_defect_shows_its_traceback(
+    model: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+):
+    """Nothing is swallowed, and nothing is raised."""
+    monkeypatch.setattr("model_export.describe.graph_cost", lambda _: 1 / 0)
+    assert main(["describe", str(model)]) == 1
+    err = capsys.readouterr().err
+    assert "ZeroDivisionError" in err
+    assert err.endswith("this is a defect of resnet-export; please report the lines above\n")
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        [],
+        ["explain"],
+        ["export", "resnet51"],
+        ["export", "resnet50", "--output", "a.onnx"],
+        ["export", "resnet50", "--weights", "a", "--output", "a.onnx", "--max-batch", "0"],
+        ["export", "resnet50", "--weights", "a", "--output", "a.onnx", "--std", "1", "0", "1"],
+        ["export", "resnet50", "--weights", "a", "--output", "a.onnx", "--name", " "],
+    ],
+)
+def test_wrong_usage_has_status_2(arguments: list[str], capsys: pytest.CaptureFixture[str]):
+    """With argparse's own message."""
+    assert main(arguments) == 2
+    assert "resnet-export" in capsys.readouterr().err
+
+
+def run_python(code: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=60
+    )
+
+
+def test_help_does_not_wait_for_pytorch():
+    """Nor does importing the program have an effect."""
+    result = run_python(
+        "import sys; from model_export.cli import main; status = main(['--help'])\n"
+        "assert not {'torch', 'onnx', 'numpy', 'rich'} & sys.modules.keys(); sys.exit(status)"
+    )
+    assert result.returncode == 0, result.stderr
+    assert "describe" in result.stdout
+
+
+def test_a_missing_package_is_one_line():
+    """The service's install has no PyTorch."""
+    result = run_python(
+        "import sys; sys.modules['torch'] = None; from model_export.cli import main\n"
+        "sys.exit(main(['verify', 'net.onnx']))"
+    )
+    assert result.returncode == 1
+    assert result.stderr == (
+        "resnet-export: error: the package torch is not installed; "
+        "run `pip install 'resnet-serve[export,cpu]'`\n"
+    )

@@ -1,0 +1,44 @@
+"""Files appear whole or not at all."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+import pytest
+
+from model_export.files import replacing, sha256_of
+
+
+def test_what_was_written_takes_the_place(tmp_path: Path):
+    """The folder is made, an older file is replaced, nothing else stays."""
+    target = tmp_path / "new" / "file"
+    for content in (b"first", b"second"):
+        with replacing(target) as temporary:
+            temporary.write_bytes(content)
+        assert target.read_bytes() == content
+    assert list(target.parent.iterdir()) == [target]
+
+
+def write_half(target: Path, error: BaseException) -> None:
+    with replacing(target) as temporary:
+        temporary.write_bytes(b"half")
+        raise error
+
+
+@pytest.mark.parametrize("error", [OSError("disk full"), KeyboardInterrupt()])
+def test_failure_leaves_the_older_file(tmp_path: Path, error: BaseException):
+    """And no temporary one."""
+    target = tmp_path / "file"
+    target.write_bytes(b"older")
+    with pytest.raises(type(error)):
+        write_half(target, error)
+    assert target.read_bytes() == b"older"
+    assert list(tmp_path.iterdir()) == [target]
+
+
+def test_digest_is_of_the_whole_file(tmp_path: Path):
+    """SHA-256 in hexadecimal."""
+    content = bytes(range(256)) * 5000
+    (tmp_path / "file").write_bytes(content)
+    assert sha256_of(tmp_path / "file") == hashlib.sha256(content).hexdigest()

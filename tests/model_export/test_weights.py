@@ -1,0 +1,150 @@
+"""Official weights arrive whole and unchanged, or not at all."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
+
+from model_export.errors import DownloadError
+from model_export.weights import OFFICIAL, OfficialWeights, default_cache, fetch
+
+CONTENT = bytes(range(256)) * 2000
+NAME = f"tiny-{hashlib.sha256(CONTENT).hexdigest()[:8]}.pth"
+TINY = OfficialWeights(NAME, 256, 224, "bilinear", 50.0, 75.0)
+
+
+class _Files(BaseHTTPRequestHandler):
+    def do_GET(self) -> None:
+        server: FileServer = self.server
+        server.requests.append(self.path)
+        if server.moved and not self.path.startswith("/moved"):
+            self.send_response(302)
+            self.send_header("Location", f"/moved{self.path}")
+            self.end_headers()
+            return
+        body = server.files.get(self.path.rpartition("/")[2])
+        self.send_response(200 if body else 404)
+        self.send_header("Content-Length", str(len(body or b"") + server.missing_bytes))
+        self.end_headers()
+        self.wfile.write(body or b"")
+
+    def log_message(self, *args: object) -> None:
+        """Keep quiet."""
+
+
+class FileServer(ThreadingHTTPServer):
+    """Serves `files` by name and keeps the paths asked for."""
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), _Files)
+        self.files = {NAME: CONTENT}
+        self.requests: list[str] = []
+        self.missing_bytes = 0  # announced, but never sent
+        self.moved = False
+        self.url = f"http://127.0.0.1:{self.server_port}/models"
+
+
+@pytest.fixture
+def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[FileServer]:
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    with FileServer() as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        yield server
+        server.shutdown()
+        thread.join()
+
+
+def assert_helpful(error: DownloadError, url: str, path: Path) -> None:
+    """One line that says what to download by hand and where to put it."""
+    assert f"{url}/{NAME}: " in str(error)
+    assert str(error).endswith(f"download it by hand and put it at {path / NAME}")
+    assert "\n" not in str(error)
+
+
+def test_a_file_is_downloaded_once(server: FileServer, tmp_path: Path):
+    """The second time it comes from the cache."""
+    for _ in range(2):
+        path = fetch(TINY, tmp_path / "cache", base_url=server.url)
+        assert path.read_bytes() == CONTENT
+    assert server.requests == [f"/models/{NAME}"]
+    assert list(path.parent.iterdir()) == [path]
+
+
+def test_redirects_are_followed(server: FileServer, tmp_path: Path):
+    """As a mirror may answer."""
+    server.moved = True
+    assert fetch(TINY, tmp_path, base_url=server.url).read_bytes() == CONTENT
+
+
+def test_a_damaged_cached_file_is_fetched_again(server: FileServer, tmp_path: Path):
+    """The cache is checked, not trusted."""
+    (tmp_path / NAME).write_bytes(CONTENT[:-1])
+    assert fetch(TINY, tmp_path, base_url=server.url).read_bytes() == CONTENT
+
+
+def test_a_file_put_there_by_hand_needs_no_network(tmp_path: Path):
+    """As the error about a missing network says."""
+    (tmp_path / NAME).write_bytes(CONTENT)
+    assert fetch(TINY, tmp_path, base_url="http://127.0.0.1:1") == tmp_path / NAME
+
+
+def test_a_truncated_download_leaves_no_file(server: FileServer, tmp_path: Path):
+    """The connection closes before the announced length came."""
+    server.missing_bytes = 1000
+    with pytest.raises(DownloadError, match="can't be downloaded") as caught:
+        fetch(TINY, tmp_path, base_url=server.url)
+    assert_helpful(caught.value, server.url, tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+def test_another_checksum_leaves_no_file(server: FileServer, tmp_path: Path):
+    """Whole, but not the file that was asked for."""
+    server.files[NAME] = CONTENT[::-1]
+    with pytest.raises(DownloadError, match=f"not {TINY.sha256_prefix}") as caught:
+        fetch(TINY, tmp_path, base_url=server.url)
+    assert_helpful(caught.value, server.url, tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_missing_file_is_said(server: FileServer, tmp_path: Path):
+    """With the server's status."""
+    server.files.clear()
+    with pytest.raises(DownloadError, match="answered 404") as caught:
+        fetch(TINY, tmp_path, base_url=server.url)
+    assert_helpful(caught.value, server.url, tmp_path)
+
+
+def test_no_network_is_said(server: FileServer, tmp_path: Path):
+    """Nobody listens any more."""
+    server.server_close()
+    with pytest.raises(DownloadError, match="can't be downloaded") as caught:
+        fetch(TINY, tmp_path, base_url=server.url)
+    assert_helpful(caught.value, server.url, tmp_path)
+
+
+def test_the_table_names_files_as_torchvision_does():
+    """The digits of the checksum are in the name."""
+    for architecture, official in OFFICIAL.items():
+        assert re.fullmatch(rf"{architecture}-[0-9a-f]{{8}}\.pth", official.file)
+        assert official.file == f"{architecture}-{official.sha256_prefix}.pth"
+        assert official.crop <= official.resize
+        assert 0 < official.top1 < official.top5 < 100
+
+
+def test_cache_folder_follows_the_xdg_specification(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+):
+    """A relative XDG_CACHE_HOME is ignored."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
+    assert default_cache() == tmp_path / "xdg" / "resnet-serve"
+    for value in ("", "relative"):
+        monkeypatch.setenv("XDG_CACHE_HOME", value)
+        assert default_cache() == tmp_path / ".cache" / "resnet-serve"
