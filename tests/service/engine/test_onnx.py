@@ -1,0 +1,336 @@
+"""The ONNX Runtime engine: right answers, readable refusals, and the provider it really has."""
+
+from __future__ import annotations
+
+import threading
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+from color_model import color_contract, color_graph, reference, write_color_model
+from onnx import TensorProto, helper
+from structlog.testing import capture_logs
+
+from service.contract import INPUT_NAME, METADATA_KEY, PROBABILITIES
+from service.engine import onnx as engine_module
+from service.engine.onnx import load_engine
+from service.errors import ModelFileError, ProviderError, StartupError
+from service.golden import golden_pattern
+
+
+@pytest.fixture
+def model(tmp_path):
+    return write_color_model(tmp_path / "color.onnx")
+
+
+def refusal(path, error: type[StartupError] = ModelFileError, **options) -> str:
+    """The one line with which a model file is refused."""
+    with pytest.raises(error) as caught:
+        load_engine(path, **({"provider": "cpu"} | options))
+    message = str(caught.value)
+    assert len(message.splitlines()) == 1
+    return message
+
+
+def changed(tmp_path, change):
+    """A color model whose graph a function has changed."""
+    graph = color_graph()
+    change(graph)
+    onnx.save(graph, tmp_path / "changed.onnx")
+    return tmp_path / "changed.onnx"
+
+
+# Answers
+
+
+@pytest.mark.parametrize("batch", [1, 2, 5, 8])
+def test_it_gives_each_image_of_a_batch_its_own_probabilities(model, batch):
+    engine = load_engine(model, provider="cpu")
+    images = np.stack([golden_pattern(seed, 8) for seed in range(batch)])
+    answers = engine.run(images)
+    assert answers.dtype == np.float32
+    assert answers.shape == (batch, 3)
+    assert np.abs(answers - [reference(image) for image in images]).max() < 1e-5
+
+
+def test_it_says_what_the_file_says_of_itself(model):
+    engine = load_engine(model, provider="cpu")
+    assert engine.provider == "cpu"
+    assert engine.classes == 3
+    assert engine.metadata[METADATA_KEY] == color_contract().model_dump_json()
+
+
+def test_a_file_that_leaves_its_classes_open_has_no_number_of_them(tmp_path):
+    def open_classes(graph):
+        graph.graph.output[0].type.tensor_type.shape.dim[1].dim_param = "classes"
+        graph.graph.input[0].type.tensor_type.shape.dim[3].dim_param = "channels"
+
+    assert load_engine(changed(tmp_path, open_classes), provider="cpu").classes is None
+
+
+def test_threads_may_run_batches_at_once(model):
+    engine = load_engine(model, provider="cpu", intra_op_threads=1)
+    images = [golden_pattern(seed, 8)[None] for seed in range(8)]
+    answers: dict[int, np.ndarray] = {}
+
+    def work(seed: int) -> None:
+        for _ in range(20):
+            answers[seed] = engine.run(images[seed])[0]
+
+    threads = [threading.Thread(target=work, args=(seed,)) for seed in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    for seed in range(8):
+        assert np.abs(answers[seed] - reference(images[seed][0])).max() < 1e-5
+
+
+def test_a_wrong_batch_is_an_error_and_the_next_one_works(model):
+    engine = load_engine(model, provider="cpu")
+    with pytest.raises(Exception, match="input data type"):
+        engine.run(np.zeros((1, 8, 8, 3), np.float32))
+    assert engine.run(np.zeros((1, 8, 8, 3), np.uint8)).shape == (1, 3)
+
+
+def test_a_closed_engine_runs_nothing(model):
+    engine = load_engine(model, provider="cpu")
+    engine.close()
+    with pytest.raises(AttributeError):
+        engine.run(np.zeros((1, 8, 8, 3), np.uint8))
+
+
+def test_threads_are_as_many_as_asked_for_or_as_there_are_cpus(model, monkeypatch):
+    asked = []
+
+    def session(path, sess_options, **options):
+        asked.append(sess_options.intra_op_num_threads)
+        return real(path, sess_options=sess_options, **options)
+
+    real = onnxruntime.InferenceSession
+    monkeypatch.setattr(onnxruntime, "InferenceSession", session)
+    monkeypatch.setattr(engine_module, "cpu_count", lambda: 2)
+    load_engine(model, provider="cpu", intra_op_threads=1)
+    load_engine(model, provider="cpu")
+    assert asked == [1, 2]
+
+
+# Files that are refused
+
+
+def test_a_file_that_is_not_there_is_named(tmp_path):
+    assert "nothing.onnx: no such file" in refusal(tmp_path / "nothing.onnx")
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"Hello, I am no model.", b"\x89PNG\r\n\x1a\n", bytes(99)]
+)
+def test_a_file_that_is_no_model_is_named(tmp_path, content):
+    path = tmp_path / "broken.onnx"
+    path.write_bytes(content)
+    assert str(path) in refusal(path)
+
+
+@pytest.mark.parametrize("percent", [1, 30, 60, 99])
+def test_a_file_that_is_cut_off_is_named(tmp_path, model, percent):
+    """As an interrupted copy leaves it."""
+    path = tmp_path / "short.onnx"
+    data = model.read_bytes()
+    path.write_bytes(data[: len(data) * percent // 100])
+    assert str(path) in refusal(path)
+
+
+def test_a_graph_that_the_runtime_can_not_run_is_named(tmp_path):
+    path = changed(tmp_path, lambda m: setattr(m.graph.node[-1], "op_type", "Nonsense"))
+    assert str(path) in refusal(path)
+    assert "Nonsense" in refusal(path)
+
+
+def rename_input(model: onnx.ModelProto) -> None:
+    model.graph.input[0].name = model.graph.node[0].input[0] = "data"
+
+
+def take_floats(model: onnx.ModelProto) -> None:
+    model.graph.input[0].type.tensor_type.elem_type = TensorProto.FLOAT
+
+
+def take_channels_first(model: onnx.ModelProto) -> None:
+    model.graph.input[0].CopyFrom(
+        helper.make_tensor_value_info(INPUT_NAME, TensorProto.UINT8, ["batch", 3, 8, 8])
+    )
+
+
+def take_one_image(model: onnx.ModelProto) -> None:
+    model.graph.input[0].CopyFrom(
+        helper.make_tensor_value_info(INPUT_NAME, TensorProto.UINT8, [8, 8, 3])
+    )
+
+
+def take_more(model: onnx.ModelProto) -> None:
+    model.graph.input.append(helper.make_tensor_value_info("top_k", TensorProto.INT64, [1]))
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (rename_input, "'data'"),
+        (take_floats, "tensor(float)"),
+        (take_channels_first, "['batch', 3, 8, 8]"),
+        (take_one_image, "[8, 8, 3]"),
+        (take_more, "'top_k'"),
+    ],
+)
+def test_a_model_of_other_inputs_is_told_what_it_takes_and_what_is_wanted(tmp_path, change, said):
+    message = refusal(changed(tmp_path, change))
+    assert said in message
+    assert "`images` uint8 [N, H, W, 3]" in message
+    assert "resnet-export export" in message
+
+
+def test_a_model_without_probabilities_is_refused(tmp_path):
+    def rename_output(model: onnx.ModelProto) -> None:
+        model.graph.output[0].name = model.graph.node[-1].output[0] = "logits2"
+
+    assert f"no output `{PROBABILITIES}`" in refusal(changed(tmp_path, rename_output))
+
+
+# Providers. The fakes stand for an NVIDIA GPU and for a machine whose CUDA libraries are missing.
+
+
+class FakeSession:
+    """What a session tells of itself; `real` makes the one behind it."""
+
+    def __init__(self, providers: list[str], real) -> None:
+        self._providers = providers
+        self._real = real
+
+    def get_providers(self) -> list[str]:
+        return self._providers
+
+    def __getattr__(self, name: str):
+        return getattr(self._real, name)
+
+
+@pytest.fixture
+def fake_cuda(monkeypatch):
+    """Gives a function that makes ONNX Runtime one with CUDA, which works, or not, or fails."""
+    real = onnxruntime.InferenceSession
+    opened = []
+
+    def pretend(in_use: list[str] | Exception):
+        def session(path, sess_options, providers, enable_fallback):
+            opened.append({"providers": providers, "enable_fallback": enable_fallback})
+            if providers == ["CPUExecutionProvider"]:
+                return real(path, sess_options=sess_options, providers=providers)
+            if isinstance(in_use, Exception):
+                raise in_use
+            return FakeSession(
+                in_use, real(path, sess_options=sess_options, providers=["CPUExecutionProvider"])
+            )
+
+        monkeypatch.setattr(
+            onnxruntime,
+            "get_available_providers",
+            lambda: ["CUDAExecutionProvider", "CPUExecutionProvider"],
+        )
+        monkeypatch.setattr(onnxruntime, "preload_dlls", lambda **_: None)
+        monkeypatch.setattr(onnxruntime, "InferenceSession", session)
+        return opened
+
+    return pretend
+
+
+CUDA = ["CUDAExecutionProvider", "CPUExecutionProvider"]
+FELL_BACK = ["CPUExecutionProvider"]
+
+
+@pytest.mark.skipif(
+    "CUDAExecutionProvider" in onnxruntime.get_available_providers(), reason="has CUDA"
+)
+def test_cuda_on_a_build_for_the_cpu_is_refused_with_the_command_to_run(model):
+    message = refusal(model, ProviderError, provider="cuda")
+    assert "pip install 'resnet-serve[gpu]'" in message
+
+
+@pytest.mark.skipif(
+    "CUDAExecutionProvider" in onnxruntime.get_available_providers(), reason="has CUDA"
+)
+def test_auto_on_a_build_for_the_cpu_is_the_cpu_without_a_word(model):
+    """There is nothing to warn of: it was installed so."""
+    with capture_logs() as logs:
+        assert load_engine(model, provider="auto").provider == "cpu"
+    assert logs == []
+
+
+@pytest.mark.parametrize("provider", ["cuda", "auto"])
+def test_where_cuda_works_it_is_used(model, fake_cuda, provider):
+    opened = fake_cuda(CUDA)
+    engine = load_engine(model, provider=provider, device_id=1)
+    assert engine.provider == "cuda"
+    (session,) = opened
+    (name, options), last = session["providers"]
+    assert (name, last) == ("CUDAExecutionProvider", "CPUExecutionProvider")
+    assert options["device_id"] == 1
+    assert options["use_tf32"] == 0, "off unless asked for"
+    assert session["enable_fallback"] == 0, "ONNX Runtime would retry on the CPU by itself"
+
+
+def test_tf32_is_on_when_asked_for(model, fake_cuda):
+    opened = fake_cuda(CUDA)
+    load_engine(model, provider="cuda", tf32=True)
+    assert opened[0]["providers"][0][1]["use_tf32"] == 1
+
+
+def test_the_cpu_is_used_when_asked_for_even_if_cuda_works(model, fake_cuda):
+    opened = fake_cuda(CUDA)
+    assert load_engine(model, provider="cpu").provider == "cpu"
+    assert opened == [{"providers": ["CPUExecutionProvider"], "enable_fallback": 0}]
+
+
+def test_a_silent_fall_to_the_cpu_is_refused_when_cuda_was_asked_for(model, fake_cuda):
+    """ONNX Runtime raises nothing when the CUDA libraries are missing."""
+    fake_cuda(FELL_BACK)
+    message = refusal(model, ProviderError, provider="cuda")
+    assert "fell back to the CPU" in message
+    assert "nvidia-smi" in message
+    assert "--provider cpu" in message
+
+
+def test_a_silent_fall_to_the_cpu_is_logged_when_any_provider_will_do(model, fake_cuda):
+    fake_cuda(FELL_BACK)
+    with capture_logs() as logs:
+        engine = load_engine(model, provider="auto")
+    assert engine.provider == "cpu"
+    assert engine.run(np.zeros((1, 8, 8, 3), np.uint8)).shape == (1, 3)
+    (entry,) = logs
+    assert (entry["event"], entry["log_level"]) == ("serving_on_cpu", "warning")
+    assert "fell back to the CPU" in entry["detail"]
+
+
+BROKEN_CUDA = RuntimeError("CUDA failure 35: driver too old\n  at line 1\n  at line 2")
+
+
+def test_a_cuda_that_fails_is_refused_with_the_first_line_of_its_error(model, fake_cuda):
+    fake_cuda(BROKEN_CUDA)
+    message = refusal(model, ProviderError, provider="cuda")
+    assert "CUDA failure 35: driver too old" in message
+    assert "at line 1" not in message
+
+
+def test_a_cuda_that_fails_is_logged_when_any_provider_will_do(model, fake_cuda):
+    fake_cuda(BROKEN_CUDA)
+    with capture_logs() as logs:
+        assert load_engine(model, provider="auto").provider == "cpu"
+    assert [entry["event"] for entry in logs] == ["serving_on_cpu"]
+
+
+@pytest.mark.parametrize("provider", ["cuda", "auto"])
+def test_a_broken_file_is_not_blamed_on_cuda(tmp_path, fake_cuda, provider):
+    """It fails on CUDA first, but would on the CPU too."""
+    fake_cuda(RuntimeError("INVALID_PROTOBUF"))
+    path = tmp_path / "broken.onnx"
+    path.write_bytes(b"no model")
+    with capture_logs() as logs:
+        assert "is no model" in refusal(path, ModelFileError, provider=provider)
+    assert logs == []

@@ -1,0 +1,80 @@
+"""Exactly one build of ONNX Runtime, and how many CPUs there are for it."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+
+import pytest
+
+from service.engine.providers import cpu_count, prepare_runtime
+from service.errors import RuntimeConflictError, RuntimeMissingError
+
+
+@pytest.fixture
+def installed(monkeypatch):
+    """Gives a function that sets which builds of ONNX Runtime are installed."""
+    monkeypatch.setenv("ORT_DISABLE_TELEMETRY", "1")  # which `prepare_runtime` may set
+
+    def pretend(*names: str) -> None:
+        def distribution(name: str) -> str:
+            if name not in names:
+                raise importlib.metadata.PackageNotFoundError(name)
+            return name
+
+        monkeypatch.setattr(importlib.metadata, "distribution", distribution)
+
+    return pretend
+
+
+def test_this_installation_has_one_build():
+    prepare_runtime()
+
+
+@pytest.mark.parametrize("name", ["onnxruntime", "onnxruntime-gpu"])
+def test_one_build_is_right_whichever(installed, name):
+    installed(name, "numpy")
+    prepare_runtime()
+
+
+def test_no_build_is_told_the_commands_that_install_one(installed):
+    installed("numpy")
+    with pytest.raises(RuntimeMissingError) as caught:
+        prepare_runtime()
+    message = str(caught.value)
+    assert "pip install 'resnet-serve[cpu]'" in message
+    assert "pip install 'resnet-serve[gpu]'" in message
+    assert "\n" not in message
+
+
+def test_both_builds_are_told_the_command_that_removes_them(installed):
+    """They overwrite each other's files: which one works is chance."""
+    installed("onnxruntime", "onnxruntime-gpu")
+    with pytest.raises(RuntimeConflictError) as caught:
+        prepare_runtime()
+    assert "pip uninstall -y onnxruntime onnxruntime-gpu" in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_telemetry_is_off_unless_the_operator_turned_it_on(installed, monkeypatch):
+    installed("onnxruntime")
+    monkeypatch.delenv("ORT_DISABLE_TELEMETRY")
+    prepare_runtime()
+    assert os.environ["ORT_DISABLE_TELEMETRY"] == "1"
+    monkeypatch.setenv("ORT_DISABLE_TELEMETRY", "0")
+    prepare_runtime()
+    assert os.environ["ORT_DISABLE_TELEMETRY"] == "0"
+
+
+def test_only_the_cpus_of_this_process_are_counted(monkeypatch):
+    """A container may be held to two of a machine's many."""
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {3, 5, 6}, raising=False)
+    assert cpu_count() == 3
+
+
+def test_where_affinity_is_unknown_all_cpus_are_counted(monkeypatch):
+    monkeypatch.delattr(os, "sched_getaffinity", raising=False)
+    monkeypatch.setattr(os, "cpu_count", lambda: 7)
+    assert cpu_count() == 7
+    monkeypatch.setattr(os, "cpu_count", lambda: None)
+    assert cpu_count() == 1
