@@ -7,6 +7,7 @@ full list, an EPS file would reach Ghostscript.
 from __future__ import annotations
 
 import io
+import re
 import struct
 import warnings
 import zlib
@@ -20,12 +21,13 @@ from service.contract import Preprocessing
 from service.errors import (
     CorruptImageError,
     EmptyImageError,
-    ImageTooLargeError,
     NotAnImageError,
+    RequestError,
     TruncatedImageError,
-    UnsupportedPixelsError,
 )
-from service.preprocess.transform import resized_size, transform
+from service.preprocess.color import scale_transparency, to_rgb
+from service.preprocess.limits import check_segments, check_size, too_large
+from service.preprocess.transform import Box, resized_size, transform
 
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")
 """Pillow's names of the accepted formats."""
@@ -33,7 +35,18 @@ FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")
 # What Pillow's decoders raise on bad data, beside OSError: found by feeding them broken files.
 # Anything else is a defect, and is answered and logged as one.
 _BROKEN = (OSError, ValueError, SyntaxError, EOFError, IndexError, TypeError, KeyError,
-           OverflowError, struct.error, zlib.error)  # fmt: skip
+           OverflowError, AssertionError, struct.error, zlib.error)  # fmt: skip
+
+# What tells an image whose header is broken from what is no image. The two letters of a BMP say
+# too little without a header size that exists.
+_SIGNATURES = {
+    rb"\xff\xd8\xff": "JPEG",
+    rb"\x89PNG\r\n\x1a\n": "PNG",
+    rb"RIFF....WEBP": "WEBP",
+    rb"GIF8[79]a": "GIF",
+    rb"BM.{12}[\x0c\x28\x34\x38\x40\x6c\x7c]\0\0\0": "BMP",
+    rb"II[*+]\0|MM\0[*+]": "TIFF",
+}
 
 _ORIENTATION = 0x0112  # EXIF tag
 _TURNS = {
@@ -46,6 +59,9 @@ _TURNS = {
     8: Image.Transpose.ROTATE_90,
 }
 _SIDEWAYS = {5, 6, 7, 8}  # orientations that swap width and height
+_END_TO_LEFT = {2, 3, 6, 7}  # those that bring the right or lower edge to the left
+_END_TO_TOP = {3, 4, 7, 8}  # those that bring it to the top
+_TURNED_BACK = {6: 8, 8: 6}  # the others undo themselves
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,13 +86,13 @@ class DecodedImage:
 
 
 def prepare_decoding() -> None:
-    """Load the decoders and quiet Pillow's size warning; call once, before threads start.
+    """Load the decoders and quiet Pillow's warnings; call once, before threads start.
 
-    The warning is printed between Pillow's own limit and twice that; `max_image_pixels` decides
-    here, and `warnings.catch_warnings` around a decode would not be safe with threads.
+    They tell of odd metadata and of sizes that `max_image_pixels` judges here; each new text would
+    be printed and kept. `warnings.catch_warnings` around a decode is not safe with threads.
     """
     Image.init()
-    warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
+    warnings.filterwarnings("ignore", module=r"PIL\.")
 
 
 def decode(data: bytes, preprocessing: Preprocessing, policy: DecodePolicy) -> DecodedImage:
@@ -91,41 +107,47 @@ def decode(data: bytes, preprocessing: Preprocessing, policy: DecodePolicy) -> D
     if not data:
         raise EmptyImageError("the image has no bytes")
     with _open(data, policy) as image:
+        check_size(image, data, policy.max_image_pixels)
         width, height = image.size
-        if image.format == "JPEG" and policy.jpeg_draft_ratio:
-            _draft(image, preprocessing, policy.jpeg_draft_ratio)
         try:
-            image.load()
+            extent = _draft(image, preprocessing, policy.jpeg_draft_ratio)
+            turn = _load(image, preprocessing)
+            if image.format == "PNG":
+                scale_transparency(image, bits=data[24])  # where IHDR, always first, has them
+            upright = to_rgb(image)
         except _BROKEN as error:
             raise _broken(error) from error
-        turn = _orientation(image) if preprocessing.exif == "apply" else 1
-        upright = _to_rgb(image)
     if turn in _TURNS:
         upright = upright.transpose(_TURNS[turn])
     if turn in _SIDEWAYS:
         width, height = height, width
-    return DecodedImage(transform(upright, preprocessing), width, height)
+    content = _turned_content(extent, upright.size, turn)
+    return DecodedImage(transform(upright, preprocessing, (width, height), content), width, height)
 
 
 def _open(data: bytes, policy: DecodePolicy) -> Image.Image:
-    too_large = f"at most {policy.max_image_pixels} pixels are allowed (max_image_pixels)"
+    check_segments(data)
     try:
-        image = Image.open(io.BytesIO(data), formats=FORMATS)
-    except UnidentifiedImageError as error:
-        raise NotAnImageError(
-            f"the content is none of the accepted image formats ({', '.join(FORMATS)})"
-        ) from error
+        return Image.open(io.BytesIO(data), formats=FORMATS)
     except Image.DecompressionBombError as error:
-        raise ImageTooLargeError(f"the image has far too many pixels; {too_large}") from error
+        raise too_large("the image has far too many pixels", policy.max_image_pixels) from error
     except _BROKEN as error:
-        raise _broken(error) from error
-    width, height = image.size
-    if width * height > policy.max_image_pixels:
-        image.close()
-        raise ImageTooLargeError(
-            f"the image has {width} x {height} = {width * height} pixels; {too_large}"
-        )
-    return image
+        raise _not_opened(data, error) from error
+
+
+def _not_opened(data: bytes, error: Exception) -> RequestError:
+    """Tell a broken image from what is no image, or none that is accepted."""
+    for signature, name in _SIGNATURES.items():
+        if re.match(signature, data, re.DOTALL):
+            if isinstance(error, UnidentifiedImageError):
+                return CorruptImageError(
+                    f"the content begins as {name}, but its header is broken, cut off or of a "
+                    "kind that is not supported"
+                )
+            return _broken(error)
+    return NotAnImageError(
+        f"the content is none of the accepted image formats ({', '.join(FORMATS)})"
+    )
 
 
 def _broken(error: Exception) -> TruncatedImageError | CorruptImageError:
@@ -133,13 +155,36 @@ def _broken(error: Exception) -> TruncatedImageError | CorruptImageError:
     message = str(error).lower()
     if isinstance(error, EOFError) or "truncated" in message or "unexpected end" in message:
         return TruncatedImageError("the image's data ends before the image is complete")
-    return CorruptImageError("the image's header is good, but its data can't be decoded")
+    return CorruptImageError("the image's data is corrupt and can't be decoded")
+
+
+def _draft(
+    image: Image.Image, preprocessing: Preprocessing, ratio: float
+) -> tuple[float, float] | None:
+    """Ask the JPEG decoder for a smaller image, where enough pixels remain for the resize.
+
+    Gives the exact size, with fractions, at which the picture will lie in the decoded pixels: the
+    last block of a row or column is only partly filled.
+    """
+    if not ratio or image.format not in {"JPEG", "MPO"}:
+        return None
+    width, height = resized_size(*image.size, preprocessing.resize)
+    drafted = image.draft(image.mode, (int(width * ratio), int(height * ratio)))
+    return None if drafted is None else drafted[1][2:]
+
+
+def _load(image: Image.Image, preprocessing: Preprocessing) -> int:
+    """Decode, and give the orientation, 1 to 8, by which the pixels are still to be turned."""
+    if image.format == "TIFF":  # Pillow turns it while it loads, and then forgets the tag
+        stored = _orientation(image)
+        image.load()
+        return 1 if preprocessing.exif == "apply" else _TURNED_BACK.get(stored, stored)
+    image.load()  # first: a PNG may have its EXIF data after the pixels
+    return _orientation(image) if preprocessing.exif == "apply" else 1
 
 
 def _orientation(image: Image.Image) -> int:
     """EXIF orientation 1 to 8; broken EXIF is no reason to refuse a good image."""
-    if image.format == "TIFF":
-        return 1  # Pillow's TIFF decoder turns the image itself
     try:
         value = image.getexif().get(_ORIENTATION, 1)
     except _BROKEN:
@@ -147,36 +192,13 @@ def _orientation(image: Image.Image) -> int:
     return value if isinstance(value, int) and 1 <= value <= 8 else 1
 
 
-def _draft(image: Image.Image, preprocessing: Preprocessing, ratio: float) -> None:
-    """Ask the JPEG decoder for a smaller image, where enough pixels remain for the resize."""
-    width, height = resized_size(*image.size, preprocessing.resize)
-    image.draft(image.mode, (int(width * ratio), int(height * ratio)))
-
-
-def _to_rgb(image: Image.Image) -> Image.Image:
-    if image.mode.startswith("I;16"):
-        image = _rescale_16_bit(image)
-    if image.mode in {"I", "F"}:
-        raise UnsupportedPixelsError(
-            f"pixels of mode {image.mode!r} (32 bits a channel) have no known range; "
-            "8 or 16 bits a channel are accepted"
-        )
-    try:
-        return _on_white(image) if image.has_transparency_data else image.convert("RGB")
-    except ValueError as error:
-        raise UnsupportedPixelsError(
-            f"pixels of mode {image.mode!r} can't be converted to RGB"
-        ) from error
-
-
-def _rescale_16_bit(image: Image.Image) -> Image.Image:
-    """Grey 0..65535 to 0..255; Pillow's own conversion clips at 255 instead."""
-    grey = np.asarray(image).astype(np.uint32)
-    return Image.fromarray(((grey * 255 + 32767) // 65535).astype(np.uint8))
-
-
-def _on_white(image: Image.Image) -> Image.Image:
-    rgba = image.convert("RGBA")
-    white = Image.new("RGBA", rgba.size, "white")
-    white.alpha_composite(rgba)
-    return white.convert("RGB")
+def _turned_content(
+    extent: tuple[float, float] | None, size: tuple[int, int], turn: int
+) -> Box | None:
+    """Find where in the upright pixels the picture lies, if that isn't all of them."""
+    if extent is None:
+        return None
+    width, height = reversed(extent) if turn in _SIDEWAYS else extent
+    left = size[0] - width if turn in _END_TO_LEFT else 0.0
+    top = size[1] - height if turn in _END_TO_TOP else 0.0
+    return left, top, left + width, top + height

@@ -22,11 +22,15 @@ _RESAMPLING = {
 }
 
 
+Box = tuple[float, float, float, float]
+"""Left, top, right, bottom in pixels."""
+
+
 @dataclass(frozen=True, slots=True)
 class Crop:
-    """A box (left, top, right, bottom) in source pixels that becomes `side` x `side` pixels."""
+    """A box in source pixels that becomes `side` x `side` pixels."""
 
-    box: tuple[float, float, float, float]
+    box: Box
     side: int
 
 
@@ -55,10 +59,28 @@ def crop_of(width: int, height: int, preprocessing: Preprocessing) -> Crop:
     return Crop(box, side)
 
 
-def transform(image: Image.Image, preprocessing: Preprocessing) -> NDArray[np.uint8]:
-    """Resize and crop an upright RGB image to the model's uint8 [crop, crop, 3] input."""
-    crop = crop_of(*image.size, preprocessing)
+def transform(
+    image: Image.Image,
+    preprocessing: Preprocessing,
+    size: tuple[int, int] | None = None,
+    content: Box | None = None,
+) -> NDArray[np.uint8]:
+    """Resize and crop an upright RGB image to the model's uint8 [crop, crop, 3] input.
+
+    An image that was decoded at reduced size comes with the `size` that it really has, from which
+    the crop follows, and with the box of its `content` in the pixels that there are.
+    """
+    left, top, right, bottom = content or (0, 0, *image.size)
+    width, height = size or image.size
+    crop = crop_of(width, height, preprocessing)
+    x, y = (right - left) / width, (bottom - top) / height
+    box = (
+        left + crop.box[0] * x,
+        top + crop.box[1] * y,
+        min(left + crop.box[2] * x, right),
+        min(top + crop.box[3] * y, bottom),
+    )
     resized = image.resize(
-        (crop.side, crop.side), _RESAMPLING[preprocessing.interpolation], box=crop.box
+        (crop.side, crop.side), _RESAMPLING[preprocessing.interpolation], box=box
     )
     return np.asarray(resized)

@@ -1,0 +1,69 @@
+"""Pixels of any mode to RGB: grey, palette, CMYK, 16 bits, transparent."""
+
+from __future__ import annotations
+
+import numpy as np
+from PIL import Image
+from PIL.TiffImagePlugin import TiffImageFile
+
+from service.errors import CorruptImageError, UnsupportedPixelsError
+
+_BITS_PER_SAMPLE, _PHOTOMETRIC = 258, 262  # TIFF tags
+_WHITE_IS_ZERO = 0  # a value of the latter
+
+
+def to_rgb(image: Image.Image) -> Image.Image:
+    """Make RGB of any pixels that have a known range, on white where they are transparent.
+
+    Raises `CorruptImageError` or `UnsupportedPixelsError`, or whatever Pillow makes of bad data.
+    """
+    if image.mode == "RGB" and not image.has_transparency_data:
+        return image  # `convert` would copy it
+    if image.mode == "P" and image.palette is None:
+        raise CorruptImageError("the image has palette indices, but no palette")
+    if image.mode.startswith("I;16"):
+        return _eight_bits(image).convert("RGB")
+    if image.mode in {"I", "F"}:
+        raise UnsupportedPixelsError(
+            f"pixels of mode {image.mode!r} (32 bits a channel) have no known range; "
+            "8 or 16 bits a channel are accepted"
+        )
+    try:
+        if image.mode == "La":  # grey times alpha has no way to RGB of its own
+            image = image.convert("LA")
+        return _on_white(image) if image.has_transparency_data else image.convert("RGB")
+    except ValueError as error:
+        raise UnsupportedPixelsError(
+            f"pixels of mode {image.mode!r} can't be converted to RGB"
+        ) from error
+
+
+def scale_transparency(image: Image.Image, bits: int) -> None:
+    """Bring a PNG's transparent value to the 8 bits that its pixels got; Pillow leaves it."""
+    transparent = image.info.get("transparency")
+    if image.mode == "L" and bits in {2, 4} and isinstance(transparent, int):
+        image.info["transparency"] = transparent * 255 // (2**bits - 1)
+    if image.mode == "RGB" and bits == 16 and isinstance(transparent, tuple):
+        image.info["transparency"] = tuple(value >> 8 for value in transparent)
+
+
+def _eight_bits(image: Image.Image) -> Image.Image:
+    """Grey of 12 or 16 bits to 8; Pillow's own conversion clips at 255 instead.
+
+    Nor does Pillow scale 12 bits, turn a TIFF round whose 0 is white, or heed a transparent value.
+    """
+    tags = image.tag_v2 if isinstance(image, TiffImageFile) else {}
+    largest = 4095 if tags.get(_BITS_PER_SAMPLE) == (12,) else 65535
+    table = (np.arange(65536).clip(max=largest) * 255 + largest // 2) // largest
+    if tags.get(_PHOTOMETRIC) == _WHITE_IS_ZERO:
+        table = 255 - table
+    if isinstance(transparent := image.info.get("transparency"), int):
+        table[transparent] = 255
+    return Image.fromarray(table.astype(np.uint8)[np.asarray(image)])
+
+
+def _on_white(image: Image.Image) -> Image.Image:
+    rgba = image.convert("RGBA")
+    white = Image.new("RGB", rgba.size, "white")
+    white.paste(rgba, mask=rgba)
+    return white

@@ -1,0 +1,368 @@
+"""Bad images: each gets the error of its cause, and nothing gets past the documented ones."""
+
+from __future__ import annotations
+
+import io
+import struct
+import zlib
+
+import numpy as np
+import PIL
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from images import claiming, encode, photo, png, png_chunk, tiff
+from PIL import Image
+
+from service.contract import Preprocessing
+from service.errors import RequestError
+from service.preprocess.decode import FORMATS, DecodedImage, DecodePolicy, decode
+
+RULE = Preprocessing(resize=8, crop=8, interpolation="bilinear", mean=(0, 0, 0), std=(1, 1, 1))
+POLICY = DecodePolicy(max_image_pixels=50_000_000, jpeg_draft_ratio=4)
+
+PILLOW = int(PIL.__version__.partition(".")[0])
+
+EMPTY = (422, "empty_image")
+NOT_AN_IMAGE = (415, "not_an_image")
+TOO_LARGE = (413, "image_too_large")
+TRUNCATED = (422, "truncated_image")
+CORRUPT = (422, "corrupt_image")
+UNSUPPORTED = (422, "unsupported_pixels")
+
+
+def outcome(data: bytes, policy: DecodePolicy = POLICY) -> tuple[int, str] | DecodedImage:
+    """The decoded image, or the refusal's status and code; any other exception is let through."""
+    try:
+        return decode(data, RULE, policy)
+    except RequestError as error:
+        return error.status, error.code
+
+
+def refused(data: bytes, policy: DecodePolicy = POLICY) -> tuple[int, str]:
+    result = outcome(data, policy)
+    assert not isinstance(result, DecodedImage), "was answered"
+    return result
+
+
+def message(data: bytes) -> str:
+    with pytest.raises(RequestError) as refusal:
+        decode(data, RULE, POLICY)
+    text = str(refusal.value)
+    assert "\n" not in text
+    assert len(text) < 300
+    return text
+
+
+EPS = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 10 10\n%%EndComments\nshowpage\n%%EOF\n"
+NO_IMAGES = {
+    "zero byte": b"\0",
+    "text": b"Hello, is this an image?",
+    "text that begins as a bitmap does": b"BMW and other makes",
+    "html": b"<!DOCTYPE html><html><body>404</body></html>",
+    "svg": b'<svg xmlns="http://www.w3.org/2000/svg" width="9" height="9"/>',
+    "pdf": b"%PDF-1.7\n1 0 obj\n<<>>\nendobj\n",
+    "eps": EPS,
+    "eps with a preview": b"\xc5\xd0\xd3\xc6" + struct.pack("<IIIIII", 30, len(EPS), 0, 0, 0, 0)
+    + b"\0\0" + EPS,
+    "zip": b"PK\x03\x04" + bytes(40),
+    "json": b'{"images": []}',
+    "ppm": b"P6 2 2 255\n" + bytes(12),
+    "icon": b"\0\0\x01\0\x01\0" + bytes(40),
+    "photoshop": b"8BPS\0\x01" + bytes(40),
+    "jpeg 2000": b"\0\0\0\x0cjP  \r\n\x87\n" + bytes(40),
+    "avif": b"\0\0\0\x1cftypavif" + bytes(40),
+    "riff that is sound": b"RIFF" + struct.pack("<I", 36) + b"WAVEfmt " + bytes(28),
+}  # fmt: skip
+
+
+def test_no_bytes_are_an_empty_image():
+    assert refused(b"") == EMPTY
+
+
+@pytest.mark.parametrize("data", NO_IMAGES.values(), ids=NO_IMAGES.keys())
+def test_content_of_no_accepted_format_is_not_an_image(data):
+    assert refused(data) == NOT_AN_IMAGE
+    for image_format in FORMATS:
+        assert image_format in message(data)
+
+
+@pytest.mark.parametrize("image_format", ["PPM", "ICO", "PCX", "TGA", "JPEG2000", "AVIF"])
+def test_a_good_image_of_another_format_is_not_an_accepted_one(image_format):
+    assert refused(encode(Image.new("RGB", (16, 16)), image_format)) == NOT_AN_IMAGE
+
+
+def test_no_other_decoder_is_ever_asked(monkeypatch):
+    """An EPS file must not reach Ghostscript; even to ask a decoder is to trust its parser."""
+    asked = []
+
+    def factory_of(name):
+        return (lambda *_: asked.append(name), lambda _: asked.append(name))
+
+    assert "EPS" in Image.OPEN, "Pillow does have its decoder"
+    for name in set(Image.OPEN) - set(FORMATS):
+        monkeypatch.setitem(Image.OPEN, name, factory_of(name))
+    for data in NO_IMAGES.values():
+        assert refused(data) == NOT_AN_IMAGE
+    assert asked == []
+
+
+# Cut off and damaged
+
+GRAIN = Image.fromarray(np.random.default_rng(0).integers(0, 256, (48, 64, 3)).astype(np.uint8))
+KINDS = {
+    "jpeg": encode(GRAIN, "JPEG"),
+    "progressive jpeg": encode(GRAIN, "JPEG", progressive=True),
+    "png": encode(GRAIN, "PNG"),
+    "webp": encode(GRAIN, "WEBP"),
+    "lossless webp": encode(GRAIN, "WEBP", lossless=True),
+    "gif": encode(GRAIN.quantize(256), "GIF"),
+    "bmp": encode(GRAIN, "BMP"),
+    "tiff": encode(GRAIN, "TIFF"),
+    "packed tiff": encode(GRAIN, "TIFF", compression="tiff_lzw"),
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("percent", [1, 5, 25, 50, 75, 95])
+def test_an_image_that_is_cut_off_is_refused(kind, percent):
+    """A part of the pixels is no image: grey where the rest should be would get labels."""
+    data = KINDS[kind]
+    cut = data[: len(data) * percent // 100]
+    assert refused(cut) in (TRUNCATED, CORRUPT, NOT_AN_IMAGE)
+
+
+@pytest.mark.parametrize("kind", ["jpeg", "progressive jpeg", "png", "gif", "bmp", "tiff"])
+def test_an_image_that_is_cut_off_among_its_pixels_is_called_truncated(kind):
+    data = KINDS[kind]
+    assert refused(data[: len(data) * 3 // 4]) == TRUNCATED
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_wherever_an_image_is_cut_off_it_is_answered_or_refused(kind):
+    """Only what ends a file after its pixels can be missed."""
+    data = KINDS[kind]
+    refusals = [outcome(data[:size]) for size in range(0, len(data), 61)]
+    assert all(
+        isinstance(result, DecodedImage) or result in (EMPTY, TRUNCATED, CORRUPT, NOT_AN_IMAGE)
+        for result in refusals
+    )
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        KINDS["jpeg"][:30],
+        KINDS["png"][:20],
+        KINDS["webp"][:16],
+        KINDS["gif"][:9],
+        KINDS["bmp"][:40],
+        KINDS["tiff"][:20],
+        b"MM\0*" + bytes(30),
+    ],
+    ids=["jpeg", "png", "webp", "gif", "bmp", "tiff", "big-endian tiff"],
+)
+def test_a_broken_header_is_told_from_no_image_at_all(data):
+    """The sender of a damaged PNG learns that it is damaged, not that PNG is unknown."""
+    assert refused(data) in (CORRUPT, TRUNCATED)
+
+
+KINDS_TO_DAMAGE = KINDS | {
+    "jpeg with exif": encode(GRAIN, "JPEG", exif=Image.Exif(), icc_profile=b"x" * 60),
+    "multi-picture jpeg": encode(GRAIN, "MPO", save_all=True, append_images=[GRAIN.copy()]),
+    "palette png": encode(GRAIN.quantize(16), "PNG", transparency=3),
+    "animated png": encode(GRAIN, "PNG", save_all=True, append_images=[photo(64, 48)]),
+    "animated webp": encode(GRAIN, "WEBP", save_all=True, append_images=[photo(64, 48)]),
+    "animated gif": encode(GRAIN, "GIF", save_all=True, append_images=[photo(64, 48)]),
+    "palette bmp": encode(GRAIN.quantize(16), "BMP"),
+    "bits in a tiff": encode(GRAIN.convert("1"), "TIFF", compression="group4"),
+}
+ODD_WORDS = [struct.pack(f"{order}I", n) for order in "<>" for n in (0, 1, 65536, 2**31, 2**32 - 1)]
+
+
+@st.composite
+def damaged(draw, data: bytes) -> bytes:
+    """A few changes, more of them near the start, where the lengths and offsets are."""
+    changed = bytearray(data)
+    for _ in range(draw(st.integers(1, 4))):
+        near = draw(st.sampled_from([64, 400, len(changed)]))
+        at = draw(st.integers(0, min(near, len(changed)) - 1))
+        piece = draw(st.binary(min_size=1, max_size=6) | st.sampled_from(ODD_WORDS))
+        kind = draw(st.sampled_from(["replace", "insert", "delete", "flip"]))
+        if kind == "replace":
+            changed[at : at + len(piece)] = piece
+        elif kind == "insert":
+            changed[at:at] = piece
+        elif kind == "delete":
+            del changed[at : at + len(piece)]
+        else:
+            changed[at] ^= 1 << draw(st.integers(0, 7))
+        if not changed:
+            break
+    return bytes(changed)
+
+
+def with_good_checksums(data: bytes) -> bytes:
+    """A damaged PNG whose chunks all have good checksums, so that the damage is looked at."""
+    pieces, at = [data[:8]], 8
+    while at + 12 <= len(data):
+        (length,) = struct.unpack_from(">I", data, at)
+        if at + 12 + length > len(data):
+            break
+        pieces.append(png_chunk(data[at + 4 : at + 8], data[at + 8 : at + 8 + length]))
+        at += 12 + length
+    return b"".join([*pieces, data[at:]])
+
+
+@pytest.mark.parametrize("kind", KINDS_TO_DAMAGE)
+@given(values=st.data())
+@settings(max_examples=60, deadline=None, derandomize=True)
+def test_a_damaged_image_is_answered_or_refused(kind, values):
+    """Whatever Pillow makes of it: never an error that would be answered with 500."""
+    data = values.draw(damaged(KINDS_TO_DAMAGE[kind]))
+    if "png" in kind:
+        data = with_good_checksums(data)
+    result = outcome(data, DecodePolicy(max_image_pixels=1_000_000, jpeg_draft_ratio=4))
+    assert isinstance(result, DecodedImage) or result in (
+        EMPTY, NOT_AN_IMAGE, TOO_LARGE, TRUNCATED, CORRUPT, UNSUPPORTED,
+    )  # fmt: skip
+
+
+def test_a_palette_image_without_a_palette_is_corrupt():
+    rows = bytes(9) * 8
+    assert refused(png((8, 8), 8, 3, rows)) == CORRUPT
+    assert "palette" in message(png((8, 8), 8, 3, rows))
+
+
+@pytest.mark.parametrize("size", [(0, 8), (8, 0), (0, 0)])
+@pytest.mark.parametrize("image_format", ["PNG", "GIF", "BMP", "TIFF"])
+def test_an_image_without_pixels_is_refused(image_format, size):
+    assert refused(claiming(image_format, *size)) in (CORRUPT, TRUNCATED, NOT_AN_IMAGE)
+
+
+def test_a_tiff_of_a_kind_that_pillow_does_not_know_is_corrupt_and_says_why():
+    data = tiff(bytes(8 * 8 * 8), width=8, height=8, bits=[64], photometric=1, sample_format=3)
+    assert refused(data) == CORRUPT
+    assert "kind that is not supported" in message(data)
+
+
+# Large in the header, or small and much to do
+
+
+@pytest.mark.parametrize("size", [(60_000, 60_000), (65_000, 800), (800, 65_000)])
+@pytest.mark.parametrize("image_format", ["JPEG", "PNG", "GIF", "BMP", "TIFF"])
+def test_too_many_pixels_are_refused_by_the_header(image_format, size):
+    """There are no pixels in these files: to decode them would give another error."""
+    data = claiming(image_format, *size)
+    assert len(data) < 1000
+    assert refused(data) == TOO_LARGE
+    assert "max_image_pixels" in message(data)
+
+
+def test_a_webp_of_the_largest_size_is_refused_by_the_header():
+    """Before Pillow 13 a WebP's size is only known once there are pictures in it."""
+    expected = TOO_LARGE if PILLOW >= 13 else CORRUPT
+    assert refused(claiming("WEBP", 16_383, 16_383)) == expected
+
+
+@pytest.mark.parametrize("image_format", FORMATS)
+def test_one_pixel_too_many_is_refused(image_format):
+    data = encode(photo(40, 30), image_format)
+    assert isinstance(outcome(data, DecodePolicy(1200, 0)), DecodedImage)
+    assert refused(data, DecodePolicy(1199, 0)) == TOO_LARGE
+
+
+def test_the_pixels_are_never_decoded_when_they_are_too_many(monkeypatch):
+    def load(self):
+        raise AssertionError("decoded")
+
+    data = encode(photo(40, 30), "PNG")
+    with Image.open(io.BytesIO(data)) as image:
+        monkeypatch.setattr(type(image), "load", load)
+    assert refused(data) == CORRUPT, "decoding it would fail"
+    assert refused(data, DecodePolicy(1199, 0)) == TOO_LARGE
+
+
+BOMB = zlib.compress(bytes(100_000_000), 9)
+
+
+@pytest.mark.parametrize(
+    "chunk",
+    [
+        png_chunk(b"zTXt", b"Comment\0\0" + BOMB),
+        png_chunk(b"iTXt", b"Comment\0\1\0\0\0" + BOMB),
+        png_chunk(b"iCCP", b"profile\0\0" + BOMB),
+    ],
+    ids=["zTXt", "iTXt", "iCCP"],
+)
+def test_metadata_that_unpacks_to_far_more_is_refused(chunk):
+    """100 KB that would become 100 MB."""
+    data = png((8, 8), 8, 0, bytes(9) * 8, chunk)
+    assert len(data) < 200_000
+    assert refused(data) == CORRUPT
+
+
+def test_pixels_beyond_the_images_own_are_left_packed():
+    """A PNG's data may unpack to more than its size says; only that much is unpacked."""
+    result = outcome(png((8, 8), 8, 0, bytes(50_000_000)))
+    assert isinstance(result, DecodedImage)
+    assert (result.width, result.height) == (8, 8)
+
+
+def test_a_tile_larger_than_the_image_counts_as_pixels():
+    """A TIFF of 10 x 10 pixels whose one tile is 16,384 wide and high would take 256 MB."""
+    tile = zlib.compress(bytes(64 * 64))
+    of = {"width": 10, "height": 10, "bits": [8], "photometric": 1, "compression": 8}
+    good = tiff(tile, tile_width=64, tile_height=64, **of)
+    assert isinstance(outcome(good), DecodedImage)
+    assert refused(tiff(tile, tile_width=16_384, tile_height=16_384, **of)) == TOO_LARGE
+    assert refused(good, DecodePolicy(64 * 64 - 1, 0)) == TOO_LARGE
+
+
+def progressive(side: int, extra_scans: int) -> bytes:
+    """A progressive JPEG whose last scan, a few bytes that change nothing, comes again and again.
+
+    Each goes over all the pixels: 200 KB of 7000 x 7000 can keep a thread busy for an hour.
+    """
+    data = encode(Image.new("L", (side, side), 128), "JPEG", progressive=True)
+    at = data.rindex(b"\xff\xda")
+    return data[:-2] + data[at:-2] * extra_scans + data[-2:]
+
+
+def test_a_progressive_jpeg_of_very_many_scans_is_refused():
+    assert isinstance(outcome(progressive(64, 500)), DecodedImage), "of few pixels it may have them"
+    policy = DecodePolicy(max_image_pixels=64 * 64, jpeg_draft_ratio=4)
+    assert isinstance(outcome(progressive(64, 100), policy), DecodedImage)
+    assert refused(progressive(64, 500), policy) == TOO_LARGE
+    with pytest.raises(RequestError, match="scans"):
+        decode(progressive(64, 500), RULE, policy)
+
+
+def test_what_follows_a_jpegs_pixels_is_not_taken_for_scans():
+    """A phone puts a film behind its photo, in which any two bytes may be."""
+    policy = DecodePolicy(max_image_pixels=40 * 30, jpeg_draft_ratio=4)
+    data = encode(photo(40, 30), "JPEG") + b"\xff\xda" * 1000
+    assert isinstance(outcome(data, policy), DecodedImage)
+
+
+def test_a_jpeg_of_very_many_exif_segments_is_refused():
+    """Pillow joins them one by one: 32 MB of small ones take it half an hour."""
+    data = encode(photo(40, 30), "JPEG")
+    segment = b"\xff\xe1" + struct.pack(">H", 12) + b"Exif\0\0MM\0*"
+    assert isinstance(outcome(data[:2] + segment * 100 + data[2:]), DecodedImage)
+    assert refused(data[:2] + segment * 1001 + data[2:]) == CORRUPT
+    # Nor behind what looks like the start of the pixels to who takes a bare marker for a segment.
+    comment = b"\xff\xfe" + struct.pack(">H", 65_535) + bytes(65_530) + b"\xff\xda\0"
+    hidden = data[:2] + b"\xff\xd0" + comment + segment * 1001 + data[2:]
+    assert refused(hidden) == CORRUPT
+
+
+@pytest.mark.parametrize("between", [b"", b"\xff", b"\0", b"\xff\xd0"])
+def test_a_few_exif_segments_are_no_reason_to_refuse(between):
+    """Nor is what the pixels or another file behind them happen to hold."""
+    exif = b"\xff\xe1" + struct.pack(">H", 8) + b"Exif\0\0"
+    data = encode(photo(40, 30), "JPEG")
+    image = data[:2] + (exif + between) * 5 + data[2:]
+    assert isinstance(outcome(image), DecodedImage)
+    if not between:
+        assert isinstance(outcome(image + exif * 2000), DecodedImage)
