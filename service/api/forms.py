@@ -31,16 +31,20 @@ EncodedImages = list[bytes | RequestError]
 FormParser = Callable[[bytes, int], EncodedImages]
 """Takes a body and `max_images`."""
 
+_JSON_FORM = '{"images": [{"data": "<base64>"}]}'
+_SPARE_COMMAS = 100
+_SHOWN_CHARACTERS = 100
+
 
 def form_of(content_type: str | None) -> FormParser | None:
     """Choose the parser for a Content-Type; None means that the body itself is the image.
 
     Raises `UnsupportedMediaTypeError`, and `MalformedMultipartError` for one without a boundary.
     """
-    if content_type is None:
+    if not content_type:
         return None
     kind_bytes, options = parse_options_header(content_type)
-    kind = kind_bytes.decode("latin-1").strip()
+    kind = kind_bytes.decode("latin-1").strip().lower()
     if kind.startswith("image/") or kind == "application/octet-stream":
         return None
     if kind == "application/json":
@@ -58,14 +62,18 @@ def form_of(content_type: str | None) -> FormParser | None:
 
 def parse_json(body: bytes, max_images: int) -> EncodedImages:
     """Read `{"images": [{"data": "<base64>"}]}`."""
+    # Counted before they are parsed, since millions of small items would take gigabytes. Neither
+    # base64 nor the form has other commas; one for each image is spare for `data:` prefixes.
+    if body.count(b",") > 2 * max_images + _SPARE_COMMAS:
+        _check_count(max(body.count(b'"data"'), 1), max_images)
+        raise MalformedJsonError(f"too many items; expected {_JSON_FORM}")
     try:
         items = JsonImages.model_validate_json(body).images
     except ValidationError as error:
         first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"])
+        where = _shortened(".".join(str(part) for part in first["loc"]))
         raise MalformedJsonError(
-            f"{where + ': ' if where else ''}{first['msg']}; "
-            'expected {"images": [{"data": "<base64>"}]}'
+            f"{where + ': ' if where else ''}{first['msg']}; expected {_JSON_FORM}"
         ) from error
     _check_count(len(items), max_images)
     return [_from_base64(item.data) for item in items]
@@ -93,6 +101,11 @@ def parse_multipart(body: bytes, boundary: bytes, max_images: int) -> EncodedIma
         raise MalformedMultipartError("the form ends without its closing boundary")
     _check_count(len(form.files), max_images)
     return [bytes(part) for part in form.files]
+
+
+def _shortened(name: str) -> str:
+    """Cut a name that the client chose, so that a message does not echo megabytes."""
+    return name if len(name) <= _SHOWN_CHARACTERS else f"{name[:_SHOWN_CHARACTERS]}..."
 
 
 def _check_count(images: int, max_images: int) -> None:
@@ -140,7 +153,7 @@ class _Form:
         if kind != b"form-data":
             raise MalformedMultipartError("a part has no Content-Disposition: form-data")
         if b"filename" not in options and b"content-type" not in self._headers:
-            name = options.get(b"name", b"").decode("utf-8", "replace")
+            name = _shortened(options.get(b"name", b"").decode("utf-8", "replace"))
             raise MalformedMultipartError(
                 f"field {name!r} is not a file; options such as top_k and model go into the query"
             )
