@@ -36,7 +36,7 @@ Fraction = Annotated[float, Field(ge=0, le=1)]
 class _Part(BaseModel):
     """Frozen, and strict about names: a contract with a field unknown here is from a newer tool."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 class Label(_Part):
@@ -170,6 +170,5 @@ def parse_contract(metadata: dict[str, str], *, file: str) -> ModelContract:
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"])
-        raise ContractError(
-            f"{file}: its contract does not hold: {where + ': ' if where else ''}{first['msg']}"
-        ) from error
+        what = " ".join(f"{where + ': ' if where else ''}{first['msg']}".split())  # one line
+        raise ContractError(f"{file}: its contract does not hold: {what}") from error

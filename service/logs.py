@@ -12,6 +12,9 @@ import structlog
 
 _REQUEST_ID = re.compile(rb"^[A-Za-z0-9][A-Za-z0-9._:-]{0,127}$")
 
+# These libraries log what is wrong with a request's data; the request's own line says it already.
+_OF_EACH_BAD_REQUEST = ("PIL", "python_multipart")
+
 
 def configure_logs(log_format: Literal["auto", "json", "text"], level: str) -> None:
     """Send this package's events and the standard library's records (uvicorn's) to stderr."""
@@ -21,7 +24,7 @@ def configure_logs(log_format: Literal["auto", "json", "text"], level: str) -> N
         structlog.processors.TimeStamper(fmt="iso", utc=True),
     ]
     renderer: list[structlog.typing.Processor] = (
-        [structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())]
+        [_text_renderer()]
         if as_text
         else [structlog.processors.format_exc_info, structlog.processors.JSONRenderer()]
     )
@@ -39,6 +42,19 @@ def configure_logs(log_format: Literal["auto", "json", "text"], level: str) -> N
         )
     )
     logging.basicConfig(handlers=[handler], level=logging.WARNING, force=True)
+    logging.captureWarnings(True)
+    for name in _OF_EACH_BAD_REQUEST:
+        logging.getLogger(name).setLevel(logging.CRITICAL)
+
+
+def _text_renderer() -> structlog.dev.ConsoleRenderer:
+    return structlog.dev.ConsoleRenderer(
+        colors=sys.stderr.isatty(),
+        # A client's control characters must not reach the terminal.
+        repr_native_str=True,
+        # The default would print local variables, if `rich` happens to be installed.
+        exception_formatter=structlog.dev.plain_traceback,
+    )
 
 
 def request_id(offered: bytes | None) -> str:

@@ -13,7 +13,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
 from service.errors import SettingsError
 
@@ -107,6 +114,13 @@ class Settings(BaseModel):
             parts = [part.strip() for part in origins.split(",")]
             values = {**values, "cors_origins": [part for part in parts if part]}
         return values
+
+    @field_validator("models", mode="before")
+    @classmethod
+    def _names_a_folder(cls, value: Any) -> Any:
+        if value == "":  # as in --models "$UNSET"; as a path it would be the current folder
+            raise ValueError("must not be empty")
+        return value
 
     @model_validator(mode="after")
     def _limits_fit(self) -> Settings:

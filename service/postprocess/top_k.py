@@ -9,12 +9,17 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from service.errors import InferenceError
+
 
 def top_k(probabilities: NDArray[np.float32], k: int) -> list[tuple[int, float]]:
     """Give (class index, probability) of the `k` largest of [C], largest first.
 
-    Equal probabilities come in class order, so that an answer is repeatable.
+    Equal probabilities come in class order, so that an answer is repeatable. Raises
+    `InferenceError` when some are no numbers: a model that overflows has no answer.
     """
+    if not np.isfinite(probabilities).all():
+        raise InferenceError("the model gave no finite probabilities for this image")
     if k < probabilities.size:
         threshold = np.partition(probabilities, -k)[-k]
         candidates = np.flatnonzero(probabilities >= threshold)

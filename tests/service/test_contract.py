@@ -1,0 +1,146 @@
+"""The contract in a model file's metadata: written, read, and refused when it does not hold."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from color_model import color_contract, write_color_model
+from pydantic import ValidationError
+
+from service.contract import METADATA_KEY, Accuracy, GoldenPattern, ModelContract, parse_contract
+from service.engine.onnx import load_engine
+from service.errors import ContractError
+
+
+def as_metadata(contract: ModelContract, **changes: object) -> dict[str, str]:
+    """A contract as JSON; a change to None takes the field away."""
+    fields = json.loads(contract.model_dump_json()) | changes
+    return {METADATA_KEY: json.dumps({k: v for k, v in fields.items() if v is not None})}
+
+
+def refusal(metadata: dict[str, str]) -> str:
+    with pytest.raises(ContractError) as caught:
+        parse_contract(metadata, file="models/some.onnx")
+    message = str(caught.value)
+    assert message.startswith("models/some.onnx: ")
+    assert "\n" not in message
+    return message
+
+
+def test_a_contract_comes_back_as_it_was_written():
+    contract = color_contract(
+        accuracy=Accuracy(data_set="some", images=10, top1=0.5, top5=1),
+        optional_outputs=("embedding",),
+    )
+    metadata = {METADATA_KEY: contract.model_dump_json()}
+    assert parse_contract(metadata, file="x") == contract
+
+
+def test_a_contract_comes_back_from_a_model_file(tmp_path):
+    contract = color_contract(name="blue-or-not")
+    engine = load_engine(write_color_model(tmp_path / "x.onnx", contract), provider="cpu")
+    assert parse_contract(engine.metadata, file="x") == contract
+
+
+def test_a_file_without_a_contract_is_told_the_command_that_makes_one():
+    assert "resnet-export export" in refusal({"producer": "someone"})
+
+
+@pytest.mark.parametrize("text", ["", "{", "null", "[]", "not JSON", '{"name": "x"}'])
+def test_a_contract_that_is_no_contract_is_refused(text):
+    assert "does not hold" in refusal({METADATA_KEY: text})
+
+
+@pytest.mark.parametrize("name", ["name", "labels", "preprocessing", "golden", "tolerance"])
+def test_a_missing_field_is_named(name):
+    assert f"{name}: " in refusal(as_metadata(color_contract(), **{name: None}))
+
+
+def test_an_unknown_field_is_named():
+    """It comes from a newer exporter, and may well matter."""
+    assert "color_space: " in refusal(as_metadata(color_contract(), color_space="Display P3"))
+
+
+def test_an_unknown_field_deep_inside_is_named_with_its_place():
+    fields = json.loads(color_contract().model_dump_json())
+    fields["preprocessing"]["gamma"] = 2.2
+    assert "preprocessing.gamma: " in refusal({METADATA_KEY: json.dumps(fields)})
+
+
+def test_a_message_stays_one_line_whatever_the_file_says():
+    assert "a b" in refusal(as_metadata(color_contract(), **{"a\nb": 1}))
+
+
+def test_another_schema_version_is_refused():
+    assert "schema_version: " in refusal(as_metadata(color_contract(), schema_version=2))
+
+
+def test_a_golden_case_of_another_number_of_classes_is_refused():
+    golden = [{"kind": "pattern", "seed": 1, "probabilities": [0.5, 0.5]}]
+    assert "2 probabilities for 3 labels" in refusal(as_metadata(color_contract(), golden=golden))
+
+
+def test_a_contract_without_a_golden_case_is_refused():
+    """There would be nothing to hold the model to."""
+    assert "golden" in refusal(as_metadata(color_contract(), golden=[]))
+
+
+def test_label_ids_are_unique():
+    labels = [{"id": "same", "label": "a"}, {"id": "same", "label": "b"}, {"id": "c", "label": "c"}]
+    assert "not unique" in refusal(as_metadata(color_contract(), labels=labels))
+
+
+def test_two_classes_may_have_one_name():
+    """ImageNet has two kinds of crane."""
+    labels = [{"id": str(i), "label": "crane"} for i in range(3)]
+    assert parse_contract(as_metadata(color_contract(), labels=labels), file="x")
+
+
+def test_one_label_is_no_classification():
+    assert "labels" in refusal(as_metadata(color_contract(), labels=[{"id": "a", "label": "a"}]))
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"crop": 9}, "crop (9) is larger than resize (8)"),
+        ({"crop": 0}, "crop"),
+        ({"resize": 5000, "crop": 8}, "resize"),
+        ({"interpolation": "nearest"}, "interpolation"),
+        ({"exif": "maybe"}, "exif"),
+        ({"mean": [0, 0]}, "mean"),
+    ],
+)
+def test_preprocessing_that_can_not_be_done_is_refused(changes, said):
+    fields = json.loads(color_contract().model_dump_json())["preprocessing"] | changes
+    assert said in refusal(as_metadata(color_contract(), preprocessing=fields))
+
+
+@pytest.mark.parametrize("value", ["NaN", "Infinity", "-Infinity"])
+def test_a_number_that_is_none_is_refused(value):
+    """JSON has no NaN, but parsers read it; nothing would agree with such a golden case."""
+    text = color_contract().model_dump_json().replace('"std":[1.0,', f'"std":[{value},')
+    assert value in text
+    assert "preprocessing.std" in refusal({METADATA_KEY: text})
+
+
+@pytest.mark.parametrize("tolerance", [0, 1, -0.1])
+def test_a_tolerance_of_nothing_or_of_everything_is_refused(tolerance):
+    fields = {"cpu": tolerance, "cuda": 1e-3}
+    assert "tolerance.cpu" in refusal(as_metadata(color_contract(), tolerance=fields))
+
+
+def test_a_checksum_is_a_sha256():
+    weights = {"source": "x", "sha256": "A" * 64}
+    assert "weights.sha256" in refusal(as_metadata(color_contract(), weights=weights))
+
+
+def test_a_contract_is_never_changed():
+    with pytest.raises(ValidationError):
+        color_contract().name = "other"
+
+
+def test_a_contract_that_would_be_refused_can_not_be_written():
+    with pytest.raises(ValidationError, match="1 probabilities for 3 labels"):
+        color_contract(golden=(GoldenPattern(seed=1, probabilities=(1,)),))

@@ -1,0 +1,336 @@
+"""The served models: found in a folder, loaded, warmed, and looked up by name and version."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+import pytest
+from color_model import write_color_model
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from structlog.testing import capture_logs
+
+from service.contract import GoldenPattern, Label
+from service.errors import (
+    ContractError,
+    ModelFileError,
+    ModelRequiredError,
+    ModelSelectionError,
+    NotReadyError,
+    StartupError,
+    UnknownModelError,
+)
+from service.metrics import Metrics
+from service.repository import (
+    ModelFile,
+    Repository,
+    ServedModel,
+    buckets,
+    builtin_file,
+    discover,
+    load_repository,
+)
+from service.settings import Settings
+
+
+def empty_file(path: Path) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.touch()
+    return path
+
+
+def loaded(folder: Path, metrics: Metrics | None = None, **options) -> Repository:
+    fields = {"models": folder, "provider": "cpu", "intra_op_threads": 1}
+    return load_repository(Settings.model_validate(fields | options), metrics or Metrics())
+
+
+def refusal(error: type[StartupError], folder: Path, **options) -> str:
+    with pytest.raises(error) as caught:
+        loaded(folder, **options)
+    assert len(str(caught.value).splitlines()) == 1
+    return str(caught.value)
+
+
+# Finding files
+
+
+def test_a_file_is_a_models_first_version_and_a_folder_holds_several(tmp_path):
+    paths = [
+        empty_file(tmp_path / name)
+        for name in ("b.onnx", "a/2.onnx", "a/10.onnx", "c-1.0_x/1.onnx")
+    ]
+    assert discover(tmp_path) == [
+        ModelFile("a", 2, paths[1]),
+        ModelFile("a", 10, paths[2]),
+        ModelFile("b", 1, paths[0]),
+        ModelFile("c-1.0_x", 1, paths[3]),
+    ]
+
+
+def test_other_files_beside_them_are_left_alone(tmp_path):
+    for name in ("README.md", "a.onnx.part", "a/notes.txt", "deep/er/1.onnx", "b.onnx"):
+        empty_file(tmp_path / name)
+    assert [file.name for file in discover(tmp_path)] == ["b"]
+
+
+def test_a_folder_that_is_not_there_is_named(tmp_path):
+    with pytest.raises(ModelSelectionError, match="nowhere: no such folder"):
+        discover(tmp_path / "nowhere")
+
+
+def test_a_file_in_the_place_of_the_folder_is_named(tmp_path):
+    with pytest.raises(ModelSelectionError, match=r"a\.onnx: no such folder"):
+        discover(empty_file(tmp_path / "a.onnx"))
+
+
+def test_a_folder_without_models_is_told_how_to_get_one(tmp_path):
+    empty_file(tmp_path / "README.md")
+    with pytest.raises(ModelSelectionError, match="resnet-export export"):
+        discover(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["has space", "-x", ".hidden", "ümlaut", "a" * 101, "a:b", "a\nb"])
+def test_a_name_that_could_not_be_asked_for_is_refused(tmp_path, name):
+    """It goes into queries, metrics and logs."""
+    empty_file(tmp_path / f"{name}.onnx")
+    with pytest.raises(ModelSelectionError, match="letters, digits"):
+        discover(tmp_path)
+    (tmp_path / f"{name}.onnx").unlink()
+    empty_file(tmp_path / name / "1.onnx")
+    with pytest.raises(ModelSelectionError, match="letters, digits"):
+        discover(tmp_path)
+
+
+@pytest.mark.parametrize("version", ["latest", "0", "-1", "01", "1.5", "1234567890", "٣"])
+def test_a_version_is_a_whole_number_from_one(tmp_path, version):
+    path = empty_file(tmp_path / "color" / f"{version}.onnx")
+    with pytest.raises(ModelSelectionError, match=r"color/1\.onnx") as caught:
+        discover(tmp_path)
+    assert str(path) in str(caught.value)
+
+
+def test_the_built_in_model_comes_with_the_package():
+    file = builtin_file()
+    assert (file.name, file.version) == ("slim-resnet50", 1)
+    assert file.path.is_file()
+
+
+# Loading
+
+
+def test_a_broken_model_stops_the_start_with_its_name(tmp_path):
+    write_color_model(tmp_path / "good.onnx")
+    broken = tmp_path / "broken.onnx"
+    broken.write_bytes((tmp_path / "good.onnx").read_bytes()[:200])
+    assert str(broken) in refusal(ModelFileError, tmp_path)
+
+
+def test_a_model_without_a_contract_stops_the_start_with_its_name(tmp_path):
+    path = write_color_model(tmp_path / "color.onnx")
+    path.write_bytes(path.read_bytes().replace(b"resnet_serve.contract", b"resnet_serve.contrast"))
+    assert f"{path}: has no contract" in refusal(ContractError, tmp_path)
+
+
+def test_a_contract_of_another_number_of_classes_than_the_graph_is_refused(tmp_path):
+    labels = tuple(Label(id=str(i), label=str(i)) for i in range(2))
+    golden = (GoldenPattern(seed=1, probabilities=(0.5, 0.5)),)
+    path = write_color_model(tmp_path / "color.onnx", labels=labels, golden=golden)
+    message = refusal(ModelFileError, tmp_path)
+    assert message.startswith(str(path))
+    assert "3 probabilities, but its contract has 2 labels" in message
+
+
+def test_one_name_and_version_twice_is_refused_with_both_files(tmp_path):
+    first = write_color_model(tmp_path / "color.onnx")
+    second = write_color_model(tmp_path / "color" / "1.onnx")
+    message = refusal(ModelSelectionError, tmp_path)
+    assert str(first) in message
+    assert str(second) in message
+
+
+def test_a_folder_that_has_the_built_in_models_name_does_not_hide_it(tmp_path):
+    write_color_model(tmp_path / "slim-resnet50.onnx")
+    assert "slim-resnet50 version 1" in refusal(ModelSelectionError, tmp_path, builtin=True)
+
+
+def test_a_default_model_that_is_not_there_is_told_which_are(model_folder):
+    message = refusal(ModelSelectionError, model_folder, default_model="colour")
+    assert "--default-model" in message
+    assert "'colour'" in message
+    assert "served are: color" in message
+
+
+def test_what_is_loaded_is_shown_in_the_metrics(model_folder):
+    metrics = Metrics()
+    loaded(model_folder, metrics)
+    text = metrics.render().decode()
+    assert 'resnet_serve_model_ready{model="color",version="1"} 0.0' in text
+    for label in ('architecture="mean-color"', 'precision="fp32"', 'provider="cpu"'):
+        assert label in text
+
+
+# Looking up
+
+
+@pytest.fixture
+def several(tmp_path):
+    for name in ("a.onnx", "b/1.onnx", "b/3.onnx", "b/12.onnx"):
+        write_color_model(tmp_path / "several" / name)
+    return tmp_path / "several"
+
+
+def key(model: ServedModel) -> tuple[str, int]:
+    return model.name, model.version
+
+
+def test_the_highest_version_answers_unless_one_is_asked_for(several):
+    """By number: 12 comes after 3."""
+    repository = loaded(several)
+    assert key(repository.find("b")) == ("b", 12)
+    assert key(repository.find("b", 3)) == ("b", 3)
+    assert [key(model) for model in repository] == [("a", 1), ("b", 1), ("b", 3), ("b", 12)]
+
+
+def test_an_only_model_is_the_default_in_all_its_versions(tmp_path):
+    for version in (1, 2):
+        write_color_model(tmp_path / "color" / f"{version}.onnx")
+    repository = loaded(tmp_path)
+    assert repository.default == "color"
+    assert key(repository.find(None)) == ("color", 2)
+    assert key(repository.find(None, 1)) == ("color", 1)
+
+
+def test_of_several_models_none_is_the_default(several):
+    """A request that names none is told the names."""
+    repository = loaded(several)
+    assert repository.default is None
+    with pytest.raises(ModelRequiredError, match="a, b"):
+        repository.find(None)
+    with pytest.raises(ModelRequiredError):
+        repository.find("")
+
+
+def test_the_default_can_be_set(several):
+    repository = loaded(several, default_model="b")
+    assert key(repository.find(None)) == ("b", 12)
+    assert key(repository.find("a")) == ("a", 1)
+
+
+def test_an_unknown_version_is_told_the_known_ones(several):
+    with pytest.raises(UnknownModelError, match="1, 3, 12") as caught:
+        loaded(several).find("b", 2)
+    assert caught.value.status == 404
+
+
+@pytest.mark.parametrize(
+    "name", ["c", "A", "a.onnx", "../several/a", "/etc/passwd", "b/1", "a\0", "*", "several"]
+)
+def test_an_unknown_name_is_told_the_known_ones(several, name):
+    """A name is a key of a table, never a part of a path; and it isn't echoed."""
+    with pytest.raises(UnknownModelError, match="a, b") as caught:
+        loaded(several).find(name)
+    assert caught.value.code == "unknown_model"
+    assert len(name) < 2 or name not in str(caught.value)
+
+
+# Warming up
+
+
+def test_a_model_answers_only_after_warm_up(model_folder):
+    metrics = Metrics()
+    (model,) = loaded(model_folder, metrics)
+    assert (model.state, model.reason) == ("warming", "warming up")
+    with pytest.raises(NotReadyError, match="warming up"):
+        model.batcher()
+    with capture_logs() as logs:
+        model.warm_up()
+    assert (model.state, model.reason) == ("ready", "")
+    assert [entry["event"] for entry in logs] == ["model_ready"]
+    assert b'model_ready{model="color",version="1"} 1.0' in metrics.render()
+
+
+def test_a_model_whose_runner_runs_still_answers_only_when_it_is_ready(model_folder):
+    """The server starts runners first, so that probes are answered while models warm up."""
+    (model,) = loaded(model_folder)
+
+    async def lifetime() -> None:
+        model.start()
+        try:
+            with pytest.raises(NotReadyError):
+                model.batcher()
+            model.warm_up()
+            assert model.batcher() is model.batcher()
+            assert model.trouble() is None
+            model.state, model.reason = "failed", "for the test"
+            with pytest.raises(NotReadyError, match="for the test"):
+                model.batcher()
+        finally:
+            model.close(timeout_s=20)
+
+    asyncio.run(lifetime())
+    with pytest.raises(AttributeError):
+        model.engine.run(None)
+
+
+def test_a_model_is_warmed_at_every_batch_size(model_folder):
+    (model,) = loaded(model_folder, max_batch=6)
+    sizes = []
+    run = model.engine.run
+
+    def counted(images):
+        sizes.append(len(images))
+        return run(images)
+
+    model.engine.run = counted
+    model.warm_up()
+    assert model.state == "ready"
+    assert set(sizes) == {1, 2, 4, 6}
+
+
+def test_a_model_that_disagrees_with_its_golden_cases_is_failed_and_says_why(tmp_path):
+    """It loads, and would answer; but not what it answered where it was exported."""
+    golden = (GoldenPattern(seed=1, probabilities=(0.2, 0.3, 0.5)),)
+    write_color_model(tmp_path / "color.onnx", golden=golden)
+    metrics = Metrics()
+    (model,) = loaded(tmp_path, metrics)
+    with capture_logs() as logs:
+        model.warm_up()
+    assert model.state == "failed"
+    assert "golden pattern 1 differs by" in model.reason
+    assert [entry["event"] for entry in logs] == ["model_disagrees"]
+    assert b'model_ready{model="color",version="1"} 0.0' in metrics.render()
+    with pytest.raises(NotReadyError, match="golden pattern 1"):
+        model.batcher()
+
+
+def test_a_model_that_can_not_run_is_failed_and_the_others_go_on(several):
+    repository = loaded(several)
+
+    def broken(images):
+        raise RuntimeError("out of memory")
+
+    repository.find("a").engine.run = broken
+    with capture_logs():
+        for model in repository:
+            model.warm_up()
+    assert [model.state for model in repository] == ["failed", "ready", "ready", "ready"]
+    assert "out of memory" in repository.find("a").reason
+
+
+@pytest.mark.parametrize(
+    ("max_batch", "expected"),
+    [(1, [1]), (2, [1, 2]), (3, [1, 2, 3]), (8, [1, 2, 4, 8]), (9, [1, 2, 4, 8, 9])],
+)
+def test_the_batch_sizes_to_be_ready_for_are_powers_of_two_and_the_largest(max_batch, expected):
+    assert buckets(max_batch) == expected
+
+
+@given(max_batch=st.integers(1, 1024))
+@settings(max_examples=100, deadline=None, derandomize=True)
+def test_every_batch_fits_a_size_at_most_twice_its_own(max_batch):
+    sizes = buckets(max_batch)
+    assert sizes == sorted(set(sizes))
+    assert sizes[-1] == max_batch
+    for batch in range(1, max_batch + 1):
+        assert min(size for size in sizes if size >= batch) < 2 * batch

@@ -1,0 +1,244 @@
+"""Settings: flags over environment over defaults, and every mistake named."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from pydantic import ValidationError
+
+from service.errors import SettingsError
+from service.settings import PREFIX, Settings, add_flags, load_settings
+
+FIELDS = sorted(Settings.model_fields)
+NUMBERS = [name for name in FIELDS if Settings.model_fields[name].annotation in (int, float)]
+bounded = settings(max_examples=200, deadline=None, derandomize=True)
+
+
+def loaded(flags: dict[str, object] | None = None, **environ: str) -> Settings:
+    """Settings of flags and of variables, named without their prefix."""
+    return load_settings(flags or {}, {PREFIX + name: value for name, value in environ.items()})[0]
+
+
+def refusal(flags: dict[str, object] | None = None, **environ: str) -> str:
+    with pytest.raises(SettingsError) as caught:
+        loaded(flags, **environ)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+def test_nothing_set_gives_the_defaults():
+    assert load_settings({}, {}) == (Settings(), ())
+
+
+def test_the_defaults_are_safe():
+    """Only this machine, no other origin, nothing without a limit."""
+    defaults = Settings()
+    assert defaults.host == "127.0.0.1"
+    assert defaults.cors_origins == ()
+    assert defaults.max_body_bytes <= defaults.max_inflight_bytes < 2**30
+    assert defaults.max_image_pixels <= 50_000_000
+
+
+def test_a_flag_wins_over_the_environment_and_that_over_the_default():
+    assert loaded().max_batch == 8
+    assert loaded(MAX_BATCH="3").max_batch == 3
+    assert loaded({"max_batch": "5"}, MAX_BATCH="3").max_batch == 5
+    assert loaded({"max_batch": None}, MAX_BATCH="3").max_batch == 3
+
+
+def test_a_flag_can_turn_off_what_the_environment_turns_on():
+    assert loaded({"builtin": False}, BUILTIN="true").builtin is False
+    assert loaded({"cors_origins": ""}, CORS_ORIGINS="https://a.example").cors_origins == ()
+
+
+@pytest.mark.parametrize("name", FIELDS)
+def test_every_setting_has_a_description_a_flag_and_a_variable(name):
+    """The README's table and --help are made of them."""
+    assert Settings.model_fields[name].description
+    parser = argparse.ArgumentParser()
+    add_flags(parser)
+    flag = "--" + name.replace("_", "-")
+    assert flag in parser.format_help()
+    switch = Settings.model_fields[name].annotation is bool
+    parsed = vars(parser.parse_args([flag] if switch else [flag, "x"]))
+    assert parsed[name] == (True if switch else "x")
+    assert all(value is None for other, value in parsed.items() if other != name)
+
+
+@pytest.mark.parametrize("name", NUMBERS)
+@pytest.mark.parametrize("value", ["a lot", "-1", "nan", "1e400"])
+def test_a_bad_number_is_named_by_its_flag_and_its_variable(name, value):
+    for message in (refusal({name: value}), refusal(**{name.upper(): value})):
+        assert "--" + name.replace("_", "-") in message
+        assert PREFIX + name.upper() in message
+        assert repr(value) in message
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("provider", "tpu"),
+        ("log_format", "xml"),
+        ("log_level", "loud"),
+        ("builtin", "maybe"),
+        ("port", "65536"),
+        ("max_batch", "0"),
+        ("max_batch", "2.5"),
+        ("max_image_pixels", "178956971"),
+        ("body_timeout_s", "0"),
+        ("models", ""),
+    ],
+)
+def test_a_value_outside_its_range_is_named(name, value):
+    assert "--" + name.replace("_", "-") in refusal({name: value})
+
+
+def test_all_bad_settings_are_named_at_once():
+    message = refusal({"port": "x"}, MAX_BATCH="0", PROVIDER="tpu")
+    for name in ("--port", "--max-batch", "--provider"):
+        assert name in message
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"max_images": "9", "max_queue": "8"}, "max_images is larger than max_queue"),
+        (
+            {"max_body_bytes": "101", "max_inflight_bytes": "100"},
+            "max_body_bytes is larger than max_inflight_bytes",
+        ),
+        ({"jpeg_draft_ratio": "1.9"}, "jpeg_draft_ratio"),
+        ({"jpeg_draft_ratio": "0.1"}, "jpeg_draft_ratio"),
+    ],
+)
+def test_settings_that_do_not_fit_together_are_refused(changes, said):
+    """Each is good alone; together some request could never be answered."""
+    assert said in refusal(dict(changes))
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"max_images": "8", "max_queue": "8"},
+        {"max_body_bytes": "100", "max_inflight_bytes": "100"},
+        {"jpeg_draft_ratio": "0"},
+        {"jpeg_draft_ratio": "2"},
+    ],
+)
+def test_settings_at_the_edge_of_fitting_together_are_accepted(changes):
+    assert loaded(dict(changes))
+
+
+@pytest.mark.parametrize("name", ["MAX_BACH", "max_batch", "Max_Batch", "", "MODEL_CONFIG"])
+def test_an_unknown_variable_is_named(name):
+    """A misspelt limit must not be a limit that is not there."""
+    assert PREFIX + name in refusal(**{name: "4"})
+
+
+def test_all_unknown_variables_are_named_at_once():
+    message = refusal(MAX_BACH="4", POORT="1")
+    assert "RESNET_SERVE_MAX_BACH, RESNET_SERVE_POORT" in message
+
+
+def test_variables_of_others_are_none_of_ours():
+    environ = {"PATH": "/bin", "PORT": "x", "RESNET_SERVER_PORT": "x", "resnet_serve_port": "x"}
+    assert load_settings({}, environ) == (Settings(), ())
+
+
+# https://kubernetes.io/docs/concepts/services-networking/service/#environment-variables, for
+# Services called resnet-serve and resnet-serve-gpu.
+SERVICE_LINKS = {
+    "SERVICE_HOST": "10.0.0.11",
+    "SERVICE_PORT": "8000",
+    "SERVICE_PORT_HTTP": "8000",
+    "PORT": "tcp://10.0.0.11:8000",
+    "PORT_8000_TCP": "tcp://10.0.0.11:8000",
+    "PORT_8000_TCP_PROTO": "tcp",
+    "PORT_8000_TCP_PORT": "8000",
+    "PORT_8000_TCP_ADDR": "10.0.0.11",
+    "PORT_53_UDP_ADDR": "10.0.0.11",
+    "GPU_SERVICE_HOST": "10.0.0.12",
+    "GPU_PORT": "tcp://10.0.0.12:8000",
+    "GPU_PORT_8000_TCP_ADDR": "10.0.0.12",
+}
+
+
+def test_service_links_of_kubernetes_are_passed_over_with_a_warning_each():
+    environ = {PREFIX + name: value for name, value in SERVICE_LINKS.items()}
+    result, warnings = load_settings({}, environ)
+    assert result == Settings()
+    assert len(warnings) == len(SERVICE_LINKS)
+    for name in environ:
+        assert sum(warning.startswith(f"{name} ") for warning in warnings) == 1
+
+
+def test_a_port_that_is_a_number_is_no_service_link():
+    assert loaded(PORT="8123").port == 8123
+
+
+@pytest.mark.parametrize("name", FIELDS)
+def test_a_variable_set_to_nothing_is_not_set(name):
+    """Compose files do so: `RESNET_SERVE_MODELS: ${MODELS:-}`."""
+    assert loaded(**{name.upper(): ""}) == Settings()
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("https://a.example", ("https://a.example",)),
+        ("https://a.example, http://b.example:81", ("https://a.example", "http://b.example:81")),
+        (" , ,", ()),
+        ("*", ("*",)),
+    ],
+)
+def test_a_list_is_separated_by_commas(text, expected):
+    assert loaded(CORS_ORIGINS=text).cors_origins == expected
+    assert loaded({"cors_origins": text}).cors_origins == expected
+
+
+@pytest.mark.parametrize("text", ["1", "true", "True", "yes", "on"])
+def test_a_switch_is_on_in_many_words(text):
+    assert loaded(BUILTIN=text).builtin is True
+
+
+def test_a_path_is_a_path():
+    assert loaded(MODELS="/srv/models").models == Path("/srv/models")
+
+
+@pytest.mark.parametrize("name", FIELDS)
+def test_settings_are_never_changed(name):
+    with pytest.raises(ValidationError):
+        setattr(Settings(), name, 1)
+
+
+@given(value=st.integers(-(10**6), 10**6))
+@bounded
+def test_a_limit_is_taken_as_it_is_or_refused(value):
+    """Never cut to the nearest that is allowed."""
+    if 1 <= value <= 1024:
+        assert loaded(MAX_BATCH=str(value)).max_batch == value
+    else:
+        assert repr(str(value)) in refusal(MAX_BATCH=str(value))
+
+
+@given(
+    flags=st.dictionaries(st.sampled_from(FIELDS), st.none() | st.booleans() | st.text()),
+    environ=st.dictionaries(
+        st.sampled_from([PREFIX + name.upper() for name in FIELDS]) | st.text(), st.text()
+    ),
+)
+@bounded
+def test_whatever_is_set_gives_settings_or_one_line(flags, environ):
+    try:
+        result, warnings = load_settings(flags, environ)
+    except SettingsError as error:
+        said = str(error)
+    else:
+        said = "settings"
+        assert isinstance(result, Settings)
+        assert not warnings
+    assert len(said.splitlines()) == 1
