@@ -21,6 +21,13 @@ from service.preprocess.decode import DecodePolicy, decode
 # A golden photo is decoded exactly, whatever the service's settings are.
 _EXACT = DecodePolicy(max_image_pixels=1_000_000, jpeg_draft_ratio=0)
 
+TF32_DRIFT = 0.02
+"""How far probabilities may be off when a GPU was told to round products to TF32.
+
+It keeps 10 bits of mantissa, as float16 does; a trained network's probabilities move by
+thousandths.
+"""
+
 PHOTO_DRIFT = 0.05
 """How far a golden photo's probabilities may be off when its pixels differ from the exporter's.
 
@@ -74,6 +81,8 @@ def golden_pixels(
 def check_golden(engine: Engine, contract: ModelContract, batch: int) -> GoldenReport:
     """Run the golden cases, repeated to fill a batch, and compare with their known answers."""
     limit = contract.tolerance.cuda if engine.provider == "cuda" else contract.tolerance.cpu
+    if engine.tf32:
+        limit = max(limit, TF32_DRIFT)
     worst, failures, warnings = 0.0, [], []
     cases = [(case, *golden_pixels(case, contract)) for case in contract.golden]
     size = max(batch, 1)

@@ -15,6 +15,10 @@ class Engine(Protocol):
     def provider(self) -> str:
         """The provider really in use: "cpu" or "cuda"."""
 
+    @property
+    def tf32(self) -> bool:
+        """Whether products are rounded to TF32 (10 bits of mantissa)."""
+
     def run(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Give the probabilities [N, C] of a batch of images [N, H, W, 3]."""
 

@@ -11,13 +11,14 @@ import structlog
 from numpy.typing import NDArray
 
 from service.contract import INPUT_NAME, PROBABILITIES
-from service.engine.providers import PROVIDERS, cpu_count
+from service.engine.providers import PROVIDERS, cpu_count, driver_problem
 from service.errors import ModelFileError, ProviderError
 
 _log = structlog.get_logger(__name__)
 
 Provider = Literal["auto", "cpu", "cuda"]
 
+_CUDA = "CUDAExecutionProvider"
 _CUDA_HINT = (
     "is a GPU visible (`nvidia-smi`), and did `pip install 'resnet-serve[gpu]'` bring "
     "the CUDA libraries? `--provider cpu` serves without a GPU"
@@ -27,8 +28,9 @@ _CUDA_HINT = (
 class OnnxEngine:
     """One model file in one ONNX Runtime session. Thread-safe, as sessions are."""
 
-    def __init__(self, session: onnxruntime.InferenceSession) -> None:
+    def __init__(self, session: onnxruntime.InferenceSession, *, tf32: bool = False) -> None:
         self._session = session
+        self.tf32 = tf32
         self.provider: str = PROVIDERS[session.get_providers()[0]]
         self.metadata: dict[str, str] = dict(session.get_modelmeta().custom_metadata_map)
 
@@ -80,26 +82,32 @@ def load_engine(
     options.enable_cpu_mem_arena = False
     options.enable_mem_pattern = False
 
-    session = None
+    session: onnxruntime.InferenceSession | None = None
     if provider != "cpu":
-        session = _cuda_session(path, options, device_id, tf32, required=provider == "cuda")
+        try:
+            session = _cuda_session(path, options, device_id, tf32)
+        except ProviderError as error:
+            if provider == "cuda":
+                raise
+            if _CUDA in onnxruntime.get_available_providers():
+                _log.warning("serving_on_cpu", detail=str(error))
     if session is None:
-        session = _cpu_session(path, options)
-    _check_graph(session, path)
-    return OnnxEngine(session)
+        return OnnxEngine(_check_graph(_cpu_session(path, options), path))
+    return OnnxEngine(_check_graph(session, path), tf32=tf32)
 
 
 def _cuda_session(
-    path: Path, options: onnxruntime.SessionOptions, device_id: int, tf32: bool, *, required: bool
-) -> onnxruntime.InferenceSession | None:
-    """Open a session that really runs on CUDA; None if there is no such and it isn't required."""
-    if "CUDAExecutionProvider" not in onnxruntime.get_available_providers():
-        if required:
-            raise ProviderError(
-                "provider cuda was asked for, but this ONNX Runtime is built for the CPU only; "
-                "run `pip uninstall -y onnxruntime`, then `pip install 'resnet-serve[gpu]'`"
-            )
-        return None
+    path: Path, options: onnxruntime.SessionOptions, device_id: int, tf32: bool
+) -> onnxruntime.InferenceSession:
+    """Open a session that really runs on CUDA, or raise `ProviderError` with the reason."""
+    if _CUDA not in onnxruntime.get_available_providers():
+        raise ProviderError(
+            "provider cuda was asked for, but this ONNX Runtime is built for the CPU only; "
+            "run `pip uninstall -y onnxruntime`, then `pip install 'resnet-serve[gpu]'`"
+        )
+    # Asked first, since ONNX Runtime would print its own account of it in several lines.
+    if problem := driver_problem():
+        raise ProviderError(f"there is no NVIDIA driver here ({problem}); {_CUDA_HINT}")
     onnxruntime.preload_dlls(directory="")  # from the nvidia wheels beside it
     cuda: dict[str, Any] = {
         "device_id": device_id,
@@ -107,19 +115,18 @@ def _cuda_session(
         "cudnn_conv_algo_search": "HEURISTIC",
         "use_tf32": int(tf32),
     }
-    why = f"{path}: ONNX Runtime has CUDA, but fell back to the CPU; {_CUDA_HINT}"
     try:
-        session = _open(path, options, [("CUDAExecutionProvider", cuda), "CPUExecutionProvider"])
-    except Exception as error:  # noqa: BLE001 - ONNX Runtime's errors share no other root
+        session = _open(path, options, [(_CUDA, cuda), "CPUExecutionProvider"])
+    except Exception as error:
         _cpu_session(path, options)  # raises where it is the file's fault
-        why = f"{path}: does not load with provider cuda: {_first_line(error)}; {_CUDA_HINT}"
-    else:
-        if session.get_providers()[0] == "CUDAExecutionProvider":
-            return session
-    if required:
-        raise ProviderError(why)
-    _log.warning("serving_on_cpu", detail=why)
-    return None
+        raise ProviderError(
+            f"{path}: does not load with provider cuda: {_first_line(error)}; {_CUDA_HINT}"
+        ) from error
+    if session.get_providers()[0] != _CUDA:
+        raise ProviderError(
+            f"{path}: ONNX Runtime has CUDA, but fell back to the CPU; {_CUDA_HINT}"
+        )
+    return session
 
 
 def _cpu_session(path: Path, options: onnxruntime.SessionOptions) -> onnxruntime.InferenceSession:
@@ -140,7 +147,8 @@ def _open(
     )
 
 
-def _check_graph(session: onnxruntime.InferenceSession, path: Path) -> None:
+def _check_graph(session: onnxruntime.InferenceSession, path: Path) -> onnxruntime.InferenceSession:
+    """Give the session back if its inputs and outputs are those of a model file."""
     inputs = [(node.name, node.type, node.shape) for node in session.get_inputs()]
     match inputs:
         case [(name, "tensor(uint8)", [_, _, _, channels])] if name == INPUT_NAME:
@@ -155,6 +163,7 @@ def _check_graph(session: onnxruntime.InferenceSession, path: Path) -> None:
     outputs = {node.name: (node.type, len(node.shape)) for node in session.get_outputs()}
     if outputs.get(PROBABILITIES) != ("tensor(float)", 2):
         raise ModelFileError(f"{path}: has no output `{PROBABILITIES}` float32 [N, C]")
+    return session
 
 
 def _first_line(error: Exception) -> str:

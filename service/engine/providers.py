@@ -6,6 +6,7 @@ CUDA libraries are missing: the session then runs on the CPU. So the session its
 
 from __future__ import annotations
 
+import ctypes
 import importlib.metadata
 import os
 
@@ -45,6 +46,15 @@ def _installed(distribution: str) -> bool:
     except importlib.metadata.PackageNotFoundError:
         return False
     return True
+
+
+def driver_problem() -> str | None:
+    """Say why NVIDIA's driver can't be loaded; None if it can."""
+    try:
+        ctypes.CDLL("libcuda.so.1")
+    except OSError as error:
+        return str(error)
+    return None
 
 
 def cpu_count() -> int:

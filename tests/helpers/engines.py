@@ -11,6 +11,7 @@ class HeldEngine:
     """Answers each image with its first pixel's value; waits at a gate; fails when told to."""
 
     provider = "cpu"
+    tf32 = False
 
     def __init__(self) -> None:
         self.open = threading.Event()

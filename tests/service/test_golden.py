@@ -21,8 +21,9 @@ SIDE = 8
 class ColorEngine:
     """Answers as the color model does, with what a test adds to it."""
 
-    def __init__(self, *, provider: str = "cpu", off: float = 0.0) -> None:
+    def __init__(self, *, provider: str = "cpu", off: float = 0.0, tf32: bool = False) -> None:
         self.provider = provider
+        self.tf32 = tf32
         self.off = off
         self.batches: list[np.ndarray] = []
 
@@ -98,6 +99,15 @@ def test_a_model_that_agrees_passes_at_every_batch_size(batch):
     assert all(len(images) == batch for images in engine.batches)
     ran = {pixels_digest(image) for images in engine.batches for image in images}
     assert ran == {pixels_digest(golden_pixels(case, contract)[0]) for case in cases}
+
+
+def test_a_gpu_told_to_round_to_tf32_is_held_to_what_that_rounding_does():
+    """Otherwise the setting would make every model disagree with its golden cases."""
+    contract = color_contract()
+    within = ColorEngine(provider="cuda", tf32=True, off=0.019)
+    beyond = ColorEngine(provider="cuda", tf32=True, off=0.021)
+    assert check_golden(within, contract, 1).failures == ()
+    assert check_golden(beyond, contract, 1).failures
 
 
 @pytest.mark.parametrize(("provider", "tolerance"), [("cpu", 1e-4), ("cuda", 1e-3)])

@@ -218,7 +218,7 @@ def fake_cuda(monkeypatch):
     real = onnxruntime.InferenceSession
     opened = []
 
-    def pretend(in_use: list[str] | Exception):
+    def pretend(in_use: list[str] | Exception, driver_problem: str | None = None):
         def session(path, sess_options, providers, enable_fallback):
             opened.append({"providers": providers, "enable_fallback": enable_fallback})
             if providers == ["CPUExecutionProvider"]:
@@ -235,6 +235,7 @@ def fake_cuda(monkeypatch):
             lambda: ["CUDAExecutionProvider", "CPUExecutionProvider"],
         )
         monkeypatch.setattr(onnxruntime, "preload_dlls", lambda **_: None)
+        monkeypatch.setattr("service.engine.onnx.driver_problem", lambda: driver_problem)
         monkeypatch.setattr(onnxruntime, "InferenceSession", session)
         return opened
 
@@ -286,6 +287,16 @@ def test_the_cpu_is_used_when_asked_for_even_if_cuda_works(model, fake_cuda):
     opened = fake_cuda(CUDA)
     assert load_engine(model, provider="cpu").provider == "cpu"
     assert opened == [{"providers": ["CPUExecutionProvider"], "enable_fallback": 0}]
+
+
+def test_a_missing_driver_is_told_before_onnx_runtime_tries(model, fake_cuda):
+    """The usual case, a GPU image on a machine without a GPU: one line that says so."""
+    opened = fake_cuda(CUDA, driver_problem="libcuda.so.1: cannot open shared object file")
+    message = refusal(model, ProviderError, provider="cuda")
+    assert "no NVIDIA driver" in message
+    assert "libcuda.so.1" in message
+    assert opened == []
+    assert load_engine(model, provider="auto").provider == "cpu"
 
 
 def test_a_silent_fall_to_the_cpu_is_refused_when_cuda_was_asked_for(model, fake_cuda):
