@@ -235,7 +235,7 @@ class NotAnImageError(RequestError):
 
 
 class ImageTooLargeError(RequestError):
-    """The image has more than `max_image_pixels`, by its header."""
+    """The image has more than `max_image_pixels`, or asks for as much work, by its header."""
 
     status, code, title = 413, "image_too_large", "Image has too many pixels"
 
@@ -247,7 +247,7 @@ class TruncatedImageError(RequestError):
 
 
 class CorruptImageError(RequestError):
-    """The image has a good header and data that can't be decoded."""
+    """The image begins as one of the formats, and can't be decoded."""
 
     status, code, title = 422, "corrupt_image", "Corrupt image"
 

@@ -1,12 +1,9 @@
-"""The models that are served: found in a folder, loaded, warmed, looked up by name."""
+"""The models that are served: loaded, warmed, looked up by name."""
 
 from __future__ import annotations
 
-import re
 import time
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
-from importlib import resources
 from pathlib import Path
 from typing import Literal
 
@@ -26,22 +23,12 @@ from service.errors import (
 )
 from service.golden import check_golden
 from service.metrics import Metrics, ModelMetrics
+from service.model_files import ModelFile, builtin_file, discover
 from service.settings import Settings
 
 _log = structlog.get_logger(__name__)
 
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
-
 State = Literal["warming", "ready", "failed"]
-
-
-@dataclass(frozen=True, slots=True, order=True)
-class ModelFile:
-    """A model file and what it is served as."""
-
-    name: str
-    version: int
-    path: Path
 
 
 class ServedModel:
@@ -162,44 +149,6 @@ def buckets(max_batch: int) -> list[int]:
     while sizes[-1] * 2 < max_batch:
         sizes.append(sizes[-1] * 2)
     return sizes if max_batch == 1 else [*sizes, max_batch]
-
-
-def builtin_file() -> ModelFile:
-    """Give the model file that comes with the package."""
-    path = Path(str(resources.files("service") / "models" / "slim-resnet50.onnx"))
-    return ModelFile(path.stem, 1, path)
-
-
-def discover(folder: Path) -> list[ModelFile]:
-    """Find `NAME.onnx` (version 1) and `NAME/VERSION.onnx` in a model folder.
-
-    Raises `ModelSelectionError` for a folder that can't be read or holds none, and for names that
-    could not be asked for.
-    """
-    try:
-        files = [ModelFile(path.stem, 1, path) for path in folder.glob("*.onnx")]
-        for path in folder.glob("*/*.onnx"):
-            if not re.fullmatch(r"[1-9]\d{0,8}", path.stem):
-                raise ModelSelectionError(
-                    f"{path}: a file in a model's own folder is named by its version, as in "
-                    f"{path.parent.name}/1.onnx"
-                )
-            files.append(ModelFile(path.parent.name, int(path.stem), path))
-        if not folder.is_dir():
-            raise ModelSelectionError(f"{folder}: no such folder (--models)")
-    except OSError as error:
-        raise ModelSelectionError(f"{folder}: can't be read (--models): {error}") from error
-    if not files:
-        raise ModelSelectionError(
-            f"{folder}: holds no NAME.onnx and no NAME/VERSION.onnx (--models); make one with "
-            "`resnet-export export`, or leave --models away to serve the built-in model"
-        )
-    for file in files:
-        if not _NAME.fullmatch(file.name):
-            raise ModelSelectionError(
-                f"{file.path}: a model's name is letters, digits and `._-`, 100 at most"
-            )
-    return sorted(files)
 
 
 def load_repository(settings: Settings, metrics: Metrics) -> Repository:

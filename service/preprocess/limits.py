@@ -9,6 +9,9 @@ from PIL.TiffImagePlugin import TiffImageFile
 
 from service.errors import CorruptImageError, ImageTooLargeError
 
+# What a JPEG can have at most. Pillow keeps an address for each row: a PNG of one column and fifty
+# million rows is 97 KB as a file, and would take a gigabyte.
+_MAX_SIDE = 65_535
 # Each scan of a progressive JPEG passes over all its pixels. So many are allowed for an image of
 # `max_image_pixels`, and more for a smaller one.
 _MAX_SCANS = 200
@@ -47,6 +50,10 @@ def check_size(image: Image.Image, data: bytes, max_pixels: int) -> None:
     pixels = width * height
     if pixels > max_pixels:
         raise too_large(f"the image has {width} x {height} = {pixels} pixels", max_pixels)
+    if max(image.size) > _MAX_SIDE:
+        raise too_large(
+            f"the image has {width} x {height} pixels, over {_MAX_SIDE} on a side", max_pixels
+        )
     if isinstance(image, TiffImageFile):
         # Each tile is decoded whole, however little of it lies inside the image.
         tile = [image.tag_v2.get(tag, 0) for tag in (_TILE_WIDTH, _TILE_LENGTH)]

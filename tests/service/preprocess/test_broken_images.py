@@ -259,6 +259,14 @@ def test_too_many_pixels_are_refused_by_the_header(image_format, size):
     assert "max_image_pixels" in message(data)
 
 
+@pytest.mark.parametrize("size", [(1, 65_536), (65_536, 1)])
+@pytest.mark.parametrize("image_format", ["PNG", "BMP", "TIFF"])
+def test_a_side_beyond_what_a_jpeg_can_have_is_refused_by_the_header(image_format, size):
+    """Few pixels, but Pillow keeps an address for each row."""
+    assert refused(claiming(image_format, *size)) == TOO_LARGE
+    assert "65535 on a side" in message(claiming(image_format, *size))
+
+
 def test_a_webp_of_the_largest_size_is_refused_by_the_header():
     """Before Pillow 13 a WebP's size is only known once there are pictures in it."""
     expected = TOO_LARGE if PILLOW >= 13 else CORRUPT
