@@ -23,7 +23,7 @@ from service.api.edge import Edge
 from service.api.openapi import describe
 from service.api.problems import add_problem_handlers
 from service.api.state import Service
-from service.batching.admission import ByteGate
+from service.batching.admission import ByteGate, DecodeMeter
 from service.engine.providers import cpu_count
 from service.metrics import Metrics
 from service.preprocess.decode import DecodePolicy, prepare_decoding
@@ -64,7 +64,9 @@ def create_service(settings: Settings) -> Service:
     """Load the models, and make what the routes share."""
     metrics = Metrics()
     metrics.set_build(__version__)
-    repository = load_repository(settings, metrics)
+    decode_threads = settings.decode_threads or cpu_count()
+    decoding = DecodeMeter(decode_threads)
+    repository = load_repository(settings, metrics, decoding)
     prepare_decoding()
     body_bytes = ByteGate(settings.max_inflight_bytes)
     metrics.watch_bytes(lambda: body_bytes.held)
@@ -74,9 +76,8 @@ def create_service(settings: Settings) -> Service:
         metrics=metrics,
         body_bytes=body_bytes,
         decode_policy=DecodePolicy(settings.max_image_pixels, settings.jpeg_draft_ratio),
-        decode_pool=ThreadPoolExecutor(
-            settings.decode_threads or cpu_count(), thread_name_prefix="decode"
-        ),
+        decode_pool=ThreadPoolExecutor(decode_threads, thread_name_prefix="decode"),
+        decoding=decoding,
     )
 
 

@@ -8,16 +8,17 @@ A request's road, and the classes that can end it on each stretch:
 
     request   --query-->         InvalidParameterError, ModelRequiredError, UnknownModelError,
                                  TopKError, NotReadyError
+              --headers-->       InvalidTimeoutError, InvalidPriorityError
               --upload-->        UnsupportedMediaTypeError, ContentEncodingError,
                                  BodyTooLargeError, InflightBytesError, BodyTimeoutError,
                                  EmptyBodyError
               --form-->          MalformedMultipartError, MalformedJsonError, NoImagesError,
                                  TooManyImagesError
-              --admission-->     QueueFullError
+              --admission-->     QueueFullError, DeadlineUnreachableError
      image    --base64-->        InvalidBase64Error
               --decode-->        EmptyImageError, NotAnImageError, ImageTooLargeError,
                                  TruncatedImageError, CorruptImageError, UnsupportedPixelsError
-              --batch, engine--> ModelUnavailableError, InferenceError
+              --batch, engine--> DeadlineExceededError, ModelUnavailableError, InferenceError
      answer   --together-->      AllImagesFailedError
      at any time                 ClientDisconnectedError, StoppingError, InternalError,
                                  RouteNotFoundError, MethodNotAllowedError
@@ -77,13 +78,18 @@ class RequestError(ResnetServeError):
     """A request, or one image of it, gets an error instead of labels.
 
     The message is shown to the client: what was wrong and what is allowed. `code` is stable.
-    `retry_after_s` becomes the `Retry-After` header.
+    `retry_after_s` becomes the `Retry-After` header; where it can be computed, it is given.
     """
 
     status: ClassVar[int]
     code: ClassVar[str]
     title: ClassVar[str]
-    retry_after_s: ClassVar[int | None] = None
+    retry_after_s: int | None = None
+
+    def __init__(self, message: str, *, retry_after_s: int | None = None) -> None:
+        super().__init__(message)
+        if retry_after_s is not None:
+            self.retry_after_s = retry_after_s
 
 
 class InternalError(RequestError):
@@ -209,6 +215,18 @@ class TooManyImagesError(RequestError):
     status, code, title = 413, "too_many_images", "Too many images"
 
 
+class InvalidTimeoutError(RequestError):
+    """`X-Request-Timeout-Ms` is no whole number of milliseconds from 1 to a day."""
+
+    status, code, title = 400, "invalid_timeout", "Invalid request timeout"
+
+
+class InvalidPriorityError(RequestError):
+    """`X-Request-Priority` is neither high nor low."""
+
+    status, code, title = 400, "invalid_priority", "Invalid request priority"
+
+
 class QueueFullError(RequestError):
     """Taking the request's images would exceed `max_queue`."""
 
@@ -263,6 +281,19 @@ class ModelUnavailableError(RequestError):
 
     status, code, title = 503, "model_unavailable", "The model is unavailable"
     retry_after_s = 5
+
+
+class DeadlineExceededError(RequestError):
+    """The request was accepted, and its deadline passed before the answer was there."""
+
+    status, code, title = 504, "deadline_exceeded", "Deadline exceeded"
+
+
+class DeadlineUnreachableError(RequestError):
+    """By the queue and the model's measured speed, the deadline could not be met."""
+
+    status, code, title = 503, "deadline_unreachable", "Deadline unreachable"
+    retry_after_s = 1
 
 
 class InferenceError(RequestError):

@@ -7,10 +7,12 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Literal
 
+import numpy as np
 import structlog
 
-from service.batching.admission import ImageGate
+from service.batching.admission import DecodeMeter, ImageGate
 from service.batching.batcher import Batcher
+from service.batching.latency import LatencyTable
 from service.contract import ModelContract, parse_contract
 from service.engine.base import Engine
 from service.engine.onnx import load_engine
@@ -21,12 +23,14 @@ from service.errors import (
     NotReadyError,
     UnknownModelError,
 )
-from service.golden import check_golden
+from service.golden import check_golden, golden_pattern
 from service.metrics import Metrics, ModelMetrics
 from service.model_files import ModelFile, builtin_file, discover
 from service.settings import Settings
 
 _log = structlog.get_logger(__name__)
+
+_PROFILE_RUNS = 3
 
 State = Literal["warming", "ready", "failed"]
 
@@ -37,12 +41,19 @@ class ServedModel:
     def __init__(
         self, file: ModelFile, engine: Engine, contract: ModelContract, metrics: ModelMetrics,
         settings: Settings,
+        decoding: DecodeMeter,
     ) -> None:  # fmt: skip
         self.name, self.version = file.name, file.version
         self.engine = engine
         self.contract = contract
         self.metrics = metrics
-        self.gate = ImageGate(settings.max_queue)
+        self._latencies = LatencyTable()
+        self.gate = ImageGate(
+            settings.max_queue,
+            max_batch=settings.max_batch,
+            latencies=self._latencies,
+            decoding=decoding,
+        )
         self.state: State = "warming"
         self.reason = "warming up"
         self._settings = settings
@@ -58,7 +69,9 @@ class ServedModel:
             name=self.name,
             max_batch=self._settings.max_batch,
             max_delay_s=self._settings.max_delay_ms / 1000,
+            latencies=self._latencies,
         )
+        self.gate.running = self._batcher.running
 
     def warm_up(self) -> None:
         """Run the golden cases at each batch size; sets `state`, blocks for as long as it takes."""
@@ -66,6 +79,7 @@ class ServedModel:
         try:
             worst, failures = 0.0, dict[str, None]()
             for batch in buckets(self._settings.max_batch):
+                self._profile(batch)
                 report = check_golden(self.engine, self.contract, batch)
                 worst = max(worst, report.max_abs_diff)
                 failures |= dict.fromkeys(report.failures)
@@ -88,6 +102,20 @@ class ServedModel:
             golden_max_diff=worst,
             warm_up_s=round(time.perf_counter() - started, 3),
         )
+
+    def _profile(self, batch: int) -> None:
+        """Time a batch size, for the plans of the first requests; live batches keep it current."""
+        pixels = golden_pattern(1, self.contract.preprocessing.crop)
+        images = np.repeat(pixels[np.newaxis], batch, axis=0)
+        self.engine.run(images)  # the first run of a size allocates, and on a GPU chooses kernels
+        for _ in range(_PROFILE_RUNS):
+            started = time.perf_counter()
+            self.engine.run(images)
+            self._latencies.observe(batch, time.perf_counter() - started)
+
+    def latency_ms(self) -> dict[int, float]:
+        """Give the median milliseconds of a batch, by its size."""
+        return {size: round(median * 1000, 3) for size, median, _ in self._latencies.rows()}
 
     def batcher(self) -> Batcher:
         """Give the queue to submit to; raises `NotReadyError` while the model does not answer."""
@@ -151,7 +179,9 @@ def buckets(max_batch: int) -> list[int]:
     return sizes if max_batch == 1 else [*sizes, max_batch]
 
 
-def load_repository(settings: Settings, metrics: Metrics) -> Repository:
+def load_repository(
+    settings: Settings, metrics: Metrics, decoding: DecodeMeter | None = None
+) -> Repository:
     """Load every model that the settings ask for; each is "warming" until `warm_up` has run.
 
     Raises a `StartupError` that names the file or setting at fault.
@@ -172,12 +202,22 @@ def load_repository(settings: Settings, metrics: Metrics) -> Repository:
             f"--default-model: there is no {settings.default_model!r}; "
             f"served are: {', '.join(sorted(names))}"
         )
+    unknown = sorted(set(settings.model_timeout_ms) - names)
+    if unknown:
+        raise ModelSelectionError(
+            f"--model-timeout-ms: there is no {unknown[0]!r}; served are: "
+            f"{', '.join(sorted(names))}"
+        )
+    decoding = decoding or DecodeMeter(1)
     return Repository(
-        [_load(file, settings, metrics) for file in files], default=settings.default_model
+        [_load(file, settings, metrics, decoding) for file in files],
+        default=settings.default_model,
     )
 
 
-def _load(file: ModelFile, settings: Settings, metrics: Metrics) -> ServedModel:
+def _load(
+    file: ModelFile, settings: Settings, metrics: Metrics, decoding: DecodeMeter
+) -> ServedModel:
     engine = load_engine(
         file.path,
         provider=settings.provider,
@@ -205,4 +245,5 @@ def _load(file: ModelFile, settings: Settings, metrics: Metrics) -> ServedModel:
         path=str(file.path),
         provider=engine.provider,
     )
-    return ServedModel(file, engine, contract, metrics.for_model(file.name, file.version), settings)
+    model_metrics = metrics.for_model(file.name, file.version)
+    return ServedModel(file, engine, contract, model_metrics, settings, decoding)

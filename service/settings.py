@@ -26,6 +26,9 @@ from service.errors import SettingsError
 
 PREFIX = "RESNET_SERVE_"
 
+MAX_TIMEOUT_MS = 86_400_000
+"""A day: the longest that a request may wait."""
+
 # https://kubernetes.io/docs/concepts/services-networking/service/#environment-variables
 _SERVICE_LINK = re.compile(
     r"(_|^)SERVICE_HOST$|(_|^)SERVICE_PORT(_\w+)?$|(_|^)PORT_\d+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?$"
@@ -33,6 +36,7 @@ _SERVICE_LINK = re.compile(
 _SERVICE_LINK_VALUE = re.compile(r"^(tcp|udp|sctp)://")
 
 Count = Annotated[int, Field(ge=1)]
+Milliseconds = Annotated[int, Field(ge=1, le=MAX_TIMEOUT_MS)]
 Seconds = Annotated[float, Field(gt=0, le=86_400)]
 
 
@@ -66,6 +70,12 @@ class Settings(BaseModel):
     max_batch: int = Field(8, ge=1, le=1024, description="images in a batch at most")
     max_delay_ms: float = Field(
         0, ge=0, le=10_000, description="how long an incomplete batch waits for more images"
+    )
+    request_timeout_ms: Milliseconds = Field(
+        30_000, description="time for a request that sets none by X-Request-Timeout-Ms"
+    )
+    model_timeout_ms: dict[str, Milliseconds] = Field(
+        {}, description="the same for single models, as in resnet50=2000,tiny=500"
     )
     max_queue: Count = Field(
         256, description="images of a model between admission and answer at most"
@@ -107,13 +117,20 @@ class Settings(BaseModel):
         "info", description="least severe level that is logged"
     )
 
-    @model_validator(mode="before")
+    @field_validator("cors_origins", mode="before")
     @classmethod
-    def _split_lists(cls, values: Any) -> Any:
-        if isinstance(values, dict) and isinstance(origins := values.get("cors_origins"), str):
-            parts = [part.strip() for part in origins.split(",")]
-            values = {**values, "cors_origins": [part for part in parts if part]}
-        return values
+    def _split_origins(cls, value: Any) -> Any:
+        return _split(value) if isinstance(value, str) else value
+
+    @field_validator("model_timeout_ms", mode="before")
+    @classmethod
+    def _split_pairs(cls, value: Any) -> Any:
+        if not isinstance(value, str):
+            return value
+        pairs = [part.partition("=") for part in _split(value)]
+        if not all(equals for _, equals, _ in pairs):
+            raise ValueError("must be pairs like resnet50=2000,tiny=500")
+        return {name.strip(): number.strip() for name, _, number in pairs}
 
     @field_validator("models", mode="before")
     @classmethod
@@ -137,11 +154,15 @@ class Settings(BaseModel):
         return self
 
 
+def _split(text: str) -> list[str]:
+    return [part.strip() for part in text.split(",") if part.strip()]
+
+
 def add_flags(parser: argparse.ArgumentParser) -> None:
     """Add one flag for each setting; values stay text, so that `Settings` alone judges them."""
     for name, field in Settings.model_fields.items():
         flag = "--" + name.replace("_", "-")
-        default = "" if field.default in (None, ()) else f" [{field.default}]"
+        default = "" if field.default in (None, (), {}) else f" [{field.default}]"
         text = f"{field.description}{default}".replace("%", "%%")
         if field.annotation is bool:
             parser.add_argument(

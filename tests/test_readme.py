@@ -17,7 +17,7 @@ README = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8"
 def setting_rows() -> list[str]:
     rows = []
     for name, field in Settings.model_fields.items():
-        default = "" if field.default in (None, ()) else f"`{field.default}`"
+        default = "" if field.default in (None, (), {}) else f"`{field.default}`"
         flag = "--" + name.replace("_", "-")
         rows.append(f"| `{flag}` | `{PREFIX}{name.upper()}` | {default} | {field.description} |")
     return rows

@@ -11,6 +11,7 @@ from fastapi import APIRouter, Query, Request
 from pydantic_core import to_json
 from starlette.responses import Response
 
+from service.api.deadline import Urgency, until_deadline, urgency_of
 from service.api.forms import EncodedImages, form_of
 from service.api.openapi import CLASSIFY_BODY, problems
 from service.api.problems import known_error
@@ -20,9 +21,10 @@ from service.api.trace import Trace, trace_of
 from service.api.upload import cancelled_when_client_leaves, read_body
 from service.batching.batcher import Batcher
 from service.batching.ticket import Ticket
+from service.contract import Preprocessing
 from service.errors import AllImagesFailedError, RequestError, TopKError
 from service.postprocess.top_k import top_k
-from service.preprocess.decode import DecodedImage, decode
+from service.preprocess.decode import DecodedImage, DecodePolicy, decode
 from service.repository import ServedModel
 
 _PROBLEMS = problems(
@@ -33,7 +35,8 @@ _PROBLEMS = problems(
     s415="Not an accepted form of body or image format",
     s422="An image that can't be decoded, or all of several",
     s500="Internal error; the log has its cause under the request id",
-    s503="Queue full, model not ready or service stopping; see Retry-After",
+    s503="Queue full, deadline out of reach, model not ready or stopping; see Retry-After",
+    s504="The deadline passed before the answer was there",
 )
 _DEFAULT_TOP_K = 5
 
@@ -67,9 +70,13 @@ async def classify(
     trace.model = served.name
     labels = _labels_wanted(top, served)
     batcher = served.batcher()
+    urgency = urgency_of(request.headers, trace, service.settings, served.name)
     parse = form_of(request.headers.get("content-type"))
+    # What can't be answered in time is refused before its body is read.
+    served.gate.check(1, urgency.left_s(), urgency.priority)
 
     async with (
+        until_deadline(urgency),
         read_body(request, trace, service.settings, service.body_bytes) as body,
         cancelled_when_client_leaves(request),
     ):
@@ -77,8 +84,8 @@ async def classify(
         if parse is not None:
             images = await service.off_loop(partial(parse, body, service.settings.max_images))
         trace.images = len(images)
-        with served.gate.admit(len(images)):
-            road = _Road(service, served, batcher, trace, labels)
+        with served.gate.admit(len(images), urgency.left_s(), urgency.priority):
+            road = _Road(service, served, batcher, trace, labels, urgency)
             results = await road.classify_all(images)
     return _answer(served, trace, results)
 
@@ -96,10 +103,16 @@ class _Road:
     """One request's way from encoded images to labels."""
 
     def __init__(
-        self, service: Service, served: ServedModel, batcher: Batcher, trace: Trace, top: int
+        self,
+        service: Service,
+        served: ServedModel,
+        batcher: Batcher,
+        trace: Trace,
+        top: int,
+        urgency: Urgency,
     ) -> None:
         self._service, self._served, self._batcher = service, served, batcher
-        self._trace, self._top = trace, top
+        self._trace, self._top, self._urgency = trace, top, urgency
 
     async def classify_all(self, images: EncodedImages) -> list[dict[str, Any]]:
         """Give each image's result; the error of an only image is raised."""
@@ -139,7 +152,11 @@ class _Road:
             raise image
         decoded = await self._decode(image)
         ticket = Ticket(
-            decoded.pixels, asyncio.get_running_loop().create_future(), time.perf_counter()
+            decoded.pixels,
+            asyncio.get_running_loop().create_future(),
+            time.perf_counter(),
+            self._urgency.deadline,
+            self._urgency.priority,
         )
         self._batcher.submit(ticket)
         answer = await ticket.future
@@ -161,13 +178,28 @@ class _Road:
 
     async def _decode(self, image: bytes) -> DecodedImage:
         started = time.perf_counter()
-        decoded = await self._service.off_loop(
-            partial(decode, image, self._served.contract.preprocessing, self._service.decode_policy)
-        )
+        with self._service.decoding.counted():
+            decoded, thread_s = await self._service.off_loop(
+                partial(
+                    _timed_decode,
+                    image,
+                    self._served.contract.preprocessing,
+                    self._service.decode_policy,
+                )
+            )
+        self._service.decoding.note(thread_s)
         seconds = time.perf_counter() - started
         self._trace.note_decode(seconds)
         self._service.metrics.decode_seconds.observe(seconds)
         return decoded
+
+
+def _timed_decode(
+    image: bytes, preprocessing: Preprocessing, policy: DecodePolicy
+) -> tuple[DecodedImage, float]:
+    """Decode, and tell the seconds on the thread, without the wait for it."""
+    started = time.perf_counter()
+    return decode(image, preprocessing, policy), time.perf_counter() - started
 
 
 def _answer(served: ServedModel, trace: Trace, results: list[dict[str, Any]]) -> Response:

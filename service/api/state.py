@@ -11,7 +11,7 @@ from typing import TypeVar
 
 from starlette.requests import HTTPConnection
 
-from service.batching.admission import ByteGate
+from service.batching.admission import ByteGate, DecodeMeter
 from service.metrics import Metrics
 from service.preprocess.decode import DecodePolicy
 from service.repository import Repository
@@ -30,6 +30,7 @@ class Service:
     body_bytes: ByteGate
     decode_policy: DecodePolicy
     decode_pool: ThreadPoolExecutor
+    decoding: DecodeMeter
     started: float = field(default_factory=time.monotonic)
     draining: bool = False
     given_up: int = 0  # requests left without their answer when stopping took too long

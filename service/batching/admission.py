@@ -1,36 +1,137 @@
-"""Refusal at the door: a full service says so now instead of growing a queue.
+"""Refusal at the door: a service that can't answer in time says so now, not after a queue.
 
-Both gates are used on the event loop alone, so they need no lock.
+All of this is used on the event loop alone, so it needs no lock.
 """
 
 from __future__ import annotations
 
-from collections.abc import Generator
+import math
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 
-from service.errors import InflightBytesError, QueueFullError
+from service.batching.latency import LatencyTable
+from service.batching.ticket import Priority
+from service.errors import DeadlineUnreachableError, InflightBytesError, QueueFullError
+
+_NEW = 0.1
+"""Weight of the newest decode in the mean: it follows a change within some twenty images."""
 
 
-class ImageGate:
-    """Counts a model's images from before they are decoded until they are answered."""
+class DecodeMeter:
+    """How long the decode threads need for what is before them."""
 
-    def __init__(self, limit: int) -> None:
-        self.limit = limit
-        self.admitted = 0
+    def __init__(self, threads: int) -> None:
+        self._threads = threads
+        self._mean_s: float | None = None
+        self.waiting = 0  # images handed to the threads and not yet decoded
 
     @contextmanager
-    def admit(self, images: int) -> Generator[None]:
-        """Hold places for all images of a request, or raise `QueueFullError` and hold none."""
-        if self.admitted + images > self.limit:
-            raise QueueFullError(
-                f"{self.admitted} images are waiting or being answered and {images} more would "
-                f"exceed {self.limit} (max_queue); try again later"
-            )
-        self.admitted += images
+    def counted(self) -> Generator[None]:
+        """Count an image from before it is handed over until it is decoded."""
+        self.waiting += 1
         try:
             yield
         finally:
-            self.admitted -= images
+            self.waiting -= 1
+
+    def note(self, seconds: float) -> None:
+        """Take note of the time that one decode took on its thread."""
+        mean = seconds if self._mean_s is None else self._mean_s
+        self._mean_s = mean + _NEW * (seconds - mean)
+
+    def predict_s(self, images: int) -> float:
+        """Seconds until `images` more would be decoded."""
+        mean = self._mean_s or 0.0
+        return mean * max(1.0, (self.waiting + images) / self._threads)
+
+
+class ImageGate:
+    """Counts a model's images from before they are decoded until they are answered.
+
+    Predicts from that count and the measured times when a new request would be answered, as if it
+    ran after everyone of its priority, in batches of the best size. Where batches don't pay, as on
+    a busy CPU, that is exact. Where they do, an image with little time left can force a smaller
+    batch than was counted on; who gets late by that is told so at its deadline.
+    """
+
+    def __init__(
+        self,
+        limit: int,
+        *,
+        max_batch: int = 1,
+        latencies: LatencyTable | None = None,
+        decoding: DecodeMeter | None = None,
+    ) -> None:
+        self.limit = limit
+        self._max_batch = max_batch
+        self._latencies = latencies or LatencyTable()
+        self._decoding = decoding or DecodeMeter(1)
+        self._counts = dict.fromkeys(Priority, 0)
+        self.running: Callable[[], tuple[int, float]] = lambda: (0, 0.0)
+        """Gives the size of the batch that runs now, and the seconds since it began."""
+
+    @property
+    def admitted(self) -> int:
+        """Images let in and not yet answered."""
+        return sum(self._counts.values())
+
+    def check(self, images: int, time_left_s: float, priority: Priority) -> None:
+        """Refuse what does not fit or could not be answered within `time_left_s`.
+
+        Raises `QueueFullError` or `DeadlineUnreachableError`, with the seconds after which a try
+        is worth it.
+        """
+        if self.admitted + images > self.limit:
+            excess = self.admitted + images - self.limit
+            raise QueueFullError(
+                f"{self.admitted} images are waiting or being answered and {images} more would "
+                f"exceed {self.limit} (max_queue); try again later",
+                retry_after_s=self._whole_seconds(self._drain_s(excess)),
+            )
+        needed_s = self.predict_s(images, priority)
+        if needed_s > time_left_s:
+            raise DeadlineUnreachableError(
+                f"the answer would take about {needed_s * 1000:.0f} ms, and only "
+                f"{max(time_left_s, 0) * 1000:.0f} ms are left; try again later or allow more "
+                "time (X-Request-Timeout-Ms)",
+                retry_after_s=self._whole_seconds(needed_s - time_left_s),
+            )
+
+    @contextmanager
+    def admit(
+        self, images: int, time_left_s: float = math.inf, priority: Priority = Priority.HIGH
+    ) -> Generator[None]:
+        """Hold places for all images of a request, or refuse as `check` does and hold none."""
+        self.check(images, time_left_s, priority)
+        self._counts[priority] += images
+        try:
+            yield
+        finally:
+            self._counts[priority] -= images
+
+    def predict_s(self, images: int, priority: Priority) -> float:
+        """Seconds until `images` more would be answered.
+
+        Decoding and inference run side by side, so the slower of them decides; the first image
+        has to be decoded before anything can run.
+        """
+        ahead = self._counts[Priority.HIGH]
+        low = self._counts[Priority.LOW]
+        # A batch of low priority that has begun is not interrupted.
+        ahead += low if priority is Priority.LOW else min(low, self._max_batch)
+        size, elapsed_s = self.running()
+        rest_s = max(0.0, self._latencies.median_s(size) - elapsed_s) if size else 0.0
+        waiting = max(0, ahead - size) + images
+        infer_s = rest_s + self._latencies.seconds_for(waiting, self._max_batch)
+        return max(self._decoding.predict_s(images), self._decoding.predict_s(0) + infer_s)
+
+    def _drain_s(self, images: int) -> float:
+        return self._latencies.seconds_for(images, self._max_batch)
+
+    @staticmethod
+    def _whole_seconds(seconds: float) -> int:
+        """Retry-After has whole seconds (RFC 9110, section 10.2.3)."""
+        return max(1, math.ceil(seconds))
 
 
 class ByteGate:

@@ -1,4 +1,4 @@
-"""Dynamic batching: a free runner takes what is waiting, at once, up to `max_batch`.
+"""Dynamic batching: a free runner takes what is waiting, at once, as many as pay.
 
 The batch grows while the runner is busy, so that load makes batches and an idle service answers
 without a wait. Tickets are submitted and answered on the event loop; the runner is a thread, since
@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
-from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -18,9 +17,16 @@ import numpy as np
 import structlog
 from numpy.typing import NDArray
 
+from service.batching.latency import LatencyTable
+from service.batching.queue import TicketQueue
 from service.batching.ticket import Answer, Ticket
 from service.engine.base import Engine
-from service.errors import InferenceError, ModelUnavailableError, RequestError
+from service.errors import (
+    DeadlineExceededError,
+    InferenceError,
+    ModelUnavailableError,
+    RequestError,
+)
 from service.metrics import ModelMetrics
 
 _log = structlog.get_logger(__name__)
@@ -30,7 +36,8 @@ class Batcher:
     """Runs one model's tickets in batches, on a thread of its own.
 
     Construct it on the event loop that will submit. Every ticket's future is resolved exactly
-    once: with an `Answer`, an `InferenceError` or a `ModelUnavailableError`.
+    once: with an `Answer`, an `InferenceError`, a `DeadlineExceededError` or a
+    `ModelUnavailableError`. How many run together is planned by `latencies`.
     """
 
     def __init__(
@@ -41,13 +48,15 @@ class Batcher:
         name: str,
         max_batch: int,
         max_delay_s: float = 0.0,
+        latencies: LatencyTable | None = None,
     ) -> None:
         self._engine = engine
         self._metrics = metrics
         self._max_batch = max_batch
         self._max_delay_s = max_delay_s
+        self._latencies = latencies or LatencyTable()
         self._loop = asyncio.get_running_loop()
-        self._waiting: deque[Ticket] = deque()
+        self._waiting = TicketQueue()
         self._changed = threading.Condition()
         self._closing = False  # the owner asked for the end
         self._ended = False  # the runner will take no more, for whatever reason
@@ -61,7 +70,7 @@ class Batcher:
         with self._changed:
             if self._closing or self._ended:
                 raise ModelUnavailableError("the model's runner has stopped")
-            self._waiting.append(ticket)
+            self._waiting.push(ticket)
             self._changed.notify()
 
     def trouble(self, stuck_after_s: float) -> str | None:
@@ -72,6 +81,11 @@ class Batcher:
         if since is not None and (busy := time.perf_counter() - since) > stuck_after_s:
             return f"runner has been on one batch for {busy:.0f} s"
         return None
+
+    def running(self) -> tuple[int, float]:
+        """Give the size of the batch that runs now, and the seconds since it began."""
+        batch, since = self._running, self._running_since
+        return (len(batch), time.perf_counter() - since) if since is not None else (0, 0.0)
 
     def close(self, timeout_s: float) -> bool:
         """Run what is waiting, then stop; False if the runner did not end in time."""
@@ -91,8 +105,7 @@ class Batcher:
             # Also when the runner dies of a defect: nobody may wait for a thread that is gone.
             with self._changed:
                 self._ended = True
-                left = [*self._running, *self._waiting]
-                self._waiting.clear()
+                left = [*self._running, *self._waiting.drain()]
             self._fail(left, lambda: ModelUnavailableError("the model's runner has stopped"))
 
     def _next_batch(self) -> list[Ticket]:
@@ -108,22 +121,21 @@ class Batcher:
 
     def _fill_up(self) -> None:
         """Let an incomplete batch wait for more, if `max_delay_s` says so."""
+        if not self._max_delay_s:
+            return
         while self._waiting and len(self._waiting) < self._max_batch and not self._closing:
-            left = self._waiting[0].submitted + self._max_delay_s - time.perf_counter()
+            left = self._waiting.oldest_submitted() + self._max_delay_s - time.perf_counter()
             if left <= 0:
                 return
             self._changed.wait(left)
 
     def _take(self) -> list[Ticket]:
-        """Take the oldest tickets, passing over those whose waiters have gone."""
-        batch: list[Ticket] = []
-        while self._waiting and len(batch) < self._max_batch:
-            ticket = self._waiting.popleft()
-            if ticket.future.cancelled():
-                self._metrics.abandoned.inc()
-            else:
-                batch.append(ticket)
-        return batch
+        """Take the next batch; who has gone or can't be answered in time costs no inference."""
+        taken = self._waiting.take(time.perf_counter(), self._latencies, self._max_batch)
+        if taken.abandoned:
+            self._metrics.abandoned.inc(taken.abandoned)
+        self._fail(taken.late, _late)
+        return taken.batch
 
     def _run_batch(self, batch: list[Ticket]) -> None:
         started = time.perf_counter()
@@ -148,6 +160,7 @@ class Batcher:
         self, batch: list[Ticket], probabilities: NDArray[np.float32], started: float
     ) -> None:
         infer_s = time.perf_counter() - started
+        self._latencies.observe(len(batch), infer_s)
         self._metrics.batch_size.observe(len(batch))
         self._metrics.inference_seconds.observe(infer_s)
         answers = []
@@ -181,6 +194,10 @@ def _reject(errors: list[tuple[asyncio.Future[Answer], RequestError]]) -> None:
     for future, error in errors:
         if not future.done():
             future.set_exception(error)
+
+
+def _late() -> DeadlineExceededError:
+    return DeadlineExceededError("the image waited so long that its deadline can't be met any more")
 
 
 def _inference_error(cause: Exception) -> InferenceError:

@@ -4,9 +4,17 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import dataclass
+from enum import IntEnum
 
 import numpy as np
 from numpy.typing import NDArray
+
+
+class Priority(IntEnum):
+    """Which images run first. Low ones move up when half of their time is gone."""
+
+    HIGH = 0
+    LOW = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,8 +32,16 @@ class Ticket:
     """An image's pixels, and the future that its waiter holds.
 
     A waiter that goes away cancels the future; that is all the batcher needs to drop the work.
+    Times are of `time.perf_counter()`.
     """
 
     pixels: NDArray[np.uint8]  # [H, W, 3]
     future: asyncio.Future[Answer]
-    submitted: float  # time.perf_counter()
+    submitted: float
+    deadline: float
+    priority: Priority = Priority.HIGH
+
+    @property
+    def moves_up_at(self) -> float:
+        """When a ticket of low priority becomes one of high priority: at half of its time."""
+        return self.submitted + (self.deadline - self.submitted) / 2

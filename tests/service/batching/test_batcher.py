@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from service.batching.batcher import Batcher
+from service.batching.latency import LatencyTable
 from service.batching.ticket import Answer, Ticket
 from service.errors import InferenceError, ModelUnavailableError
 from service.metrics import Metrics
@@ -20,7 +21,13 @@ from service.metrics import Metrics
 
 def ticket(value: int) -> Ticket:
     pixels = np.full((2, 2, 3), value, np.uint8)
-    return Ticket(pixels, asyncio.get_running_loop().create_future(), time.perf_counter())
+    now = time.perf_counter()
+    return Ticket(pixels, asyncio.get_running_loop().create_future(), now, now + 60)
+
+
+def one_time_for_all_sizes(max_batch: int) -> LatencyTable:
+    """A table that makes full batches the best plan, whatever times the test's gate makes."""
+    return LatencyTable((size, 1e-3) for size in range(1, max_batch + 1) for _ in range(32))
 
 
 async def entered(engine: HeldEngine) -> None:
@@ -36,6 +43,7 @@ def with_batcher(
 
     async def main() -> None:
         engine = HeldEngine()
+        options.setdefault("latencies", one_time_for_all_sizes(max_batch))
         batcher = Batcher(
             engine, metrics.for_model("m", 1), name="m", max_batch=max_batch, **options
         )

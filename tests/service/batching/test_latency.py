@@ -1,0 +1,88 @@
+"""The latency table: what it says of batch sizes, and what it plans."""
+
+from __future__ import annotations
+
+import itertools
+import math
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from service.batching.latency import LatencyTable
+
+measurements = st.lists(st.tuples(st.integers(1, 64), st.floats(1e-4, 2)), min_size=1, max_size=60)
+
+
+def table(**seconds: float) -> LatencyTable:
+    return LatencyTable((int(name[1:]), value) for name, value in seconds.items())
+
+
+def test_without_measurements_nothing_takes_time_and_all_that_waits_is_taken():
+    empty = LatencyTable()
+    assert empty.median_s(8) == empty.p95_s(8) == 0
+    assert empty.best_size(8, 0.0) == 8
+
+
+def test_median_and_95th_percentile_are_of_the_recent_batches():
+    """Old ones are forgotten, so that the table follows a machine that has changed."""
+    slow_then_fast = LatencyTable([(1, 9.0)] * 100 + [(1, 1.0)] * 28 + [(1, 2.0)] * 4)
+    assert slow_then_fast.median_s(1) == 1.0
+    assert slow_then_fast.p95_s(1) == 2.0
+
+
+def test_sizes_between_measured_ones_are_interpolated():
+    assert math.isclose(table(n2=0.2, n4=0.3).median_s(3), 0.25)
+    assert table(n2=0.2).median_s(1) == 0.2
+    assert math.isclose(table(n2=0.2).median_s(6), 0.6)
+
+
+@given(measurements)
+def test_times_grow_with_the_size_and_with_the_percentile(measured):
+    latencies = LatencyTable(measured)
+    medians = [latencies.median_s(size) for size in range(1, 80)]
+    highs = [latencies.p95_s(size) for size in range(1, 80)]
+    assert all(a <= b + 1e-9 for a, b in itertools.pairwise(medians))
+    assert all(a <= b + 1e-9 for a, b in itertools.pairwise(highs))
+    assert all(median <= high for median, high in zip(medians, highs, strict=True))
+
+
+def test_where_a_batch_is_no_faster_than_single_images_latency_wins():
+    """As on a CPU that one image keeps busy: 8 images take 8 times as long."""
+    assert table(n1=0.05, n2=0.1, n4=0.2, n8=0.4).best_size(8, math.inf) == 1
+
+
+def test_where_batches_are_faster_the_fastest_is_taken():
+    """As on a GPU: 8 images take hardly longer than one."""
+    gpu = table(n1=0.010, n2=0.011, n4=0.012, n8=0.014)
+    assert gpu.best_size(8, math.inf) == 8
+    assert gpu.best_size(3, math.inf) == 3
+
+
+def test_a_batch_must_end_before_the_earliest_deadline():
+    gpu = table(n1=0.010, n2=0.011, n4=0.012, n8=0.014)
+    assert gpu.best_size(8, 0.0120) == 4
+    assert gpu.best_size(8, 0.001) == 1, "nothing fits: the earliest may still make it"
+
+
+@given(measurements, st.integers(1, 64), st.floats(0, 3))
+def test_a_plan_fits_and_no_fitting_size_is_much_faster(measured, waiting, left):
+    latencies = LatencyTable(measured)
+    size = latencies.best_size(waiting, left)
+    assert 1 <= size <= waiting
+    fitting = [n for n in range(1, waiting + 1) if latencies.p95_s(n) <= left]
+    if fitting:
+        assert size in fitting
+        best = max(n / latencies.median_s(n) for n in fitting)
+        assert size / latencies.median_s(size) >= 0.95 * best - 1e-9
+    else:
+        assert size == 1
+
+
+@given(measurements, st.integers(0, 300), st.integers(1, 64))
+def test_more_images_are_never_predicted_to_take_less_than_their_best_rate(measured, images, batch):
+    latencies = LatencyTable(measured)
+    seconds = latencies.seconds_for(images, batch)
+    assert seconds >= 0
+    if images:
+        rate = max(n / latencies.median_s(n) for n in range(1, batch + 1))
+        assert seconds >= images / rate - 1e-6

@@ -1,0 +1,176 @@
+"""Which tickets make the next batch: with a simulated clock and a table of known times."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+
+import numpy as np
+from hypothesis import given
+from hypothesis import strategies as st
+
+from service.batching.admission import ImageGate
+from service.batching.latency import LatencyTable
+from service.batching.queue import TicketQueue
+from service.batching.ticket import Priority, Ticket
+from service.errors import DeadlineUnreachableError
+
+PIXELS = np.zeros((1, 1, 3), np.uint8)
+HIGH, LOW = Priority.HIGH, Priority.LOW
+
+
+class Simulation:
+    """A queue, its tickets by number, and a loop that is never run (futures need one)."""
+
+    def __init__(self, latencies: LatencyTable | None = None) -> None:
+        self.loop = asyncio.new_event_loop()
+        self.queue = TicketQueue()
+        self.latencies = latencies or LatencyTable()
+        self.tickets: list[Ticket] = []
+
+    def __enter__(self) -> Simulation:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.loop.close()
+
+    def push(self, deadline: float, priority: Priority = HIGH, now: float = 0.0) -> None:
+        ticket = Ticket(PIXELS, self.loop.create_future(), now, deadline, priority)
+        self.tickets.append(ticket)
+        self.queue.push(ticket)
+
+    def take(self, now: float = 0.0, max_batch: int = 1) -> list[int]:
+        return self.numbers(self.queue.take(now, self.latencies, max_batch).batch)
+
+    def numbers(self, tickets: list[Ticket]) -> list[int]:
+        return [self.tickets.index(ticket) for ticket in tickets]
+
+    def order(self, now: float = 0.0) -> list[int]:
+        taken = []
+        while batch := self.take(now):
+            taken += batch
+        return taken
+
+
+def test_priority_comes_first_then_deadline_then_arrival():
+    with Simulation() as simulation:
+        for deadline, priority in ((9, LOW), (8, HIGH), (7, LOW), (5, HIGH), (5, HIGH), (7, LOW)):
+            simulation.push(deadline, priority)
+        assert simulation.order() == [3, 4, 1, 2, 5, 0]
+
+
+def test_low_priority_moves_up_when_half_of_its_time_is_gone():
+    """So that a stream of high ones can't starve it."""
+    with Simulation() as simulation:
+        simulation.push(10, LOW)
+        simulation.push(20, HIGH, now=4)
+        assert simulation.take(now=4.9) == [1]
+        simulation.push(20, HIGH, now=5)
+        assert simulation.take(now=5) == [0]
+
+
+def test_the_table_says_how_many_run_together():
+    """Here a batch of 4 takes hardly longer than one image, and one of 8 twice as long."""
+    times = [(1, 1.0), (2, 1.05), (4, 1.1), (8, 3.0)]
+    with Simulation(LatencyTable(times)) as simulation:
+        for _ in range(8):
+            simulation.push(100)
+        assert simulation.take(max_batch=8) == [0, 1, 2, 3]
+
+
+def test_a_batch_stays_small_for_the_earliest_deadline_in_it():
+    """Also when that one is of low priority and would come last."""
+    with Simulation(LatencyTable([(1, 1.0), (2, 1.2), (3, 1.3), (4, 1.4)])) as simulation:
+        simulation.push(100)
+        simulation.push(100)
+        simulation.push(1.25, LOW)
+        assert simulation.take(max_batch=4) == [0, 1]
+
+
+def test_who_can_not_be_answered_in_time_is_passed_over_as_late():
+    with Simulation(LatencyTable([(1, 1.0)])) as simulation:
+        simulation.push(0.9)
+        simulation.push(1.1)
+        taken = simulation.queue.take(0.0, simulation.latencies, 8)
+        assert simulation.numbers(taken.batch) == [1]
+        assert simulation.numbers(taken.late) == [0]
+
+
+def test_who_has_gone_is_passed_over_and_counted():
+    with Simulation() as simulation:
+        for _ in range(3):
+            simulation.push(9)
+        simulation.tickets[0].future.cancel()
+        simulation.tickets[2].future.cancel()
+        taken = simulation.queue.take(0.0, simulation.latencies, 8)
+        assert (simulation.numbers(taken.batch), taken.abandoned) == ([1], 2)
+        assert len(simulation.queue) == 0
+
+
+tickets = st.tuples(st.floats(0.1, 50), st.sampled_from(Priority), st.booleans())
+times = st.lists(st.tuples(st.integers(1, 8), st.floats(0.01, 2)), max_size=8)
+
+
+@given(st.lists(tickets, max_size=40), times, st.integers(1, 8))
+def test_every_ticket_leaves_the_queue_exactly_once(arrivals, measured, max_batch):
+    """Whatever the deadlines, priorities, cancellations and times: run, late or abandoned."""
+    with Simulation(LatencyTable(measured)) as simulation:
+        now, ran, late, abandoned = 0.0, [], [], 0
+        for deadline, priority, cancelled in arrivals:
+            simulation.push(now + deadline, priority, now)
+            if cancelled:
+                simulation.tickets[-1].future.cancel()
+        while len(simulation.queue):
+            before = len(simulation.queue)
+            taken = simulation.queue.take(now, simulation.latencies, max_batch)
+            assert len(taken.batch) <= max_batch
+            assert len(simulation.queue) < before
+            for ticket in taken.batch:
+                assert now + simulation.latencies.median_s(1) <= ticket.deadline
+            ran += taken.batch
+            late += taken.late
+            abandoned += taken.abandoned
+            now += simulation.latencies.median_s(len(taken.batch)) if taken.batch else 0.0
+        assert len(ran) + len(late) + abandoned == len(arrivals)
+        assert len({id(ticket) for ticket in ran + late}) == len(ran) + len(late)
+        assert abandoned == sum(cancelled for _, _, cancelled in arrivals)
+        assert not any(ticket.future.cancelled() for ticket in ran + late)
+
+
+@given(
+    st.lists(st.tuples(st.floats(0, 3), st.floats(0.5, 9)), min_size=1, max_size=60),
+    st.integers(1, 8),
+)
+def test_what_is_admitted_as_feasible_is_answered_in_time(arrivals, max_batch):
+    """Simulated arrivals, each with its own time to spare, where batches don't pay.
+
+    `arrivals` are gaps and times to spare, in units of the time that one image takes.
+    """
+    latencies = LatencyTable((size, float(size)) for size in range(1, max_batch + 1))
+    gate = ImageGate(1000, max_batch=max_batch, latencies=latencies)
+    with Simulation(latencies) as simulation, contextlib.ExitStack() as admitted:
+        now = free_at = 0.0
+        running: list[Ticket] = []
+        places: dict[int, contextlib.ExitStack] = {}
+        gate.running = lambda: (len(running), len(running) - (free_at - now))
+        for gap, spare in arrivals:
+            later = now + gap
+            while (running or len(simulation.queue)) and free_at <= later:
+                now = free_at
+                for ticket in running:
+                    places.pop(id(ticket)).close()
+                taken = simulation.queue.take(now, latencies, max_batch)
+                assert not taken.late
+                running = taken.batch
+                free_at = now + len(running)
+                assert all(free_at <= ticket.deadline + 1e-6 for ticket in running)
+            now = later
+            free_at = free_at if running else now
+            place = admitted.enter_context(contextlib.ExitStack())
+            with contextlib.suppress(DeadlineUnreachableError):
+                place.enter_context(gate.admit(1, spare - 1e-6, HIGH))
+                simulation.push(now + spare, now=now)
+                places[id(simulation.tickets[-1])] = place
+            if not running and len(simulation.queue):
+                running = simulation.queue.take(now, latencies, max_batch).batch
+                free_at = now + len(running)
