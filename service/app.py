@@ -1,7 +1,7 @@
 """Wires the service. Read this first.
 
     settings -> metrics, repository (models loaded, not yet warm), gates, decode threads -> Service
-    Edge (id, metrics, log line, errors) -> CORS, if set -> routes (classify, operations)
+    CORS, if set -> Edge (id, metrics, log line, errors) -> routes (classify, operations)
 
 The server listens before the models are warm: probes see "starting", and a request gets 503.
 """
@@ -9,8 +9,8 @@ The server listens before the models are warm: probes see "starting", and a requ
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import AsyncGenerator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 
 from fastapi import FastAPI
@@ -42,9 +42,11 @@ def create_app(settings: Settings) -> FastAPI:
         version=__version__,
         summary="Image classification with dynamic batching.",
         lifespan=_lifespan,
+        redirect_slashes=False,  # a redirect would be built from the client's Host header
     )
     app.state.service = service
-    if settings.cors_origins:
+    app.add_middleware(Edge, service=service)
+    if settings.cors_origins:  # added last, so outermost: errors of the edge get its headers too
         app.add_middleware(
             CORSMiddleware,
             allow_origins=settings.cors_origins,
@@ -52,7 +54,6 @@ def create_app(settings: Settings) -> FastAPI:
             allow_headers=["*"],
             expose_headers=["X-Request-Id", "Server-Timing", "Retry-After"],
         )
-    app.add_middleware(Edge, service=service)  # added last: the outermost
     add_problem_handlers(app)
     describe(app)
     app.include_router(classify.router)
@@ -76,7 +77,7 @@ def create_service(settings: Settings) -> Service:
         metrics=metrics,
         body_bytes=body_bytes,
         decode_policy=DecodePolicy(settings.max_image_pixels, settings.jpeg_draft_ratio),
-        decode_pool=ThreadPoolExecutor(decode_threads, thread_name_prefix="decode"),
+        decode_threads=decode_threads,
         decoding=decoding,
     )
 
@@ -86,17 +87,21 @@ async def _lifespan(app: FastAPI) -> AsyncGenerator[None]:
     service: Service = app.state.service
     for model in service.repository:
         model.start()
-    warm_up = asyncio.create_task(_warm_up(service))
+    # A daemon: a device that hangs in warm-up must not keep the process from ending.
+    warm_up = threading.Thread(target=_warm_up, args=(service,), name="warm-up", daemon=True)
+    warm_up.start()
     try:
         yield
     finally:
         # Every accepted request has been answered or given up by now.
-        warm_up.cancel()
-        service.decode_pool.shutdown(wait=False, cancel_futures=True)
-        for model in service.repository:
-            await asyncio.to_thread(model.close, service.settings.drain_timeout_s)
+        service.warm_up_stop.set()
+        service.close_pool()
+        await asyncio.to_thread(warm_up.join, service.left_to_stop_s())
+        if not warm_up.is_alive():
+            for model in service.repository:
+                await asyncio.to_thread(model.close, service.left_to_stop_s())
 
 
-async def _warm_up(service: Service) -> None:
+def _warm_up(service: Service) -> None:
     for model in service.repository:
-        await asyncio.to_thread(model.warm_up)
+        model.warm_up(service.warm_up_stop)

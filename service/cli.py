@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import argparse
 import os
+import signal
 import sys
+import threading
 from collections.abc import Sequence
 
 from service import __version__
@@ -12,11 +14,15 @@ from service.engine.providers import prepare_runtime
 from service.errors import StartupError
 from service.settings import PREFIX, add_flags, load_settings
 
+_LOG_FLUSH_S = 1.0
+
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the program; gives its exit status. A mistake at the start is one line and status 1."""
     arguments = vars(_parser().parse_args(argv))
     arguments.pop("command")
+    # As process 1 of a container, a signal without a handler would be lost until the server runs.
+    signal.signal(signal.SIGTERM, _leave_while_starting)
     try:
         return _serve(arguments)
     except StartupError as error:
@@ -24,6 +30,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 1
     except KeyboardInterrupt:
         return 130
+
+
+def _leave_while_starting(*_: object) -> None:
+    """Nothing has been accepted yet, so to leave at once is a clean stop."""
+    raise SystemExit(0)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -50,10 +61,18 @@ def _serve(flags: dict[str, object]) -> int:
     import structlog  # noqa: PLC0415
 
     from service.app import create_app  # noqa: PLC0415
-    from service.logs import configure_logs  # noqa: PLC0415
+    from service.logs import LogWriter, configure_logs  # noqa: PLC0415
     from service.server import run_server  # noqa: PLC0415
 
-    configure_logs(settings.log_format, settings.log_level)
-    for warning in warnings:
-        structlog.get_logger(__name__).warning("setting_passed_over", detail=warning)
-    return run_server(create_app(settings), settings)
+    logs = LogWriter(sys.stderr)
+    try:
+        configure_logs(settings.log_format, settings.log_level, logs)
+        for warning in warnings:
+            structlog.get_logger(__name__).warning("setting_passed_over", detail=warning)
+        status = run_server(create_app(settings), settings, logs)
+    finally:
+        logs.close(_LOG_FLUSH_S)
+    if any(not thread.daemon for thread in threading.enumerate()[1:]):
+        # A decode or a warm-up that does not end must not keep the process from ending.
+        os._exit(status)
+    return status

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
+import queue
 import re
 import secrets
 import sys
-from typing import Literal
+import threading
+from typing import Literal, TextIO, cast
 
 import structlog
 
@@ -16,8 +19,55 @@ _REQUEST_ID = re.compile(rb"^[A-Za-z0-9][A-Za-z0-9._:-]{0,127}$")
 _OF_EACH_BAD_REQUEST = ("PIL", "python_multipart")
 
 
-def configure_logs(log_format: Literal["auto", "json", "text"], level: str) -> None:
-    """Send this package's events and the standard library's records (uvicorn's) to stderr."""
+class LogWriter:
+    """A file that never holds its writer up and never fails: a thread of its own does the writing.
+
+    Whoever reads the log may stop or go away; requests and signals must be handled all the same.
+    What finds no room is dropped and counted.
+    """
+
+    def __init__(self, file: TextIO, room: int = 10_000) -> None:
+        self._file = file
+        self._lines: queue.Queue[str | None] = queue.Queue(room)
+        self._dropped = 0
+        self._thread = threading.Thread(target=self._write_all, name="log-writer", daemon=True)
+        self._thread.start()
+
+    def write(self, text: str) -> int:
+        """Hand text over; gives its length, as files do."""
+        try:
+            self._lines.put_nowait(text)
+        except queue.Full:
+            self._dropped += 1
+        return len(text)
+
+    def flush(self) -> None:
+        """Do nothing: to wait for a reader is what this file is there to avoid."""
+
+    def close(self, timeout_s: float) -> None:
+        """Write what is left, for as long as the reader takes it within `timeout_s`."""
+        with contextlib.suppress(queue.Full):
+            self._lines.put(None, timeout=timeout_s)
+            self._thread.join(timeout_s)
+
+    def _write_all(self) -> None:
+        while (text := self._lines.get()) is not None:
+            dropped, self._dropped = self._dropped, 0
+            note = f'{{"event": "log_lines_dropped", "count": {dropped}}}\n' if dropped else ""
+            # There is nowhere left to report a log that can't be written.
+            with contextlib.suppress(OSError, ValueError):
+                self._file.write(note + text)
+                self._file.flush()
+
+
+def configure_logs(
+    log_format: Literal["auto", "json", "text"], level: str, file: LogWriter | TextIO | None = None
+) -> None:
+    """Send this package's events and the standard library's records (uvicorn's) to a file.
+
+    The file is stderr by default.
+    """
+    target = cast("TextIO", file or sys.stderr)
     as_text = log_format == "text" or (log_format == "auto" and sys.stderr.isatty())
     shared: list[structlog.typing.Processor] = [
         structlog.stdlib.add_log_level,
@@ -31,10 +81,10 @@ def configure_logs(log_format: Literal["auto", "json", "text"], level: str) -> N
     structlog.configure(
         processors=[*shared, *renderer],
         wrapper_class=structlog.make_filtering_bound_logger(level),
-        logger_factory=structlog.WriteLoggerFactory(file=sys.stderr),
+        logger_factory=structlog.WriteLoggerFactory(file=target),
         cache_logger_on_first_use=True,
     )
-    handler = logging.StreamHandler(sys.stderr)
+    handler = logging.StreamHandler(target)
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
             foreign_pre_chain=shared,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -73,12 +74,17 @@ class ServedModel:
         )
         self.gate.running = self._batcher.running
 
-    def warm_up(self) -> None:
-        """Run the golden cases at each batch size; sets `state`, blocks for as long as it takes."""
+    def warm_up(self, stop: threading.Event) -> None:
+        """Run the golden cases at each batch size; sets `state`, blocks for as long as it takes.
+
+        Gives up between two sizes once `stop` is set.
+        """
         started = time.perf_counter()
         try:
             worst, failures = 0.0, dict[str, None]()
             for batch in buckets(self._settings.max_batch):
+                if stop.is_set():
+                    return
                 self._profile(batch)
                 report = check_golden(self.engine, self.contract, batch)
                 worst = max(worst, report.max_abs_diff)

@@ -20,7 +20,13 @@ from fastapi import FastAPI
 
 from service.api.state import Service
 from service.errors import SettingsError
+from service.logs import LogWriter
 from service.settings import Settings
+
+_MAX_HEADER_BYTES = 64 * 1024
+_BACKLOG = 2048
+_JUST_CONNECTED_S = 0.1
+_LAST_WORDS_S = 0.5
 
 _log = structlog.get_logger(__name__)
 
@@ -35,9 +41,10 @@ class Server(uvicorn.Server):
     5. Runners and engines end (the application's lifespan).
     """
 
-    def __init__(self, config: uvicorn.Config, service: Service) -> None:
+    def __init__(self, config: uvicorn.Config, service: Service, logs: LogWriter) -> None:
         super().__init__(config)
         self._service = service
+        self._logs = logs
         self._stopping: asyncio.Task[None] | None = None
 
     @contextmanager
@@ -51,26 +58,40 @@ class Server(uvicorn.Server):
     def _on_signal(self, number: signal.Signals) -> None:
         if self._stopping is not None:
             _log.warning("stopped_at_once", signal=number.name)
+            self._logs.close(_LAST_WORDS_S)
             os._exit(128 + number)  # threads and unanswered clients are left as they are
         self._stopping = asyncio.create_task(self._stop(number.name))
 
     async def _stop(self, why: str) -> None:
-        settings = self._service.settings
+        service, settings = self._service, self._service.settings
+        service.begin_drain()
         _log.info("draining", signal=why, delay_s=settings.drain_delay_s)
-        self._service.draining = True
         await asyncio.sleep(settings.drain_delay_s)
         self.should_exit = True
 
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Close the listeners, and only a moment later the connections that have no request.
 
-def run_server(app: FastAPI, settings: Settings) -> int:
-    """Serve until stopped; gives the exit status: 0 when every accepted request was answered.
+        uvicorn does both at once, and a client that has just connected would lose the request
+        that it is sending.
+        """
+        for server in self.servers:
+            server.close()
+        await asyncio.sleep(_JUST_CONNECTED_S)
+        await super().shutdown(sockets)
 
-    Raises `SettingsError` when the address can't be listened on.
+
+def uvicorn_config(app: FastAPI, settings: Settings) -> uvicorn.Config:
+    """How uvicorn is to serve the app.
+
+    h11 and not httptools: with that, an offer to upgrade (every request of Java's HTTP client has
+    one) loses the body and lets a second request be smuggled in it, and headers have no limit.
     """
-    config = uvicorn.Config(
+    return uvicorn.Config(
         app,
         loop="uvloop",
-        http="httptools",
+        http="h11",
+        h11_max_incomplete_event_size=_MAX_HEADER_BYTES,
         ws="none",
         log_config=None,
         access_log=False,
@@ -80,17 +101,24 @@ def run_server(app: FastAPI, settings: Settings) -> int:
         timeout_graceful_shutdown=math.ceil(settings.drain_timeout_s),
         lifespan="on",
     )
+
+
+def run_server(app: FastAPI, settings: Settings, logs: LogWriter) -> int:
+    """Serve until stopped; gives the exit status: 0 when every accepted request was answered.
+
+    Raises `SettingsError` when the address can't be listened on.
+    """
     listener = _listen(settings.host, settings.port)
     host, port = listener.getsockname()[:2]
     _log.info("listening", url=f"http://{f'[{host}]' if ':' in host else host}:{port}")
     service: Service = app.state.service
-    Server(config, service).run(sockets=[listener])
+    Server(uvicorn_config(app, settings), service, logs).run(sockets=[listener])
     _log.info("stopped", unanswered=service.given_up)
     return 1 if service.given_up else 0
 
 
 def _listen(host: str, port: int) -> socket.socket:
-    """Bind before uvicorn would, for an error that names the setting."""
+    """Listen before uvicorn would, for an error that names the setting."""
     try:
         family, _, _, _, address = socket.getaddrinfo(
             host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
@@ -98,6 +126,7 @@ def _listen(host: str, port: int) -> socket.socket:
         listener = socket.socket(family, socket.SOCK_STREAM)
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind(address)
+        listener.listen(_BACKLOG)
     except OSError as error:
         raise SettingsError(
             f"can't listen on {host} port {port} (--host, --port): {error.strerror or error}"

@@ -14,16 +14,15 @@ from color_model import write_color_model
 from fastapi import FastAPI
 
 from service.app import create_app
+from service.server import uvicorn_config
 from service.settings import Settings
 
 
 @contextmanager
 def running(app: FastAPI) -> Iterator[str]:
     """Serve an app on a free port, on a thread; gives its URL once it is ready."""
-    config = uvicorn.Config(
-        app, port=0, loop="uvloop", http="httptools", ws="none", log_config=None, access_log=False,
-        timeout_graceful_shutdown=5,
-    )  # fmt: skip
+    config = uvicorn_config(app, app.state.service.settings)
+    config.port = 0
     server = uvicorn.Server(config)
     listener = config.bind_socket()
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})

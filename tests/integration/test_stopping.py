@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import signal
+import socket
+import subprocess
+from pathlib import Path
 
 import httpx
 import pytest
 from images import colored, top_label
-from process import client_of, serving
+from process import PROGRAM, clean_environment, client_of, serving
 from wire import connect, head, read_answer
 
 
@@ -59,13 +62,53 @@ def test_a_request_that_outlasts_drain_timeout_is_told_so(model_folder):
         with connect(server.url) as connection:
             connection.sendall(head(Content_Length=100) + b"x")
             with client_of(server) as client:
-                while "resnet_serve_inflight_bytes 100.0" not in client.get("/metrics").text:
+                while "resnet_serve_inflight_bytes 1.0" not in client.get("/metrics").text:
                     pass
             server.signal()
             status, answer = read_answer(connection)
         assert status == 503
         assert b'"code":"stopping"' in answer
         assert server.exit_status() == 1
+
+
+def test_a_signal_while_models_load_is_a_clean_stop(model_folder):
+    """As process 1 of a container it would be lost without a handler from the start."""
+    command = [*PROGRAM, "serve", "--port", "0", "--models", str(model_folder)]
+    with subprocess.Popen(command, env=clean_environment(), stderr=subprocess.PIPE) as process:
+        while not catches(process.pid, signal.SIGTERM):
+            assert process.poll() is None
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(timeout=30) == 0
+        assert process.stderr is not None
+        assert b"Traceback" not in process.stderr.read()
+
+
+def catches(pid: int, number: signal.Signals) -> bool:
+    """Whether a process has a handler for a signal (proc(5), SigCgt)."""
+    status = Path(f"/proc/{pid}/status").read_text(encoding="ascii")
+    mask = int(status.partition("SigCgt:")[2].split()[0], 16)
+    return bool(mask >> (number - 1) & 1)
+
+
+@pytest.mark.parametrize("reader", ["gone", "asleep"])
+def test_a_log_that_nobody_reads_holds_up_neither_requests_nor_signals(model_folder, reader):
+    """As behind a pipe whose reader has ended, or has stopped reading."""
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        port = probe.getsockname()[1]
+    command = [*PROGRAM, "serve", "--port", str(port), "--models", str(model_folder)]
+    with subprocess.Popen(command, env=clean_environment(), stderr=subprocess.PIPE) as process:
+        assert process.stderr is not None
+        process.stderr.readline()
+        if reader == "gone":
+            process.stderr.close()
+        transport = httpx.HTTPTransport(retries=10)
+        with httpx.Client(base_url=f"http://127.0.0.1:{port}", transport=transport) as client:
+            while client.get("/readyz").status_code != 200:
+                pass
+            for _ in range(600):  # some 250 KB of log, more than a pipe holds
+                assert client.post("/v1/classify", content=b"x").status_code == 415
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(timeout=30) == 0
 
 
 def test_a_second_signal_ends_at_once(model_folder):

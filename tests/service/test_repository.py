@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from pathlib import Path
 
 import pytest
@@ -166,7 +167,7 @@ def test_a_model_answers_only_after_warm_up(model_folder):
     with pytest.raises(NotReadyError, match="warming up"):
         model.batcher()
     with capture_logs() as logs:
-        model.warm_up()
+        model.warm_up(threading.Event())
     assert (model.state, model.reason) == ("ready", "")
     assert [entry["event"] for entry in logs] == ["model_ready"]
     assert b'model_ready{model="color",version="1"} 1.0' in metrics.render()
@@ -181,7 +182,7 @@ def test_a_model_whose_runner_runs_still_answers_only_when_it_is_ready(model_fol
         try:
             with pytest.raises(NotReadyError):
                 model.batcher()
-            model.warm_up()
+            model.warm_up(threading.Event())
             assert model.batcher() is model.batcher()
             assert model.trouble() is None
             model.state, model.reason = "failed", "for the test"
@@ -205,7 +206,7 @@ def test_a_model_is_warmed_at_every_batch_size(model_folder):
         return run(images)
 
     model.engine.run = counted
-    model.warm_up()
+    model.warm_up(threading.Event())
     assert model.state == "ready"
     assert set(sizes) == {1, 2, 4, 6}
 
@@ -217,7 +218,7 @@ def test_a_model_that_disagrees_with_its_golden_cases_is_failed_and_says_why(tmp
     metrics = Metrics()
     (model,) = loaded(tmp_path, metrics)
     with capture_logs() as logs:
-        model.warm_up()
+        model.warm_up(threading.Event())
     assert model.state == "failed"
     assert "golden pattern 1 differs by" in model.reason
     assert [entry["event"] for entry in logs] == ["model_disagrees"]
@@ -235,7 +236,7 @@ def test_a_model_that_can_not_run_is_failed_and_the_others_go_on(several):
     repository.find("a").engine.run = broken
     with capture_logs():
         for model in repository:
-            model.warm_up()
+            model.warm_up(threading.Event())
     assert [model.state for model in repository] == ["failed", "ready", "ready", "ready"]
     assert "out of memory" in repository.find("a").reason
 
