@@ -23,6 +23,11 @@ class ModelFile:
     path: Path
 
 
+def _listed(folder: Path) -> list[Path]:
+    """List a folder without hidden entries, which are other programs' (`..data`, `._x.onnx`)."""
+    return sorted(path for path in folder.iterdir() if not path.name.startswith("."))
+
+
 def builtin_file() -> ModelFile:
     """Give the model file that comes with the package."""
     path = Path(str(resources.files("service") / "models" / "slim-resnet50.onnx"))
@@ -36,13 +41,13 @@ def discover(folder: Path) -> list[ModelFile]:
     could not be asked for.
     """
     try:
-        entries = sorted(folder.iterdir())
+        entries = _listed(folder)
         paths = [path for path in entries if path.suffix == ".onnx" and path.is_file()]
         versioned = [
             path
             for entry in entries
             if entry.is_dir() and entry.name != _OF_THE_FILE_SYSTEM
-            for path in sorted(entry.iterdir())
+            for path in _listed(entry)
             if path.suffix == ".onnx" and path.is_file()
         ]
     except OSError as error:

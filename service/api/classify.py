@@ -14,6 +14,7 @@ from starlette.responses import Response
 from service.api.deadline import Urgency, until_deadline, urgency_of
 from service.api.forms import EncodedImages, form_of
 from service.api.openapi import CLASSIFY_BODY, problems
+from service.api.parameters import WholeNumber
 from service.api.problems import known_error
 from service.api.schemas import Classification
 from service.api.state import Service, service_of
@@ -22,7 +23,7 @@ from service.api.upload import cancelled_when_client_leaves, read_body
 from service.batching.batcher import Batcher
 from service.batching.ticket import Ticket
 from service.contract import Preprocessing
-from service.errors import AllImagesFailedError, RequestError, TopKError
+from service.errors import AllImagesFailedError, InternalError, RequestError, TopKError
 from service.postprocess.top_k import top_k
 from service.preprocess.decode import DecodedImage, DecodePolicy, decode
 from service.repository import ServedModel
@@ -53,11 +54,13 @@ router = APIRouter()
 async def classify(
     request: Request,
     top: Annotated[
-        int | None,
+        WholeNumber | None,
         Query(alias="top_k", description="labels for each image; default 5, or all of fewer"),
     ] = None,
     model: Annotated[str | None, Query(description="model name; see /v1/models")] = None,
-    version: Annotated[int | None, Query(description="model version; default the highest")] = None,
+    version: Annotated[
+        WholeNumber | None, Query(description="model version; default the highest")
+    ] = None,
 ) -> Response:
     """Give the most probable labels of each image.
 
@@ -143,6 +146,12 @@ class _Road:
             result = await self._classify(image)
         except RequestError as error:
             count(error.code).inc()
+            raise
+        except asyncio.CancelledError:
+            count("cancelled").inc()
+            raise
+        except Exception:
+            count(InternalError.code).inc()
             raise
         count("ok").inc()
         return result

@@ -11,6 +11,7 @@ from starlette.responses import Response
 
 from service import __version__
 from service.api.openapi import problems
+from service.api.parameters import WholeNumber
 from service.api.schemas import Health, ModelDetail, Models, Probe
 from service.api.state import Service, service_of
 from service.metrics import CONTENT_TYPE
@@ -73,7 +74,7 @@ async def models(request: Request) -> Response:
 @router.get(
     "/v1/models/{name}", response_model=ModelDetail, responses=problems(s404="Unknown model")
 )
-async def model_detail(request: Request, name: str, version: int | None = None) -> Response:
+async def model_detail(request: Request, name: str, version: WholeNumber | None = None) -> Response:
     """One model: its preprocessing, provenance, parity with PyTorch and classes."""
     repository = service_of(request).repository
     model = repository.find(name, version)
@@ -87,6 +88,10 @@ async def model_detail(request: Request, name: str, version: int | None = None) 
             "labels": [label.model_dump() for label in contract.labels],
         }
     )
+
+
+for probe in (health, livez, readyz, metrics):  # many monitors ask with HEAD
+    router.add_api_route(f"/{probe.__name__}", probe, methods=["HEAD"], include_in_schema=False)
 
 
 def _state(service: Service) -> str:

@@ -22,6 +22,8 @@ from service.errors import (
     RouteNotFoundError,
 )
 
+_SHOWN_CHARACTERS = 100
+
 MEDIA_TYPE = "application/problem+json"
 
 _log = structlog.get_logger(__name__)
@@ -77,7 +79,8 @@ async def _on_validation_error(request: Request, error: Exception) -> Response:
     """FastAPI judges only the query's types; bodies are read by our own code."""
     assert isinstance(error, RequestValidationError)  # noqa: S101 - the handler's registration
     detail = "; ".join(
-        f"{item['loc'][-1]}: {item['msg']}, got {item['input']!r}" for item in error.errors()
+        f"{item['loc'][-1]}: {item['msg']}, got {str(item['input'])[:_SHOWN_CHARACTERS]!r}"
+        for item in error.errors()
     )
     return problem_response(InvalidParameterError(detail), trace_of(request))
 

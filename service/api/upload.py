@@ -37,7 +37,8 @@ async def read_body(
         )
     announced = int(request.headers.get("content-length", "0"))
     _check_size(announced, settings)
-    with _held_bytes(gate, announced) as hold:
+    gate.check(announced)
+    with _held_bytes(gate) as hold:
         body = await _read(request, trace, settings, hold)
         trace.note_receive()
         if not body:
@@ -46,22 +47,20 @@ async def read_body(
 
 
 class _Hold:
-    """Bytes taken from a gate; grows when a body has no Content-Length."""
+    """Bytes taken from a gate as they arrive: a mere announcement must not keep others out."""
 
-    def __init__(self, gate: ByteGate, size: int) -> None:
+    def __init__(self, gate: ByteGate) -> None:
         self._gate = gate
         self.size = 0
-        self.grow_to(size)
 
     def grow_to(self, size: int) -> None:
-        if size > self.size:
-            self._gate.take(size - self.size)
-            self.size = size
+        self._gate.take(size - self.size)
+        self.size = size
 
 
 @contextmanager
-def _held_bytes(gate: ByteGate, size: int) -> Generator[_Hold]:
-    hold = _Hold(gate, size)
+def _held_bytes(gate: ByteGate) -> Generator[_Hold]:
+    hold = _Hold(gate)
     try:
         yield hold
     finally:

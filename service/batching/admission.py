@@ -141,13 +141,17 @@ class ByteGate:
         self.limit = limit
         self.held = 0
 
-    def take(self, size: int) -> None:
-        """Hold `size` bytes more, or raise `InflightBytesError` and hold none."""
+    def check(self, size: int) -> None:
+        """Raise `InflightBytesError` if `size` bytes more would be too much now."""
         if self.held + size > self.limit:
             raise InflightBytesError(
                 f"{self.held} bytes of request bodies are in flight and {size} more would exceed "
                 f"{self.limit} (max_inflight_bytes); try again later"
             )
+
+    def take(self, size: int) -> None:
+        """Hold `size` bytes more, or raise as `check` does and hold none."""
+        self.check(size)
         self.held += size
 
     def give_back(self, size: int) -> None:

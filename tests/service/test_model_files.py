@@ -30,7 +30,15 @@ def test_a_file_is_a_models_first_version_and_a_folder_holds_several(tmp_path):
 
 def test_other_files_beside_them_are_left_alone(tmp_path):
     (tmp_path / "folder.onnx").mkdir()
-    names = "README.md", "a.onnx.part", "a/notes.txt", "deep/er/1.onnx", "lost+found/x.onnx"
+    names = (
+        "README.md",
+        "a.onnx.part",
+        "a/notes.txt",
+        "deep/er/1.onnx",
+        "lost+found/x.onnx",
+        "._b.onnx",
+        "..data/b.onnx",
+    )
     for name in (*names, "b.onnx"):
         touched(tmp_path / name)
     assert [file.name for file in discover(tmp_path)] == ["b"]
@@ -52,7 +60,7 @@ def test_a_folder_without_models_is_told_how_to_get_one(tmp_path):
         discover(tmp_path)
 
 
-@pytest.mark.parametrize("name", ["has space", "-x", ".hidden", "ümlaut", "a" * 101, "a:b", "a\nb"])
+@pytest.mark.parametrize("name", ["has space", "-x", "ümlaut", "a" * 101, "a:b", "a\nb"])
 def test_a_name_that_could_not_be_asked_for_is_refused(tmp_path, name):
     """It goes into queries, metrics and logs."""
     touched(tmp_path / f"{name}.onnx")

@@ -141,6 +141,12 @@ def test_durations_are_histograms_from_half_a_millisecond(client, name):
     assert min(bounds) == 0.0005
 
 
+@pytest.mark.parametrize("path", ["/health", "/livez", "/readyz", "/metrics"])
+def test_probes_answer_head_too(client, path):
+    response = client.head(path)
+    assert (response.status_code, response.content) == (200, b"")
+
+
 def test_models_are_listed_and_described(client):
     (summary,) = client.get("/v1/models").json()["models"]
     assert summary["name"] == "color"

@@ -45,7 +45,11 @@ def test_each_error_class_stands_in_the_road_drawn_above_them():
         ("/v1/classify?model=nope", 404, "unknown_model"),
         ("/v1/classify?model=../../etc/passwd", 404, "unknown_model"),
         ("/v1/classify?version=9", 404, "unknown_model"),
+        ("/v1/classify?top_k=1_0", 400, "invalid_parameter"),
+        ("/v1/classify?version=1.0", 400, "invalid_parameter"),
+        ("/v1/classify?top_k=" + "9" * 5000, 400, "invalid_parameter"),
         ("/v1/nothing", 404, "not_found"),
+        ("/v1/classify/", 404, "not_found"),
         ("/health", 405, "method_not_allowed"),
     ],
 )
@@ -57,6 +61,7 @@ def test_a_bad_request_gets_a_problem_detail(client, path, status, code):
     assert response.headers["content-type"] == "application/problem+json"
     assert problem["code"] == code
     assert problem["request_id"] == response.headers["x-request-id"]
+    assert len(problem["detail"]) < 300
     assert set(problem) == {"type", "title", "status", "detail", "code", "request_id"}
     assert top_label(client.post("/v1/classify", content=colored("blue"))) == "blue"
 
@@ -123,5 +128,10 @@ def test_an_engine_failure_is_500_for_its_batch_and_the_next_works(serve):
 def test_cors_is_off_unless_set(serve):
     origin = {"Origin": "https://app.example"}
     assert "access-control-allow-origin" not in serve().get("/readyz", headers=origin).headers
-    allowed = serve(cors_origins="https://app.example").get("/readyz", headers=origin)
+    client = serve(cors_origins="https://app.example")
+    allowed = client.get("/readyz", headers=origin)
     assert allowed.headers["access-control-allow-origin"] == "https://app.example"
+    client.app.state.service.decode_policy = None  # a defect: answered by the edge itself
+    failed = client.post("/v1/classify", content=colored(), headers=origin)
+    assert failed.status_code == 500
+    assert failed.headers["access-control-allow-origin"] == "https://app.example"

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import socket
 
 import pytest
 from engines import HeldEngine
@@ -114,8 +116,9 @@ def test_bodies_in_flight_are_limited_together(serve):
     client = serve(max_body_bytes=10_000, max_inflight_bytes=10_000)
     image = colored("red")
     with connect(client.base_url) as first:
-        first.sendall(head(Content_Length=10_000 - len(image) + 1) + b"x")
-        while client.app.state.service.body_bytes.held == 0:
+        sent = 10_000 - len(image) + 1
+        first.sendall(head(Content_Length=10_000) + bytes(sent))
+        while client.app.state.service.body_bytes.held < sent:
             pass
         response = client.post("/v1/classify", content=image)
         assert response.status_code == 503
@@ -123,6 +126,69 @@ def test_bodies_in_flight_are_limited_together(serve):
         assert int(response.headers["retry-after"]) >= 1
     while client.app.state.service.body_bytes.held:
         pass
+    assert still_answers(client)
+
+
+def test_clients_that_announce_much_and_send_nothing_keep_nobody_out(serve):
+    """Bytes count as they arrive, so that eight silent clients can't fill the service."""
+    client = serve(max_body_bytes=10_000, max_inflight_bytes=10_000)
+    with contextlib.ExitStack() as stack:
+        for _ in range(8):
+            connection = stack.enter_context(connect(client.base_url))
+            connection.sendall(head(Content_Length=10_000))
+        assert still_answers(client)
+
+
+def test_a_refusal_in_mid_body_closes_the_connection(serve):
+    """What the client sends later would be taken for its next request."""
+    client = serve(body_timeout_s=0.2)
+    with connect(client.base_url) as connection:
+        connection.sendall(head(Content_Length=1000) + b"x")
+        answer = read_all(connection)
+    assert answer.startswith(b"HTTP/1.1 408 ")
+    assert b"connection: close" in answer.lower()
+    with connect(client.base_url) as connection:
+        connection.sendall(head("/nope", Content_Length=1000) + b"x")
+        answer = read_all(connection)
+    assert answer.startswith(b"HTTP/1.1 404 ")
+    assert b"connection: close" in answer.lower()
+
+
+def test_an_offer_to_upgrade_is_passed_over_and_its_body_is_read(client):
+    """Java's HTTP client offers HTTP/2 with each request; nothing may be smuggled in its body."""
+    body = b"GET /v1/models HTTP/1.1\r\nHost: x\r\n\r\n"
+    upgrade = {"Connection": "Upgrade, HTTP2-Settings", "Upgrade": "h2c", "HTTP2-Settings": "AAA"}
+    with connect(client.base_url) as connection:
+        connection.sendall(head(Content_Length=len(body), **upgrade))
+        connection.sendall(body)
+        status, answer = read_answer(connection)
+        assert (status, code_of(answer)) == (415, "not_an_image")
+        image = colored("blue")
+        connection.sendall(head(Content_Length=len(image)) + image)
+        status, answer = read_answer(connection)
+    assert status == 200
+    assert b"blue" in answer
+
+
+def test_endless_headers_are_refused(client):
+    with connect(client.base_url) as connection:
+        connection.sendall(b"GET /livez HTTP/1.1\r\nHost: x\r\nX-Long: ")
+        with contextlib.suppress(ConnectionError):
+            for _ in range(64):
+                connection.sendall(b"x" * 65536)
+        connection.settimeout(20)
+        with contextlib.suppress(ConnectionError):
+            assert connection.recv(65536).startswith(b"HTTP/1.1 4")
+    assert still_answers(client)
+
+
+def test_a_client_that_closes_its_side_counts_as_gone(client):
+    """Nothing tells a half-closed connection from one whose client has left."""
+    body = colored("red")
+    with connect(client.base_url) as connection:
+        connection.sendall(head(Content_Length=len(body) + 1) + body)
+        connection.shutdown(socket.SHUT_WR)
+        assert read_all(connection) == b""
     assert still_answers(client)
 
 

@@ -1,0 +1,152 @@
+"""`resnet-serve bench` against real servers, and its reports."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Callable
+from pathlib import Path
+from xml.etree import ElementTree as ET
+
+import httpx
+import numpy as np
+import pytest
+from images import colored
+
+from service.bench.cli import run_bench
+from service.bench.errors import ReferenceAnswerError, TargetError
+from service.engine.onnx import OnnxEngine
+
+Bench = Callable[..., dict]
+
+
+@pytest.fixture
+def bench(tmp_path: Path) -> Bench:
+    """Gives a function that runs the program for a second and reads its JSON report."""
+    images = tmp_path / "images"
+    images.mkdir()
+    for color in ("red", "green", "blue"):
+        (images / f"{color}.png").write_bytes(colored(color))
+
+    def run(client: httpx.Client, expect_status: int = 0, **flags: object) -> dict:
+        arguments = {
+            "url": str(client.base_url), "images": str(images), "duration": "1", "warm_up": "0.2",
+            "json_file": str(tmp_path / "r.json"), "html_file": str(tmp_path / "r.html"),
+        }  # fmt: skip
+        assert run_bench(arguments | {k: str(v) for k, v in flags.items()}) == expect_status
+        return json.loads((tmp_path / "r.json").read_text())
+
+    return run
+
+
+def svgs(page: str) -> list[ET.Element]:
+    return [ET.fromstring(text) for text in re.findall(r"<svg.*?</svg>", page, re.DOTALL)]
+
+
+def test_a_closed_loop_reports_what_the_server_did(bench, serve, tmp_path, capsys):
+    report = bench(serve(), clients=4, deadline_ms=5000)
+    (run,) = report["runs"]
+    assert run["errors"] == {}
+    assert run["requests"] == run["ok"] > 10
+    assert run["goodput_per_s"] == run["throughput_per_s"] > 10
+    assert list(run["stages_ms"]) == ["receive", "decode", "queue", "infer"]
+    assert sum(run["server"]["batch_sizes"].values()) > 0
+    assert run["server"]["cpu_s"] > 0
+    assert run["server"]["rss_peak_bytes"] > 1e6
+    assert run["generator"]["cpu_cores"] > 0
+    assert report["machine"]["cores"] >= 1
+    assert report["machine"]["packages"]["numpy"] == np.__version__
+    assert report["images"]["count"] == 3
+    assert report["server"]["models"][0]["name"] == "color"
+    assert "closed loop, 4 clients" in capsys.readouterr().out
+
+    page = (tmp_path / "r.html").read_text()
+    assert len(svgs(page)) == 5
+    assert "http-equiv" not in page
+    assert not re.search(r"""(src|href)=|@import|url\(""", page), "the page must need no other file"
+
+
+def test_poisson_arrivals_are_offered_at_their_rate_whatever_the_server_does(
+    bench, serve, model_folder
+):
+    report = bench(
+        serve(), mode="poisson", rate=100, reference="local", model_file=model_folder / "color.onnx"
+    )
+    (run,) = report["runs"]
+    assert run["errors"] == {}
+    assert 60 < run["requests"] < 140  # four deviations of 100
+    assert run["lateness_ms"]["p50"] >= 0
+    assert run["rate"] == 100
+
+
+def test_a_sweep_plots_latency_and_goodput_against_the_offered_rate(bench, serve, tmp_path, capsys):
+    report = bench(serve(), mode="burst", sweep="40,80", duration=0.5, deadline_ms=5000)
+    assert [run["rate"] for run in report["runs"]] == [40, 80]
+    page = (tmp_path / "r.html").read_text()
+    assert page.index("Latency against offered rate") < page.index("Goodput against offered rate")
+    assert len(svgs(page)) == 2 + 2 * 5
+    assert "| arrivals/s |" in capsys.readouterr().out
+
+
+def test_a_trace_is_replayed_arrival_by_arrival(bench, serve, tmp_path):
+    trace = tmp_path / "trace.txt"
+    trace.write_text("".join(f"{i * 0.01:.2f}\n" for i in range(50)))
+    (run,) = bench(serve(), mode="trace", trace=trace, warm_up=0)["runs"]
+    assert run["requests"] == 50
+    assert run["errors"] == {}
+
+
+def test_a_server_that_begins_to_answer_wrongly_is_found_out(bench, serve, monkeypatch):
+    """The status of the program says so too."""
+    right, calls = OnnxEngine.run, 0
+
+    def turning(engine: OnnxEngine, images: np.ndarray) -> np.ndarray:
+        nonlocal calls
+        calls += 1
+        answer = right(engine, images)
+        return answer if calls < 40 else np.roll(answer, 1, axis=1)
+
+    client = serve()
+    monkeypatch.setattr(OnnxEngine, "run", turning)
+    (run,) = bench(client, expect_status=1, clients=2, warm_up=0)["runs"]
+    assert run["ok"] > 0
+    assert run["errors"]["wrong_answer"] > 0
+    assert run["requests"] == run["ok"] + run["errors"]["wrong_answer"]
+
+
+def test_refusals_are_counted_by_their_code(bench, serve):
+    """Of 8 clients, one at a time is admitted; whoever comes beside it is refused."""
+    (run,) = bench(serve(max_queue=1, max_images=1), clients=8)["runs"]
+    assert set(run["errors"]) == {"queue_full"}
+    assert run["refusals"]["count"] == run["errors"]["queue_full"] > 0
+    assert run["refusals"]["from_sent_ms"]["p99"] > 0
+    assert run["ok"] > 0
+
+
+def test_a_process_can_be_watched_instead_of_the_metrics(bench, serve):
+    (run,) = bench(serve(), server_pid=os.getpid())["runs"]
+    assert run["server"]["source"] == f"/proc/{os.getpid()}"
+    assert run["server"]["cpu_s"] > 0
+    assert run["server"]["rss_peak_bytes"] > 1e6
+
+
+def test_an_image_that_is_never_answered_is_no_benchmark(bench, serve, tmp_path):
+    (tmp_path / "images" / "broken.png").write_bytes(b"nothing")
+    with pytest.raises(ReferenceAnswerError, match=r"415 \(not_an_image\) even without load"):
+        bench(serve())
+
+
+def test_no_server_is_told_in_one_line(bench, serve):
+    client = serve()
+    client.base_url = "http://127.0.0.1:1"
+    with pytest.raises(TargetError, match="connect failed; is `resnet-serve serve` running there"):
+        bench(client)
+
+
+def test_another_host_is_refused_before_anything_is_sent(bench, serve, monkeypatch):
+    client = serve()
+    client.base_url = "http://192.0.2.1:8000"
+    monkeypatch.setattr("service.bench.run.read_images", None)
+    with pytest.raises(TargetError, match="loopback"):
+        bench(client)

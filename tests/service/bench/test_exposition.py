@@ -1,0 +1,39 @@
+"""Reading what the service's own metrics give."""
+
+from __future__ import annotations
+
+from service.bench.exposition import batch_sizes, parse_exposition
+from service.metrics import Metrics
+
+
+def scraped(metrics: Metrics):
+    return parse_exposition(metrics.render().decode())
+
+
+def test_values_and_labels_are_read_from_real_metrics():
+    metrics = Metrics()
+    metrics.rejected.labels('a"b\\c').inc(3)
+    read = scraped(metrics)
+    assert read.value("process_resident_memory_bytes") > 1e6
+    assert read.value("process_cpu_seconds_total") > 0
+    ((_, value),) = read.series["resnet_serve_rejected_total"]
+    assert value == 3
+    assert read.value("of_this_name_there_is_none") is None
+
+
+def test_batches_between_two_scrapes_are_counted_by_size():
+    metrics = Metrics()
+    color, other = metrics.for_model("color", 1), metrics.for_model("other", 1)
+    color.batch_size.observe(1)
+    before = scraped(metrics)
+    for size in (1, 1, 2, 3, 4, 8, 300):
+        color.batch_size.observe(size)
+    other.batch_size.observe(1)
+    after = scraped(metrics)
+    assert batch_sizes(before, after, "color") == {"1": 2, "2": 1, "3-4": 2, "5-8": 1, "257+": 1}
+    assert batch_sizes(before, after, None)["1"] == 3
+    assert batch_sizes(after, after, None) == {}
+
+
+def test_what_is_no_exposition_is_empty():
+    assert parse_exposition("<html>\nnot found 404x\n# HELP a b\n").series == {}

@@ -1,0 +1,71 @@
+"""Flags: judged in one place, refused in one line."""
+
+from __future__ import annotations
+
+import argparse
+
+import pytest
+
+from service.bench.cli import add_bench
+from service.bench.errors import OptionError
+from service.bench.options import BenchOptions, read_options
+
+
+def parsed(*flags: str) -> dict[str, object]:
+    parser = argparse.ArgumentParser()
+    add_bench(parser.add_subparsers(dest="command"))
+    arguments = vars(parser.parse_args(["bench", *flags]))
+    assert arguments.pop("command") == "bench"
+    return arguments
+
+
+def test_flags_become_options():
+    options = read_options(parsed(
+        "--url", "http://127.0.0.1:9", "--mode", "poisson", "--sweep", "10,20.5", "--warm-up", "0",
+        "--deadline-ms", "100", "--json", "out.json", "--limits",
+    ))  # fmt: skip
+    assert options.sweep == (10, 20.5)
+    assert (options.warm_up, options.deadline_ms, options.limits) == (0, 100, True)
+    assert str(options.json_file) == "out.json"
+
+
+def test_limits_alone_need_no_server():
+    assert read_options({"limits": True}).target_url is None
+    assert read_options({"limits": True, "url": "http://127.0.0.1:1"}).target_url is not None
+    assert read_options({}).target_url == "http://127.0.0.1:8000"
+
+
+def test_no_flag_can_be_shortened(capsys):
+    with pytest.raises(SystemExit):
+        parsed("--dead", "5")
+
+
+def test_the_help_states_the_shape_of_bursts_and_every_flag(capsys):
+    with pytest.raises(SystemExit):
+        parsed("--help")
+    text = " ".join(capsys.readouterr().out.split())
+    assert "3x the mean rate for 1 s every 5 s" in text
+    for name in BenchOptions.model_fields:
+        assert "--" + name.removesuffix("_file" if "ml" in name else "_").split("_")[0] in text
+
+
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        ({"clients": "none"}, "--clients: .*'none'"),
+        ({"clients": "0"}, "--clients"),
+        ({"duration": "nan"}, "--duration"),
+        ({"mode": "sometimes"}, "--mode"),
+        ({"mode": "poisson"}, "needs --rate or --sweep"),
+        ({"mode": "poisson", "sweep": "10,x"}, "--sweep"),
+        ({"rate": "5"}, "go with --mode poisson or burst"),
+        ({"mode": "trace"}, "--mode trace and --trace go together"),
+        ({"trace": "t"}, "--mode trace and --trace go together"),
+        ({"json_file": ""}, "--json"),
+        ({"clients": "0", "top_k": "0"}, "--clients.*--top-k|--top-k.*--clients"),
+    ],
+)
+def test_a_bad_flag_is_named_in_one_line(flags, said):
+    with pytest.raises(OptionError, match=said) as refused:
+        read_options(flags)
+    assert "\n" not in str(refused.value)
