@@ -36,7 +36,7 @@ WORKDIR /models
 EXPOSE 8000
 # Liveness only: a model that is not ready should lose its traffic, not its container.
 HEALTHCHECK --interval=10s --timeout=3s --start-period=60s --retries=3 \
-  CMD ["python", "-c", "import os, urllib.request as r; r.urlopen('http://127.0.0.1:' + os.environ['RESNET_SERVE_PORT'] + '/livez', timeout=2)"]
+  CMD ["python", "-c", "import http.client, os, sys; c = http.client.HTTPConnection('127.0.0.1', int(os.environ['RESNET_SERVE_PORT']), timeout=2); c.request('GET', '/livez'); sys.exit(c.getresponse().status != 200)"]
 STOPSIGNAL SIGTERM
 ENTRYPOINT ["resnet-serve"]
 CMD ["serve"]
