@@ -110,6 +110,7 @@ def _model_health(model: ServedModel) -> dict[str, Any]:
         "state": model.state,
         "reason": model.trouble() or model.reason,
         "provider": model.engine.provider,
+        "latency_ms": model.latency_ms(),
         "queue": {"images": model.gate.admitted, "limit": model.gate.limit},
     }
 

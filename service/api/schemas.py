@@ -102,6 +102,7 @@ class ModelHealth(BaseModel):
     state: Literal["warming", "ready", "failed"]
     reason: str
     provider: str
+    latency_ms: dict[int, float] = Field(description="median of a batch, by its size")
     queue: Queue
 
 

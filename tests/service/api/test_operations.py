@@ -31,6 +31,9 @@ def test_health_tells_state_models_providers_and_queues(client):
     assert body["state"] == "ready"
     assert body["version"] == __version__
     assert body["uptime_s"] >= 0
+    latency_ms = body["models"][0].pop("latency_ms")
+    assert list(latency_ms) == ["1", "2", "4", "8"]
+    assert all(ms > 0 for ms in latency_ms.values())
     assert body["models"] == [
         {
             "name": "color", "version": 1, "state": "ready", "reason": "", "provider": "cpu",
