@@ -24,7 +24,7 @@ from service.api.openapi import describe
 from service.api.problems import add_problem_handlers
 from service.api.state import Service
 from service.batching.admission import ByteGate, DecodeMeter
-from service.engine.providers import cpu_count
+from service.cpus import cpu_count
 from service.metrics import Metrics
 from service.preprocess.decode import DecodePolicy, prepare_decoding
 from service.repository import load_repository

@@ -11,7 +11,8 @@ import structlog
 from numpy.typing import NDArray
 
 from service.contract import INPUT_NAME, PROBABILITIES
-from service.engine.providers import PROVIDERS, cpu_count, driver_problem
+from service.cpus import cpu_count
+from service.engine.providers import PROVIDERS, driver_problem
 from service.errors import ModelFileError, ProviderError
 
 _log = structlog.get_logger(__name__)

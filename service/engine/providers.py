@@ -55,8 +55,3 @@ def driver_problem() -> str | None:
     except OSError as error:
         return str(error)
     return None
-
-
-def cpu_count() -> int:
-    """CPUs that this process may run on."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -7,7 +7,7 @@ import os
 
 import pytest
 
-from service.engine.providers import cpu_count, prepare_runtime
+from service.engine.providers import prepare_runtime
 from service.errors import RuntimeConflictError, RuntimeMissingError
 
 
@@ -64,17 +64,3 @@ def test_telemetry_is_off_unless_the_operator_turned_it_on(installed, monkeypatc
     monkeypatch.setenv("ORT_DISABLE_TELEMETRY", "0")
     prepare_runtime()
     assert os.environ["ORT_DISABLE_TELEMETRY"] == "0"
-
-
-def test_only_the_cpus_of_this_process_are_counted(monkeypatch):
-    """A container may be held to two of a machine's many."""
-    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {3, 5, 6}, raising=False)
-    assert cpu_count() == 3
-
-
-def test_where_affinity_is_unknown_all_cpus_are_counted(monkeypatch):
-    monkeypatch.delattr(os, "sched_getaffinity", raising=False)
-    monkeypatch.setattr(os, "cpu_count", lambda: 7)
-    assert cpu_count() == 7
-    monkeypatch.setattr(os, "cpu_count", lambda: None)
-    assert cpu_count() == 1

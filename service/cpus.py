@@ -1,0 +1,57 @@
+"""How many CPUs this process may really use."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+
+def cpu_count(root: Path = Path("/")) -> int:
+    """Count the CPUs of this process's affinity, within the limits of its control groups.
+
+    A container limited to two CPUs still sees all of the machine's; threads for those would only
+    be throttled. A limit that is no whole number is rounded down, to 1 at least. `root` is where
+    `/proc` and `/sys` are looked for.
+
+    Sources: https://docs.kernel.org/admin-guide/cgroup-v2.html (cpu.max) and
+    https://docs.kernel.org/scheduler/sched-bwc.html (version 1).
+    """
+    affinity = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    limits = [quota for folder in _groups(root) if (quota := _quota(folder)) is not None]
+    return max(1, min([affinity or 1, *(int(limit) for limit in limits)]))
+
+
+def _groups(root: Path) -> list[Path]:
+    """List the folders of this process's control groups and their parents: each may limit."""
+    try:
+        lines = (root / "proc/self/cgroup").read_text(encoding="ascii").splitlines()
+    except OSError:
+        return []
+    folders = []
+    for line in lines:
+        _, controllers, path = line.split(":", 2)
+        if controllers == "":
+            base = root / "sys/fs/cgroup"
+        elif "cpu" in controllers.split(","):
+            base = root / "sys/fs/cgroup/cpu"
+        else:
+            continue
+        group = base / path.lstrip("/")
+        # In a container the path may be the host's, while only the own group is mounted, at `base`.
+        folders += [folder for folder in (group, *group.parents) if folder.is_relative_to(base)]
+    return folders
+
+
+def _quota(folder: Path) -> float | None:
+    """Give the CPUs that one group may use, if it has a limit."""
+    try:
+        quota, period = (folder / "cpu.max").read_text(encoding="ascii").split()
+    except (OSError, ValueError):
+        try:
+            quota = (folder / "cpu.cfs_quota_us").read_text(encoding="ascii")
+            period = (folder / "cpu.cfs_period_us").read_text(encoding="ascii")
+        except OSError:
+            return None
+    if quota == "max" or int(quota) <= 0:
+        return None
+    return int(quota) / int(period)
