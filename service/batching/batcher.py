@@ -143,12 +143,31 @@ class Batcher:
         try:
             probabilities = self._infer(batch)
         except Exception as error:  # noqa: BLE001 - whatever it is, the waiters must hear of it
-            cause = error
             self._metrics.inference_failures.inc()
-            self._fail(batch, lambda: _inference_error(cause))
+            self._retry_singly(batch, error)
         else:
             self._answer(batch, probabilities, started)
         self._running, self._running_since = (), None
+
+    def _retry_singly(self, batch: list[Ticket], error: Exception) -> None:
+        """Run a failed batch's images one by one, once, so that one bad image fails alone.
+
+        Not on a GPU: after an error the device may be lost, and each further run makes it worse.
+        """
+        if len(batch) == 1 or self._engine.provider != "cpu":
+            self._fail(batch, lambda: _inference_error(error))
+            return
+        for ticket in batch:
+            started = time.perf_counter()
+            try:
+                probabilities = self._infer([ticket])
+            except Exception as again:  # noqa: BLE001 - as for the batch
+                self._reject_one(ticket, again)
+            else:
+                self._answer([ticket], probabilities, started)
+
+    def _reject_one(self, ticket: Ticket, error: Exception) -> None:
+        self._fail([ticket], lambda: _inference_error(error))
 
     def _infer(self, batch: list[Ticket]) -> NDArray[np.float32]:
         probabilities = self._engine.run(np.stack([ticket.pixels for ticket in batch]))

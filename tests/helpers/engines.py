@@ -19,6 +19,7 @@ class HeldEngine:
         self.entered = threading.Semaphore(0)
         self.batches: list[list[int]] = []
         self.fail_with: BaseException | None = None
+        self.poison: int | None = None  # an image of this value fails the batch that it is in
         self.closed = False
 
     def run(self, images: np.ndarray) -> np.ndarray:
@@ -28,6 +29,8 @@ class HeldEngine:
             raise TimeoutError("the test left the gate shut")
         if self.fail_with is not None:
             raise self.fail_with
+        if self.poison in self.batches[-1]:
+            raise RuntimeError(f"the value {self.poison}")
         return images.reshape(len(images), -1)[:, :1].astype(np.float32)
 
     def close(self) -> None:
