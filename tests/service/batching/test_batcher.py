@@ -251,6 +251,17 @@ def test_close_gives_up_on_a_runner_that_hangs():
     with_batcher(use)
 
 
+def check_runs(batches: list[list[int]]) -> None:
+    """Images run in order of arrival; only one of a failed batch runs again, once and alone."""
+    seen: list[int] = []
+    for batch in batches:
+        again = [value for value in batch if value in seen]
+        assert not again or (len(batch) == 1 and seen.count(again[0]) == 1)
+        seen += batch
+    first_runs = list(dict.fromkeys(seen))
+    assert first_runs == sorted(first_runs)
+
+
 @settings(max_examples=60, deadline=None)
 @given(
     max_batch=st.integers(1, 5),
@@ -286,15 +297,7 @@ def test_every_ticket_is_resolved_exactly_once_under_any_interleaving(max_batch,
                 assert 1 <= result.batch_size <= max_batch
             else:
                 assert isinstance(result, InferenceError | asyncio.CancelledError)
-        seen: list[int] = []
-        for batch in engine.batches:
-            again = [value for value in batch if value in seen]
-            assert not again or (len(batch) == 1 and seen.count(again[0]) == 1), (
-                "only an image of a failed batch runs again: once, and alone"
-            )
-            seen += batch
-        first_runs = list(dict.fromkeys(seen))
-        assert first_runs == sorted(first_runs), "in order of arrival"
+        check_runs(engine.batches)
         assert all(len(batch) <= max_batch for batch in engine.batches)
 
     with_batcher(use, max_batch=max_batch)
