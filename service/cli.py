@@ -10,6 +10,7 @@ import threading
 from collections.abc import Sequence
 
 from service import __version__
+from service.bench.cli import add_bench, run_bench
 from service.engine.providers import prepare_runtime
 from service.errors import StartupError
 from service.settings import PREFIX, add_flags, load_settings
@@ -20,11 +21,9 @@ _LOG_FLUSH_S = 1.0
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the program; gives its exit status. A mistake at the start is one line and status 1."""
     arguments = vars(_parser().parse_args(argv))
-    arguments.pop("command")
-    # As process 1 of a container, a signal without a handler would be lost until the server runs.
-    signal.signal(signal.SIGTERM, _leave_while_starting)
+    command = arguments.pop("command")
     try:
-        return _serve(arguments)
+        return _serve(arguments) if command == "serve" else _bench(arguments)
     except StartupError as error:
         print(f"resnet-serve: error: {error}", file=sys.stderr)  # noqa: T201
         return 1
@@ -39,7 +38,9 @@ def _leave_while_starting(*_: object) -> None:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="resnet-serve", description="Serve image classifiers.", allow_abbrev=False
+        prog="resnet-serve",
+        description="Serve image classifiers, and measure it.",
+        allow_abbrev=False,
     )
     parser.add_argument("--version", action="version", version=__version__)
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
@@ -51,10 +52,18 @@ def _parser() -> argparse.ArgumentParser:
         allow_abbrev=False,
     )
     add_flags(serve)
+    add_bench(commands)
     return parser
 
 
+def _bench(flags: dict[str, object]) -> int:
+    prepare_runtime()
+    return run_bench(flags)
+
+
 def _serve(flags: dict[str, object]) -> int:
+    # As process 1 of a container, a signal without a handler would be lost until the server runs.
+    signal.signal(signal.SIGTERM, _leave_while_starting)
     settings, warnings = load_settings(flags, os.environ)
     prepare_runtime()
     # Only now: these import ONNX Runtime.

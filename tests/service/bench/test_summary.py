@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 
@@ -96,7 +98,7 @@ def test_stages_come_in_the_order_of_the_road():
 def test_the_distribution_rises_to_one_at_the_slowest():
     points = cdf(np.random.default_rng(0).exponential(10, 5000))
     assert points[-1][1] == 1
-    assert all(a[0] <= b[0] and a[1] < b[1] for a, b in zip(points, points[1:], strict=False))
+    assert all(a[0] <= b[0] and a[1] < b[1] for a, b in pairwise(points))
 
 
 def test_each_second_has_its_throughput_errors_and_latency():

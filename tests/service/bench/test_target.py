@@ -27,9 +27,17 @@ def test_localhost_is_accepted_as_the_address_that_it_stands_for():
 
 
 @pytest.mark.parametrize(
-    "host", ["192.0.2.1", "8.8.8.8", "0.0.0.0", "[2001:db8::1]", "[::]", "[::ffff:192.0.2.1]",
-             "127.0.0.1@192.0.2.1"],
-)  # fmt: skip
+    "host",
+    [
+        "192.0.2.1",
+        "8.8.8.8",
+        "0.0.0.0",  # noqa: S104 - refused, not bound
+        "[2001:db8::1]",
+        "[::]",
+        "[::ffff:192.0.2.1]",
+        "127.0.0.1@192.0.2.1",
+    ],
+)
 def test_every_other_address_is_refused(host):
     with pytest.raises(TargetError, match="is not this machine's loopback") as refused:
         parse_target(f"http://{host}:8000")

@@ -1,0 +1,68 @@
+"""`resnet-serve bench`: flags in, a report out."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from service.bench.errors import OptionError
+from service.bench.options import add_flags, read_options
+
+if TYPE_CHECKING:
+    from argparse import _SubParsersAction
+
+
+def add_bench(subparsers: _SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Add the command `bench` with its flags."""
+    parser = subparsers.add_parser(
+        "bench",
+        help="send load to a server on this machine and check its answers",
+        description="Send load to a server on this machine, check every answer, and report "
+        "latency, throughput and errors. With --limits, measure what the model and decoding "
+        "could do without a server.",
+        allow_abbrev=False,
+    )
+    add_flags(parser)
+
+
+def run_bench(arguments: Mapping[str, Any]) -> int:
+    """Run with parsed flags; gives the exit status: 1 when an answer was wrong, else 0.
+
+    Raises a `StartupError` when it can't be done as asked. Call `prepare_runtime` before.
+    """
+    options = read_options(arguments)
+    # Only now: --help and a bad flag need none of this.
+    from service.bench.html_report import render_html  # noqa: PLC0415
+    from service.bench.progress import Progress  # noqa: PLC0415
+    from service.bench.reference import WRONG_ANSWER  # noqa: PLC0415
+    from service.bench.run import measure, render_json  # noqa: PLC0415
+    from service.bench.text_report import render_text  # noqa: PLC0415
+
+    outputs: list[tuple[Path | None, Callable[[dict[str, Any]], str]]] = [
+        (options.json_file, render_json),
+        (options.html_file, render_html),
+    ]
+    for path, _ in outputs:
+        if path is not None:
+            _write(path, "", "a")  # told before minutes of load, not after
+    progress = Progress()
+    try:
+        report = measure(options, progress)
+    finally:
+        progress.clear()
+    for path, render in outputs:
+        if path is not None:
+            _write(path, render(report))
+    sys.stdout.write(render_text(report))
+    return int(any(WRONG_ANSWER in run["errors"] for run in report.get("runs", ())))
+
+
+def _write(path: Path, text: str, mode: str = "w") -> None:
+    try:
+        with path.open(mode, encoding="utf-8") as file:
+            file.write(text)
+    except OSError as error:
+        raise OptionError(f"{path}: can't be written: {error.strerror}") from error

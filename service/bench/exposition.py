@@ -1,0 +1,68 @@
+"""Reads Prometheus's text exposition, as far as a benchmark needs it."""
+
+from __future__ import annotations
+
+import math
+import re
+from dataclasses import dataclass, field
+
+_LINE = re.compile(r"([A-Za-z_:][\w:]*)(?:\{(.*)\})?\s+(\S+)(?:\s+-?\d+)?")
+_LABEL = re.compile(r'([A-Za-z_]\w*)="((?:[^"\\]|\\.)*)"')
+
+BATCH_SIZE = "resnet_serve_batch_size"
+
+
+@dataclass(frozen=True, slots=True)
+class Exposition:
+    """Series by metric name: each its labels and value."""
+
+    series: dict[str, list[tuple[dict[str, str], float]]] = field(default_factory=dict)
+
+    def value(self, name: str) -> float | None:
+        """Give the only series' value; None if there is none."""
+        found = self.series.get(name)
+        return found[0][1] if found else None
+
+    def buckets(self, name: str, model: str | None) -> dict[float, float]:
+        """Give a histogram's cumulative counts by upper bound, over all series of the model."""
+        counts: dict[float, float] = {}
+        for labels, value in self.series.get(f"{name}_bucket", ()):
+            if model is None or labels.get("model") == model:
+                bound = float(labels["le"])
+                counts[bound] = counts.get(bound, 0.0) + value
+        return dict(sorted(counts.items()))
+
+
+def parse_exposition(text: str) -> Exposition:
+    """Read the text format; lines that are no samples are passed over."""
+    series: dict[str, list[tuple[dict[str, str], float]]] = {}
+    for line in text.splitlines():
+        match = None if line.startswith("#") else _LINE.fullmatch(line.strip())
+        if match is None:
+            continue
+        name, labels, value = match.groups()
+        try:
+            number = float(value)
+        except ValueError:
+            continue
+        series.setdefault(name, []).append((dict(_LABEL.findall(labels or "")), number))
+    return Exposition(series)
+
+
+def batch_sizes(before: Exposition, after: Exposition, model: str | None) -> dict[str, int]:
+    """Give how many batches ran between two scrapes, by size: "1", "2", "3-4", "5-8" and so on."""
+    old, new = before.buckets(BATCH_SIZE, model), after.buckets(BATCH_SIZE, model)
+    sizes: dict[str, int] = {}
+    lower = below = 0.0
+    for bound, count in new.items():
+        so_far = count - old.get(bound, 0.0)
+        if so_far - below > 0:
+            sizes[_range(lower + 1, bound)] = round(so_far - below)
+        lower, below = bound, so_far
+    return sizes
+
+
+def _range(first: float, last: float) -> str:
+    if math.isinf(last):
+        return f"{first:g}+"
+    return f"{first:g}" if first == last else f"{first:g}-{last:g}"

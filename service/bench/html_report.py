@@ -1,0 +1,137 @@
+"""The report as one HTML file that needs no other."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from html import escape
+from typing import Any
+
+from service.bench.svg import Line, bar_plot, line_plot
+from service.bench.text_report import fact_rows, limit_tables, spread_rows, title_of
+
+_STYLE = """
+:root { color-scheme: light dark; --ink: light-dark(#1c2330, #e4e8ef);
+  --soft: light-dark(#5b6677, #9aa5b5); --rule: light-dark(#dde2ea, #323b4a);
+  --page: light-dark(#fff, #141922); }
+body { font: 15px/1.5 system-ui, sans-serif; color: var(--ink); background: var(--page);
+  max-width: 1180px; margin: 2rem auto; padding: 0 1rem; }
+h1 { font-size: 1.5rem; } h2 { font-size: 1.2rem; margin-top: 2.5rem; }
+h3 { font-size: .95rem; margin: 0 0 .3rem; }
+code { overflow-wrap: anywhere; }
+table { border-collapse: collapse; margin: .6rem 0; }
+td, th { padding: .2rem .8rem .2rem 0; text-align: right; border-bottom: 1px solid var(--rule);
+  font-variant-numeric: tabular-nums; }
+td:first-child, th:first-child { text-align: left; } .facts td { text-align: left; }
+.plots { display: grid; gap: 1.5rem; grid-template-columns: repeat(auto-fit, minmax(380px, 1fr)); }
+svg { width: 100%; height: auto; font-size: 12px; } svg text { fill: var(--soft); }
+.grid { stroke: var(--rule); } .line { fill: none; stroke: var(--c); stroke-width: 2; }
+.dot, .bar { fill: var(--c); } .key { background: var(--c); display: inline-block; width: .8em;
+  height: .8em; border-radius: 2px; margin-right: .4em; }
+.legend { margin: 0; color: var(--soft); font-size: .85rem; display: flex; gap: 1.2em; }
+.c0 { --c: #2f6fde; } .c1 { --c: #e07b1a; } .c2 { --c: #2a9d6f; } .c3 { --c: #b04fc4; }
+.c4 { --c: #d1495b; } .c5 { --c: #6b7280; }
+"""
+
+
+def render_html(report: dict[str, Any]) -> str:
+    """Give the page."""
+    machine, options, runs = report["machine"], report["options"], report.get("runs", [])
+    packages = ", ".join(f"{name} {version}" for name, version in machine["packages"].items())
+    size = report["images"]["bytes"]
+    parts = [
+        "<h1>resnet-serve bench</h1>",
+        f"<p><code>{escape(machine['command'])}</code></p>",
+        _facts([
+            ("machine", f"{machine['cpu']}, {machine['cores']} cores, "
+                        f"{machine['memory_bytes'] / 2**30:.0f} GiB, {machine['system']}"),
+            ("versions", f"resnet-serve {machine['resnet_serve']}, Python {machine['python']}, "
+                         f"{packages}"),
+            ("images", f"{report['images']['count']} distinct, median {size['p50'] / 1000:.1f} kB"),
+            *_server_facts(report),
+        ]),
+    ]  # fmt: skip
+    if len(runs) > 1:
+        parts.append(_sweep(runs))
+    parts += [_run(run, options) for run in runs]
+    if "limits" in report:
+        parts.append("<h2>Limits without a server</h2>")
+        for title, header, rows in limit_tables(report["limits"]):
+            parts.append(f"<p>{escape(title)}</p>{_table(header, rows)}")
+    return (
+        '<!doctype html><html lang="en"><meta charset="utf-8">'
+        '<meta name="viewport" content="width=device-width"><title>resnet-serve bench</title>'
+        f"<style>{_STYLE}</style>{''.join(parts)}</html>\n"
+    )
+
+
+def _server_facts(report: dict[str, Any]) -> list[tuple[str, str]]:
+    if "server" not in report:
+        return []
+    models = ", ".join(
+        f"{model['name']} version {model['version']} ({model['architecture']}, "
+        f"{model['precision']}, {model['provider']})"
+        for model in report["server"].get("models", ())
+    )
+    return [("server", f"{report['server']['url']} {models}")]
+
+
+def _run(run: dict[str, Any], options: dict[str, Any]) -> str:
+    series, sizes, stages = run["series"], run["server"]["batch_sizes"], run["stages_ms"]
+    plots = [
+        ("Latency: share of answers within", line_plot(
+            [Line("", run["cdf_ms"])], "ms (logarithmic)", "share", log_x=True)),
+        ("Answers over time", line_plot(
+            [Line("right", [(row["at_s"], row["throughput_per_s"]) for row in series]),
+             Line("errors", [(row["at_s"], row["errors_per_s"]) for row in series])],
+            "seconds", "a second")),
+        ("Latency over time", line_plot(
+            [Line("p50", [(row["at_s"], row["p50_ms"]) for row in series]),
+             Line("p99", [(row["at_s"], row["p99_ms"]) for row in series])],
+            "seconds", "ms")),
+    ]  # fmt: skip
+    if sizes:
+        counts = [("", [float(count) for count in sizes.values()])]
+        plots.append(("Batch sizes", bar_plot([*sizes], counts, "images in a batch", "batches")))
+    if stages:
+        keys = ("p50", "p95", "p99")
+        parts = [(stage, [spread[key] for key in keys]) for stage, spread in stages.items()]
+        # Percentiles of stages do not add up to that of the whole; their sizes are the point.
+        plots.append(("Time by stage", bar_plot(keys, parts, "of each stage by itself", "ms")))
+    return (
+        f"<h2>{escape(title_of(run, options).capitalize())}</h2>"
+        f"{_facts(fact_rows(run, options))}"
+        f"{_table(['ms', 'p50', 'p95', 'p99', 'max'], spread_rows(run))}{_plots(plots)}"
+    )
+
+
+def _sweep(runs: Sequence[dict[str, Any]]) -> str:
+    def line(name: str, key: str) -> Line:
+        return Line(name, [(r["rate"], r["latency_ms"] and r["latency_ms"][key]) for r in runs])
+
+    offered = [(run["rate"], run["rate"]) for run in runs]
+    plots = [
+        ("Latency against offered rate", line_plot(
+            [line("p50", "p50"), line("p99", "p99")], "arrivals a second", "ms")),
+        ("Goodput against offered rate", line_plot(
+            [Line("goodput", [(run["rate"], run["goodput_per_s"]) for run in runs]),
+             Line("offered", offered)], "arrivals a second", "a second")),
+    ]  # fmt: skip
+    return f"<h2>Sweep of rates</h2>{_plots(plots)}"
+
+
+def _plots(plots: Sequence[tuple[str, str]]) -> str:
+    figures = "".join(f"<div><h3>{escape(title)}</h3>{plot}</div>" for title, plot in plots)
+    return f'<div class="plots">{figures}</div>'
+
+
+def _facts(rows: Sequence[tuple[str, str]]) -> str:
+    body = "".join(f"<tr><td>{escape(k)}</td><td>{escape(v)}</td></tr>" for k, v in rows)
+    return f'<table class="facts">{body}</table>'
+
+
+def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    head = "".join(f"<th>{escape(cell)}</th>" for cell in header)
+    body = "".join(
+        f"<tr>{''.join(f'<td>{escape(cell)}</td>' for cell in row)}</tr>" for row in rows
+    )
+    return f"<table><tr>{head}</tr>{body}</table>"

@@ -1,0 +1,80 @@
+"""The images that are sent: from a folder, from a tar, or made here."""
+
+from __future__ import annotations
+
+import io
+import re
+import tarfile
+from collections.abc import Iterator
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from service.bench.errors import ImagesError
+
+_SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff"}
+_SYNTHETIC = re.compile(r"synthetic(?::([1-9]\d{0,3})x([1-9]\d{0,3}))?")
+_SYNTHETIC_SIZE = (500, 375)  # of a typical ImageNet photo, in pixels
+
+
+def read_images(source: str, count: int, seed: int) -> list[bytes]:
+    """Give at most `count` distinct encoded images, in a fixed order.
+
+    `source` is a folder (searched through), a tar, "synthetic" or "synthetic:WIDTHxHEIGHT".
+    Raises `ImagesError`.
+    """
+    if match := _SYNTHETIC.fullmatch(source):
+        width, height = _SYNTHETIC_SIZE if match[1] is None else (int(match[1]), int(match[2]))
+        return [synthetic_jpeg(width, height, seed + i) for i in range(count)]
+    path = Path(source)
+    try:
+        found = _in_folder(path) if path.is_dir() else _in_tar(path)
+        images = list(islice(_distinct(found), count))
+    except (OSError, tarfile.TarError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise ImagesError(f"--images {source}: can't be read: {reason}") from error
+    if not images:
+        raise ImagesError(f"--images {source}: holds no images ({', '.join(sorted(_SUFFIXES))})")
+    return images
+
+
+def synthetic_jpeg(width: int, height: int, seed: int) -> bytes:
+    """Encode something that costs a decoder what a photo does: soft light, edges, grain."""
+    random = np.random.default_rng(seed)
+    y, x = np.mgrid[0:height, 0:width] / max(width, height)
+    pixels = np.full((height, width, 3), random.uniform(60, 190, 3))
+    for _ in range(6):
+        across, down, phase = random.uniform((-9, -9, 0), (9, 9, 6.3))
+        pixels += np.sin(x * across + y * down + phase)[..., None] * random.uniform(-30, 30, 3)
+        left, top, radius = random.uniform((0, 0, 0.05), (1, 1, 0.3))
+        pixels[(x - left) ** 2 + (y - top) ** 2 < radius**2] += random.uniform(-60, 60, 3)
+    pixels += random.normal(scale=6, size=(height, width, 1))
+    buffer = io.BytesIO()
+    Image.fromarray(pixels.clip(0, 255).astype(np.uint8)).save(buffer, "JPEG", quality=90)
+    return buffer.getvalue()
+
+
+def _in_folder(folder: Path) -> Iterator[bytes]:
+    for path in sorted(folder.rglob("*")):
+        if path.suffix.lower() in _SUFFIXES and path.is_file():
+            yield path.read_bytes()
+
+
+def _in_tar(path: Path) -> Iterator[bytes]:
+    with tarfile.open(path) as archive:
+        for member in archive:
+            if member.isfile() and Path(member.name).suffix.lower() in _SUFFIXES:
+                file = archive.extractfile(member)
+                if file is not None:
+                    yield file.read()
+
+
+def _distinct(images: Iterator[bytes]) -> Iterator[bytes]:
+    """Pass over copies: a server may answer identical images from one computation."""
+    seen: set[bytes] = set()
+    for image in images:
+        if image not in seen:
+            seen.add(image)
+            yield image

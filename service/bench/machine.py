@@ -1,0 +1,51 @@
+"""What a figure was measured on; without it a figure says nothing."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import platform
+import shlex
+import sys
+from pathlib import Path
+from typing import Any
+
+from service import __version__
+from service.cpus import cpu_count
+
+_PACKAGES = ("onnxruntime", "onnxruntime-gpu", "numpy", "pillow", "uvicorn", "uvloop")
+
+
+def describe_machine() -> dict[str, Any]:
+    """Give CPU, cores, memory, versions and the command line."""
+    return {
+        "cpu": _cpu_model(),
+        "cores": cpu_count(),
+        "memory_bytes": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
+        "system": platform.platform(),
+        "python": platform.python_version(),
+        "resnet_serve": __version__,
+        "packages": {name: version for name in _PACKAGES if (version := _version(name))},
+        "command": shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
+    }
+
+
+def _cpu_model() -> str:
+    """Give the CPU's name and the instructions that decide a model's speed on it."""
+    try:
+        text = Path("/proc/cpuinfo").read_text("utf-8")
+    except OSError:
+        return platform.processor() or "unknown"
+    pairs = (line.partition(":") for line in text.splitlines())
+    fields = {name.strip(): value.strip() for name, _, value in pairs}
+    flags = set(fields.get("flags", "").split())
+    known = [name for name in ("avx2", "avx512f", "avx512_vnni", "avx_vnni", "avx512_bf16")
+             if name in flags]  # fmt: skip
+    return f"{fields.get('model name', platform.machine())} ({', '.join(known) or 'no AVX2'})"
+
+
+def _version(name: str) -> str | None:
+    try:
+        return importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return None

@@ -1,0 +1,98 @@
+"""Watches the server while it is under load: its CPU time, memory and batches."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import time
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from service.bench.errors import OptionError
+from service.bench.exposition import Exposition, batch_sizes, parse_exposition
+from service.bench.target import Target
+from service.bench.wire import SerialClient
+
+_SCRAPE_TIMEOUT_S = 10.0
+
+
+class Usage(NamedTuple):
+    """The server process at a time: `cpu_s` used since its start, `rss_bytes` resident."""
+
+    at: float
+    cpu_s: float
+    rss_bytes: float
+
+
+class Monitor:
+    """Samples the server: from /metrics, or with a pid from /proc, which costs it nothing."""
+
+    def __init__(self, target: Target, pid: int | None, model: str | None) -> None:
+        self._target, self._pid, self._model = target, pid, model
+        self._client = SerialClient(target, _SCRAPE_TIMEOUT_S)
+        self._before, self._after = Exposition(), Exposition()
+        self.usage: list[Usage] = []
+        if pid is not None and not Path(f"/proc/{pid}/stat").exists():
+            raise OptionError(f"--server-pid: there is no process {pid}")
+
+    async def watch(self, start: float, end: float) -> None:
+        """Sample at `start`, every second, and at `end` (seconds of `time.perf_counter`)."""
+        at = start
+        while True:
+            await asyncio.sleep(max(at - time.perf_counter(), 0))
+            last = at >= end
+            if at == start or last or self._pid is None:
+                scraped = await self._scrape()
+                if at == start:
+                    self._before = scraped
+                self._after = scraped
+                if self._pid is None:
+                    self._note(scraped)
+            if self._pid is not None:
+                self._note_process(self._pid)
+            if last:
+                return
+            at = min(at + 1.0, end)
+
+    async def close(self) -> None:
+        """Drop the connection."""
+        await self._client.close()
+
+    def report(self) -> dict[str, Any]:
+        """Give CPU seconds and cores used, peak memory in bytes, and batches by size."""
+        cpu = cores = rss = None
+        if len(self.usage) > 1:
+            first, last = self.usage[0], self.usage[-1]
+            cpu = last.cpu_s - first.cpu_s
+            cores = cpu / (last.at - first.at)
+        if self.usage:
+            rss = max(usage.rss_bytes for usage in self.usage)
+        return {
+            "source": "/metrics" if self._pid is None else f"/proc/{self._pid}",
+            "cpu_s": cpu,
+            "cpu_cores": cores,
+            "rss_peak_bytes": rss,
+            "batch_sizes": batch_sizes(self._before, self._after, self._model),
+            "usage": [usage._asdict() for usage in self.usage],
+        }
+
+    async def _scrape(self) -> Exposition:
+        """Give the server's metrics; nothing where it has none or can't answer in time."""
+        answer = await self._client.exchange(self._target.get("/metrics"))
+        return parse_exposition(answer.body.decode("utf-8", "replace"))
+
+    def _note(self, scraped: Exposition) -> None:
+        cpu = scraped.value("process_cpu_seconds_total")
+        rss = scraped.value("process_resident_memory_bytes")
+        if cpu is not None and rss is not None:
+            self.usage.append(Usage(time.perf_counter(), cpu, rss))
+
+    def _note_process(self, pid: int) -> None:
+        try:
+            # After the name in parentheses, which may hold anything: fields 3 and on of proc(5).
+            fields = Path(f"/proc/{pid}/stat").read_text("utf-8").rpartition(")")[2].split()
+        except OSError:
+            return  # it has ended; the load will tell
+        ticks = int(fields[11]) + int(fields[12])
+        rss = int(fields[21]) * os.sysconf("SC_PAGE_SIZE")
+        self.usage.append(Usage(time.perf_counter(), ticks / os.sysconf("SC_CLK_TCK"), rss))

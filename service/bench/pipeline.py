@@ -1,0 +1,39 @@
+"""A model file with its decoding, without a server around it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from service.contract import ModelContract, parse_contract
+from service.engine.onnx import OnnxEngine, load_engine
+from service.preprocess.decode import DecodePolicy, decode, prepare_decoding
+from service.settings import Settings
+
+
+@dataclass(frozen=True, slots=True)
+class Pipeline:
+    """An engine on the CPU and what its contract says of preprocessing."""
+
+    engine: OnnxEngine
+    contract: ModelContract
+    policy: DecodePolicy
+
+    def decode(self, image: bytes) -> NDArray[np.uint8]:
+        """Give the uint8 [crop, crop, 3] pixels, as the service with default settings does."""
+        return decode(image, self.contract.preprocessing, self.policy).pixels
+
+
+def load_pipeline(path: Path, *, threads: int = 0) -> Pipeline:
+    """Open a model file with so many intra-op threads (0: one a core); raises `ModelFileError`."""
+    engine = load_engine(path, provider="cpu", intra_op_threads=threads)
+    defaults = Settings.model_validate({})
+    prepare_decoding()
+    return Pipeline(
+        engine,
+        parse_contract(engine.metadata, file=str(path)),
+        DecodePolicy(defaults.max_image_pixels, defaults.jpeg_draft_ratio),
+    )

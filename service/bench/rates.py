@@ -1,0 +1,129 @@
+"""Images a second of work on threads, without a server."""
+
+from __future__ import annotations
+
+import itertools
+import queue
+import threading
+import time
+from collections.abc import Callable, Sequence
+from functools import partial
+
+import numpy as np
+from numpy.typing import NDArray
+
+from service.bench.pipeline import Pipeline
+
+SECONDS = 0.5
+"""Length of one measurement; longer where one call takes longer."""
+
+Call = Callable[[], int]
+"""Does some work; gives how many images it did."""
+
+
+def rate_of(calls: Sequence[Call]) -> float:
+    """Repeat each call on a thread of its own for a while; gives images a second of all.
+
+    All begin together, and each thread's rate is over the time of its own whole calls.
+    """
+    rates = [0.0] * len(calls)
+    barrier = threading.Barrier(len(calls))
+
+    def repeat(index: int, call: Call) -> None:
+        call()
+        barrier.wait()
+        started = time.perf_counter()
+        images, seconds = 0, 0.0
+        while seconds < SECONDS:
+            images += call()
+            seconds = time.perf_counter() - started
+        rates[index] = images / seconds
+
+    _on_threads([partial(repeat, i, call) for i, call in enumerate(calls)], barrier.abort)
+    return sum(rates)
+
+
+def decode_and_run(pipeline: Pipeline, images: Sequence[bytes], start: int) -> Call:
+    """Give a call that decodes and runs the next image, one at a time."""
+    order = itertools.cycle([*images[start:], *images[:start]])
+    return lambda: len(pipeline.engine.run(pipeline.decode(next(order))[None]))
+
+
+def staged_rate(
+    pipeline: Pipeline, images: Sequence[bytes], decoders: int, runners: int, batch: int
+) -> float:
+    """Decode on some threads and run batches on others; gives images a second.
+
+    A runner takes what is decoded, up to `batch`, and never waits for a batch to fill up.
+    """
+    # As many as all runners can hold twice: decoders that are ahead stop, and leave the cores.
+    decoded: queue.Queue[NDArray[np.uint8]] = queue.Queue(2 * runners * batch)
+    order, lock = itertools.cycle(images), threading.Lock()
+    over = threading.Event()
+    done = [0] * runners
+
+    def keep_decoding() -> None:
+        while not over.is_set():
+            with lock:
+                image = next(order)
+            pixels = pipeline.decode(image)
+            while not over.is_set():
+                try:
+                    decoded.put(pixels, timeout=0.05)
+                    break
+                except queue.Full:
+                    continue
+
+    def keep_running(index: int) -> None:
+        while not over.is_set():
+            if taken := _take(decoded, batch):
+                pipeline.engine.run(np.stack(taken))
+                done[index] += len(taken)
+
+    def watch() -> None:
+        time.sleep(SECONDS / 2)  # until the threads are under way
+        before, started = sum(done), time.perf_counter()
+        while not over.is_set() and (
+            sum(done) - before < 4 * batch or time.perf_counter() - started < SECONDS
+        ):
+            time.sleep(SECONDS / 20)
+        rate.append((sum(done) - before) / (time.perf_counter() - started))
+        over.set()
+
+    rate: list[float] = []
+    runs = [partial(keep_running, index) for index in range(runners)]
+    _on_threads([*[keep_decoding] * decoders, *runs, watch], over.set)
+    return rate[0]
+
+
+def _take(decoded: queue.Queue[NDArray[np.uint8]], batch: int) -> list[NDArray[np.uint8]]:
+    taken: list[NDArray[np.uint8]] = []
+    try:
+        taken.append(decoded.get(timeout=0.05))
+        while len(taken) < batch:
+            taken.append(decoded.get_nowait())
+    except queue.Empty:
+        pass
+    return taken
+
+
+def _on_threads(works: Sequence[Callable[[], None]], give_up: Callable[[], None]) -> None:
+    """Run each on a thread and wait for all; if one fails, `give_up` ends the others."""
+    errors: list[Exception] = []
+
+    def guarded(work: Callable[[], None]) -> None:
+        try:
+            work()
+        except threading.BrokenBarrierError:
+            pass  # another one has failed
+        except Exception as error:  # noqa: BLE001 - raised below
+            errors.append(error)
+            give_up()
+
+    threads = [threading.Thread(target=guarded, args=(work,)) for work in works]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    if errors:
+        raise errors[0]

@@ -1,0 +1,149 @@
+"""Figures from samples. Latencies are milliseconds, rates per second."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from service.bench.load import OK, Sample
+
+STAGES = ("receive", "decode", "queue", "infer")
+"""The stages of a request that Server-Timing has, in order."""
+
+_REFUSED = {429, 503}
+_CDF_POINTS = 200
+
+Floats = NDArray[np.float64]
+
+
+class Window(NamedTuple):
+    """What is measured, in seconds of `time.perf_counter`; before it the load warms up."""
+
+    start: float
+    end: float
+
+    @property
+    def seconds(self) -> float:
+        """Its length."""
+        return self.end - self.start
+
+
+def spread(values: Floats | Sequence[float]) -> dict[str, float] | None:
+    """Give mean, p50, p95, p99 and max; None of nothing. Percentiles are interpolated linearly."""
+    if len(values) == 0:
+        return None
+    p50, p95, p99 = np.percentile(values, (50, 95, 99))
+    return {
+        "mean": float(np.mean(values)), "p50": float(p50), "p95": float(p95), "p99": float(p99),
+        "max": float(np.max(values)),
+    }  # fmt: skip
+
+
+def summarise(
+    samples: Sequence[Sample], window: Window, deadline_ms: float | None
+) -> dict[str, Any]:
+    """Give the figures of one run.
+
+    Latencies, errors and lateness are of the requests *scheduled* in the window; throughput and
+    goodput count the right answers that *came* in it, so that neither a queue left from the
+    warm-up nor one left at the end is counted for a rate that was not kept up.
+    """
+    inside = [s for s in samples if window.start <= s.scheduled < window.end]
+    good = [s for s in inside if s.kind == OK]
+    refused = [s for s in inside if s.status in _REFUSED]
+    came = latencies_ms(s for s in samples if s.kind == OK and window.start <= s.ended < window.end)
+    in_time = came if deadline_ms is None else came[came <= deadline_ms]
+    errors = Counter(s.kind for s in inside if s.kind != OK)
+    late = latencies_ms(good) > deadline_ms if deadline_ms is not None else np.empty(0)
+    return {
+        "seconds": window.seconds,
+        "requests": len(inside),
+        "ok": len(good),
+        "offered_per_s": len(inside) / window.seconds,
+        "throughput_per_s": len(came) / window.seconds,
+        "goodput_per_s": len(in_time) / window.seconds,
+        "past_deadline": int(np.sum(late)),
+        "latency_ms": spread(latencies_ms(good)),
+        "refusals": {
+            "count": len(refused),
+            "latency_ms": spread(latencies_ms(refused)),
+            "from_sent_ms": spread([(s.ended - s.sent) * 1000 for s in refused]),
+        },
+        "errors": dict(errors.most_common()),
+        "lateness_ms": spread([(s.sent - s.scheduled) * 1000 for s in inside if s.sent]),
+        "waited_for_connection": sum(s.waited for s in inside),
+        "stages_ms": stages_ms(good),
+        "cdf_ms": cdf(latencies_ms(good)),
+        "series": series(samples, window),
+    }
+
+
+def latencies_ms(samples: Iterable[Sample]) -> Floats:
+    """Give the latencies from the scheduled arrival on."""
+    return np.array([(s.ended - s.scheduled) * 1000 for s in samples], np.float64)
+
+
+def parse_timing(header: bytes) -> dict[str, float]:
+    """Read a Server-Timing header: milliseconds by stage; entries without `dur` are left out."""
+    stages = {}
+    for entry in header.decode("latin-1").split(","):
+        name, *parameters = (part.strip() for part in entry.split(";"))
+        for parameter in parameters:
+            key, _, value = parameter.partition("=")
+            try:
+                if key.strip().lower() == "dur":
+                    stages[name] = float(value.strip().strip('"'))
+            except ValueError:
+                continue
+    return stages
+
+
+def stages_ms(samples: Iterable[Sample]) -> dict[str, dict[str, float]]:
+    """Give the spread of each stage's time."""
+    values: dict[str, list[float]] = {}
+    for sample in samples:
+        for stage, ms in parse_timing(sample.timing).items():
+            values.setdefault(stage, []).append(ms)
+    known = [stage for stage in STAGES if stage in values]
+    others = sorted(set(values) - set(STAGES))
+    return {stage: found for stage in [*known, *others] if (found := spread(values[stage]))}
+
+
+def cdf(values: Floats) -> list[tuple[float, float]]:
+    """Give (latency, fraction that is at most that), thinned; the tail keeps its points."""
+    if len(values) == 0:
+        return []
+    ordered = np.sort(values)
+    even = np.linspace(0, 1, _CDF_POINTS)
+    tail = 1 - np.logspace(-1, -4, 40)  # as many between p99 and p99.9 as between p90 and p99
+    fractions = np.unique(np.concatenate([even, tail]))
+    return list(zip(np.quantile(ordered, fractions).tolist(), fractions.tolist(), strict=True))
+
+
+def series(samples: Sequence[Sample], window: Window) -> list[dict[str, float | None]]:
+    """Give throughput, errors and latency of each second, by when the answers came."""
+    rows: list[dict[str, float | None]] = []
+    step = min(1.0, window.seconds)
+    steps = max(int(window.seconds / step + 1e-6), 1)
+    buckets: list[list[Sample]] = [[] for _ in range(steps)]
+    for sample in samples:
+        index = int((sample.ended - window.start) // step)
+        if 0 <= index < steps:
+            buckets[index].append(sample)
+    for index, bucket in enumerate(buckets):
+        found = spread(latencies_ms(s for s in bucket if s.kind == OK))
+        right = sum(s.kind == OK for s in bucket)
+        rows.append(
+            {
+                "at_s": (index + 0.5) * step,
+                "throughput_per_s": right / step,
+                "errors_per_s": (len(bucket) - right) / step,
+                "p50_ms": found["p50"] if found else None,
+                "p99_ms": found["p99"] if found else None,
+            }
+        )
+    return rows

@@ -1,0 +1,65 @@
+"""Where the load goes: this machine's loopback, and nowhere else."""
+
+from __future__ import annotations
+
+import ipaddress
+import socket
+from dataclasses import dataclass
+from urllib.parse import urlencode, urlsplit
+
+from service.bench.errors import TargetError
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """A server on the loopback: the address to connect to, and the Host header to send."""
+
+    address: str
+    port: int
+    authority: str
+
+    def get(self, path: str) -> bytes:
+        """Give the bytes of a GET request."""
+        return f"GET {path} HTTP/1.1\r\nHost: {self.authority}\r\n\r\n".encode()
+
+    def post(self, path: str, body: bytes, **headers: object) -> bytes:
+        """Give the bytes of a POST request; a `_` in a header's name stands for `-`."""
+        lines = [f"POST {path} HTTP/1.1", f"Host: {self.authority}"]
+        lines += [f"{name.replace('_', '-')}: {value}" for name, value in headers.items()]
+        lines.append(f"Content-Length: {len(body)}")
+        return "\r\n".join(lines).encode() + b"\r\n\r\n" + body
+
+
+def parse_target(url: str) -> Target:
+    """Read a URL; raises `TargetError` unless it is plain HTTP to a loopback address.
+
+    A load generator that takes any address is a weapon; and over a network it would measure that.
+    """
+    try:
+        parts = urlsplit(url)
+        host, port = parts.hostname, parts.port or 80
+    except ValueError as error:
+        raise TargetError(f"--url {url}: {error}") from error
+    if parts.scheme != "http" or not host or parts.path not in {"", "/"} or parts.query:
+        raise TargetError(f"--url {url}: must look like http://127.0.0.1:8000")
+    return Target(_loopback_address(url, host, port), port, parts.netloc.rpartition("@")[2])
+
+
+def _loopback_address(url: str, host: str, port: int) -> str:
+    try:
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    except (OSError, UnicodeError) as error:
+        raise TargetError(f"--url {url}: {host} is not known here") from error
+    addresses = [str(entry[4][0]) for entry in found]
+    for address in addresses:
+        if not ipaddress.ip_address(address.partition("%")[0]).is_loopback:
+            raise TargetError(
+                f"--url {url}: {host} is not this machine's loopback; a benchmark sends load to "
+                "127.0.0.1, ::1 or localhost only"
+            )
+    return addresses[0]  # resolved once: a name can't come to mean another host later
+
+
+def classify_path(model: str | None, top_k: int) -> str:
+    """Give the path of a classification request."""
+    return "/v1/classify?" + urlencode({"top_k": top_k} | ({"model": model} if model else {}))

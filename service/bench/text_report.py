@@ -1,0 +1,152 @@
+"""The report as text for a terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+_LATE_MS = 10
+_SPREAD = ("p50", "p95", "p99", "max")
+
+
+def render_text(report: dict[str, Any]) -> str:
+    """Give the whole report as text, ending with a newline."""
+    machine = report["machine"]
+    parts = [f"{machine['cpu']}, {machine['cores']} cores; {report['images']['count']} images"]
+    parts += [_run(run, report["options"]) for run in report.get("runs", ())]
+    if len(report.get("runs", ())) > 1:
+        parts.append(_sweep(report["runs"]))
+    if "limits" in report:
+        parts.append(_limits(report["limits"]))
+    return "\n\n".join(parts) + "\n"
+
+
+def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Give a table in Markdown, with padding so that it reads as text too."""
+    widths = [max(len(row[i]) for row in [header, *rows]) for i in range(len(header))]
+
+    def line(cells: Sequence[str]) -> str:
+        first, *rest = zip(cells, widths, strict=True)
+        padded = [first[0].ljust(first[1]), *(cell.rjust(width) for cell, width in rest)]
+        return f"| {' | '.join(padded)} |"
+
+    rule = [f"{'-' * widths[0]}", *(f"{'-' * (width - 1)}:" for width in widths[1:])]
+    return "\n".join([line(header), line(rule), *(line(row) for row in rows)])
+
+
+def number(value: float | None) -> str:
+    """Give three or so digits."""
+    if value is None:
+        return "-"
+    decimals = 0 if abs(value) >= 100 else 1 if abs(value) >= 10 else 2
+    return f"{value:.{decimals}f}"
+
+
+def title_of(run: dict[str, Any], options: dict[str, Any]) -> str:
+    """Name a run by its load."""
+    if run["mode"] == "closed":
+        return f"closed loop, {options['clients']} clients"
+    if run["rate"] is None:
+        return f"open loop, trace {options['trace']}"
+    return f"open loop, {run['mode']}, {run['rate']:g} arrivals/s"
+
+
+def fact_rows(run: dict[str, Any], options: dict[str, Any]) -> list[tuple[str, str]]:
+    """Give a run's single figures by name."""
+    server, own = run["server"], run["generator"]["cpu_cores"]
+    deadline = options["deadline_ms"]
+    rows = [
+        ("requests", f"{run['requests']} in {run['seconds']:.1f} s "
+                     f"({number(run['offered_per_s'])} a second)"),
+        ("right answers", f"{run['ok']} ({number(run['throughput_per_s'])} a second)"),
+    ]  # fmt: skip
+    if deadline is not None:
+        rows.append((f"within {deadline:g} ms", f"{number(run['goodput_per_s'])} a second; "
+                     f"{run['past_deadline']} answers past it"))  # fmt: skip
+    errors = ", ".join(f"{kind} {count}" for kind, count in run["errors"].items())
+    rows.append(("errors", errors or "none"))
+    if run["refusals"]["count"]:
+        sent = run["refusals"]["from_sent_ms"]
+        rows.append(("refusals", f"{run['refusals']['count']}, p50 {number(sent['p50'])} ms, "
+                     f"p99 {number(sent['p99'])} ms from sending"))  # fmt: skip
+    if server["cpu_s"] is not None:
+        rows.append(("server", f"{server['cpu_s']:.1f} CPU s ({server['cpu_cores']:.2f} cores), "
+                     f"at most {server['rss_peak_bytes'] / 2**20:.0f} MiB resident"))  # fmt: skip
+    note = ": it may be what limits" if own > 0.9 else ""
+    rows.append(("generator", f"{run['generator']['cpu_s']:.1f} CPU s ({own:.2f} cores){note}"))
+    if run["mode"] != "closed" and (late := run["lateness_ms"]):
+        few = "; are --connections too few?" if late["p99"] > _LATE_MS else ""
+        rows.append(("sent late by", f"p50 {number(late['p50'])} ms, p99 {number(late['p99'])} ms; "
+                     f"{run['waited_for_connection']} waited for a connection{few}"))  # fmt: skip
+    return rows
+
+
+def spread_rows(run: dict[str, Any]) -> list[list[str]]:
+    """Give latency and stages, each with its p50, p95, p99 and max in milliseconds."""
+    named = {"latency": run["latency_ms"], **run["stages_ms"]}
+    return [[name, *(number(of[key]) for key in _SPREAD)] for name, of in named.items() if of]
+
+
+def _run(run: dict[str, Any], options: dict[str, Any]) -> str:
+    lines = [title_of(run, options)]
+    lines += [f"  {name:14} {value}" for name, value in fact_rows(run, options)]
+    sizes = run["server"]["batch_sizes"]
+    if sizes:
+        total = sum(sizes.values())
+        shares = ", ".join(f"{size}: {count / total:.0%}" for size, count in sizes.items())
+        lines.append(f"  {'batches':14} {total} ({shares})")
+    if rows := spread_rows(run):
+        lines.append(table(["ms", *_SPREAD], rows))
+    return "\n".join(lines)
+
+
+def _sweep(runs: Sequence[dict[str, Any]]) -> str:
+    rows = []
+    for run in runs:
+        latency = run["latency_ms"] or {}
+        rows.append(
+            [f"{run['rate']:g}", *(number(value) for value in (
+                run["throughput_per_s"], run["goodput_per_s"],
+                latency.get("p50"), latency.get("p99"),
+            )), str(sum(run["errors"].values()))]
+        )  # fmt: skip
+    return table(["arrivals/s", "right/s", "goodput/s", "p50 ms", "p99 ms", "errors"], rows)
+
+
+def limit_tables(limits: dict[str, Any]) -> list[tuple[str, list[str], list[list[str]]]]:
+    """Give the limits' tables: title, header and rows."""
+    batches = sorted({row["batch"] for row in limits["model"]})
+    layouts: dict[tuple[int, int], dict[int, float]] = {}
+    for row in limits["model"]:
+        layouts.setdefault((row["callers"], row["threads"]), {})[row["batch"]] = row["images_per_s"]
+    model = [
+        [f"{callers} x {threads}", *(number(rates.get(batch)) for batch in batches)]
+        for (callers, threads), rates in layouts.items()
+    ]
+    pipelines = [
+        [row["name"], number(row["images_per_s"]), number(row["least"]), number(row["most"])]
+        for row in limits["pipeline"]
+    ]
+    return [
+        (
+            "The model alone, images/s by batch size (callers x intra-op threads)",
+            ["layout", *(str(batch) for batch in batches)],
+            model,
+        ),
+        (
+            "Decode + model in one process without HTTP, images/s",
+            ["layout", "median", "least", "most"],
+            pipelines,
+        ),
+    ]
+
+
+def _limits(limits: dict[str, Any]) -> str:
+    parts = [f"{title}:\n{table(header, rows)}" for title, header, rows in limit_tables(limits)]
+    best, pipeline = limits["best_model"], limits["best_pipeline"]
+    parts.append(
+        f"best: model alone {number(best['images_per_s'])} images/s ({best['callers']} callers x "
+        f"{best['threads']} threads, batches of {best['batch']}); decode + model "
+        f"{number(pipeline['images_per_s'])} images/s ({pipeline['name']})"
+    )
+    return "\n\n".join(parts)
