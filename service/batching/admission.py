@@ -6,6 +6,7 @@ All of this is used on the event loop alone, so it needs no lock.
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
 
@@ -14,7 +15,11 @@ from service.batching.ticket import Priority
 from service.errors import DeadlineUnreachableError, InflightBytesError, QueueFullError
 
 _NEW = 0.1
-"""Weight of the newest decode in the mean: it follows a change within some twenty images."""
+"""Weight of the newest value in a mean: it follows a change within some twenty of them."""
+
+
+_MOST_WRONG = 4.0
+"""A single request, cancelled or stuck, must not spoil the correction."""
 
 
 class DecodeMeter:
@@ -67,6 +72,7 @@ class ImageGate:
         self._latencies = latencies or LatencyTable()
         self._decoding = decoding or DecodeMeter(1)
         self._counts = dict.fromkeys(Priority, 0)
+        self._correction = 1.0  # what things take, by what they were planned to take
         self.running: Callable[[], tuple[int, float]] = lambda: (0, 0.0)
         """Gives the size of the batch that runs now, and the seconds since it began."""
 
@@ -88,7 +94,7 @@ class ImageGate:
                 f"exceed {self.limit} (max_queue); try again later",
                 retry_after_s=self._whole_seconds(self._drain_s(excess)),
             )
-        needed_s = self.predict_s(images, priority)
+        needed_s = self.predict_s(images, priority) + self._slack_s()
         if needed_s > time_left_s:
             raise DeadlineUnreachableError(
                 f"the answer would take about {needed_s * 1000:.0f} ms, and only "
@@ -103,14 +109,36 @@ class ImageGate:
     ) -> Generator[None]:
         """Hold places for all images of a request, or refuse as `check` does and hold none."""
         self.check(images, time_left_s, priority)
+        planned_s, admitted_at = self._planned_s(images, priority), time.perf_counter()
         self._counts[priority] += images
+        answered = False
         try:
             yield
+            answered = True
         finally:
             self._counts[priority] -= images
+            took_s = time.perf_counter() - admitted_at
+            # A request that ended early, in an error or since its client left, tells nothing.
+            if answered or took_s > planned_s:
+                self._learn(planned_s, took_s)
+
+    def _learn(self, planned_s: float, took_s: float) -> None:
+        """See how far plans are from what happens, and correct the next ones by that.
+
+        The table times batches and the meter times decodes, each by itself. Together, on cores
+        that they share with HTTP, they take longer; and a service that admits by plans that are
+        too good has every image run at the last moment, in batches of one.
+        """
+        if planned_s > 0:
+            error = min(max(took_s / planned_s, 1 / _MOST_WRONG), _MOST_WRONG)
+            self._correction += _NEW * (error - self._correction)
 
     def predict_s(self, images: int, priority: Priority) -> float:
-        """Seconds until `images` more would be answered.
+        """Seconds until `images` more would be answered: as planned, corrected by experience."""
+        return self._planned_s(images, priority) * max(1.0, self._correction)
+
+    def _planned_s(self, images: int, priority: Priority) -> float:
+        """Plan by the measured times alone.
 
         Decoding and inference run side by side, so the slower of them decides; the first image
         has to be decoded before anything can run.
@@ -124,6 +152,17 @@ class ImageGate:
         waiting = max(0, ahead - size) + images
         infer_s = rest_s + self._latencies.seconds_for(waiting, self._max_batch)
         return max(self._decoding.predict_s(images), self._decoding.predict_s(0) + infer_s)
+
+    def _slack_s(self) -> float:
+        """Time to spare for an image when its turn comes: that of a batch of the best size.
+
+        Whoever is let in with none is run at the last moment, in a batch as small as it takes to
+        make it; under load that would go for everyone, and small batches are slow.
+        """
+        if self.admitted < self._max_batch:
+            return 0.0
+        size = self._latencies.best_size(self._max_batch, math.inf)
+        return 2 * self._latencies.p95_s(size)
 
     def _drain_s(self, images: int) -> float:
         return self._latencies.seconds_for(images, self._max_batch)

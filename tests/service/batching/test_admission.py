@@ -8,8 +8,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service.batching.admission import ByteGate, ImageGate
-from service.errors import InflightBytesError, QueueFullError
+from service.batching.admission import ByteGate, DecodeMeter, ImageGate
+from service.batching.latency import LatencyTable
+from service.batching.ticket import Priority
+from service.errors import DeadlineUnreachableError, InflightBytesError, QueueFullError
 
 
 def test_a_request_is_admitted_whole_or_refused_whole():
@@ -43,6 +45,73 @@ def test_the_image_gate_never_holds_more_than_its_limit(requests, limit):
                 assert expected + images > limit
             assert gate.admitted == expected <= limit
     assert gate.admitted == 0
+
+
+def test_a_deadline_that_the_measured_times_can_not_meet_is_refused():
+    """Five images ahead and two new ones, of a second each, on one runner."""
+    latencies = LatencyTable((size, float(size)) for size in (1, 2, 4, 8))
+    gate = ImageGate(100, max_batch=8, latencies=latencies)
+    with gate.admit(5):
+        gate.check(2, 7.0, Priority.HIGH)
+        with pytest.raises(DeadlineUnreachableError, match="7000 ms") as refused:
+            gate.check(2, 4.9, Priority.HIGH)
+        assert refused.value.retry_after_s == 3
+
+
+def test_high_priority_passes_low_but_for_the_batch_that_may_have_begun():
+    latencies = LatencyTable((size, float(size)) for size in (1, 2))
+    gate = ImageGate(100, max_batch=2, latencies=latencies)
+    with gate.admit(10, priority=Priority.LOW):
+        assert gate.predict_s(1, Priority.LOW) == 11
+        assert gate.predict_s(1, Priority.HIGH) == 3
+
+
+def test_the_batch_that_runs_counts_with_what_is_left_of_it():
+    latencies = LatencyTable([(1, 1.0), (2, 2.0)])
+    gate = ImageGate(100, max_batch=2, latencies=latencies)
+    gate.running = lambda: (2, 1.5)
+    with gate.admit(2):
+        assert gate.predict_s(1, Priority.HIGH) == 1.5
+
+
+def test_under_load_an_image_needs_time_to_spare():
+    """Let in with none, each would run at the last moment, in a batch of one."""
+    latencies = LatencyTable((size, 1.0) for size in (1, 2, 4))
+    gate = ImageGate(100, max_batch=4, latencies=latencies)
+    with gate.admit(3):
+        gate.check(1, 1.0, Priority.HIGH)
+    with gate.admit(4):
+        with pytest.raises(DeadlineUnreachableError):
+            gate.check(1, 2.0, Priority.HIGH)
+        gate.check(1, 4.0, Priority.HIGH)
+
+
+def test_plans_that_were_too_good_are_corrected_and_early_ends_teach_nothing():
+    gate = ImageGate(100, latencies=LatencyTable([(1, 1e-9)]))
+    for _ in range(100):
+        with gate.admit(1):
+            pass  # takes far longer than a nanosecond
+    corrected = gate.predict_s(1, Priority.HIGH)
+    assert 3e-9 < corrected <= 4e-9, "four times the plan is the most"
+
+    slow = ImageGate(100, latencies=LatencyTable([(1, 1000.0)]))
+    for _ in range(100):
+        with contextlib.suppress(RuntimeError), slow.admit(1):
+            raise RuntimeError
+    assert slow.predict_s(1, Priority.HIGH) == 1000
+
+
+def test_the_decode_meter_predicts_from_its_mean_and_what_waits():
+    meter = DecodeMeter(threads=2)
+    assert meter.predict_s(5) == 0
+    meter.note(0.1)
+    assert meter.predict_s(1) == pytest.approx(0.1)
+    with meter.counted(), meter.counted():
+        assert meter.predict_s(2) == pytest.approx(0.2)
+    assert meter.waiting == 0
+    for _ in range(200):
+        meter.note(0.3)
+    assert meter.predict_s(1) == pytest.approx(0.3)
 
 
 def test_the_byte_gate_refuses_what_would_pass_its_limit_and_holds_none_of_it():
