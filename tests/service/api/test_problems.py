@@ -107,6 +107,8 @@ def test_an_internal_error_gives_an_id_and_no_traceback(serve):
     both = client.post("/v1/classify", files=[("f", ("a", colored())), ("f", ("b", colored()))])
     assert [r["error"]["code"] for r in both.json()["results"]] == ["internal_error"] * 2
     assert client.get("/readyz").status_code == 200
+    counted = 'resnet_serve_images_total{model="color",outcome="internal_error",version="1"} 3.0'
+    assert counted in client.get("/metrics").text
 
 
 def test_an_engine_failure_is_500_for_its_batch_and_the_next_works(serve):

@@ -224,6 +224,8 @@ def test_work_of_a_client_that_left_is_dropped_before_inference(held_engine):
         assert read_answer(staying)[0] == 200
     assert still_answers(client)
     assert len(engine.batches) == 2, "the one that stayed, and the check after it"
+    cancelled = 'resnet_serve_images_total{model="color",outcome="cancelled",version="1"} 1.0'
+    assert cancelled in client.get("/metrics").text
 
 
 def test_a_full_queue_is_refused_with_retry_after(serve, held_engine):
