@@ -85,8 +85,7 @@ def create_service(settings: Settings) -> Service:
 @asynccontextmanager
 async def _lifespan(app: FastAPI) -> AsyncGenerator[None]:
     service: Service = app.state.service
-    for model in service.repository:
-        model.start()
+    service.repository.start()
     # A daemon: a device that hangs in warm-up must not keep the process from ending.
     warm_up = threading.Thread(target=_warm_up, args=(service,), name="warm-up", daemon=True)
     warm_up.start()
@@ -98,8 +97,7 @@ async def _lifespan(app: FastAPI) -> AsyncGenerator[None]:
         service.close_pool()
         await asyncio.to_thread(warm_up.join, service.left_to_stop_s())
         if not warm_up.is_alive():
-            for model in service.repository:
-                await asyncio.to_thread(model.close, service.left_to_stop_s())
+            await asyncio.to_thread(service.repository.close, service.left_to_stop_s())
 
 
 def _warm_up(service: Service) -> None:

@@ -11,10 +11,12 @@ from typing import Literal
 import numpy as np
 import structlog
 
-from service.batching.admission import DecodeMeter, ImageGate
+from service.batching.admission import DecodeMeter, Device, ImageGate
 from service.batching.batcher import Batcher
 from service.batching.latency import LatencyTable
+from service.batching.runners import RunnerPool
 from service.contract import ModelContract, parse_contract
+from service.cpus import cpu_count
 from service.engine.base import Engine
 from service.engine.onnx import load_engine
 from service.errors import (
@@ -43,6 +45,7 @@ class ServedModel:
         self, file: ModelFile, engine: Engine, contract: ModelContract, metrics: ModelMetrics,
         settings: Settings,
         decoding: DecodeMeter,
+        device: Device,
     ) -> None:  # fmt: skip
         self.name, self.version = file.name, file.version
         self.engine = engine
@@ -54,6 +57,7 @@ class ServedModel:
             max_batch=settings.max_batch,
             latencies=self._latencies,
             decoding=decoding,
+            device=device,
         )
         self.state: State = "warming"
         self.reason = "warming up"
@@ -62,17 +66,16 @@ class ServedModel:
         metrics.queue_length.set_function(lambda: self.gate.admitted)
         metrics.ready.set_function(lambda: self.state == "ready")
 
-    def start(self) -> None:
-        """Start the runner; call on the event loop."""
+    def start(self, pool: RunnerPool) -> None:
+        """Let the pool's runners serve the queue; call on the event loop."""
         self._batcher = Batcher(
             self.engine,
             self.metrics,
-            name=self.name,
+            pool,
             max_batch=self._settings.max_batch,
             max_delay_s=self._settings.max_delay_ms / 1000,
             latencies=self._latencies,
         )
-        self.gate.running = self._batcher.running
 
     def warm_up(self, stop: threading.Event) -> None:
         """Run the golden cases at each batch size; sets `state`, blocks for as long as it takes.
@@ -142,15 +145,34 @@ class ServedModel:
 class Repository:
     """All served models, by name and version. Fixed once loaded."""
 
-    def __init__(self, models: Iterable[ServedModel], default: str | None) -> None:
+    def __init__(
+        self, models: Iterable[ServedModel], default: str | None, device: Device | None = None
+    ) -> None:
         self._models: dict[str, dict[int, ServedModel]] = {}
         for model in models:
             self._models.setdefault(model.name, {})[model.version] = model
         self._default = default or (next(iter(self._models)) if len(self._models) == 1 else None)
+        self._device = device or Device()
+        self._pool: RunnerPool | None = None
 
     def __iter__(self) -> Iterator[ServedModel]:
         for versions in self._models.values():
             yield from versions.values()
+
+    def start(self) -> None:
+        """Start the device's runners, which all models share; call on the event loop."""
+        self._pool = RunnerPool(self._device.runners)
+        self._device.running = self._pool.running
+        for model in self:
+            model.start(self._pool)
+
+    def close(self, timeout_s: float) -> None:
+        """Answer what is queued, then stop the runners and free the engines."""
+        end = time.monotonic() + timeout_s
+        for model in self:
+            model.close(max(0.0, end - time.monotonic()))
+        if self._pool is not None:
+            self._pool.close(max(0.0, end - time.monotonic()))
 
     @property
     def default(self) -> str | None:
@@ -215,14 +237,16 @@ def load_repository(
             f"{', '.join(sorted(names))}"
         )
     decoding = decoding or DecodeMeter(1)
+    device = Device(settings.runners or cpu_count())
     return Repository(
-        [_load(file, settings, metrics, decoding) for file in files],
+        [_load(file, settings, metrics, decoding, device) for file in files],
         default=settings.default_model,
+        device=device,
     )
 
 
 def _load(
-    file: ModelFile, settings: Settings, metrics: Metrics, decoding: DecodeMeter
+    file: ModelFile, settings: Settings, metrics: Metrics, decoding: DecodeMeter, device: Device
 ) -> ServedModel:
     engine = load_engine(
         file.path,
@@ -252,4 +276,4 @@ def _load(
         provider=engine.provider,
     )
     model_metrics = metrics.for_model(file.name, file.version)
-    return ServedModel(file, engine, contract, model_metrics, settings, decoding)
+    return ServedModel(file, engine, contract, model_metrics, settings, decoding, device)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 
 from service.batching.latency import LatencyTable
@@ -50,6 +50,19 @@ class DecodeMeter:
         return mean * max(1.0, (self.waiting + images) / self._threads)
 
 
+_Running = tuple[LatencyTable, int, float]  # a model's table, images of a batch, seconds left
+
+
+class Device:
+    """What admission knows of a device: its models' gates, its runners and what they run."""
+
+    def __init__(self, runners: int = 1) -> None:
+        self.runners = runners
+        self.gates: list[ImageGate] = []
+        self.running: Callable[[], Sequence[_Running]] = tuple
+        """Gives of each batch that runs now its model's table, its images and its seconds left."""
+
+
 class ImageGate:
     """Counts a model's images from before they are decoded until they are answered.
 
@@ -66,6 +79,7 @@ class ImageGate:
         max_batch: int = 1,
         latencies: LatencyTable | None = None,
         decoding: DecodeMeter | None = None,
+        device: Device | None = None,
     ) -> None:
         self.limit = limit
         self._max_batch = max_batch
@@ -73,8 +87,8 @@ class ImageGate:
         self._decoding = decoding or DecodeMeter(1)
         self._counts = dict.fromkeys(Priority, 0)
         self._correction = 1.0  # what things take, by what they were planned to take
-        self.running: Callable[[], tuple[int, float]] = lambda: (0, 0.0)
-        """Gives the size of the batch that runs now, and the seconds since it began."""
+        self._device = device or Device()
+        self._device.gates.append(self)
 
     @property
     def admitted(self) -> int:
@@ -143,15 +157,33 @@ class ImageGate:
         Decoding and inference run side by side, so the slower of them decides; the first image
         has to be decoded before anything can run.
         """
-        ahead = self._counts[Priority.HIGH]
-        low = self._counts[Priority.LOW]
-        # A batch of low priority that has begun is not interrupted.
-        ahead += low if priority is Priority.LOW else min(low, self._max_batch)
-        size, elapsed_s = self.running()
-        rest_s = max(0.0, self._latencies.median_s(size) - elapsed_s) if size else 0.0
-        waiting = max(0, ahead - size) + images
-        infer_s = rest_s + self._latencies.seconds_for(waiting, self._max_batch)
+        running = self._device.running()
+        rest_s = sum(left_s for _, _, left_s in running)
+        others_s = sum(
+            gate.backlog_s(priority, running) for gate in self._device.gates if gate is not self
+        )
+        waiting = self._waiting(priority, running) + images
+        # Idle runners share out what waits, so a batch may be smaller than the table's best.
+        most = min(self._max_batch, -(-waiting // self._device.runners))
+        own_s, last_s = self._latencies.plan(waiting, most)
+        # Graham's bound for list scheduling: when the last batch begins, no runner was idle.
+        infer_s = (rest_s + others_s + own_s - last_s) / self._device.runners + last_s
         return max(self._decoding.predict_s(images), self._decoding.predict_s(0) + infer_s)
+
+    def backlog_s(self, priority: Priority, running: Sequence[_Running]) -> float:
+        """Give the seconds of inference that wait here and go before a request of that priority.
+
+        On one runner, and without the batches that run.
+        """
+        return self._latencies.plan(self._waiting(priority, running), self._max_batch)[0]
+
+    def _waiting(self, priority: Priority, running: Sequence[_Running]) -> int:
+        high, low = self._counts[Priority.HIGH], self._counts[Priority.LOW]
+        # Which of them run is not known; batches of low priority are not interrupted.
+        if priority is Priority.HIGH:
+            low = min(low, self._max_batch * self._device.runners)
+        runs = sum(images for table, images, _ in running if table is self._latencies)
+        return max(0, high + low - runs)
 
     def _slack_s(self) -> float:
         """Time to spare for an image when its turn comes: that of a batch of the best size.
@@ -165,7 +197,8 @@ class ImageGate:
         return 2 * self._latencies.p95_s(size)
 
     def _drain_s(self, images: int) -> float:
-        return self._latencies.seconds_for(images, self._max_batch)
+        seconds, _ = self._latencies.plan(images, self._max_batch)
+        return seconds / self._device.runners
 
     @staticmethod
     def _whole_seconds(seconds: float) -> int:

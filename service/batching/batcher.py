@@ -1,14 +1,13 @@
 """Dynamic batching: a free runner takes what is waiting, at once, as many as pay.
 
 The batch grows while the runner is busy, so that load makes batches and an idle service answers
-without a wait. Tickets are submitted and answered on the event loop; the runner is a thread, since
+without a wait. Tickets are submitted and answered on the event loop; the runners are threads, since
 the engine holds no lock while it computes.
 """
 
 from __future__ import annotations
 
 import asyncio
-import threading
 import time
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -19,6 +18,7 @@ from numpy.typing import NDArray
 
 from service.batching.latency import LatencyTable
 from service.batching.queue import TicketQueue
+from service.batching.runners import RunnerPool, Urgency
 from service.batching.ticket import Answer, Ticket
 from service.engine.base import Engine
 from service.errors import (
@@ -33,7 +33,7 @@ _log = structlog.get_logger(__name__)
 
 
 class Batcher:
-    """Runs one model's tickets in batches, on a thread of its own.
+    """One model's queue, run in batches by the runners of its device.
 
     Construct it on the event loop that will submit. Every ticket's future is resolved exactly
     once: with an `Answer`, an `InferenceError`, a `DeadlineExceededError` or a
@@ -44,102 +44,81 @@ class Batcher:
         self,
         engine: Engine,
         metrics: ModelMetrics,
+        pool: RunnerPool,
         *,
-        name: str,
         max_batch: int,
         max_delay_s: float = 0.0,
         latencies: LatencyTable | None = None,
     ) -> None:
         self._engine = engine
         self._metrics = metrics
+        self._pool = pool
         self._max_batch = max_batch
         self._max_delay_s = max_delay_s
-        self._latencies = latencies or LatencyTable()
+        self.latencies = latencies or LatencyTable()
         self._loop = asyncio.get_running_loop()
         self._waiting = TicketQueue()
-        self._changed = threading.Condition()
-        self._closing = False  # the owner asked for the end
-        self._ended = False  # the runner will take no more, for whatever reason
-        self._running: Sequence[Ticket] = ()
-        self._running_since: float | None = None
-        self._runner = threading.Thread(target=self._run, name=f"runner-{name}", daemon=True)
-        self._runner.start()
+        self._closing = False
+        pool.add(self)
 
     def submit(self, ticket: Ticket) -> None:
         """Queue a ticket; raises `ModelUnavailableError` if no runner will ever take it."""
-        with self._changed:
-            if self._closing or self._ended:
-                raise ModelUnavailableError("the model's runner has stopped")
+        with self._pool.changed:
+            if self._closing or self._pool.ended:
+                raise _stopped()
             self._waiting.push(ticket)
-            self._changed.notify()
+            self._pool.changed.notify()
 
     def trouble(self, stuck_after_s: float) -> str | None:
-        """Say what is wrong with the runner: dead, or a batch that runs longer than that."""
-        if self._ended:
-            return None if self._closing else "runner is dead"
-        since = self._running_since
-        if since is not None and (busy := time.perf_counter() - since) > stuck_after_s:
-            return f"runner has been on one batch for {busy:.0f} s"
+        """Say what is wrong with the runners: dead, or a batch that runs longer than that."""
+        if dead := self._pool.dead():
+            return f"{dead} of {self._pool.runners} runners dead"
+        now = time.perf_counter()
+        for run in self._pool.runs_of(self):
+            if (busy := now - run.since) > stuck_after_s:
+                return f"runner has been on one batch for {busy:.0f} s"
         return None
 
-    def running(self) -> tuple[int, float]:
-        """Give the size of the batch that runs now, and the seconds since it began."""
-        batch, since = self._running, self._running_since
-        return (len(batch), time.perf_counter() - since) if since is not None else (0, 0.0)
-
     def close(self, timeout_s: float) -> bool:
-        """Run what is waiting, then stop; False if the runner did not end in time."""
-        with self._changed:
+        """Run what is waiting, then stop; False if that did not end in time."""
+        with self._pool.changed:
             self._closing = True
-            self._changed.notify_all()
-        self._runner.join(timeout_s)
-        return not self._runner.is_alive()
+        return self._pool.remove(self, timeout_s)
 
-    # The runner's thread.
+    # What a runner asks for.
 
-    def _run(self) -> None:
-        try:
-            while batch := self._next_batch():
-                self._run_batch(batch)
-        finally:
-            # Also when the runner dies of a defect: nobody may wait for a thread that is gone.
-            with self._changed:
-                self._ended = True
-                left = [*self._running, *self._waiting.drain()]
-            self._fail(left, lambda: ModelUnavailableError("the model's runner has stopped"))
+    def ready_at(self) -> float | None:
+        """Now, unless an incomplete batch is to wait for more, as `max_delay_s` says."""
+        if not self._waiting or self._pool.ended:
+            return None
+        if not self._max_delay_s or len(self._waiting) >= self._max_batch or self._closing:
+            return 0.0
+        return self._waiting.oldest_submitted() + self._max_delay_s
 
-    def _next_batch(self) -> list[Ticket]:
-        """Wait for work; an empty list means that the batcher is closed and drained."""
-        with self._changed:
-            while True:
-                while not self._waiting and not self._closing:
-                    self._changed.wait()
-                self._fill_up()
-                batch = self._take()
-                if batch or (self._closing and not self._waiting):
-                    return batch
+    def urgency(self) -> Urgency:
+        """Priority and deadline of the first ticket in line."""
+        return self._waiting.urgency(time.perf_counter())
 
-    def _fill_up(self) -> None:
-        """Let an incomplete batch wait for more, if `max_delay_s` says so."""
-        if not self._max_delay_s:
-            return
-        while self._waiting and len(self._waiting) < self._max_batch and not self._closing:
-            left = self._waiting.oldest_submitted() + self._max_delay_s - time.perf_counter()
-            if left <= 0:
-                return
-            self._changed.wait(left)
+    def take(self, idle: int) -> list[Ticket]:
+        """Take the next batch; who has gone or can't be answered in time costs no inference.
 
-    def _take(self) -> list[Ticket]:
-        """Take the next batch; who has gone or can't be answered in time costs no inference."""
-        taken = self._waiting.take(time.perf_counter(), self._latencies, self._max_batch)
+        What waits is shared out among idle runners: two halves side by side are done sooner.
+        """
+        most = min(self._max_batch, -(-len(self._waiting) // idle))
+        taken = self._waiting.take(time.perf_counter(), self.latencies, most)
         if taken.abandoned:
             self._metrics.abandoned.inc(taken.abandoned)
         self._fail(taken.late, _late)
         return taken.batch
 
-    def _run_batch(self, batch: list[Ticket]) -> None:
+    def stopped(self, left: Sequence[Ticket]) -> None:
+        """Fail a batch whose runner has died, and what waits if it was the last."""
+        waiting = self._waiting.drain() if self._pool.ended else ()
+        self._fail([*left, *waiting], _stopped)
+
+    def run(self, batch: list[Ticket]) -> None:
+        """Run a batch and answer its tickets."""
         started = time.perf_counter()
-        self._running, self._running_since = batch, started
         try:
             probabilities = self._infer(batch)
         except Exception as error:  # noqa: BLE001 - whatever it is, the waiters must hear of it
@@ -147,7 +126,6 @@ class Batcher:
             self._retry_singly(batch, error)
         else:
             self._answer(batch, probabilities, started)
-        self._running, self._running_since = (), None
 
     def _retry_singly(self, batch: list[Ticket], error: Exception) -> None:
         """Run a failed batch's images one by one, once, so that one bad image fails alone.
@@ -179,7 +157,7 @@ class Batcher:
         self, batch: list[Ticket], probabilities: NDArray[np.float32], started: float
     ) -> None:
         infer_s = time.perf_counter() - started
-        self._latencies.observe(len(batch), infer_s)
+        self.latencies.observe(len(batch), infer_s)
         self._metrics.batch_size.observe(len(batch))
         self._metrics.inference_seconds.observe(infer_s)
         answers = []
@@ -213,6 +191,10 @@ def _reject(errors: list[tuple[asyncio.Future[Answer], RequestError]]) -> None:
     for future, error in errors:
         if not future.done():
             future.set_exception(error)
+
+
+def _stopped() -> ModelUnavailableError:
+    return ModelUnavailableError("the model's runner has stopped")
 
 
 def _late() -> DeadlineExceededError:

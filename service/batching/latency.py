@@ -85,13 +85,17 @@ class LatencyTable:
         enough = max(rates) * _AS_FAST
         return next(size for size, rate in zip(fitting, rates, strict=True) if rate >= enough)
 
-    def seconds_for(self, images: int, max_batch: int) -> float:
-        """Predict how long `images` take one runner, in batches of its best size."""
+    def plan(self, images: int, max_batch: int) -> tuple[float, float]:
+        """Predict how long `images` take one runner in batches of its best size.
+
+        Gives the seconds of all and those of the last batch.
+        """
         if images <= 0:
-            return 0.0
+            return 0.0, 0.0
         size = self.best_size(min(images, max_batch), float("inf"))
         whole, rest = divmod(images, size)
-        return whole * self.median_s(size) + (self.median_s(rest) if rest else 0.0)
+        last_s = self.median_s(rest or size)
+        return whole * self.median_s(size) + (last_s if rest else 0.0), last_s
 
     def rows(self) -> list[tuple[int, float, float]]:
         """Give (size, median, 95th percentile) of the measured sizes."""

@@ -45,6 +45,12 @@ class TicketQueue:
         """When the longest-waiting ticket was submitted; there must be one."""
         return min(ticket.submitted for _, _, ticket in (*self._high, *self._low))
 
+    def urgency(self, now: float) -> tuple[int, float]:
+        """Give priority and deadline of the first in line; there must be one."""
+        self._move_up(now)
+        heap = self._high or self._low
+        return (Priority.HIGH if self._high else Priority.LOW), heap[0][0]
+
     def take(self, now: float, latencies: LatencyTable, max_batch: int) -> Taken:
         """Take the next batch, at most `max_batch`, as large as the table advises.
 

@@ -175,10 +175,11 @@ def test_a_model_answers_only_after_warm_up(model_folder):
 
 def test_a_model_whose_runner_runs_still_answers_only_when_it_is_ready(model_folder):
     """The server starts runners first, so that probes are answered while models warm up."""
-    (model,) = loaded(model_folder)
+    repository = loaded(model_folder)
+    (model,) = repository
 
     async def lifetime() -> None:
-        model.start()
+        repository.start()
         try:
             with pytest.raises(NotReadyError):
                 model.batcher()
@@ -189,7 +190,7 @@ def test_a_model_whose_runner_runs_still_answers_only_when_it_is_ready(model_fol
             with pytest.raises(NotReadyError, match="for the test"):
                 model.batcher()
         finally:
-            model.close(timeout_s=20)
+            repository.close(timeout_s=20)
 
     asyncio.run(lifetime())
     with pytest.raises(AttributeError):

@@ -18,7 +18,7 @@ def post(client: httpx.Client, **headers: str) -> httpx.Response:
 @pytest.fixture
 def held(serve):
     """A server whose engine waits at a gate that the test opens."""
-    client = serve(max_batch=1, stuck_after_s=60)
+    client = serve(max_batch=1, runners=1, stuck_after_s=60)
     (model,) = client.app.state.service.repository
     engine, inner = HeldEngine(), model.engine.run
 

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service.batching.admission import ByteGate, DecodeMeter, ImageGate
+from service.batching.admission import ByteGate, DecodeMeter, Device, ImageGate
 from service.batching.latency import LatencyTable
 from service.batching.ticket import Priority
 from service.errors import DeadlineUnreachableError, InflightBytesError, QueueFullError
@@ -68,10 +68,20 @@ def test_high_priority_passes_low_but_for_the_batch_that_may_have_begun():
 
 def test_the_batch_that_runs_counts_with_what_is_left_of_it():
     latencies = LatencyTable([(1, 1.0), (2, 2.0)])
-    gate = ImageGate(100, max_batch=2, latencies=latencies)
-    gate.running = lambda: (2, 1.5)
+    device = Device()
+    device.running = lambda: [(latencies, 2, 0.5)]
+    gate = ImageGate(100, max_batch=2, latencies=latencies, device=device)
     with gate.admit(2):
         assert gate.predict_s(1, Priority.HIGH) == 1.5
+
+
+def test_runners_share_what_waits_and_other_models_of_the_device_count():
+    table, other = LatencyTable([(1, 1.0)]), LatencyTable([(1, 3.0)])
+    device = Device(runners=2)
+    gate = ImageGate(100, latencies=table, device=device)
+    neighbour = ImageGate(100, latencies=other, device=device)
+    with gate.admit(4), neighbour.admit(2):
+        assert gate.predict_s(1, Priority.HIGH) == (4 + 2 * 3) / 2 + 1
 
 
 def test_under_load_an_image_needs_time_to_spare():

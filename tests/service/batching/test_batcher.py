@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from service.batching.batcher import Batcher
 from service.batching.latency import LatencyTable
+from service.batching.runners import RunnerPool
 from service.batching.ticket import Answer, Ticket
 from service.errors import InferenceError, ModelUnavailableError
 from service.metrics import Metrics
@@ -36,7 +37,11 @@ async def entered(engine: HeldEngine) -> None:
 
 
 def with_batcher(
-    use: Callable[[Batcher, HeldEngine], Awaitable[None]], *, max_batch: int = 4, **options
+    use: Callable[[Batcher, HeldEngine], Awaitable[None]],
+    *,
+    max_batch: int = 4,
+    runners: int = 1,
+    **options,
 ) -> Metrics:
     """Run `use` on an event loop with a batcher that is closed afterwards."""
     metrics = Metrics()
@@ -44,15 +49,15 @@ def with_batcher(
     async def main() -> None:
         engine = HeldEngine()
         options.setdefault("latencies", one_time_for_all_sizes(max_batch))
-        batcher = Batcher(
-            engine, metrics.for_model("m", 1), name="m", max_batch=max_batch, **options
-        )
+        pool = RunnerPool(runners)
+        batcher = Batcher(engine, metrics.for_model("m", 1), pool, max_batch=max_batch, **options)
         try:
             async with asyncio.timeout(30):
                 await use(batcher, engine)
         finally:
             engine.open.set()
             assert await asyncio.to_thread(batcher.close, 20)
+            assert await asyncio.to_thread(pool.close, 20)
 
     asyncio.run(main())
     return metrics
@@ -189,7 +194,7 @@ def test_a_runner_that_dies_resolves_all_waiters_and_is_reported():
         engine.open.set()
         errors = await asyncio.gather(*first, *waiting, return_exceptions=True)
         assert all(isinstance(error, ModelUnavailableError) for error in errors)
-        assert batcher.trouble(stuck_after_s=60) == "runner is dead"
+        assert batcher.trouble(stuck_after_s=60) == "1 of 1 runners dead"
         with pytest.raises(ModelUnavailableError):
             submit(batcher, 3)
 
@@ -249,6 +254,23 @@ def test_close_gives_up_on_a_runner_that_hangs():
         await future
 
     with_batcher(use)
+
+
+def test_idle_runners_share_out_what_waits():
+    """Two batches of half the size, side by side, and not one beside an idle runner."""
+
+    async def use(batcher, engine):
+        engine.open.clear()
+        first = submit(batcher, 1, 2)
+        await entered(engine)
+        await entered(engine)
+        assert sorted(engine.batches) == [[1], [2]]
+        rest = submit(batcher, 3, 4, 5, 6)
+        engine.open.set()
+        answers = await asyncio.gather(*first, *rest)
+        assert [answer.probabilities[0] for answer in answers] == [1, 2, 3, 4, 5, 6]
+
+    with_batcher(use, runners=2)
 
 
 def check_runs(batches: list[list[int]]) -> None:

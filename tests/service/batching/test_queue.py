@@ -9,7 +9,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service.batching.admission import ImageGate
+from service.batching.admission import Device, ImageGate
 from service.batching.latency import LatencyTable
 from service.batching.queue import TicketQueue
 from service.batching.ticket import Priority, Ticket
@@ -147,12 +147,13 @@ def test_what_is_admitted_as_feasible_is_answered_in_time(arrivals, max_batch):
     `arrivals` are gaps and times to spare, in units of the time that one image takes.
     """
     latencies = LatencyTable((size, float(size)) for size in range(1, max_batch + 1))
-    gate = ImageGate(1000, max_batch=max_batch, latencies=latencies)
+    device = Device()
+    gate = ImageGate(1000, max_batch=max_batch, latencies=latencies, device=device)
     with Simulation(latencies) as simulation, contextlib.ExitStack() as admitted:
         now = free_at = 0.0
         running: list[Ticket] = []
         places: dict[int, contextlib.ExitStack] = {}
-        gate.running = lambda: (len(running), len(running) - (free_at - now))
+        device.running = lambda: [(latencies, len(running), max(0.0, free_at - now))]
         for gap, spare in arrivals:
             later = now + gap
             while (running or len(simulation.queue)) and free_at <= later:
