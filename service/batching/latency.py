@@ -6,15 +6,27 @@ Thread-safe: a runner writes while the event loop reads.
 from __future__ import annotations
 
 import bisect
+import itertools
 import threading
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
 
 _WINDOW = 32
 """Timings kept of each batch size: enough for a 95th percentile, few enough to follow a change."""
 
 _AS_FAST = 0.95
 """A smaller batch with this share of the best throughput is preferred: its images wait less."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Plans:
+    """All that is asked of the table, by batch size; every request asks several times."""
+
+    rows: Sequence[tuple[int, float, float]] = ()  # measured size, median, 95th percentile
+    medians: Sequence[float] = (0.0,)  # seconds of 0, 1, ... images up to the largest measured
+    highs: Sequence[float] = (0.0,)
+    best: Sequence[int] = field(default=(0,))  # the best size of at most 0, 1, ... images
 
 
 class LatencyTable:
@@ -27,7 +39,7 @@ class LatencyTable:
     def __init__(self, measured: Iterable[tuple[int, float]] = ()) -> None:
         self._lock = threading.Lock()
         self._samples: dict[int, deque[float]] = {}
-        self._curve: tuple[tuple[int, float, float], ...] = ()  # size, median, 95th percentile
+        self._plans = _Plans()
         for size, seconds in measured:
             self.observe(size, seconds)
 
@@ -35,39 +47,26 @@ class LatencyTable:
         """Take note of a batch of `size` images that took `seconds`."""
         with self._lock:
             self._samples.setdefault(size, deque(maxlen=_WINDOW)).append(seconds)
-            self._curve = self._monotonic_curve()
+            self._plans = self._make_plans()
 
-    def _monotonic_curve(self) -> tuple[tuple[int, float, float], ...]:
-        curve, median, high = [], 0.0, 0.0
+    def _make_plans(self) -> _Plans:
+        rows, median, high = [], 0.0, 0.0
         for size in sorted(self._samples):
             ordered = sorted(self._samples[size])
             median = max(median, ordered[(len(ordered) - 1) // 2])
             high = max(high, median, ordered[-(-len(ordered) * 95 // 100) - 1])
-            curve.append((size, median, high))
-        return tuple(curve)
+            rows.append((size, median, high))
+        medians = _interpolate([(size, median) for size, median, _ in rows])
+        highs = _interpolate([(size, high) for size, _, high in rows])
+        return _Plans(rows, medians, highs, _best_sizes(medians))
 
     def median_s(self, size: int) -> float:
         """Seconds that half of the batches of that size take at most."""
-        return self._at(size, 1)
+        return _at(self._plans.medians, size)
 
     def p95_s(self, size: int) -> float:
         """Seconds that 95 of 100 batches of that size take at most."""
-        return self._at(size, 2)
-
-    def _at(self, size: int, column: int) -> float:
-        curve = self._curve
-        if not curve:
-            return 0.0
-        above = bisect.bisect_left(curve, size, key=lambda row: row[0])
-        if above == len(curve):  # beyond what was measured: as many of the largest as it takes
-            largest = curve[-1]
-            return float(largest[column]) * size / largest[0]
-        upper = curve[above]
-        if above == 0 or upper[0] == size:
-            return float(upper[column])
-        lower = curve[above - 1]
-        share = (size - lower[0]) / (upper[0] - lower[0])
-        return float(lower[column] + share * (upper[column] - lower[column]))
+        return _at(self._plans.highs, size)
 
     def best_size(self, waiting: int, time_left_s: float) -> int:
         """Plan a batch of 1 to `waiting` images that must end within `time_left_s`.
@@ -76,14 +75,15 @@ class LatencyTable:
         smaller one is as fast but for a few per cent, that one. If none fits, 1: the earliest
         image may still make it.
         """
-        fitting = [size for size in range(1, waiting + 1) if self.p95_s(size) <= time_left_s]
-        if not fitting:
-            return 1
-        if not self._curve:
-            return fitting[-1]
-        rates = [size / max(self.median_s(size), 1e-9) for size in fitting]
-        enough = max(rates) * _AS_FAST
-        return next(size for size, rate in zip(fitting, rates, strict=True) if rate >= enough)
+        plans = self._plans
+        if not plans.rows:
+            return waiting
+        if _at(plans.highs, waiting) > time_left_s:  # they grow with the size
+            waiting = bisect.bisect_right(
+                range(1, waiting), time_left_s, key=lambda size: _at(plans.highs, size)
+            )
+        # Beyond what was measured, no size is taken to be faster than the largest.
+        return max(1, plans.best[min(waiting, len(plans.best) - 1)])
 
     def plan(self, images: int, max_batch: int) -> tuple[float, float]:
         """Predict how long `images` take one runner in batches of its best size.
@@ -99,4 +99,34 @@ class LatencyTable:
 
     def rows(self) -> list[tuple[int, float, float]]:
         """Give (size, median, 95th percentile) of the measured sizes."""
-        return list(self._curve)
+        return list(self._plans.rows)
+
+
+def _at(seconds: Sequence[float], size: int) -> float:
+    """Look a size up; beyond what was measured, as many of the largest as it takes."""
+    largest = len(seconds) - 1
+    return seconds[size] if size <= largest else seconds[largest] * size / max(largest, 1)
+
+
+def _interpolate(points: Sequence[tuple[int, float]]) -> list[float]:
+    """Give the seconds of 0, 1, ... images up to the last point's."""
+    seconds = [0.0] + [points[0][1]] * points[0][0]
+    for (low, low_s), (high, high_s) in itertools.pairwise(points):
+        step = (high_s - low_s) / (high - low)
+        seconds += [low_s + step * count for count in range(1, high - low)] + [high_s]
+    return seconds
+
+
+def _best_sizes(medians: Sequence[float]) -> list[int]:
+    """Give, of at most 0, 1, ... images, the smallest batch of nearly the best throughput."""
+    sizes, best, rate = [0], 1, 0.0
+    for size in range(1, len(medians)):
+        rate = max(rate, _rate(medians, size))
+        while _rate(medians, best) < rate * _AS_FAST:  # the bar only rises: never back
+            best += 1
+        sizes.append(best)
+    return sizes
+
+
+def _rate(medians: Sequence[float], size: int) -> float:
+    return size / max(medians[size], 1e-9)
