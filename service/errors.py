@@ -6,7 +6,8 @@ A request's road, and the classes that can end it on each stretch:
               --runtime-->       RuntimeMissingError, RuntimeConflictError, ProviderError
               --model files-->   ModelFileError, ContractError, ModelSelectionError
 
-    request   --query-->         InvalidParameterError, ModelRequiredError, UnknownModelError,
+    request   --HTTP/1.1-->      MalformedRequestError, HeadersTooLargeError, HeadersTimeoutError
+              --query-->         InvalidParameterError, ModelRequiredError, UnknownModelError,
                                  TopKError, NotReadyError
               --headers-->       InvalidTimeoutError, InvalidPriorityError
               --upload-->        UnsupportedMediaTypeError, ContentEncodingError,
@@ -96,6 +97,24 @@ class InternalError(RequestError):
     """A defect: its traceback is in the log under the request's id, never in the answer."""
 
     status, code, title = 500, "internal_error", "Internal error"
+
+
+class MalformedRequestError(RequestError):
+    """What arrived is not a request of HTTP/1.1; the connection is closed."""
+
+    status, code, title = 400, "malformed_request", "Malformed request"
+
+
+class HeadersTooLargeError(RequestError):
+    """Request line and headers are larger than 64 KiB."""
+
+    status, code, title = 431, "headers_too_large", "Headers too large"
+
+
+class HeadersTimeoutError(RequestError):
+    """The headers did not arrive within `body_timeout_s`."""
+
+    status, code, title = 408, "headers_timeout", "The headers took too long"
 
 
 class RouteNotFoundError(RequestError):

@@ -20,10 +20,10 @@ from fastapi import FastAPI
 
 from service.api.state import Service
 from service.errors import SettingsError
+from service.http1 import http1_protocol
 from service.logs import LogWriter
 from service.settings import Settings
 
-_MAX_HEADER_BYTES = 64 * 1024
 _BACKLOG = 2048
 _JUST_CONNECTED_S = 0.1
 _LAST_WORDS_S = 0.5
@@ -82,16 +82,11 @@ class Server(uvicorn.Server):
 
 
 def uvicorn_config(app: FastAPI, settings: Settings) -> uvicorn.Config:
-    """How uvicorn is to serve the app.
-
-    h11 and not httptools: with that, an offer to upgrade (every request of Java's HTTP client has
-    one) loses the body and lets a second request be smuggled in it, and headers have no limit.
-    """
+    """How uvicorn is to serve the app."""
     return uvicorn.Config(
         app,
         loop="uvloop",
-        http="h11",
-        h11_max_incomplete_event_size=_MAX_HEADER_BYTES,
+        http=http1_protocol(settings.body_timeout_s),  # type: ignore[arg-type]  # makes protocols
         ws="none",
         log_config=None,
         access_log=False,

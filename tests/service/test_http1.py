@@ -1,0 +1,239 @@
+"""HTTP/1.1 on the wire: what is a request, what is refused, and that nothing is smuggled."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+import h11
+import pytest
+import uvicorn
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from uvicorn.server import ServerState
+
+from service.http1 import http1_protocol
+
+OFFER = b"Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAA\r\n"
+SMUGGLED = b"GET /smuggled HTTP/1.1\r\nHost: x\r\n\r\n"
+
+Chunks = list[bytes]
+
+
+async def echo(scope: Any, receive: Any, send: Any) -> None:
+    """Answer with what was understood."""
+    body, more = b"", True
+    while more:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            return
+        body, more = body + message["body"], message["more_body"]
+    answer = json.dumps([scope["method"], scope["path"], body.decode("latin-1")]).encode()
+    headers = [(b"content-length", str(len(answer)).encode())]
+    await send({"type": "http.response.start", "status": 200, "headers": headers})
+    await send({"type": "http.response.body", "body": answer})
+
+
+async def never_answer(scope: Any, receive: Any, send: Any) -> None:
+    await asyncio.sleep(3600)
+
+
+async def talk(chunks: Chunks, *, head_timeout_s: float = 30, app: Any = echo) -> bytes:
+    """Send chunks over one connection, say that it was all, and give all that comes back."""
+    config = uvicorn.Config(app, http=http1_protocol(head_timeout_s), ws="none", log_config=None)
+    state = ServerState()
+    config.load()
+    loop = asyncio.get_running_loop()
+    server = await loop.create_server(
+        lambda: config.http_protocol_class(config=config, server_state=state, app_state={}),
+        "127.0.0.1",
+        0,
+    )
+    reader, writer = await asyncio.open_connection(*server.sockets[0].getsockname())
+    answer = b""
+    try:
+        for chunk in chunks:
+            writer.write(chunk)
+            await writer.drain()
+            await asyncio.sleep(0)
+        answer = await reader.read()
+    except ConnectionError:
+        pass
+    finally:
+        writer.close()
+        server.close()
+        for task in [*state.tasks]:
+            task.cancel()
+    return answer
+
+
+def answers(data: bytes, count: int) -> list[tuple[int, Any]]:
+    """Read answers with h11, which is as strict as they come."""
+    connection = h11.Connection(h11.CLIENT)
+    connection.receive_data(data)
+    connection.receive_data(b"")
+    found = []
+    for _ in range(count):
+        connection.send(h11.Request(method="GET", target="/", headers=[("Host", "x")]))
+        connection.send(h11.EndOfMessage())
+        status, body = 0, b""
+        while not isinstance(event := connection.next_event(), h11.EndOfMessage):
+            if isinstance(event, h11.Response):
+                status = event.status_code
+            elif isinstance(event, h11.Data):
+                body += event.data
+        found.append((status, json.loads(body)))
+        if connection.our_state is not h11.DONE:
+            break
+        connection.start_next_cycle()
+    assert not connection.trailing_data[0], "more than was asked for"
+    return found
+
+
+def run(talking: Callable[..., Coroutine[Any, Any, bytes]], *args: Any, **kwargs: Any) -> bytes:
+    return asyncio.run(asyncio.wait_for(talking(*args, **kwargs), 20))
+
+
+def post(path: str, body: bytes, *, chunked: bool = False, offer: bool = False) -> bytes:
+    length = b"Transfer-Encoding: chunked" if chunked else b"Content-Length: %d" % len(body)
+    if chunked:
+        body = (b"%x\r\n%b\r\n" % (len(body), body) if body else b"") + b"0\r\n\r\n"
+    head = b"POST %b HTTP/1.1\r\nHost: x\r\n%b\r\n" % (path.encode(), length)
+    return head + (OFFER if offer else b"") + b"\r\n" + body
+
+
+LAST = b"GET /last HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
+
+requests = st.tuples(
+    st.sampled_from(["/a", "/b%20c"]),
+    st.one_of(st.binary(max_size=40), st.just(SMUGGLED), st.just(b"0\r\n\r\n" + SMUGGLED)),
+    st.booleans(),
+    st.booleans(),
+)
+
+
+@settings(deadline=None, max_examples=150)
+@given(st.lists(requests, max_size=3), st.data())
+def test_requests_are_the_same_however_the_bytes_are_cut(sent, data):
+    """In any number of pieces, pipelined or not, with an offer to upgrade or without."""
+    stream = LAST
+    for path, body, chunked, offer in reversed(sent):
+        stream = post(path, body, chunked=chunked, offer=offer) + stream
+    cuts = sorted(data.draw(st.lists(st.integers(0, len(stream)), max_size=6)))
+    chunks = [stream[a:b] for a, b in zip([0, *cuts], [*cuts, len(stream)], strict=True)]
+    expected = [
+        (200, ["POST", path.replace("%20", " "), body.decode("latin-1")])
+        for path, body, _, _ in sent
+    ]
+    got = answers(run(talk, chunks), len(sent) + 1)
+    assert got == [*expected, (200, ["GET", "/last", ""])]
+
+
+@pytest.mark.parametrize(
+    ("request_bytes", "status"),
+    [
+        (b"hello\r\n\r\n", 400),
+        (b"GET /\r\n\r\n", 400),
+        (b"GET / HTTP/2.0\r\nHost: x\r\n\r\n", 400),
+        (b"GET / HTTP/1.1\r\n\r\n", 400),
+        (b"GET / HTTP/1.1\r\nHost: x\r\nHost: y\r\n\r\n", 400),
+        (b"GET / HTTP/1.1\r\nHost: x\r\nBad Name: y\r\n\r\n", 400),
+        (b"GET / HTTP/1.1\r\nHost: x\r\nFolded: y\r\n z\r\n\r\n", 400),
+        (b"CONNECT x:1 HTTP/1.1\r\nHost: x\r\n\r\n", 400),
+        (b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 3\r\nContent-Length: 4\r\n\r\nabcd", 400),
+        (b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: +3\r\n\r\nabc", 400),
+        (
+            b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 3\r\nTransfer-Encoding: chunked\r\n\r\n"
+            b"0\r\n\r\n" + SMUGGLED,
+            400,
+        ),
+        (
+            b"POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: gzip, chunked\r\n\r\n0\r\n\r\n",
+            400,
+        ),
+        (b"POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n", 400),
+        (b"GET /" + b"a" * 70_000 + b" HTTP/1.1\r\nHost: x\r\n\r\n", 431),
+        (b"GET / HTTP/1.1\r\nHost: x\r\n" + b"A: b\r\n" * 20_000 + b"\r\n", 431),
+    ],
+)
+def test_what_is_no_proper_request_is_refused_and_nothing_after_it_is_read(request_bytes, status):
+    answer = run(talk, [request_bytes + SMUGGLED])
+    [(got, problem)] = answers(answer, 1)
+    assert (got, problem["status"]) == (status, status)
+    assert b"connection: close" in answer.lower()
+    assert problem["code"] in {"malformed_request", "headers_too_large"}
+
+
+def test_headers_that_never_end_are_refused_by_size():
+    answer = run(talk, [b"GET / HTTP/1.1\r\nHost: x\r\nLong: ", *[b"x" * 8192] * 10])
+    assert answers(answer, 1)[0][1]["code"] == "headers_too_large"
+
+
+@pytest.mark.parametrize("piece", [b"GET / HT", b"GET / HTTP/1.1\r\nHost: x\r\nA: b\r\n"])
+def test_headers_that_never_end_are_refused_by_time(piece):
+    answer = run(talk, [piece], head_timeout_s=0.05)
+    assert answers(answer, 1)[0][1]["code"] == "headers_timeout"
+
+
+def test_the_time_limit_of_headers_leaves_the_body_and_later_requests_alone():
+    body = post("/a", b"body")
+    assert run(talk, [body[:-2], body[-2:], LAST], head_timeout_s=0.05).count(b"200 OK") == 2
+
+
+def test_a_malformed_request_does_not_cut_into_an_answer_that_is_under_way():
+    """The first one is answered; only then the connection goes, without a word to the second."""
+
+    async def slow(scope: Any, receive: Any, send: Any) -> None:
+        await asyncio.sleep(0.05)
+        await echo(scope, receive, send)
+
+    answer = run(talk, [post("/a", b"1"), b"nonsense\r\n\r\n"], app=slow)
+    assert answers(answer, 1) == [(200, ["POST", "/a", "1"])]
+
+
+def test_a_body_that_breaks_off_its_coding_is_refused_though_the_application_waits():
+    start = b"POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n"
+    answer = run(talk, [start, b"zz\r\n"], app=echo)
+    assert answers(answer, 1)[0][1]["code"] == "malformed_request"
+
+
+def test_head_and_body_of_an_answer_are_sent_together():
+    """One packet, so that the client wakes once."""
+
+    class Transport(asyncio.Transport):
+        def __init__(self) -> None:
+            super().__init__()
+            self.written: list[bytes] = []
+
+        def write(self, data: Any) -> None:
+            self.written.append(bytes(data))
+
+        def is_closing(self) -> bool:
+            return False
+
+        def get_extra_info(self, name: str, default: Any = None) -> Any:
+            return default
+
+        def close(self) -> None:
+            pass
+
+        def resume_reading(self) -> None:
+            pass
+
+        pause_reading = resume_reading
+
+    async def exchange() -> list[bytes]:
+        config = uvicorn.Config(echo, http=http1_protocol(30), ws="none", log_config=None)
+        config.load()
+        state, transport = ServerState(), Transport()
+        protocol = config.http_protocol_class(config=config, server_state=state, app_state={})
+        protocol.connection_made(transport)
+        protocol.data_received(post("/a", b"x"))
+        await asyncio.gather(*state.tasks)
+        protocol.connection_lost(None)
+        return transport.written
+
+    [written] = asyncio.run(exchange())
+    assert written.endswith(b'["POST", "/a", "x"]')
