@@ -1,7 +1,7 @@
 """Wires the service. Read this first.
 
     settings -> metrics, repository (models loaded, not yet warm), gates, decode threads -> Service
-    CORS, if set -> Edge (id, metrics, log line, errors) -> routes (classify, operations)
+    CORS, if set -> Edge (id, metrics, log line, errors) -> Classify, or routes (operations)
 
 The server listens before the models are warm: probes see "starting", and a request gets 503.
 """
@@ -18,9 +18,10 @@ from fastapi.middleware.cors import CORSMiddleware
 from fastapi_offline import FastAPIOffline
 
 from service import __version__
-from service.api import classify, operations
+from service.api import operations
+from service.api.classify import Classify
 from service.api.edge import Edge
-from service.api.openapi import describe
+from service.api.openapi import CLASSIFY_PATH, describe, documented
 from service.api.problems import add_problem_handlers
 from service.api.state import Service
 from service.batching.admission import ByteGate, DecodeMeter
@@ -45,7 +46,8 @@ def create_app(settings: Settings) -> FastAPI:
         redirect_slashes=False,  # a redirect would be built from the client's Host header
     )
     app.state.service = service
-    app.add_middleware(Edge, service=service)
+    direct = {("POST", CLASSIFY_PATH): Classify(service)}
+    app.add_middleware(Edge, service=service, direct=direct)
     if settings.cors_origins:  # added last, so outermost: errors of the edge get its headers too
         app.add_middleware(
             CORSMiddleware,
@@ -56,7 +58,7 @@ def create_app(settings: Settings) -> FastAPI:
         )
     add_problem_handlers(app)
     describe(app)
-    app.include_router(classify.router)
+    app.include_router(documented)
     app.include_router(operations.router)
     return app
 

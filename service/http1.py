@@ -12,12 +12,14 @@ from __future__ import annotations
 import asyncio
 from functools import partial
 from http import HTTPStatus
-from typing import Any
+from typing import Any, cast
 
 import httptools
 from pydantic_core import to_json
+from starlette.types import Scope
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
+from service.api.exchange import ON_DISCONNECT
 from service.api.problems import MEDIA_TYPE, problem
 from service.errors import (
     HeadersTimeoutError,
@@ -64,7 +66,11 @@ class Http1Protocol(HttpToolsProtocol):
         """End."""
         self._stop_timer()
         self._unset_keepalive_if_required()
+        cycle: RequestResponseCycle | None = self.cycle
+        leave = None if cycle is None else cast("Scope", cycle.scope).get(ON_DISCONNECT)
         super().connection_lost(exc)
+        if leave is not None:
+            leave()
 
     def data_received(self, data: bytes) -> None:
         """Parse what has come; requests start as their heads are complete."""

@@ -92,7 +92,9 @@ class Settings(BaseModel):
     max_inflight_bytes: Count = Field(
         256 * 2**20, description="size of all request bodies held at a time at most"
     )
-    body_timeout_s: Seconds = Field(30, description="time for a request's headers to arrive, and then for its body, in all")
+    body_timeout_s: Seconds = Field(
+        30, description="time for a request's headers to arrive, and then for its body, in all"
+    )
     max_image_pixels: int = Field(
         50_000_000,
         ge=1,

@@ -4,22 +4,21 @@ from __future__ import annotations
 
 import asyncio
 import time
-from functools import partial
-from typing import Annotated, Any
+from functools import lru_cache, partial
+from typing import Any
+from urllib.parse import parse_qsl
 
-from fastapi import APIRouter, Query, Request
+from pydantic import ValidationError
 from pydantic_core import to_json
-from starlette.responses import Response
 
 from service.api.deadline import Urgency, until_deadline, urgency_of
+from service.api.exchange import Exchange
 from service.api.forms import EncodedImages, form_of
-from service.api.openapi import CLASSIFY_BODY, problems
-from service.api.parameters import WholeNumber
-from service.api.problems import known_error
-from service.api.schemas import Classification
-from service.api.state import Service, service_of
-from service.api.trace import Trace, trace_of
-from service.api.upload import cancelled_when_client_leaves, read_body
+from service.api.problems import invalid_parameters, known_error
+from service.api.schemas import ClassifyQuery
+from service.api.state import Service
+from service.api.trace import Trace
+from service.api.upload import read_body
 from service.batching.batcher import Batcher
 from service.batching.ticket import Ticket
 from service.contract import Preprocessing
@@ -28,69 +27,53 @@ from service.postprocess.top_k import top_k
 from service.preprocess.decode import DecodedImage, DecodePolicy, decode
 from service.repository import ServedModel
 
-_PROBLEMS = problems(
-    s400="Bad parameter or malformed body",
-    s404="Unknown model",
-    s408="The body took too long",
-    s413="Body, image or number of images too large",
-    s415="Not an accepted form of body or image format",
-    s422="An image that can't be decoded, or all of several",
-    s500="Internal error; the log has its cause under the request id",
-    s503="Queue full, deadline out of reach, model not ready or stopping; see Retry-After",
-    s504="The deadline passed before the answer was there",
-)
 _DEFAULT_TOP_K = 5
 
-router = APIRouter()
+
+class Classify:
+    """The handler. `service/api/openapi.py` documents it."""
+
+    def __init__(self, service: Service) -> None:
+        self._service = service
+
+    async def __call__(self, exchange: Exchange) -> None:
+        """Answer with the most probable labels of each image."""
+        service, trace = self._service, exchange.trace
+        query = _read_query(exchange.query_string)
+        served = service.repository.find(query.model, query.version)
+        trace.model = served.name
+        labels = _labels_wanted(query.top_k, served)
+        batcher = served.batcher()
+        urgency = urgency_of(exchange.headers, trace, service.settings, served.name)
+        parse = form_of(exchange.headers.get(b"content-type"))
+        # What can't be answered in time is refused before its body is read.
+        served.gate.check(1, urgency.left_s(), urgency.priority)
+
+        async with (
+            until_deadline(urgency),
+            read_body(exchange, service.settings, service.body_bytes) as body,
+        ):
+            with exchange.cancelled_when_client_leaves():
+                images: EncodedImages = [body]
+                if parse is not None:
+                    images = await service.off_loop(
+                        partial(parse, body, service.settings.max_images)
+                    )
+                trace.images = len(images)
+                with served.gate.admit(len(images), urgency.left_s(), urgency.priority):
+                    road = _Road(service, served, batcher, trace, labels, urgency)
+                    results = await road.classify_all(images)
+        await exchange.respond(200, b"application/json", _answer(served, trace, results))
 
 
-@router.post(
-    "/v1/classify",
-    response_model=Classification,
-    responses=_PROBLEMS,
-    openapi_extra=CLASSIFY_BODY,
-    summary="Classify one or several images",
-)
-async def classify(
-    request: Request,
-    top: Annotated[
-        WholeNumber | None,
-        Query(alias="top_k", description="labels for each image; default 5, or all of fewer"),
-    ] = None,
-    model: Annotated[str | None, Query(description="model name; see /v1/models")] = None,
-    version: Annotated[
-        WholeNumber | None, Query(description="model version; default the highest")
-    ] = None,
-) -> Response:
-    """Give the most probable labels of each image.
-
-    The body is an image, a form of files, or JSON with base64. Its content decides the image
-    format: JPEG, PNG, WebP, GIF, BMP or TIFF. A single image's error is the status of the answer;
-    of several images, each has its labels or its error.
-    """
-    service, trace = service_of(request), trace_of(request)
-    served = service.repository.find(model, version)
-    trace.model = served.name
-    labels = _labels_wanted(top, served)
-    batcher = served.batcher()
-    urgency = urgency_of(request.headers, trace, service.settings, served.name)
-    parse = form_of(request.headers.get("content-type"))
-    # What can't be answered in time is refused before its body is read.
-    served.gate.check(1, urgency.left_s(), urgency.priority)
-
-    async with (
-        until_deadline(urgency),
-        read_body(request, trace, service.settings, service.body_bytes) as body,
-        cancelled_when_client_leaves(request),
-    ):
-        images: EncodedImages = [body]
-        if parse is not None:
-            images = await service.off_loop(partial(parse, body, service.settings.max_images))
-        trace.images = len(images)
-        with served.gate.admit(len(images), urgency.left_s(), urgency.priority):
-            road = _Road(service, served, batcher, trace, labels, urgency)
-            results = await road.classify_all(images)
-    return _answer(served, trace, results)
+@lru_cache(maxsize=256)
+def _read_query(query_string: bytes) -> ClassifyQuery:
+    """Judge the query; clients send few different ones. Raises `InvalidParameterError`."""
+    pairs = parse_qsl(query_string.decode("latin-1"), keep_blank_values=True)
+    try:
+        return ClassifyQuery.model_validate(dict(pairs))
+    except ValidationError as error:
+        raise invalid_parameters(error.errors()) from None
 
 
 def _labels_wanted(top: int | None, served: ServedModel) -> int:
@@ -211,12 +194,12 @@ def _timed_decode(
     return decode(image, preprocessing, policy), time.perf_counter() - started
 
 
-def _answer(served: ServedModel, trace: Trace, results: list[dict[str, Any]]) -> Response:
-    timings = trace.timings_ms() | {"total": round(trace.elapsed_s() * 1000, 3)}
-    body = {
-        "model": served.name,
-        "version": served.version,
-        "results": results,
-        "timings_ms": timings,
-    }
-    return Response(to_json(body), media_type="application/json")
+def _answer(served: ServedModel, trace: Trace, results: list[dict[str, Any]]) -> bytes:
+    return to_json(
+        {
+            "model": served.name,
+            "version": served.version,
+            "results": results,
+            "timings_ms": trace.timings_ms() | {"total": round(trace.elapsed_s() * 1000, 3)},
+        }
+    )

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-
-from starlette.datastructures import Headers
 
 from service.api.trace import Trace
 from service.batching.ticket import Priority
@@ -31,25 +29,32 @@ class Urgency:
         return self.deadline - time.perf_counter()
 
 
-def urgency_of(headers: Headers, trace: Trace, settings: Settings, model: str) -> Urgency:
+def urgency_of(
+    headers: Mapping[bytes, bytes], trace: Trace, settings: Settings, model: str
+) -> Urgency:
     """Read `X-Request-Timeout-Ms`, counted from the request's arrival, and `X-Request-Priority`.
 
     Raises `InvalidTimeoutError` or `InvalidPriorityError`.
     """
     default = settings.model_timeout_ms.get(model, settings.request_timeout_ms)
-    text = headers.get("x-request-timeout-ms", str(default))
+    text = _text(headers, b"x-request-timeout-ms", str(default))
     if not (text.isascii() and text.isdigit() and 1 <= int(text[:9]) <= MAX_TIMEOUT_MS):
         raise InvalidTimeoutError(
             f"X-Request-Timeout-Ms is {text[:20]!r}; a whole number of milliseconds from 1 to "
             f"{MAX_TIMEOUT_MS} is allowed"
         )
-    priority = headers.get("x-request-priority", "high").lower()
+    priority = _text(headers, b"x-request-priority", "high").lower()
     if priority not in _PRIORITIES:
         raise InvalidPriorityError(
             f"X-Request-Priority is {priority[:20]!r}; high and low are allowed"
         )
     timeout_ms = int(text)
     return Urgency(trace.arrival + timeout_ms / 1000, timeout_ms, _PRIORITIES[priority])
+
+
+def _text(headers: Mapping[bytes, bytes], name: bytes, default: str) -> str:
+    value = headers.get(name)
+    return default if value is None else value.decode("latin-1")
 
 
 @asynccontextmanager

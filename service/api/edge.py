@@ -6,6 +6,7 @@ Pure, since under Starlette's `BaseHTTPMiddleware` a handler never learns that i
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Awaitable, Callable, Mapping
 
 import structlog
 from starlette.types import ASGIApp, Receive, Scope, Send
@@ -17,14 +18,22 @@ from service.errors import StoppingError
 
 _log = structlog.get_logger("service.request")
 
+Direct = Mapping[tuple[str, str], Callable[[Exchange], Awaitable[None]]]
+"""Handlers by method and path."""
+
 
 class Edge:
-    """Gives each request an id, a trace, metrics, one log line and, whatever happens, an answer."""
+    """Gives each request an id, a trace, metrics, one log line and, whatever happens, an answer.
 
-    def __init__(self, app: ASGIApp, service: Service) -> None:
+    The routes in `direct` are handled at once. In a profile of small requests, the framework's
+    routing, dependencies and exit stacks took as long as decoding, batching and answering.
+    """
+
+    def __init__(self, app: ASGIApp, service: Service, direct: Direct) -> None:
         self._app = app
         self._service = service
         self._metrics = service.metrics
+        self._direct = direct
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handle one ASGI connection scope."""
@@ -32,9 +41,13 @@ class Edge:
             await self._app(scope, receive, send)
             return
         exchange = Exchange(scope, receive, send, closing=self._service.draining)
+        direct = self._direct.get((scope["method"], scope["path"]))
         self._metrics.requests_in_flight.inc()
         try:
-            await self._app(scope, exchange.receive, exchange.send)
+            if direct is not None:
+                await direct(exchange)
+            else:
+                await self._app(scope, exchange.receive, exchange.send)
         except asyncio.CancelledError:
             # Stopping took longer than allowed and the server gave this task up; it ends here.
             self._service.given_up += 1
@@ -44,12 +57,12 @@ class Edge:
             await exchange.answer(known_error(error, exchange.trace))
         finally:
             self._metrics.requests_in_flight.dec()
-            self._record(scope, exchange)
+            # The template, not the path: clients may ask for any number of paths.
+            route = getattr(scope.get("route"), "path", "unmatched")
+            self._record(scope, exchange, scope["path"] if direct is not None else route)
 
-    def _record(self, scope: Scope, exchange: Exchange) -> None:
+    def _record(self, scope: Scope, exchange: Exchange, route: str) -> None:
         trace, metrics = exchange.trace, self._metrics
-        # The template, not the path: clients may ask for any number of paths.
-        route = getattr(scope.get("route"), "path", "unmatched")
         seconds = trace.elapsed_s() if exchange.seconds is None else exchange.seconds
         metrics.requests.labels(route, scope["method"], exchange.status).inc()
         metrics.request_seconds.labels(route).observe(seconds)

@@ -7,15 +7,22 @@ client still sends a body can't be used again, and must not be cut before the cl
 from __future__ import annotations
 
 import asyncio
-import time
+from collections.abc import Generator, Mapping
+from contextlib import contextmanager
 
-from starlette.datastructures import MutableHeaders
+from pydantic_core import to_json
 from starlette.types import Message, Receive, Scope, Send
 
-from service.api.problems import problem_response
+from service.api.problems import MEDIA_TYPE, headers_of, problem
 from service.api.trace import Trace
-from service.errors import RequestError
+from service.errors import ClientDisconnectedError, RequestError
 from service.logs import request_id
+
+ON_DISCONNECT = "resnet_serve.on_disconnect"
+"""A key of the ASGI scope: the server calls what is put there when the client goes away.
+
+A task that waits for ASGI's "http.disconnect" beside each request would cost more than its routing.
+"""
 
 _SMALL_BODY = 2**20
 _SMALL_BODY_S = 0.1
@@ -29,15 +36,16 @@ class Exchange:
     def __init__(self, scope: Scope, receive: Receive, send: Send, *, closing: bool) -> None:
         self._scope, self._receive, self._send = scope, receive, send
         self._closing = closing  # stopping: the client's next request should go elsewhere
-        headers: dict[bytes, bytes] = dict(scope["headers"])
-        self.trace = Trace(request_id(headers.get(b"x-request-id")))
+        self.headers: Mapping[bytes, bytes] = dict(scope["headers"])
+        self.trace = Trace(request_id(self.headers.get(b"x-request-id")))
         self.trace.attach(scope)
+        self.query_string: bytes = scope["query_string"]
         self.status = 499  # until an answer is sent
         self.seconds: float | None = None  # from arrival to the answer's last byte
-        self._announced = int(headers.get(b"content-length", b"0"))
-        self._unread = self._announced > 0 or b"transfer-encoding" in headers
+        self.announced = int(self.headers.get(b"content-length", b"0"))
+        self._unread = self.announced > 0 or b"transfer-encoding" in self.headers
         # A client that waits for "100 Continue" has not begun to send.
-        self._held_back = b"expect" in headers
+        self._held_back = b"expect" in self.headers
         self._started = False
 
     async def receive(self) -> Message:
@@ -52,13 +60,13 @@ class Exchange:
         """Pass on a piece of the answer; close the connection if a body is left unread."""
         if message["type"] == "http.response.start":
             # The rest of a small body costs less to read than a new connection.
-            if 0 < self._announced <= _SMALL_BODY:
+            if self._unread and 0 < self.announced <= _SMALL_BODY:
                 await self._read_on(_SMALL_BODY_S, _SMALL_BODY)
             self._start(message)
             await self._send(message)
             return
         if not message.get("more_body", False):
-            self.seconds = time.perf_counter() - self.trace.arrival
+            self.seconds = self.trace.elapsed_s()
             if self._unread:
                 await self._send({**message, "more_body": True})
                 await self._read_on(_LINGER_S, _LINGER_BYTES)
@@ -67,22 +75,61 @@ class Exchange:
 
     def give_up_body(self) -> None:
         """Answer at once and close: there is no time left to read on."""
-        self._announced, self._unread, self._closing = 0, False, True
+        self.announced, self._unread, self._closing = 0, False, True
+
+    async def respond(self, status: int, media_type: bytes, body: bytes, **more: str) -> None:
+        """Send a whole answer; `more` are its further headers, with `_` for `-`."""
+        headers = [(b"content-type", media_type), (b"content-length", b"%d" % len(body))]
+        headers += [
+            (name.replace("_", "-").encode(), value.encode()) for name, value in more.items()
+        ]
+        await self.send({"type": "http.response.start", "status": status, "headers": headers})
+        await self.send({"type": "http.response.body", "body": body})
 
     async def answer(self, error: RequestError) -> None:
         """Send an error, if no answer has begun."""
         if not self._started:
-            await problem_response(error, self.trace)(self._scope, self.receive, self.send)
+            self.trace.code = error.code
+            body = to_json(problem(error, self.trace.request_id))
+            await self.respond(error.status, MEDIA_TYPE.encode(), body, **headers_of(error))
+
+    @contextmanager
+    def cancelled_when_client_leaves(self) -> Generator[None]:
+        """Cancel the block when the client disconnects; use it once the body is read.
+
+        Cancelling the block cancels the futures that it awaits, and so drops its tickets before
+        they cost inference. Raises `ClientDisconnectedError` then.
+        """
+        task = asyncio.current_task()
+        left = False
+
+        def leave() -> None:
+            nonlocal left
+            left = True
+            if task is not None:
+                task.cancel()
+
+        self._scope[ON_DISCONNECT] = leave
+        try:
+            yield
+        except asyncio.CancelledError:
+            if not left or task is None or task.uncancel() > 0:
+                raise
+            raise ClientDisconnectedError("the client went away before the answer") from None
+        finally:
+            del self._scope[ON_DISCONNECT]
 
     def _start(self, message: Message) -> None:
         self._started = True
         self.status = message["status"]
-        headers = MutableHeaders(scope=message)
-        headers["X-Request-Id"] = self.trace.request_id
+        headers = [*message.get("headers", ())]
+        headers.append((b"x-request-id", self.trace.request_id.encode()))
         if timings := self.trace.timings_ms():
-            headers["Server-Timing"] = ", ".join(f"{k};dur={v}" for k, v in timings.items())
+            text = ", ".join([f"{stage};dur={ms}" for stage, ms in timings.items()])
+            headers.append((b"server-timing", text.encode()))
         if self._unread or self._closing:
-            headers["Connection"] = "close"
+            headers.append((b"connection", b"close"))
+        message["headers"] = headers
 
     async def _read_on(self, seconds: float, size: int) -> None:
         """Read and drop what the client still sends, within limits.

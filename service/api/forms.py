@@ -36,7 +36,7 @@ _SPARE_COMMAS = 100
 _SHOWN_CHARACTERS = 100
 
 
-def form_of(content_type: str | None) -> FormParser | None:
+def form_of(content_type: bytes | None) -> FormParser | None:
     """Choose the parser for a Content-Type; None means that the body itself is the image.
 
     Raises `UnsupportedMediaTypeError`, and `MalformedMultipartError` for one without a boundary.

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Annotated, Any
 
-from fastapi import FastAPI
+from fastapi import APIRouter, FastAPI, Query
 from fastapi.openapi.utils import get_openapi
 from pydantic.json_schema import models_json_schema
 
 from service.api.problems import MEDIA_TYPE
-from service.api.schemas import JsonImages, Problem
+from service.api.schemas import Classification, ClassifyQuery, JsonImages, Problem
 
 _REF = "#/components/schemas/{model}"
 _BINARY = {"schema": {"type": "string", "format": "binary"}}
 
-CLASSIFY_BODY: dict[str, Any] = {
+CLASSIFY_PATH = "/v1/classify"
+_CLASSIFY_BODY: dict[str, Any] = {
     "requestBody": {
         "required": True,
         "content": {
@@ -47,6 +48,37 @@ def problems(**statuses: str) -> dict[int | str, dict[str, Any]]:
         int(status.removeprefix("s")): {"description": what, "content": _PROBLEM_CONTENT}
         for status, what in statuses.items()
     }
+
+
+documented = APIRouter()
+"""Routes that the edge handles before FastAPI sees them: only their description is used, and the
+answer to another method."""
+
+
+@documented.post(
+    CLASSIFY_PATH,
+    response_model=Classification,
+    responses=problems(
+        s400="Bad parameter or malformed body",
+        s404="Unknown model",
+        s408="The body took too long",
+        s413="Body, image or number of images too large",
+        s415="Not an accepted form of body or image format",
+        s422="An image that can't be decoded, or all of several",
+        s500="Internal error; the log has its cause under the request id",
+        s503="Queue full, deadline out of reach, model not ready or stopping; see Retry-After",
+        s504="The deadline passed before the answer was there",
+    ),
+    openapi_extra=_CLASSIFY_BODY,
+    summary="Classify one or several images",
+)
+def classify(query: Annotated[ClassifyQuery, Query()]) -> None:
+    """Give the most probable labels of each image.
+
+    The body is an image, a form of files, or JSON with base64. Its content decides the image
+    format: JPEG, PNG, WebP, GIF, BMP or TIFF. A single image's error is the status of the answer;
+    of several images, each has its labels or its error.
+    """
 
 
 def describe(app: FastAPI) -> None:

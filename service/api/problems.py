@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import structlog
@@ -44,10 +45,15 @@ def problem(error: RequestError, request_id: str) -> dict[str, Any]:
     return members
 
 
+def headers_of(error: RequestError) -> dict[str, str]:
+    """Give the headers that go with an error, with `_` for `-`."""
+    return {} if error.retry_after_s is None else {"retry_after": str(error.retry_after_s)}
+
+
 def problem_response(error: RequestError, trace: Trace) -> Response:
     """Answer with an error, and note it for the log and the metrics."""
     trace.code = error.code
-    headers = {} if error.retry_after_s is None else {"Retry-After": str(error.retry_after_s)}
+    headers = {name.replace("_", "-"): value for name, value in headers_of(error).items()}
     return Response(
         to_json(problem(error, trace.request_id)), error.status, headers, media_type=MEDIA_TYPE
     )
@@ -78,11 +84,17 @@ async def _on_request_error(request: Request, error: Exception) -> Response:
 async def _on_validation_error(request: Request, error: Exception) -> Response:
     """FastAPI judges only the query's types; bodies are read by our own code."""
     assert isinstance(error, RequestValidationError)  # noqa: S101 - the handler's registration
-    detail = "; ".join(
-        f"{item['loc'][-1]}: {item['msg']}, got {str(item['input'])[:_SHOWN_CHARACTERS]!r}"
-        for item in error.errors()
+    return problem_response(invalid_parameters(error.errors()), trace_of(request))
+
+
+def invalid_parameters(errors: Iterable[Mapping[str, Any]]) -> InvalidParameterError:
+    """Tell of parameters that did not validate; `errors` are pydantic's."""
+    return InvalidParameterError(
+        "; ".join(
+            f"{item['loc'][-1]}: {item['msg']}, got {str(item['input'])[:_SHOWN_CHARACTERS]!r}"
+            for item in errors
+        )
     )
-    return problem_response(InvalidParameterError(detail), trace_of(request))
 
 
 async def _on_http_exception(request: Request, error: Exception) -> Response:

@@ -10,7 +10,20 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from service.api.parameters import WholeNumber
+
 _STRICT = ConfigDict(extra="forbid")
+
+
+class ClassifyQuery(BaseModel):
+    """The query of a classify request; names that are not here are passed over."""
+
+    model_config = ConfigDict(frozen=True)
+    top_k: WholeNumber | None = Field(
+        None, description="labels for each image; default 5, or all of fewer"
+    )
+    model: str | None = Field(None, description="model name; see /v1/models")
+    version: WholeNumber | None = Field(None, description="model version; default the highest")
 
 
 class JsonImage(BaseModel):

@@ -6,9 +6,7 @@ import asyncio
 from collections.abc import AsyncGenerator, Generator
 from contextlib import asynccontextmanager, contextmanager
 
-from starlette.requests import ClientDisconnect, Request
-
-from service.api.trace import Trace
+from service.api.exchange import Exchange
 from service.batching.admission import ByteGate
 from service.errors import (
     BodyTimeoutError,
@@ -22,7 +20,7 @@ from service.settings import Settings
 
 @asynccontextmanager
 async def read_body(
-    request: Request, trace: Trace, settings: Settings, gate: ByteGate
+    exchange: Exchange, settings: Settings, gate: ByteGate
 ) -> AsyncGenerator[bytes]:
     """Read the whole body; its bytes count against `gate` until the block ends.
 
@@ -30,17 +28,17 @@ async def read_body(
     read, else as soon as the limit is passed), `InflightBytesError`, `BodyTimeoutError`,
     `ClientDisconnectedError` or `EmptyBodyError`.
     """
-    encoding = request.headers.get("content-encoding", "identity").lower()
-    if encoding != "identity":
+    encoding = exchange.headers.get(b"content-encoding", b"identity").lower()
+    if encoding != b"identity":
         raise ContentEncodingError(
-            f"Content-Encoding {encoding!r} is not accepted; send the image as it is"
+            f"Content-Encoding {encoding.decode('latin-1')!r} is not accepted; "
+            "send the image as it is"
         )
-    announced = int(request.headers.get("content-length", "0"))
-    _check_size(announced, settings)
-    gate.check(announced)
+    _check_size(exchange.announced, settings)
+    gate.check(exchange.announced)
     with _held_bytes(gate) as hold:
-        body = await _read(request, trace, settings, hold)
-        trace.note_receive()
+        body = await _read(exchange, settings, hold)
+        exchange.trace.note_receive()
         if not body:
             raise EmptyBodyError("the body has no bytes; send an image, a form or JSON")
         yield body
@@ -53,9 +51,9 @@ class _Hold:
         self._gate = gate
         self.size = 0
 
-    def grow_to(self, size: int) -> None:
-        self._gate.take(size - self.size)
-        self.size = size
+    def grow_by(self, size: int) -> None:
+        self._gate.take(size)
+        self.size += size
 
 
 @contextmanager
@@ -67,25 +65,25 @@ def _held_bytes(gate: ByteGate) -> Generator[_Hold]:
         gate.give_back(hold.size)
 
 
-async def _read(request: Request, trace: Trace, settings: Settings, hold: _Hold) -> bytes:
+async def _read(exchange: Exchange, settings: Settings, hold: _Hold) -> bytes:
     chunks: list[bytes] = []
-    size = 0
     try:
-        async with asyncio.timeout(settings.body_timeout_s - trace.elapsed_s()):
-            async for chunk in request.stream():
-                size += len(chunk)
-                _check_size(size, settings)
-                hold.grow_to(size)
-                if chunk:
-                    chunks.append(chunk)
+        async with asyncio.timeout(settings.body_timeout_s - exchange.trace.elapsed_s()):
+            more = True
+            while more:
+                message = await exchange.receive()
+                if message["type"] == "http.disconnect":
+                    raise ClientDisconnectedError(
+                        f"the client went away after {hold.size} bytes of the body"
+                    )
+                chunks.append(message.get("body", b""))
+                _check_size(hold.size + len(chunks[-1]), settings)
+                hold.grow_by(len(chunks[-1]))
+                more = message.get("more_body", False)
     except TimeoutError:
         raise BodyTimeoutError(
-            f"only {size} bytes of the body arrived within {settings.body_timeout_s:g} s "
+            f"only {hold.size} bytes of the body arrived within {settings.body_timeout_s:g} s "
             "(body_timeout_s)"
-        ) from None
-    except ClientDisconnect:
-        raise ClientDisconnectedError(
-            f"the client went away after {size} bytes of the body"
         ) from None
     return chunks[0] if len(chunks) == 1 else b"".join(chunks)
 
@@ -95,32 +93,3 @@ def _check_size(size: int, settings: Settings) -> None:
         raise BodyTooLargeError(
             f"the body is larger than {settings.max_body_bytes} bytes (max_body_bytes)"
         )
-
-
-@asynccontextmanager
-async def cancelled_when_client_leaves(request: Request) -> AsyncGenerator[None]:
-    """Cancel the block when the client disconnects; use it once the body is read.
-
-    Cancelling the block cancels the futures that it awaits, and so drops its tickets before they
-    cost inference. Raises `ClientDisconnectedError` then.
-    """
-    task = asyncio.current_task()
-    left = False
-
-    async def watch() -> None:
-        nonlocal left
-        while (await request.receive())["type"] != "http.disconnect":
-            pass
-        left = True
-        if task is not None:
-            task.cancel()
-
-    watcher = asyncio.create_task(watch())
-    try:
-        yield
-    except asyncio.CancelledError:
-        if not left or task is None or task.uncancel() > 0:
-            raise
-        raise ClientDisconnectedError("the client went away before the answer") from None
-    finally:
-        watcher.cancel()
