@@ -1,6 +1,6 @@
 """Wires the service. Read this first.
 
-    settings -> metrics, repository (models loaded, not yet warm), gates, decode threads -> Service
+    settings -> metrics, repository (models loaded, not yet warm), gates, jobs (decoding) -> Service
     CORS, if set -> Edge (id, metrics, log line, errors) -> Classify, or routes (operations)
 
 The server listens before the models are warm: probes see "starting", and a request gets 503.
@@ -24,7 +24,8 @@ from service.api.edge import Edge
 from service.api.openapi import CLASSIFY_PATH, describe, documented
 from service.api.problems import add_problem_handlers
 from service.api.state import Service
-from service.batching.admission import ByteGate, DecodeMeter
+from service.batching.admission import ByteGate
+from service.batching.jobs import JobQueue
 from service.cpus import cpu_count
 from service.metrics import Metrics
 from service.preprocess.decode import DecodePolicy, prepare_decoding
@@ -67,9 +68,8 @@ def create_service(settings: Settings) -> Service:
     """Load the models, and make what the routes share."""
     metrics = Metrics()
     metrics.set_build(__version__)
-    decode_threads = settings.decode_threads or cpu_count()
-    decoding = DecodeMeter(decode_threads)
-    repository = load_repository(settings, metrics, decoding)
+    jobs = JobQueue(settings.decode_threads or cpu_count())
+    repository = load_repository(settings, metrics, jobs)
     prepare_decoding()
     body_bytes = ByteGate(settings.max_inflight_bytes)
     metrics.watch_bytes(lambda: body_bytes.held)
@@ -79,8 +79,7 @@ def create_service(settings: Settings) -> Service:
         metrics=metrics,
         body_bytes=body_bytes,
         decode_policy=DecodePolicy(settings.max_image_pixels, settings.jpeg_draft_ratio),
-        decode_threads=decode_threads,
-        decoding=decoding,
+        jobs=jobs,
     )
 
 
@@ -96,7 +95,7 @@ async def _lifespan(app: FastAPI) -> AsyncGenerator[None]:
     finally:
         # Every accepted request has been answered or given up by now.
         service.warm_up_stop.set()
-        service.close_pool()
+        service.jobs.close()
         await asyncio.to_thread(warm_up.join, service.left_to_stop_s())
         if not warm_up.is_alive():
             await asyncio.to_thread(service.repository.close, service.left_to_stop_s())

@@ -81,7 +81,7 @@ def _serve(flags: dict[str, object]) -> int:
         status = run_server(create_app(settings), settings, logs)
     finally:
         logs.close(_LOG_FLUSH_S)
-    if any(not thread.daemon for thread in threading.enumerate()[1:]):
-        # A decode or a warm-up that does not end must not keep the process from ending.
+    if threading.active_count() > 1:
+        # A decode, batch or warm-up that does not end must not keep the process from ending.
         os._exit(status)
     return status

@@ -11,10 +11,11 @@ from typing import Literal
 import numpy as np
 import structlog
 
-from service.batching.admission import DecodeMeter, Device, ImageGate
+from service.batching.admission import Device, ImageGate
 from service.batching.batcher import Batcher
+from service.batching.jobs import JobQueue
 from service.batching.latency import LatencyTable
-from service.batching.runners import RunnerPool
+from service.batching.runners import Lane, RunnerPool
 from service.contract import ModelContract, parse_contract
 from service.cpus import cpu_count
 from service.engine.base import Engine
@@ -44,7 +45,6 @@ class ServedModel:
     def __init__(
         self, file: ModelFile, engine: Engine, contract: ModelContract, metrics: ModelMetrics,
         settings: Settings,
-        decoding: DecodeMeter,
         device: Device,
     ) -> None:  # fmt: skip
         self.name, self.version = file.name, file.version
@@ -56,7 +56,6 @@ class ServedModel:
             settings.max_queue,
             max_batch=settings.max_batch,
             latencies=self._latencies,
-            decoding=decoding,
             device=device,
         )
         self.state: State = "warming"
@@ -66,8 +65,8 @@ class ServedModel:
         metrics.queue_length.set_function(lambda: self.gate.admitted)
         metrics.ready.set_function(lambda: self.state == "ready")
 
-    def start(self, pool: RunnerPool) -> None:
-        """Let the pool's runners serve the queue; call on the event loop."""
+    def start(self, pool: RunnerPool, lane: Lane) -> None:
+        """Let the pool's threads serve the queue; call on the event loop."""
         self._batcher = Batcher(
             self.engine,
             self.metrics,
@@ -75,6 +74,7 @@ class ServedModel:
             max_batch=self._settings.max_batch,
             max_delay_s=self._settings.max_delay_ms / 1000,
             latencies=self._latencies,
+            lane=lane,
         )
 
     def warm_up(self, stop: threading.Event) -> None:
@@ -146,13 +146,13 @@ class Repository:
     """All served models, by name and version. Fixed once loaded."""
 
     def __init__(
-        self, models: Iterable[ServedModel], default: str | None, device: Device | None = None
+        self, models: Iterable[ServedModel], default: str | None, device: Device, jobs: JobQueue
     ) -> None:
         self._models: dict[str, dict[int, ServedModel]] = {}
         for model in models:
             self._models.setdefault(model.name, {})[model.version] = model
         self._default = default or (next(iter(self._models)) if len(self._models) == 1 else None)
-        self._device = device or Device()
+        self._device, self._jobs = device, jobs
         self._pool: RunnerPool | None = None
 
     def __iter__(self) -> Iterator[ServedModel]:
@@ -160,11 +160,22 @@ class Repository:
             yield from versions.values()
 
     def start(self) -> None:
-        """Start the device's runners, which all models share; call on the event loop."""
-        self._pool = RunnerPool(self._device.runners)
+        """Start the device's threads, which all models share; call on the event loop.
+
+        A core decodes or runs a batch; a thread that waits for a GPU leaves its core to others.
+        """
+        runners, decoders = self._device.runners, self._jobs.threads
+        threads = max(runners, decoders) if self._on_cpu() else runners + decoders
+        self._device.decoding_threads = threads if self._on_cpu() else 0
+        self._pool = RunnerPool(threads)
         self._device.running = self._pool.running
+        self._jobs.start(self._pool)
+        lane = Lane(runners)
         for model in self:
-            model.start(self._pool)
+            model.start(self._pool, lane)
+
+    def _on_cpu(self) -> bool:
+        return all(model.engine.provider == "cpu" for model in self)
 
     def close(self, timeout_s: float) -> None:
         """Answer what is queued, then stop the runners and free the engines."""
@@ -208,7 +219,7 @@ def buckets(max_batch: int) -> list[int]:
 
 
 def load_repository(
-    settings: Settings, metrics: Metrics, decoding: DecodeMeter | None = None
+    settings: Settings, metrics: Metrics, jobs: JobQueue | None = None
 ) -> Repository:
     """Load every model that the settings ask for; each is "warming" until `warm_up` has run.
 
@@ -236,18 +247,17 @@ def load_repository(
             f"--model-timeout-ms: there is no {unknown[0]!r}; served are: "
             f"{', '.join(sorted(names))}"
         )
-    decoding = decoding or DecodeMeter(1)
-    device = Device(settings.runners or cpu_count())
+    jobs = jobs or JobQueue(1)
+    device = Device(settings.runners or cpu_count(), jobs)
     return Repository(
-        [_load(file, settings, metrics, decoding, device) for file in files],
+        [_load(file, settings, metrics, device) for file in files],
         default=settings.default_model,
         device=device,
+        jobs=jobs,
     )
 
 
-def _load(
-    file: ModelFile, settings: Settings, metrics: Metrics, decoding: DecodeMeter, device: Device
-) -> ServedModel:
+def _load(file: ModelFile, settings: Settings, metrics: Metrics, device: Device) -> ServedModel:
     engine = load_engine(
         file.path,
         provider=settings.provider,
@@ -276,4 +286,4 @@ def _load(
         provider=engine.provider,
     )
     model_metrics = metrics.for_model(file.name, file.version)
-    return ServedModel(file, engine, contract, model_metrics, settings, decoding, device)
+    return ServedModel(file, engine, contract, model_metrics, settings, device)

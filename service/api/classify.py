@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from dataclasses import dataclass, field
 from functools import lru_cache, partial
 from typing import Any
 from urllib.parse import parse_qsl
@@ -20,11 +21,10 @@ from service.api.state import Service
 from service.api.trace import Trace
 from service.api.upload import read_body
 from service.batching.batcher import Batcher
-from service.batching.ticket import Ticket
-from service.contract import Preprocessing
+from service.batching.ticket import Answer, Ticket
 from service.errors import AllImagesFailedError, InternalError, RequestError, TopKError
 from service.postprocess.top_k import top_k
-from service.preprocess.decode import DecodedImage, DecodePolicy, decode
+from service.preprocess.decode import decode
 from service.repository import ServedModel
 
 _DEFAULT_TOP_K = 5
@@ -56,8 +56,10 @@ class Classify:
             with exchange.cancelled_when_client_leaves():
                 images: EncodedImages = [body]
                 if parse is not None:
-                    images = await service.off_loop(
-                        partial(parse, body, service.settings.max_images)
+                    images = await service.jobs.call(
+                        partial(parse, body, service.settings.max_images),
+                        urgency.deadline,
+                        urgency.priority,
                     )
                 trace.images = len(images)
                 with served.gate.admit(len(images), urgency.left_s(), urgency.priority):
@@ -142,16 +144,17 @@ class _Road:
     async def _classify(self, image: bytes | RequestError) -> dict[str, Any]:
         if isinstance(image, RequestError):
             raise image
-        decoded = await self._decode(image)
-        ticket = Ticket(
-            decoded.pixels,
-            asyncio.get_running_loop().create_future(),
-            time.perf_counter(),
-            self._urgency.deadline,
-            self._urgency.priority,
+        way = _Way(asyncio.get_running_loop().create_future())
+        urgency = self._urgency
+        # One hop to a thread that decodes, and one back with the answer of the batch.
+        self._service.jobs.submit(
+            partial(self._decode, image, way), way.future, urgency.deadline, urgency.priority
         )
-        self._batcher.submit(ticket)
-        answer = await ticket.future
+        try:
+            answer = await way.future
+        finally:
+            if way.decode_s is not None:
+                self._trace.note_decode(way.decode_s)
         self._trace.note_batch(answer.queue_s, answer.infer_s, answer.batch_size)
         labels = self._served.contract.labels
         return {
@@ -164,34 +167,32 @@ class _Road:
                 }
                 for index, probability in top_k(answer.probabilities, self._top)
             ],
-            "width": decoded.width,
-            "height": decoded.height,
+            "width": way.width,
+            "height": way.height,
         }
 
-    async def _decode(self, image: bytes) -> DecodedImage:
-        started = time.perf_counter()
-        with self._service.decoding.counted():
-            decoded, thread_s = await self._service.off_loop(
-                partial(
-                    _timed_decode,
-                    image,
-                    self._served.contract.preprocessing,
-                    self._service.decode_policy,
-                )
-            )
-        self._service.decoding.note(thread_s)
-        seconds = time.perf_counter() - started
-        self._trace.note_decode(seconds)
-        self._service.metrics.decode_seconds.observe(seconds)
-        return decoded
+    def _decode(self, image: bytes, way: _Way) -> None:
+        """Decode on a thread of the pool, and queue the pixels; the batch resolves the future."""
+        decoded = decode(image, self._served.contract.preprocessing, self._service.decode_policy)
+        now = time.perf_counter()
+        way.decode_s = now - way.started
+        way.width, way.height = decoded.width, decoded.height
+        self._service.metrics.decode_seconds.observe(way.decode_s)
+        urgency = self._urgency
+        self._batcher.submit(
+            Ticket(decoded.pixels, way.future, now, urgency.deadline, urgency.priority), wake=False
+        )
 
 
-def _timed_decode(
-    image: bytes, preprocessing: Preprocessing, policy: DecodePolicy
-) -> tuple[DecodedImage, float]:
-    """Decode, and tell the seconds on the thread, without the wait for it."""
-    started = time.perf_counter()
-    return decode(image, preprocessing, policy), time.perf_counter() - started
+@dataclass(slots=True)
+class _Way:
+    """What becomes of one image on the threads."""
+
+    future: asyncio.Future[Answer]
+    started: float = field(default_factory=time.perf_counter)
+    decode_s: float | None = None  # with the wait for a thread
+    width: int = 0
+    height: int = 0
 
 
 def _answer(served: ServedModel, trace: Trace, results: list[dict[str, Any]]) -> bytes:

@@ -9,6 +9,7 @@ import math
 import time
 from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
+from typing import Protocol
 
 from service.batching.latency import LatencyTable
 from service.batching.ticket import Priority
@@ -22,32 +23,14 @@ _MOST_WRONG = 4.0
 """A single request, cancelled or stuck, must not spoil the correction."""
 
 
-class DecodeMeter:
-    """How long the decode threads need for what is before them."""
-
-    def __init__(self, threads: int) -> None:
-        self._threads = threads
-        self._mean_s: float | None = None
-        self.waiting = 0  # images handed to the threads and not yet decoded
-
-    @contextmanager
-    def counted(self) -> Generator[None]:
-        """Count an image from before it is handed over until it is decoded."""
-        self.waiting += 1
-        try:
-            yield
-        finally:
-            self.waiting -= 1
-
-    def note(self, seconds: float) -> None:
-        """Take note of the time that one decode took on its thread."""
-        mean = seconds if self._mean_s is None else self._mean_s
-        self._mean_s = mean + _NEW * (seconds - mean)
+class Decoding(Protocol):
+    """What admission asks of the decoders."""
 
     def predict_s(self, images: int) -> float:
         """Seconds until `images` more would be decoded."""
-        mean = self._mean_s or 0.0
-        return mean * max(1.0, (self.waiting + images) / self._threads)
+
+    def work_s(self, images: int) -> float:
+        """Seconds that one thread needs for what is not yet decoded and `images` more."""
 
 
 _Running = tuple[LatencyTable, int, float]  # a model's table, images of a batch, seconds left
@@ -56,8 +39,11 @@ _Running = tuple[LatencyTable, int, float]  # a model's table, images of a batch
 class Device:
     """What admission knows of a device: its models' gates, its runners and what they run."""
 
-    def __init__(self, runners: int = 1) -> None:
+    def __init__(self, runners: int = 1, decoding: Decoding | None = None) -> None:
         self.runners = runners
+        self.decoding = decoding
+        self.decoding_threads = 0
+        """How many threads do both, decode and run batches; 0 where decoders have their own."""
         self.gates: list[ImageGate] = []
         self.running: Callable[[], Sequence[_Running]] = tuple
         """Gives of each batch that runs now its model's table, its images and its seconds left."""
@@ -78,13 +64,11 @@ class ImageGate:
         *,
         max_batch: int = 1,
         latencies: LatencyTable | None = None,
-        decoding: DecodeMeter | None = None,
         device: Device | None = None,
     ) -> None:
         self.limit = limit
         self._max_batch = max_batch
         self._latencies = latencies or LatencyTable()
-        self._decoding = decoding or DecodeMeter(1)
         self._counts = dict.fromkeys(Priority, 0)
         self._correction = 1.0  # what things take, by what they were planned to take
         self._device = device or Device()
@@ -154,8 +138,8 @@ class ImageGate:
     def _planned_s(self, images: int, priority: Priority) -> float:
         """Plan by the measured times alone.
 
-        Decoding and inference run side by side, so the slower of them decides; the first image
-        has to be decoded before anything can run.
+        Where decoding and inference have threads of their own, they run side by side, and the
+        slower of them decides; the first image has to be decoded before anything can run.
         """
         running = self._device.running()
         rest_s = sum(left_s for _, _, left_s in running)
@@ -168,7 +152,12 @@ class ImageGate:
         own_s, last_s = self._latencies.plan(waiting, most)
         # Graham's bound for list scheduling: when the last batch begins, no runner was idle.
         infer_s = (rest_s + others_s + own_s - last_s) / self._device.runners + last_s
-        return max(self._decoding.predict_s(images), self._decoding.predict_s(0) + infer_s)
+        decoding, threads = self._device.decoding, self._device.decoding_threads
+        if decoding is None:
+            return infer_s
+        if threads:
+            return infer_s + decoding.work_s(images) / threads
+        return max(decoding.predict_s(images), decoding.predict_s(0) + infer_s)
 
     def backlog_s(self, priority: Priority, running: Sequence[_Running]) -> float:
         """Give the seconds of inference that wait here and go before a request of that priority.

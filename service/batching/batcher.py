@@ -8,6 +8,7 @@ the engine holds no lock while it computes.
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -18,7 +19,7 @@ from numpy.typing import NDArray
 
 from service.batching.latency import LatencyTable
 from service.batching.queue import TicketQueue
-from service.batching.runners import RunnerPool, Urgency
+from service.batching.runners import Lane, RunnerPool, Urgency
 from service.batching.ticket import Answer, Ticket
 from service.engine.base import Engine
 from service.errors import (
@@ -29,14 +30,17 @@ from service.errors import (
 )
 from service.metrics import ModelMetrics
 
+_UNHURRIED = 4.0
+"""Who has less time left than so many batches take is not made to wait for a fuller one."""
+
 _log = structlog.get_logger(__name__)
 
 
 class Batcher:
-    """One model's queue, run in batches by the runners of its device.
+    """One model's queue, run in batches by the threads of its device, `lane` of them at a time.
 
-    Construct it on the event loop that will submit. Every ticket's future is resolved exactly
-    once: with an `Answer`, an `InferenceError`, a `DeadlineExceededError` or a
+    Construct it on the event loop that will wait for answers. Every ticket's future is resolved
+    exactly once: with an `Answer`, an `InferenceError`, a `DeadlineExceededError` or a
     `ModelUnavailableError`. How many run together is planned by `latencies`.
     """
 
@@ -49,6 +53,7 @@ class Batcher:
         max_batch: int,
         max_delay_s: float = 0.0,
         latencies: LatencyTable | None = None,
+        lane: Lane | None = None,
     ) -> None:
         self._engine = engine
         self._metrics = metrics
@@ -59,15 +64,20 @@ class Batcher:
         self._loop = asyncio.get_running_loop()
         self._waiting = TicketQueue()
         self._closing = False
+        self.lane = lane or Lane(pool.runners)
         pool.add(self)
 
-    def submit(self, ticket: Ticket) -> None:
-        """Queue a ticket; raises `ModelUnavailableError` if no runner will ever take it."""
+    def submit(self, ticket: Ticket, *, wake: bool = True) -> None:
+        """Queue a ticket; raises `ModelUnavailableError` if no runner will ever take it.
+
+        A thread of the pool passes `wake=False`: it looks for work itself as its job ends.
+        """
         with self._pool.changed:
             if self._closing or self._pool.ended:
                 raise _stopped()
             self._waiting.push(ticket)
-            self._pool.changed.notify()
+            if wake:
+                self._pool.wake()
 
     def trouble(self, stuck_after_s: float) -> str | None:
         """Say what is wrong with the runners: dead, or a batch that runs longer than that."""
@@ -98,6 +108,14 @@ class Batcher:
     def urgency(self) -> Urgency:
         """Priority and deadline of the first ticket in line."""
         return self._waiting.urgency(time.perf_counter())
+
+    def may_wait(self) -> bool:
+        """Whether more images would make a batch that pays, and there is time for that."""
+        best = self.latencies.best_size(self._max_batch, math.inf)
+        if len(self._waiting) >= best:
+            return False
+        now = time.perf_counter()
+        return self._waiting.urgency(now)[1] - now > _UNHURRIED * self.latencies.p95_s(best)
 
     def take(self, idle: int) -> list[Ticket]:
         """Take the next batch; who has gone or can't be answered in time costs no inference.

@@ -1,7 +1,8 @@
-"""The threads that run batches. They belong to a device; all of its models share them.
+"""The threads that decode images and run batches. They belong to a device; all models share them.
 
-A model with threads of its own would fight the others for the same cores. A free runner takes the
-most urgent batch of any model, at once.
+A model with threads of its own would fight the others for the same cores, and so would decoders
+beside runners. A free thread takes the most urgent work of any source, at once; the one that has
+decoded an image is as good as any to run it, and to wake another costs more than a small decode.
 """
 
 from __future__ import annotations
@@ -10,53 +11,76 @@ import threading
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 from service.batching.latency import LatencyTable
-from service.batching.ticket import Ticket
 
 Urgency = tuple[int, float]
 """Priority, then deadline: the least is served first."""
 
 
-class Source(Protocol):
-    """What a pool takes batches from. All but `run` is called with `RunnerPool.changed` held."""
+@dataclass(slots=True)
+class Lane:
+    """How many threads may work for some sources at a time."""
 
-    latencies: LatencyTable
+    limit: int
+    running: int = 0
+
+    @property
+    def free(self) -> int:
+        """Count the threads that may still join."""
+        return self.limit - self.running
+
+
+class Source(Protocol):
+    """What a pool takes work from. All but `run` is called with `RunnerPool.changed` held."""
+
+    @property
+    def lane(self) -> Lane:
+        """The lane whose limit counts for this source."""
+
+    @property
+    def latencies(self) -> LatencyTable | None:
+        """What batches take; None for work that is no batch."""
 
     def ready_at(self) -> float | None:
-        """When a batch can be taken (`time.perf_counter()`); None while nothing waits."""
+        """When work can be taken (`time.perf_counter()`); None while nothing waits."""
 
     def urgency(self) -> Urgency:
-        """How urgent the next batch is; only asked of a source that has one."""
+        """How urgent the next piece is; only asked of a source that has one."""
 
-    def take(self, idle: int) -> list[Ticket]:
-        """Take the next batch; `idle` runners are free to take the rest, this one included."""
+    def may_wait(self) -> bool:
+        """Whether the next piece would gain by what other lanes do in the meantime."""
 
-    def run(self, batch: list[Ticket]) -> None:
-        """Run a batch and answer its tickets."""
+    def take(self, idle: int) -> list[Any]:
+        """Take the next piece; `idle` threads are free to take the rest, this one included."""
 
-    def stopped(self, left: Sequence[Ticket]) -> None:
-        """Fail `left`, a batch whose runner has died of a defect."""
+    def run(self, batch: list[Any]) -> None:
+        """Do the work and answer for it."""
+
+    def stopped(self, left: Sequence[Any]) -> None:
+        """Fail `left`, the work of a thread that has died of a defect."""
 
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """A batch that is being run."""
+    """Work that is being done."""
 
     source: Source
-    batch: list[Ticket]
+    batch: list[Any]
     since: float
 
     def rest_s(self, now: float) -> float:
-        """Seconds that it should still take, by its model's table."""
-        return max(0.0, self.source.latencies.median_s(len(self.batch)) - (now - self.since))
+        """Seconds that a batch should still take, by its model's table."""
+        latencies = self.source.latencies
+        took = latencies.median_s(len(self.batch)) if latencies else 0.0
+        return max(0.0, took - (now - self.since))
 
 
 class RunnerPool:
-    """A fixed number of runner threads and the sources that they serve.
+    """A fixed number of threads and the sources that they serve.
 
-    `changed` guards the sources' queues as well: a runner looks at all of them and waits for any.
+    `changed` guards the sources' queues as well: a thread looks at all of them and waits for any.
     """
 
     def __init__(self, runners: int, *, name: str = "cpu") -> None:
@@ -65,6 +89,7 @@ class RunnerPool:
         self._sources: list[Source] = []
         self._runs: dict[int, Run] = {}
         self._idle = 0
+        self._removing = 0
         self._alive = runners
         self._closing = False
         self._threads = [
@@ -83,12 +108,24 @@ class RunnerPool:
         """Serve a source to its end; False if that took longer than `timeout_s`."""
         with self.changed:
             self.changed.notify_all()
+            self._removing += 1
             ended = self.changed.wait_for(
                 lambda: source.ready_at() is None and not self.runs_of(source), timeout_s
             )
+            self._removing -= 1
             if source in self._sources:  # closing twice does no harm
                 self._sources.remove(source)
         return ended
+
+    def wake(self) -> None:
+        """Have an idle thread look for new work; call with `changed` held.
+
+        Threads that are at work look by themselves as they end.
+        """
+        if self._removing:  # who waits there would take the call for itself
+            self.changed.notify_all()
+        elif self._idle:
+            self.changed.notify()
 
     def running(self) -> list[tuple[LatencyTable, int, float]]:
         """Give of each batch that runs now its model's table, its size and its seconds left."""
@@ -96,23 +133,24 @@ class RunnerPool:
         return [
             (run.source.latencies, len(run.batch), run.rest_s(now))
             for run in tuple(self._runs.values())
+            if run.source.latencies is not None
         ]
 
     def runs_of(self, source: Source) -> list[Run]:
-        """List the batches of one source that run now."""
+        """List what is being done for one source."""
         return [run for run in tuple(self._runs.values()) if run.source is source]
 
     @property
     def ended(self) -> bool:
-        """Whether no runner is left to take anything."""
+        """Whether no thread is left to take anything."""
         return self._alive == 0
 
     def dead(self) -> int:
-        """Count the runners that have ended without being asked to."""
+        """Count the threads that have ended without being asked to."""
         return 0 if self._closing else self.runners - self._alive
 
     def close(self, timeout_s: float) -> bool:
-        """Stop the runners after the batches that they run; False if one did not end in time."""
+        """Stop the threads after what they do now; False if one did not end in time."""
         with self.changed:
             self._closing = True
             self.changed.notify_all()
@@ -121,20 +159,17 @@ class RunnerPool:
             thread.join(max(0.0, end - time.monotonic()))
         return not any(thread.is_alive() for thread in self._threads)
 
-    # The runners' threads.
+    # The threads.
 
     def _work(self, index: int) -> None:
         try:
             while run := self._next(index):
                 run.source.run(run.batch)
-                with self.changed:
-                    del self._runs[index]
-                    self.changed.notify_all()
         finally:
-            # Also when a runner dies of a defect: nobody may wait for a thread that is gone.
+            # Also when a thread dies of a defect: nobody may wait for one that is gone.
             with self.changed:
                 self._alive -= 1
-                died = self._runs.pop(index, None)
+                died = self._end_run(index)
                 if died:
                     died.source.stopped(died.batch)
                 if self.ended:
@@ -143,21 +178,33 @@ class RunnerPool:
                 self.changed.notify_all()
 
     def _next(self, index: int) -> Run | None:
-        """Wait for work; None means that the pool is closed."""
+        """End the last piece of work and wait for another; None means that the pool is closed."""
         with self.changed:
+            self._end_run(index)
+            if self._removing:
+                self.changed.notify_all()
             self._idle += 1
             try:
                 while not self._closing:
                     source, wait_s = self._most_urgent()
                     if source is None:
                         self.changed.wait(wait_s)
-                    elif batch := source.take(self._idle):
-                        self.changed.notify()  # another idle runner may take what is left
-                        self._runs[index] = Run(source, batch, time.perf_counter())
-                        return self._runs[index]
+                    elif batch := source.take(min(self._idle, source.lane.free)):
+                        self._runs[index] = run = Run(source, batch, time.perf_counter())
+                        source.lane.running += 1
+                        # Another idle thread may take what is left.
+                        if self._idle > 1 and self._most_urgent()[0] is not None:
+                            self.wake()
+                        return run
                 return None
             finally:
                 self._idle -= 1
+
+    def _end_run(self, index: int) -> Run | None:
+        run = self._runs.pop(index, None)
+        if run is not None:
+            run.source.lane.running -= 1
+        return run
 
     def _most_urgent(self) -> tuple[Source | None, float | None]:
         """Give the source to serve now, or the seconds until one may be ready (None: unknown)."""
@@ -165,10 +212,25 @@ class RunnerPool:
         ready: list[Source] = []
         for source in self._sources:
             at = source.ready_at()
-            if at is not None and at <= now:
+            if at is None or not source.lane.free:
+                continue
+            if at <= now:
                 ready.append(source)
-            elif at is not None:
+            else:
                 first = at if first is None else min(first, at)
-        if ready:
-            return min(ready, key=lambda source: source.urgency()), None
-        return None, None if first is None else first - now
+        if not ready:
+            return None, None if first is None else first - now
+        source = ready[0] if len(ready) == 1 else min(ready, key=_urgency)
+        if len(ready) > 1 and source.may_wait():
+            priority, _ = source.urgency()
+            others = [
+                other
+                for other in ready
+                if other.lane is not source.lane and other.urgency()[0] <= priority
+            ]
+            source = min(others, key=_urgency, default=source)
+        return source, None
+
+
+def _urgency(source: Source) -> Urgency:
+    return source.urgency()

@@ -83,7 +83,7 @@ def test_draining_fails_readiness_and_still_serves(serve):
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
 def test_liveness_fails_when_the_runner_is_dead(serve):
-    client = serve(runners=1)
+    client = serve(runners=1, decode_threads=1)
     (model,) = client.app.state.service.repository
 
     def die(images):

@@ -19,7 +19,7 @@ def code_of(answer: bytes) -> str:
 @pytest.fixture
 def held_engine(serve):
     """A server whose engine waits at a gate that the test opens."""
-    client = serve(max_batch=1)
+    client = serve(max_batch=1, runners=1)
     (model,) = client.app.state.service.repository
     engine = HeldEngine()
     inner = model.engine.run

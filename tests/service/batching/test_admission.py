@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service.batching.admission import ByteGate, DecodeMeter, Device, ImageGate
+from service.batching.admission import ByteGate, Device, ImageGate
 from service.batching.latency import LatencyTable
 from service.batching.ticket import Priority
 from service.errors import DeadlineUnreachableError, InflightBytesError, QueueFullError
@@ -111,17 +111,29 @@ def test_plans_that_were_too_good_are_corrected_and_early_ends_teach_nothing():
     assert slow.predict_s(1, Priority.HIGH) == 1000
 
 
-def test_the_decode_meter_predicts_from_its_mean_and_what_waits():
-    meter = DecodeMeter(threads=2)
-    assert meter.predict_s(5) == 0
-    meter.note(0.1)
-    assert meter.predict_s(1) == pytest.approx(0.1)
-    with meter.counted(), meter.counted():
-        assert meter.predict_s(2) == pytest.approx(0.2)
-    assert meter.waiting == 0
-    for _ in range(200):
-        meter.note(0.3)
-    assert meter.predict_s(1) == pytest.approx(0.3)
+class Decoders:
+    """Two images wait for decoders that take a second for each."""
+
+    def predict_s(self, images: int) -> float:
+        return 2.0 + images
+
+    def work_s(self, images: int) -> float:
+        return 2.0 + images
+
+
+def test_decoders_with_threads_of_their_own_work_beside_the_runners():
+    gate = ImageGate(100, latencies=LatencyTable([(1, 4.0)]), device=Device(1, Decoders()))
+    assert gate.predict_s(1, Priority.HIGH) == 2 + 4, "the first has to be decoded"
+    assert gate.predict_s(9, Priority.HIGH) == 2 + 36
+    quick = ImageGate(100, latencies=LatencyTable([(1, 0.1)]), device=Device(1, Decoders()))
+    assert quick.predict_s(9, Priority.HIGH) == 2 + 9, "decoding is the slower"
+
+
+def test_threads_that_do_both_have_the_sum_to_do():
+    device = Device(2, Decoders())
+    device.decoding_threads = 2
+    gate = ImageGate(100, latencies=LatencyTable([(1, 4.0)]), device=device)
+    assert gate.predict_s(1, Priority.HIGH) == 4 + 3 / 2
 
 
 def test_the_byte_gate_refuses_what_would_pass_its_limit_and_holds_none_of_it():

@@ -1,0 +1,171 @@
+"""Jobs for the pool's threads: order, limits, and that every waiter hears of the end."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Awaitable, Callable
+
+import pytest
+
+from service.batching.jobs import JobQueue
+from service.batching.runners import RunnerPool
+from service.batching.ticket import Priority
+from service.errors import ModelUnavailableError, StoppingError
+
+FAR = 1e12
+
+
+def with_jobs(use: Callable[[JobQueue, RunnerPool], Awaitable[None]], threads: int = 1) -> None:
+    """Run `use` with a job queue of its own, on a pool of three threads."""
+
+    async def main() -> None:
+        pool, jobs = RunnerPool(3), JobQueue(threads)
+        jobs.start(pool)
+        try:
+            async with asyncio.timeout(20):
+                await use(jobs, pool)
+        finally:
+            jobs.close()
+            assert pool.close(20)
+
+    asyncio.run(main())
+
+
+class Held:
+    """A job that waits until the test lets it go."""
+
+    def __init__(self) -> None:
+        self.begun, self.go = threading.Event(), threading.Event()
+
+    def __call__(self) -> str:
+        self.begun.set()
+        assert self.go.wait(20)
+        return "done"
+
+
+async def begun(job: Held) -> None:
+    assert await asyncio.to_thread(job.begun.wait, 20)
+
+
+def test_a_job_gives_its_value_or_its_error():
+    def fail() -> None:
+        raise ValueError("broken")
+
+    async def use(jobs: JobQueue, _: RunnerPool) -> None:
+        assert await jobs.call(lambda: 7, FAR, Priority.HIGH) == 7
+        with pytest.raises(ValueError, match="broken"):
+            await jobs.call(fail, FAR, Priority.HIGH)
+
+    with_jobs(use)
+
+
+def test_jobs_run_by_priority_then_deadline_then_arrival_and_dropped_ones_never():
+    async def use(jobs: JobQueue, _: RunnerPool) -> None:
+        first, order = Held(), list[str]()
+
+        def note(name: str) -> Callable[[], None]:
+            return lambda: order.append(name)
+
+        running = jobs.call(first, FAR, Priority.HIGH)
+        await begun(first)
+        waiting = [
+            jobs.call(note("low"), 1.0, Priority.LOW),
+            jobs.call(note("late"), 3.0, Priority.HIGH),
+            jobs.call(note("early"), 2.0, Priority.HIGH),
+            jobs.call(note("early too"), 2.0, Priority.HIGH),
+        ]
+        jobs.call(note("dropped"), 0.0, Priority.HIGH).cancel()
+        first.go.set()
+        await asyncio.gather(running, *waiting)
+        assert order == ["early", "early too", "late", "low"]
+
+    with_jobs(use)
+
+
+def test_no_more_threads_than_allowed_work_on_jobs():
+    async def use(jobs: JobQueue, pool: RunnerPool) -> None:
+        held = [Held(), Held(), Held()]
+        futures = [jobs.call(job, FAR, Priority.HIGH) for job in held]
+        await begun(held[0])
+        await begun(held[1])
+        assert (len(pool.runs_of(jobs)), jobs.lane.free) == (2, 0)
+        assert not held[2].begun.is_set()
+        held[0].go.set()
+        await begun(held[2])
+        for job in held:
+            job.go.set()
+        assert await asyncio.gather(*futures) == ["done"] * 3
+
+    with_jobs(use, threads=2)
+
+
+def test_predictions_follow_the_mean_and_what_waits():
+    async def use(jobs: JobQueue, pool: RunnerPool) -> None:
+        assert jobs.predict_s(5) == jobs.work_s(5) == 0
+        await jobs.call(lambda: None, FAR, Priority.HIGH)
+        # The value is there a moment before the thread is free.
+        while pool.runs_of(jobs):  # noqa: ASYNC110 - a pool has no event for it
+            await asyncio.sleep(0)
+        one = jobs.work_s(1)
+        assert 0 < one < 10
+        assert jobs.predict_s(1) == pytest.approx(one), "a lone image can't be shared out"
+        assert jobs.predict_s(6) == pytest.approx(3 * one)
+        held = [Held(), Held()]
+        futures = [jobs.call(job, FAR, Priority.HIGH) for job in held]
+        waiting = jobs.call(lambda: None, FAR, Priority.HIGH)
+        await begun(held[0])
+        await begun(held[1])
+        assert jobs.work_s(1) == pytest.approx(4 * one)
+        assert jobs.predict_s(1) == pytest.approx(2 * one)
+        for job in held:
+            job.go.set()
+        await asyncio.gather(*futures, waiting)
+
+    with_jobs(use, threads=2)
+
+
+def test_closing_fails_what_waits_and_takes_no_more():
+    async def use(jobs: JobQueue, _: RunnerPool) -> None:
+        job = Held()
+        running = jobs.call(job, FAR, Priority.HIGH)
+        await begun(job)
+        waiting = jobs.call(lambda: None, FAR, Priority.HIGH)
+        jobs.close()
+        with pytest.raises(StoppingError):
+            await waiting
+        with pytest.raises(StoppingError):
+            jobs.call(lambda: None, FAR, Priority.HIGH)
+        job.go.set()
+        assert await running == "done"
+
+    with_jobs(use)
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_when_the_threads_die_nobody_waits_for_ever():
+    """The one whose job killed its thread hears of it, and after the last death everyone."""
+
+    def die() -> None:
+        raise SystemExit
+
+    async def use(jobs: JobQueue, pool: RunnerPool) -> None:
+        job = Held()
+        held = [jobs.call(die, FAR, Priority.HIGH), jobs.call(die, FAR, Priority.HIGH)]
+        for future in held:
+            with pytest.raises(ModelUnavailableError):
+                await future
+        running = jobs.call(job, 0.0, Priority.HIGH)
+        await begun(job)
+        last = jobs.call(die, 0.0, Priority.HIGH)
+        never = jobs.call(lambda: None, FAR, Priority.LOW)
+        job.go.set()
+        assert await running == "done"
+        for future in (last, never):
+            with pytest.raises(ModelUnavailableError):
+                await future
+        assert pool.ended
+        with pytest.raises(ModelUnavailableError):
+            jobs.call(lambda: None, FAR, Priority.HIGH)
+
+    with_jobs(use)
