@@ -4,19 +4,24 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import queue
+import random
 import re
-import secrets
 import sys
 import threading
-from typing import Literal, TextIO, cast
+from collections import deque
+from collections.abc import MutableMapping
+from typing import Any, Literal, TextIO, cast
 
 import structlog
+from pydantic_core import to_json
 
 _REQUEST_ID = re.compile(rb"^[A-Za-z0-9][A-Za-z0-9._:-]{0,127}$")
 
 # These libraries log what is wrong with a request's data; the request's own line says it already.
 _OF_EACH_BAD_REQUEST = ("PIL", "python_multipart")
+
+_GATHER_S = 0.02
+"""Lines of so long are written together: to wake a thread for each costs more than the line."""
 
 
 class LogWriter:
@@ -28,17 +33,22 @@ class LogWriter:
 
     def __init__(self, file: TextIO, room: int = 10_000) -> None:
         self._file = file
-        self._lines: queue.Queue[str | None] = queue.Queue(room)
+        self._lines: deque[str] = deque()
+        self._room = room
         self._dropped = 0
+        self._some = threading.Event()
+        self._closing = threading.Event()
         self._thread = threading.Thread(target=self._write_all, name="log-writer", daemon=True)
         self._thread.start()
 
     def write(self, text: str) -> int:
         """Hand text over; gives its length, as files do."""
-        try:
-            self._lines.put_nowait(text)
-        except queue.Full:
+        if len(self._lines) < self._room:
+            self._lines.append(text)
+        else:
             self._dropped += 1
+        if not self._some.is_set():
+            self._some.set()
         return len(text)
 
     def flush(self) -> None:
@@ -46,17 +56,22 @@ class LogWriter:
 
     def close(self, timeout_s: float) -> None:
         """Write what is left, for as long as the reader takes it within `timeout_s`."""
-        with contextlib.suppress(queue.Full):
-            self._lines.put(None, timeout=timeout_s)
-            self._thread.join(timeout_s)
+        self._closing.set()
+        self._some.set()
+        self._thread.join(timeout_s)
 
     def _write_all(self) -> None:
-        while (text := self._lines.get()) is not None:
+        while self._lines or not self._closing.is_set():
+            self._some.wait()
+            self._closing.wait(_GATHER_S)
+            self._some.clear()
+            lines = [self._lines.popleft() for _ in range(len(self._lines))]
             dropped, self._dropped = self._dropped, 0
-            note = f'{{"event": "log_lines_dropped", "count": {dropped}}}\n' if dropped else ""
+            if dropped:
+                lines.insert(0, f'{{"event": "log_lines_dropped", "count": {dropped}}}\n')
             # There is nowhere left to report a log that can't be written.
             with contextlib.suppress(OSError, ValueError):
-                self._file.write(note + text)
+                self._file.write("".join(lines))
                 self._file.flush()
 
 
@@ -76,7 +91,7 @@ def configure_logs(
     renderer: list[structlog.typing.Processor] = (
         [_text_renderer()]
         if as_text
-        else [structlog.processors.format_exc_info, structlog.processors.JSONRenderer()]
+        else [structlog.processors.format_exc_info, _to_json]
     )
     structlog.configure(
         processors=[*shared, *renderer],
@@ -97,6 +112,11 @@ def configure_logs(
         logging.getLogger(name).setLevel(logging.CRITICAL)
 
 
+def _to_json(_: object, __: str, event: MutableMapping[str, Any]) -> str:
+    """Render an event as JSON, a fifth of the time that the standard library takes for it."""
+    return to_json(event, serialize_unknown=True, inf_nan_mode="null").decode()
+
+
 def _text_renderer() -> structlog.dev.ConsoleRenderer:
     return structlog.dev.ConsoleRenderer(
         colors=sys.stderr.isatty(),
@@ -114,4 +134,4 @@ def request_id(offered: bytes | None) -> str:
     """
     if offered is not None and _REQUEST_ID.fullmatch(offered):
         return offered.decode("ascii")
-    return secrets.token_hex(16)
+    return f"{random.getrandbits(128):032x}"  # a name, not a secret: no system call

@@ -6,10 +6,15 @@ graphs.
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 from numpy.typing import NDArray
 
 from service.errors import InferenceError
+
+_SORTED_WHOLE = 512
+"""So few classes are sorted sooner than searched for the largest first."""
 
 
 def top_k(probabilities: NDArray[np.float32], k: int) -> list[tuple[int, float]]:
@@ -18,9 +23,12 @@ def top_k(probabilities: NDArray[np.float32], k: int) -> list[tuple[int, float]]
     Equal probabilities come in class order, so that an answer is repeatable. Raises
     `InferenceError` when some are no numbers: a model that overflows has no answer.
     """
-    if not np.isfinite(probabilities).all():
+    best = int(probabilities.argmax())  # of a NaN, if there is one
+    if not math.isfinite(probabilities[best]):
         raise InferenceError("the model gave no finite probabilities for this image")
-    if k < probabilities.size:
+    if k == 1:
+        return [(best, float(probabilities[best]))]
+    if k < probabilities.size and probabilities.size > _SORTED_WHOLE:
         threshold = np.partition(probabilities, -k)[-k]
         candidates = np.flatnonzero(probabilities >= threshold)
     else:

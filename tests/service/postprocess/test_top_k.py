@@ -18,6 +18,7 @@ values = st.sampled_from([0.0, 0.1, 0.25, 1.0]) | st.floats(0, 1, width=32)
 @settings(max_examples=300, deadline=None, derandomize=True)
 def test_it_gives_the_first_k_of_all_sorted(probabilities, data):
     """Largest first, and equal ones in class order: an answer is repeatable."""
+    probabilities *= data.draw(st.sampled_from([1, 600]))  # many are searched in another way
     k = data.draw(st.integers(1, len(probabilities)))
     array = np.array(probabilities, np.float32)
     everything = sorted(enumerate(array.tolist()), key=lambda pair: (-pair[1], pair[0]))
