@@ -16,6 +16,7 @@ from contextlib import asynccontextmanager
 from fastapi import FastAPI
 from fastapi.middleware.cors import CORSMiddleware
 from fastapi_offline import FastAPIOffline
+from starlette.types import ASGIApp
 
 from service import __version__
 from service.api import operations
@@ -36,7 +37,7 @@ from service.settings import Settings
 def create_app(settings: Settings) -> FastAPI:
     """Load the models and make the application.
 
-    Raises a `StartupError` when that can't be done as the settings ask.
+    Serve it through `entry_of`. Raises a `StartupError` when it can't be done as the settings ask.
     """
     service = create_service(settings)
     app = FastAPIOffline(  # FastAPI whose /docs needs no CDN: a cluster may have no way out
@@ -47,16 +48,6 @@ def create_app(settings: Settings) -> FastAPI:
         redirect_slashes=False,  # a redirect would be built from the client's Host header
     )
     app.state.service = service
-    direct = {("POST", CLASSIFY_PATH): Classify(service)}
-    app.add_middleware(Edge, service=service, direct=direct)
-    if settings.cors_origins:  # added last, so outermost: errors of the edge get its headers too
-        app.add_middleware(
-            CORSMiddleware,
-            allow_origins=settings.cors_origins,
-            allow_methods=["GET", "POST"],
-            allow_headers=["*"],
-            expose_headers=["X-Request-Id", "Server-Timing", "Retry-After"],
-        )
     add_problem_handlers(app)
     describe(app)
     app.include_router(documented)
@@ -80,6 +71,24 @@ def create_service(settings: Settings) -> Service:
         body_bytes=body_bytes,
         decode_policy=DecodePolicy(settings.max_image_pixels, settings.jpeg_draft_ratio),
         jobs=jobs,
+    )
+
+
+def entry_of(app: FastAPI) -> ASGIApp:
+    """Give what the server is to call: the application behind its edge.
+
+    Not one of its middlewares: those run inside several layers of the framework's own.
+    """
+    service: Service = app.state.service
+    edge: ASGIApp = Edge(app, service, {("POST", CLASSIFY_PATH): Classify(service)})
+    if not service.settings.cors_origins:
+        return edge
+    return CORSMiddleware(  # outermost: errors of the edge get its headers too
+        edge,
+        allow_origins=service.settings.cors_origins,
+        allow_methods=["GET", "POST"],
+        allow_headers=["*"],
+        expose_headers=["X-Request-Id", "Server-Timing", "Retry-After"],
     )
 
 

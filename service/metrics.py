@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from prometheus_client import (
@@ -29,7 +29,7 @@ _BATCHES = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 class ModelMetrics:
     """The metrics of one model; their meaning stands in `Metrics`."""
 
-    images: Callable[[str], Counter]
+    images: Mapping[str, Counter]
     abandoned: Counter
     queue_seconds: Histogram
     inference_seconds: Histogram
@@ -37,6 +37,18 @@ class ModelMetrics:
     inference_failures: Counter
     queue_length: Gauge
     ready: Gauge
+
+
+class _Outcomes(dict[str, Counter]):
+    """Counters by outcome, each looked up once."""
+
+    def __init__(self, find: Callable[[str], Counter]) -> None:
+        super().__init__()
+        self._find = find
+
+    def __missing__(self, outcome: str) -> Counter:
+        self[outcome] = counter = self._find(outcome)
+        return counter
 
 
 class Metrics:
@@ -50,13 +62,15 @@ class Metrics:
         ProcessCollector(registry=registry)
         PlatformCollector(registry=registry)
 
-        self.requests = Counter(
+        # To find a counter by its labels costs several times what it takes to count.
+        self._of_requests: dict[tuple[str, str, int], tuple[Counter, Histogram]] = {}
+        self._requests = Counter(
             "resnet_serve_requests",
             "Requests answered.",
             ["route", "method", "status"],
             registry=registry,
         )
-        self.request_seconds = Histogram(
+        self._request_seconds = Histogram(
             "resnet_serve_request_duration_seconds",
             "Time from a request's headers to the end of its answer.",
             ["route"],
@@ -140,6 +154,17 @@ class Metrics:
             registry=registry,
         )  # fmt: skip
 
+    def count_request(self, route: str, method: str, status: int, seconds: float) -> None:
+        """Count an answered request and the time that it took."""
+        key = (route, method, status)
+        found = self._of_requests.get(key)
+        if found is None:
+            found = self._requests.labels(*key), self._request_seconds.labels(route)
+            self._of_requests[key] = found
+        count, histogram = found
+        count.inc()
+        histogram.observe(seconds)
+
     def watch_bytes(self, held: Callable[[], float]) -> None:
         """Show `held()`, the bytes of request bodies in memory."""
         self._inflight_bytes.set_function(held)
@@ -148,7 +173,7 @@ class Metrics:
         """Bind the labels of one model once, so that no request has to look them up."""
         labels = (name, str(version))
         return ModelMetrics(
-            images=lambda outcome: self.images.labels(*labels, outcome),
+            images=_Outcomes(lambda outcome: self.images.labels(*labels, outcome)),
             abandoned=self.abandoned.labels(*labels),
             queue_seconds=self.queue_seconds.labels(*labels),
             inference_seconds=self.inference_seconds.labels(*labels),

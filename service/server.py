@@ -19,6 +19,7 @@ import uvicorn
 from fastapi import FastAPI
 
 from service.api.state import Service
+from service.app import entry_of
 from service.errors import SettingsError
 from service.http1 import http1_protocol
 from service.logs import LogWriter
@@ -84,7 +85,7 @@ class Server(uvicorn.Server):
 def uvicorn_config(app: FastAPI, settings: Settings) -> uvicorn.Config:
     """How uvicorn is to serve the app."""
     return uvicorn.Config(
-        app,
+        entry_of(app),
         loop="uvloop",
         http=http1_protocol(settings.body_timeout_s),  # type: ignore[arg-type]  # makes protocols
         ws="none",

@@ -12,14 +12,14 @@ from urllib.parse import parse_qsl
 from pydantic import ValidationError
 from pydantic_core import to_json
 
-from service.api.deadline import Urgency, until_deadline, urgency_of
+from service.api.deadline import TimeLimit, Urgency, urgency_of
 from service.api.exchange import Exchange
-from service.api.forms import EncodedImages, form_of
+from service.api.forms import EncodedImages, FormParser, form_of
 from service.api.problems import invalid_parameters, known_error
 from service.api.schemas import ClassifyQuery
 from service.api.state import Service
 from service.api.trace import Trace
-from service.api.upload import read_body
+from service.api.upload import HeldBytes, read_body
 from service.batching.batcher import Batcher
 from service.batching.ticket import Answer, Ticket
 from service.errors import AllImagesFailedError, InternalError, RequestError, TopKError
@@ -39,33 +39,35 @@ class Classify:
     async def __call__(self, exchange: Exchange) -> None:
         """Answer with the most probable labels of each image."""
         service, trace = self._service, exchange.trace
+        settings = service.settings
         query = _read_query(exchange.query_string)
         served = service.repository.find(query.model, query.version)
         trace.model = served.name
         labels = _labels_wanted(query.top_k, served)
         batcher = served.batcher()
-        urgency = urgency_of(exchange.headers, trace, service.settings, served.name)
+        urgency = urgency_of(exchange.headers, trace, settings, served.name)
         parse = form_of(exchange.headers.get(b"content-type"))
         # What can't be answered in time is refused before its body is read.
         served.gate.check(1, urgency.left_s(), urgency.priority)
 
-        async with (
-            until_deadline(urgency),
-            read_body(exchange, service.settings, service.body_bytes) as body,
-        ):
-            with exchange.cancelled_when_client_leaves():
-                images: EncodedImages = [body]
-                if parse is not None:
-                    images = await service.jobs.call(
-                        partial(parse, body, service.settings.max_images),
-                        urgency.deadline,
-                        urgency.priority,
-                    )
-                trace.images = len(images)
-                with served.gate.admit(len(images), urgency.left_s(), urgency.priority):
-                    road = _Road(service, served, batcher, trace, labels, urgency)
-                    results = await road.classify_all(images)
+        async with TimeLimit(urgency, trace, settings.body_timeout_s) as limit:
+            with HeldBytes(service.body_bytes) as held:
+                body = await read_body(exchange, held, settings.max_body_bytes)
+                limit.body_is_read()
+                with exchange.cancelled_when_client_leaves():
+                    images: EncodedImages = [body]
+                    if parse is not None:
+                        images = await self._parse(parse, body, urgency)
+                    trace.images = len(images)
+                    with served.gate.admit(len(images), urgency.left_s(), urgency.priority):
+                        road = _Road(service, served, batcher, trace, labels, urgency)
+                        results = await road.classify_all(images)
         await exchange.respond(200, b"application/json", _answer(served, trace, results))
+
+    async def _parse(self, parse: FormParser, body: bytes, urgency: Urgency) -> EncodedImages:
+        """Take a form apart, off the event loop: a large one takes its time."""
+        work = partial(parse, body, self._service.settings.max_images)
+        return await self._service.jobs.call(work, urgency.deadline, urgency.priority)
 
 
 @lru_cache(maxsize=256)
@@ -130,15 +132,15 @@ class _Road:
         try:
             result = await self._classify(image)
         except RequestError as error:
-            count(error.code).inc()
+            count[error.code].inc()
             raise
         except asyncio.CancelledError:
-            count("cancelled").inc()
+            count["cancelled"].inc()
             raise
         except Exception:
-            count(InternalError.code).inc()
+            count[InternalError.code].inc()
             raise
-        count("ok").inc()
+        count["ok"].inc()
         return result
 
     async def _classify(self, image: bytes | RequestError) -> dict[str, Any]:

@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass
+from types import TracebackType
 
 from service.api.trace import Trace
 from service.batching.ticket import Priority
-from service.errors import DeadlineExceededError, InvalidPriorityError, InvalidTimeoutError
+from service.errors import (
+    BodyTimeoutError,
+    DeadlineExceededError,
+    InvalidPriorityError,
+    InvalidTimeoutError,
+)
 from service.settings import MAX_TIMEOUT_MS, Settings
 
 _PRIORITIES = {"high": Priority.HIGH, "low": Priority.LOW}
@@ -57,16 +62,46 @@ def _text(headers: Mapping[bytes, bytes], name: bytes, default: str) -> str:
     return default if value is None else value.decode("latin-1")
 
 
-@asynccontextmanager
-async def until_deadline(urgency: Urgency) -> AsyncGenerator[None]:
-    """Cancel the block at the deadline, and with it all that it waits for.
+class TimeLimit:
+    """Cancels the block when its body, or its answer, is not there in time.
 
-    Raises `DeadlineExceededError` then.
+    One timer for both, since to arm one takes as long as to read an image's header: until
+    `body_is_read` it stands for whichever is earlier. Raises `BodyTimeoutError` or
+    `DeadlineExceededError`.
     """
-    try:
-        async with asyncio.timeout(urgency.left_s()):
-            yield
-    except TimeoutError:
-        raise DeadlineExceededError(
-            f"the answer was not there within {urgency.timeout_ms} ms (X-Request-Timeout-Ms)"
-        ) from None
+
+    def __init__(self, urgency: Urgency, trace: Trace, body_timeout_s: float) -> None:
+        self._urgency, self._body_timeout_s = urgency, body_timeout_s
+        self._body_left_s = body_timeout_s - trace.elapsed_s()
+        self._in_body = self._body_left_s < urgency.left_s()
+        self._timeout = asyncio.timeout(self._body_left_s if self._in_body else urgency.left_s())
+
+    async def __aenter__(self) -> TimeLimit:
+        """Start the timer."""
+        await self._timeout.__aenter__()
+        return self
+
+    def body_is_read(self) -> None:
+        """Go on to the deadline."""
+        if self._in_body:
+            self._in_body = False
+            self._timeout.reschedule(asyncio.get_running_loop().time() + self._urgency.left_s())
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Stop the timer, and say what took too long."""
+        try:
+            await self._timeout.__aexit__(kind, error, trace)
+        except TimeoutError:
+            if self._in_body:
+                raise BodyTimeoutError(
+                    f"the body did not arrive within {self._body_timeout_s:g} s (body_timeout_s)"
+                ) from None
+            raise DeadlineExceededError(
+                f"the answer was not there within {self._urgency.timeout_ms} ms "
+                "(X-Request-Timeout-Ms)"
+            ) from None

@@ -1,7 +1,4 @@
-"""The outermost layer of every request, as pure ASGI middleware.
-
-Pure, since under Starlette's `BaseHTTPMiddleware` a handler never learns that its client has gone.
-"""
+"""The outermost layer of every request, as pure ASGI around the application."""
 
 from __future__ import annotations
 
@@ -24,6 +21,9 @@ Direct = Mapping[tuple[str, str], Callable[[Exchange], Awaitable[None]]]
 
 class Edge:
     """Gives each request an id, a trace, metrics, one log line and, whatever happens, an answer.
+
+    Pure ASGI, since under Starlette's `BaseHTTPMiddleware` a handler never learns that its client
+    has gone.
 
     The routes in `direct` are handled at once. In a profile of small requests, the framework's
     routing, dependencies and exit stacks took as long as decoding, batching and answering.
@@ -64,8 +64,7 @@ class Edge:
     def _record(self, scope: Scope, exchange: Exchange, route: str) -> None:
         trace, metrics = exchange.trace, self._metrics
         seconds = trace.elapsed_s() if exchange.seconds is None else exchange.seconds
-        metrics.requests.labels(route, scope["method"], exchange.status).inc()
-        metrics.request_seconds.labels(route).observe(seconds)
+        metrics.count_request(route, scope["method"], exchange.status, seconds)
         if trace.code is not None:
             metrics.rejected.labels(trace.code).inc()
         # Probes and scrapes come every few seconds; they are no news.

@@ -7,8 +7,8 @@ client still sends a body can't be used again, and must not be cut before the cl
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Generator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
+from types import TracebackType
 
 from pydantic_core import to_json
 from starlette.types import Message, Receive, Scope, Send
@@ -93,31 +93,13 @@ class Exchange:
             body = to_json(problem(error, self.trace.request_id))
             await self.respond(error.status, MEDIA_TYPE.encode(), body, **headers_of(error))
 
-    @contextmanager
-    def cancelled_when_client_leaves(self) -> Generator[None]:
+    def cancelled_when_client_leaves(self) -> _Watch:
         """Cancel the block when the client disconnects; use it once the body is read.
 
         Cancelling the block cancels the futures that it awaits, and so drops its tickets before
         they cost inference. Raises `ClientDisconnectedError` then.
         """
-        task = asyncio.current_task()
-        left = False
-
-        def leave() -> None:
-            nonlocal left
-            left = True
-            if task is not None:
-                task.cancel()
-
-        self._scope[ON_DISCONNECT] = leave
-        try:
-            yield
-        except asyncio.CancelledError:
-            if not left or task is None or task.uncancel() > 0:
-                raise
-            raise ClientDisconnectedError("the client went away before the answer") from None
-        finally:
-            del self._scope[ON_DISCONNECT]
+        return _Watch(self._scope)
 
     def _start(self, message: Message) -> None:
         self._started = True
@@ -144,3 +126,30 @@ class Exchange:
                     left -= len((await self.receive()).get("body", b""))
         except TimeoutError:
             return
+
+
+class _Watch:
+    def __init__(self, scope: Scope) -> None:
+        self._scope = scope
+        self._left = False
+
+    def __enter__(self) -> None:
+        self._task = asyncio.current_task()
+        self._scope[ON_DISCONNECT] = self._leave
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        del self._scope[ON_DISCONNECT]
+        if not self._left or self._task is None or not isinstance(error, asyncio.CancelledError):
+            return
+        if self._task.uncancel() == 0:  # nobody else has cancelled it
+            raise ClientDisconnectedError("the client went away before the answer") from None
+
+    def _leave(self) -> None:
+        self._left = True
+        if self._task is not None:
+            self._task.cancel()

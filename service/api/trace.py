@@ -9,6 +9,7 @@ from starlette.requests import Request
 from starlette.types import Scope
 
 _KEY = "resnet_serve.trace"
+_STAGES = ("receive", "decode", "queue", "infer")
 
 
 @dataclass(slots=True)
@@ -25,6 +26,8 @@ class Trace:
     decode_s: float | None = None
     queue_s: float | None = None
     infer_s: float | None = None
+    _shown_of: tuple[float | None, ...] = ()
+    _shown: dict[str, float] = field(default_factory=dict)
 
     def elapsed_s(self) -> float:
         """Time since the request's headers were read."""
@@ -46,13 +49,15 @@ class Trace:
 
     def timings_ms(self) -> dict[str, float]:
         """Give the stages passed so far, in milliseconds."""
-        stages = {
-            "receive": self.receive_s,
-            "decode": self.decode_s,
-            "queue": self.queue_s,
-            "infer": self.infer_s,
-        }
-        return {name: round(s * 1000, 3) for name, s in stages.items() if s is not None}
+        stages = self.receive_s, self.decode_s, self.queue_s, self.infer_s
+        if stages != self._shown_of:  # body, header and log line all show them
+            self._shown_of = stages
+            self._shown = {
+                name: round(seconds * 1000, 3)
+                for name, seconds in zip(_STAGES, stages, strict=True)
+                if seconds is not None
+            }
+        return self._shown
 
     def attach(self, scope: Scope) -> None:
         """Put the trace where `trace_of` finds it."""

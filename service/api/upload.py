@@ -2,31 +2,53 @@
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import AsyncGenerator, Generator
-from contextlib import asynccontextmanager, contextmanager
+from types import TracebackType
 
 from service.api.exchange import Exchange
 from service.batching.admission import ByteGate
 from service.errors import (
-    BodyTimeoutError,
     BodyTooLargeError,
     ClientDisconnectedError,
     ContentEncodingError,
     EmptyBodyError,
 )
-from service.settings import Settings
 
 
-@asynccontextmanager
-async def read_body(
-    exchange: Exchange, settings: Settings, gate: ByteGate
-) -> AsyncGenerator[bytes]:
-    """Read the whole body; its bytes count against `gate` until the block ends.
+class HeldBytes:
+    """A body's bytes in a gate, taken as they arrive, given back when the block ends.
+
+    Not what the headers announce: a mere announcement must not keep others out.
+    """
+
+    def __init__(self, gate: ByteGate) -> None:
+        self.gate = gate
+        self.size = 0
+
+    def grow_by(self, size: int) -> None:
+        """Take so many more, or raise `InflightBytesError`."""
+        self.gate.take(size)
+        self.size += size
+
+    def __enter__(self) -> HeldBytes:
+        """Begin with none."""
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Give all back."""
+        self.gate.give_back(self.size)
+
+
+async def read_body(exchange: Exchange, held: HeldBytes, limit: int) -> bytes:
+    """Read the whole body, of at most `limit` bytes, as `held` has room for it.
 
     Raises `ContentEncodingError`, `BodyTooLargeError` (by the Content-Length before a byte is
-    read, else as soon as the limit is passed), `InflightBytesError`, `BodyTimeoutError`,
-    `ClientDisconnectedError` or `EmptyBodyError`.
+    read, else as soon as the limit is passed), `InflightBytesError`, `ClientDisconnectedError` or
+    `EmptyBodyError`.
     """
     encoding = exchange.headers.get(b"content-encoding", b"identity").lower()
     if encoding != b"identity":
@@ -34,62 +56,27 @@ async def read_body(
             f"Content-Encoding {encoding.decode('latin-1')!r} is not accepted; "
             "send the image as it is"
         )
-    _check_size(exchange.announced, settings)
-    gate.check(exchange.announced)
-    with _held_bytes(gate) as hold:
-        body = await _read(exchange, settings, hold)
-        exchange.trace.note_receive()
-        if not body:
-            raise EmptyBodyError("the body has no bytes; send an image, a form or JSON")
-        yield body
-
-
-class _Hold:
-    """Bytes taken from a gate as they arrive: a mere announcement must not keep others out."""
-
-    def __init__(self, gate: ByteGate) -> None:
-        self._gate = gate
-        self.size = 0
-
-    def grow_by(self, size: int) -> None:
-        self._gate.take(size)
-        self.size += size
-
-
-@contextmanager
-def _held_bytes(gate: ByteGate) -> Generator[_Hold]:
-    hold = _Hold(gate)
-    try:
-        yield hold
-    finally:
-        gate.give_back(hold.size)
-
-
-async def _read(exchange: Exchange, settings: Settings, hold: _Hold) -> bytes:
+    _check_size(exchange.announced, limit)
+    held.gate.check(exchange.announced)
     chunks: list[bytes] = []
-    try:
-        async with asyncio.timeout(settings.body_timeout_s - exchange.trace.elapsed_s()):
-            more = True
-            while more:
-                message = await exchange.receive()
-                if message["type"] == "http.disconnect":
-                    raise ClientDisconnectedError(
-                        f"the client went away after {hold.size} bytes of the body"
-                    )
-                chunks.append(message.get("body", b""))
-                _check_size(hold.size + len(chunks[-1]), settings)
-                hold.grow_by(len(chunks[-1]))
-                more = message.get("more_body", False)
-    except TimeoutError:
-        raise BodyTimeoutError(
-            f"only {hold.size} bytes of the body arrived within {settings.body_timeout_s:g} s "
-            "(body_timeout_s)"
-        ) from None
+    more = True
+    while more:
+        message = await exchange.receive()
+        if message["type"] == "http.disconnect":
+            raise ClientDisconnectedError(
+                f"the client went away after {held.size} bytes of the body"
+            )
+        chunk = message.get("body", b"")
+        _check_size(held.size + len(chunk), limit)
+        held.grow_by(len(chunk))
+        chunks.append(chunk)
+        more = message.get("more_body", False)
+    exchange.trace.note_receive()
+    if not held.size:
+        raise EmptyBodyError("the body has no bytes; send an image, a form or JSON")
     return chunks[0] if len(chunks) == 1 else b"".join(chunks)
 
 
-def _check_size(size: int, settings: Settings) -> None:
-    if size > settings.max_body_bytes:
-        raise BodyTooLargeError(
-            f"the body is larger than {settings.max_body_bytes} bytes (max_body_bytes)"
-        )
+def _check_size(size: int, limit: int) -> None:
+    if size > limit:
+        raise BodyTooLargeError(f"the body is larger than {limit} bytes (max_body_bytes)")

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Generator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
+from types import TracebackType
 from typing import Protocol
 
 from service.batching.latency import LatencyTable
@@ -77,22 +77,24 @@ class ImageGate:
     @property
     def admitted(self) -> int:
         """Images let in and not yet answered."""
-        return sum(self._counts.values())
+        return self._counts[Priority.HIGH] + self._counts[Priority.LOW]
 
-    def check(self, images: int, time_left_s: float, priority: Priority) -> None:
+    def check(self, images: int, time_left_s: float, priority: Priority) -> float:
         """Refuse what does not fit or could not be answered within `time_left_s`.
 
-        Raises `QueueFullError` or `DeadlineUnreachableError`, with the seconds after which a try
-        is worth it.
+        Gives the seconds that the answer is planned to take. Raises `QueueFullError` or
+        `DeadlineUnreachableError`, with the seconds after which a try is worth it.
         """
-        if self.admitted + images > self.limit:
-            excess = self.admitted + images - self.limit
+        admitted = self.admitted
+        if admitted + images > self.limit:
+            excess = admitted + images - self.limit
             raise QueueFullError(
-                f"{self.admitted} images are waiting or being answered and {images} more would "
+                f"{admitted} images are waiting or being answered and {images} more would "
                 f"exceed {self.limit} (max_queue); try again later",
                 retry_after_s=self._whole_seconds(self._drain_s(excess)),
             )
-        needed_s = self.predict_s(images, priority) + self._slack_s()
+        planned_s = self._planned_s(images, priority)
+        needed_s = planned_s * max(1.0, self._correction) + self._slack_s(admitted)
         if needed_s > time_left_s:
             raise DeadlineUnreachableError(
                 f"the answer would take about {needed_s * 1000:.0f} ms, and only "
@@ -100,27 +102,23 @@ class ImageGate:
                 "time (X-Request-Timeout-Ms)",
                 retry_after_s=self._whole_seconds(needed_s - time_left_s),
             )
+        return planned_s
 
-    @contextmanager
     def admit(
         self, images: int, time_left_s: float = math.inf, priority: Priority = Priority.HIGH
-    ) -> Generator[None]:
-        """Hold places for all images of a request, or refuse as `check` does and hold none."""
-        self.check(images, time_left_s, priority)
-        planned_s, admitted_at = self._planned_s(images, priority), time.perf_counter()
-        self._counts[priority] += images
-        answered = False
-        try:
-            yield
-            answered = True
-        finally:
-            self._counts[priority] -= images
-            took_s = time.perf_counter() - admitted_at
-            # A request that ended early, in an error or since its client left, tells nothing.
-            if answered or took_s > planned_s:
-                self._learn(planned_s, took_s)
+    ) -> _Places:
+        """Hold places for all images of a request while the block runs.
 
-    def _learn(self, planned_s: float, took_s: float) -> None:
+        Refuses as `check` does, and holds none then.
+        """
+        planned_s = self.check(images, time_left_s, priority)
+        return _Places(self, images, priority, planned_s)
+
+    def hold(self, images: int, priority: Priority) -> None:
+        """Count images in; a negative number counts them out."""
+        self._counts[priority] += images
+
+    def learn(self, planned_s: float, took_s: float) -> None:
         """See how far plans are from what happens, and correct the next ones by that.
 
         The table times batches and the meter times decodes, each by itself. Together, on cores
@@ -142,10 +140,11 @@ class ImageGate:
         slower of them decides; the first image has to be decoded before anything can run.
         """
         running = self._device.running()
-        rest_s = sum(left_s for _, _, left_s in running)
-        others_s = sum(
-            gate.backlog_s(priority, running) for gate in self._device.gates if gate is not self
-        )
+        rest_s = sum([left_s for _, _, left_s in running])
+        others_s = 0.0
+        if len(self._device.gates) > 1:
+            others = [gate for gate in self._device.gates if gate is not self]
+            others_s = sum([gate.backlog_s(priority, running) for gate in others])
         waiting = self._waiting(priority, running) + images
         # Idle runners share out what waits, so a batch may be smaller than the table's best.
         most = min(self._max_batch, -(-waiting // self._device.runners))
@@ -171,16 +170,16 @@ class ImageGate:
         # Which of them run is not known; batches of low priority are not interrupted.
         if priority is Priority.HIGH:
             low = min(low, self._max_batch * self._device.runners)
-        runs = sum(images for table, images, _ in running if table is self._latencies)
+        runs = sum([images for table, images, _ in running if table is self._latencies])
         return max(0, high + low - runs)
 
-    def _slack_s(self) -> float:
+    def _slack_s(self, admitted: int) -> float:
         """Time to spare for an image when its turn comes: that of a batch of the best size.
 
         Whoever is let in with none is run at the last moment, in a batch as small as it takes to
         make it; under load that would go for everyone, and small batches are slow.
         """
-        if self.admitted < self._max_batch:
+        if admitted < self._max_batch:
             return 0.0
         size = self._latencies.best_size(self._max_batch, math.inf)
         return 2 * self._latencies.p95_s(size)
@@ -193,6 +192,30 @@ class ImageGate:
     def _whole_seconds(seconds: float) -> int:
         """Retry-After has whole seconds (RFC 9110, section 10.2.3)."""
         return max(1, math.ceil(seconds))
+
+
+class _Places:
+    """The places of one request, held while the block runs."""
+
+    def __init__(self, gate: ImageGate, images: int, priority: Priority, planned_s: float) -> None:
+        self._gate, self._images, self._priority = gate, images, priority
+        self._planned_s = planned_s
+
+    def __enter__(self) -> None:
+        self._started = time.perf_counter()
+        self._gate.hold(self._images, self._priority)
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._gate.hold(-self._images, self._priority)
+        took_s = time.perf_counter() - self._started
+        # A request that ended early, in an error or since its client left, tells nothing.
+        if error is None or took_s > self._planned_s:
+            self._gate.learn(self._planned_s, took_s)
 
 
 class ByteGate:

@@ -35,7 +35,7 @@ def metrics() -> Metrics:
 def test_two_services_in_one_process_count_for_themselves(metrics):
     """No default registry is used, so none is shared."""
     other = Metrics()
-    metrics.requests.labels("/v1/classify", "POST", "200").inc()
+    metrics.count_request("/v1/classify", "POST", 200, 0.1)
     labels = {"route": "/v1/classify", "method": "POST", "status": "200"}
     assert value(metrics, "resnet_serve_requests_total", **labels) == 1
     assert value(other, "resnet_serve_requests_total", **labels) is None
@@ -78,7 +78,7 @@ def test_durations_have_buckets_from_half_a_millisecond(metrics):
     metrics.for_model("m", 1)
     for name in HISTOGRAMS - {"resnet_serve_batch_size"}:
         if name == "resnet_serve_request_duration_seconds":
-            metrics.request_seconds.labels("/v1/classify").observe(0.1)
+            metrics.count_request("/v1/classify", "POST", 200, 0.1)
         bounds = [
             float(sample.labels["le"])
             for sample in families(metrics)[name].samples
@@ -99,7 +99,7 @@ def test_each_batch_size_that_is_warmed_has_a_bucket(metrics):
 def test_a_models_metrics_carry_its_name_and_version(metrics):
     of = metrics.for_model("color", 3)
     labels = {"model": "color", "version": "3"}
-    of.images("ok").inc(2)
+    of.images["ok"].inc(2)
     of.abandoned.inc()
     of.inference_failures.inc()
     assert value(metrics, "resnet_serve_images_total", outcome="ok", **labels) == 2
@@ -135,7 +135,7 @@ def test_what_is_served_and_by_which_release_stands_in_labels(metrics):
 
 def test_a_label_that_a_client_could_choose_is_escaped(metrics):
     """As a method with a quote would be; one odd request must not break every scrape."""
-    metrics.requests.labels("unmatched", 'GE"T\n\\', "405").inc()
+    metrics.count_request("unmatched", 'GE"T\n\\', 405, 0.1)
     (sample,) = families(metrics)["resnet_serve_requests"].samples
     assert sample.labels["method"] == 'GE"T\n\\'
 
