@@ -25,7 +25,7 @@ from service.batching.ticket import Answer, Ticket
 from service.errors import AllImagesFailedError, InternalError, RequestError, TopKError
 from service.postprocess.top_k import top_k
 from service.preprocess.decode import decode
-from service.repository import ServedModel
+from service.served import ServedModel
 
 _DEFAULT_TOP_K = 5
 

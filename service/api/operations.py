@@ -15,7 +15,8 @@ from service.api.parameters import WholeNumber
 from service.api.schemas import Health, ModelDetail, Models, Probe
 from service.api.state import Service, service_of
 from service.metrics import CONTENT_TYPE
-from service.repository import Repository, ServedModel
+from service.repository import Repository
+from service.served import ServedModel
 
 router = APIRouter()
 

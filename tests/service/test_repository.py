@@ -23,7 +23,8 @@ from service.errors import (
     UnknownModelError,
 )
 from service.metrics import Metrics
-from service.repository import Repository, ServedModel, buckets, load_repository
+from service.repository import Repository, load_repository
+from service.served import ServedModel, buckets
 from service.settings import Settings
 
 

@@ -15,7 +15,7 @@ from PIL import Image, ImageOps
 from service.contract import ModelContract, parse_contract
 from service.engine.onnx import OnnxEngine, load_engine
 from service.preprocess.decode import DecodePolicy, decode
-from service.repository import builtin_file
+from service.model_files import builtin_file
 
 ORIENTATION, TURNED_RIGHT = 0x0112, 6
 DRAFT_RATIO = 4

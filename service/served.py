@@ -1,0 +1,139 @@
+"""One model that is served: its engine, its gate and its queue."""
+
+from __future__ import annotations
+
+import threading
+import time
+from typing import Literal
+
+import numpy as np
+import structlog
+
+from service.batching.admission import Device, ImageGate
+from service.batching.batcher import Batcher
+from service.batching.latency import LatencyTable
+from service.batching.runners import Lane, RunnerPool
+from service.contract import ModelContract
+from service.engine.base import Engine
+from service.errors import NotReadyError
+from service.golden import check_golden, golden_pattern
+from service.metrics import ModelMetrics
+from service.model_files import ModelFile
+from service.settings import Settings
+
+_log = structlog.get_logger(__name__)
+
+_PROFILE_RUNS = 3
+
+State = Literal["warming", "ready", "failed"]
+
+
+class ServedModel:
+    """One loaded model with its queue. Answers when `state` is "ready"."""
+
+    def __init__(
+        self, file: ModelFile, engine: Engine, contract: ModelContract, metrics: ModelMetrics,
+        settings: Settings,
+        device: Device,
+    ) -> None:  # fmt: skip
+        self.name, self.version = file.name, file.version
+        self.engine = engine
+        self.contract = contract
+        self.metrics = metrics
+        self._latencies = LatencyTable()
+        self.gate = ImageGate(
+            settings.max_queue,
+            max_batch=settings.max_batch,
+            latencies=self._latencies,
+            device=device,
+        )
+        self.state: State = "warming"
+        self.reason = "warming up"
+        self._settings = settings
+        self._batcher: Batcher | None = None
+        metrics.queue_length.set_function(lambda: self.gate.admitted)
+        metrics.ready.set_function(lambda: self.state == "ready")
+
+    def start(self, pool: RunnerPool, lane: Lane) -> None:
+        """Let the pool's threads serve the queue; call on the event loop."""
+        self._batcher = Batcher(
+            self.engine,
+            self.metrics,
+            pool,
+            max_batch=self._settings.max_batch,
+            max_delay_s=self._settings.max_delay_ms / 1000,
+            latencies=self._latencies,
+            lane=lane,
+        )
+
+    def warm_up(self, stop: threading.Event) -> None:
+        """Run the golden cases at each batch size; sets `state`, blocks for as long as it takes.
+
+        Gives up between two sizes once `stop` is set.
+        """
+        started = time.perf_counter()
+        try:
+            worst, failures = 0.0, dict[str, None]()
+            for batch in buckets(self._settings.max_batch):
+                if stop.is_set():
+                    return
+                self._profile(batch)
+                report = check_golden(self.engine, self.contract, batch)
+                worst = max(worst, report.max_abs_diff)
+                failures |= dict.fromkeys(report.failures)
+                for warning in report.warnings if batch == 1 else ():
+                    _log.warning("golden_case", model=self.name, detail=warning)
+        except Exception as error:  # noqa: BLE001 - a model that can't run must not stop the others
+            _log.exception("warm_up_failed", model=self.name, version=self.version)
+            self.state, self.reason = "failed", f"warm-up failed: {error}"
+            return
+        if failures:
+            self.state, self.reason = "failed", "; ".join(failures)
+            _log.error("model_disagrees", model=self.name, detail=self.reason)
+            return
+        self.state, self.reason = "ready", ""
+        _log.info(
+            "model_ready",
+            model=self.name,
+            version=self.version,
+            provider=self.engine.provider,
+            golden_max_diff=worst,
+            warm_up_s=round(time.perf_counter() - started, 3),
+        )
+
+    def _profile(self, batch: int) -> None:
+        """Time a batch size, for the plans of the first requests; live batches keep it current."""
+        pixels = golden_pattern(1, self.contract.preprocessing.crop)
+        images = np.repeat(pixels[np.newaxis], batch, axis=0)
+        self.engine.run(images)  # the first run of a size allocates, and on a GPU chooses kernels
+        for _ in range(_PROFILE_RUNS):
+            started = time.perf_counter()
+            self.engine.run(images)
+            self._latencies.observe(batch, time.perf_counter() - started)
+
+    def latency_ms(self) -> dict[int, float]:
+        """Give the median milliseconds of a batch, by its size."""
+        return {size: round(median * 1000, 3) for size, median, _ in self._latencies.rows()}
+
+    def batcher(self) -> Batcher:
+        """Give the queue to submit to; raises `NotReadyError` while the model does not answer."""
+        if self._batcher is None or self.state != "ready":
+            raise NotReadyError(f"model {self.name} is not ready: {self.reason}")
+        return self._batcher
+
+    def trouble(self) -> str | None:
+        """Say what is wrong with the runner, if anything."""
+        return self._batcher.trouble(self._settings.stuck_after_s) if self._batcher else None
+
+    def close(self, timeout_s: float) -> None:
+        """Answer what is queued and free the engine; a runner that hangs keeps it."""
+        if self._batcher is None or self._batcher.close(timeout_s):
+            self.engine.close()
+
+
+def buckets(max_batch: int) -> list[int]:
+    """Batch sizes to be ready for: 1, 2, 4, ... and `max_batch`."""
+    sizes = [1]
+    while sizes[-1] * 2 < max_batch:
+        sizes.append(sizes[-1] * 2)
+    return sizes if max_batch == 1 else [*sizes, max_batch]
