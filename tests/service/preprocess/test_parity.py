@@ -14,8 +14,8 @@ from PIL import Image, ImageOps
 
 from service.contract import ModelContract, parse_contract
 from service.engine.onnx import OnnxEngine, load_engine
-from service.preprocess.decode import DecodePolicy, decode
 from service.model_files import builtin_file
+from service.preprocess.decode import DecodePolicy, decode
 
 ORIENTATION, TURNED_RIGHT = 0x0112, 6
 DRAFT_RATIO = 4
