@@ -72,6 +72,13 @@ class ModelSelectionError(StartupError):
     """The models that were asked for do not fit together (none, a name twice, no such default)."""
 
 
+# While serving: the model is loaded again; its waiters get a `ModelUnavailableError`.
+
+
+class DeviceLostError(ResnetServeError):
+    """The device of a model failed in a way that leaves its session useless."""
+
+
 # Requests: answered as a problem detail with the class's status and code.
 
 
@@ -296,7 +303,7 @@ class UnsupportedPixelsError(RequestError):
 
 
 class ModelUnavailableError(RequestError):
-    """The model's runner has stopped."""
+    """The model's runner has stopped, or its device was lost and it is loaded again."""
 
     status, code, title = 503, "model_unavailable", "The model is unavailable"
     retry_after_s = 5

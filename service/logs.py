@@ -89,9 +89,7 @@ def configure_logs(
         structlog.processors.TimeStamper(fmt="iso", utc=True),
     ]
     renderer: list[structlog.typing.Processor] = (
-        [_text_renderer()]
-        if as_text
-        else [structlog.processors.format_exc_info, _to_json]
+        [_text_renderer()] if as_text else [structlog.processors.format_exc_info, _to_json]
     )
     structlog.configure(
         processors=[*shared, *renderer],

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Iterator
+from functools import partial
 from pathlib import Path
 
 import structlog
@@ -136,13 +137,15 @@ def load_repository(
 
 
 def _load(file: ModelFile, settings: Settings, metrics: Metrics, device: Device) -> ServedModel:
-    engine = load_engine(
+    open_engine = partial(
+        load_engine,
         file.path,
         provider=settings.provider,
         intra_op_threads=settings.intra_op_threads,
         device_id=settings.device_id,
         tf32=settings.tf32,
     )
+    engine = open_engine()
     contract = parse_contract(engine.metadata, file=str(file.path))
     if engine.classes not in (None, len(contract.labels)):
         raise ModelFileError(
@@ -164,4 +167,4 @@ def _load(file: ModelFile, settings: Settings, metrics: Metrics, device: Device)
         provider=engine.provider,
     )
     model_metrics = metrics.for_model(file.name, file.version)
-    return ServedModel(file, engine, contract, model_metrics, settings, device)
+    return ServedModel(file, engine, contract, model_metrics, settings, device, open_engine)

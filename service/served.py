@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Callable
 from typing import Literal
 
 import numpy as np
@@ -15,7 +16,7 @@ from service.batching.latency import LatencyTable
 from service.batching.runners import Lane, RunnerPool
 from service.contract import ModelContract
 from service.engine.base import Engine
-from service.errors import NotReadyError
+from service.errors import DeviceLostError, NotReadyError
 from service.golden import check_golden, golden_pattern
 from service.metrics import ModelMetrics
 from service.model_files import ModelFile
@@ -25,7 +26,11 @@ _log = structlog.get_logger(__name__)
 
 _PROFILE_RUNS = 3
 
-State = Literal["warming", "ready", "failed"]
+_RELOAD_FIRST_S, _RELOAD_MOST_S = 1.0, 60.0
+_RELOADS_UNTIL_DEAD = 3
+"""After so many failed reloads only a new process may help, and liveness goes."""
+
+State = Literal["warming", "ready", "reloading", "failed"]
 
 
 class ServedModel:
@@ -35,12 +40,14 @@ class ServedModel:
         self, file: ModelFile, engine: Engine, contract: ModelContract, metrics: ModelMetrics,
         settings: Settings,
         device: Device,
+        open_engine: Callable[[], Engine],
     ) -> None:  # fmt: skip
         self.name, self.version = file.name, file.version
         self.engine = engine
         self.contract = contract
         self.metrics = metrics
-        self._latencies = LatencyTable()
+        self._open_engine = open_engine
+        self._latencies = LatencyTable(padded=engine.provider != "cpu")
         self.gate = ImageGate(
             settings.max_queue,
             max_batch=settings.max_batch,
@@ -51,6 +58,8 @@ class ServedModel:
         self.reason = "warming up"
         self._settings = settings
         self._batcher: Batcher | None = None
+        self._closing = threading.Event()
+        self._failed_reloads = 0
         metrics.queue_length.set_function(lambda: self.gate.admitted)
         metrics.ready.set_function(lambda: self.state == "ready")
 
@@ -65,6 +74,7 @@ class ServedModel:
             latencies=self._latencies,
             lane=lane,
         )
+        self._batcher.on_device_lost = self._on_device_lost
 
     def warm_up(self, stop: threading.Event) -> None:
         """Run the golden cases at each batch size; sets `state`, blocks for as long as it takes.
@@ -73,23 +83,16 @@ class ServedModel:
         """
         started = time.perf_counter()
         try:
-            worst, failures = 0.0, dict[str, None]()
-            for batch in buckets(self._settings.max_batch):
-                if stop.is_set():
-                    return
-                self._profile(batch)
-                report = check_golden(self.engine, self.contract, batch)
-                worst = max(worst, report.max_abs_diff)
-                failures |= dict.fromkeys(report.failures)
-                for warning in report.warnings if batch == 1 else ():
-                    _log.warning("golden_case", model=self.name, detail=warning)
+            worst = self._prove(self.engine, stop)
+        except _DisagreementError as error:
+            self.state, self.reason = "failed", str(error)
+            _log.error("model_disagrees", model=self.name, detail=self.reason)
+            return
         except Exception as error:  # noqa: BLE001 - a model that can't run must not stop the others
             _log.exception("warm_up_failed", model=self.name, version=self.version)
             self.state, self.reason = "failed", f"warm-up failed: {error}"
             return
-        if failures:
-            self.state, self.reason = "failed", "; ".join(failures)
-            _log.error("model_disagrees", model=self.name, detail=self.reason)
+        if worst is None:
             return
         self.state, self.reason = "ready", ""
         _log.info(
@@ -101,15 +104,63 @@ class ServedModel:
             warm_up_s=round(time.perf_counter() - started, 3),
         )
 
-    def _profile(self, batch: int) -> None:
+    def _prove(self, engine: Engine, stop: threading.Event) -> float | None:
+        """Time each batch size and run the golden cases in it.
+
+        Gives the largest difference to their known answers, or None once `stop` is set. Raises
+        `_DisagreementError`, or what the engine raises.
+        """
+        worst, failures = 0.0, dict[str, None]()
+        for batch in buckets(self._settings.max_batch):
+            if stop.is_set():
+                return None
+            self._profile(engine, batch)
+            report = check_golden(engine, self.contract, batch)
+            worst = max(worst, report.max_abs_diff)
+            failures |= dict.fromkeys(report.failures)
+            for warning in report.warnings if batch == 1 else ():
+                _log.warning("golden_case", model=self.name, detail=warning)
+        if failures:
+            raise _DisagreementError("; ".join(failures))
+        return worst
+
+    def _profile(self, engine: Engine, batch: int) -> None:
         """Time a batch size, for the plans of the first requests; live batches keep it current."""
         pixels = golden_pattern(1, self.contract.preprocessing.crop)
         images = np.repeat(pixels[np.newaxis], batch, axis=0)
-        self.engine.run(images)  # the first run of a size allocates, and on a GPU chooses kernels
+        engine.run(images)  # the first run of a size allocates, and on a GPU chooses kernels
         for _ in range(_PROFILE_RUNS):
             started = time.perf_counter()
-            self.engine.run(images)
+            engine.run(images)
             self._latencies.observe(batch, time.perf_counter() - started)
+
+    def _on_device_lost(self, error: DeviceLostError) -> None:
+        self.state, self.reason = "reloading", f"the device was lost: {error}"
+        _log.error("device_lost", model=self.name, version=self.version, detail=str(error))
+        threading.Thread(target=self._reload, name=f"reload-{self.name}", daemon=True).start()
+
+    def _reload(self) -> None:
+        """Open the model again, with back-off, until it agrees with its golden cases."""
+        wait_s = _RELOAD_FIRST_S
+        while not self._closing.wait(wait_s):
+            wait_s = min(2 * wait_s, _RELOAD_MOST_S)
+            try:
+                engine = self._open_engine()
+                if self._prove(engine, self._closing) is None:
+                    return
+            except Exception as error:  # noqa: BLE001 - whatever it is, the next try may succeed
+                self._failed_reloads += 1
+                self.reason = f"the device was lost, and loading the model again failed: {error}"
+                _log.error("reload_failed", model=self.name, detail=str(error), next_s=wait_s)
+                continue
+            assert self._batcher is not None  # noqa: S101 - it has told of the loss
+            lost, self.engine = self.engine, engine
+            self._batcher.resume(engine)
+            lost.close()
+            self._failed_reloads = 0
+            self.state, self.reason = "ready", ""
+            _log.info("model_reloaded", model=self.name, version=self.version)
+            return
 
     def latency_ms(self) -> dict[int, float]:
         """Give the median milliseconds of a batch, by its size."""
@@ -122,11 +173,14 @@ class ServedModel:
         return self._batcher
 
     def trouble(self) -> str | None:
-        """Say what is wrong with the runner, if anything."""
+        """Say what only a restart mends, if anything: a dead or stuck runner, a device lost."""
+        if self._failed_reloads >= _RELOADS_UNTIL_DEAD:
+            return self.reason
         return self._batcher.trouble(self._settings.stuck_after_s) if self._batcher else None
 
     def close(self, timeout_s: float) -> None:
         """Answer what is queued and free the engine; a runner that hangs keeps it."""
+        self._closing.set()
         if self._batcher is None or self._batcher.close(timeout_s):
             self.engine.close()
 
@@ -137,3 +191,7 @@ def buckets(max_batch: int) -> list[int]:
     while sizes[-1] * 2 < max_batch:
         sizes.append(sizes[-1] * 2)
     return sizes if max_batch == 1 else [*sizes, max_batch]
+
+
+class _DisagreementError(Exception):
+    """The model's answers are not those of its golden cases."""

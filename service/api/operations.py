@@ -101,6 +101,8 @@ def _state(service: Service) -> str:
     states = {model.state for model in service.repository}
     if "failed" in states or any(model.trouble() for model in service.repository):
         return "failed"
+    if "reloading" in states:
+        return "reloading"
     return "starting" if "warming" in states else "ready"
 
 

@@ -112,7 +112,7 @@ class ModelHealth(BaseModel):
 
     name: str
     version: int
-    state: Literal["warming", "ready", "failed"]
+    state: Literal["warming", "ready", "reloading", "failed"]
     reason: str
     provider: str
     latency_ms: dict[int, float] = Field(description="median of a batch, by its size")
@@ -122,7 +122,7 @@ class ModelHealth(BaseModel):
 class Health(BaseModel):
     """The service's state: "failed" when no start can help a model, "draining" after SIGTERM."""
 
-    state: Literal["starting", "ready", "draining", "failed"]
+    state: Literal["starting", "ready", "reloading", "draining", "failed"]
     version: str
     uptime_s: float
     models: list[ModelHealth]
@@ -142,7 +142,7 @@ class ModelSummary(BaseModel):
     version: int
     default: bool
     architecture: str
-    state: Literal["warming", "ready", "failed"]
+    state: Literal["warming", "ready", "reloading", "failed"]
     provider: str
     precision: str
     classes: int

@@ -24,6 +24,7 @@ from service.batching.ticket import Answer, Ticket
 from service.engine.base import Engine
 from service.errors import (
     DeadlineExceededError,
+    DeviceLostError,
     InferenceError,
     ModelUnavailableError,
     RequestError,
@@ -41,7 +42,9 @@ class Batcher:
 
     Construct it on the event loop that will wait for answers. Every ticket's future is resolved
     exactly once: with an `Answer`, an `InferenceError`, a `DeadlineExceededError` or a
-    `ModelUnavailableError`. How many run together is planned by `latencies`.
+    `ModelUnavailableError`. How many run together, and to what size they are filled up, is planned
+    by `latencies`. When the engine's device is lost, the queue is emptied and takes nothing until
+    `resume`.
     """
 
     def __init__(
@@ -64,6 +67,9 @@ class Batcher:
         self._loop = asyncio.get_running_loop()
         self._waiting = TicketQueue()
         self._closing = False
+        self._suspended = False
+        self.on_device_lost: Callable[[DeviceLostError], None] = lambda _: None
+        """Called on the thread that met the loss, once until `resume`."""
         self.lane = lane or Lane(pool.runners)
         pool.add(self)
 
@@ -75,6 +81,8 @@ class Batcher:
         with self._pool.changed:
             if self._closing or self._pool.ended:
                 raise _stopped()
+            if self._suspended:
+                raise _lost()
             self._waiting.push(ticket)
             if wake:
                 self._pool.wake()
@@ -88,6 +96,12 @@ class Batcher:
             if (busy := now - run.since) > stuck_after_s:
                 return f"runner has been on one batch for {busy:.0f} s"
         return None
+
+    def resume(self, engine: Engine) -> None:
+        """Take tickets again, and run them on a new engine."""
+        with self._pool.changed:
+            self._engine = engine
+            self._suspended = False
 
     def close(self, timeout_s: float) -> bool:
         """Run what is waiting, then stop; False if that did not end in time."""
@@ -136,27 +150,40 @@ class Batcher:
 
     def run(self, batch: list[Ticket]) -> None:
         """Run a batch and answer its tickets."""
-        started = time.perf_counter()
+        engine, started = self._engine, time.perf_counter()
         try:
-            probabilities = self._infer(batch)
+            probabilities = self._infer(engine, batch)
+        except DeviceLostError as error:
+            self._metrics.inference_failures.inc()
+            self._suspend(engine, batch, error)
         except Exception as error:  # noqa: BLE001 - whatever it is, the waiters must hear of it
             self._metrics.inference_failures.inc()
-            self._retry_singly(batch, error)
+            self._retry_singly(engine, batch, error)
         else:
             self._answer(batch, probabilities, started)
 
-    def _retry_singly(self, batch: list[Ticket], error: Exception) -> None:
-        """Run a failed batch's images one by one, once, so that one bad image fails alone.
+    def _suspend(self, engine: Engine, batch: list[Ticket], error: DeviceLostError) -> None:
+        with self._pool.changed:
+            # Two runners may meet it, the second even when another engine is there already.
+            first = engine is self._engine and not self._suspended
+            waiting = self._waiting.drain() if first else []
+            self._suspended |= first
+        self._fail([*batch, *waiting], _lost)
+        if first:
+            self.on_device_lost(error)
 
-        Not on a GPU: after an error the device may be lost, and each further run makes it worse.
-        """
-        if len(batch) == 1 or self._engine.provider != "cpu":
+    def _retry_singly(self, engine: Engine, batch: list[Ticket], error: Exception) -> None:
+        """Run a failed batch's images one by one, once, so that one bad image fails alone."""
+        if len(batch) == 1:
             self._fail(batch, lambda: _inference_error(error))
             return
-        for ticket in batch:
+        for index, ticket in enumerate(batch):
             started = time.perf_counter()
             try:
-                probabilities = self._infer([ticket])
+                probabilities = self._infer(engine, [ticket])
+            except DeviceLostError as lost:
+                self._suspend(engine, batch[index:], lost)
+                return
             except Exception as again:  # noqa: BLE001 - as for the batch
                 self._reject_one(ticket, again)
             else:
@@ -165,17 +192,20 @@ class Batcher:
     def _reject_one(self, ticket: Ticket, error: Exception) -> None:
         self._fail([ticket], lambda: _inference_error(error))
 
-    def _infer(self, batch: list[Ticket]) -> NDArray[np.float32]:
-        probabilities = self._engine.run(np.stack([ticket.pixels for ticket in batch]))
-        if len(probabilities) != len(batch):
-            raise ValueError(f"{len(probabilities)} answers for {len(batch)} images")
-        return probabilities
+    def _infer(self, engine: Engine, batch: list[Ticket]) -> NDArray[np.float32]:
+        pixels = [ticket.pixels for ticket in batch]
+        size = self.latencies.padded_size(len(batch))
+        pixels += [np.zeros_like(pixels[0])] * (size - len(batch))
+        probabilities = engine.run(np.stack(pixels))
+        if len(probabilities) != size:
+            raise ValueError(f"{len(probabilities)} answers for {size} images")
+        return probabilities[: len(batch)]
 
     def _answer(
         self, batch: list[Ticket], probabilities: NDArray[np.float32], started: float
     ) -> None:
         infer_s = time.perf_counter() - started
-        self.latencies.observe(len(batch), infer_s)
+        self.latencies.observe(self.latencies.padded_size(len(batch)), infer_s)
         self._metrics.batch_size.observe(len(batch))
         self._metrics.inference_seconds.observe(infer_s)
         answers = []
@@ -213,6 +243,10 @@ def _reject(errors: list[tuple[asyncio.Future[Answer], RequestError]]) -> None:
 
 def _stopped() -> ModelUnavailableError:
     return ModelUnavailableError("the model's runner has stopped")
+
+
+def _lost() -> ModelUnavailableError:
+    return ModelUnavailableError("the model's device was lost; it is being loaded again")
 
 
 def _late() -> DeadlineExceededError:

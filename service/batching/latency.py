@@ -33,10 +33,12 @@ class LatencyTable:
     """Seconds that a batch takes, by its size: median and 95th percentile.
 
     Both grow with the size (a larger batch is never taken to be faster, whatever the noise), and
-    sizes between measured ones are interpolated. Without any measurement all times are 0.
+    sizes between measured ones are interpolated; where batches are `padded` to the measured sizes,
+    they take as long as the next larger one. Without any measurement all times are 0.
     """
 
-    def __init__(self, measured: Iterable[tuple[int, float]] = ()) -> None:
+    def __init__(self, measured: Iterable[tuple[int, float]] = (), *, padded: bool = False) -> None:
+        self._padded = padded
         self._lock = threading.Lock()
         self._samples: dict[int, deque[float]] = {}
         self._plans = _Plans()
@@ -56,9 +58,19 @@ class LatencyTable:
             median = max(median, ordered[(len(ordered) - 1) // 2])
             high = max(high, median, ordered[-(-len(ordered) * 95 // 100) - 1])
             rows.append((size, median, high))
-        medians = _interpolate([(size, median) for size, median, _ in rows])
-        highs = _interpolate([(size, high) for size, _, high in rows])
+        between = _steps if self._padded else _interpolate
+        medians = between([(size, median) for size, median, _ in rows])
+        highs = between([(size, high) for size, _, high in rows])
         return _Plans(rows, medians, highs, _best_sizes(medians))
+
+    def padded_size(self, size: int) -> int:
+        """Give the size that a batch is filled up to.
+
+        A GPU has plans for the sizes that it has met; a CPU would compute the padding for nothing.
+        """
+        if not self._padded:
+            return size
+        return next((bucket for bucket, _, _ in self._plans.rows if bucket >= size), size)
 
     def median_s(self, size: int) -> float:
         """Seconds that half of the batches of that size take at most."""
@@ -114,6 +126,14 @@ def _interpolate(points: Sequence[tuple[int, float]]) -> list[float]:
     for (low, low_s), (high, high_s) in itertools.pairwise(points):
         step = (high_s - low_s) / (high - low)
         seconds += [low_s + step * count for count in range(1, high - low)] + [high_s]
+    return seconds
+
+
+def _steps(points: Sequence[tuple[int, float]]) -> list[float]:
+    """Give the seconds of 0, 1, ... images, each batch filled up to the next point's size."""
+    seconds = [0.0]
+    for size, size_s in points:
+        seconds += [size_s] * (size + 1 - len(seconds))
     return seconds
 
 

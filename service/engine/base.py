@@ -20,7 +20,10 @@ class Engine(Protocol):
         """Whether products are rounded to TF32 (10 bits of mantissa)."""
 
     def run(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """Give the probabilities [N, C] of a batch of images [N, H, W, 3]."""
+        """Give the probabilities [N, C] of a batch of images [N, H, W, 3].
+
+        Raises `DeviceLostError` when no further batch can succeed.
+        """
 
     def close(self) -> None:
         """Free the model's memory; `run` must not be called again."""

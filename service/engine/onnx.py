@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any, Literal
 
@@ -13,13 +14,15 @@ from numpy.typing import NDArray
 from service.contract import INPUT_NAME, PROBABILITIES
 from service.cpus import cpu_count
 from service.engine.providers import PROVIDERS, driver_problem
-from service.errors import ModelFileError, ProviderError
+from service.errors import DeviceLostError, ModelFileError, ProviderError
 
 _log = structlog.get_logger(__name__)
 
 Provider = Literal["auto", "cpu", "cuda"]
 
 _CUDA = "CUDAExecutionProvider"
+_CUDA_FAILURE = re.compile(r"(CUDA|CUDNN|CUBLAS) failure (?P<code>\d+)", re.IGNORECASE)
+_OUT_OF_MEMORY = "2"
 _CUDA_HINT = (
     "is a GPU visible (`nvidia-smi`), and did `pip install 'resnet-serve[gpu]'` bring "
     "the CUDA libraries? `--provider cpu` serves without a GPU"
@@ -38,9 +41,16 @@ class OnnxEngine:
     def run(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Give the probabilities [N, C] of images [N, H, W, 3].
 
-        Only this output is copied out; the file may have others.
+        Only this output is copied out; the file may have others. Raises `DeviceLostError`.
         """
-        answer: NDArray[np.float32] = self._session.run([PROBABILITIES], {INPUT_NAME: images})[0]
+        try:
+            answer: NDArray[np.float32] = self._session.run([PROBABILITIES], {INPUT_NAME: images})[
+                0
+            ]
+        except Exception as error:
+            if self.provider == "cuda" and _tells_of_a_lost_device(str(error)):
+                raise DeviceLostError(_first_line(error)) from error
+            raise
         return answer
 
     @property
@@ -165,6 +175,16 @@ def _check_graph(session: onnxruntime.InferenceSession, path: Path) -> onnxrunti
     if outputs.get(PROBABILITIES) != ("tensor(float)", 2):
         raise ModelFileError(f"{path}: has no output `{PROBABILITIES}` float32 [N, C]")
     return session
+
+
+def _tells_of_a_lost_device(message: str) -> bool:
+    """Tell an error after which the CUDA context is useless from one that spares it.
+
+    ONNX Runtime has only the message. Errors of CUDA stick to the context, but for that of a failed
+    allocation (https://docs.nvidia.com/cuda/cuda-runtime-api, cudaErrorMemoryAllocation).
+    """
+    match = _CUDA_FAILURE.search(message)
+    return match is not None and match["code"] != _OUT_OF_MEMORY
 
 
 def _first_line(error: Exception) -> str:

@@ -16,7 +16,7 @@ from service.batching.batcher import Batcher
 from service.batching.latency import LatencyTable
 from service.batching.runners import RunnerPool
 from service.batching.ticket import Answer, Ticket
-from service.errors import InferenceError, ModelUnavailableError
+from service.errors import DeviceLostError, InferenceError, ModelUnavailableError
 from service.metrics import Metrics
 
 
@@ -158,12 +158,56 @@ def test_an_engine_error_reaches_every_waiter_and_the_next_batch_works():
     with_batcher(use)
 
 
-@pytest.mark.parametrize(("provider", "answered"), [("cpu", [2, 4]), ("cuda", [])])
-def test_an_image_that_fails_its_batch_fails_alone(provider, answered):
-    """The batch is run again image by image; not on a GPU, whose device may be lost."""
+def test_a_lost_device_fails_all_that_waits_and_the_queue_takes_nothing_until_it_is_back():
+    """A retry on it would only make it worse; of two losses at a time, one is told."""
 
     async def use(batcher, engine):
-        engine.provider, engine.poison = provider, 3
+        losses = []
+        batcher.on_device_lost = losses.append
+        engine.open.clear()
+        first = submit(batcher, 1)
+        await entered(engine)
+        second = submit(batcher, 2, 3)
+        engine.fail_with = DeviceLostError("CUDA failure 700")
+        engine.open.set()
+        results = await asyncio.gather(*first, *second, return_exceptions=True)
+        assert [type(result) for result in results] == [ModelUnavailableError] * 3
+        assert [str(loss) for loss in losses] == ["CUDA failure 700"]
+        assert engine.batches == [[1]]
+        with pytest.raises(ModelUnavailableError, match="loaded again"):
+            submit(batcher, 4)
+        replacement = HeldEngine()
+        batcher.resume(replacement)
+        (future,) = submit(batcher, 5)
+        assert (await future).probabilities[0] == 5
+        assert replacement.batches == [[5]]
+
+    with_batcher(use)
+
+
+def test_batches_are_filled_up_to_a_measured_size_where_the_table_says_so():
+    table = LatencyTable([(1, 1e-4), (2, 1e-4), (4, 1e-4)], padded=True)
+
+    async def use(batcher, engine):
+        engine.open.clear()
+        first = submit(batcher, 1)
+        await entered(engine)
+        rest = submit(batcher, 2, 3, 4)
+        engine.open.set()
+        answers = await asyncio.gather(*first, *rest)
+        assert [int(answer.probabilities[0]) for answer in answers] == [1, 2, 3, 4]
+        assert engine.batches == [[1], [2, 3, 4, 0]]
+        assert [answer.batch_size for answer in answers] == [1, 3, 3, 3]
+
+    with_batcher(use, latencies=table)
+
+
+def test_an_image_that_fails_its_batch_fails_alone():
+    """The batch is run again image by image."""
+    answered = [2, 4]
+
+    async def use(batcher, engine):
+        engine.poison = 3
         engine.open.clear()
         first = submit(batcher, 1)
         await entered(engine)

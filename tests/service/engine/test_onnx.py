@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import threading
 
 import numpy as np
@@ -15,7 +16,7 @@ from structlog.testing import capture_logs
 from service.contract import INPUT_NAME, METADATA_KEY, PROBABILITIES
 from service.engine import onnx as engine_module
 from service.engine.onnx import load_engine
-from service.errors import ModelFileError, ProviderError, StartupError
+from service.errors import DeviceLostError, ModelFileError, ProviderError, StartupError
 from service.golden import golden_pattern
 
 
@@ -334,6 +335,28 @@ def test_a_cuda_that_fails_is_logged_when_any_provider_will_do(model, fake_cuda)
     with capture_logs() as logs:
         assert load_engine(model, provider="auto").provider == "cpu"
     assert [entry["event"] for entry in logs] == ["serving_on_cpu"]
+
+
+@pytest.mark.parametrize(
+    ("message", "lost"),
+    [
+        ("CUDA failure 700: an illegal memory access was encountered ; GPU=0", True),
+        ("Non-zero status code ... CUDNN failure 5003: CUDNN_STATUS_EXECUTION_FAILED", True),
+        ("CUBLAS failure 13: CUBLAS_STATUS_EXECUTION_FAILED", True),
+        ("CUDA failure 2: out of memory ; GPU=0", False),
+        ("BFCArena::AllocateRawInternal Available memory of 0 is smaller than requested", False),
+    ],
+)
+def test_a_lost_gpu_is_told_from_one_that_is_only_full(model, fake_cuda, message, lost):
+    fake_cuda(CUDA)
+    engine = load_engine(model, provider="cuda")
+
+    def run(*_):
+        raise RuntimeError(message)
+
+    engine._session.run = run
+    with pytest.raises(DeviceLostError if lost else RuntimeError, match=re.escape(message)):
+        engine.run(np.zeros((1, 8, 8, 3), np.uint8))
 
 
 @pytest.mark.parametrize("provider", ["cuda", "auto"])
