@@ -30,6 +30,7 @@ from service.batching.jobs import JobQueue
 from service.cpus import cpu_count
 from service.metrics import Metrics
 from service.preprocess.decode import DecodePolicy, prepare_decoding
+from service.preprocess.memory import PixelMemory
 from service.repository import load_repository
 from service.settings import Settings
 
@@ -69,7 +70,11 @@ def create_service(settings: Settings) -> Service:
         repository=repository,
         metrics=metrics,
         body_bytes=body_bytes,
-        decode_policy=DecodePolicy(settings.max_image_pixels, settings.jpeg_draft_ratio),
+        decode_policy=DecodePolicy(
+            settings.max_image_pixels,
+            settings.jpeg_draft_ratio,
+            PixelMemory(settings.max_decoding_bytes),
+        ),
         jobs=jobs,
     )
 

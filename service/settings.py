@@ -101,6 +101,11 @@ class Settings(BaseModel):
         le=178_956_970,  # Pillow refuses more by itself
         description="width x height of an image at most, by its header",
     )
+    max_decoding_bytes: Count = Field(
+        512 * 2**20,
+        description="memory of the images that are decoded at a time at most, by their headers; "
+        "a larger one is decoded alone",
+    )
     jpeg_draft_ratio: float = Field(
         4,
         ge=0,

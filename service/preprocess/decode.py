@@ -7,11 +7,14 @@ full list, an EPS file would reach Ghostscript.
 from __future__ import annotations
 
 import io
+import math
 import re
 import struct
 import warnings
 import zlib
-from dataclasses import dataclass
+from collections.abc import Generator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,6 +30,7 @@ from service.errors import (
 )
 from service.preprocess.color import scale_transparency, to_rgb
 from service.preprocess.limits import check_segments, check_size, too_large
+from service.preprocess.memory import PixelMemory
 from service.preprocess.transform import Box, resized_size, transform
 
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")
@@ -70,10 +74,12 @@ class DecodePolicy:
 
     `max_image_pixels` is checked on the header. `jpeg_draft_ratio` lets a JPEG be decoded at
     1/2, 1/4 or 1/8 size while both sides keep at least that many times the needed size; 0 never.
+    `memory` limits what is decoded at a time.
     """
 
     max_image_pixels: int
     jpeg_draft_ratio: float
+    memory: PixelMemory = field(default_factory=PixelMemory)
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,20 +115,30 @@ def decode(data: bytes, preprocessing: Preprocessing, policy: DecodePolicy) -> D
     with _open(data, policy) as image:
         check_size(image, data, policy.max_image_pixels)
         width, height = image.size
-        try:
+        with _told_apart():
             extent = _draft(image, preprocessing, policy.jpeg_draft_ratio)
-            turn = _load(image, preprocessing)
-            if image.format == "PNG":
-                scale_transparency(image, bits=data[24])  # where IHDR, always first, has them
-            upright = to_rgb(image)
-        except _BROKEN as error:
-            raise _broken(error) from error
-    if turn in _TURNS:
-        upright = upright.transpose(_TURNS[turn])
-    if turn in _SIDEWAYS:
-        width, height = height, width
-    content = _turned_content(extent, upright.size, turn)
-    return DecodedImage(transform(upright, preprocessing, (width, height), content), width, height)
+        with policy.memory.hold(math.prod(image.size)):
+            with _told_apart():
+                turn = _load(image, preprocessing)
+                if image.format == "PNG":
+                    scale_transparency(image, bits=data[24])  # where IHDR, always first, has them
+                upright = to_rgb(image)
+            if turn in _TURNS:
+                upright = upright.transpose(_TURNS[turn])
+            if turn in _SIDEWAYS:
+                width, height = height, width
+            content = _turned_content(extent, upright.size, turn)
+            pixels = transform(upright, preprocessing, (width, height), content)
+    return DecodedImage(pixels, width, height)
+
+
+@contextmanager
+def _told_apart() -> Generator[None]:
+    """Raise what Pillow raises on bad data as one of our errors."""
+    try:
+        yield
+    except _BROKEN as error:
+        raise _broken(error) from error
 
 
 def _open(data: bytes, policy: DecodePolicy) -> Image.Image:
