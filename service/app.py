@@ -22,6 +22,7 @@ from service import __version__
 from service.api import operations
 from service.api.classify import Classify
 from service.api.edge import Edge
+from service.api.in_flight import InFlight
 from service.api.openapi import CLASSIFY_PATH, describe, documented
 from service.api.problems import add_problem_handlers
 from service.api.state import Service
@@ -76,6 +77,7 @@ def create_service(settings: Settings) -> Service:
             PixelMemory(settings.max_decoding_bytes),
         ),
         jobs=jobs,
+        in_flight=InFlight() if settings.coalesce else None,
     )
 
 

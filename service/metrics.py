@@ -31,6 +31,7 @@ class ModelMetrics:
 
     images: Mapping[str, Counter]
     abandoned: Counter
+    coalesced: Counter
     queue_seconds: Histogram
     inference_seconds: Histogram
     batch_size: Histogram
@@ -95,6 +96,12 @@ class Metrics:
         self.abandoned = Counter(
             "resnet_serve_images_abandoned",
             "Images dropped before inference since nobody waited for them any more.",
+            list(_MODEL),
+            registry=registry,
+        )
+        self.coalesced = Counter(
+            "resnet_serve_images_coalesced",
+            "Images answered by the computation of an identical one in flight.",
             list(_MODEL),
             registry=registry,
         )
@@ -175,6 +182,7 @@ class Metrics:
         return ModelMetrics(
             images=_Outcomes(lambda outcome: self.images.labels(*labels, outcome)),
             abandoned=self.abandoned.labels(*labels),
+            coalesced=self.coalesced.labels(*labels),
             queue_seconds=self.queue_seconds.labels(*labels),
             inference_seconds=self.inference_seconds.labels(*labels),
             batch_size=self.batch_size.labels(*labels),

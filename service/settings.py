@@ -87,6 +87,9 @@ class Settings(BaseModel):
     max_queue: Count = Field(
         256, description="images of a model between admission and answer at most"
     )
+    coalesce: bool = Field(
+        False, description="compute identical images that are in flight together once"
+    )
     max_images: Count = Field(32, description="images in a request at most")
     max_body_bytes: Count = Field(32 * 2**20, description="size of a request body at most")
     max_inflight_bytes: Count = Field(

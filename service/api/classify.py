@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import time
-from dataclasses import dataclass, field
 from functools import lru_cache, partial
 from typing import Any
 from urllib.parse import parse_qsl
@@ -15,6 +14,7 @@ from pydantic_core import to_json
 from service.api.deadline import TimeLimit, Urgency, urgency_of
 from service.api.exchange import Exchange
 from service.api.forms import EncodedImages, FormParser, form_of
+from service.api.in_flight import Way, answer_of
 from service.api.problems import invalid_parameters, known_error
 from service.api.schemas import ClassifyQuery
 from service.api.state import Service
@@ -22,7 +22,13 @@ from service.api.trace import Trace
 from service.api.upload import HeldBytes, read_body
 from service.batching.batcher import Batcher
 from service.batching.ticket import Answer, Ticket
-from service.errors import AllImagesFailedError, InternalError, RequestError, TopKError
+from service.errors import (
+    AllImagesFailedError,
+    DeadlineExceededError,
+    InternalError,
+    RequestError,
+    TopKError,
+)
 from service.postprocess.top_k import top_k
 from service.preprocess.decode import decode
 from service.served import ServedModel
@@ -146,17 +152,7 @@ class _Road:
     async def _classify(self, image: bytes | RequestError) -> dict[str, Any]:
         if isinstance(image, RequestError):
             raise image
-        way = _Way(asyncio.get_running_loop().create_future())
-        urgency = self._urgency
-        # One hop to a thread that decodes, and one back with the answer of the batch.
-        self._service.jobs.submit(
-            partial(self._decode, image, way), way.future, urgency.deadline, urgency.priority
-        )
-        try:
-            answer = await way.future
-        finally:
-            if way.decode_s is not None:
-                self._trace.note_decode(way.decode_s)
+        way, answer = await self._answer_for(image)
         self._trace.note_batch(answer.queue_s, answer.infer_s, answer.batch_size)
         labels = self._served.contract.labels
         return {
@@ -173,28 +169,55 @@ class _Road:
             "height": way.height,
         }
 
-    def _decode(self, image: bytes, way: _Way) -> None:
+    async def _answer_for(self, image: bytes) -> tuple[Way, Answer]:
+        in_flight, urgency = self._service.in_flight, self._urgency
+        if in_flight is None:
+            way = Way(urgency)
+            self._start(image, way)
+            try:
+                return way, await way.future
+            finally:
+                self._note_decode(way)
+        model = f"{self._served.name}/{self._served.version}"
+        way, joined = in_flight.join(model, image, urgency, partial(self._start, image))
+        if joined:
+            self._served.metrics.coalesced.inc()
+        try:
+            return way, await answer_of(way)
+        except DeadlineExceededError:
+            if not joined or urgency.left_s() <= 0:
+                raise
+        finally:
+            self._note_decode(way)
+        # The other's deadline was earlier; this one may still make its own.
+        way = Way(urgency)
+        self._start(image, way)
+        return way, await way.future
+
+    def _start(self, image: bytes, way: Way) -> None:
+        """Send an image on its way: one hop to a thread, and one back with the batch's answer."""
+        self._service.jobs.submit(
+            partial(self._decode, image, way),
+            way.future,
+            way.urgency.deadline,
+            way.urgency.priority,
+        )
+
+    def _decode(self, image: bytes, way: Way) -> None:
         """Decode on a thread of the pool, and queue the pixels; the batch resolves the future."""
         decoded = decode(image, self._served.contract.preprocessing, self._service.decode_policy)
         now = time.perf_counter()
         way.decode_s = now - way.started
         way.width, way.height = decoded.width, decoded.height
         self._service.metrics.decode_seconds.observe(way.decode_s)
-        urgency = self._urgency
+        urgency = way.urgency
         self._batcher.submit(
             Ticket(decoded.pixels, way.future, now, urgency.deadline, urgency.priority), wake=False
         )
 
-
-@dataclass(slots=True)
-class _Way:
-    """What becomes of one image on the threads."""
-
-    future: asyncio.Future[Answer]
-    started: float = field(default_factory=time.perf_counter)
-    decode_s: float | None = None  # with the wait for a thread
-    width: int = 0
-    height: int = 0
+    def _note_decode(self, way: Way) -> None:
+        if way.decode_s is not None:
+            self._trace.note_decode(way.decode_s)
 
 
 def _answer(served: ServedModel, trace: Trace, results: list[dict[str, Any]]) -> bytes:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 
 from starlette.requests import HTTPConnection
 
+from service.api.in_flight import InFlight
 from service.batching.admission import ByteGate
 from service.batching.jobs import JobQueue
 from service.metrics import Metrics
@@ -28,6 +29,7 @@ class Service:
     body_bytes: ByteGate
     decode_policy: DecodePolicy
     jobs: JobQueue
+    in_flight: InFlight | None  # None: identical images are computed each for itself
     started: float = field(default_factory=time.monotonic)
     draining: bool = False
     stop_by: float = 0.0  # of time.monotonic()
