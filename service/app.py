@@ -34,6 +34,7 @@ from service.preprocess.decode import DecodePolicy, prepare_decoding
 from service.preprocess.memory import PixelMemory
 from service.repository import load_repository
 from service.settings import Settings
+from service.watchdog import watch
 
 
 def create_app(settings: Settings) -> FastAPI:
@@ -106,9 +107,11 @@ async def _lifespan(app: FastAPI) -> AsyncGenerator[None]:
     # A daemon: a device that hangs in warm-up must not keep the process from ending.
     warm_up = threading.Thread(target=_warm_up, args=(service,), name="warm-up", daemon=True)
     warm_up.start()
+    watchdog = asyncio.create_task(watch(service.repository))
     try:
         yield
     finally:
+        watchdog.cancel()
         # Every accepted request has been answered or given up by now.
         service.warm_up_stop.set()
         service.jobs.close()
