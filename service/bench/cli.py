@@ -14,6 +14,8 @@ from service.bench.options import add_flags, read_options
 if TYPE_CHECKING:
     from argparse import _SubParsersAction
 
+_INTERRUPTED = 130  # 128 and the signal's number, as a shell has it
+
 
 def add_bench(subparsers: _SubParsersAction[argparse.ArgumentParser]) -> None:
     """Add the command `bench` with its flags."""
@@ -29,7 +31,9 @@ def add_bench(subparsers: _SubParsersAction[argparse.ArgumentParser]) -> None:
 
 
 def run_bench(arguments: Mapping[str, Any]) -> int:
-    """Run with parsed flags; gives the exit status: 1 when an answer was wrong, else 0.
+    """Run with parsed flags; gives the exit status.
+
+    It is 130 when Ctrl-C ended it (what was measured is reported), 1 when an answer was wrong.
 
     Raises a `StartupError` when it can't be done as asked. Call `prepare_runtime` before.
     """
@@ -57,6 +61,8 @@ def run_bench(arguments: Mapping[str, Any]) -> int:
         if path is not None:
             _write(path, render(report))
     sys.stdout.write(render_text(report))
+    if report["interrupted"]:
+        return _INTERRUPTED
     return int(any(WRONG_ANSWER in run["errors"] for run in report.get("runs", ())))
 
 

@@ -7,7 +7,7 @@ from html import escape
 from typing import Any
 
 from service.bench.svg import Line, bar_plot, line_plot
-from service.bench.text_report import fact_rows, limit_tables, spread_rows, title_of
+from service.bench.text_report import INTERRUPTED, fact_rows, limit_tables, spread_rows, title_of
 
 _STYLE = """
 :root { color-scheme: light dark; --ink: light-dark(#1c2330, #e4e8ef);
@@ -41,6 +41,7 @@ def render_html(report: dict[str, Any]) -> str:
     parts = [
         "<h1>resnet-serve bench</h1>",
         f"<p><code>{escape(machine['command'])}</code></p>",
+        f"<p>{INTERRUPTED}</p>" if report["interrupted"] else "",
         _facts([
             ("machine", f"{machine['cpu']}, {machine['cores']} cores, "
                         f"{machine['memory_bytes'] / 2**30:.0f} GiB, {machine['system']}"),

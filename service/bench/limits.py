@@ -1,7 +1,7 @@
 """What the machine could do without a server: the model alone, and decode + model in one process.
 
-Every layout is measured in each of several rounds, so that a machine that slows down for a while
-does so for all of them; medians are reported.
+Each layout is measured with both session options, and all of them in each of several rounds, so
+that a machine that slows down for a while does so for all of them; medians are reported.
 """
 
 from __future__ import annotations
@@ -22,15 +22,34 @@ from service.cpus import cpu_count
 BATCHES = (1, 2, 4, 8, 16)
 _PIXELS = 64  # decoded images that the model alone is fed with
 
+SERVICE, RUNTIME_DEFAULTS = OPTIONS = ("service", "defaults")
+"""Options of a session: the service's own, or ONNX Runtime's.
+
+By default its threads spin while they wait, and it keeps an arena of memory. Either can be the
+faster one, and a limit is what the machine can do with the better.
+"""
+
+ONE_THREAD = "one loop on one thread"
+"""The plainest of the loops: decode, then run, one image after another."""
+
+Pipelines = dict[tuple[int, str], Pipeline]
+"""By intra-op threads and options."""
+
 
 def measure_limits(
     model_file: Path, images: Sequence[bytes], repeats: int, progress: Callable[[str], None]
 ) -> dict[str, Any]:
     """Measure both limits; rates are images a second. Raises `ModelFileError`."""
     cores = cpu_count()
-    pipelines = {threads: load_pipeline(model_file, threads=threads) for threads in _powers(cores)}
+    pipelines = {
+        (threads, options): load_pipeline(
+            model_file, threads=threads, runtime_defaults=options == RUNTIME_DEFAULTS
+        )
+        for threads in _powers(cores)
+        for options in OPTIONS
+    }
     try:
-        pixels = [pipelines[1].decode(image) for image in images[:_PIXELS]]
+        pixels = [pipelines[1, SERVICE].decode(image) for image in images[:_PIXELS]]
         model = _model_alone(pipelines, pixels, cores, repeats, progress)
         best = max(model, key=lambda row: row["images_per_s"])
         pipeline = _decode_and_model(pipelines, images, cores, best, repeats, progress)
@@ -60,47 +79,59 @@ def _powers(most: int) -> list[int]:
 
 
 def _model_alone(
-    pipelines: dict[int, Pipeline], pixels: Sequence[NDArray[np.uint8]], cores: int, repeats: int,
+    pipelines: Pipelines, pixels: Sequence[NDArray[np.uint8]], cores: int, repeats: int,
     progress: Callable[[str], None],
 ) -> list[dict[str, Any]]:  # fmt: skip
     cases: list[dict[str, Any]] = [
-        {"callers": callers, "threads": threads, "batch": batch}
+        {"callers": callers, "threads": threads, "options": options, "batch": batch}
         for callers, threads in layouts(cores)
+        for options in OPTIONS
         for batch in BATCHES
     ]
     batches = {n: np.stack([pixels[i % len(pixels)] for i in range(n)]) for n in BATCHES}
 
     def run(case: dict[str, Any]) -> float:
-        engine, images = pipelines[case["threads"]].engine, batches[case["batch"]]
+        engine = pipelines[case["threads"], case["options"]].engine
+        images = batches[case["batch"]]
         return rate_of([lambda: len(engine.run(images))] * case["callers"])
 
     return _in_rounds(cases, run, repeats, lambda done: progress(f"model alone {done}"))
 
 
 def _decode_and_model(
-    pipelines: dict[int, Pipeline], images: Sequence[bytes], cores: int, best: dict[str, Any],
+    pipelines: Pipelines, images: Sequence[bytes], cores: int, best: dict[str, Any],
     repeats: int, progress: Callable[[str], None],
 ) -> list[dict[str, Any]]:  # fmt: skip
-    def loops(callers: int, threads: int) -> Callable[[], float]:
+    def loops(callers: int, threads: int, options: str) -> Callable[[], float]:
         return lambda: rate_of(
-            [decode_and_run(pipelines[threads], images, i) for i in range(callers)]
+            [decode_and_run(pipelines[threads, options], images, i) for i in range(callers)]
         )
 
-    def staged(runners: int, threads: int, batch: int) -> Callable[[], float]:
-        return lambda: staged_rate(pipelines[threads], images, cores, runners, batch)
+    def staged(runners: int, threads: int, batch: int, options: str) -> Callable[[], float]:
+        return lambda: staged_rate(pipelines[threads, options], images, cores, runners, batch)
 
     cases: list[dict[str, Any]] = [
-        {"name": "one loop on one thread", "measure": loops(1, 1)},
-        {"name": f"one loop, model on {cores} threads", "measure": loops(1, cores)},
-        {"name": f"{cores} loops of one thread", "measure": loops(cores, 1)},
+        {"name": name, "options": options, "measure": loops(callers, threads, options)}
+        for name, callers, threads in (
+            (ONE_THREAD, 1, 1),
+            (f"one loop, model on {cores} threads", 1, cores),
+            (f"{cores} loops of one thread", cores, 1),
+        )
+        for options in OPTIONS
     ]
     staged_layouts = [
         (1, cores, 1), (1, cores, 8), (cores, 1, 1), (cores, 1, 4), (cores, 1, 8),
         (best["callers"], best["threads"], best["batch"]),
     ]  # fmt: skip
-    for runners, threads, batch in dict.fromkeys(staged_layouts):
-        name = f"{cores} decoders, {runners} x {threads} threads, batches up to {batch}"
-        cases.append({"name": name, "measure": staged(runners, threads, batch)})
+    cases += [
+        {
+            "name": f"{cores} decoders, {runners} x {threads} threads, batches up to {batch}",
+            "options": options,
+            "measure": staged(runners, threads, batch, options),
+        }
+        for runners, threads, batch in dict.fromkeys(staged_layouts)
+        for options in OPTIONS
+    ]
     rows = _in_rounds(
         cases, lambda case: float(case["measure"]()), repeats,
         lambda done: progress(f"decode + model {done}"),

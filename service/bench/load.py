@@ -23,6 +23,7 @@ Check = Callable[[int, Answer], str]
 Task = asyncio.Task[None]
 
 _AFTER_FAILED_CONNECT_S = 0.1
+_OPENING_S, _MOST_BETWEEN_S = 0.08, 0.005  # all connections, and two of them
 
 
 class Sample(NamedTuple):
@@ -109,9 +110,15 @@ class Load:
         await asyncio.gather(*(connection.wait_closed() for connection in connections))
 
     async def open(self, count: int) -> None:
-        """Open connections beforehand, so that the first requests need not wait for them."""
-        for _ in range(min(count, self._most)):
+        """Open connections beforehand, so that the first requests need not wait for them.
+
+        One after another: of a server's processes that share a listener, the first to wake up
+        takes all that come at once, and would serve them alone for as long as they last.
+        """
+        opened = min(count, self._most)
+        for _ in range(opened):
             self._open()
+            await asyncio.sleep(min(_OPENING_S / opened, _MOST_BETWEEN_S))
         await asyncio.gather(*self._opening)
 
     # Connections.

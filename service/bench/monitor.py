@@ -17,7 +17,10 @@ _SCRAPE_TIMEOUT_S = 10.0
 
 
 class Usage(NamedTuple):
-    """The server process at a time: `cpu_s` used since its start, `rss_bytes` resident."""
+    """The server at a time: `cpu_s` used since its start, `rss_bytes` resident.
+
+    Of several processes both are sums, so pages that they share count once for each.
+    """
 
     at: float
     cpu_s: float
@@ -25,7 +28,10 @@ class Usage(NamedTuple):
 
 
 class Monitor:
-    """Samples the server: from /metrics, or with a pid from /proc, which costs it nothing."""
+    """Samples the server: from /metrics, or with a pid from /proc, which costs it nothing.
+
+    The pid's descendants belong to it.
+    """
 
     def __init__(self, target: Target, pid: int | None, model: str | None) -> None:
         self._target, self._pid, self._model = target, pid, model
@@ -49,7 +55,7 @@ class Monitor:
                 if self._pid is None:
                     self._note(scraped)
             if self._pid is not None:
-                self._note_process(self._pid)
+                self._note_processes(self._pid)
             if last:
                 return
             at = min(at + 1.0, end)
@@ -87,12 +93,44 @@ class Monitor:
         if cpu is not None and rss is not None:
             self.usage.append(Usage(time.perf_counter(), cpu, rss))
 
-    def _note_process(self, pid: int) -> None:
-        try:
-            # After the name in parentheses, which may hold anything: fields 3 and on of proc(5).
-            fields = Path(f"/proc/{pid}/stat").read_text("utf-8").rpartition(")")[2].split()
-        except OSError:
-            return  # it has ended; the load will tell
-        ticks = int(fields[11]) + int(fields[12])
-        rss = int(fields[21]) * os.sysconf("SC_PAGE_SIZE")
-        self.usage.append(Usage(time.perf_counter(), ticks / os.sysconf("SC_CLK_TCK"), rss))
+    def _note_processes(self, root: int) -> None:
+        found = [usage for pid in process_tree(root) if (usage := _usage_of(pid)) is not None]
+        if found:  # else the server has ended; the load will tell
+            cpu_s, rss = sum(usage.cpu_s for usage in found), sum(u.rss_bytes for u in found)
+            self.usage.append(Usage(time.perf_counter(), cpu_s, rss))
+
+
+def process_tree(root: int) -> list[int]:
+    """Give a process and its descendants."""
+    children: dict[int, list[int]] = {}
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit() and (fields := _stat(int(entry.name))):
+            children.setdefault(int(fields[1]), []).append(int(entry.name))
+    pids = [root]
+    for pid in pids:  # grows meanwhile
+        pids += children.get(pid, [])
+    return pids
+
+
+def cpu_seconds(root: int) -> float:
+    """Give the CPU time that a process and its descendants have used."""
+    return sum(usage.cpu_s for pid in process_tree(root) if (usage := _usage_of(pid)) is not None)
+
+
+def _usage_of(pid: int) -> Usage | None:
+    fields = _stat(pid)
+    if not fields:
+        return None
+    # With the time of children that have ended and were waited for: a worker's death loses none.
+    ticks = sum(map(int, fields[11:15]))
+    rss = int(fields[21]) * os.sysconf("SC_PAGE_SIZE")
+    return Usage(time.perf_counter(), ticks / os.sysconf("SC_CLK_TCK"), rss)
+
+
+def _stat(pid: int) -> list[str]:
+    """Give fields 3 and on of a process's stat, see proc(5); none when it has ended."""
+    try:
+        # After the name in parentheses, which may hold anything.
+        return Path(f"/proc/{pid}/stat").read_text("utf-8", "replace").rpartition(")")[2].split()
+    except OSError:
+        return []

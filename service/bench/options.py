@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -16,6 +17,7 @@ BURST_PERIOD_S, BURST_LENGTH_S, BURST_FACTOR = 5.0, 1.0, 3.0
 
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
+_PATH = re.compile(r"/[!-\"$-~]*")  # visible ASCII but for #
 _FLAGS = {"json_file": "json", "html_file": "html"}
 
 
@@ -32,6 +34,11 @@ class BenchOptions(BaseModel):
         description="a folder or tar of images, or synthetic (500x375 JPEGs) or synthetic:64x64",
     )
     image_count: int = Field(200, ge=1, le=100_000, description="distinct images at most")
+    path: str | None = Field(
+        None,
+        description="path, with its query, that images are posted to, for a server of another kind "
+        "that answers in the same form [/v1/classify with --model and --top-k]",
+    )
     model: str | None = Field(None, description="model to ask for; the server's default if none")
     top_k: int = Field(1, ge=1, le=1000, description="labels to ask for")
     mode: Literal["closed", "poisson", "burst", "trace"] = Field(
@@ -60,6 +67,9 @@ class BenchOptions(BaseModel):
         None,
         description="goodput counts answers within it; sent along as X-Request-Timeout-Ms",
     )
+    no_deadline_header: bool = Field(
+        False, description="keep --deadline-ms from the server: only count what is within it"
+    )
     timeout_s: Positive = Field(30.0, description="an answer that takes longer is an error")
     reference: Literal["server", "local"] = Field(
         "server",
@@ -70,7 +80,9 @@ class BenchOptions(BaseModel):
         None, description="model file for --reference local and --limits; the built-in if none"
     )
     server_pid: int | None = Field(
-        None, ge=1, description="read CPU and memory of this process, not from /metrics"
+        None,
+        ge=1,
+        description="read CPU and memory of this process and its descendants, not from /metrics",
     )
     limits: bool = Field(
         False, description="measure the model alone and decode + model without HTTP"
@@ -94,6 +106,13 @@ class BenchOptions(BaseModel):
             raise ValueError("must not be empty")
         return value
 
+    @field_validator("path")
+    @classmethod
+    def _fits_a_request_line(cls, value: str | None) -> str | None:
+        if value is not None and not _PATH.fullmatch(value):
+            raise ValueError("must begin with / and have neither spaces nor a #fragment")
+        return value
+
     @model_validator(mode="after")
     def _belongs_together(self) -> BenchOptions:
         open_loop = self.mode in {"poisson", "burst"}
@@ -103,6 +122,11 @@ class BenchOptions(BaseModel):
             raise ValueError("--rate and --sweep go with --mode poisson or burst")
         if (self.mode == "trace") != (self.trace is not None):
             raise ValueError("--mode trace and --trace go together")
+        if self.path is not None and {"model", "top_k"} & self.model_fields_set:
+            raise ValueError("--model and --top-k are for the service's own path; write into --path"
+                             " what another one takes")  # fmt: skip
+        if self.no_deadline_header and self.deadline_ms is None:
+            raise ValueError("--no-deadline-header goes with --deadline-ms")
         return self
 
     @property

@@ -121,9 +121,13 @@ def _on_threads(works: Sequence[Callable[[], None]], give_up: Callable[[], None]
             give_up()
 
     threads = [threading.Thread(target=guarded, args=(work,)) for work in works]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    try:
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    except KeyboardInterrupt:
+        give_up()  # the program could not end while a thread waits for the others
+        raise
     if errors:
         raise errors[0]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import json
+import math
 import resource
 import time
 from collections.abc import Sequence
@@ -14,49 +15,57 @@ import uvloop
 
 from service.bench.arrivals import Arrivals, burst, poisson, read_trace
 from service.bench.errors import OptionError
-from service.bench.images import read_images
 from service.bench.load import Load, run_closed, run_open
 from service.bench.machine import describe_machine
 from service.bench.monitor import Monitor
 from service.bench.options import BenchOptions
+from service.bench.prepare import Prepared, model_file_of, prepare
 from service.bench.progress import Progress
 from service.bench.reference import (
     CONTENT_TYPE,
     Checker,
     Expected,
-    from_model_file,
     from_server,
 )
 from service.bench.summary import Window, spread, summarise
 from service.bench.target import Target, classify_path, parse_target
 from service.bench.wire import SerialClient
-from service.model_files import builtin_file
 
 _OTHER_FILES = 64  # beside the connections
+_LEAST_S = 0.5  # a run that is cut shorter says nothing
 _LEAD_S = 0.1  # so that the first arrivals are not late already
 
 
-def measure(options: BenchOptions, progress: Progress) -> dict[str, Any]:
-    """Do all that the options ask for, and give the report; raises a `StartupError`."""
+def measure(
+    options: BenchOptions, progress: Progress, prepared: Prepared | None = None
+) -> dict[str, Any]:
+    """Do all that the options ask for, and give the report; raises a `StartupError`.
+
+    `prepared` saves preparing the same again for another report. A KeyboardInterrupt ends it; where
+    a load was measured already, the report has what there is, and its `interrupted` is true.
+    """
     target = parse_target(options.target_url) if options.target_url else None
-    progress.show("reading images")
-    images = read_images(options.images, options.image_count, options.seed)
-    model_file = options.model_file or builtin_file().path
+    images, expected = prepared or prepare(options, progress)
     report: dict[str, Any] = {
         "machine": describe_machine(),
         "options": options.model_dump(mode="json"),
         "images": {"count": len(images), "bytes": spread([len(image) for image in images])},
+        "interrupted": False,
     }
-    if target is not None:
-        local = None
-        if options.reference == "local":
-            local = from_model_file(model_file, images, progress.show)
-        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            report |= runner.run(_against_server(options, target, images, local, progress))
-    if options.limits:
-        from service.bench.limits import measure_limits  # noqa: PLC0415 - imports ONNX Runtime
+    try:
+        if target is not None:
+            with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+                runner.run(_against_server(options, target, images, expected, report, progress))
+        if options.limits:
+            from service.bench.limits import measure_limits  # noqa: PLC0415 - imports ONNX Runtime
 
-        report["limits"] = measure_limits(model_file, images, options.repeats, progress.show)
+            report["limits"] = measure_limits(
+                model_file_of(options), images, options.repeats, progress.show
+            )
+    except KeyboardInterrupt:
+        if not report.get("runs"):
+            raise
+        report["interrupted"] = True
     return report
 
 
@@ -65,23 +74,26 @@ async def _against_server(
     target: Target,
     images: Sequence[bytes],
     expected: Sequence[Expected] | None,
+    report: dict[str, Any],
     progress: Progress,
-) -> dict[str, Any]:
+) -> None:
+    """Add `server` and `runs` to the report, each run as soon as it is over."""
     if expected is None:
-        expected = await from_server(
-            target, images, options.model, options.timeout_s, progress.show
-        )
+        path = options.path or classify_path(options.model, 2)
+        expected = await from_server(target, images, path, options.timeout_s, progress.show)
     _allow_connections(max(options.clients, options.connections))
-    path = classify_path(options.model, options.top_k)
+    path = options.path or classify_path(options.model, options.top_k)
     headers: dict[str, object] = {"Content_Type": CONTENT_TYPE}
-    if options.deadline_ms is not None:
-        headers["X_Request_Timeout_Ms"] = f"{options.deadline_ms:g}"
+    if options.deadline_ms is not None and not options.no_deadline_header:
+        headers["X_Request_Timeout_Ms"] = math.ceil(options.deadline_ms)
     requests = [target.post(path, image, **headers) for image in images]
-    runs = [
-        await _one_run(options, target, requests, Checker(expected), rate, progress)
-        for rate in options.sweep or (options.rate,)
-    ]
-    return {"server": await _describe_server(target), "runs": runs}
+    report["server"] = await _describe_server(target)
+    report["runs"] = []
+    for rate in options.sweep or (options.rate,):
+        run = await _one_run(options, target, requests, Checker(expected), rate, progress)
+        report["runs"].append(run)
+        if run["interrupted"]:
+            raise asyncio.CancelledError
 
 
 async def _one_run(
@@ -107,7 +119,9 @@ async def _one_run(
     title = options.mode if rate is None else f"{options.mode} at {rate:g}/s"
     follow = asyncio.create_task(progress.follow(load, title, *window))
     watch = asyncio.create_task(monitor.watch(*window))
-    cpu = asyncio.create_task(_own_cpu(window))
+    cpu_s: list[float] = []
+    cpu = asyncio.create_task(_own_cpu(window, cpu_s))
+    interrupted = False
     # Collecting would stop the generator for as long as it takes to look through all samples.
     gc.collect()
     gc.disable()
@@ -116,17 +130,26 @@ async def _one_run(
             await run_closed(load, options.clients, start, window.end)
         else:
             await run_open(load, arrivals, start)
-        await watch
+        await asyncio.gather(watch, cpu)
+    except asyncio.CancelledError:
+        # Ctrl-C. What is under way then is not counted: it was neither answered nor lost.
+        window = window._replace(end=min(time.perf_counter(), window.end))
+        if window.seconds < _LEAST_S:
+            raise
+        cpu_s.append(time.process_time())
+        interrupted = True
     finally:
+        samples = [*load.samples]
         gc.enable()
-        follow.cancel()
+        for task in (follow, watch, cpu):
+            task.cancel()
         await asyncio.gather(load.close(), monitor.close())
-    figures = summarise(load.samples, window, options.deadline_ms)
-    own = await cpu
+    own = cpu_s[1] - cpu_s[0]
     return {
         "mode": options.mode,
         "rate": rate,
-        **figures,
+        "interrupted": interrupted,
+        **summarise(samples, window, options.deadline_ms),
         "server": monitor.report(),
         "generator": {"cpu_s": own, "cpu_cores": own / window.seconds},
     }
@@ -157,12 +180,11 @@ def _allow_connections(count: int) -> None:
         resource.setrlimit(resource.RLIMIT_NOFILE, (needed, hard))
 
 
-async def _own_cpu(window: Window) -> float:
-    """Give the CPU seconds that this process uses in the window."""
-    await asyncio.sleep(max(window.start - time.perf_counter(), 0))
-    before = time.process_time()
-    await asyncio.sleep(max(window.end - time.perf_counter(), 0))
-    return time.process_time() - before
+async def _own_cpu(window: Window, seconds: list[float]) -> None:
+    """Note the CPU seconds that this process has used at the start of the window and at its end."""
+    for at in window:
+        await asyncio.sleep(max(at - time.perf_counter(), 0))
+        seconds.append(time.process_time())
 
 
 async def _describe_server(target: Target) -> dict[str, Any]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+INTERRUPTED = "Interrupted: this is what was measured until then."
 _LATE_MS = 10
 _SPREAD = ("p50", "p95", "p99", "max")
 
@@ -13,6 +14,8 @@ def render_text(report: dict[str, Any]) -> str:
     """Give the whole report as text, ending with a newline."""
     machine = report["machine"]
     parts = [f"{machine['cpu']}, {machine['cores']} cores; {report['images']['count']} images"]
+    if report["interrupted"]:
+        parts.append(INTERRUPTED)
     parts += [_run(run, report["options"]) for run in report.get("runs", ())]
     if len(report.get("runs", ())) > 1:
         parts.append(_sweep(report["runs"]))
@@ -45,10 +48,12 @@ def number(value: float | None) -> str:
 def title_of(run: dict[str, Any], options: dict[str, Any]) -> str:
     """Name a run by its load."""
     if run["mode"] == "closed":
-        return f"closed loop, {options['clients']} clients"
-    if run["rate"] is None:
-        return f"open loop, trace {options['trace']}"
-    return f"open loop, {run['mode']}, {run['rate']:g} arrivals/s"
+        title = f"closed loop, {options['clients']} clients"
+    elif run["rate"] is None:
+        title = f"open loop, trace {options['trace']}"
+    else:
+        title = f"open loop, {run['mode']}, {run['rate']:g} arrivals/s"
+    return f"{title} (interrupted)" if run["interrupted"] else title
 
 
 def fact_rows(run: dict[str, Any], options: dict[str, Any]) -> list[tuple[str, str]]:
@@ -116,20 +121,25 @@ def _sweep(runs: Sequence[dict[str, Any]]) -> str:
 def limit_tables(limits: dict[str, Any]) -> list[tuple[str, list[str], list[list[str]]]]:
     """Give the limits' tables: title, header and rows."""
     batches = sorted({row["batch"] for row in limits["model"]})
-    layouts: dict[tuple[int, int], dict[int, float]] = {}
+    layouts: dict[tuple[int, int, str], dict[int, float]] = {}
     for row in limits["model"]:
-        layouts.setdefault((row["callers"], row["threads"]), {})[row["batch"]] = row["images_per_s"]
+        layout = (row["callers"], row["threads"], row["options"])
+        layouts.setdefault(layout, {})[row["batch"]] = row["images_per_s"]
     model = [
-        [f"{callers} x {threads}", *(number(rates.get(batch)) for batch in batches)]
-        for (callers, threads), rates in layouts.items()
+        [f"{callers} x {threads}, {options}", *(number(rates.get(batch)) for batch in batches)]
+        for (callers, threads, options), rates in layouts.items()
     ]
     pipelines = [
-        [row["name"], number(row["images_per_s"]), number(row["least"]), number(row["most"])]
+        [
+            f"{row['name']}, {row['options']}",
+            *(number(row[key]) for key in ("images_per_s", "least", "most")),
+        ]
         for row in limits["pipeline"]
     ]
     return [
         (
-            "The model alone, images/s by batch size (callers x intra-op threads)",
+            "The model alone, images/s by batch size (callers x intra-op threads; session options "
+            "of the service, or ONNX Runtime's defaults)",
             ["layout", *(str(batch) for batch in batches)],
             model,
         ),
@@ -146,7 +156,8 @@ def _limits(limits: dict[str, Any]) -> str:
     best, pipeline = limits["best_model"], limits["best_pipeline"]
     parts.append(
         f"best: model alone {number(best['images_per_s'])} images/s ({best['callers']} callers x "
-        f"{best['threads']} threads, batches of {best['batch']}); decode + model "
-        f"{number(pipeline['images_per_s'])} images/s ({pipeline['name']})"
+        f"{best['threads']} threads, {best['options']}, batches of {best['batch']}); "
+        f"decode + model {number(pipeline['images_per_s'])} images/s ({pipeline['name']}, "
+        f"{pipeline['options']})"
     )
     return "\n\n".join(parts)

@@ -147,6 +147,6 @@ def test_no_server_is_told_in_one_line(bench, serve):
 def test_another_host_is_refused_before_anything_is_sent(bench, serve, monkeypatch):
     client = serve()
     client.base_url = "http://192.0.2.1:8000"
-    monkeypatch.setattr("service.bench.run.read_images", None)
+    monkeypatch.setattr("service.bench.prepare.read_images", None)
     with pytest.raises(TargetError, match="loopback"):
         bench(client)

@@ -62,6 +62,11 @@ def test_the_help_states_the_shape_of_bursts_and_every_flag(capsys):
         ({"mode": "trace"}, "--mode trace and --trace go together"),
         ({"trace": "t"}, "--mode trace and --trace go together"),
         ({"json_file": ""}, "--json"),
+        ({"path": "classify"}, "--path: must begin with /"),
+        ({"path": "/classify?a=b c"}, "--path"),
+        ({"path": "/classify", "top_k": "2"}, "own path"),
+        ({"path": "/classify", "model": "m"}, "own path"),
+        ({"no_deadline_header": True}, "goes with --deadline-ms"),
         ({"clients": "0", "top_k": "0"}, "--clients.*--top-k|--top-k.*--clients"),
     ],
 )

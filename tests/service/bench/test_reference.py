@@ -13,6 +13,7 @@ from service.bench.wire import Answer
 CAT, DOG, COW = "n1", "n2", "n3"
 CLEAR = Expected((CAT, 0.7), (DOG, 0.2))
 TIE = Expected((CAT, 0.4004), (DOG, 0.4))
+ALONE = Expected((CAT, 0.4004), None)
 
 
 def body(label: str, probability: float) -> bytes:
@@ -41,6 +42,10 @@ def test_another_label_or_probability_is_wrong_also_after_a_right_answer(other):
 
 def test_two_labels_as_probable_as_each_other_may_change_places():
     assert judged(TIE, body(DOG, 0.4), body(COW, 0.4)) == [OK, "wrong_answer"]
+
+
+def test_where_the_second_label_is_not_known_no_other_is_right():
+    assert judged(ALONE, body(CAT, 0.4), body(DOG, 0.4)) == [OK, "wrong_answer"]
 
 
 def test_an_error_counts_by_its_code_or_else_by_its_status():

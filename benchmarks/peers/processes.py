@@ -1,0 +1,153 @@
+"""Starts a server with all its processes, watches them, and leaves none behind."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import os
+import shutil
+import signal
+import subprocess
+import tempfile
+import time
+import urllib.request
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from service.bench.monitor import cpu_seconds, process_tree
+from service.bench.reference import best_labels
+
+_SET_CHILD_SUBREAPER = 36  # of prctl(2)
+_START_S, _STOP_S, _KILL_S = 120.0, 10.0, 10.0
+_LOG_LINES = 15
+
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+class ServerFailedError(Exception):
+    """A server did not start, or did not answer an image rightly."""
+
+
+def adopt_orphans() -> None:
+    """Become the parent of descendants whose parents end, instead of process 1.
+
+    So whatever a server starts stays in its tree, and what outlives the server in ours.
+    """
+    _libc.prctl(_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+
+
+class RunningServer:
+    """A started server; its pid is the root of its processes."""
+
+    def __init__(self, process: subprocess.Popen[bytes], log: Path) -> None:
+        self._process, self._log = process, log
+        self.pid = process.pid
+
+    def wait_until_right(self, url: str, image: bytes) -> float:
+        """Post an image until it has an answer in the right form; gives the seconds it took.
+
+        Raises `ServerFailedError`, with the end of the log.
+        """
+        started, said = time.perf_counter(), "nothing"
+        while time.perf_counter() - started < _START_S:
+            if self._process.poll() is not None:
+                raise self._failure(f"ended with status {self._process.returncode}")
+            request = urllib.request.Request(  # noqa: S310 - of the loopback
+                url, image, {"Content-Type": "application/octet-stream"}
+            )
+            try:
+                with urllib.request.urlopen(request, timeout=_START_S) as answer:  # noqa: S310
+                    best_labels(answer.read())
+                    return time.perf_counter() - started
+            except (OSError, ValueError, KeyError, IndexError, TypeError) as error:
+                said = str(error)  # HTTPError and URLError are OSErrors
+                time.sleep(0.1)
+        raise self._failure(f"gave no right answer in {_START_S:.0f} s, at last: {said}")
+
+    def memory_bytes(self) -> dict[str, int]:
+        """Give the resident memory of all its processes, summed up.
+
+        `rss` counts pages that processes share once for each of them, `pss` once in all.
+        """
+        pids = process_tree(self.pid)
+        return {name: sum(_memory(pid, name) for pid in pids) for name in ("rss", "pss")}
+
+    def others_cpu_s(self) -> float:
+        """Give the CPU seconds that this machine has spent on neither the server nor this process.
+
+        Between two loads' ends it grows by what disturbed them.
+        """
+        fields = Path("/proc/stat").read_text("ascii").split("\n", 1)[0].split()[1:]
+        user, nice, system, _idle, _waiting, irq, softirq, steal = map(int, fields[:8])
+        busy = (user + nice + system + irq + softirq + steal) / os.sysconf("SC_CLK_TCK")
+        return busy - cpu_seconds(self.pid) - time.process_time()
+
+    def _failure(self, what: str) -> ServerFailedError:
+        lines = self._log.read_text("utf-8", "replace").splitlines()[-_LOG_LINES:]
+        return ServerFailedError("\n  ".join([what, *lines]))
+
+
+@contextmanager
+def running(
+    command: Sequence[str], environment: Mapping[str, str], folder: Path
+) -> Iterator[RunningServer]:
+    """Run a server in a folder; at the end none of its processes is left."""
+    log = folder / "log.txt"
+    with log.open("wb") as output:
+        process = subprocess.Popen(
+            command,
+            env=dict(environment),
+            cwd=folder,
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,  # Ctrl-C is for the one who runs this, who then stops it
+            preexec_fn=adopt_orphans,  # noqa: PLW1509 - no other thread runs here
+        )
+    try:
+        yield RunningServer(process, log)
+    finally:
+        _stop(process)
+
+
+@contextmanager
+def temporary_folder() -> Iterator[Path]:
+    """Give a folder with a short name (there will be sockets in it), and remove it at the end."""
+    folder = Path(tempfile.mkdtemp(prefix="peers-"))
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _stop(process: subprocess.Popen[bytes]) -> None:
+    """Ask the server to end, then end whatever is left of what it started."""
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)  # a second Ctrl-C must not cut this short
+    try:
+        process.terminate()
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(_STOP_S)
+        deadline = time.monotonic() + _KILL_S
+        # Orphans have come to this process by now, which has no other children.
+        while (left := process_tree(os.getpid())[1:]) and time.monotonic() < deadline:
+            for pid in left:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+                with contextlib.suppress(ChildProcessError):
+                    os.waitpid(pid, os.WNOHANG)  # else it stays as a zombie
+            time.sleep(0.02)
+        process.poll()
+        if left:
+            raise ServerFailedError(f"processes {left} could not be ended")
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def _memory(pid: int, name: str) -> int:
+    try:
+        lines = Path(f"/proc/{pid}/smaps_rollup").read_text("ascii").splitlines()
+    except OSError:
+        return 0  # it has ended
+    sizes = (line.split() for line in lines if line.lower().startswith(f"{name}:"))
+    return sum(int(size[1]) * 1024 for size in sizes)

@@ -1,0 +1,104 @@
+"""Compares resnet-serve with other servers that serve the same model file.
+
+    python benchmarks/peers/run.py --setup
+    python benchmarks/peers/run.py [--model-file FILE] [--images IMAGES] [--rounds N] [...]
+
+In each round every server in turn is started, loaded with each number of clients, and stopped, so
+that a machine that is slow for a while is so for all of them. Every answer is checked against the
+model file. README.md says how each server is set up, and why so.
+"""
+
+from __future__ import annotations
+
+import argparse
+import signal
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from processes import adopt_orphans, temporary_folder
+from servers import SERVERS, set_up
+from table import render
+
+from service.engine.providers import prepare_runtime
+from service.errors import StartupError
+from service.settings import Settings
+
+_INTERRUPTED = 130
+
+
+def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespace:
+    """Read the flags; ends the program with a message where they don't fit."""
+    parser = argparse.ArgumentParser(
+        description=(__doc__ or "").splitlines()[0], allow_abbrev=False,
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )  # fmt: skip
+    flag = parser.add_argument
+    flag("--setup", action="store_true", help="install the peers that are not installed, and end")
+    flag("--servers", type=_names, default=",".join(SERVERS), help="which, in which order")
+    flag("--model-file", type=Path, help="the built-in model's unless given")
+    flag("--images", default="synthetic:64x64", help="folder, tar or synthetic:WIDTHxHEIGHT")
+    flag("--image-count", type=_count, default=1000, help="distinct images at most")
+    flag("--clients", type=_counts, default="1,8,32", help="numbers of clients, one load each")
+    flag("--rounds", type=_count, default=5)
+    flag("--duration", type=float, default=5.0, help="seconds of each load that are measured")
+    flag("--warm-up", type=float, default=3.0, help="seconds of each load before that")
+    flag("--max-batch", type=_count, default=Settings.model_fields["max_batch"].default,
+         help="images in a batch at most, for all servers")  # fmt: skip
+    flag("--max-delay-ms", type=_count, default=1,
+         help="how long the peers that wait for a fuller batch do so")  # fmt: skip
+    flag("--no-limits", action="store_true", help="leave out what the machine does without HTTP")
+    flag("--output", type=Path, default=Path(__file__).parent / "results" / "peers.json",
+         help="result file, written as it goes")  # fmt: skip
+    return parser.parse_args(arguments)
+
+
+def _names(text: str) -> list[str]:
+    names = [name.strip() for name in text.split(",") if name.strip()]
+    if unknown := sorted(set(names) - set(SERVERS)):
+        known = ", ".join(SERVERS)
+        raise argparse.ArgumentTypeError(f"{', '.join(unknown)}: not one of {known}")
+    return list(dict.fromkeys(names))
+
+
+def _count(text: str) -> int:
+    if not text.isdigit() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is no whole number from 1 on")
+    return int(text)
+
+
+def _counts(text: str) -> list[int]:
+    return [_count(part.strip()) for part in text.split(",")]
+
+
+def main() -> int:
+    """Run the program; gives its exit status."""
+    arguments = parse_arguments()
+    if arguments.setup:
+        problems = set_up(SERVERS[name] for name in arguments.servers)
+        for name, problem in problems.items():
+            print(f"{name}: {problem}", file=sys.stderr)
+        return int(bool(problems))
+    prepare_runtime()
+    from comparison import Comparison  # noqa: PLC0415 - imports ONNX Runtime, so only now
+
+    adopt_orphans()
+    signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
+    status = 0
+    with temporary_folder() as folder:
+        try:
+            comparison = Comparison(arguments, folder)
+        except StartupError as error:
+            print(f"run.py: error: {error}", file=sys.stderr)
+            return 1
+        try:
+            comparison.run()
+        except KeyboardInterrupt:
+            comparison.interrupted()
+            status = _INTERRUPTED
+    print(render(comparison.result), end="")
+    return status or int(bool(comparison.result["problems"]))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

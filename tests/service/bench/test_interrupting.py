@@ -1,0 +1,103 @@
+"""Ctrl-C while `resnet-serve bench` runs: what was measured is not lost."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from images import colored
+
+from service.bench import limits
+from service.bench.arrivals import poisson
+from service.bench.cli import run_bench
+from service.engine.onnx import OnnxEngine
+
+INTERRUPTED = 130
+
+
+@pytest.fixture
+def flags(tmp_path: Path) -> dict[str, str]:
+    (tmp_path / "images").mkdir()
+    (tmp_path / "images" / "red.png").write_bytes(colored("red"))
+    return {
+        "images": str(tmp_path / "images"), "warm_up": "0.1",
+        "json_file": str(tmp_path / "r.json"), "html_file": str(tmp_path / "r.html"),
+    }  # fmt: skip
+
+
+@pytest.fixture
+def interrupt_after(monkeypatch) -> Callable[[int], None]:
+    """Gives a function that has the program interrupted when so many batches were run."""
+
+    def arrange(batches: int) -> None:
+        run, calls = OnnxEngine.run, 0
+
+        def counting(engine: OnnxEngine, images: np.ndarray) -> np.ndarray:
+            nonlocal calls
+            calls += 1
+            if calls == batches:
+                os.kill(os.getpid(), signal.SIGINT)
+            return run(engine, images)
+
+        monkeypatch.setattr(OnnxEngine, "run", counting)
+
+    return arrange
+
+
+def test_the_finished_runs_of_a_sweep_are_reported(flags, serve, interrupt_after, capsys):
+    """The second run is interrupted before it has anything to tell."""
+    slow, seconds = 40, 0.6
+    url = str(serve().base_url)
+    # More batches than the reference answer and the first run can need.
+    interrupt_after(1 + len(poisson(slow, seconds, seed=0)) + 1)
+    flags |= {"url": url, "mode": "poisson", "sweep": f"{slow},400", "duration": "0.5"}
+    assert run_bench(flags) == INTERRUPTED
+    report = json.loads(Path(flags["json_file"]).read_text())
+    assert report["interrupted"]
+    assert [(run["rate"], run["interrupted"]) for run in report["runs"]] == [(slow, False)]
+    assert report["runs"][0]["errors"] == {}
+    assert "Interrupted" in capsys.readouterr().out
+    assert "Interrupted" in Path(flags["html_file"]).read_text()
+
+
+def test_a_long_run_is_reported_up_to_the_interruption(flags, serve, interrupt_after, capsys):
+    """What was under way then is no error of the server's."""
+    url = str(serve(max_batch=1).base_url)
+    # At a hundred a second: long after the warm-up, and long before the end.
+    interrupt_after(150)
+    flags |= {"url": url, "mode": "poisson", "rate": "100", "duration": "600"}
+    assert run_bench(flags) == INTERRUPTED
+    report = json.loads(Path(flags["json_file"]).read_text())
+    (run,) = report["runs"]
+    assert run["interrupted"]
+    assert run["errors"] == {}
+    assert 0.5 <= run["seconds"] < 60
+    assert 0 < run["ok"] == run["requests"] < 150
+    assert run["generator"]["cpu_s"] > 0
+    assert run["server"]["cpu_s"] is None or run["server"]["cpu_s"] > 0
+    assert "100 arrivals/s (interrupted)" in capsys.readouterr().out
+
+
+def test_the_load_is_reported_when_the_limits_are_interrupted(flags, serve, monkeypatch):
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(limits, "measure_limits", interrupted)
+    flags |= {"url": str(serve().base_url), "duration": "0.3", "limits": True}
+    assert run_bench(flags) == INTERRUPTED
+    report = json.loads(Path(flags["json_file"]).read_text())
+    assert [run["interrupted"] for run in report["runs"]] == [False]
+    assert "limits" not in report
+
+
+def test_before_anything_was_measured_there_is_no_report(flags, serve, interrupt_after, capsys):
+    url = str(serve().base_url)
+    interrupt_after(1)
+    with pytest.raises(KeyboardInterrupt):
+        run_bench(flags | {"url": url})
+    assert "closed loop" not in capsys.readouterr().out
