@@ -15,6 +15,9 @@ from dataclasses import dataclass, field
 _WINDOW = 32
 """Timings kept of each batch size: enough for a 95th percentile, few enough to follow a change."""
 
+_KNOWN = 8
+"""Timings of a size after which a single further one changes little."""
+
 _AS_FAST = 0.95
 """A smaller batch with this share of the best throughput is preferred: its images wait less."""
 
@@ -41,17 +44,30 @@ class LatencyTable:
         self._padded = padded
         self._lock = threading.Lock()
         self._samples: dict[int, deque[float]] = {}
-        self._plans = _Plans()
+        self._unplanned = 0
         for size, seconds in measured:
-            self.observe(size, seconds)
+            self._note(size, seconds)
+        self._plans = self._make_plans()
 
     def observe(self, size: int, seconds: float) -> None:
-        """Take note of a batch of `size` images that took `seconds`."""
+        """Take note of a batch of `size` images that took `seconds`.
+
+        Of a well-known size, plans follow after some further batches: to make them takes longer
+        than to answer a small batch.
+        """
         with self._lock:
-            self._samples.setdefault(size, deque(maxlen=_WINDOW)).append(seconds)
-            self._plans = self._make_plans()
+            self._note(size, seconds)
+            self._unplanned += 1
+            if len(self._samples[size]) <= _KNOWN or self._unplanned >= _KNOWN:
+                self._plans = self._make_plans()
+                self._unplanned = 0
+
+    def _note(self, size: int, seconds: float) -> None:
+        self._samples.setdefault(size, deque(maxlen=_WINDOW)).append(seconds)
 
     def _make_plans(self) -> _Plans:
+        if not self._samples:
+            return _Plans()
         rows, median, high = [], 0.0, 0.0
         for size in sorted(self._samples):
             ordered = sorted(self._samples[size])
