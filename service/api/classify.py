@@ -212,7 +212,10 @@ class _Road:
         self._service.metrics.decode_seconds.observe(way.decode_s)
         urgency = way.urgency
         self._batcher.submit(
-            Ticket(decoded.pixels, way.future, now, urgency.deadline, urgency.priority), wake=False
+            Ticket(
+                decoded.pixels, way.future, now, urgency.deadline, urgency.priority, way.started
+            ),
+            wake=False,
         )
 
     def _note_decode(self, way: Way) -> None:

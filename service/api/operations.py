@@ -23,13 +23,14 @@ router = APIRouter()
 
 @router.get("/health", response_model=Health, responses={503: {"model": Health}})
 async def health(request: Request) -> Response:
-    """State, models, providers and queues; 503 unless the state is "ready"."""
+    """State, layout, models, providers and queues; 503 unless the state is "ready"."""
     service = service_of(request)
     state = _state(service)
     body = {
         "state": state,
         "version": __version__,
         "uptime_s": round(time.monotonic() - service.started, 3),
+        "layout": service.repository.layout.described(),
         "models": [_model_health(model) for model in service.repository],
     }
     return _json(body, 200 if state == "ready" else 503)

@@ -119,12 +119,34 @@ class ModelHealth(BaseModel):
     queue: Queue
 
 
+class LayoutTrial(BaseModel):
+    """How a layout did when it was tried."""
+
+    runners: int
+    intra_op_threads: int
+    images_per_s: float
+    lone_image_ms: float = Field(description="inference of one image while nothing else runs")
+
+
+class Layout(BaseModel):
+    """How many batches run side by side, on how many threads each, and why."""
+
+    runners: int
+    intra_op_threads: int
+    goal: Literal["throughput", "latency"]
+    source: Literal["settings", "measured", "cache", "default"] = Field(
+        description="cache: measured by an earlier start; default: there was nothing to choose"
+    )
+    candidates: list[LayoutTrial]
+
+
 class Health(BaseModel):
     """The service's state: "failed" when no start can help a model, "draining" after SIGTERM."""
 
     state: Literal["starting", "ready", "reloading", "draining", "failed"]
     version: str
     uptime_s: float
+    layout: Layout
     models: list[ModelHealth]
 
 

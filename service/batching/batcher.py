@@ -18,7 +18,7 @@ import structlog
 from numpy.typing import NDArray
 
 from service.batching.latency import LatencyTable
-from service.batching.queue import TicketQueue
+from service.batching.queue import Taken, TicketQueue
 from service.batching.runners import Lane, RunnerPool, Urgency
 from service.batching.ticket import Answer, Ticket
 from service.engine.base import Engine
@@ -104,16 +104,26 @@ class Batcher:
             self._suspended = False
 
     def close(self, timeout_s: float) -> bool:
-        """Run what is waiting, then stop; False if that did not end in time."""
+        """Run what is waiting, then stop; False if that did not end in time.
+
+        What still waits then is failed.
+        """
         with self._pool.changed:
             self._closing = True
-        return self._pool.remove(self, timeout_s)
+        ended = self._pool.remove(self, timeout_s)
+        with self._pool.changed:
+            left = self._waiting.drain()
+        self._fail(left, _stopped)
+        return ended
 
     # What a runner asks for.
 
     def ready_at(self) -> float | None:
         """Now, unless an incomplete batch is to wait for more, as `max_delay_s` says."""
         if not self._waiting or self._pool.ended:
+            return None
+        self._note_gone(self._waiting.drop_gone(time.perf_counter(), self.latencies))
+        if not self._waiting:
             return None
         if not self._max_delay_s or len(self._waiting) >= self._max_batch or self._closing:
             return 0.0
@@ -138,10 +148,13 @@ class Batcher:
         """
         most = min(self._max_batch, -(-len(self._waiting) // idle))
         taken = self._waiting.take(time.perf_counter(), self.latencies, most)
+        self._note_gone(taken)
+        return taken.batch
+
+    def _note_gone(self, taken: Taken) -> None:
         if taken.abandoned:
             self._metrics.abandoned.inc(taken.abandoned)
         self._fail(taken.late, _late)
-        return taken.batch
 
     def stopped(self, left: Sequence[Ticket]) -> None:
         """Fail a batch whose runner has died, and what waits if it was the last."""

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-import heapq
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
-from itertools import count
+from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import structlog
 
+from service.batching.line import Line
 from service.batching.runners import Lane, RunnerPool, Urgency
-from service.batching.ticket import Priority
+from service.batching.ticket import Priority, half_time
 from service.errors import ModelUnavailableError, StoppingError
 
 _NEW = 0.1
@@ -24,13 +23,13 @@ T = TypeVar("T")
 _log = structlog.get_logger(__name__)
 
 
-@dataclass(order=True, slots=True)
+@dataclass(frozen=True, slots=True)
 class _Job:
-    priority: int
+    work: Callable[[], None]
+    future: asyncio.Future[Any]
     deadline: float
-    arrival: int
-    work: Callable[[], None] = field(compare=False)
-    future: asyncio.Future[Any] = field(compare=False)
+    priority: Priority
+    moves_up_at: float
 
 
 class JobQueue:
@@ -45,8 +44,7 @@ class JobQueue:
     def __init__(self, threads: int) -> None:
         self.threads = threads
         self.lane = Lane(threads)
-        self._jobs: list[_Job] = []
-        self._arrivals = count()
+        self._jobs: Line[_Job] = Line()
         self._mean_s: float | None = None
         self._pool: RunnerPool | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -73,7 +71,8 @@ class JobQueue:
         with pool.changed:
             if pool.ended:
                 raise ModelUnavailableError("the runners have stopped")
-            heapq.heappush(self._jobs, _Job(priority, deadline, next(self._arrivals), work, future))
+            moves_up_at = half_time(time.perf_counter(), deadline)
+            self._jobs.push(_Job(work, future, deadline, priority, moves_up_at))
             pool.wake()
 
     def call(self, work: Callable[[], T], deadline: float, priority: Priority) -> asyncio.Future[T]:
@@ -97,18 +96,23 @@ class JobQueue:
         pool, self._pool = self._pool, None
         if pool is not None:
             with pool.changed:
-                jobs, self._jobs = self._jobs, []
+                jobs = self._jobs.drain()
             self._fail(jobs, StoppingError("the service is stopping"))
 
     # What a thread asks for.
 
     def ready_at(self) -> float | None:
         """Now, if there is a job."""
-        return 0.0 if self._jobs else None
+        now = time.perf_counter()
+        while (job := self._jobs.first(now)) is not None:
+            if not job.future.cancelled():
+                return 0.0
+            self._jobs.pop(now)
+        return None
 
     def urgency(self) -> Urgency:
         """Priority and deadline of the first job."""
-        return self._jobs[0].priority, self._jobs[0].deadline
+        return self._jobs.urgency(time.perf_counter())
 
     def may_wait(self) -> bool:
         """Never: each job is done by itself, and batches come of it."""
@@ -116,11 +120,8 @@ class JobQueue:
 
     def take(self, idle: int) -> list[_Job]:  # noqa: ARG002 - a job is for one thread
         """Take the first job that somebody waits for."""
-        while self._jobs:
-            job = heapq.heappop(self._jobs)
-            if not job.future.cancelled():
-                return [job]
-        return []
+        job = self._jobs.pop(time.perf_counter())
+        return [] if job is None or job.future.cancelled() else [job]
 
     def run(self, batch: list[_Job]) -> None:
         """Do one job."""
@@ -137,7 +138,7 @@ class JobQueue:
     def stopped(self, left: Sequence[_Job]) -> None:
         """Fail the job of a thread that has died, and all if it was the last."""
         if self._pool is not None and self._pool.ended:
-            left, self._jobs = [*left, *self._jobs], []
+            left = [*left, *self._jobs.drain()]
         self._fail(left, ModelUnavailableError("the runners have stopped"))
 
     def _fail(self, jobs: Sequence[_Job], error: Exception) -> None:

@@ -189,7 +189,9 @@ class RunnerPool:
                     source, wait_s = self._most_urgent()
                     if source is None:
                         self.changed.wait(wait_s)
-                    elif batch := source.take(min(self._idle, source.lane.free)):
+                        continue
+                    batch = source.take(min(self._idle, source.lane.free))
+                    if batch:
                         self._runs[index] = run = Run(source, batch, time.perf_counter())
                         source.lane.running += 1
                         # Another idle thread may take what is left.
@@ -223,12 +225,10 @@ class RunnerPool:
         source = ready[0] if len(ready) == 1 else min(ready, key=_urgency)
         if len(ready) > 1 and source.may_wait():
             priority, _ = source.urgency()
-            others = [
-                other
-                for other in ready
-                if other.lane is not source.lane and other.urgency()[0] <= priority
-            ]
-            source = min(others, key=_urgency, default=source)
+            peers = [other for other in ready if other.urgency()[0] <= priority]
+            if any(other.lane is not source.lane for other in peers):
+                others = [other for other in peers if not other.may_wait()]
+                source = min(others, key=_urgency, default=source)
         return source, None
 
 

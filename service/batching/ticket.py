@@ -40,8 +40,14 @@ class Ticket:
     submitted: float
     deadline: float
     priority: Priority = Priority.HIGH
+    arrived: float | None = None  # when its image began to wait to be decoded, if it had to
 
     @property
     def moves_up_at(self) -> float:
         """When a ticket of low priority becomes one of high priority: at half of its time."""
-        return self.submitted + (self.deadline - self.submitted) / 2
+        return half_time(self.submitted if self.arrived is None else self.arrived, self.deadline)
+
+
+def half_time(since: float, deadline: float) -> float:
+    """When half of the time is gone that there was at `since`."""
+    return since + (deadline - since) / 2

@@ -70,10 +70,10 @@ def test_jobs_run_by_priority_then_deadline_then_arrival_and_dropped_ones_never(
         running = jobs.call(first, FAR, Priority.HIGH)
         await begun(first)
         waiting = [
-            jobs.call(note("low"), 1.0, Priority.LOW),
-            jobs.call(note("late"), 3.0, Priority.HIGH),
-            jobs.call(note("early"), 2.0, Priority.HIGH),
-            jobs.call(note("early too"), 2.0, Priority.HIGH),
+            jobs.call(note("low"), FAR, Priority.LOW),
+            jobs.call(note("late"), FAR + 3, Priority.HIGH),
+            jobs.call(note("early"), FAR + 2, Priority.HIGH),
+            jobs.call(note("early too"), FAR + 2, Priority.HIGH),
         ]
         jobs.call(note("dropped"), 0.0, Priority.HIGH).cancel()
         first.go.set()

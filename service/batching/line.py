@@ -1,0 +1,96 @@
+"""A line in which the urgent come first and nobody is passed for ever.
+
+Order: priority, then deadline, then arrival. Not thread-safe.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import heapq
+from collections.abc import Iterator
+from itertools import count
+from typing import Any, Generic, Protocol, TypeVar
+
+from service.batching.ticket import Priority
+
+
+class Waiting(Protocol):
+    """What can stand in a line."""
+
+    @property
+    def future(self) -> asyncio.Future[Any]:
+        """Cancelled when nobody waits for it any more."""
+
+    @property
+    def deadline(self) -> float:
+        """When it is due, of `time.perf_counter()`."""
+
+    @property
+    def priority(self) -> Priority:
+        """Whether it passes others, or is passed."""
+
+    @property
+    def moves_up_at(self) -> float:
+        """When low priority becomes high: a stream of others must not keep it back for good."""
+
+
+W = TypeVar("W", bound=Waiting)
+
+
+class Line(Generic[W]):
+    """Who waits, first in order first."""
+
+    def __init__(self) -> None:
+        self._arrivals = count()
+        self._high: list[tuple[float, int, W]] = []  # deadline, arrival
+        self._low: list[tuple[float, int, W]] = []
+
+    def __len__(self) -> int:
+        """Count all, those included that nobody waits for any more."""
+        return len(self._high) + len(self._low)
+
+    def __iter__(self) -> Iterator[W]:
+        """Give all, in no order."""
+        return (item for _, _, item in (*self._high, *self._low))
+
+    def push(self, item: W) -> None:
+        """Add one."""
+        heap = self._high if item.priority is Priority.HIGH else self._low
+        heapq.heappush(heap, (item.deadline, next(self._arrivals), item))
+
+    def first(self, now: float) -> W | None:
+        """Show who is first."""
+        heap = self._heap(now)
+        return heap[0][2] if heap else None
+
+    def pop(self, now: float) -> W | None:
+        """Take who is first."""
+        heap = self._heap(now)
+        return heapq.heappop(heap)[2] if heap else None
+
+    def urgency(self, now: float) -> tuple[int, float]:
+        """Give priority and deadline, as they count now, of who is first; there must be one."""
+        heap = self._heap(now)
+        return (Priority.HIGH if self._high else Priority.LOW), heap[0][0]
+
+    def earliest_deadline(self) -> float:
+        """Give the earliest deadline of all; there must be one."""
+        return min(heap[0][0] for heap in (self._high, self._low) if heap)
+
+    def drain(self) -> list[W]:
+        """Empty the line."""
+        left = list(self)
+        self._high, self._low = [], []
+        return left
+
+    def _heap(self, now: float) -> list[tuple[float, int, W]]:
+        if self._low and any(item.moves_up_at <= now for _, _, item in self._low):
+            stay = []
+            for entry in self._low:
+                if entry[2].moves_up_at <= now:
+                    heapq.heappush(self._high, entry)
+                else:
+                    stay.append(entry)
+            heapq.heapify(stay)
+            self._low = stay
+        return self._high or self._low
