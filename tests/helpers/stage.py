@@ -1,0 +1,616 @@
+"""A runner pool on a stage: the test gives each piece of work its cue, and moves the clock.
+
+Whatever the threads do, each take of work is judged while it happens, against a plain account of
+who is in line. What is wrong is collected in `Stage.wrong`, since an assertion on a runner's thread
+would only kill the runner.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import linecache
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from enum import Enum, auto
+from functools import partial
+from itertools import count
+from typing import Any
+
+import numpy as np
+import pytest
+
+from service.batching.batcher import Batcher
+from service.batching.jobs import JobQueue
+from service.batching.latency import LatencyTable
+from service.batching.runners import Lane, RunnerPool
+from service.batching.ticket import Answer, Priority, Ticket
+from service.errors import ModelUnavailableError, StoppingError
+from service.metrics import Metrics
+
+PATIENCE_S = 10.0
+"""How long a test waits for what has to come; nothing is asserted about how long it took."""
+
+_PAUSE_S = 0.0005
+"""Between two looks, since who looks all the time keeps the pool's lock from the runners."""
+
+_NAMES = count()
+
+
+class Clock:
+    """Stands for the module `time` in `service.batching`; stands still until it is moved."""
+
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def perf_counter(self) -> float:
+        return self.now
+
+    def monotonic(self) -> float:
+        return time.monotonic()  # of the pool's joins, which wait for real threads
+
+
+@contextmanager
+def simulated_time(clock: Clock) -> Iterator[None]:
+    """Let every module of `service.batching` read the simulated clock."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name, module in tuple(sys.modules.items()):
+            if name.startswith("service.batching.") and hasattr(module, "time"):
+                patch.setattr(module, "time", clock)
+        yield
+
+
+class FixedTable(LatencyTable):
+    """Knows its times from the start and learns none."""
+
+    def __init__(self, times: list[float]) -> None:
+        super().__init__()
+        for size, seconds in enumerate(times, 1):
+            super().observe(size, seconds)
+
+    def observe(self, size: int, seconds: float) -> None:
+        pass
+
+
+class Ending(Enum):
+    """How a piece of work ends."""
+
+    ANSWER = auto()
+    FAIL = auto()  # as an engine or a decoder fails: any Exception
+    DIE = auto()  # as a runner dies of a defect: what is no Exception
+
+
+class Defect(BaseException):
+    """What no `except Exception` catches."""
+
+
+@dataclass(eq=False)
+class Call:
+    """An engine call, or a decode, that waits for its cue."""
+
+    values: list[int]
+    is_decode: bool = False
+    ending: Ending | None = None
+    _shut: threading.Lock = field(default_factory=threading.Lock)
+
+    def __post_init__(self) -> None:
+        self._shut.acquire()
+
+    def end(self, ending: Ending) -> None:
+        self.ending = ending
+        self._shut.release()
+
+    def wait(self, poisoned: set[int]) -> None:
+        """Wait for the cue, and end as it says; an image that is poisoned never gets an answer."""
+        if not self._shut.acquire(timeout=4 * PATIENCE_S):
+            self.ending = Ending.FAIL
+        if self.ending is Ending.ANSWER and poisoned.intersection(self.values):
+            self.ending = Ending.FAIL
+        if self.ending is Ending.FAIL:
+            raise RuntimeError("fault")
+        if self.ending is Ending.DIE:
+            raise Defect
+
+
+class StagedEngine:
+    """Answers an image with its value once it gets its cue."""
+
+    provider = "cpu"
+    tf32 = False
+
+    def __init__(self) -> None:
+        self.calls: list[Call] = []
+        self.poisoned: set[int] = set()
+
+    def run(self, images: np.ndarray) -> np.ndarray:
+        call = Call([int(image.view(np.uint32)[0, 0, 0]) for image in images])
+        self.calls.append(call)
+        call.wait(self.poisoned)
+        return np.array(call.values, np.float32)[:, np.newaxis]
+
+    def close(self) -> None:
+        pass
+
+
+class Place(Enum):
+    """Where an image is on its way."""
+
+    TO_DECODE = auto()
+    DECODING = auto()
+    IN_LINE = auto()
+    TAKEN = auto()
+
+
+@dataclass(eq=False)
+class Entry:
+    """What the test knows of one image."""
+
+    value: int
+    batcher: StagedBatcher
+    future: asyncio.Future[Answer]
+    queued: float
+    deadline: float
+    priority: Priority
+    place: Place = Place.IN_LINE
+    arrival: int = 0  # among those in line
+    decode: Call | None = None
+    seen_done: bool = False
+
+    def urgency(self, now: float) -> tuple[int, float]:
+        """Priority and deadline as they count now: a low one moves up at half of its time."""
+        half = self.queued + (self.deadline - self.queued) / 2
+        high = self.priority is Priority.HIGH or now >= half
+        return (0 if high else 1), self.deadline
+
+    def ticket(self) -> Ticket:
+        pixels = np.zeros((1, 1, 4), np.uint8)
+        pixels.view(np.uint32)[0, 0, 0] = self.value
+        return Ticket(pixels, self.future, self.queued, self.deadline, self.priority)
+
+
+class StagedBatcher(Batcher):
+    """A batcher whose every take is judged, under the pool's lock."""
+
+    def __init__(self, stage: Stage, number: int, table: LatencyTable, max_batch: int) -> None:
+        self.stage, self.number, self.max_batch = stage, number, max_batch
+        self.engine = StagedEngine()
+        self.entries: list[Entry] = []
+        self.closer: threading.Thread | None = None
+        self.given_up = False  # closed without the time to run what waited
+        self.closed: bool | None = None
+        super().__init__(
+            self.engine,
+            stage.metrics.for_model(f"m{number}", 1),
+            stage.pool,
+            max_batch=max_batch,
+            max_delay_s=stage.max_delay_s,
+            latencies=table,
+            lane=stage.lane,
+        )
+
+    def line(self) -> list[Entry]:
+        """Who can be served now, the first first."""
+        now, least_s = self.stage.clock.now, self.latencies.median_s(1)
+        live = [
+            entry
+            for entry in self.entries
+            if entry.place is Place.IN_LINE
+            and not entry.future.cancelled()
+            and now + least_s <= entry.deadline
+        ]
+        return sorted(live, key=lambda entry: (*entry.urgency(now), entry.arrival))
+
+    def take(self, idle: int) -> list[Ticket]:
+        lines = self.stage.lines()
+        batch = super().take(idle)
+        if batch:
+            first = self.stage.judge(self, len(batch), lines)
+            if [entry.future for entry in first] != [ticket.future for ticket in batch]:
+                self.stage.wrong.append(f"not the first in line of model {self.number}")
+            self._judge_size(batch)
+            for entry in first:
+                entry.place = Place.TAKEN
+        return batch
+
+    def _judge_size(self, batch: list[Ticket]) -> None:
+        if len(batch) > self.max_batch:
+            self.stage.wrong.append(f"{len(batch)} in a batch")
+        soonest = min(ticket.deadline for ticket in batch)
+        if len(batch) > 1 and self.stage.clock.now + self.latencies.p95_s(len(batch)) > soonest:
+            self.stage.wrong.append("a batch so large that one in it gets late")
+
+
+class StagedJobs(JobQueue):
+    """A queue of decodes whose every take is judged."""
+
+    def __init__(self, stage: Stage, threads: int) -> None:
+        super().__init__(threads)
+        self.stage = stage
+
+    def line(self) -> list[Entry]:
+        """Who waits to be decoded, the first first."""
+        live = [
+            entry
+            for batcher in self.stage.batchers
+            for entry in batcher.entries
+            if entry.place is Place.TO_DECODE and not entry.future.cancelled()
+        ]
+        now = self.stage.clock.now
+        return sorted(live, key=lambda entry: (*entry.urgency(now), entry.arrival))
+
+    def take(self, idle: int) -> list[Any]:
+        lines = self.stage.lines()
+        batch = super().take(idle)
+        if batch:
+            first = self.stage.judge(self, 1, lines)
+            if [entry.future for entry in first] != [job.future for job in batch]:
+                self.stage.wrong.append("not the first to be decoded")
+            for entry in first:
+                entry.place = Place.DECODING
+        return batch
+
+
+Lines = dict[StagedBatcher | StagedJobs, list[Entry]]
+
+
+class Stage:
+    """Some models and the decoding of their images on one pool, at most `runners` batches at once.
+
+    Every method is called on the test's thread.
+    """
+
+    def __init__(
+        self,
+        tables: list[list[float]],
+        *,
+        threads: int,
+        runners: int | None = None,
+        decoders: int | None = None,
+        max_batch: int = 1,
+        max_delay_s: float = 0.0,
+    ) -> None:
+        self.clock = Clock()
+        self.wrong: list[str] = []
+        self.metrics = Metrics()
+        self.loop = asyncio.new_event_loop()
+        self.loop.set_exception_handler(lambda _, context: self.wrong.append(str(context)))
+        self.name = f"stage{next(_NAMES)}"
+        self.pool = RunnerPool(threads, name=self.name)
+        self.lane = Lane(runners or threads)
+        self.max_delay_s = max_delay_s
+        self.jobs = StagedJobs(self, decoders or threads)
+        self.batchers: list[StagedBatcher] = []
+        self.pool_closer: threading.Thread | None = None
+        self._values, self._arrivals = count(1), count()
+        self.do(self._open, tables, max_batch)
+
+    def do(self, call: Callable[..., object], *arguments: object) -> None:
+        """Call on the running loop, and let what has been handed to it happen."""
+
+        async def main() -> None:
+            call(*arguments)
+            await asyncio.sleep(0)
+
+        self.loop.run_until_complete(main())
+
+    def _open(self, tables: list[list[float]], max_batch: int) -> None:
+        self.jobs.start(self.pool)
+        for number, times in enumerate(tables):
+            self.batchers.append(StagedBatcher(self, number, FixedTable(times), max_batch))
+
+    # What can happen, each as one step that no take of work can fall into.
+
+    def submit(
+        self,
+        model: int,
+        *,
+        count: int = 1,
+        time_s: float = 1e6,
+        priority: Priority = Priority.HIGH,
+        decode: bool = False,
+        poisoned: bool = False,
+    ) -> list[Entry]:
+        """Submit images with `time_s` until their deadline; gives those that are not refused."""
+        batcher, now = self.batchers[model], self.clock.now
+        place = Place.TO_DECODE if decode else Place.IN_LINE
+        entries = []
+        with self.pool.changed:
+            for _ in range(count):
+                future: asyncio.Future[Answer] = self.loop.create_future()
+                entry = Entry(
+                    next(self._values), batcher, future, now, now + time_s, priority, place
+                )
+                if poisoned:
+                    batcher.engine.poisoned.add(entry.value)
+                batcher.entries.append(entry)
+                if self._submit(entry):
+                    entries.append(entry)
+                else:
+                    batcher.entries.remove(entry)
+        return entries
+
+    def _submit(self, entry: Entry) -> bool:
+        closing = entry.batcher.closer is not None or entry.batcher.given_up
+        entry.arrival = next(self._arrivals)
+        try:
+            if entry.place is Place.TO_DECODE:
+                work = partial(self._decode, entry)
+                self.jobs.submit(work, entry.future, entry.deadline, entry.priority)
+            else:
+                entry.batcher.submit(entry.ticket())
+        except (ModelUnavailableError, StoppingError):
+            if self.alive() and not (closing and entry.place is Place.IN_LINE):
+                self.wrong.append(f"{entry.value} was refused")
+            return False
+        return True
+
+    def _decode(self, entry: Entry) -> None:
+        """Stand for a decode, on a thread of the pool; queues the pixels as a request does."""
+        entry.decode = Call([entry.value], is_decode=True)
+        entry.decode.wait(set())
+        with self.pool.changed:
+            entry.place, entry.queued = Place.IN_LINE, self.clock.now
+            entry.arrival = next(self._arrivals)
+            try:
+                entry.batcher.submit(entry.ticket(), wake=False)
+            except ModelUnavailableError:
+                entry.place = Place.TAKEN
+                raise
+
+    def cancel(self, entry: Entry) -> None:
+        """Let a waiter go away."""
+        with self.pool.changed:
+            entry.future.cancel()
+
+    def advance(self, seconds: float) -> None:
+        """Let time pass."""
+        self.settle()  # so that who is told to be late is known to be so by the time until now
+        with self.pool.changed:
+            self.clock.now += seconds
+
+    def close_model(self, model: int) -> None:
+        """Begin to close a model, with all the time it takes."""
+        batcher = self.batchers[model]
+        if batcher.closer is None and not batcher.given_up:
+
+            def close() -> None:
+                batcher.closed = batcher.close(4 * PATIENCE_S)
+
+            batcher.closer = threading.Thread(target=close)
+            batcher.closer.start()
+
+    def give_up_model(self, model: int) -> None:
+        """Close a model with no time at all for what is waiting."""
+        batcher = self.batchers[model]
+        if batcher.closer is None:
+            batcher.given_up = True
+            batcher.close(0.0)
+
+    def close_pool(self) -> None:
+        """Begin to close the pool."""
+        if self.pool_closer is None:
+            self.pool_closer = threading.Thread(target=self.pool.close, args=(4 * PATIENCE_S,))
+            self.pool_closer.start()
+
+    def note_death(self, death: threading.ExceptHookArgs) -> None:
+        """Stand for `threading.excepthook`: a thread may die of nothing but what it was told to."""
+        if death.exc_type is not Defect:
+            self.wrong.append(f"{death.thread} died of {death.exc_value!r}")
+
+    # What is known.
+
+    @property
+    def entries(self) -> list[Entry]:
+        """All images in order of arrival."""
+        entries = [entry for batcher in self.batchers for entry in batcher.entries]
+        return sorted(entries, key=lambda entry: entry.value)
+
+    def blocked(self) -> list[Call]:
+        """Work that waits for its cue."""
+        decodes = [entry.decode for entry in self.entries if entry.decode is not None]
+        calls = [call for batcher in self.batchers for call in tuple(batcher.engine.calls)]
+        return [call for call in (*decodes, *calls) if call.ending is None]
+
+    def alive(self) -> int:
+        """Count the pool's threads."""
+        return len(self._threads())
+
+    def _threads(self) -> list[threading.Thread]:
+        start = f"runner-{self.name}-"
+        return [thread for thread in threading.enumerate() if thread.name.startswith(start)]
+
+    def lines(self) -> Lines:
+        """Who could be served now if a thread asked, by source; call with the lock held."""
+        served: list[StagedBatcher | StagedJobs] = [self.jobs]
+        served += [batcher for batcher in self.batchers if not batcher.given_up]
+        return {
+            source: line
+            for source in served
+            if source.lane.free
+            and (line := source.line())
+            and (at := source.ready_at()) is not None
+            and at <= self.clock.now
+        }
+
+    def judge(self, source: StagedBatcher | StagedJobs, size: int, lines: Lines) -> list[Entry]:
+        """Compare what is taken with who was in line then; gives who should have been taken."""
+        now, first = self.clock.now, lines.get(source, [])[:size]
+        if not first:
+            self.wrong.append("work for somebody who was not in line, or a lane over its limit")
+            return []
+        for other, line in lines.items():
+            if line[0].urgency(now) < first[0].urgency(now) and not _may_be_passed(
+                other, lines, now
+            ):
+                self.wrong.append(f"{first[0].value} before {line[0].value}, which is more urgent")
+        return first
+
+    # Waiting for what has to happen.
+
+    def settle(self) -> None:
+        """Wait until the threads have done all that they can without a cue."""
+        end = time.monotonic() + PATIENCE_S
+        while unsettled := self._unsettled():
+            assert time.monotonic() < end, unsettled
+            time.sleep(_PAUSE_S)
+        self.do(lambda: None)
+        self._note_late()
+        if self.alive() == 0:
+            left = [entry.value for entry in self.entries if not entry.future.done()]
+            if left:
+                self.wrong.append(f"no thread is left, and nobody told {left}")
+        self.check()
+
+    def wait_for_sleepers(self, number: int) -> None:
+        """Wait until so many of the pool's threads and of who closes models wait to be woken."""
+        end = time.monotonic() + PATIENCE_S
+        while (asleep := self._asleep()) != number:
+            assert time.monotonic() < end, f"{asleep} asleep"
+            time.sleep(_PAUSE_S)
+
+    def _asleep(self) -> int:
+        """Count the threads that wait for a condition, and not only for its lock."""
+        closers = [batcher.closer for batcher in self.batchers if batcher.closer is not None]
+        threads = {thread.ident for thread in (*self._threads(), *closers)}
+        with self.pool.changed:  # so that nobody wakes up meanwhile
+            frames = [frame for id_, frame in sys._current_frames().items() if id_ in threads]
+            return sum(
+                frame.f_code is threading.Condition.wait.__code__
+                and "waiter.acquire(" in linecache.getline(frame.f_code.co_filename, frame.f_lineno)
+                for frame in frames
+            )
+
+    def _unsettled(self) -> str | None:
+        sources = (self.jobs, *self.batchers)
+        with self.pool.changed:
+            runs = sum(len(self.pool.runs_of(source)) for source in sources)
+            blocked, alive = len(self.blocked()), self.alive()
+            if runs != blocked:
+                return f"{runs} runs, and {blocked} of them wait for a cue"
+            if self.pool_closer is not None:
+                return f"{alive} threads of a closed pool" if alive != blocked else None
+            if blocked < alive and self.lines():
+                return "an idle thread beside work"
+            for batcher in self.batchers:
+                closing = batcher.closer is not None and batcher.closer.is_alive()
+                left = batcher.line() or self.pool.runs_of(batcher)
+                if closing and blocked < alive and not left:
+                    return "a model that is not closed although nothing is left of it"
+        return None
+
+    def _note_late(self) -> None:
+        """Check that who was told to be late could not be served any more."""
+        for entry in self.entries:
+            if not entry.seen_done and entry.future.done():
+                entry.seen_done = True
+                late = outcome_of(entry) == "DeadlineExceededError"
+                least_s = entry.batcher.latencies.median_s(1)
+                if late and self.clock.now + least_s <= entry.deadline:
+                    self.wrong.append(f"{entry.value} was told to be late and was not")
+
+    def check(self) -> None:
+        """Fail if anything has been wrong."""
+        assert not self.wrong, "; ".join(self.wrong)
+
+    # The end.
+
+    def end(self) -> None:
+        """Let all work end well, close everything, and judge how each image came out."""
+        self.settle()
+        while calls := self.blocked():
+            for call in calls:
+                call.end(Ending.ANSWER)
+            self.settle()
+        for batcher in self.batchers:
+            if batcher.closer is not None:
+                batcher.closer.join(PATIENCE_S)
+                assert batcher.closed, f"model {batcher.number} did not close"
+            assert batcher.close(PATIENCE_S)
+        self.jobs.close()
+        assert self.pool.close(PATIENCE_S)
+        assert self.alive() == 0
+        assert self.pool.running() == []
+        self.do(lambda: None)
+        self._note_late()
+        for entry in self.entries:
+            assert outcome_of(entry) in self._due(entry), entry
+        self.check()
+
+    def _due(self, entry: Entry) -> set[str]:
+        """How an image may come out, by what became of its last piece of work."""
+        calls = [call for call in entry.batcher.engine.calls if entry.value in call.values]
+        if len(calls) > 2 or (len(calls) == 2 and len(calls[1].values) > 1):
+            self.wrong.append(f"{entry.value} ran in {[call.values for call in calls]}")
+        if entry.future.cancelled():
+            return {"cancelled"}
+        if calls:
+            last = calls[-1]
+            if last.ending is Ending.ANSWER:
+                return {f"answer {entry.value}"}
+            # Of a failed batch, each is run again alone, unless the thread dies before its turn.
+            alone = len(last.values) == 1
+            failed = last.ending is Ending.FAIL
+            return {"InferenceError" if failed and alone else "ModelUnavailableError"}
+        if entry.decode is not None and entry.decode.ending is Ending.FAIL:
+            return {"RuntimeError"}
+        if entry.decode is not None and entry.decode.ending is Ending.DIE:
+            return {"ModelUnavailableError"}
+        closing = entry.batcher.closer is not None or entry.batcher.given_up
+        ended = closing or self.pool_closer is not None or self.pool.ended
+        return {"DeadlineExceededError", *(["ModelUnavailableError"] if ended else [])}
+
+    def clean_up(self) -> None:
+        """Leave no thread behind, however the test ended."""
+        end = time.monotonic() + PATIENCE_S
+        self.close_pool()
+        while self.alive() and time.monotonic() < end:
+            for call in self.blocked():
+                call.end(Ending.FAIL)
+            time.sleep(_PAUSE_S)
+        for batcher in self.batchers:
+            if batcher.closer is not None:
+                batcher.closer.join(PATIENCE_S)
+        if self.pool_closer is not None:
+            self.pool_closer.join(PATIENCE_S)
+        self.do(lambda: None)
+        for entry in self.entries:
+            if entry.future.done() and not entry.future.cancelled():
+                entry.future.exception()  # seen, so that asyncio does not complain of it
+        self.loop.close()
+
+
+def _may_be_passed(source: StagedBatcher | StagedJobs, lines: Lines, now: float) -> bool:
+    """Whether a batch waits for more, since it has time and there is other work to be done."""
+    priority = lines[source][0].urgency(now)[0]
+    other_work = any(
+        line[0].urgency(now)[0] <= priority
+        for other, line in lines.items()
+        if other.lane is not source.lane
+    )
+    return other_work and source.may_wait()
+
+
+def outcome_of(entry: Entry) -> str:
+    """How an image came out, in a word."""
+    future = entry.future
+    if not future.done():
+        return "unresolved"
+    if future.cancelled():
+        return "cancelled"
+    error = future.exception()
+    return type(error).__name__ if error else f"answer {int(future.result().probabilities[0])}"
+
+
+@contextmanager
+def stage(tables: list[list[float]], **options: Any) -> Iterator[Stage]:
+    """A stage with a model for each table of times; it is cleared afterwards."""
+    scene = Stage(tables, **options)
+    with pytest.MonkeyPatch.context() as patch, simulated_time(scene.clock):
+        patch.setattr(threading, "excepthook", scene.note_death)
+        try:
+            yield scene
+        finally:
+            scene.clean_up()
