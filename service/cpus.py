@@ -1,8 +1,9 @@
-"""How many CPUs this process may really use."""
+"""How many CPUs this process may really use, and what they are."""
 
 from __future__ import annotations
 
 import os
+import platform
 from pathlib import Path
 
 
@@ -19,6 +20,20 @@ def cpu_count(root: Path = Path("/")) -> int:
     affinity = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     limits = [quota for folder in _groups(root) if (quota := _quota(folder)) is not None]
     return max(1, min([affinity or 1, *(int(limit) for limit in limits)]))
+
+
+def cpu_model(root: Path = Path("/")) -> str:
+    """Give the CPU's name and the instructions that decide a model's speed on it."""
+    try:
+        text = (root / "proc/cpuinfo").read_text("utf-8")
+    except OSError:
+        return platform.processor() or "unknown"
+    pairs = (line.partition(":") for line in text.splitlines())
+    fields = {name.strip(): value.strip() for name, _, value in pairs}
+    flags = set(fields.get("flags", "").split())
+    known = [name for name in ("avx2", "avx512f", "avx512_vnni", "avx_vnni", "avx512_bf16")
+             if name in flags]  # fmt: skip
+    return f"{fields.get('model name', platform.machine())} ({', '.join(known) or 'no AVX2'})"
 
 
 def _groups(root: Path) -> list[Path]:

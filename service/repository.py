@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -13,18 +13,24 @@ from service.batching.admission import Device
 from service.batching.jobs import JobQueue
 from service.batching.runners import Lane, RunnerPool
 from service.contract import parse_contract
-from service.cpus import cpu_count
-from service.engine.onnx import load_engine
+from service.engine.onnx import OnnxEngine, load_engine
 from service.errors import (
     ModelFileError,
     ModelRequiredError,
     ModelSelectionError,
     UnknownModelError,
 )
+from service.memory import give_back_freed
 from service.metrics import Metrics
 from service.model_files import ModelFile, builtin_file, discover
-from service.served import ServedModel
+from service.served import ServedModel, buckets
 from service.settings import Settings
+from service.tuning.cache import ProfileCache
+from service.tuning.choice import Choice, choose_layout
+from service.tuning.facts import facts_of
+from service.tuning.layout import Layout
+from service.tuning.profile import Profile
+from service.tuning.trials import OneEngine
 
 _log = structlog.get_logger(__name__)
 
@@ -33,13 +39,15 @@ class Repository:
     """All served models, by name and version. Fixed once loaded."""
 
     def __init__(
-        self, models: Iterable[ServedModel], default: str | None, device: Device, jobs: JobQueue
-    ) -> None:
+        self, models: Iterable[ServedModel], default: str | None, device: Device, jobs: JobQueue,
+        layout: Choice,
+    ) -> None:  # fmt: skip
         self._models: dict[str, dict[int, ServedModel]] = {}
         for model in models:
             self._models.setdefault(model.name, {})[model.version] = model
         self._default = default or (next(iter(self._models)) if len(self._models) == 1 else None)
         self._device, self._jobs = device, jobs
+        self.layout = layout
         self._pool: RunnerPool | None = None
 
     def __iter__(self) -> Iterator[ServedModel]:
@@ -127,25 +135,41 @@ def load_repository(
             f"{', '.join(sorted(names))}"
         )
     jobs = jobs or JobQueue(1)
-    device = Device(settings.runners or cpu_count(), jobs)
-    return Repository(
-        [_load(file, settings, metrics, device) for file in files],
-        default=settings.default_model,
-        device=device,
-        jobs=jobs,
-    )
+    cache = ProfileCache(settings.cache_dir)
+    first = _first_asked_for(files, settings.default_model)
+    engines = OneEngine(_opener(first, settings), settings.provider)
+    choice = choose_layout(first.path, engines, settings, models=len(files), cache=cache)
+    opened = {first: engines.with_threads(choice.layout.intra_op_threads)}
+    device = Device(choice.layout.runners, jobs)
+    models = [
+        _load(file, settings, metrics, device, choice.layout, cache, opened.get(file))
+        for file in files
+    ]
+    give_back_freed()
+    return Repository(models, settings.default_model, device, jobs, choice)
 
 
-def _load(file: ModelFile, settings: Settings, metrics: Metrics, device: Device) -> ServedModel:
+def _first_asked_for(files: Sequence[ModelFile], default: str | None) -> ModelFile:
+    """Give the default model's highest version; without a default, that of the first model."""
+    name = default or files[0].name
+    return max((file for file in files if file.name == name), key=lambda file: file.version)
+
+
+def _opener(file: ModelFile, settings: Settings) -> partial[OnnxEngine]:
+    return partial(load_engine, file.path, device_id=settings.device_id, tf32=settings.tf32)
+
+
+def _load(
+    file: ModelFile, settings: Settings, metrics: Metrics, device: Device, layout: Layout,
+    cache: ProfileCache,
+    opened: OnnxEngine | None,
+) -> ServedModel:  # fmt: skip
     open_engine = partial(
-        load_engine,
-        file.path,
+        _opener(file, settings),
         provider=settings.provider,
-        intra_op_threads=settings.intra_op_threads,
-        device_id=settings.device_id,
-        tf32=settings.tf32,
+        intra_op_threads=layout.intra_op_threads,
     )
-    engine = open_engine()
+    engine = opened or open_engine()
     contract = parse_contract(engine.metadata, file=str(file.path))
     if engine.classes not in (None, len(contract.labels)):
         raise ModelFileError(
@@ -167,4 +191,15 @@ def _load(file: ModelFile, settings: Settings, metrics: Metrics, device: Device)
         provider=engine.provider,
     )
     model_metrics = metrics.for_model(file.name, file.version)
-    return ServedModel(file, engine, contract, model_metrics, settings, device, open_engine)
+    model = ServedModel(file, engine, contract, model_metrics, settings, device, open_engine)
+    facts = partial(
+        facts_of,
+        file.path,
+        engine.provider,
+        device_id=settings.device_id,
+        tf32=engine.tf32,
+        max_batch=settings.max_batch,
+        intra_op_threads=layout.intra_op_threads,
+    )
+    model.profile = Profile(buckets(settings.max_batch), cache, facts)
+    return model

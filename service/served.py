@@ -7,7 +7,6 @@ import time
 from collections.abc import Callable
 from typing import Literal
 
-import numpy as np
 import structlog
 
 from service.batching.admission import Device, ImageGate
@@ -21,10 +20,9 @@ from service.golden import check_golden, golden_pattern
 from service.metrics import ModelMetrics
 from service.model_files import ModelFile
 from service.settings import Settings
+from service.tuning.profile import Profile
 
 _log = structlog.get_logger(__name__)
-
-_PROFILE_RUNS = 3
 
 _RELOAD_FIRST_S, _RELOAD_MOST_S = 1.0, 60.0
 _RELOADS_UNTIL_DEAD = 3
@@ -60,6 +58,8 @@ class ServedModel:
         self._batcher: Batcher | None = None
         self._closing = threading.Event()
         self._failed_reloads = 0
+        self.profile = Profile()
+        """Who loads the model may put one here that remembers earlier starts."""
         metrics.queue_length.set_function(lambda: self.gate.admitted)
         metrics.ready.set_function(lambda: self.state == "ready")
 
@@ -127,12 +127,8 @@ class ServedModel:
     def _profile(self, engine: Engine, batch: int) -> None:
         """Time a batch size, for the plans of the first requests; live batches keep it current."""
         pixels = golden_pattern(1, self.contract.preprocessing.crop)
-        images = np.repeat(pixels[np.newaxis], batch, axis=0)
-        engine.run(images)  # the first run of a size allocates, and on a GPU chooses kernels
-        for _ in range(_PROFILE_RUNS):
-            started = time.perf_counter()
-            engine.run(images)
-            self._latencies.observe(batch, time.perf_counter() - started)
+        for seconds in self.profile.times(engine, pixels, batch):
+            self._latencies.observe(batch, seconds)
 
     def _on_device_lost(self, error: DeviceLostError) -> None:
         self.state, self.reason = "reloading", f"the device was lost: {error}"

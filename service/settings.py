@@ -62,14 +62,23 @@ class Settings(BaseModel):
     device_id: int = Field(0, ge=0, description="which GPU")
     tf32: bool = Field(False, description="let the GPU round float32 products to TF32")
     runners: int = Field(
-        0, ge=0, le=1024, description="batches that run side by side; 0: one for each core"
+        0,
+        ge=0,
+        le=1024,
+        description="batches that run side by side; 0: by measurement on the CPU, 1 on a GPU",
     )
     intra_op_threads: int = Field(
-        1,
-        ge=1,
-        le=1024,
-        description="threads for one batch on the CPU; with --runners 1, more answer a lone image "
-        "sooner and fewer images a second",
+        0, ge=0, le=1024, description="threads for one batch on the CPU; 0: by measurement"
+    )
+    layout_goal: Literal["throughput", "latency"] = Field(
+        "throughput",
+        description="what measurement looks for: most images a second, or a lone image's answer "
+        "soonest",
+    )
+    cache_dir: Path | None = Field(
+        None,
+        description="folder that keeps what is measured at the start; none: measure at each start; "
+        "not set: resnet-serve in $XDG_CACHE_HOME or ~/.cache",
     )
     decode_threads: int = Field(
         0, ge=0, le=1024, description="threads that decode images; 0: one for each core"
@@ -156,6 +165,11 @@ class Settings(BaseModel):
             raise ValueError("must not be empty")
         return value
 
+    @field_validator("cache_dir", mode="before")
+    @classmethod
+    def _may_be_none(cls, value: Any) -> Any:
+        return None if value in ("", "none") else value
+
     @model_validator(mode="after")
     def _limits_fit(self) -> Settings:
         if self.jpeg_draft_ratio and self.jpeg_draft_ratio < 2:
@@ -198,6 +212,7 @@ def load_settings(
     """
     values, warnings = _from_environment(environ)
     values |= {name: value for name, value in flags.items() if value is not None}
+    values.setdefault("cache_dir", _default_cache(environ))
     try:
         return Settings.model_validate(values), warnings
     except ValidationError as error:
@@ -222,6 +237,17 @@ def _from_environment(environ: Mapping[str, str]) -> tuple[dict[str, Any], tuple
             f"unknown variable {', '.join(unknown)}; `resnet-serve serve --help` lists the settings"
         )
     return values, tuple(warnings)
+
+
+def _default_cache(environ: Mapping[str, str]) -> Path | None:
+    """Give this program's folder among the user's caches; None where there is no such place.
+
+    Source: https://specifications.freedesktop.org/basedir-spec/latest/
+    """
+    caches, home = environ.get("XDG_CACHE_HOME", ""), environ.get("HOME", "")
+    if Path(caches).is_absolute():  # the specification passes others over
+        return Path(caches) / "resnet-serve"
+    return Path(home) / ".cache" / "resnet-serve" if Path(home).is_absolute() else None
 
 
 def _describe(item: Any) -> str:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from service import __version__
-from service.cpus import cpu_count
+from service.cpus import cpu_count, cpu_model
 
 _PACKAGES = ("onnxruntime", "onnxruntime-gpu", "numpy", "pillow", "uvicorn", "uvloop")
 
@@ -19,7 +19,7 @@ _PACKAGES = ("onnxruntime", "onnxruntime-gpu", "numpy", "pillow", "uvicorn", "uv
 def describe_machine() -> dict[str, Any]:
     """Give CPU, cores, memory, versions and the command line."""
     return {
-        "cpu": _cpu_model(),
+        "cpu": cpu_model(),
         "cores": cpu_count(),
         "memory_bytes": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
         "system": platform.platform(),
@@ -28,20 +28,6 @@ def describe_machine() -> dict[str, Any]:
         "packages": {name: version for name in _PACKAGES if (version := _version(name))},
         "command": shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
     }
-
-
-def _cpu_model() -> str:
-    """Give the CPU's name and the instructions that decide a model's speed on it."""
-    try:
-        text = Path("/proc/cpuinfo").read_text("utf-8")
-    except OSError:
-        return platform.processor() or "unknown"
-    pairs = (line.partition(":") for line in text.splitlines())
-    fields = {name.strip(): value.strip() for name, _, value in pairs}
-    flags = set(fields.get("flags", "").split())
-    known = [name for name in ("avx2", "avx512f", "avx512_vnni", "avx_vnni", "avx512_bf16")
-             if name in flags]  # fmt: skip
-    return f"{fields.get('model name', platform.machine())} ({', '.join(known) or 'no AVX2'})"
 
 
 def _version(name: str) -> str | None:

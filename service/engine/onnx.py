@@ -107,6 +107,15 @@ def load_engine(
     return OnnxEngine(_check_graph(session, path), tf32=tf32)
 
 
+def may_run_on_gpu(provider: Provider) -> bool:
+    """Tell whether a session could run on a GPU here; whether it does, only the session knows."""
+    return (
+        provider != "cpu"
+        and _CUDA in onnxruntime.get_available_providers()
+        and driver_problem() is None
+    )
+
+
 def _cuda_session(
     path: Path, options: onnxruntime.SessionOptions, device_id: int, tf32: bool
 ) -> onnxruntime.InferenceSession:

@@ -48,6 +48,32 @@ def _installed(distribution: str) -> bool:
     return True
 
 
+def installed_runtime() -> str:
+    """Give the installed build of ONNX Runtime and its version, as in "onnxruntime 1.22.0"."""
+    for name in ("onnxruntime", "onnxruntime-gpu"):
+        if _installed(name):
+            return f"{name} {importlib.metadata.version(name)}"
+    return "unknown"
+
+
+def gpu_name(device_id: int) -> str | None:
+    """Ask NVIDIA's driver for a GPU's name, as in "NVIDIA A10"; None without driver or GPU.
+
+    Source: https://docs.nvidia.com/cuda/cuda-driver-api/group__CUDA__DEVICE.html
+    """
+    try:
+        driver = ctypes.CDLL("libcuda.so.1")
+    except OSError:
+        return None
+    device, name = ctypes.c_int(), ctypes.create_string_buffer(256)
+    failed = (
+        driver.cuInit(0)
+        or driver.cuDeviceGet(ctypes.byref(device), device_id)
+        or driver.cuDeviceGetName(name, len(name), device)
+    )
+    return None if failed else name.value.decode(errors="replace")
+
+
 def driver_problem() -> str | None:
     """Say why NVIDIA's driver can't be loaded; None if it can."""
     try:

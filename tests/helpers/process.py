@@ -21,7 +21,7 @@ EXPORT = [str(Path(sys.executable).with_name("resnet-export"))]
 
 def clean_environment(**variables: str) -> dict[str, str]:
     kept = {k: v for k, v in os.environ.items() if not k.startswith("RESNET_SERVE_")}
-    return kept | variables
+    return kept | {"RESNET_SERVE_CACHE_DIR": "none"} | variables  # who runs tests has a cache too
 
 
 def run_to_end(command: list[str], **variables: str) -> subprocess.CompletedProcess[str]:

@@ -1,0 +1,1 @@
+"""What is measured at the start: the layout of the machine, and how long batches take."""

@@ -1,0 +1,94 @@
+"""Keeps on disk what was measured at the start, so that the next start need not measure it again.
+
+One JSON file for each set of facts that a measurement depends on. Nothing here stops a start: what
+can't be read is measured, and what can't be written is measured again the next time.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import secrets
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, TypeVar
+
+import structlog
+from pydantic import BaseModel, Field
+
+SCHEMA = 1
+"""To be raised when the files' form, or how something is measured, changes."""
+
+_log = structlog.get_logger(__name__)
+
+Facts = Mapping[str, Any]
+"""What a measurement depends on: values that JSON can hold and gives back unchanged."""
+
+Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+"""What was measured: in a file that was tampered with, anything could stand."""
+
+V = TypeVar("V", bound=BaseModel)
+
+
+class ProfileCache:
+    """A folder of measurements; None keeps nothing. Safe for several processes at once.
+
+    What kind of trouble there is with the folder is logged once, as a warning.
+    """
+
+    def __init__(self, folder: Path | None) -> None:
+        self._folder = folder
+        self._warned = False
+
+    def read(self, kind: str, facts: Facts, form: type[V]) -> V | None:
+        """Give what was kept for these facts; None if there is nothing, or nothing of that form."""
+        if self._folder is None:
+            return None
+        path = self._path(self._folder, kind, facts)
+        try:
+            entry = json.loads(path.read_text(encoding="utf-8"))
+            if entry["schema"] != SCHEMA or entry["facts"] != facts:
+                raise ValueError("it is of other facts")  # noqa: TRY301 - one way out for all
+            return form.model_validate(entry["value"])
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            self._warn(error)
+        except (ValueError, LookupError, TypeError, RecursionError) as error:
+            detail = (str(error).strip().splitlines() or [type(error).__name__])[0]
+            _log.warning("cache_entry_ignored", path=str(path), detail=detail)
+        return None
+
+    def write(self, kind: str, facts: Facts, value: BaseModel) -> None:
+        """Keep a value for these facts, in the place of any other."""
+        if self._folder is None:
+            return
+        entry = {"schema": SCHEMA, "facts": facts, "value": value.model_dump(mode="json")}
+        path = self._path(self._folder, kind, facts)
+        # Readers see the old file or the new one, whoever else writes it at the same time.
+        draft = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}")
+        try:
+            self._folder.mkdir(parents=True, exist_ok=True)
+            try:
+                draft.write_text(json.dumps(entry, indent=1) + "\n", encoding="utf-8")
+                draft.replace(path)
+            finally:
+                draft.unlink(missing_ok=True)
+        except OSError as error:
+            self._warn(error)
+
+    @staticmethod
+    def _path(folder: Path, kind: str, facts: Facts) -> Path:
+        key = json.dumps({"schema": SCHEMA, "facts": facts}, sort_keys=True)
+        return folder / f"{kind}-{hashlib.sha256(key.encode()).hexdigest()}.json"
+
+    def _warn(self, error: OSError) -> None:
+        if not self._warned:
+            self._warned = True
+            _log.warning(
+                "cache_unusable",
+                folder=str(self._folder),
+                detail=f"{error.strerror or error}; every start measures again "
+                "(--cache-dir: another folder, or none)",
+            )

@@ -1,0 +1,155 @@
+"""Chooses the layout: as the settings say, as the cache knows, or by trying."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import structlog
+from pydantic import BaseModel
+
+from service.contract import parse_contract
+from service.cpus import cpu_count
+from service.engine.onnx import may_run_on_gpu
+from service.golden import golden_pattern
+from service.settings import Settings
+from service.tuning.cache import Facts, ProfileCache, Seconds
+from service.tuning.facts import facts_of
+from service.tuning.layout import Goal, Layout, Trial, candidates, choose
+from service.tuning.trials import OneEngine, try_out
+
+_log = structlog.get_logger(__name__)
+
+Source = Literal["settings", "measured", "cache", "default"]
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """The layout that is used, and why: `trials` are empty where there was nothing to try."""
+
+    layout: Layout
+    goal: Goal
+    source: Source
+    trials: Sequence[Trial] = ()
+
+    def described(self) -> dict[str, Any]:
+        """Give it as /health and the log show it."""
+        return {
+            "runners": self.layout.runners,
+            "intra_op_threads": self.layout.intra_op_threads,
+            "goal": self.goal,
+            "source": self.source,
+            "candidates": [
+                {
+                    "runners": trial.layout.runners,
+                    "intra_op_threads": trial.layout.intra_op_threads,
+                    "images_per_s": round(trial.images_per_s, 1),
+                    "lone_image_ms": round(trial.lone_s * 1000, 3),
+                    "steady": trial.steady,
+                }
+                for trial in self.trials
+            ],
+        }
+
+
+class _Figures(BaseModel):
+    runners: int
+    intra_op_threads: int
+    images_per_s: Seconds
+    lone_s: Seconds
+
+
+class _Trials(BaseModel):
+    """The cache's form. Figures and no choice, so that they serve either goal."""
+
+    trials: list[_Figures]
+
+
+def choose_layout(
+    model_file: Path,
+    engines: OneEngine,
+    settings: Settings,
+    *,
+    models: int,
+    cache: ProfileCache,
+) -> Choice:
+    """Choose the layout for `models` models by the one that is opened by `engines`.
+
+    Raises the `StartupError` with which a model file is refused; a model that can't run is left to
+    the warm-up to tell.
+    """
+    given: Source = "settings" if settings.runners or settings.intra_op_threads else "default"
+    if may_run_on_gpu(settings.provider):
+        threads = settings.intra_op_threads or 1
+        if engines.with_threads(threads).provider != "cpu":
+            # One device: what runs beside a batch takes its share of the device from it.
+            return _told(
+                Choice(Layout(settings.runners or 1, threads), settings.layout_goal, given)
+            )
+    layouts = candidates(
+        cpu_count(), models, runners=settings.runners, threads=settings.intra_op_threads
+    )
+    if len(layouts) == 1:
+        return _told(Choice(layouts[0], settings.layout_goal, given))
+    return _told(_tried(model_file, engines, settings, layouts, cache))
+
+
+def _tried(
+    model_file: Path,
+    engines: OneEngine,
+    settings: Settings,
+    layouts: Sequence[Layout],
+    cache: ProfileCache,
+) -> Choice:
+    goal = settings.layout_goal
+    facts = facts_of(
+        model_file,
+        "cpu",
+        max_batch=settings.max_batch,
+        layouts=[[layout.runners, layout.intra_op_threads] for layout in layouts],
+    )
+    if trials := _kept(cache, facts, layouts):
+        return Choice(choose(trials, goal), goal, "cache", trials)
+    engine = engines.with_threads(layouts[0].intra_op_threads)
+    contract = parse_contract(engine.metadata, file=str(model_file))
+    image = golden_pattern(1, contract.preprocessing.crop)
+    try:
+        trials = try_out(layouts, engines, image, max_batch=settings.max_batch)
+    except Exception as error:  # noqa: BLE001 - the warm-up will meet it too, and tell of it
+        _log.warning("layout_not_measured", detail=str(error))
+        return Choice(layouts[0], goal, "default")
+    if all(trial.steady for trial in trials):
+        _keep(cache, facts, trials)
+    else:
+        _log.info("layout_not_kept", detail="the machine was busy; the next start measures again")
+    return Choice(choose(trials, goal), goal, "measured", trials)
+
+
+def _kept(cache: ProfileCache, facts: Facts | None, layouts: Sequence[Layout]) -> list[Trial]:
+    kept = cache.read("layout", facts, _Trials) if facts is not None else None
+    trials = [
+        Trial(Layout(row.runners, row.intra_op_threads), row.images_per_s, row.lone_s)
+        for row in (kept.trials if kept else ())
+    ]
+    return trials if [trial.layout for trial in trials] == list(layouts) else []
+
+
+def _keep(cache: ProfileCache, facts: Facts | None, trials: Sequence[Trial]) -> None:
+    if facts is not None:
+        rows = [
+            _Figures(
+                runners=trial.layout.runners,
+                intra_op_threads=trial.layout.intra_op_threads,
+                images_per_s=trial.images_per_s,
+                lone_s=trial.lone_s,
+            )
+            for trial in trials
+        ]
+        cache.write("layout", facts, _Trials(trials=rows))
+
+
+def _told(choice: Choice) -> Choice:
+    _log.info("layout_chosen", **choice.described())
+    return choice

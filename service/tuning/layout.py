@@ -1,0 +1,82 @@
+"""How many batches run side by side, and on how many threads each: what there is, and what is best.
+
+Threads that a session splits a batch over, and runners that each have a batch of their own, are two
+uses of the same cores. Which is better depends on the model and the machine, so both are tried.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+Goal = Literal["throughput", "latency"]
+
+_BETTER = 1.05
+"""So much faster than one runner for each core must a layout be to be preferred.
+
+A runner by itself waits for no other thread, whatever else the cores have to do; and on a machine
+that is busy otherwise, a lead of a few per cent is noise.
+"""
+
+_CPUS_FOR_A_MIDDLE_WAY = 4
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """Batches that run side by side, and the threads that work on one, its runner included."""
+
+    runners: int
+    intra_op_threads: int
+
+
+@dataclass(frozen=True, slots=True)
+class Trial:
+    """How a layout did: images a second of all its runners, and seconds of a lone image.
+
+    Not `steady` are results that differed so much that the figures should not be relied on.
+    """
+
+    layout: Layout
+    images_per_s: float
+    lone_s: float
+    steady: bool = True
+
+
+def candidates(cpus: int, models: int, *, runners: int = 0, threads: int = 0) -> list[Layout]:
+    """List the layouts that are worth a try; first the one with a runner for each CPU.
+
+    Each gives every CPU one thread: a runner for each, one runner with all of them, and from 4 CPUs
+    on a middle way. `runners` and `threads` other than 0 are given; then there is nothing to try,
+    since what fills the CPUs follows from either.
+    """
+    if runners:
+        return [Layout(runners, threads or _threads_beside(runners, cpus, models))]
+    if threads:
+        fitting = [r for r in range(1, cpus + 1) if _threads_beside(r, cpus, models) >= threads]
+        return [Layout(max(fitting, default=1), threads)]
+    ways = [cpus, 1] if cpus < _CPUS_FOR_A_MIDDLE_WAY else [cpus, 1, cpus // 2]
+    layouts = [Layout(way, _threads_beside(way, cpus, models)) for way in ways]
+    # With many models the middle way may leave no thread over, and be half of the first.
+    return [
+        layout
+        for layout in dict.fromkeys(layouts)
+        if layout.runners == cpus or layout.intra_op_threads > 1
+    ]
+
+
+def _threads_beside(runners: int, cpus: int, models: int) -> int:
+    """Give the intra-op threads with which so many runners fill the CPUs and no more.
+
+    A runner works on its batch itself. The threads that help are those of a session, which all
+    runners on that session share; each model has a session, and so many of them can run at once.
+    """
+    return max(1, 1 + (cpus - runners) // min(models, runners))
+
+
+def choose(trials: Sequence[Trial], goal: Goal) -> Layout:
+    """Pick the best layout for a goal; the first of `trials` is the one to beat in throughput."""
+    if goal == "latency":
+        return min(trials, key=lambda trial: trial.lone_s).layout
+    best = max(trials, key=lambda trial: trial.images_per_s)
+    return best.layout if best.images_per_s > trials[0].images_per_s * _BETTER else trials[0].layout

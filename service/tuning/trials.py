@@ -1,0 +1,178 @@
+"""Tries layouts out: the same model, opened with as many threads as each layout has.
+
+Whatever disturbs makes slower and never faster. So the layouts are tried there and back (A, B, C,
+C, B, A), of each the better of its two results counts, and of each result the faster runs: measured
+that way, one layout tried as if it were two differed from itself by half as much as by means. One
+session is open at a time: the memory of two may not be there.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from service.engine.base import Engine
+from service.engine.onnx import OnnxEngine, Provider
+from service.tuning.layout import Layout, Trial
+
+_MOST_RUNS = 32
+_ENOUGH_S, _ENOUGH_RUNS = 0.04, 2
+_TOO_LONG_S = 0.5
+"""A figure is made of at most 32 runs, of 2 once they took 40 ms together, or of one of 0.5 s."""
+
+_FULL_BATCH = 4
+"""Larger batches gain little more on a CPU, and would take long to try."""
+
+_LONGEST_BATCH_S = 1.0
+"""A model whose batch of 4 takes longer is tried with single images only."""
+
+_NO_WAY_BACK_S = 4.0
+"""When the way there took as long, the layouts are not tried a second time."""
+
+_STEADY = 1.2
+"""Where the better of two results is better by more than that, something else was at work."""
+
+
+class OneEngine:
+    """A model file's engine, opened anew for another number of threads; one is open at a time.
+
+    `open_engine` is called with `provider` and `intra_op_threads`, by name.
+    """
+
+    def __init__(self, open_engine: Callable[..., OnnxEngine], provider: Provider) -> None:
+        self._open, self._provider = open_engine, provider
+        self._engine: OnnxEngine | None = None
+        self._threads = 0
+
+    def with_threads(self, threads: int) -> OnnxEngine:
+        """Give the engine with so many intra-op threads; one with another number is closed."""
+        if self._engine is None or threads != self._threads:
+            if self._engine is not None:
+                engine, self._engine = self._engine, None
+                engine.close()
+            self._engine = self._open(provider=self._provider, intra_op_threads=threads)
+            self._threads = threads
+            if self._engine.provider == "cpu":
+                self._provider = "cpu"  # "auto" has tried the GPU, and need not again
+        return self._engine
+
+
+def try_out(
+    layouts: Sequence[Layout],
+    engines: OneEngine,
+    image: NDArray[np.uint8],
+    *,
+    max_batch: int,
+) -> list[Trial]:
+    """Measure each layout with `image` (uint8 [H, W, 3]); raises what the engine raises.
+
+    Takes below a second with a model of 10 ms an image, and seconds with one of 100 ms.
+    """
+    started = time.perf_counter()
+    results: dict[Layout, list[_Result]] = {layout: [] for layout in layouts}
+    sizes = [1, min(_FULL_BATCH, max_batch)]
+    for number, layout in enumerate([*layouts, *reversed(layouts)]):
+        if number == len(layouts) and time.perf_counter() - started > _NO_WAY_BACK_S:
+            break
+        engine = engines.with_threads(layout.intra_op_threads)
+        engine.run(image[np.newaxis])  # the first run allocates
+        lone_s = _lone_s(engine, image)
+        if number == 0 and lone_s * sizes[-1] > _LONGEST_BATCH_S:
+            sizes = [1]
+        before = results[layout]
+        tried = [before[0].size] if before else dict.fromkeys(sizes)
+        rate, size = max((_rate(engine, image, size, layout.runners), size) for size in tried)
+        before.append(_Result(lone_s, rate, size))
+    return [_trial(layout, results[layout]) for layout in layouts]
+
+
+@dataclass(frozen=True, slots=True)
+class _Result:
+    lone_s: float
+    rate: float
+    size: int  # the batch size of that rate, which was the best one
+
+
+def _trial(layout: Layout, results: Sequence[_Result]) -> Trial:
+    rates = [result.rate for result in results]
+    lone_s = min(result.lone_s for result in results)
+    return Trial(layout, max(rates), lone_s, steady=max(rates) < _STEADY * min(rates))
+
+
+def _lone_s(engine: Engine, image: NDArray[np.uint8]) -> float:
+    """Give the seconds of a batch of one while nothing else runs."""
+    return _undisturbed(_timings(engine, image[np.newaxis], _Together(1)))
+
+
+def _rate(engine: Engine, image: NDArray[np.uint8], size: int, runners: int) -> float:
+    """Give images a second of so many runners that run batches of `size` at the same time."""
+    images = np.repeat(image[np.newaxis], size, axis=0)
+    together = _Together(runners)
+    with ThreadPoolExecutor(runners) as threads:
+        try:
+            runs = [threads.submit(_timings, engine, images, together) for _ in range(runners)]
+            return sum(size / _undisturbed(run.result()) for run in runs)
+        finally:
+            together.give_up()  # where one could not start or failed, the others must not go on
+
+
+class _Together:
+    """Callers that begin together and go on until each has had enough."""
+
+    def __init__(self, callers: int) -> None:
+        self._begin = threading.Barrier(callers)
+        self._lock = threading.Lock()
+        self._missing = callers
+
+    def begin(self) -> None:
+        """Wait for the others."""
+        self._begin.wait()
+
+    def had_enough(self) -> None:
+        """Tell that this caller need not go on."""
+        with self._lock:
+            self._missing -= 1
+
+    @property
+    def over(self) -> bool:
+        """Whether all have had enough."""
+        return self._missing <= 0
+
+    def give_up(self) -> None:
+        """Let nobody wait for others any more."""
+        self._begin.abort()
+        self._missing = 0
+
+
+def _timings(engine: Engine, images: NDArray[np.uint8], together: _Together) -> list[float]:
+    """Give the seconds of each run beside which all others ran, too."""
+    timings: list[float] = []
+    enough = False
+    together.begin()
+    began = now = time.perf_counter()
+    while not together.over:
+        started = now
+        engine.run(images)
+        now = time.perf_counter()
+        if not enough or not together.over:
+            timings.append(now - started)
+        if not enough and _enough(len(timings), now - began):
+            enough = True
+            together.had_enough()
+    return timings
+
+
+def _enough(runs: int, seconds: float) -> bool:
+    long = seconds > _ENOUGH_S and runs >= _ENOUGH_RUNS
+    return long or seconds > _TOO_LONG_S or runs >= _MOST_RUNS
+
+
+def _undisturbed(timings: Sequence[float]) -> float:
+    """Give the lower quartile: the fastest alone could be a run that had the machine to itself."""
+    return sorted(timings)[(len(timings) - 1) // 4]
