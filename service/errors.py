@@ -20,6 +20,7 @@ A request's road, and the classes that can end it on each stretch:
               --decode-->        EmptyImageError, NotAnImageError, ImageTooLargeError,
                                  TruncatedImageError, CorruptImageError, UnsupportedPixelsError
               --batch, engine--> DeadlineExceededError, ModelUnavailableError, InferenceError
+              --device-->        DeviceLostError, which becomes a ModelUnavailableError
      answer   --together-->      AllImagesFailedError
      at any time                 ClientDisconnectedError, StoppingError, InternalError,
                                  RouteNotFoundError, MethodNotAllowedError
