@@ -24,13 +24,14 @@ RUN pip install --no-deps .
 FROM ${PYTHON_IMAGE} AS base
 RUN groupadd --system --gid 10001 serve \
  && useradd --system --uid 10001 --gid 10001 --no-create-home --home-dir /nonexistent serve \
- && mkdir /models
+ && mkdir /models /cache && chown serve:serve /cache
 ENV PATH=/opt/resnet-serve/bin:$PATH \
     PYTHONUNBUFFERED=1 \
     PYTHONDONTWRITEBYTECODE=1 \
     RESNET_SERVE_HOST=0.0.0.0 \
     RESNET_SERVE_PORT=8000 \
-    RESNET_SERVE_LOG_FORMAT=json
+    RESNET_SERVE_LOG_FORMAT=json \
+    RESNET_SERVE_CACHE_DIR=/cache
 USER 10001:10001
 WORKDIR /models
 EXPOSE 8000

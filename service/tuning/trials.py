@@ -12,6 +12,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 
 import numpy as np
@@ -22,9 +23,9 @@ from service.engine.onnx import OnnxEngine, Provider
 from service.tuning.layout import Layout, Trial
 
 _MOST_RUNS = 32
-_ENOUGH_S, _ENOUGH_RUNS = 0.04, 2
+_ENOUGH_S, _ENOUGH_RUNS = 0.03, 2
 _TOO_LONG_S = 0.5
-"""A figure is made of at most 32 runs, of 2 once they took 40 ms together, or of one of 0.5 s."""
+"""A figure is made of at most 32 runs, of 2 once they took 30 ms together, or of one of 0.5 s."""
 
 _FULL_BATCH = 4
 """Larger batches gain little more on a CPU, and would take long to try."""
@@ -117,9 +118,10 @@ def _rate(engine: Engine, image: NDArray[np.uint8], size: int, runners: int) -> 
     with ThreadPoolExecutor(runners) as threads:
         try:
             runs = [threads.submit(_timings, engine, images, together) for _ in range(runners)]
-            return sum(size / _undisturbed(run.result()) for run in runs)
+            timings = [run.result() for run in runs]
         finally:
-            together.give_up()  # where one could not start or failed, the others must not go on
+            together.give_up()  # where a thread could not be started, the others must not wait
+    return sum(size / _undisturbed(each) for each in timings)
 
 
 class _Together:
@@ -131,8 +133,9 @@ class _Together:
         self._missing = callers
 
     def begin(self) -> None:
-        """Wait for the others."""
-        self._begin.wait()
+        """Wait for the others; if one gives up, it is over."""
+        with suppress(threading.BrokenBarrierError):
+            self._begin.wait()
 
     def had_enough(self) -> None:
         """Tell that this caller need not go on."""
@@ -145,9 +148,10 @@ class _Together:
         return self._missing <= 0
 
     def give_up(self) -> None:
-        """Let nobody wait for others any more."""
+        """End it for all."""
+        with self._lock:
+            self._missing = 0
         self._begin.abort()
-        self._missing = 0
 
 
 def _timings(engine: Engine, images: NDArray[np.uint8], together: _Together) -> list[float]:
@@ -158,7 +162,11 @@ def _timings(engine: Engine, images: NDArray[np.uint8], together: _Together) -> 
     began = now = time.perf_counter()
     while not together.over:
         started = now
-        engine.run(images)
+        try:
+            engine.run(images)
+        except BaseException:
+            together.give_up()
+            raise
         now = time.perf_counter()
         if not enough or not together.over:
             timings.append(now - started)

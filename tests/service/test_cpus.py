@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
+import platform
 from pathlib import Path
 
 import pytest
 
-from service.cpus import cpu_count
+from service.cpus import cpu_count, cpu_model
 
 
 @pytest.fixture
@@ -60,6 +61,34 @@ def test_version_1_has_a_quota_and_a_period(machine):
 def test_version_1_without_a_limit_says_minus_one(machine):
     files = {"cpu/cpu.cfs_quota_us": "-1\n", "cpu/cpu.cfs_period_us": "100000\n"}
     assert cpu_count(machine("4:cpu,cpuacct:/\n", **files)) == 16
+
+
+CPUINFO = """processor : 0
+model name\t: Some CPU @ 2 GHz
+flags\t\t: fpu sse2 avx2 avx512f amx_int8
+
+processor : 1
+model name\t: Some CPU @ 2 GHz
+flags\t\t: fpu sse2 avx2 avx512f amx_int8
+"""
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        (CPUINFO, "Some CPU @ 2 GHz (avx2, avx512f)"),
+        ("model name : Old CPU\nflags : sse2\n", "Old CPU (no AVX2)"),
+        ("CPU part : 0xd0c\n", f"{platform.machine()} (no AVX2)"),  # as on ARM
+    ],
+)
+def test_a_cpu_is_its_name_and_the_instructions_that_count(tmp_path, text, expected):
+    (tmp_path / "proc").mkdir()
+    (tmp_path / "proc/cpuinfo").write_text(text)
+    assert cpu_model(tmp_path) == expected
+
+
+def test_a_cpu_that_nothing_tells_of_has_a_name_too(tmp_path):
+    assert cpu_model(tmp_path)
 
 
 def test_where_affinity_is_unknown_all_cpus_are_counted(tmp_path, monkeypatch):

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from structlog.testing import capture_logs
 
 from service.contract import GoldenPattern, Label
+from service.engine.onnx import load_engine
 from service.errors import (
     ContractError,
     ModelFileError,
@@ -26,6 +27,8 @@ from service.metrics import Metrics
 from service.repository import Repository, load_repository
 from service.served import ServedModel, buckets
 from service.settings import Settings
+from service.tuning.choice import choose_layout
+from service.tuning.layout import Layout
 
 
 def loaded(folder: Path, metrics: Metrics | None = None, **options) -> Repository:
@@ -94,7 +97,7 @@ def test_what_is_loaded_is_shown_in_the_metrics(model_folder):
         assert label in text
 
 
-# Looking up
+# The layout
 
 
 @pytest.fixture
@@ -102,6 +105,88 @@ def several(tmp_path):
     for name in ("a.onnx", "b/1.onnx", "b/3.onnx", "b/12.onnx"):
         write_color_model(tmp_path / "several" / name)
     return tmp_path / "several"
+
+
+def test_the_layout_is_that_of_the_pool_and_of_every_session(several, monkeypatch):
+    opened = []
+
+    def open_engine(path, **options):
+        opened.append(options["intra_op_threads"])
+        return load_engine(path, **options)
+
+    monkeypatch.setattr("service.repository.load_engine", open_engine)
+    repository = loaded(several, runners=2, intra_op_threads=3)
+    assert repository.layout.layout == Layout(2, 3)
+    assert opened == [3, 3, 3, 3]
+
+    async def lanes() -> set[int]:
+        repository.start()
+        for model in repository:
+            model.warm_up(threading.Event())
+        try:
+            return {model.batcher().lane.limit for model in repository}
+        finally:
+            repository.close(timeout_s=20)
+
+    assert asyncio.run(lanes()) == {2}
+
+
+@pytest.mark.parametrize(
+    ("default", "measured"), [(None, "a.onnx"), ("a", "a.onnx"), ("b", "b/12.onnx")]
+)
+def test_the_layout_is_measured_on_the_model_that_is_asked_for_by_default(
+    several, monkeypatch, default, measured
+):
+    """And only on that, in the version that answers."""
+    asked = []
+
+    def chosen(path, engines, settings, *, models, cache):
+        asked.append((path, models))
+        return choose_layout(path, engines, settings, models=models, cache=cache)
+
+    monkeypatch.setattr("service.repository.choose_layout", chosen)
+    loaded(several, default_model=default)
+    assert asked == [(several / measured, 4)]
+
+
+def sizes_run(model: ServedModel) -> list[int]:
+    """Warm a model up; gives the sizes of the batches that it ran for that."""
+    sizes, run = [], model.engine.run
+
+    def counted(images):
+        sizes.append(len(images))
+        return run(images)
+
+    model.engine.run = counted
+    model.warm_up(threading.Event())
+    assert model.state == "ready"
+    return sizes
+
+
+def test_a_start_knows_the_times_of_an_earlier_one_and_checks_the_golden_cases_all_the_same(
+    model_folder, tmp_path
+):
+    (first,) = loaded(model_folder, cache_dir=tmp_path / "cache")
+    measured = sizes_run(first)
+    (second,) = loaded(model_folder, cache_dir=tmp_path / "cache")
+    checked = sizes_run(second)
+    assert second.latency_ms() == first.latency_ms()
+    assert set(checked) == set(measured) == {1, 2, 4, 8}
+    assert len(checked) == len(measured) - 4 * 4, "of each size, one run and three that are timed"
+    (other,) = loaded(model_folder, cache_dir=tmp_path / "cache", intra_op_threads=2)
+    assert sizes_run(other) == measured, "other threads, other times"
+
+
+def test_a_cache_that_can_not_be_used_is_told_once_and_all_is_measured(model_folder, tmp_path):
+    (tmp_path / "file").write_text("no folder")
+    with capture_logs() as logs:
+        (model,) = loaded(model_folder, cache_dir=tmp_path / "file", intra_op_threads=0)
+        model.warm_up(threading.Event())
+    assert model.state == "ready"
+    assert [entry["event"] for entry in logs].count("cache_unusable") == 1
+
+
+# Looking up
 
 
 def key(model: ServedModel) -> tuple[str, int]:

@@ -31,6 +31,9 @@ def test_health_tells_state_models_providers_and_queues(client):
     assert body["state"] == "ready"
     assert body["version"] == __version__
     assert body["uptime_s"] >= 0
+    assert body["layout"].keys() == {
+        "runners", "intra_op_threads", "goal", "source", "candidates",
+    }  # fmt: skip
     latency_ms = body["models"][0].pop("latency_ms")
     assert list(latency_ms) == ["1", "2", "4", "8"]
     assert all(ms > 0 for ms in latency_ms.values())
@@ -40,6 +43,26 @@ def test_health_tells_state_models_providers_and_queues(client):
             "queue": {"images": 0, "limit": 256},
         }
     ]  # fmt: skip
+
+
+def test_health_tells_the_layout_and_what_it_was_chosen_by(serve, monkeypatch):
+    monkeypatch.setattr("service.tuning.choice.cpu_count", lambda: 2)
+    layout = serve(layout_goal="latency").get("/health").json()["layout"]
+    tried = [(row["runners"], row["intra_op_threads"]) for row in layout["candidates"]]
+    assert tried == [(2, 1), (1, 2)]
+    assert (layout["runners"], layout["intra_op_threads"]) in tried
+    assert (layout["goal"], layout["source"]) == ("latency", "measured")
+    for row in layout["candidates"]:
+        assert row["images_per_s"] > 0
+        assert row["lone_image_ms"] > 0
+
+
+def test_health_tells_a_layout_that_was_given(serve):
+    layout = serve(runners=2, intra_op_threads=3).get("/health").json()["layout"]
+    assert layout == {
+        "runners": 2, "intra_op_threads": 3, "goal": "throughput", "source": "settings",
+        "candidates": [],
+    }  # fmt: skip
 
 
 def test_a_model_that_disagrees_with_its_golden_cases_is_not_ready_and_says_why(

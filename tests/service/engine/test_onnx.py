@@ -15,7 +15,7 @@ from structlog.testing import capture_logs
 
 from service.contract import INPUT_NAME, METADATA_KEY, PROBABILITIES
 from service.engine import onnx as engine_module
-from service.engine.onnx import load_engine
+from service.engine.onnx import load_engine, may_run_on_gpu
 from service.errors import DeviceLostError, ModelFileError, ProviderError, StartupError
 from service.golden import golden_pattern
 
@@ -276,6 +276,20 @@ def test_where_cuda_works_it_is_used(model, fake_cuda, provider):
     assert options["device_id"] == 1
     assert options["use_tf32"] == 0, "off unless asked for"
     assert session["enable_fallback"] == 0, "ONNX Runtime would retry on the CPU by itself"
+
+
+def test_a_gpu_may_be_used_with_cuda_and_a_driver_unless_the_cpu_was_asked_for(fake_cuda):
+    fake_cuda(CUDA)
+    assert [may_run_on_gpu(provider) for provider in ("auto", "cuda", "cpu")] == [True, True, False]
+    fake_cuda(CUDA, driver_problem="libcuda.so.1: cannot open shared object file")
+    assert not may_run_on_gpu("auto")
+
+
+@pytest.mark.skipif(
+    "CUDAExecutionProvider" in onnxruntime.get_available_providers(), reason="has CUDA"
+)
+def test_a_build_for_the_cpu_uses_no_gpu():
+    assert not may_run_on_gpu("auto")
 
 
 def test_tf32_is_on_when_asked_for(model, fake_cuda):

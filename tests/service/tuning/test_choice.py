@@ -1,0 +1,217 @@
+"""Which layout a service gets, and from where: the settings, an earlier start, or a trial."""
+
+from __future__ import annotations
+
+import json
+from functools import partial
+
+import numpy as np
+import pytest
+from color_model import write_color_model
+from structlog.testing import capture_logs
+
+from service.engine.onnx import load_engine
+from service.errors import ContractError, ModelFileError
+from service.settings import Settings
+from service.tuning import choice as choice_module
+from service.tuning.cache import ProfileCache
+from service.tuning.choice import Choice, choose_layout
+from service.tuning.layout import Layout, Trial
+from service.tuning.trials import OneEngine
+
+TWO_ONES, ONE_TWO = Layout(2, 1), Layout(1, 2)
+TRIALS = [Trial(TWO_ONES, 200.0, 0.010), Trial(ONE_TWO, 150.0, 0.006)]
+
+
+@pytest.fixture(autouse=True)
+def two_cpus(monkeypatch):
+    monkeypatch.setattr(choice_module, "cpu_count", lambda: 2)
+
+
+@pytest.fixture
+def model(tmp_path):
+    return write_color_model(tmp_path / "models" / "color.onnx")
+
+
+@pytest.fixture
+def cache(tmp_path):
+    return ProfileCache(tmp_path / "cache")
+
+
+@pytest.fixture
+def trials(monkeypatch):
+    """Trials of known outcome; gives the list of what was tried."""
+    asked: list[list[Layout]] = []
+
+    def tried(layouts, engines, image, *, max_batch):
+        asked.append(list(layouts))
+        assert image.shape == (8, 8, 3)
+        return TRIALS
+
+    monkeypatch.setattr(choice_module, "try_out", tried)
+    return asked
+
+
+def chosen(path, cache: ProfileCache | None = None, models: int = 1, **settings) -> Choice:
+    engines = OneEngine(partial(load_engine, path), "cpu")
+    return choose_layout(
+        path,
+        engines,
+        Settings.model_validate({"provider": "cpu"} | settings),
+        models=models,
+        cache=cache or ProfileCache(None),
+    )
+
+
+def test_it_is_measured_with_the_real_runtime_where_nothing_is_given(model):
+    with capture_logs() as logs:
+        choice = chosen(model)
+    assert choice.source == "measured"
+    assert [trial.layout for trial in choice.trials] == [TWO_ONES, ONE_TWO]
+    assert choice.layout in (TWO_ONES, ONE_TWO)
+    told = [entry for entry in logs if entry["event"] == "layout_chosen"]
+    assert [{key: entry[key] for key in choice.described()} for entry in told] == [
+        choice.described()
+    ]
+
+
+@pytest.mark.parametrize(("goal", "layout"), [("throughput", TWO_ONES), ("latency", ONE_TWO)])
+def test_the_goal_decides(model, trials, goal, layout):
+    choice = chosen(model, layout_goal=goal)
+    assert (choice.layout, choice.goal, choice.source) == (layout, goal, "measured")
+    assert choice.trials == TRIALS
+
+
+@pytest.mark.parametrize(
+    ("given", "layout"),
+    [
+        ({"runners": 3, "intra_op_threads": 5}, Layout(3, 5)),
+        ({"runners": 1}, ONE_TWO),
+        ({"intra_op_threads": 1}, TWO_ONES),
+    ],
+)
+def test_what_is_given_is_taken_without_a_trial(model, cache, trials, given, layout):
+    choice = chosen(model, cache, **given)
+    assert (choice.layout, choice.source, list(choice.trials)) == (layout, "settings", [])
+    assert trials == []
+
+
+def test_one_cpu_leaves_nothing_to_choose(model, trials, monkeypatch):
+    monkeypatch.setattr(choice_module, "cpu_count", lambda: 1)
+    choice = chosen(model)
+    assert (choice.layout, choice.source) == (Layout(1, 1), "default")
+    assert trials == []
+
+
+def test_the_next_start_knows_for_either_goal(model, cache, trials):
+    chosen(model, cache)
+    for goal, layout in (("throughput", TWO_ONES), ("latency", ONE_TWO)):
+        choice = chosen(model, cache, layout_goal=goal)
+        assert (choice.layout, choice.source) == (layout, "cache")
+        assert choice.trials == TRIALS
+    assert len(trials) == 1
+
+
+def test_another_model_batch_size_or_number_of_cpus_is_tried_anew(
+    model, cache, trials, tmp_path, monkeypatch
+):
+    chosen(model, cache)
+    chosen(write_color_model(tmp_path / "other.onnx", name="other"), cache)
+    chosen(model, cache, max_batch=2)
+    monkeypatch.setattr(choice_module, "cpu_count", lambda: 4)
+    chosen(model, cache)
+    chosen(model, cache, models=2)
+    middle = [Layout(4, 1), Layout(1, 4)]
+    assert trials == [[TWO_ONES, ONE_TWO]] * 3 + [
+        [*middle, Layout(2, 3)], [*middle, Layout(2, 2)]
+    ]  # fmt: skip
+
+
+def test_figures_of_other_layouts_are_not_used(model, cache, trials, tmp_path):
+    chosen(model, cache)
+    (path,) = (tmp_path / "cache").iterdir()
+    entry = json.loads(path.read_text())
+    entry["value"]["trials"].pop()
+    path.write_text(json.dumps(entry))
+    assert chosen(model, cache).source == "measured"
+    assert chosen(model, cache).source == "cache"
+
+
+def test_figures_of_a_busy_machine_are_used_and_not_kept(model, cache, monkeypatch):
+    busy = [TRIALS[0], Trial(ONE_TWO, 300.0, 0.006, steady=False)]
+    monkeypatch.setattr(choice_module, "try_out", lambda *_, **__: busy)
+    with capture_logs() as logs:
+        choice = chosen(model, cache)
+    assert (choice.layout, choice.source) == (TWO_ONES, "measured")
+    assert [candidate["steady"] for candidate in choice.described()["candidates"]] == [True, False]
+    assert "layout_not_kept" in [entry["event"] for entry in logs]
+    assert chosen(model, cache).source == "measured"
+
+
+def test_a_model_that_can_not_run_gets_a_runner_for_each_cpu(model, cache, tmp_path):
+    """What is wrong with it is told by its warm-up, and the others are served."""
+
+    def broken(**options):
+        engine = load_engine(model, **options)
+
+        def run(images):
+            raise RuntimeError("out of memory")
+
+        engine.run = run
+        return engine
+
+    with capture_logs() as logs:
+        choice = choose_layout(
+            model, OneEngine(broken, "cpu"), Settings(provider="cpu"), models=1, cache=cache
+        )
+    assert (choice.layout, choice.source, list(choice.trials)) == (TWO_ONES, "default", [])
+    assert ("layout_not_measured", "out of memory") in [
+        (entry["event"], entry.get("detail")) for entry in logs
+    ]
+    assert not (tmp_path / "cache").exists()
+
+
+def test_a_file_that_is_refused_is_refused_as_ever(tmp_path, model):
+    with pytest.raises(ModelFileError, match=r"none\.onnx: no such file"):
+        chosen(tmp_path / "none.onnx")
+    model.write_bytes(model.read_bytes().replace(b"resnet_serve.contract", b"x" * 21))
+    with pytest.raises(ContractError):
+        chosen(model)
+
+
+class OnGpu:
+    """Stands for an engine on a GPU, which is not to be had here."""
+
+    provider, tf32 = "cuda", False
+
+    def run(self, images):
+        return np.zeros((len(images), 3), np.float32)
+
+    def close(self) -> None:
+        raise AssertionError("opened once, and kept")
+
+
+@pytest.mark.parametrize(
+    ("given", "layout", "source"),
+    [
+        ({}, Layout(1, 1), "default"),
+        ({"runners": 2}, Layout(2, 1), "settings"),
+        ({"intra_op_threads": 2}, Layout(1, 2), "settings"),
+    ],
+)
+def test_a_gpu_has_one_runner_unless_told_otherwise(
+    model, trials, monkeypatch, given, layout, source
+):
+    monkeypatch.setattr(choice_module, "may_run_on_gpu", lambda provider: provider != "cpu")
+    engines = OneEngine(lambda **_: OnGpu(), "auto")
+    settings = Settings.model_validate(given)
+    choice = choose_layout(model, engines, settings, models=1, cache=ProfileCache(None))
+    assert (choice.layout, choice.source) == (layout, source)
+    assert trials == []
+    engines.with_threads(layout.intra_op_threads)
+
+
+def test_a_gpu_that_does_not_work_leaves_the_cpu_to_be_tried(model, trials, monkeypatch):
+    monkeypatch.setattr(choice_module, "may_run_on_gpu", lambda provider: True)
+    assert chosen(model, provider="auto").source == "measured"
+    assert trials == [[TWO_ONES, ONE_TWO]]

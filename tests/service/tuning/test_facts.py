@@ -1,0 +1,63 @@
+"""What measurements depend on: each of it makes another key."""
+
+from __future__ import annotations
+
+import hashlib
+
+import pytest
+
+from service.tuning import facts as facts_module
+from service.tuning.facts import facts_of
+
+
+@pytest.fixture
+def path(tmp_path):
+    path = tmp_path / "model.onnx"
+    path.write_bytes(b"weights")
+    return path
+
+
+def test_they_are_the_file_the_device_and_the_software(path):
+    facts = facts_of(path, "cpu", max_batch=8)
+    assert facts is not None
+    assert facts["model_sha256"] == hashlib.sha256(b"weights").hexdigest()
+    assert facts["runtime"].startswith("onnxruntime ")
+    assert facts["max_batch"] == 8
+    assert facts == facts_of(path, "cpu", max_batch=8)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("cpu_model", lambda: "another CPU"),
+        ("cpu_count", lambda: 99),
+        ("installed_runtime", lambda: "onnxruntime 99"),
+        ("__version__", "99"),
+    ],
+)
+def test_another_machine_or_software_is_another_fact(path, monkeypatch, name, value):
+    before = facts_of(path, "cpu")
+    monkeypatch.setattr(facts_module, name, value)
+    assert facts_of(path, "cpu") != before
+
+
+def test_a_file_is_known_by_its_content_and_not_by_its_name(path, tmp_path):
+    before = facts_of(path, "cpu")
+    other = path.rename(tmp_path / "other.onnx")
+    assert facts_of(other, "cpu") == before
+    other.write_bytes(b"other weights")
+    assert facts_of(other, "cpu") != before
+
+
+def test_a_gpu_is_known_by_its_name(path, monkeypatch):
+    """And one without a name could be any."""
+    monkeypatch.setattr(facts_module, "gpu_name", lambda number: ["NVIDIA A10", None][number])
+    facts = facts_of(path, "cuda", device_id=0)
+    assert facts is not None
+    assert (facts["provider"], facts["device"]) == ("cuda", "NVIDIA A10")
+    assert facts_of(path, "cuda", device_id=1) is None
+
+
+def test_a_file_that_is_gone_has_none(path):
+    path.unlink()
+    assert facts_of(path, "cpu") is None

@@ -1,0 +1,197 @@
+"""Layouts are tried with the real ONNX Runtime; what comes out has the right form."""
+
+from __future__ import annotations
+
+import threading
+from functools import partial
+
+import numpy as np
+import pytest
+from color_model import write_color_model
+
+from service.engine.onnx import load_engine
+from service.golden import golden_pattern
+from service.tuning import trials as trials_module
+from service.tuning.layout import Layout
+from service.tuning.trials import OneEngine, try_out
+
+IMAGE = golden_pattern(1, 8)
+LAYOUTS = [Layout(2, 1), Layout(1, 2), Layout(2, 3)]
+
+
+class Watched:
+    """Opens engines, and counts what becomes of them."""
+
+    def __init__(self, path) -> None:
+        self.path = path
+        self.opened: list[tuple[str, int]] = []
+        self.open_now = self.most_open = 0
+
+    def __call__(self, *, provider, intra_op_threads):
+        engine = load_engine(self.path, provider=provider, intra_op_threads=intra_op_threads)
+        self.opened.append((provider, intra_op_threads))
+        self.open_now += 1
+        self.most_open = max(self.most_open, self.open_now)
+        close = engine.close
+
+        def closed() -> None:
+            self.open_now -= 1
+            close()
+
+        engine.close = closed
+        return engine
+
+
+@pytest.fixture
+def model(tmp_path):
+    return write_color_model(tmp_path / "color.onnx")
+
+
+@pytest.fixture
+def watched(model):
+    return Watched(model)
+
+
+def test_each_layout_has_its_figures(watched):
+    trials = try_out(LAYOUTS, OneEngine(watched, "cpu"), IMAGE, max_batch=8)
+    assert [trial.layout for trial in trials] == LAYOUTS
+    assert all(trial.images_per_s > 0 and trial.lone_s > 0 for trial in trials)
+
+
+def test_they_are_tried_there_and_back_and_one_session_is_open_at_a_time(watched):
+    try_out(LAYOUTS, OneEngine(watched, "cpu"), IMAGE, max_batch=8)
+    assert [threads for _, threads in watched.opened] == [1, 2, 3, 2, 1]
+    assert watched.most_open == 1
+
+
+def test_a_model_that_takes_long_is_tried_once(watched, monkeypatch):
+    monkeypatch.setattr(trials_module, "_NO_WAY_BACK_S", -1.0)
+    trials = try_out(LAYOUTS, OneEngine(watched, "cpu"), IMAGE, max_batch=8)
+    assert [threads for _, threads in watched.opened] == [1, 2, 3]
+    assert len(trials) == 3
+    assert all(trial.steady for trial in trials), "a single result differs from no other"
+
+
+class Counting:
+    """An engine that notes sizes and callers."""
+
+    provider = "cpu"
+
+    def __init__(self) -> None:
+        self.sizes: set[int] = set()
+        self.inside = self.most_inside = 0
+        self.lock = threading.Lock()
+        self.callers: set[int] = set()
+
+    def run(self, images):
+        with self.lock:
+            self.inside += 1
+            self.most_inside = max(self.most_inside, self.inside)
+            self.sizes.add(len(images))
+            self.callers.add(threading.get_ident())
+        answers = np.zeros((len(images), 3), np.float32)
+        with self.lock:
+            self.inside -= 1
+        return answers
+
+    def close(self) -> None:
+        pass
+
+
+def tried(engine: Counting, *layouts: Layout, max_batch: int = 8):
+    engines = OneEngine(lambda **_: engine, "cpu")
+    return try_out(layouts, engines, IMAGE, max_batch=max_batch)
+
+
+@pytest.mark.parametrize(("max_batch", "sizes"), [(1, {1}), (2, {1, 2}), (4, {1, 4}), (8, {1, 4})])
+def test_single_images_and_a_small_batch_are_tried(max_batch, sizes):
+    engine = Counting()
+    tried(engine, Layout(2, 1), max_batch=max_batch)
+    assert engine.sizes == sizes
+
+
+def test_a_slow_model_is_tried_with_single_images_only(monkeypatch):
+    monkeypatch.setattr(trials_module, "_LONGEST_BATCH_S", 0.0)
+    engine = Counting()
+    tried(engine, Layout(2, 1))
+    assert engine.sizes == {1}
+
+
+def test_never_more_callers_than_runners():
+    engine = Counting()
+    tried(engine, Layout(3, 1))
+    assert 1 <= engine.most_inside <= 3
+    assert threading.get_ident() in engine.callers, "a lone image's"
+    assert len(engine.callers) >= 4, "callers have threads of their own"
+
+
+@pytest.mark.parametrize("which", [0, 1, 2])
+def test_whichever_caller_fails_the_others_end_and_its_error_is_raised(which):
+    engine = Counting()
+    callers: dict[int, int] = {}
+
+    def run(images):
+        if threading.current_thread() is not threading.main_thread():
+            with engine.lock:
+                number = callers.setdefault(threading.get_ident(), len(callers))
+            if number == which:
+                raise RuntimeError("no memory")
+        return np.zeros((len(images), 3), np.float32)
+
+    engine.run = run
+    with pytest.raises(RuntimeError, match="no memory"):
+        tried(engine, Layout(3, 1))
+
+
+def test_a_thread_that_can_not_be_started_leaves_no_other_waiting(monkeypatch):
+    start, started = threading.Thread.start, []
+
+    def limited(thread):
+        if started:
+            raise RuntimeError("can't start new thread")
+        started.append(thread)
+        start(thread)
+
+    monkeypatch.setattr(threading.Thread, "start", limited)
+    with pytest.raises(RuntimeError, match="can't start new thread"):
+        tried(Counting(), Layout(2, 1))
+
+
+def test_results_that_differ_much_are_not_steady(monkeypatch):
+    """The first of the two has the machine to itself, and the second a third of it."""
+    rates = iter([90.0, 80.0, 30.0])  # batch of 1, batch of 4, and the better one again
+    monkeypatch.setattr(trials_module, "_rate", lambda *_: next(rates))
+    (trial,) = tried(Counting(), Layout(1, 1))
+    assert (trial.images_per_s, trial.steady) == (90.0, False)
+
+
+def test_an_engine_is_kept_for_the_same_number_of_threads_and_opened_anew_for_another(watched):
+    engines = OneEngine(watched, "cpu")
+    one = engines.with_threads(1)
+    assert engines.with_threads(1) is one
+    two = engines.with_threads(2)
+    assert two is not one
+    assert watched.open_now == 1
+    assert two.run(IMAGE[np.newaxis]).shape == (1, 3)
+
+
+def test_where_auto_came_to_the_cpu_the_gpu_is_not_tried_again(watched):
+    engines = OneEngine(watched, "auto")
+    engines.with_threads(1)
+    engines.with_threads(2)
+    assert watched.opened == [("auto", 1), ("cpu", 2)]
+
+
+def test_what_opens_an_engine_may_fail_and_succeed_later(model):
+    broken = True
+
+    def open_engine(**options):
+        if broken:
+            raise RuntimeError("no memory")
+        return partial(load_engine, model)(**options)
+
+    engines = OneEngine(open_engine, "cpu")
+    with pytest.raises(RuntimeError, match="no memory"):
+        engines.with_threads(1)
+    broken = False
+    assert engines.with_threads(1).provider == "cpu"
