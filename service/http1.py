@@ -54,6 +54,7 @@ class Http1Protocol(HttpToolsProtocol):
         self._in_head = True
         self._refusal: RequestError | None = None
         self._refused = False
+        self._cycles: list[RequestResponseCycle] = []
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Begin; who never sends a byte is an idle connection like others."""
@@ -66,11 +67,14 @@ class Http1Protocol(HttpToolsProtocol):
         """End."""
         self._stop_timer()
         self._unset_keepalive_if_required()
-        cycle: RequestResponseCycle | None = self.cycle
-        leave = None if cycle is None else cast("Scope", cycle.scope).get(ON_DISCONNECT)
+        unfinished = [cycle for cycle in self._cycles if not cycle.response_complete]
         super().connection_lost(exc)
-        if leave is not None:
-            leave()
+        # uvicorn tells only the newest of pipelined requests, and it is the oldest that runs.
+        for cycle in unfinished:
+            cycle.disconnected = True
+            cycle.message_event.set()
+            if (leave := cast("Scope", cycle.scope).get(ON_DISCONNECT)) is not None:
+                leave()
 
     def data_received(self, data: bytes) -> None:
         """Parse what has come; requests start as their heads are complete."""
@@ -103,6 +107,8 @@ class Http1Protocol(HttpToolsProtocol):
         if self._refusal is not None:
             raise self._refusal
         super().on_headers_complete()
+        self._cycles = [cycle for cycle in self._cycles if not cycle.response_complete]
+        self._cycles.append(self.cycle)
         self.cycle.transport = _JoinedWrites(self.transport, self.loop)  # type: ignore[assignment]
 
     def on_message_complete(self) -> None:
@@ -215,7 +221,9 @@ class _JoinedWrites:
 
     def write(self, data: bytes) -> None:
         """Hold data until the next write, or until the event loop comes round."""
-        if self._held:
+        if self._transport.is_closing():
+            self._held = b""  # uvloop raises where asyncio would drop it
+        elif self._held:
             held, self._held = self._held, b""
             self._transport.write(held + data)
         elif data:

@@ -109,12 +109,18 @@ class _Road:
     ) -> None:
         self._service, self._served, self._batcher = service, served, batcher
         self._trace, self._top, self._urgency = trace, top, urgency
+        self._begun = 0
 
     async def classify_all(self, images: EncodedImages) -> list[dict[str, Any]]:
         """Give each image's result; the error of an only image is raised."""
         if len(images) == 1:
             return [await self._counted(images[0])]
-        results = await asyncio.gather(*map(self._result_or_error, images))
+        try:
+            results = await asyncio.gather(*map(self._result_or_error, images))
+        except asyncio.CancelledError:
+            # A task that is cancelled before its first step runs nothing that could count.
+            self._served.metrics.images["cancelled"].inc(len(images) - self._begun)
+            raise
         if all("error" in result for result in results):
             raise AllImagesFailedError(f"all {len(images)} images failed; see results", results)
         return results
@@ -134,6 +140,7 @@ class _Road:
             }
 
     async def _counted(self, image: bytes | RequestError) -> dict[str, Any]:
+        self._begun += 1
         count = self._served.metrics.images
         try:
             result = await self._classify(image)

@@ -181,9 +181,10 @@ class Batcher:
             first = engine is self._engine and not self._suspended
             waiting = self._waiting.drain() if first else []
             self._suspended |= first
-        self._fail([*batch, *waiting], _lost)
+        # First: readiness has to be gone when a client hears of it.
         if first:
             self.on_device_lost(error)
+        self._fail([*batch, *waiting], _lost)
 
     def _retry_singly(self, engine: Engine, batch: list[Ticket], error: Exception) -> None:
         """Run a failed batch's images one by one, once, so that one bad image fails alone."""

@@ -1,0 +1,366 @@
+"""The real process among clients of every kind: everybody who waits is answered, nothing is kept.
+
+What is random is drawn from a seed; how the clients' doings interleave is up to the machine, and
+nothing is asserted of how long anything took.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import socket
+import struct
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Awaitable, Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import httpx
+import numpy as np
+import pytest
+from chaos import Crowd, Limits, Picture
+from images import colored, encode, photo, top_label
+from PIL import Image
+from process import Serving, clean_environment, client_of, serving
+from prometheus_client import Gauge
+from prometheus_client.parser import text_string_to_metric_families
+from structlog.testing import capture_logs
+from wire import connect, head, read_answer
+
+from service.contract import parse_contract
+from service.engine.onnx import load_engine
+from service.model_files import builtin_file
+from service.preprocess.decode import DecodePolicy, decode
+
+SEED = 20_26
+CLIENTS = 24
+WARM_UP_S, CHAOS_S = 1.5, 4.0
+LAST_ANSWERS = 60
+"""So many answers of the last crowd are awaited before the signal: it comes in mid-load."""
+
+GROWTH_KB = 32 * 1024
+"""Of resident memory, at most. Up to 6 MB were measured; allocators differ in what they keep."""
+
+LIMITS = Limits(max_body_bytes=200_000, max_images=4, body_timeout_s=1.0)
+FLAGS = [
+    "--runners", 3, "--decode-threads", 2, "--max-batch", 4, "--max-queue", 24,
+    "--max-images", LIMITS.max_images, "--max-body-bytes", LIMITS.max_body_bytes,
+    "--max-inflight-bytes", 2_000_000, "--max-image-pixels", 1_000_000,
+    "--body-timeout-s", LIMITS.body_timeout_s, "--drain-timeout-s", 20, "--log-level", "debug",
+]  # fmt: skip
+
+REFUSED_AT_ADMISSION = {"queue_full", "deadline_unreachable"}
+
+
+@pytest.fixture(scope="module")
+def pictures() -> list[Picture]:
+    """Images of distinct labels, which the model's file gives them when it is run by itself."""
+    engine = load_engine(builtin_file().path, provider="cpu", intra_op_threads=1)
+    contract = parse_contract(engine.metadata, file="the built-in model")
+    by_label: dict[str, Picture] = {}
+    for seed in range(40):
+        data = encode(photo(160, 120, seed), "JPEG")
+        pixels = decode(data, contract.preprocessing, DecodePolicy(10**6, 4)).pixels
+        label = contract.labels[int(engine.run(pixels[None])[0].argmax())].label
+        by_label.setdefault(label, Picture(data, label))
+    assert len(by_label) >= 6, "answers of other images could not be told apart"
+    return list(by_label.values())
+
+
+@dataclass(frozen=True)
+class Vitals:
+    """What a process holds."""
+
+    threads: int
+    files: int
+    resident_kb: int
+
+
+def vitals(pid: int) -> Vitals:
+    process = Path(f"/proc/{pid}")
+    status = (process / "status").read_text(encoding="ascii")
+    fields = dict(line.split(":", 1) for line in status.splitlines())
+    resident_kb = int(fields["VmRSS"].split()[0])
+    files = len(list((process / "fd").iterdir()))
+    return Vitals(int(fields["Threads"]), files, resident_kb)
+
+
+def samples(client: httpx.Client) -> dict[str, float]:
+    """Metrics by name, summed over their labels."""
+    sums: dict[str, float] = {}
+    for family in text_string_to_metric_families(client.get("/metrics").text):
+        for sample in family.samples:
+            sums[sample.name] = sums.get(sample.name, 0.0) + sample.value
+    return sums
+
+
+AT_REST = {
+    "resnet_serve_requests_in_flight": 1,  # the scrape itself
+    "resnet_serve_queue_length": 0,
+    "resnet_serve_inflight_bytes": 0,
+}
+
+
+def at_rest(client: httpx.Client, server: Serving, files: int | None = None) -> Vitals:
+    """Wait until the server has nothing to do, and no more open files than that.
+
+    Gives what it holds then. The one connection is the client's.
+    """
+    end = time.monotonic() + 30
+    while True:
+        held = {name: value for name, value in samples(client).items() if name in AT_REST}
+        now = vitals(server.process.pid)
+        if held == AT_REST and (files is None or now.files <= files):
+            return now
+        assert time.monotonic() < end, (held, now, files)
+
+
+def sleep_for(seconds: float) -> Callable[[Crowd], Awaitable[None]]:
+    async def end(_: Crowd) -> None:
+        await asyncio.sleep(seconds)
+
+    return end
+
+
+def requests_logged(server: Serving) -> dict[str, dict]:
+    """The log's line of each request, by its id."""
+    return {str(e["request_id"]): e for e in server.events if e["event"] == "request"}
+
+
+@pytest.mark.parametrize("flags", [[], ["--coalesce"]], ids=["", "coalesce"])
+def test_among_clients_of_every_kind_everybody_is_answered_and_nothing_is_kept(pictures, flags):
+    """And SIGTERM in the middle of it is a clean stop: whoever was accepted gets an answer."""
+    with serving(*FLAGS, *flags) as server, client_of(server) as client:
+        warm_up, chaos, last = (
+            Crowd(server.url, pictures, LIMITS, name) for name in ("warm", "chaos", "last")
+        )
+        fresh = at_rest(client, server)
+        asyncio.run(warm_up.run(CLIENTS, SEED, sleep_for(WARM_UP_S)))
+        before = at_rest(client, server, files=fresh.files)
+        asyncio.run(chaos.run(CLIENTS, SEED + 1, sleep_for(CHAOS_S)))
+        after = at_rest(client, server, files=fresh.files)
+        images = samples(client)["resnet_serve_images_total"]
+
+        async def stop_in_the_middle(crowd: Crowd) -> None:
+            await crowd.has_answers(LAST_ANSWERS)
+            crowd.stopping = True
+            server.signal()
+            await asyncio.to_thread(server.process.wait, 60)
+
+        asyncio.run(last.run(CLIENTS, SEED + 2, stop_in_the_middle))
+        assert server.exit_status() == 0
+        assert server.events[-1]["event"] == "stopped"
+        assert server.events[-1]["unanswered"] == 0
+
+    crowds = (warm_up, chaos, last)
+    assert [complaint for crowd in crowds for complaint in crowd.complaints] == []
+    assert all(any(outcome.is_ok for outcome in crowd.outcomes) for crowd in crowds)
+
+    logged = requests_logged(server)
+    for outcome in (outcome for crowd in crowds for outcome in crowd.outcomes):
+        line = logged.get(outcome.request.id)
+        if outcome.answer is None:
+            assert line is None, f"accepted, and not answered: {outcome}"
+        else:
+            assert line is not None, f"answered, and not logged: {outcome}"
+            assert line["status"] == outcome.answer.status
+    assert errors_logged(server) == []
+
+    assert after.threads == before.threads
+    assert after.resident_kb < before.resident_kb + GROWTH_KB
+    admitted = sum(
+        line["images"]
+        for id_, line in logged.items()
+        if not id_.startswith("last") and line["code"] not in REFUSED_AT_ADMISSION
+    )
+    assert images == admitted, "each image that was admitted is counted by its outcome, once"
+
+
+def errors_logged(server: Serving) -> list[object]:
+    """What the log calls an error, each with its traceback if it has one."""
+    errors = [event for event in server.events if event["level"] in {"error", "critical"}]
+    return [event.get("exception", event) for event in errors]
+
+
+def test_a_client_that_leaves_with_requests_in_line_is_no_error_of_the_service(model_folder):
+    """The first of two pipelined requests runs as the connection is reset: its work is dropped."""
+    request = head(Content_Length=len(colored())) + colored()
+    with (
+        serving("--models", model_folder, "--max-delay-ms", 10_000) as server,
+        client_of(server) as client,
+    ):
+        with connect(server.url) as connection:
+            connection.sendall(2 * request)
+            while queued(client) == 0:
+                pass
+            reset_on_close(connection)
+        while queued(client):
+            pass
+        server.signal()
+        assert server.exit_status() == 0
+    (first,) = [event for event in server.events if event["event"] == "request"]
+    assert (first["status"], first["code"]) == (499, "client_disconnected")
+    assert errors_logged(server) == []
+
+
+def queued(client: httpx.Client) -> int:
+    return client.get("/health").json()["models"][0]["queue"]["images"]
+
+
+def reset_on_close(connection: socket.socket) -> None:
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+
+
+POISON = (1, 2, 250)
+"""A colour on which the engine fails; it would be blue."""
+
+
+class FaultyEngine:
+    """Fails always on poisoned images, and at random on batches of several.
+
+    Not on single images: the service runs those of a failed batch again one by one, and once.
+    """
+
+    def __init__(self, run: Callable[[np.ndarray], np.ndarray]) -> None:
+        self._run = run
+        self._chance = random.Random(SEED)
+        self._lock = threading.Lock()
+        self.faults = 0
+
+    def __call__(self, images: np.ndarray) -> np.ndarray:
+        with self._lock:
+            fails = len(images) > 1 and self._chance.random() < 0.3
+            self.faults += fails
+        if fails or (images[:, 0, 0] == POISON).all(axis=-1).any():
+            raise RuntimeError("an engine's error, not for clients")
+        return self._run(images)
+
+
+@pytest.fixture
+def no_thread_is_left() -> Iterator[None]:
+    """Ask for it before `serve`: it looks when the server has stopped."""
+    threads = set(threading.enumerate())
+    yield
+    end = time.monotonic() + 30
+    while left := set(threading.enumerate()) - threads:
+        assert time.monotonic() < end, left
+
+
+def test_an_engine_that_fails_at_random_costs_only_the_poisoned_their_answer(
+    no_thread_is_left, serve
+):
+    """Their requests alone get a 500, with an id; and no task is left of any of it."""
+    client = serve(runners=3, decode_threads=2, max_batch=4, max_delay_ms=5)
+    service = client.app.state.service
+    (model,) = service.repository
+    model.engine.run = faulty = FaultyEngine(model.engine.run)
+    # A gauge is asked on the event loop, whose tasks it counts.
+    tasks = Gauge("test_tasks", "Tasks of the event loop.", registry=service.metrics.registry)
+    tasks.set_function(lambda: len(asyncio.all_tasks()))
+    rest = AT_REST | {"test_tasks": samples(client)["test_tasks"]}
+
+    images = {"red": colored("red"), "green": colored("green")}
+    images["poison"] = encode(Image.new("RGB", (20, 12), POISON))
+    several = [("files", data) for data in images.values()]
+    sends = random.Random(SEED).choices([*images], (4, 4, 1), k=300)
+    with capture_logs() as logs, ThreadPoolExecutor(16) as pool:
+        post = partial(client.post, "/v1/classify")
+        answers = list(pool.map(lambda name: post(content=images[name]), sends))
+        forms = list(pool.map(lambda _: post(files=several), range(50)))
+
+    assert faulty.faults, "batches of several have failed"
+    causes = {log["request_id"]: log["exc_info"] for log in logs if log["log_level"] == "error"}
+    for name, answer in zip(sends, answers, strict=True):
+        if name == "poison":
+            problem = answer.json()
+            assert (answer.status_code, problem["code"]) == (500, "inference_failed")
+            assert problem["request_id"] == answer.headers["x-request-id"]
+            assert "not for clients" not in answer.text
+            assert "not for clients" in str(causes[problem["request_id"]])
+        else:
+            assert (answer.status_code, top_label(answer)) == (200, name)
+    for answer in forms:
+        red, green, poison = answer.json()["results"]
+        assert [red["labels"][0]["label"], green["labels"][0]["label"]] == ["red", "green"]
+        assert poison["error"]["code"] == "inference_failed"
+
+    end = time.monotonic() + 30
+    while (now := {k: v for k, v in samples(client).items() if k in rest}) != rest:
+        assert time.monotonic() < end, now
+    assert client.get("/livez").status_code == 200
+
+
+PROGRAM_THAT_HANGS = """
+import os, sys, threading
+from service.engine.providers import prepare_runtime
+prepare_runtime()
+from service.engine.onnx import OnnxEngine
+
+run, where = OnnxEngine.run, sys.argv.pop(1)
+
+def hang(self, images):
+    if threading.current_thread().name.startswith(where):
+        os.write(2, b'{"event": "hanging"}\\n')  # one piece, beside the log's thread
+        threading.Event().wait()
+    return run(self, images)
+
+OnnxEngine.run = hang
+from service.cli import main
+sys.exit(main())
+"""
+
+
+@contextmanager
+def hanging(where: str, model_folder: Path) -> Iterator[Serving]:
+    """The program with an engine that never ends a batch on threads of that name."""
+    command = [sys.executable, "-c", PROGRAM_THAT_HANGS, where, "serve", "--port", "0"]
+    command += ["--log-format", "json", "--models", str(model_folder), "--drain-timeout-s", "1"]
+    with subprocess.Popen(
+        command, env=clean_environment(), stderr=subprocess.PIPE, text=True
+    ) as process:
+        try:
+            yield Serving(process)
+        finally:
+            process.kill()
+
+
+def wait_until_it_hangs(server: Serving) -> None:
+    """It says so at once, maybe before the log's own thread has written older lines."""
+    if all(event["event"] != "hanging" for event in server.events):
+        server.wait_for("hanging")
+
+
+def test_a_warm_up_that_hangs_keeps_no_process_alive(model_folder):
+    """The drain timeout ends it; nobody had been accepted, so the stop is clean."""
+    with hanging("warm-up", model_folder) as server:
+        wait_until_it_hangs(server)
+        with client_of(server) as client:
+            refused = client.post("/v1/classify", content=colored())
+            assert (refused.status_code, refused.json()["code"]) == (503, "model_not_ready")
+        server.signal()
+        assert server.exit_status() == 0
+
+
+@pytest.mark.parametrize("waits", [True, False])
+def test_a_batch_that_hangs_keeps_no_process_alive(model_folder, waits):
+    """Who waits for it is told so, and the status that somebody went without an answer."""
+    with hanging("runner", model_folder) as server:
+        server.wait_for("model_ready")
+        with connect(server.url) as connection:
+            connection.sendall(head(Content_Length=len(colored())) + colored())
+            wait_until_it_hangs(server)
+            if not waits:
+                connection.close()
+                assert server.wait_for("request")["code"] == "client_disconnected"
+            server.signal()
+            if waits:
+                status, answer = read_answer(connection)
+                assert status == 503
+                assert b'"code":"stopping"' in answer
+        assert server.exit_status() == (1 if waits else 0)
