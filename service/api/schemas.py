@@ -126,7 +126,7 @@ class LayoutTrial(BaseModel):
     intra_op_threads: int
     images_per_s: float
     lone_image_ms: float = Field(description="inference of one image while nothing else runs")
-    steady: bool = Field(description="false: the machine was busy, and the figures may be wrong")
+    steady: bool = Field(description="false: a second try did not confirm the figures")
 
 
 class Layout(BaseModel):

@@ -123,7 +123,7 @@ def _tried(
     if all(trial.steady for trial in trials):
         _keep(cache, facts, trials)
     else:
-        _log.info("layout_not_kept", detail="the machine was busy; the next start measures again")
+        _log.info("layout_not_kept", detail="two tries differ; the next start measures again")
     return Choice(choose(trials, goal), goal, "measured", trials)
 
 

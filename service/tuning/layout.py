@@ -34,7 +34,7 @@ class Layout:
 class Trial:
     """How a layout did: images a second of all its runners, and seconds of a lone image.
 
-    Not `steady` are results that differed so much that the figures should not be relied on.
+    Not `steady` is what a second try did not confirm: it should not be relied on.
     """
 
     layout: Layout

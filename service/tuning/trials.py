@@ -33,8 +33,8 @@ _FULL_BATCH = 4
 _LONGEST_BATCH_S = 1.0
 """A model whose batch of 4 takes longer is tried with single images only."""
 
-_NO_WAY_BACK_S = 4.0
-"""When the way there took as long, the layouts are not tried a second time."""
+_NO_WAY_BACK_S = 20.0
+"""When the way there took as long, as with seconds an image, there is no second try."""
 
 _STEADY = 1.2
 """Where the better of two results is better by more than that, something else was at work."""
@@ -103,7 +103,8 @@ class _Result:
 def _trial(layout: Layout, results: Sequence[_Result]) -> Trial:
     rates = [result.rate for result in results]
     lone_s = min(result.lone_s for result in results)
-    return Trial(layout, max(rates), lone_s, steady=max(rates) < _STEADY * min(rates))
+    steady = len(rates) > 1 and max(rates) < _STEADY * min(rates)
+    return Trial(layout, max(rates), lone_s, steady)
 
 
 def _lone_s(engine: Engine, image: NDArray[np.uint8]) -> float:
