@@ -15,6 +15,11 @@ from service.api.deadline import Urgency
 from service.batching.ticket import Answer
 
 
+_NEARLY = 0.1
+"""By so much of its time left, another's deadline may be later than an image's own: of two requests
+that arrive together, the later one can be the first to have its body."""
+
+
 @dataclass(slots=True)
 class Way:
     """What becomes of one image on the threads."""
@@ -33,8 +38,8 @@ class Way:
 class InFlight:
     """Ways of images by what they hold.
 
-    An image joins a way that is as urgent as itself: one with a later deadline or a lower priority
-    might be too late for it.
+    An image joins a way that is nearly as urgent as itself: one with a much later deadline or a
+    lower priority might be too late for it.
     """
 
     def __init__(self) -> None:
@@ -49,7 +54,7 @@ class InFlight:
         if (
             there is not None
             and not there.future.done()
-            and there.urgency.deadline <= urgency.deadline
+            and there.urgency.deadline <= urgency.deadline + _NEARLY * urgency.left_s()
             and there.urgency.priority <= urgency.priority
         ):
             return there, True

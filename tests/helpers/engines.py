@@ -7,6 +7,19 @@ import threading
 import numpy as np
 
 
+def hold(client) -> HeldEngine:
+    """Let the only model of a client's server wait at a gate that the test opens."""
+    (model,) = client.app.state.service.repository
+    engine, inner = HeldEngine(), model.engine.run
+
+    def run(images: np.ndarray) -> np.ndarray:
+        engine.run(images)
+        return inner(images)
+
+    model.engine.run = run
+    return engine
+
+
 class HeldEngine:
     """Answers each image with its first pixel's value; waits at a gate; fails when told to."""
 

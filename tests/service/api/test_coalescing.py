@@ -5,24 +5,11 @@ from __future__ import annotations
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-from engines import HeldEngine
+from engines import hold
 from images import colored, top_label
 from wire import connect, head, read_answer
 
 POST = "/v1/classify"
-
-
-def held(client) -> HeldEngine:
-    """Let the client's engine wait at a gate that the test opens."""
-    (model,) = client.app.state.service.repository
-    engine, inner = HeldEngine(), model.engine.run
-
-    def run(images):
-        HeldEngine.run(engine, images)
-        return inner(images)
-
-    model.engine.run = run
-    return engine
 
 
 def admitted(client, count: int) -> None:
@@ -40,7 +27,7 @@ def coalesced(client) -> float:
 @pytest.mark.parametrize("coalesce", [True, False])
 def test_identical_images_are_computed_once_only_if_asked_for(serve, coalesce):
     client = serve(coalesce=coalesce, runners=1, max_batch=1)
-    engine = held(client)
+    engine = hold(client)
     engine.open.clear()
     with ThreadPoolExecutor(4) as pool:
         same = [pool.submit(client.post, POST, content=colored("red")) for _ in range(3)]
@@ -57,7 +44,7 @@ def test_identical_images_are_computed_once_only_if_asked_for(serve, coalesce):
 
 def test_the_others_are_answered_when_the_first_client_leaves_and_none_when_all_do(serve):
     client = serve(coalesce=True, runners=1, max_batch=1)
-    engine = held(client)
+    engine = hold(client)
     engine.open.clear()
     body = colored("red")
     request = head(Content_Length=len(body)) + body
@@ -96,9 +83,9 @@ def test_the_others_are_answered_when_the_first_client_leaves_and_none_when_all_
 def test_an_urgent_image_does_not_wait_for_one_that_has_time(serve):
     """By deadline or priority; the other way round it may join."""
     client = serve(coalesce=True, runners=1, max_batch=1)
-    engine = held(client)
+    engine = hold(client)
     engine.open.clear()
-    patient = {"X-Request-Timeout-Ms": "60000", "X-Request-Priority": "low"}
+    patient = {"X-Request-Timeout-Ms": "90000", "X-Request-Priority": "low"}
     with ThreadPoolExecutor(4) as pool:
         blocker = pool.submit(client.post, POST, content=colored("green"))
         assert engine.entered.acquire(timeout=20)

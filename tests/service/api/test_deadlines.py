@@ -6,7 +6,7 @@ import threading
 
 import httpx
 import pytest
-from engines import HeldEngine
+from engines import hold
 from images import colored, top_label
 
 
@@ -20,13 +20,7 @@ def held(serve):
     """A server whose engine waits at a gate that the test opens."""
     client = serve(max_batch=1, runners=1, stuck_after_s=60)
     (model,) = client.app.state.service.repository
-    engine, inner = HeldEngine(), model.engine.run
-
-    def run(images):
-        HeldEngine.run(engine, images)
-        return inner(images)
-
-    model.engine.run = run
+    engine = hold(client)
     yield client, engine, model
     engine.open.set()
 

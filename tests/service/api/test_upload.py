@@ -7,7 +7,7 @@ import json
 import socket
 
 import pytest
-from engines import HeldEngine
+from engines import hold
 from images import colored, top_label
 from wire import connect, head, read_all, read_answer
 
@@ -20,15 +20,7 @@ def code_of(answer: bytes) -> str:
 def held_engine(serve):
     """A server whose engine waits at a gate that the test opens."""
     client = serve(max_batch=1, runners=1)
-    (model,) = client.app.state.service.repository
-    engine = HeldEngine()
-    inner = model.engine.run
-
-    def run(images):
-        HeldEngine.run(engine, images)
-        return inner(images)
-
-    model.engine.run = run
+    engine = hold(client)
     yield client, engine
     engine.open.set()
 
