@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import onnxruntime
 from numpy.typing import NDArray
 
 from service.contract import ModelContract, parse_contract
@@ -34,9 +33,9 @@ def load_pipeline(path: Path, *, threads: int = 0, runtime_defaults: bool = Fals
     The session has the service's options, or with `runtime_defaults` those that ONNX Runtime has
     by itself: threads that wait spin, and memory comes from an arena.
     """
-    engine = load_engine(path, provider="cpu", intra_op_threads=threads)
-    if runtime_defaults:
-        engine = _default_engine(engine, path, threads)
+    engine = load_engine(
+        path, provider="cpu", intra_op_threads=threads, runtime_defaults=runtime_defaults
+    )
     defaults = Settings.model_validate({})
     prepare_decoding()
     return Pipeline(
@@ -45,12 +44,3 @@ def load_pipeline(path: Path, *, threads: int = 0, runtime_defaults: bool = Fals
         DecodePolicy(defaults.max_image_pixels, defaults.jpeg_draft_ratio),
     )
 
-
-def _default_engine(engine: OnnxEngine, path: Path, threads: int) -> OnnxEngine:
-    """Open the file that `engine` has shown to be good once more, and drop `engine`."""
-    engine.close()
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads
-    options.log_severity_level = 3
-    session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-    return OnnxEngine(session)

@@ -72,10 +72,12 @@ def load_engine(
     intra_op_threads: int = 0,
     device_id: int = 0,
     tf32: bool = False,
+    runtime_defaults: bool = False,
 ) -> OnnxEngine:
     """Open a model file on the provider asked for; "auto" takes CUDA where it works.
 
-    `intra_op_threads` 0 means one for each CPU of this process.
+    `intra_op_threads` 0 means one for each CPU of this process. With `runtime_defaults`, threads
+    that wait spin and memory comes from an arena, as ONNX Runtime has it by itself: for comparison.
 
     Raises `ModelFileError` for a file that is no model of the expected inputs and outputs, and
     `ProviderError` when "cuda" was asked for and the session does not run on it.
@@ -86,12 +88,13 @@ def load_engine(
     options.intra_op_num_threads = intra_op_threads or cpu_count()
     options.inter_op_num_threads = 1
     options.log_severity_level = 3
-    # A thread that spins while it waits takes the core that decoding or the event loop needs:
-    # with spinning, one image on two shared cores took four times as long.
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    # The arena and the memory pattern cost 60 MB and bring no speed with a varying batch size.
-    options.enable_cpu_mem_arena = False
-    options.enable_mem_pattern = False
+    if not runtime_defaults:
+        # A thread that spins while it waits takes the core that decoding or the event loop needs:
+        # with spinning, one image on two shared cores took four times as long.
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        # The arena and the memory pattern cost 60 MB and bring no speed with a varying batch size.
+        options.enable_cpu_mem_arena = False
+        options.enable_mem_pattern = False
 
     session: onnxruntime.InferenceSession | None = None
     if provider != "cpu":
