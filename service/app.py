@@ -54,6 +54,7 @@ def create_app(settings: Settings) -> FastAPI:
     add_problem_handlers(app)
     describe(app)
     app.include_router(documented)
+    app.include_router(operations.probes)
     app.include_router(operations.router)
     return app
 
@@ -105,7 +106,7 @@ async def _lifespan(app: FastAPI) -> AsyncGenerator[None]:
     service: Service = app.state.service
     service.repository.start()
     # A daemon: a device that hangs in warm-up must not keep the process from ending.
-    warm_up = threading.Thread(target=_warm_up, args=(service,), name="warm-up", daemon=True)
+    warm_up = threading.Thread(target=_warm_up, args=(app, service), name="warm-up", daemon=True)
     warm_up.start()
     watchdog = asyncio.create_task(watch(service.repository))
     try:
@@ -120,6 +121,7 @@ async def _lifespan(app: FastAPI) -> AsyncGenerator[None]:
             await asyncio.to_thread(service.repository.close, service.left_to_stop_s())
 
 
-def _warm_up(service: Service) -> None:
+def _warm_up(app: FastAPI, service: Service) -> None:
     for model in service.repository:
         model.warm_up(service.warm_up_stop)
+    app.openapi()  # made once, and long enough for the event loop to notice

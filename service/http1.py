@@ -10,11 +10,13 @@ the transfer coding are not judged.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from functools import partial
 from http import HTTPStatus
 from typing import Any, cast
 
 import httptools
+import structlog
 from pydantic_core import to_json
 from starlette.types import Scope
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
@@ -33,10 +35,16 @@ _MAX_HEAD_BYTES = 64 * 1024
 _SEPARATORS = 4  # bytes of a header beside its name and value
 _LINGER_S = 1.0
 
+_log = structlog.get_logger("service.request")
 
-def http1_protocol(head_timeout_s: float) -> partial[Http1Protocol]:
+
+Refused = Callable[[str], None]
+"""Counts a refusal by its code."""
+
+
+def http1_protocol(head_timeout_s: float, refused: Refused) -> partial[Http1Protocol]:
     """Make the protocol class for uvicorn's configuration."""
-    return partial(Http1Protocol, head_timeout_s)
+    return partial(Http1Protocol, head_timeout_s, refused)
 
 
 class Http1Protocol(HttpToolsProtocol):
@@ -46,11 +54,12 @@ class Http1Protocol(HttpToolsProtocol):
     what follows on it can't be told apart any more (RFC 9112, section 9.3).
     """
 
-    def __init__(self, head_timeout_s: float, *args: Any, **kwargs: Any) -> None:
+    def __init__(self, head_timeout_s: float, refused: Refused, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._head_timeout_s = head_timeout_s
+        self._count_refused = refused
         self._head_timer: asyncio.TimerHandle | None = None
-        self._head_bytes = 0
+        self._other_bytes = 0  # of heads and trailers, since the last piece of a body
         self._in_head = True
         self._refusal: RequestError | None = None
         self._refused = False
@@ -81,18 +90,19 @@ class Http1Protocol(HttpToolsProtocol):
         if self._refused or self.transport.is_closing():
             return
         self._unset_keepalive_if_required()
-        if self._in_head:
-            self._head_bytes += len(data)
+        self._other_bytes += len(data)
         try:
             self._feed(data)
-            if self._in_head and self._head_bytes > _MAX_HEAD_BYTES:
+            if self._other_bytes > _MAX_HEAD_BYTES:
                 raise _head_too_large()
         except RequestError as error:
             self._refuse(error)
+        except httptools.HttpParserCallbackError as error:
+            self._refuse(self._refusal or self._told_of_callback(error))
         except httptools.HttpParserError as error:
-            self._refuse(self._refusal or MalformedRequestError(f"not HTTP/1.1: {error}"))
+            self._refuse(MalformedRequestError(f"not HTTP/1.1: {error}"))
         else:
-            if self._in_head and self._head_bytes and self._head_timer is None:
+            if self._in_head and self._other_bytes and self._head_timer is None:
                 self._head_timer = self.loop.call_later(self._head_timeout_s, self._head_timed_out)
 
     # Called by the parser, in which an exception becomes an `HttpParserCallbackError`.
@@ -101,7 +111,7 @@ class Http1Protocol(HttpToolsProtocol):
         """Judge the head, and start the request."""
         if self.parser.should_upgrade():
             return  # the parser stops here, and `_feed` goes on
-        self._in_head = False
+        self._in_head, self._other_bytes = False, 0
         self._stop_timer()
         self._refusal = self._judge_head()
         if self._refusal is not None:
@@ -111,12 +121,31 @@ class Http1Protocol(HttpToolsProtocol):
         self._cycles.append(self.cycle)
         self.cycle.transport = _JoinedWrites(self.transport, self.loop)  # type: ignore[assignment]
 
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """Keep a header; a trailer field is none and is dropped (RFC 9110, section 6.5.1)."""
+        if self._in_head:
+            super().on_header(name, value)
+
+    def on_body(self, body: bytes) -> None:
+        """Take a piece of the body."""
+        self._other_bytes = 0
+        super().on_body(body)
+
     def on_message_complete(self) -> None:
         """Expect the next head."""
         if self.parser.should_upgrade():
             return
-        self._in_head, self._head_bytes = True, 0
+        self._in_head, self._other_bytes = True, 0
         super().on_message_complete()
+        if not self.pipeline:
+            # uvicorn pauses at 64 KiB of a body, and only reading tells that a client has left.
+            self.flow.resume_reading()
+
+    def on_response_complete(self) -> None:
+        """Go on to the next request, unless the rest of this one's body is still to come."""
+        if self.cycle.response_complete and self.cycle.more_body:
+            self.cycle.transport.close()
+        super().on_response_complete()
 
     # Ours.
 
@@ -176,24 +205,38 @@ class Http1Protocol(HttpToolsProtocol):
         """
         self._refused = True
         self._stop_timer()
-        cycle: RequestResponseCycle | None = self.cycle  # None before the first request
-        if cycle is not None and not cycle.response_complete:
-            if self.pipeline or cycle.response_started:
-                self.transport.close()
-                return
-            if not cycle.more_body:
-                cycle.keep_alive = False
-                self.flow.pause_reading()
-                return
-        body = to_json(problem(error, request_id(None)))
+        under_way = [cycle for cycle in self._cycles if not cycle.response_complete]
+        if under_way and under_way[-1].more_body and not under_way[-1].response_started:
+            broken = under_way.pop()  # its body will never be whole, so nobody need answer it
+            broken.disconnected = True
+            broken.message_event.set()
+            if under_way:
+                self.pipeline.popleft()
+        if under_way:
+            under_way[-1].keep_alive = False
+            return
+        name = request_id(None)
+        self._count_refused(error.code)
+        _log.info(
+            "request", request_id=name, status=error.status, code=error.code, detail=str(error)
+        )
+        body = to_json(problem(error, name))
         status = HTTPStatus(error.status)
         head = (
             f"HTTP/1.1 {status.value} {status.phrase}\r\ncontent-type: {MEDIA_TYPE}\r\n"
-            f"content-length: {len(body)}\r\nconnection: close\r\n\r\n"
+            f"content-length: {len(body)}\r\nx-request-id: {name}\r\nconnection: close\r\n\r\n"
         )
         self.transport.write(head.encode("ascii") + body)
         self.transport.write_eof()
         self._head_timer = self.loop.call_later(_LINGER_S, self.transport.close)
+
+    def _told_of_callback(self, error: httptools.HttpParserCallbackError) -> RequestError:
+        """Tell a request target that uvicorn can't read from a defect, which the log must have."""
+        cause = error.__context__
+        if isinstance(cause, (httptools.HttpParserInvalidURLError, UnicodeDecodeError)):
+            return MalformedRequestError("the request's target is no path")
+        _log.error("callback_failed", exc_info=cause or error)
+        return MalformedRequestError("the request could not be read")
 
     def _head_timed_out(self) -> None:
         self._head_timer = None

@@ -81,7 +81,7 @@ class Metrics:
         self.requests_in_flight = Gauge(
             "resnet_serve_requests_in_flight", "Requests being handled.", registry=registry
         )
-        self.rejected = Counter(
+        self._rejected = Counter(
             "resnet_serve_rejected",
             "Requests that ended in an error, by its code.",
             ["reason"],
@@ -171,6 +171,10 @@ class Metrics:
         count, histogram = found
         count.inc()
         histogram.observe(seconds)
+
+    def count_refusal(self, code: str) -> None:
+        """Count a request that ended in an error."""
+        self._rejected.labels(code).inc()
 
     def watch_bytes(self, held: Callable[[], float]) -> None:
         """Show `held()`, the bytes of request bodies in memory."""

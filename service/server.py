@@ -84,10 +84,11 @@ class Server(uvicorn.Server):
 
 def uvicorn_config(app: FastAPI, settings: Settings) -> uvicorn.Config:
     """How uvicorn is to serve the app."""
+    service: Service = app.state.service
     return uvicorn.Config(
         entry_of(app),
         loop="uvloop",
-        http=http1_protocol(settings.body_timeout_s),  # type: ignore[arg-type]  # makes protocols
+        http=http1_protocol(settings.body_timeout_s, service.metrics.count_refusal),  # type: ignore[arg-type]  # makes protocols
         ws="none",
         log_config=None,
         access_log=False,

@@ -68,7 +68,7 @@ class Classify:
                     with served.gate.admit(len(images), urgency.left_s(), urgency.priority):
                         road = _Road(service, served, batcher, trace, labels, urgency)
                         results = await road.classify_all(images)
-        await exchange.respond(200, b"application/json", _answer(served, trace, results))
+        await exchange.respond(200, "application/json", _answer(served, trace, results))
 
     async def _parse(self, parse: FormParser, body: bytes, urgency: Urgency) -> EncodedImages:
         """Take a form apart, off the event loop: a large one takes its time."""
@@ -186,20 +186,20 @@ class _Road:
             finally:
                 self._note_decode(way)
         model = f"{self._served.name}/{self._served.version}"
-        way, joined = in_flight.join(model, image, urgency, partial(self._start, image))
-        if joined:
-            self._served.metrics.coalesced.inc()
-        try:
-            return way, await answer_of(way)
-        except DeadlineExceededError:
-            if not joined or urgency.left_s() <= 0:
-                raise
-        finally:
-            self._note_decode(way)
-        # The other's deadline was earlier; this one may still make its own.
-        way = Way(urgency)
-        self._start(image, way)
-        return way, await way.future
+        while True:
+            way, joined = in_flight.join(model, image, urgency, partial(self._start, image))
+            try:
+                answer = await answer_of(way)
+            except DeadlineExceededError:
+                # The other's deadline was earlier; this one may still make its own.
+                if not joined or urgency.left_s() <= 0:
+                    raise
+            else:
+                if joined:
+                    self._served.metrics.coalesced.inc()
+                return way, answer
+            finally:
+                self._note_decode(way)
 
     def _start(self, image: bytes, way: Way) -> None:
         """Send an image on its way: one hop to a thread, and one back with the batch's answer."""

@@ -40,21 +40,22 @@ class Edge:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        exchange = Exchange(scope, receive, send, closing=self._service.draining)
+        exchange = Exchange(scope, receive, send, self._service)
         direct = self._direct.get((scope["method"], scope["path"]))
         self._metrics.requests_in_flight.inc()
         try:
-            if direct is not None:
-                await direct(exchange)
-            else:
-                await self._app(scope, exchange.receive, exchange.send)
+            try:
+                if direct is not None:
+                    await direct(exchange)
+                else:
+                    await self._app(scope, exchange.receive, exchange.send)
+            except Exception as error:  # noqa: BLE001 - the last place that can still answer
+                await exchange.answer(known_error(error, exchange.trace))
         except asyncio.CancelledError:
             # Stopping took longer than allowed and the server gave this task up; it ends here.
-            self._service.given_up += 1
+            self._service.given_up += exchange.seconds is None
             exchange.give_up_body()
             await exchange.answer(StoppingError("the service stopped before it could answer"))
-        except Exception as error:  # noqa: BLE001 - the last place that can still answer
-            await exchange.answer(known_error(error, exchange.trace))
         finally:
             self._metrics.requests_in_flight.dec()
             # The template, not the path: clients may ask for any number of paths.
@@ -66,7 +67,7 @@ class Edge:
         seconds = trace.elapsed_s() if exchange.seconds is None else exchange.seconds
         metrics.count_request(route, scope["method"], exchange.status, seconds)
         if trace.code is not None:
-            metrics.rejected.labels(trace.code).inc()
+            metrics.count_refusal(trace.code)
         # Probes and scrapes come every few seconds; they are no news.
         log = _log.info if trace.images or trace.code else _log.debug
         log(

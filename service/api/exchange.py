@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping
-from types import TracebackType
+from types import MappingProxyType, TracebackType
 
 from pydantic_core import to_json
 from starlette.types import Message, Receive, Scope, Send
 
 from service.api.problems import MEDIA_TYPE, headers_of, problem
+from service.api.state import Service
 from service.api.trace import Trace
 from service.errors import ClientDisconnectedError, RequestError
 from service.logs import request_id
@@ -24,6 +25,7 @@ ON_DISCONNECT = "resnet_serve.on_disconnect"
 A task that waits for ASGI's "http.disconnect" beside each request would cost more than its routing.
 """
 
+_NO_MORE: Mapping[str, str] = MappingProxyType({})
 _SMALL_BODY = 2**20
 _SMALL_BODY_S = 0.1
 _LINGER_S = 2.0
@@ -33,9 +35,9 @@ _LINGER_BYTES = 64 * 2**20
 class Exchange:
     """Wraps the `receive` and `send` of one ASGI request; notes its trace and status."""
 
-    def __init__(self, scope: Scope, receive: Receive, send: Send, *, closing: bool) -> None:
+    def __init__(self, scope: Scope, receive: Receive, send: Send, service: Service) -> None:
         self._scope, self._receive, self._send = scope, receive, send
-        self._closing = closing  # stopping: the client's next request should go elsewhere
+        self._service = service
         self.headers: Mapping[bytes, bytes] = dict(scope["headers"])
         self.trace = Trace(request_id(self.headers.get(b"x-request-id")))
         self.trace.attach(scope)
@@ -69,20 +71,24 @@ class Exchange:
             self.seconds = self.trace.elapsed_s()
             if self._unread:
                 await self._send({**message, "more_body": True})
-                await self._read_on(_LINGER_S, _LINGER_BYTES)
                 message = {"type": "http.response.body", "body": b"", "more_body": False}
+                try:
+                    await self._read_on(_LINGER_S, _LINGER_BYTES)
+                except asyncio.CancelledError:  # given up; the answer is there
+                    await self._send(message)
+                    raise
         await self._send(message)
 
     def give_up_body(self) -> None:
         """Answer at once and close: there is no time left to read on."""
-        self.announced, self._unread, self._closing = 0, False, True
+        self.announced, self._unread = 0, False
 
-    async def respond(self, status: int, media_type: bytes, body: bytes, **more: str) -> None:
-        """Send a whole answer; `more` are its further headers, with `_` for `-`."""
-        headers = [(b"content-type", media_type), (b"content-length", b"%d" % len(body))]
-        headers += [
-            (name.replace("_", "-").encode(), value.encode()) for name, value in more.items()
-        ]
+    async def respond(
+        self, status: int, media_type: str, body: bytes, more: Mapping[str, str] = _NO_MORE
+    ) -> None:
+        """Send a whole answer; `more` are its further headers."""
+        headers = [(b"content-type", media_type.encode()), (b"content-length", b"%d" % len(body))]
+        headers += [(name.encode(), value.encode()) for name, value in more.items()]
         await self.send({"type": "http.response.start", "status": status, "headers": headers})
         await self.send({"type": "http.response.body", "body": body})
 
@@ -91,7 +97,7 @@ class Exchange:
         if not self._started:
             self.trace.code = error.code
             body = to_json(problem(error, self.trace.request_id))
-            await self.respond(error.status, MEDIA_TYPE.encode(), body, **headers_of(error))
+            await self.respond(error.status, MEDIA_TYPE, body, headers_of(error))
 
     def cancelled_when_client_leaves(self) -> _Watch:
         """Cancel the block when the client disconnects; use it once the body is read.
@@ -109,7 +115,7 @@ class Exchange:
         if timings := self.trace.timings_ms():
             text = ", ".join([f"{stage};dur={ms}" for stage, ms in timings.items()])
             headers.append((b"server-timing", text.encode()))
-        if self._unread or self._closing:
+        if self._unread or self._service.draining:
             headers.append((b"connection", b"close"))
         message["headers"] = headers
 

@@ -1,6 +1,6 @@
 """Images on their way over the threads, and the sharing of one way by identical images.
 
-All of this is used on the event loop alone.
+Used on the event loop alone, but for what a thread notes in a `Way` of its decoding.
 """
 
 from __future__ import annotations
@@ -9,11 +9,9 @@ import asyncio
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from hashlib import sha256
 
 from service.api.deadline import Urgency
 from service.batching.ticket import Answer
-
 
 _NEARLY = 0.1
 """By so much of its time left, another's deadline may be later than an image's own: of two requests
@@ -43,13 +41,13 @@ class InFlight:
     """
 
     def __init__(self) -> None:
-        self._ways: dict[bytes, Way] = {}
+        self._ways: dict[tuple[str, bytes], Way] = {}
 
     def join(
         self, model: str, image: bytes, urgency: Urgency, start: Callable[[Way], None]
     ) -> tuple[Way, bool]:
         """Give the way of an identical image, or start one; and whether it was there."""
-        key = sha256(model.encode() + b"\0" + image).digest()
+        key = model, image
         there = self._ways.get(key)
         if (
             there is not None
@@ -64,7 +62,7 @@ class InFlight:
         way.future.add_done_callback(lambda _: self._forget(key, way))
         return way, False
 
-    def _forget(self, key: bytes, way: Way) -> None:
+    def _forget(self, key: tuple[str, bytes], way: Way) -> None:
         if self._ways.get(key) is way:
             del self._ways[key]
 

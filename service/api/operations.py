@@ -92,8 +92,12 @@ async def model_detail(request: Request, name: str, version: WholeNumber | None 
     )
 
 
-for probe in (health, livez, readyz, metrics):  # many monitors ask with HEAD
-    router.add_api_route(f"/{probe.__name__}", probe, methods=["HEAD"], include_in_schema=False)
+# Many monitors ask with HEAD. These routes answer, and those above are what is documented.
+probes = APIRouter()
+for probe in (health, livez, readyz, metrics):
+    probes.add_api_route(
+        f"/{probe.__name__}", probe, methods=["GET", "HEAD"], include_in_schema=False
+    )
 
 
 def _state(service: Service) -> str:

@@ -46,16 +46,18 @@ def problem(error: RequestError, request_id: str) -> dict[str, Any]:
 
 
 def headers_of(error: RequestError) -> dict[str, str]:
-    """Give the headers that go with an error, with `_` for `-`."""
-    return {} if error.retry_after_s is None else {"retry_after": str(error.retry_after_s)}
+    """Give the headers that go with an error."""
+    return {} if error.retry_after_s is None else {"retry-after": str(error.retry_after_s)}
 
 
 def problem_response(error: RequestError, trace: Trace) -> Response:
     """Answer with an error, and note it for the log and the metrics."""
     trace.code = error.code
-    headers = {name.replace("_", "-"): value for name, value in headers_of(error).items()}
     return Response(
-        to_json(problem(error, trace.request_id)), error.status, headers, media_type=MEDIA_TYPE
+        to_json(problem(error, trace.request_id)),
+        error.status,
+        headers_of(error),
+        media_type=MEDIA_TYPE,
     )
 
 

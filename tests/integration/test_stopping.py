@@ -11,7 +11,7 @@ import httpx
 import pytest
 from images import colored, top_label
 from process import PROGRAM, clean_environment, client_of, serving
-from wire import connect, head, read_answer
+from wire import connect, head, read_all, read_answer
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
@@ -69,6 +69,38 @@ def test_a_request_that_outlasts_drain_timeout_is_told_so(model_folder):
         assert status == 503
         assert b'"code":"stopping"' in answer
         assert server.exit_status() == 1
+
+
+def test_an_answer_in_the_drain_delay_sends_the_next_request_elsewhere(model_folder):
+    """The request came before the signal; a further one on its connection would be lost."""
+    flags = ["--models", model_folder, "--max-delay-ms", 1000, "--drain-delay-s", 3]
+    with serving(*flags) as server:
+        body = colored("green")
+        with connect(server.url) as connection:
+            connection.sendall(head(Content_Length=len(body)) + body)
+            with client_of(server) as client:
+                while client.get("/health").json()["models"][0]["queue"]["images"] == 0:
+                    pass
+            server.signal()
+            answer = read_all(connection)
+        assert answer.startswith(b"HTTP/1.1 200 ")
+        assert b"connection: close" in answer.lower()
+        assert server.exit_status() == 0
+
+
+def test_a_stop_that_meets_the_sending_of_an_error_loses_and_logs_nothing(model_folder):
+    """The refused client sends on, and is still being listened to when the time is over."""
+    flags = ["--models", model_folder, "--max-body-bytes", 1000, "--drain-timeout-s", 1]
+    with serving(*flags) as server:
+        with connect(server.url) as connection:
+            connection.sendall(head(Transfer_Encoding="chunked") + b"800\r\n" + b"x" * 2048)
+            answer = connection.recv(65536)
+            server.signal()
+            answer += read_all(connection)
+        assert answer.startswith(b"HTTP/1.1 413 ")
+        assert answer.endswith(b"0\r\n\r\n") or b'"code":"body_too_large"' in answer
+        assert server.exit_status() == 0
+    assert [event for event in server.events if "exception" in event] == []
 
 
 def test_a_signal_while_models_load_is_a_clean_stop(model_folder):

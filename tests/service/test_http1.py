@@ -9,6 +9,7 @@ from typing import Any
 
 import h11
 import pytest
+import structlog
 import uvicorn
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -36,13 +37,27 @@ async def echo(scope: Any, receive: Any, send: Any) -> None:
     await send({"type": "http.response.body", "body": answer})
 
 
-async def never_answer(scope: Any, receive: Any, send: Any) -> None:
-    await asyncio.sleep(3600)
+async def slow_echo(scope: Any, receive: Any, send: Any) -> None:
+    await asyncio.sleep(0.05)
+    await echo(scope, receive, send)
 
 
-async def talk(chunks: Chunks, *, head_timeout_s: float = 30, app: Any = echo) -> bytes:
+def nobody(code: str) -> None:
+    """Count no refusals."""
+
+
+async def talk(
+    chunks: Chunks,
+    *,
+    head_timeout_s: float = 30,
+    app: Any = echo,
+    refused: Callable[[str], None] = nobody,
+    **config_: Any,
+) -> bytes:
     """Send chunks over one connection, say that it was all, and give all that comes back."""
-    config = uvicorn.Config(app, http=http1_protocol(head_timeout_s), ws="none", log_config=None)
+    config = uvicorn.Config(
+        app, http=http1_protocol(head_timeout_s, refused), ws="none", log_config=None, **config_
+    )
     state = ServerState()
     config.load()
     loop = asyncio.get_running_loop()
@@ -64,8 +79,8 @@ async def talk(chunks: Chunks, *, head_timeout_s: float = 30, app: Any = echo) -
     finally:
         writer.close()
         server.close()
-        for task in [*state.tasks]:
-            task.cancel()
+        if state.tasks:
+            await asyncio.wait(state.tasks, timeout=5)
     return answer
 
 
@@ -104,6 +119,8 @@ def post(path: str, body: bytes, *, chunked: bool = False, offer: bool = False) 
     return head + (OFFER if offer else b"") + b"\r\n" + body
 
 
+BROKEN_BODY = b"POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n"
+LENGTH_2 = (b"content-length", b"2")
 LAST = b"GET /last HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
 
 requests = st.tuples(
@@ -184,19 +201,95 @@ def test_the_time_limit_of_headers_leaves_the_body_and_later_requests_alone():
 
 def test_a_malformed_request_does_not_cut_into_an_answer_that_is_under_way():
     """The first one is answered; only then the connection goes, without a word to the second."""
-
-    async def slow(scope: Any, receive: Any, send: Any) -> None:
-        await asyncio.sleep(0.05)
-        await echo(scope, receive, send)
-
-    answer = run(talk, [post("/a", b"1"), b"nonsense\r\n\r\n"], app=slow)
+    answer = run(talk, [post("/a", b"1"), b"nonsense\r\n\r\n"], app=slow_echo)
     assert answers(answer, 1) == [(200, ["POST", "/a", "1"])]
 
 
+def test_all_good_requests_before_a_malformed_one_are_answered():
+    answer = run(talk, [post("/a", b"1"), post("/b", b"2"), b"nonsense\r\n\r\n"], app=slow_echo)
+    assert answers(answer, 2) == [(200, ["POST", "/a", "1"]), (200, ["POST", "/b", "2"])]
+
+
 def test_a_body_that_breaks_off_its_coding_is_refused_though_the_application_waits():
-    start = b"POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n"
-    answer = run(talk, [start, b"zz\r\n"], app=echo)
+    assert answers(run(talk, [BROKEN_BODY, b"zz\r\n"]), 1)[0][1]["code"] == "malformed_request"
+
+
+def test_requests_before_one_whose_body_breaks_off_are_answered():
+    """If it is read with them; else later, and then it hears why it is refused."""
+    answer = run(talk, [post("/a", b"1") + BROKEN_BODY + b"zz\r\n"], app=slow_echo)
+    assert answers(answer, 1) == [(200, ["POST", "/a", "1"])]
+    answer = run(talk, [post("/a", b"1") + BROKEN_BODY, b"zz\r\n"], app=slow_echo)
+    first, *later = answers(answer, answer.count(b"HTTP/1.1 "))
+    assert first == (200, ["POST", "/a", "1"])
+    assert [status for status, _ in later] in ([], [400])
+
+
+def test_what_is_refused_is_answered_once_whatever_the_application_does_then(caplog):
+    """Its own answer goes nowhere, and is no error."""
+
+    async def at_its_deadline(scope: Any, receive: Any, send: Any) -> None:
+        await asyncio.sleep(0.05)
+        await send({"type": "http.response.start", "status": 504, "headers": []})
+        await send({"type": "http.response.body", "body": b"late"})
+
+    answer = run(talk, [BROKEN_BODY, b"zz\r\n"], app=at_its_deadline)
     assert answers(answer, 1)[0][1]["code"] == "malformed_request"
+    assert caplog.records == []
+
+
+@pytest.mark.parametrize("trailer", [[b"a:b\r\n" * 2000] * 9, [b"a: ", *[b"x" * 8192] * 10]])
+def test_trailers_are_limited_as_headers_are(trailer):
+    """In number and in size; nothing else counts them."""
+    start = post("/a", b"x", chunked=True)[:-2]
+    assert answers(run(talk, [start, *trailer]), 1)[0][1]["code"] == "headers_too_large"
+
+
+def test_a_trailer_is_no_header():
+    """A proxy that filters headers has not seen it (RFC 9110, section 6.5.1)."""
+
+    async def headers(scope: Any, receive: Any, send: Any) -> None:
+        while (await receive())["more_body"]:
+            pass
+        answer = json.dumps([name.decode() for name, _ in scope["headers"]]).encode()
+        length = [(b"content-length", str(len(answer)).encode())]
+        await send({"type": "http.response.start", "status": 200, "headers": length})
+        await send({"type": "http.response.body", "body": answer})
+
+    body = post("/a", b"x", chunked=True)[:-2] + b"X-Request-Priority: low\r\n\r\n"
+    got = answers(run(talk, [body, LAST], app=headers), 2)
+    assert got[0] == (200, ["host", "transfer-encoding"])
+
+
+def test_an_answer_before_the_body_is_there_ends_the_connection():
+    """What still comes of the body would be taken for the next request, or waited for for ever."""
+
+    async def hasty(scope: Any, receive: Any, send: Any) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": [LENGTH_2]})
+        await send({"type": "http.response.body", "body": b"{}"})
+
+    answer = run(
+        talk, [b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 99\r\n\r\n", b"x"], app=hasty
+    )
+    assert answers(answer, 1) == [(200, {})]
+
+
+def test_a_refusal_is_counted_and_its_id_is_in_header_body_and_log():
+    counted: list[str] = []
+    with structlog.testing.capture_logs() as logs:
+        answer = run(talk, [b"hello\r\n\r\n"], refused=counted.append)
+    [(_, problem)] = answers(answer, 1)
+    assert counted == ["malformed_request"]
+    assert f"x-request-id: {problem['request_id']}".encode() in answer
+    assert [(log["request_id"], log["code"]) for log in logs] == [
+        (problem["request_id"], "malformed_request")
+    ]
+
+
+def test_a_target_that_is_no_path_is_the_clients_error():
+    with structlog.testing.capture_logs() as logs:
+        answer = run(talk, ["GET /\u00e9 HTTP/1.1\r\nHost: x\r\n\r\n".encode()])
+    assert answers(answer, 1)[0][0] == 400
+    assert all(log["event"] == "request" for log in logs)
 
 
 def test_head_and_body_of_an_answer_are_sent_together():
@@ -225,7 +318,7 @@ def test_head_and_body_of_an_answer_are_sent_together():
         pause_reading = resume_reading
 
     async def exchange() -> list[bytes]:
-        config = uvicorn.Config(echo, http=http1_protocol(30), ws="none", log_config=None)
+        config = uvicorn.Config(echo, http=http1_protocol(30, nobody), ws="none", log_config=None)
         config.load()
         state, transport = ServerState(), Transport()
         protocol = config.http_protocol_class(config=config, server_state=state, app_state={})

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import io
 import json
 import logging
 import re
 import sys
+import threading
 import warnings
 from datetime import UTC, datetime
 from pathlib import Path
@@ -15,7 +17,7 @@ import structlog
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from service.logs import configure_logs, request_id
+from service.logs import LogWriter, configure_logs, request_id
 
 QUIETED = ("PIL", "python_multipart")
 
@@ -162,3 +164,77 @@ def test_made_ids_are_all_different():
 @settings(max_examples=200, deadline=None, derandomize=True)
 def test_no_id_holds_what_could_break_a_header_or_a_line(offered):
     assert re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._:-]{0,127}", request_id(offered))
+
+
+class Reader(io.StringIO):
+    """A log's file that can be blocked, or fail once."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.open = threading.Event()
+        self.open.set()
+        self.fail_next = False
+
+    def write(self, text: str) -> int:
+        assert self.open.wait(20)
+        if self.fail_next:
+            self.fail_next = False
+            raise OSError("no space left on device")
+        return super().write(text)
+
+
+def test_the_writer_loses_no_line_and_keeps_each_writers_order():
+    reader = Reader()
+    writer = LogWriter(reader)
+
+    def write(name: int) -> None:
+        for number in range(300):
+            writer.write(f"{name} {number}\n")
+
+    threads = [threading.Thread(target=write, args=(name,)) for name in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    writer.close(20)
+    written = reader.getvalue().splitlines()
+    assert len(written) == 1200
+    for name in range(4):
+        own = [line for line in written if line.startswith(f"{name} ")]
+        assert own == [f"{name} {number}" for number in range(300)]
+
+
+def test_what_finds_no_room_is_dropped_and_counted():
+    reader = Reader()
+    reader.open.clear()
+    writer = LogWriter(reader, room=3)
+    for number in range(20):
+        writer.write(f"{number}\n")
+    reader.open.set()
+    writer.close(20)
+    lines = reader.getvalue().splitlines()
+    dropped = sum(json.loads(line)["count"] for line in lines if line.startswith("{"))
+    assert dropped + sum(not line.startswith("{") for line in lines) == 20
+    assert dropped > 0
+
+
+def test_a_reader_that_does_not_read_holds_up_neither_writing_nor_closing():
+    reader = Reader()
+    reader.open.clear()
+    writer = LogWriter(reader)
+    writer.write("waits\n")
+    writer.close(0.05)
+    assert reader.getvalue() == ""
+    reader.open.set()
+
+
+def test_a_write_that_fails_costs_only_its_own_lines():
+    reader = Reader()
+    writer = LogWriter(reader)
+    reader.fail_next = True
+    writer.write("lost\n")
+    while reader.fail_next:
+        pass
+    writer.write("kept\n")
+    writer.close(20)
+    assert reader.getvalue() == "kept\n"

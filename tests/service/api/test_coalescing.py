@@ -102,6 +102,26 @@ def test_an_urgent_image_does_not_wait_for_one_that_has_time(serve):
     assert len(engine.batches) == 3
 
 
+def test_those_that_outlive_the_first_share_the_next_computation(serve):
+    """The first one's deadline passes in the queue; the others go on, and together."""
+    client = serve(coalesce=True, runners=1, max_batch=1)
+    engine = hold(client)
+    engine.open.clear()
+    hurried = {"X-Request-Timeout-Ms": "300"}
+    with ThreadPoolExecutor(6) as pool:
+        blocker = pool.submit(client.post, POST, content=colored("green"))
+        assert engine.entered.acquire(timeout=20)
+        first = pool.submit(client.post, POST, content=colored("red"), headers=hurried)
+        admitted(client, 2)
+        others = [pool.submit(client.post, POST, content=colored("red")) for _ in range(4)]
+        assert first.result().status_code == 504
+        engine.open.set()
+        assert [top_label(answer.result()) for answer in others] == ["red"] * 4
+        assert blocker.result().status_code == 200
+    assert len(engine.batches) == 2
+    assert coalesced(client) == 3
+
+
 def test_a_bad_image_is_refused_for_all_that_share_it(serve):
     client = serve(coalesce=True)
     with ThreadPoolExecutor(4) as pool:

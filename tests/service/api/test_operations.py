@@ -104,6 +104,14 @@ def test_draining_fails_readiness_and_still_serves(serve):
     assert response.headers["connection"] == "close", "the next request should go elsewhere"
 
 
+@pytest.mark.parametrize("path", ["/health", "/livez", "/readyz", "/metrics"])
+def test_a_probe_answers_head_and_says_so(client, path):
+    assert client.head(path).status_code == 200
+    refused = client.delete(path)
+    assert refused.status_code == 405
+    assert set(refused.headers["allow"].split(", ")) == {"GET", "HEAD"}
+
+
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
 def test_liveness_fails_when_the_runner_is_dead(serve):
     client = serve(runners=1, decode_threads=1)

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import inspect
+import json
 import re
 
 import pytest
+import structlog
 from images import colored, top_label
+from wire import connect, read_answer
 
 from service import errors
 
@@ -80,6 +83,19 @@ def test_a_wrong_content_type_is_told_the_right_ones(client, content_type):
     )
     assert (response.status_code, response.json()["code"]) == (415, "unsupported_media_type")
     assert "image/jpeg" in response.json()["detail"]
+
+
+def test_what_is_no_request_is_counted_and_logged_as_others_are(serve):
+    with structlog.testing.capture_logs() as logs:
+        client = serve()
+        with connect(client.base_url) as connection:
+            connection.sendall(b"hello\r\n\r\n")
+            status, answer = read_answer(connection)
+        assert (status, json.loads(answer)["code"]) == (400, "malformed_request")
+        metric = 'resnet_serve_rejected_total{reason="malformed_request"} 1.0'
+        assert metric in client.get("/metrics").text
+    ids = [log["request_id"] for log in logs if log.get("code") == "malformed_request"]
+    assert ids == [json.loads(answer)["request_id"]]
 
 
 def test_a_well_formed_request_id_is_kept(client):

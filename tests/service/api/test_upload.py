@@ -196,6 +196,26 @@ def test_a_client_that_leaves_in_mid_body_gives_its_bytes_back(client):
     assert 'reason="client_disconnected"} 1.0' in client.get("/metrics").text
 
 
+def test_a_client_that_leaves_after_a_large_body_gives_its_bytes_back(held_engine):
+    """Uvicorn stops reading at 64 KiB of a body, and without reading nobody sees that it left."""
+    client, engine = held_engine
+    service = client.app.state.service
+    engine.open.clear()
+    body = colored("red", (300, 300), image_format="BMP")
+    assert len(body) > 200_000
+    with connect(client.base_url) as connection:
+        request = head(Content_Length=len(body)) + body
+        connection.sendall(request[:-1])
+        while service.body_bytes.held < len(body) - 1:
+            pass
+        connection.sendall(request[-1:])
+        assert engine.entered.acquire(timeout=20)
+    while service.body_bytes.held:
+        pass
+    engine.open.set()
+    assert still_answers(client)
+
+
 def test_work_of_a_client_that_left_is_dropped_before_inference(held_engine):
     """A closed socket cancels its ticket while that waits for the runner."""
     client, engine = held_engine

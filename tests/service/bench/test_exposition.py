@@ -12,7 +12,8 @@ def scraped(metrics: Metrics):
 
 def test_values_and_labels_are_read_from_real_metrics():
     metrics = Metrics()
-    metrics.rejected.labels('a"b\\c').inc(3)
+    for _ in range(3):
+        metrics.count_refusal('a"b\\c')
     read = scraped(metrics)
     assert read.value("process_resident_memory_bytes") > 1e6
     assert read.value("process_cpu_seconds_total") > 0
