@@ -218,7 +218,12 @@ class Http1Protocol(HttpToolsProtocol):
         name = request_id(None)
         self._count_refused(error.code)
         _log.info(
-            "request", request_id=name, status=error.status, code=error.code, detail=str(error)
+            "request",
+            request_id=name,
+            status=error.status,
+            code=error.code,
+            images=0,
+            detail=str(error),
         )
         body = to_json(problem(error, name))
         status = HTTPStatus(error.status)

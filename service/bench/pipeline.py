@@ -43,4 +43,3 @@ def load_pipeline(path: Path, *, threads: int = 0, runtime_defaults: bool = Fals
         parse_contract(engine.metadata, file=str(path)),
         DecodePolicy(defaults.max_image_pixels, defaults.jpeg_draft_ratio),
     )
-
