@@ -11,13 +11,9 @@ from collections.abc import Callable, Sequence
 from types import TracebackType
 from typing import Protocol
 
-from service.batching.latency import LatencyTable
+from service.batching.latency import NEW_SHARE, LatencyTable
 from service.batching.ticket import Priority
 from service.errors import DeadlineUnreachableError, InflightBytesError, QueueFullError
-
-_NEW = 0.1
-"""Weight of the newest value in a mean: it follows a change within some twenty of them."""
-
 
 _MOST_WRONG = 4.0
 """A single request, cancelled or stuck, must not spoil the correction."""
@@ -55,7 +51,9 @@ class ImageGate:
     Predicts from that count and the measured times when a new request would be answered, as if it
     ran after everyone of its priority, in batches of the best size. Where batches don't pay, as on
     a busy CPU, that is exact. Where they do, an image with little time left can force a smaller
-    batch than was counted on; who gets late by that is told so at its deadline.
+    batch than was counted on; who gets late by that is told so at its deadline. So is, rarely, who
+    is passed by a fast model's image with an earlier deadline that came later, or by images of low
+    priority that have moved up.
     """
 
     def __init__(
@@ -127,7 +125,7 @@ class ImageGate:
         """
         if planned_s > 0:
             error = min(max(took_s / planned_s, 1 / _MOST_WRONG), _MOST_WRONG)
-            self._correction += _NEW * (error - self._correction)
+            self._correction += NEW_SHARE * (error - self._correction)
 
     def predict_s(self, images: int, priority: Priority) -> float:
         """Seconds until `images` more would be answered: as planned, corrected by experience."""

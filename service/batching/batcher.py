@@ -11,12 +11,11 @@ import asyncio
 import math
 import time
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import numpy as np
-import structlog
 from numpy.typing import NDArray
 
+from service.batching.hand_over import HandOver
 from service.batching.latency import LatencyTable
 from service.batching.queue import Taken, TicketQueue
 from service.batching.runners import Lane, RunnerPool, Urgency
@@ -32,9 +31,8 @@ from service.errors import (
 from service.metrics import ModelMetrics
 
 _UNHURRIED = 4.0
-"""Who has less time left than so many batches take is not made to wait for a fuller one."""
-
-_log = structlog.get_logger(__name__)
+"""Who has less time left than so many batches take, or has waited as long, waits for no fuller one:
+others' images may go on being decoded for ever."""
 
 
 class Batcher:
@@ -64,7 +62,7 @@ class Batcher:
         self._max_batch = max_batch
         self._max_delay_s = max_delay_s
         self.latencies = latencies or LatencyTable()
-        self._loop = asyncio.get_running_loop()
+        self._waiters = HandOver(asyncio.get_running_loop())
         self._waiting = TicketQueue()
         self._closing = False
         self._suspended = False
@@ -127,7 +125,11 @@ class Batcher:
             return None
         if not self._max_delay_s or len(self._waiting) >= self._max_batch or self._closing:
             return 0.0
-        return self._waiting.oldest_submitted() + self._max_delay_s
+        waited_for_s = _UNHURRIED * self.latencies.p95_s(len(self._waiting))
+        return min(
+            self._waiting.oldest_submitted() + self._max_delay_s,
+            self._waiting.earliest_deadline() - waited_for_s,
+        )
 
     def urgency(self) -> Urgency:
         """Priority and deadline of the first ticket in line."""
@@ -138,8 +140,9 @@ class Batcher:
         best = self.latencies.best_size(self._max_batch, math.inf)
         if len(self._waiting) >= best:
             return False
-        now = time.perf_counter()
-        return self._waiting.urgency(now)[1] - now > _UNHURRIED * self.latencies.p95_s(best)
+        now, long_s = time.perf_counter(), _UNHURRIED * self.latencies.p95_s(best)
+        waited_s = now - self._waiting.oldest_submitted()
+        return waited_s < long_s and self._waiting.urgency(now)[1] - now > long_s
 
     def take(self, idle: int) -> list[Ticket]:
         """Take the next batch; who has gone or can't be answered in time costs no inference.
@@ -227,32 +230,10 @@ class Batcher:
             queue_s = started - ticket.submitted
             self._metrics.queue_seconds.observe(queue_s)
             answers.append((ticket.future, Answer(row, queue_s, infer_s, len(batch))))
-        # One hand-over to the event loop for the whole batch: it costs more than the answers do.
-        self._on_loop(_resolve, answers)
+        self._waiters.resolve(answers)
 
     def _fail(self, tickets: Sequence[Ticket], error: Callable[[], RequestError]) -> None:
-        """Give each waiter an error of its own; a shared one would collect tracebacks."""
-        if tickets:
-            self._on_loop(_reject, [(ticket.future, error()) for ticket in tickets])
-
-    def _on_loop(self, call: Callable[[Any], None], argument: object) -> None:
-        try:
-            self._loop.call_soon_threadsafe(call, argument)
-        except RuntimeError:
-            # The loop is closed, and with it every waiter is gone.
-            _log.warning("answers_without_loop", exc_info=True)
-
-
-def _resolve(answers: list[tuple[asyncio.Future[Answer], Answer]]) -> None:
-    for future, answer in answers:
-        if not future.done():
-            future.set_result(answer)
-
-
-def _reject(errors: list[tuple[asyncio.Future[Answer], RequestError]]) -> None:
-    for future, error in errors:
-        if not future.done():
-            future.set_exception(error)
+        self._waiters.reject([(ticket.future, error()) for ticket in tickets])
 
 
 def _stopped() -> ModelUnavailableError:

@@ -8,19 +8,14 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-import structlog
-
+from service.batching.hand_over import HandOver
+from service.batching.latency import NEW_SHARE
 from service.batching.line import Line
 from service.batching.runners import Lane, RunnerPool, Urgency
 from service.batching.ticket import Priority, half_time
 from service.errors import ModelUnavailableError, StoppingError
 
-_NEW = 0.1
-"""Weight of the newest time in the mean: it follows a change within some twenty of them."""
-
 T = TypeVar("T")
-
-_log = structlog.get_logger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,11 +42,11 @@ class JobQueue:
         self._jobs: Line[_Job] = Line()
         self._mean_s: float | None = None
         self._pool: RunnerPool | None = None
-        self._loop: asyncio.AbstractEventLoop | None = None
+        self._waiters: HandOver | None = None
 
     def start(self, pool: RunnerPool) -> None:
         """Let a pool's threads do the jobs; call on the event loop."""
-        self._pool, self._loop = pool, asyncio.get_running_loop()
+        self._pool, self._waiters = pool, HandOver(asyncio.get_running_loop())
         pool.add(self)
 
     def submit(
@@ -63,23 +58,32 @@ class JobQueue:
     ) -> None:
         """Queue work that resolves `future` itself; what it raises is set on the future.
 
-        Raises `StoppingError` when the threads have ended.
+        Raises `StoppingError` once closed, and `ModelUnavailableError` when the threads have died.
         """
         pool = self._pool
         if pool is None:
-            raise StoppingError("the service is stopping")
+            raise _stopping()
         with pool.changed:
             if pool.ended:
-                raise ModelUnavailableError("the runners have stopped")
+                raise _ended()
             moves_up_at = half_time(time.perf_counter(), deadline)
             self._jobs.push(_Job(work, future, deadline, priority, moves_up_at))
             pool.wake()
+        # What a job holds, as a body of many megabytes, must not wait for its turn to be dropped.
+        future.add_done_callback(self._drop)
+
+    def _drop(self, future: asyncio.Future[Any]) -> None:
+        if future.cancelled() and (pool := self._pool) is not None:
+            with pool.changed:
+                self._jobs.remove(future)
 
     def call(self, work: Callable[[], T], deadline: float, priority: Priority) -> asyncio.Future[T]:
         """Queue work; the future gives what it returns."""
-        loop = asyncio.get_running_loop()
-        future: asyncio.Future[T] = loop.create_future()
-        self.submit(lambda: _on_loop(loop, _resolve, future, work()), future, deadline, priority)
+        waiters = self._waiters
+        if waiters is None:
+            raise _stopping()
+        future: asyncio.Future[T] = asyncio.get_running_loop().create_future()
+        self.submit(lambda: waiters.resolve([(future, work())]), future, deadline, priority)
         return future
 
     def predict_s(self, images: int) -> float:
@@ -97,7 +101,7 @@ class JobQueue:
         if pool is not None:
             with pool.changed:
                 jobs = self._jobs.drain()
-            self._fail(jobs, StoppingError("the service is stopping"))
+            self._fail(jobs, _stopping)
 
     # What a thread asks for.
 
@@ -130,37 +134,25 @@ class JobQueue:
         try:
             job.work()
         except Exception as error:  # noqa: BLE001 - whatever it is, who waits must hear of it
-            self._fail(batch, error)
+            self._fail(batch, lambda: error)
         seconds = time.perf_counter() - started
         mean = seconds if self._mean_s is None else self._mean_s
-        self._mean_s = mean + _NEW * (seconds - mean)
+        self._mean_s = mean + NEW_SHARE * (seconds - mean)
 
     def stopped(self, left: Sequence[_Job]) -> None:
         """Fail the job of a thread that has died, and all if it was the last."""
         if self._pool is not None and self._pool.ended:
             left = [*left, *self._jobs.drain()]
-        self._fail(left, ModelUnavailableError("the runners have stopped"))
+        self._fail(left, _ended)
 
-    def _fail(self, jobs: Sequence[_Job], error: Exception) -> None:
-        if jobs and self._loop is not None:
-            _on_loop(self._loop, _reject, [job.future for job in jobs], error)
-
-
-def _on_loop(
-    loop: asyncio.AbstractEventLoop, call: Callable[..., None], *arguments: object
-) -> None:
-    try:
-        loop.call_soon_threadsafe(call, *arguments)
-    except RuntimeError:  # the loop is closed, and with it every waiter is gone
-        _log.warning("outcome_without_loop", exc_info=True)
+    def _fail(self, jobs: Sequence[_Job], error: Callable[[], Exception]) -> None:
+        if self._waiters is not None:
+            self._waiters.reject([(job.future, error()) for job in jobs])
 
 
-def _resolve(future: asyncio.Future[Any], value: object) -> None:
-    if not future.done():
-        future.set_result(value)
+def _stopping() -> StoppingError:
+    return StoppingError("the service is stopping")
 
 
-def _reject(futures: Sequence[asyncio.Future[Any]], error: Exception) -> None:
-    for future in futures:
-        if not future.done():
-            future.set_exception(error)
+def _ended() -> ModelUnavailableError:
+    return ModelUnavailableError("the runners have stopped")

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import bisect
 import itertools
+import math
 import threading
 from collections import deque
 from collections.abc import Iterable, Sequence
@@ -17,6 +18,9 @@ _WINDOW = 32
 
 _KNOWN = 8
 """Timings of a size after which a single further one changes little."""
+
+NEW_SHARE = 0.1
+"""Weight of the newest value in a running mean: it follows a change within some twenty of them."""
 
 _AS_FAST = 0.95
 """A smaller batch with this share of the best throughput is preferred: its images wait less."""
@@ -120,10 +124,15 @@ class LatencyTable:
         """
         if images <= 0:
             return 0.0, 0.0
-        size = self.best_size(min(images, max_batch), float("inf"))
-        whole, rest = divmod(images, size)
-        last_s = self.median_s(rest or size)
-        return whole * self.median_s(size) + (last_s if rest else 0.0), last_s
+        size = self.best_size(min(images, max_batch), math.inf)
+        whole = max(0, -(-(images - max_batch) // size))  # as long as more waits than fits in one
+        total_s, last_s = whole * self.median_s(size), self.median_s(size)
+        images -= whole * size
+        while images > 0:
+            size = self.best_size(images, math.inf)
+            last_s = self.median_s(size)
+            total_s, images = total_s + last_s, images - size
+        return total_s, last_s
 
     def rows(self) -> list[tuple[int, float, float]]:
         """Give (size, median, 95th percentile) of the measured sizes."""

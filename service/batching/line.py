@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import heapq
+import math
 from collections.abc import Iterator
 from itertools import count
 from typing import Any, Generic, Protocol, TypeVar
@@ -44,6 +45,7 @@ class Line(Generic[W]):
         self._arrivals = count()
         self._high: list[tuple[float, int, W]] = []  # deadline, arrival
         self._low: list[tuple[float, int, W]] = []
+        self._next_up = math.inf  # no later than when the first of `_low` moves up
 
     def __len__(self) -> int:
         """Count all, those included that nobody waits for any more."""
@@ -56,6 +58,8 @@ class Line(Generic[W]):
     def push(self, item: W) -> None:
         """Add one."""
         heap = self._high if item.priority is Priority.HIGH else self._low
+        if heap is self._low:
+            self._next_up = min(self._next_up, item.moves_up_at)
         heapq.heappush(heap, (item.deadline, next(self._arrivals), item))
 
     def first(self, now: float) -> W | None:
@@ -67,6 +71,16 @@ class Line(Generic[W]):
         """Take who is first."""
         heap = self._heap(now)
         return heapq.heappop(heap)[2] if heap else None
+
+    def remove(self, future: asyncio.Future[Any]) -> None:
+        """Take out whose future that is, wherever it stands."""
+        for heap in (self._high, self._low):
+            for index, (_, _, item) in enumerate(heap):
+                if item.future is future:
+                    heap[index] = heap[-1]
+                    heap.pop()
+                    heapq.heapify(heap)
+                    return
 
     def urgency(self, now: float) -> tuple[int, float]:
         """Give priority and deadline, as they count now, of who is first; there must be one."""
@@ -84,7 +98,7 @@ class Line(Generic[W]):
         return left
 
     def _heap(self, now: float) -> list[tuple[float, int, W]]:
-        if self._low and any(item.moves_up_at <= now for _, _, item in self._low):
+        if now >= self._next_up:
             stay = []
             for entry in self._low:
                 if entry[2].moves_up_at <= now:
@@ -93,4 +107,5 @@ class Line(Generic[W]):
                     stay.append(entry)
             heapq.heapify(stay)
             self._low = stay
+            self._next_up = min((item.moves_up_at for _, _, item in stay), default=math.inf)
         return self._high or self._low

@@ -71,10 +71,9 @@ class Run:
     since: float
 
     def rest_s(self, now: float) -> float:
-        """Seconds that a batch should still take, by its model's table."""
-        latencies = self.source.latencies
-        took = latencies.median_s(len(self.batch)) if latencies else 0.0
-        return max(0.0, took - (now - self.since))
+        """Seconds that it should still take, by its model's table; it must be a batch."""
+        assert self.source.latencies is not None  # noqa: S101 - only asked of batches
+        return max(0.0, self.source.latencies.median_s(len(self.batch)) - (now - self.since))
 
 
 class RunnerPool:
@@ -194,8 +193,8 @@ class RunnerPool:
                     if batch:
                         self._runs[index] = run = Run(source, batch, time.perf_counter())
                         source.lane.running += 1
-                        # Another idle thread may take what is left.
-                        if self._idle > 1 and self._most_urgent()[0] is not None:
+                        # Another idle thread may take what is left, or wait for its time.
+                        if self._idle > 1 and self._most_urgent() != (None, None):
                             self.wake()
                         return run
                 return None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 import time
 from collections.abc import Awaitable, Callable
 
@@ -13,9 +14,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from service.batching.batcher import Batcher
+from service.batching.jobs import JobQueue
 from service.batching.latency import LatencyTable
 from service.batching.runners import RunnerPool
-from service.batching.ticket import Answer, Ticket
+from service.batching.ticket import Answer, Priority, Ticket
 from service.errors import DeviceLostError, InferenceError, ModelUnavailableError
 from service.metrics import Metrics
 
@@ -109,6 +111,41 @@ def test_max_delay_lets_an_incomplete_batch_wait_for_more():
     with_batcher(use, max_delay_s=60)
 
 
+def test_max_delay_does_not_make_an_image_late():
+    """On an idle runner: the batch runs before its deadline, full or not."""
+
+    async def use(batcher, engine):
+        now = time.perf_counter()
+        future = asyncio.get_running_loop().create_future()
+        batcher.submit(Ticket(ticket(1).pixels, future, now, now + 0.5))
+        assert (await future).probabilities[0] == 1
+
+    with_batcher(use, max_delay_s=100)
+
+
+def test_max_delay_ends_also_when_the_thread_that_decoded_goes_on_to_another_image():
+    """Another idle one has to keep the time."""
+
+    async def use(batcher, engine):
+        pool = batcher._pool
+        jobs, go = JobQueue(1), threading.Event()
+        jobs.start(pool)
+        image = ticket(1)
+
+        def decode() -> None:
+            batcher.submit(image, wake=False)
+
+        jobs.submit(decode, image.future, 1e12, Priority.HIGH)
+        other = jobs.call(lambda: go.wait(20), 2e12, Priority.HIGH)
+        assert (await image.future).probabilities[0] == 1
+        assert not other.done()
+        go.set()
+        assert await other
+        jobs.close()
+
+    with_batcher(use, max_delay_s=0.05, runners=2)
+
+
 def test_max_delay_ends():
     """An incomplete batch runs when its oldest ticket has waited long enough."""
 
@@ -159,7 +196,7 @@ def test_an_engine_error_reaches_every_waiter_and_the_next_batch_works():
 
 
 def test_a_lost_device_fails_all_that_waits_and_the_queue_takes_nothing_until_it_is_back():
-    """A retry on it would only make it worse; of two losses at a time, one is told."""
+    """A retry on it would only make it worse."""
 
     async def use(batcher, engine):
         losses = []
@@ -183,6 +220,62 @@ def test_a_lost_device_fails_all_that_waits_and_the_queue_takes_nothing_until_it
         assert replacement.batches == [[5]]
 
     with_batcher(use)
+
+
+def test_a_device_lost_amid_a_retry_fails_the_images_that_are_left():
+    async def use(batcher, engine):
+        losses = []
+        batcher.on_device_lost = losses.append
+        engine.open.clear()
+        first = submit(batcher, 1)
+        await entered(engine)
+        rest = submit(batcher, 2, 3, 4)
+        engine.open.set()
+
+        def run(images):
+            values = [int(image.flat[0]) for image in images]
+            if len(values) > 1:
+                raise RuntimeError("too many")
+            if values == [3]:
+                raise DeviceLostError("CUDA failure 700")
+            return images.reshape(len(images), -1)[:, :1].astype(np.float32)
+
+        engine.run = run
+        results = await asyncio.gather(*first, *rest, return_exceptions=True)
+        assert results[1].probabilities[0] == 2
+        assert [type(result) for result in results[2:]] == [ModelUnavailableError] * 2
+        assert len(losses) == 1
+
+    with_batcher(use)
+
+
+def test_a_runner_that_loses_the_old_engine_late_leaves_the_new_one_alone():
+    """Two run on it when it is lost; the second hears of it after the model is back."""
+
+    async def use(batcher, engine):
+        losses = []
+        batcher.on_device_lost = losses.append
+        late, go = HeldEngine(), threading.Event()
+
+        def run(images):
+            value = int(images[0].flat[0])
+            if value == 1:
+                assert go.wait(20)
+            raise DeviceLostError(f"lost by {value}")
+
+        engine.run = run
+        first, second = submit(batcher, 1), submit(batcher, 2)
+        with pytest.raises(ModelUnavailableError):
+            await second[0]
+        batcher.resume(late)
+        go.set()
+        with pytest.raises(ModelUnavailableError):
+            await first[0]
+        assert [str(loss) for loss in losses] == ["lost by 2"]
+        (future,) = submit(batcher, 5)
+        assert (await future).probabilities[0] == 5
+
+    with_batcher(use, runners=2)
 
 
 def test_batches_are_filled_up_to_a_measured_size_where_the_table_says_so():

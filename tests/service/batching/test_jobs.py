@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import weakref
 from collections.abc import Awaitable, Callable
 
 import pytest
@@ -123,6 +124,32 @@ def test_predictions_follow_the_mean_and_what_waits():
         await asyncio.gather(*futures, waiting)
 
     with_jobs(use, threads=2)
+
+
+def test_what_a_cancelled_job_holds_is_let_go_at_once():
+    """A body of many megabytes, behind others with nearer deadlines."""
+
+    class Body:
+        def read(self) -> None:
+            pass
+
+    async def use(jobs: JobQueue, _: RunnerPool) -> None:
+        job = Held()
+        running = jobs.call(job, FAR, Priority.HIGH)
+        await begun(job)
+        urgent = jobs.call(lambda: None, FAR, Priority.HIGH)
+        body = Body()
+        held = weakref.ref(body)
+        far = jobs.call(body.read, 2 * FAR, Priority.HIGH)
+        del body
+        assert held() is not None
+        far.cancel()
+        await asyncio.sleep(0)
+        assert held() is None
+        job.go.set()
+        await asyncio.gather(running, urgent)
+
+    with_jobs(use)
 
 
 def test_closing_fails_what_waits_and_takes_no_more():

@@ -30,6 +30,20 @@ def test_median_and_95th_percentile_are_of_the_recent_batches():
     assert slow_then_fast.p95_s(1) == 2.0
 
 
+@given(measurements, st.integers(1, 200), st.integers(1, 64))
+def test_a_plan_takes_the_batches_that_are_really_taken(measured, images, max_batch):
+    latencies = LatencyTable(measured)
+    total = last = 0.0
+    left = images
+    while left:
+        size = latencies.best_size(min(left, max_batch), math.inf)
+        last = latencies.median_s(size)
+        total, left = total + last, left - size
+    planned_total, planned_last = latencies.plan(images, max_batch)
+    assert math.isclose(planned_total, total, rel_tol=1e-9)
+    assert math.isclose(planned_last, last)
+
+
 def test_sizes_between_measured_ones_are_interpolated():
     assert math.isclose(table(n2=0.2, n4=0.3).median_s(3), 0.25)
     assert table(n2=0.2).median_s(1) == 0.2

@@ -129,3 +129,27 @@ def test_a_stream_of_nearer_deadlines_starves_nobody(model, priority, decode):
         assert outcome_of(one) == f"answer {one.value}"
         assert scene.blocked(), "the stream was never served to its end"
         scene.end()
+
+
+def test_a_rare_image_waits_for_no_more_than_a_few_batches_of_a_busy_model():
+    """Decodes of others may complete its batch for ever; after a while it runs as it is."""
+    times = [1.0] * 4
+    with stage([times, times], threads=1, max_batch=4) as scene:
+        scene.submit(0, count=6, time_s=30, decode=True)
+        (rare,) = scene.submit(1, time_s=30)
+        batches = 0
+        while not rare.future.done():
+            scene.settle()
+            work = scene.blocked()[0]
+            if work.is_decode:
+                scene.advance(0.25)
+                scene.submit(0, time_s=30, decode=True)  # the stream never ends
+            else:
+                batches += 1
+                scene.advance(1)
+                scene.submit(0, count=3, time_s=30, decode=True)
+            work.end(Ending.ANSWER)
+            scene.settle()
+        assert outcome_of(rare) == f"answer {rare.value}"
+        assert batches <= 5
+        scene.end()
