@@ -128,15 +128,19 @@ def test_max_delay_ends_also_when_the_thread_that_decoded_goes_on_to_another_ima
 
     async def use(batcher, engine):
         pool = batcher._pool
-        jobs, go = JobQueue(1), threading.Event()
+        jobs, go, both = JobQueue(1), threading.Event(), threading.Event()
         jobs.start(pool)
         image = ticket(1)
 
         def decode() -> None:
+            assert both.wait(20)
+            while not pool.changed._waiters:  # the idle one has looked, and sleeps
+                pass
             batcher.submit(image, wake=False)
 
         jobs.submit(decode, image.future, 1e12, Priority.HIGH)
         other = jobs.call(lambda: go.wait(20), 2e12, Priority.HIGH)
+        both.set()
         assert (await image.future).probabilities[0] == 1
         assert not other.done()
         go.set()
