@@ -31,7 +31,7 @@ from service.batching.jobs import JobQueue
 from service.cpus import cpu_count
 from service.metrics import Metrics
 from service.preprocess.decode import DecodePolicy, prepare_decoding
-from service.preprocess.memory import PixelMemory
+from service.preprocess.memory import DecodingMemory
 from service.repository import load_repository
 from service.settings import Settings
 from service.watchdog import watch
@@ -76,7 +76,7 @@ def create_service(settings: Settings) -> Service:
         decode_policy=DecodePolicy(
             settings.max_image_pixels,
             settings.jpeg_draft_ratio,
-            PixelMemory(settings.max_decoding_bytes),
+            DecodingMemory(settings.max_decoding_bytes),
         ),
         jobs=jobs,
         in_flight=InFlight() if settings.coalesce else None,

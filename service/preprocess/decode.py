@@ -7,7 +7,6 @@ full list, an EPS file would reach Ghostscript.
 from __future__ import annotations
 
 import io
-import math
 import re
 import struct
 import warnings
@@ -30,7 +29,7 @@ from service.errors import (
 )
 from service.preprocess.color import scale_transparency, to_rgb
 from service.preprocess.limits import check_segments, check_size, too_large
-from service.preprocess.memory import PixelMemory
+from service.preprocess.memory import DecodingMemory, decoding_bytes
 from service.preprocess.transform import Box, resized_size, transform
 
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")
@@ -79,7 +78,7 @@ class DecodePolicy:
 
     max_image_pixels: int
     jpeg_draft_ratio: float
-    memory: PixelMemory = field(default_factory=PixelMemory)
+    memory: DecodingMemory = field(default_factory=DecodingMemory)
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,7 +116,7 @@ def decode(data: bytes, preprocessing: Preprocessing, policy: DecodePolicy) -> D
         width, height = image.size
         with _told_apart():
             extent = _draft(image, preprocessing, policy.jpeg_draft_ratio)
-        with policy.memory.hold(math.prod(image.size)):
+        with policy.memory.hold(decoding_bytes(image, (width, height))):
             with _told_apart():
                 turn = _load(image, preprocessing)
                 if image.format == "PNG":

@@ -5,48 +5,107 @@ from __future__ import annotations
 import threading
 from concurrent.futures import ThreadPoolExecutor
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from images import encode, photo
 
-from service.preprocess.memory import BYTES_PER_PIXEL, PixelMemory
+from service.contract import Preprocessing
+from service.preprocess.decode import DecodePolicy, decode
+from service.preprocess.memory import DecodingMemory
+
+RULE = Preprocessing(resize=64, crop=64, interpolation="bilinear", mean=(0, 0, 0), std=(1, 1, 1))
 
 
 @settings(deadline=None, max_examples=50)
 @given(st.lists(st.integers(1, 20), min_size=1, max_size=12), st.integers(1, 30))
 def test_no_more_is_held_than_allowed_but_for_a_larger_image_alone(sizes, limit):
-    memory = PixelMemory(limit * BYTES_PER_PIXEL)
+    memory = DecodingMemory(limit)
     held: list[int] = []
     lock = threading.Lock()
     wrong: list[list[int]] = []
 
-    def decode(pixels: int) -> None:
-        with memory.hold(pixels):
+    def work(size: int) -> None:
+        with memory.hold(size):
             with lock:
-                held.append(pixels)
+                held.append(size)
                 if sum(held) > limit and len(held) > 1:
                     wrong.append([*held])
             with lock:
-                held.remove(pixels)
+                held.remove(size)
 
     with ThreadPoolExecutor(6) as pool:
-        for future in [pool.submit(decode, pixels) for pixels in sizes]:
+        for future in [pool.submit(work, size) for size in sizes]:
             future.result(20)
     assert not wrong
     assert memory.held == 0
 
 
 def test_a_further_image_waits_for_room():
-    memory = PixelMemory(10 * BYTES_PER_PIXEL)
+    memory = DecodingMemory(10)
     begun = threading.Event()
 
-    def decode() -> None:
+    def work() -> None:
         with memory.hold(6):
             begun.set()
 
     with memory.hold(6):
-        thread = threading.Thread(target=decode)
+        thread = threading.Thread(target=work)
         thread.start()
-        assert not begun.wait(0.05)
-        assert memory.held == 6 * BYTES_PER_PIXEL
+        while not memory._line:
+            pass
+        assert not begun.is_set()
+        assert memory.held == 6
     assert begun.wait(20)
     thread.join()
+
+
+def test_small_images_do_not_pass_a_large_one_that_waits():
+    """Or a stream of them would keep it out for ever, and its thread with it."""
+    memory, order = DecodingMemory(10), list[str]()
+
+    def work(name: str, size: int) -> None:
+        with memory.hold(size):
+            order.append(name)
+
+    with memory.hold(6):
+        large = threading.Thread(target=work, args=("large", 10))
+        large.start()
+        while len(memory._line) < 1:
+            pass
+        small = threading.Thread(target=work, args=("small", 1))
+        small.start()
+        while len(memory._line) < 2:
+            pass
+        assert order == []
+    large.join()
+    small.join()
+    assert order == ["large", "small"]
+
+
+class Asked(DecodingMemory):
+    """Notes what is asked for."""
+
+    def hold(self, size: int):
+        self.asked = size
+        return super().hold(size)
+
+
+@pytest.mark.parametrize(
+    ("image_format", "options", "per_pixel"),
+    [("JPEG", {}, 8), ("PNG", {}, 12), ("WEBP", {}, 20), ("JPEG", {"progressive": True}, 8 + 6)],
+)
+def test_what_a_format_takes_counts(image_format, options, per_pixel):
+    memory = Asked()
+    data = encode(photo(100, 80, 1), image_format, **options)
+    decode(data, RULE, DecodePolicy(10**6, 0, memory))
+    assert memory.asked == 100 * 80 * per_pixel
+
+
+def test_a_reduced_jpeg_counts_as_what_it_is_decoded_to_but_for_its_coefficients():
+    plain, progressive = Asked(), Asked()
+    image = photo(1024, 1024, 1)
+    decode(encode(image, "JPEG"), RULE, DecodePolicy(10**7, 4, plain))
+    decode(encode(image, "JPEG", progressive=True), RULE, DecodePolicy(10**7, 4, progressive))
+    assert plain.asked == 256 * 256 * 8
+    assert progressive.asked == 256 * 256 * 8 + 1024 * 1024 * 6
