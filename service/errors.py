@@ -145,7 +145,7 @@ class StoppingError(RequestError):
 
 
 class NotReadyError(RequestError):
-    """The model is still warming up, or disagreed with its golden cases."""
+    """The model is warming up, is loaded again, or disagreed with its golden cases."""
 
     status, code, title = 503, "model_not_ready", "The model is not ready"
     retry_after_s = 1

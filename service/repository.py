@@ -23,7 +23,7 @@ from service.errors import (
 from service.memory import give_back_freed
 from service.metrics import Metrics
 from service.model_files import ModelFile, builtin_file, discover
-from service.served import ServedModel, buckets
+from service.served import LoadedModel, ServedModel, buckets
 from service.settings import Settings
 from service.tuning.cache import ProfileCache
 from service.tuning.choice import Choice, choose_layout
@@ -164,12 +164,8 @@ def _load(
     cache: ProfileCache,
     opened: OnnxEngine | None,
 ) -> ServedModel:  # fmt: skip
-    open_engine = partial(
-        _opener(file, settings),
-        provider=settings.provider,
-        intra_op_threads=layout.intra_op_threads,
-    )
-    engine = opened or open_engine()
+    open_engine = partial(_opener(file, settings), intra_op_threads=layout.intra_op_threads)
+    engine = opened or open_engine(provider=settings.provider)
     contract = parse_contract(engine.metadata, file=str(file.path))
     if engine.classes not in (None, len(contract.labels)):
         raise ModelFileError(
@@ -190,8 +186,6 @@ def _load(
         path=str(file.path),
         provider=engine.provider,
     )
-    model_metrics = metrics.for_model(file.name, file.version)
-    model = ServedModel(file, engine, contract, model_metrics, settings, device, open_engine)
     facts = partial(
         facts_of,
         file.path,
@@ -201,5 +195,13 @@ def _load(
         max_batch=settings.max_batch,
         intra_op_threads=layout.intra_op_threads,
     )
-    model.profile = Profile(buckets(settings.max_batch), cache, facts)
-    return model
+    loaded = LoadedModel(
+        file,
+        engine,
+        contract,
+        # Where it runs now: plans, threads and metrics are made for that, and "auto" would take a
+        # lost GPU for none.
+        reopen=partial(open_engine, provider=engine.provider),
+        profile=Profile(buckets(settings.max_batch), cache, facts),
+    )
+    return ServedModel(loaded, metrics.for_model(file.name, file.version), settings, device)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Literal
 
 import structlog
@@ -25,27 +26,32 @@ from service.tuning.profile import Profile
 _log = structlog.get_logger(__name__)
 
 _RELOAD_FIRST_S, _RELOAD_MOST_S = 1.0, 60.0
-_RELOADS_UNTIL_DEAD = 3
-"""After so many failed reloads only a new process may help, and liveness goes."""
 
 State = Literal["warming", "ready", "reloading", "failed"]
+
+
+@dataclass(frozen=True, slots=True)
+class LoadedModel:
+    """A model file that was opened: what it is, what runs it, and how it is opened once more."""
+
+    file: ModelFile
+    engine: Engine
+    contract: ModelContract
+    reopen: Callable[[], Engine]
+    profile: Profile
 
 
 class ServedModel:
     """One loaded model with its queue. Answers when `state` is "ready"."""
 
     def __init__(
-        self, file: ModelFile, engine: Engine, contract: ModelContract, metrics: ModelMetrics,
-        settings: Settings,
-        device: Device,
-        open_engine: Callable[[], Engine],
-    ) -> None:  # fmt: skip
-        self.name, self.version = file.name, file.version
-        self.engine = engine
-        self.contract = contract
+        self, loaded: LoadedModel, metrics: ModelMetrics, settings: Settings, device: Device
+    ) -> None:
+        self.name, self.version = loaded.file.name, loaded.file.version
+        self.engine, self.contract = loaded.engine, loaded.contract
         self.metrics = metrics
-        self._open_engine = open_engine
-        self._latencies = LatencyTable(padded=engine.provider != "cpu")
+        self._reopen, self._profile = loaded.reopen, loaded.profile
+        self._latencies = LatencyTable(padded=self.engine.provider != "cpu")
         self.gate = ImageGate(
             settings.max_queue,
             max_batch=settings.max_batch,
@@ -57,9 +63,8 @@ class ServedModel:
         self._settings = settings
         self._batcher: Batcher | None = None
         self._closing = threading.Event()
-        self._failed_reloads = 0
-        self.profile = Profile()
-        """Who loads the model may put one here that remembers earlier starts."""
+        self._swapping = threading.Lock()
+        self._lost_at = 0.0  # of time.perf_counter(), while the state is "reloading"
         metrics.queue_length.set_function(lambda: self.gate.admitted)
         metrics.ready.set_function(lambda: self.state == "ready")
 
@@ -88,6 +93,9 @@ class ServedModel:
             self.state, self.reason = "failed", str(error)
             _log.error("model_disagrees", model=self.name, detail=self.reason)
             return
+        except DeviceLostError as error:
+            self._on_device_lost(error)
+            return
         except Exception as error:  # noqa: BLE001 - a model that can't run must not stop the others
             _log.exception("warm_up_failed", model=self.name, version=self.version)
             self.state, self.reason = "failed", f"warm-up failed: {error}"
@@ -111,10 +119,12 @@ class ServedModel:
         `_DisagreementError`, or what the engine raises.
         """
         worst, failures = 0.0, dict[str, None]()
+        pixels = golden_pattern(1, self.contract.preprocessing.crop)
         for batch in buckets(self._settings.max_batch):
             if stop.is_set():
                 return None
-            self._profile(engine, batch)
+            for seconds in self._profile.times(engine, pixels, batch):
+                self._latencies.observe(batch, seconds)
             report = check_golden(engine, self.contract, batch)
             worst = max(worst, report.max_abs_diff)
             failures |= dict.fromkeys(report.failures)
@@ -124,13 +134,8 @@ class ServedModel:
             raise _DisagreementError("; ".join(failures))
         return worst
 
-    def _profile(self, engine: Engine, batch: int) -> None:
-        """Time a batch size, for the plans of the first requests; live batches keep it current."""
-        pixels = golden_pattern(1, self.contract.preprocessing.crop)
-        for seconds in self.profile.times(engine, pixels, batch):
-            self._latencies.observe(batch, seconds)
-
     def _on_device_lost(self, error: DeviceLostError) -> None:
+        self._lost_at = time.perf_counter()
         self.state, self.reason = "reloading", f"the device was lost: {error}"
         _log.error("device_lost", model=self.name, version=self.version, detail=str(error))
         threading.Thread(target=self._reload, name=f"reload-{self.name}", daemon=True).start()
@@ -141,22 +146,33 @@ class ServedModel:
         while not self._closing.wait(wait_s):
             wait_s = min(2 * wait_s, _RELOAD_MOST_S)
             try:
-                engine = self._open_engine()
-                if self._prove(engine, self._closing) is None:
-                    return
+                swapped = self._swap()
             except Exception as error:  # noqa: BLE001 - whatever it is, the next try may succeed
-                self._failed_reloads += 1
                 self.reason = f"the device was lost, and loading the model again failed: {error}"
                 _log.error("reload_failed", model=self.name, detail=str(error), next_s=wait_s)
                 continue
-            assert self._batcher is not None  # noqa: S101 - it has told of the loss
-            lost, self.engine = self.engine, engine
-            self._batcher.resume(engine)
-            lost.close()
-            self._failed_reloads = 0
-            self.state, self.reason = "ready", ""
-            _log.info("model_reloaded", model=self.name, version=self.version)
+            if swapped:
+                _log.info("model_reloaded", model=self.name, version=self.version)
             return
+
+    def _swap(self) -> bool:
+        """Put a new engine in the place of the lost one; False, and none is left, when closing."""
+        engine, lost = self._reopen(), self.engine
+        try:
+            proved = self._prove(engine, self._closing) is not None
+            with self._swapping:
+                if not proved or self._closing.is_set():
+                    engine.close()
+                    return False
+                self.engine = engine
+        except BaseException:
+            engine.close()
+            raise
+        self.state, self.reason = "ready", ""
+        if self._batcher is not None:
+            self._batcher.resume(engine)  # last: from here on it can be lost again
+        lost.close()
+        return True
 
     def latency_ms(self) -> dict[int, float]:
         """Give the median milliseconds of a batch, by its size."""
@@ -170,13 +186,15 @@ class ServedModel:
 
     def trouble(self) -> str | None:
         """Say what only a restart mends, if anything: a dead or stuck runner, a device lost."""
-        if self._failed_reloads >= _RELOADS_UNTIL_DEAD:
+        stuck_after_s = self._settings.stuck_after_s
+        if self.state == "reloading" and time.perf_counter() - self._lost_at > stuck_after_s:
             return self.reason
-        return self._batcher.trouble(self._settings.stuck_after_s) if self._batcher else None
+        return self._batcher.trouble(stuck_after_s) if self._batcher else None
 
     def close(self, timeout_s: float) -> None:
         """Answer what is queued and free the engine; a runner that hangs keeps it."""
-        self._closing.set()
+        with self._swapping:
+            self._closing.set()
         if self._batcher is None or self._batcher.close(timeout_s):
             self.engine.close()
 

@@ -40,6 +40,10 @@ Milliseconds = Annotated[int, Field(ge=1, le=MAX_TIMEOUT_MS)]
 Seconds = Annotated[float, Field(gt=0, le=86_400)]
 
 
+Provider = Literal["auto", "cpu", "cuda"]
+LayoutGoal = Literal["throughput", "latency"]
+
+
 class Settings(BaseModel):
     """Everything that can be set. Field names are the flags and, in capitals, the variables."""
 
@@ -56,7 +60,7 @@ class Settings(BaseModel):
     default_model: str | None = Field(
         None, description="model for requests that name none; needed only with several"
     )
-    provider: Literal["auto", "cpu", "cuda"] = Field(
+    provider: Provider = Field(
         "auto", description="where models run; auto takes CUDA where it works, else the CPU"
     )
     device_id: int = Field(0, ge=0, description="which GPU")
@@ -70,7 +74,7 @@ class Settings(BaseModel):
     intra_op_threads: int = Field(
         0, ge=0, le=1024, description="threads for one batch on the CPU; 0: by measurement"
     )
-    layout_goal: Literal["throughput", "latency"] = Field(
+    layout_goal: LayoutGoal = Field(
         "throughput",
         description="what measurement looks for: most images a second, or a lone image's answer "
         "soonest",
@@ -131,7 +135,10 @@ class Settings(BaseModel):
     drain_timeout_s: Seconds = Field(
         30, description="how long to answer accepted requests after that"
     )
-    stuck_after_s: Seconds = Field(60, description="a batch that runs longer makes /livez fail")
+    stuck_after_s: Seconds = Field(
+        60,
+        description="a batch, or a reload after a lost device, that takes longer makes /livez fail",
+    )
     keep_alive_s: Count = Field(75, description="how long an idle connection is kept")
     cors_origins: tuple[str, ...] = Field(
         (), description="origins that browsers may call from, separated by commas; none: CORS off"

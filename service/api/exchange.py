@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping
-from types import MappingProxyType, TracebackType
+from types import MappingProxyType
 
 from pydantic_core import to_json
 from starlette.types import Message, Receive, Scope, Send
@@ -143,12 +143,7 @@ class _Watch:
         self._task = asyncio.current_task()
         self._scope[ON_DISCONNECT] = self._leave
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, _: object, error: BaseException | None, __: object) -> None:
         del self._scope[ON_DISCONNECT]
         if not self._left or self._task is None or not isinstance(error, asyncio.CancelledError):
             return

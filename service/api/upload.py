@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from types import TracebackType
-
 from service.api.exchange import Exchange
 from service.batching.admission import ByteGate
 from service.errors import (
@@ -33,12 +31,7 @@ class HeldBytes:
         """Begin with none."""
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         """Give all back."""
         self.gate.give_back(self.size)
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Sequence
-from types import TracebackType
 from typing import Protocol
 
 from service.batching.latency import NEW_SHARE, LatencyTable
@@ -203,12 +202,7 @@ class _Places:
         self._started = time.perf_counter()
         self._gate.hold(self._images, self._priority)
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, _: object, error: BaseException | None, __: object) -> None:
         self._gate.hold(-self._images, self._priority)
         took_s = time.perf_counter() - self._started
         # A request that ended early, in an error or since its client left, tells nothing.

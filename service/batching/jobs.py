@@ -134,7 +134,8 @@ class JobQueue:
         try:
             job.work()
         except Exception as error:  # noqa: BLE001 - whatever it is, who waits must hear of it
-            self._fail(batch, lambda: error)
+            told = error  # the other name ends with this block
+            self._fail(batch, lambda: told)
         seconds = time.perf_counter() - started
         mean = seconds if self._mean_s is None else self._mean_s
         self._mean_s = mean + NEW_SHARE * (seconds - mean)

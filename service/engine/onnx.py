@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import onnxruntime
@@ -15,14 +15,13 @@ from service.contract import INPUT_NAME, PROBABILITIES
 from service.cpus import cpu_count
 from service.engine.providers import PROVIDERS, driver_problem
 from service.errors import DeviceLostError, ModelFileError, ProviderError
+from service.settings import Provider
 
 _log = structlog.get_logger(__name__)
 
-Provider = Literal["auto", "cpu", "cuda"]
-
 _CUDA = "CUDAExecutionProvider"
-_CUDA_FAILURE = re.compile(r"(CUDA|CUDNN|CUBLAS) failure (?P<code>\d+)", re.IGNORECASE)
-_OUT_OF_MEMORY = "2"
+_FAILURE = re.compile(r"(CUDA|CUDNN|CUBLAS) failure \d+: (?P<what>[^;]*)", re.IGNORECASE)
+_FULL = re.compile(r"out of memory|ALLOC(ATION)?_FAILED", re.IGNORECASE)
 _CUDA_HINT = (
     "is a GPU visible (`nvidia-smi`), and did `pip install 'resnet-serve[gpu]'` bring "
     "the CUDA libraries? `--provider cpu` serves without a GPU"
@@ -192,11 +191,12 @@ def _check_graph(session: onnxruntime.InferenceSession, path: Path) -> onnxrunti
 def _tells_of_a_lost_device(message: str) -> bool:
     """Tell an error after which the CUDA context is useless from one that spares it.
 
-    ONNX Runtime has only the message. Errors of CUDA stick to the context, but for that of a failed
-    allocation (https://docs.nvidia.com/cuda/cuda-runtime-api, cudaErrorMemoryAllocation).
+    ONNX Runtime has only the message, with the name of the error of CUDA, cuDNN or cuBLAS. They
+    stick to the context, but for those of a failed allocation
+    (https://docs.nvidia.com/cuda/cuda-runtime-api, cudaErrorMemoryAllocation).
     """
-    match = _CUDA_FAILURE.search(message)
-    return match is not None and match["code"] != _OUT_OF_MEMORY
+    match = _FAILURE.search(message)
+    return match is not None and not _FULL.search(match["what"])
 
 
 def _first_line(error: Exception) -> str:

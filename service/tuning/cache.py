@@ -10,14 +10,14 @@ import hashlib
 import json
 import os
 import secrets
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Any, TypeVar
 
 import structlog
-from pydantic import BaseModel, Field
+from pydantic import BaseModel
 
-SCHEMA = 1
+SCHEMA = 2
 """To be raised when the files' form, or how something is measured, changes."""
 
 _log = structlog.get_logger(__name__)
@@ -25,8 +25,8 @@ _log = structlog.get_logger(__name__)
 Facts = Mapping[str, Any]
 """What a measurement depends on: values that JSON can hold and gives back unchanged."""
 
-Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
-"""What was measured: in a file that was tampered with, anything could stand."""
+FindFacts = Callable[[], Facts | None]
+"""Only called where there is a cache, since it reads a model file; None keeps nothing."""
 
 V = TypeVar("V", bound=BaseModel)
 
@@ -41,9 +41,9 @@ class ProfileCache:
         self._folder = folder
         self._warned = False
 
-    def read(self, kind: str, facts: Facts, form: type[V]) -> V | None:
+    def read(self, kind: str, find_facts: FindFacts, form: type[V]) -> V | None:
         """Give what was kept for these facts; None if there is nothing, or nothing of that form."""
-        if self._folder is None:
+        if self._folder is None or (facts := find_facts()) is None:
             return None
         path = self._path(self._folder, kind, facts)
         try:
@@ -60,9 +60,9 @@ class ProfileCache:
             _log.warning("cache_entry_ignored", path=str(path), detail=detail)
         return None
 
-    def write(self, kind: str, facts: Facts, value: BaseModel) -> None:
+    def write(self, kind: str, find_facts: FindFacts, value: BaseModel) -> None:
         """Keep a value for these facts, in the place of any other."""
-        if self._folder is None:
+        if self._folder is None or (facts := find_facts()) is None:
             return
         entry = {"schema": SCHEMA, "facts": facts, "value": value.model_dump(mode="json")}
         path = self._path(self._folder, kind, facts)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -14,10 +15,10 @@ from service.contract import parse_contract
 from service.cpus import cpu_count
 from service.engine.onnx import may_run_on_gpu
 from service.golden import golden_pattern
-from service.settings import Settings
-from service.tuning.cache import Facts, ProfileCache, Seconds
+from service.settings import LayoutGoal, Settings
+from service.tuning.cache import ProfileCache
 from service.tuning.facts import facts_of
-from service.tuning.layout import Goal, Layout, Trial, candidates, choose
+from service.tuning.layout import Layout, Trial, candidates, choose
 from service.tuning.trials import OneEngine, try_out
 
 _log = structlog.get_logger(__name__)
@@ -30,7 +31,7 @@ class Choice:
     """The layout that is used, and why: `trials` are empty where there was nothing to try."""
 
     layout: Layout
-    goal: Goal
+    goal: LayoutGoal
     source: Source
     trials: Sequence[Trial] = ()
 
@@ -54,17 +55,10 @@ class Choice:
         }
 
 
-class _Figures(BaseModel):
-    runners: int
-    intra_op_threads: int
-    images_per_s: Seconds
-    lone_s: Seconds
-
-
 class _Trials(BaseModel):
     """The cache's form. Figures and no choice, so that they serve either goal."""
 
-    trials: list[_Figures]
+    trials: list[Trial]
 
 
 def choose_layout(
@@ -104,14 +98,16 @@ def _tried(
     cache: ProfileCache,
 ) -> Choice:
     goal = settings.layout_goal
-    facts = facts_of(
+    facts = partial(
+        facts_of,
         model_file,
         "cpu",
         max_batch=settings.max_batch,
         layouts=[[layout.runners, layout.intra_op_threads] for layout in layouts],
     )
-    if trials := _kept(cache, facts, layouts):
-        return Choice(choose(trials, goal), goal, "cache", trials)
+    kept = cache.read("layout", facts, _Trials)
+    if kept is not None and [trial.layout for trial in kept.trials] == list(layouts):
+        return Choice(choose(kept.trials, goal), goal, "cache", kept.trials)
     engine = engines.with_threads(layouts[0].intra_op_threads)
     contract = parse_contract(engine.metadata, file=str(model_file))
     image = golden_pattern(1, contract.preprocessing.crop)
@@ -121,33 +117,10 @@ def _tried(
         _log.warning("layout_not_measured", detail=str(error))
         return Choice(layouts[0], goal, "default")
     if all(trial.steady for trial in trials):
-        _keep(cache, facts, trials)
+        cache.write("layout", facts, _Trials(trials=list(trials)))
     else:
         _log.info("layout_not_kept", detail="two tries differ; the next start measures again")
     return Choice(choose(trials, goal), goal, "measured", trials)
-
-
-def _kept(cache: ProfileCache, facts: Facts | None, layouts: Sequence[Layout]) -> list[Trial]:
-    kept = cache.read("layout", facts, _Trials) if facts is not None else None
-    trials = [
-        Trial(Layout(row.runners, row.intra_op_threads), row.images_per_s, row.lone_s)
-        for row in (kept.trials if kept else ())
-    ]
-    return trials if [trial.layout for trial in trials] == list(layouts) else []
-
-
-def _keep(cache: ProfileCache, facts: Facts | None, trials: Sequence[Trial]) -> None:
-    if facts is not None:
-        rows = [
-            _Figures(
-                runners=trial.layout.runners,
-                intra_op_threads=trial.layout.intra_op_threads,
-                images_per_s=trial.images_per_s,
-                lone_s=trial.lone_s,
-            )
-            for trial in trials
-        ]
-        cache.write("layout", facts, _Trials(trials=rows))
 
 
 def _told(choice: Choice) -> Choice:

@@ -3,12 +3,20 @@
 from __future__ import annotations
 
 import hashlib
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 from service import __version__
 from service.cpus import cpu_count, cpu_model
 from service.engine.providers import gpu_name, installed_runtime
+
+
+@lru_cache(maxsize=64)
+def _sha256(model_file: Path, *_changed: int) -> str:
+    """Give a file's SHA-256; a start asks for the same one several times."""
+    with model_file.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def facts_of(
@@ -22,8 +30,8 @@ def facts_of(
     if device is None:
         return None
     try:
-        with model_file.open("rb") as file:
-            sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+        stat = model_file.stat()
+        sha256 = _sha256(model_file, stat.st_mtime_ns, stat.st_size)
     except OSError:
         return None
     return {

@@ -8,9 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated
 
-Goal = Literal["throughput", "latency"]
+from pydantic import Field
+
+from service.settings import LayoutGoal
 
 _BETTER = 1.05
 """So much faster than one runner for each core must a layout be to be preferred.
@@ -19,7 +21,12 @@ A runner by itself waits for no other thread, whatever else the cores have to do
 that is busy otherwise, a lead of a few per cent is noise.
 """
 
+_STEADY = 1.2
 _CPUS_FOR_A_MIDDLE_WAY = 4
+
+
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+"""What was measured: in a file of the cache that was tampered with, anything could stand."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,9 +45,14 @@ class Trial:
     """
 
     layout: Layout
-    images_per_s: float
-    lone_s: float
+    images_per_s: Positive
+    lone_s: Positive
     steady: bool = True
+
+
+def is_steady(results: Sequence[float]) -> bool:
+    """Whether results of the same differ so little that nothing else was at work."""
+    return max(results) < _STEADY * min(results)
 
 
 def candidates(cpus: int, models: int, *, runners: int = 0, threads: int = 0) -> list[Layout]:
@@ -74,7 +86,7 @@ def _threads_beside(runners: int, cpus: int, models: int) -> int:
     return max(1, 1 + (cpus - runners) // min(models, runners))
 
 
-def choose(trials: Sequence[Trial], goal: Goal) -> Layout:
+def choose(trials: Sequence[Trial], goal: LayoutGoal) -> Layout:
     """Pick the best layout for a goal; the first of `trials` is the one to beat in throughput."""
     if goal == "latency":
         return min(trials, key=lambda trial: trial.lone_s).layout

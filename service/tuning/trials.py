@@ -19,8 +19,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from service.engine.base import Engine
-from service.engine.onnx import OnnxEngine, Provider
-from service.tuning.layout import Layout, Trial
+from service.engine.onnx import OnnxEngine
+from service.settings import Provider
+from service.tuning.layout import Layout, Trial, is_steady
 
 _MOST_RUNS = 32
 _ENOUGH_S, _ENOUGH_RUNS = 0.03, 2
@@ -35,9 +36,6 @@ _LONGEST_BATCH_S = 1.0
 
 _NO_WAY_BACK_S = 20.0
 """When the way there took as long, as with seconds an image, there is no second try."""
-
-_STEADY = 1.2
-"""Where the better of two results is better by more than that, something else was at work."""
 
 
 class OneEngine:
@@ -103,8 +101,7 @@ class _Result:
 def _trial(layout: Layout, results: Sequence[_Result]) -> Trial:
     rates = [result.rate for result in results]
     lone_s = min(result.lone_s for result in results)
-    steady = len(rates) > 1 and max(rates) < _STEADY * min(rates)
-    return Trial(layout, max(rates), lone_s, steady)
+    return Trial(layout, max(rates), lone_s, len(rates) > 1 and is_steady(rates))
 
 
 def _lone_s(engine: Engine, image: NDArray[np.uint8]) -> float:

@@ -358,6 +358,8 @@ def test_a_cuda_that_fails_is_logged_when_any_provider_will_do(model, fake_cuda)
         ("Non-zero status code ... CUDNN failure 5003: CUDNN_STATUS_EXECUTION_FAILED", True),
         ("CUBLAS failure 13: CUBLAS_STATUS_EXECUTION_FAILED", True),
         ("CUDA failure 2: out of memory ; GPU=0", False),
+        ("CUBLAS failure 3: CUBLAS_STATUS_ALLOC_FAILED ; GPU=0", False),
+        ("CUDNN failure 4: CUDNN_STATUS_ALLOCATION_FAILED ; GPU=0", False),
         ("BFCArena::AllocateRawInternal Available memory of 0 is smaller than requested", False),
     ],
 )

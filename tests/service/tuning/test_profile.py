@@ -20,15 +20,23 @@ class Engine:
 
     def __init__(self) -> None:
         self.sizes: list[int] = []
+        self.now = 0.0
+        self.slow: dict[int, float] = {}  # by how many runs there were before
+
+    def perf_counter(self) -> float:
+        return self.now
 
     def run(self, images):
+        self.now += 0.01 * len(images) * self.slow.get(len(self.sizes), 1)
         self.sizes.append(len(images))
         return np.zeros((len(images), 3), np.float32)
 
 
 @pytest.fixture
-def engine():
-    return Engine()
+def engine(monkeypatch):
+    engine = Engine()
+    monkeypatch.setattr("service.tuning.profile.time", engine)  # its own clock
+    return engine
 
 
 @pytest.fixture
@@ -79,10 +87,10 @@ def test_they_are_kept_only_once_all_are_there(engine, cache):
     "seconds", [{1: [0.1]}, {1: [0.1], 2: [0.1]}, {1: [0.1], 4: [0.1], 8: [0.1]}]
 )
 def test_what_is_of_other_sizes_is_measured_anew(engine, cache, seconds):
-    cache.write(Profile.KIND, FACTS, BatchTimes(seconds=seconds))
+    cache.write(Profile.KIND, lambda: FACTS, BatchTimes(seconds=seconds))
     times = all_times(profile(cache), engine)
     assert engine.sizes == [1] * 4 + [4] * 4
-    kept = cache.read(Profile.KIND, FACTS, BatchTimes)
+    kept = cache.read(Profile.KIND, lambda: FACTS, BatchTimes)
     assert kept is not None
     assert list(kept.seconds.values()) == times
 
@@ -104,3 +112,15 @@ def test_a_size_that_fails_can_be_asked_for_again(engine, cache):
         mine.times(engine, IMAGE, 1)
     engine.run = run
     assert [len(each) for each in all_times(mine, engine)] == [3, 3]
+
+
+@pytest.mark.parametrize(
+    ("slow", "kept"), [({}, True), ({2: 3.0}, True), ({2: 3.0, 3: 3.0}, False)]
+)
+def test_times_of_a_disturbed_start_are_not_kept(engine, cache, slow, kept):
+    """One slow run of three leaves the median as it is; two do not."""
+    engine.slow = slow
+    all_times(profile(cache), engine)
+    ran = len(engine.sizes)
+    all_times(profile(cache), engine)
+    assert (len(engine.sizes) == ran) == kept
