@@ -39,6 +39,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from arguments import count
 from loadgen_results import render
 from loadgen_run import CONNECTIONS, measure
 
@@ -102,7 +103,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--min-duration-s", type=float, default=10.0, help="[%(default)s]")
     add("--min-queries", type=int, default=100,
         help="LoadGen goes on until both are reached; Server needs 459 [%(default)s]")  # fmt: skip
-    add("--connections", type=int, help=f"in flight at most [{CONNECTIONS}]")
+    add("--connections", type=count, help=f"in flight at most [{CONNECTIONS}]")
     add("--deadline-ms", type=int, help="send this as X-Request-Timeout-Ms")
     add("--timeout-s", type=float, default=30.0,
         help="an answer that takes longer has failed [%(default)s]")  # fmt: skip

@@ -13,20 +13,20 @@ import contextlib
 import threading
 import time
 from array import array
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, cast
+from typing import Any
 
 from service.bench.load import OK, Check
+from service.bench.pool import Pool
 from service.bench.target import Target
-from service.bench.wire import CONNECT_FAILED, Answer, Connection
+from service.bench.wire import Answer
 
 RETRY_S = 1.0
 """How long a refused sample waits for its next try: the least that `Retry-After` can say, since it
 has whole seconds and the service rounds up."""
 
-_CONNECT_AGAIN_S = 0.1
 _UNAVAILABLE = 503
 
 
@@ -78,17 +78,13 @@ class QueryClient:
         timeout_s: float,
         retry_refused: bool,
     ) -> None:
-        self._target, self._requests, self._check = target, requests, check
-        self._complete = complete
+        self._requests, self._check, self._complete = requests, check, complete
         self._most, self._timeout_s, self._retry_refused = connections, timeout_s, retry_refused
+        self._pool: Pool[Query] = Pool(target, connections, timeout_s, self._begin, self._settle)
         self._loop = asyncio.get_running_loop()
         self._lock = threading.Lock()
         self._inbox: list[Query] = []
-        self._waiting: deque[Query] = deque()
-        self._idle: list[Connection] = []
-        self._under_way: dict[Connection, Query] = {}
-        self._opened: set[Connection] = set()
-        self._opening: set[asyncio.Task[None]] = set()
+        self.close = self._pool.close
         self.counts = Counts()
 
     def issue(self, samples: Sequence[Any]) -> None:
@@ -103,17 +99,7 @@ class QueryClient:
 
     async def open(self) -> None:
         """Open all connections beforehand, so that no query has to wait for one."""
-        for _ in range(self._most):
-            self._open()
-        await asyncio.gather(*self._opening)
-
-    async def close(self) -> None:
-        """Drop all connections."""
-        await asyncio.gather(*self._opening, return_exceptions=True)
-        connections = [*self._opened]
-        for connection in connections:
-            connection.abort()
-        await asyncio.gather(*(connection.wait_closed() for connection in connections))
+        await self._pool.open(self._most)
 
     # Queries.
 
@@ -124,29 +110,13 @@ class QueryClient:
             self._ask(query)
 
     def _ask(self, query: Query) -> None:
-        if self._idle:
-            self._send(self._idle.pop(), query)
-            return
-        self.counts.waited += 1
-        self._waiting.append(query)
-        if len(self._opened) + len(self._opening) < self._most:
-            self._open()
+        self.counts.waited += not self._pool.submit(query)
 
-    def _send(self, connection: Connection, query: Query) -> None:
+    def _begin(self, query: Query) -> bytes:
         query.sent = query.sent or time.perf_counter()
-        self._under_way[connection] = query
-        self.counts.most_in_flight = max(self.counts.most_in_flight, len(self._under_way))
-        connection.send(self._requests[query.image], self._timeout_s)
-
-    def _done(self, connection: Connection, answer: Answer) -> None:
-        query = self._under_way.pop(connection)
-        self._settle(query, answer)
-        if connection.usable:
-            self._free(connection)
-        else:
-            self._opened.discard(connection)
-            if self._waiting:
-                self._open()
+        # The pool counts this one only from now on.
+        self.counts.most_in_flight = max(self.counts.most_in_flight, self._pool.in_flight + 1)
+        return self._requests[query.image]
 
     def _settle(self, query: Query, answer: Answer) -> None:
         took_s = answer.ended - query.sent
@@ -162,43 +132,5 @@ class QueryClient:
                 self.counts.wire_s.append(took_s)
             self._complete(query.response_id, answer.body)
         else:
-            self._fail(query, kind)
-
-    def _fail(self, query: Query, kind: str) -> None:
-        self.counts.failures[kind] += 1
-        self._complete(query.response_id, b"")
-
-    # Connections.
-
-    def _open(self) -> None:
-        self._opening.add(self._loop.create_task(self._connect()))
-
-    async def _connect(self) -> None:
-        try:
-            _, connection = await self._loop.create_connection(
-                lambda: Connection(self._done, self._lost), self._target.address, self._target.port
-            )
-        except OSError:
-            # A server that is gone fails the queries, but not ten thousand times a second.
-            await asyncio.sleep(_CONNECT_AGAIN_S)
-            self._opening.discard(cast("asyncio.Task[None]", asyncio.current_task()))
-            if self._waiting:
-                self._fail(self._waiting.popleft(), CONNECT_FAILED)
-            if self._waiting:
-                self._open()
-            return
-        self._opening.discard(cast("asyncio.Task[None]", asyncio.current_task()))
-        self._opened.add(connection)
-        self._free(connection)
-
-    def _free(self, connection: Connection) -> None:
-        if self._waiting:
-            self._send(connection, self._waiting.popleft())
-        else:
-            self._idle.append(connection)
-
-    def _lost(self, connection: Connection) -> None:
-        """Forget a connection that the server closed while it was idle."""
-        self._opened.discard(connection)
-        if connection in self._idle:
-            self._idle.remove(connection)
+            self.counts.failures[kind] += 1
+            self._complete(query.response_id, b"")

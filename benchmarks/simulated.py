@@ -33,6 +33,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
+from arguments import count, counts
 from simulated_burst import measure_burst, render_burst
 from simulated_engine import FAST_GPU_MS, parse_table
 from simulated_processes import Running, load, serving
@@ -205,15 +206,15 @@ def main() -> int:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     add = parser.add_argument
-    add("--rounds", type=int, default=3, help="[%(default)s]")
+    add("--rounds", type=count, default=3, help="[%(default)s]")
     add("--duration", type=float, default=3.0, help="seconds of each run [%(default)s]")
     add("--warm-up", type=float, default=1.0, help="[%(default)s]")
-    add("--clients", type=_counts, default=[1, 8, 32, 64], help="[1,8,32,64]")
+    add("--clients", type=counts, default=[1, 8, 32, 64], help="[1,8,32,64]")
     add("--images", default="synthetic:64x64", help="[%(default)s]")
-    add("--image-count", type=int, default=50, help="[%(default)s]")
+    add("--image-count", type=count, default=50, help="[%(default)s]")
     add("--latencies", type=parse_table, default=dict(FAST_GPU_MS),
         help="the engine's: SIZE:MS,... [%(default)s]")  # fmt: skip
-    add("--max-batch", type=int, default=64, help="[%(default)s]")
+    add("--max-batch", type=count, default=64, help="[%(default)s]")
     add("--burst", action="store_true", help="bursts of 3 times the mean instead")
     add("--deadline-ms", type=int, help="of --burst [four times the largest batch]")
     add("--engine-share", type=float, default=0.3,
@@ -233,6 +234,8 @@ def main() -> int:
         else:
             report = measure_path(arguments, arguments.latencies, flags)
             text, bad = render_path(report, machine["cores"]), report["errors"]
+    except KeyboardInterrupt:
+        return 130
     except (StartupError, RuntimeError) as error:
         print(f"simulated: error: {error}", file=sys.stderr)
         return 1
@@ -241,10 +244,6 @@ def main() -> int:
         whole = {"machine": machine, "latencies_ms": arguments.latencies, **report}
         arguments.json.write_text(json.dumps(whole, indent=1) + "\n", "utf-8")
     return int(bool(bad))
-
-
-def _counts(text: str) -> list[int]:
-    return [int(part) for part in text.split(",")]
 
 
 if __name__ == "__main__":

@@ -6,7 +6,9 @@ the cores to the rest of the service, as a thread does that waits for a device.
 
 from __future__ import annotations
 
+import argparse
 import bisect
+import re
 import threading
 import time
 from collections.abc import Mapping
@@ -37,12 +39,13 @@ _SURE = 0.9
 
 
 def parse_table(text: str) -> dict[int, float]:
-    """Read `SIZE:MILLISECONDS,...`, as in `1:1.0,8:1.7`; raises `ValueError` with what is wrong."""
+    """Read `SIZE:MILLISECONDS,...`, as in `1:1.0,8:1.7`, for argparse; it shows what is wrong."""
     table: dict[int, float] = {}
     for part in text.split(","):
-        size, colon, ms = part.partition(":")
-        if not colon or int(size) < 1 or not 0 < float(ms) < 60_000:
-            raise ValueError(f"{part!r} is not SIZE:MILLISECONDS")
+        match = re.fullmatch(r"(\d{1,6}):(\d+(?:\.\d+)?)", part.strip())
+        if not match or int(match[1]) < 1 or not 0 < float(match[2]) < 60_000:
+            raise argparse.ArgumentTypeError(f"{part!r} is not SIZE:MILLISECONDS")
+        size, ms = match.groups()
         table[int(size)] = float(ms)
     return dict(sorted(table.items()))
 

@@ -6,23 +6,19 @@ import os
 import subprocess
 import sys
 import tempfile
-import time
-import urllib.error
-import urllib.request
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from startup import free_port
+from startup import free_port, gets_ready
 
 from service.bench.options import BenchOptions
 from service.bench.progress import Progress
 from service.bench.run import measure
 
 _SERVER = str(Path(__file__).with_name("simulated_server.py"))
-_START_S = 60.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,34 +40,21 @@ def serving(kind: str, table: Mapping[int, float], flags: Sequence[str]) -> Iter
     url = f"http://127.0.0.1:{port}"
     text = ",".join(f"{size}:{ms:g}" for size, ms in table.items())
     command = [sys.executable, _SERVER, kind, text, "--port", str(port), *flags]
-    environment = {k: v for k, v in os.environ.items() if not k.startswith("RESNET_SERVE_")}
     # Every request is logged, as in real service, to a file that can't hold the server up.
     with (
         tempfile.TemporaryFile() as log,
         subprocess.Popen(
-            command, stderr=log, env=environment | {"ORT_DISABLE_TELEMETRY": "1"}
+            command, stderr=log, env=os.environ | {"ORT_DISABLE_TELEMETRY": "1"}
         ) as process,
     ):
         try:
-            if not _gets_ready(process, url):
+            if not gets_ready(process, url, 0.02):
                 log.seek(0)
                 end = log.read().decode("utf-8", "replace")[-2000:]
                 raise RuntimeError(f"the {kind} server did not get ready: {end}")
             yield Running(kind, url, process.pid)
         finally:
             process.terminate()
-
-
-def _gets_ready(process: subprocess.Popen[bytes], url: str) -> bool:
-    give_up = time.perf_counter() + _START_S
-    while process.poll() is None and time.perf_counter() < give_up:
-        try:
-            urllib.request.urlopen(f"{url}/readyz", timeout=5)  # noqa: S310 - our own server
-        except (urllib.error.URLError, ConnectionError):
-            time.sleep(0.02)
-        else:
-            return True
-    return False
 
 
 def load(server: Running, **options: Any) -> dict[str, Any]:

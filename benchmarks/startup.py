@@ -15,15 +15,29 @@ import statistics
 import subprocess
 import sys
 import time
-import urllib.error
 import urllib.request
 from pathlib import Path
+
+_START_S = 60.0
 
 
 def free_port() -> int:
     """Give a port that was free a moment ago."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         return int(listener.getsockname()[1])
+
+
+def gets_ready(process: subprocess.Popen[bytes], url: str, pause_s: float) -> bool:
+    """Wait for the first 200 of /readyz; False if the server ends, or takes too long."""
+    give_up = time.perf_counter() + _START_S
+    while process.poll() is None and time.perf_counter() < give_up:
+        try:
+            urllib.request.urlopen(f"{url}/readyz", timeout=5).close()  # noqa: S310 - our own server
+        except OSError:  # HTTPError and URLError are OSErrors, and so is TimeoutError
+            time.sleep(pause_s)
+        else:
+            return True
+    return False
 
 
 def seconds_to_ready(flags: list[str]) -> float:
@@ -34,13 +48,9 @@ def seconds_to_ready(flags: list[str]) -> float:
     command = [program, "serve", "--port", str(port), "--log-level", "error", *flags]
     with subprocess.Popen(command) as process:
         try:
-            while process.poll() is None:
-                try:
-                    urllib.request.urlopen(f"http://127.0.0.1:{port}/readyz", timeout=5)
-                    return time.perf_counter() - started
-                except (urllib.error.URLError, ConnectionError):
-                    time.sleep(0.005)
-            raise SystemExit(f"the server ended with status {process.returncode}")
+            if gets_ready(process, f"http://127.0.0.1:{port}", 0.005):
+                return time.perf_counter() - started
+            raise SystemExit(f"not ready in {_START_S:.0f} s; status {process.poll()}")
         finally:
             process.terminate()
 

@@ -87,7 +87,7 @@ def environment_of(server: Server, task: Task, folder: Path) -> dict[str, str]:
     kept = {
         name: value
         for name, value in os.environ.items()
-        if not name.startswith(("PYTHON", "RESNET_SERVE_", "PEERS_"))
+        if not name.startswith(("PYTHON", "RESNET_SERVE_", "PEERS_", "XDG_"))
     }
     common = {
         "HOME": str(folder),

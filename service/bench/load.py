@@ -3,27 +3,24 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import time
-from collections import deque
-from collections.abc import Callable, Sequence
-from typing import NamedTuple, cast
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
 from service.bench.arrivals import Arrivals
+from service.bench.pool import Pool
 from service.bench.target import Target
 from service.bench.timer import PreciseTimer
-from service.bench.wire import CONNECT_FAILED, TIMEOUT, Answer, Connection
+from service.bench.wire import Answer
 
 OK = "ok"
 
 Check = Callable[[int, Answer], str]
 """Judges the answer to the image of that index: `OK` or the kind of error."""
-
-Task = asyncio.Task[None]
-
-_AFTER_FAILED_CONNECT_S = 0.1
-_OPENING_S, _MOST_BETWEEN_S = 0.08, 0.005  # all connections, and two of them
 
 
 class Sample(NamedTuple):
@@ -44,8 +41,16 @@ class Sample(NamedTuple):
     """Whether it found no free connection."""
 
 
+@dataclass(slots=True)
+class _Request:
+    scheduled: float
+    sent: float = 0.0
+    image: int = 0
+    waited: bool = True
+
+
 class Load:
-    """A pool of connections that requests are sent over, each image in turn.
+    """Requests over a pool of connections, each image in turn.
 
     `arrive` sends at once over an idle connection, or waits for one. `samples` grows as answers
     come.
@@ -61,144 +66,74 @@ class Load:
         timeout_s: float,
         seed: int,
     ) -> None:
-        self._target, self._requests, self._check = target, requests, check
-        self._most, self._timeout_s = connections, timeout_s
-        self._order: list[int] = np.random.default_rng(seed).permutation(len(requests)).tolist()
-        self._next = 0
-        self._idle: list[Connection] = []
-        self._waiting: deque[float] = deque()
-        self._under_way: dict[Connection, tuple[float, float, int, bool]] = {}
-        self._opened: set[Connection] = set()
-        self._opening: set[Task] = set()
+        self._requests, self._check, self._timeout_s = requests, check, timeout_s
+        self._pool: Pool[_Request] = Pool(target, connections, timeout_s, self._begin, self._end)
+        order = np.random.default_rng(seed).permutation(len(requests))
+        self._order: Iterator[int] = itertools.cycle(order.tolist())
         self._quiet = asyncio.Event()
+        self.open = self._pool.open
         self.on_done: Callable[[], None] | None = None
         self.samples: list[Sample] = []
 
     @property
     def in_flight(self) -> int:
         """Requests that are sent and not answered."""
-        return len(self._under_way)
+        return self._pool.in_flight
 
     def arrive(self, scheduled: float) -> None:
         """Send the next image, or have it wait for a connection."""
-        if self._idle:
-            self._send(self._idle.pop(), scheduled, waited=False)
-            return
-        self._waiting.append(scheduled)
-        if len(self._opened) + len(self._opening) < self._most:
-            self._open()
+        request = _Request(scheduled)
+        request.waited = not self._pool.submit(request)
 
     async def drain(self) -> None:
         """Wait until all is answered; what still waits when the time is over is a timeout."""
         self._quiet.clear()
-        if self._waiting or self._under_way:
+        if not self._pool.is_quiet:
             try:
                 await asyncio.wait_for(self._quiet.wait(), self._timeout_s + 1)
             except TimeoutError:
-                for connection in [*self._under_way]:
-                    connection.abort(TIMEOUT)
-        while self._waiting:
-            self._give_up(self._waiting.popleft(), TIMEOUT)
+                self._pool.time_out()
 
     async def close(self) -> None:
         """Drop all connections."""
         self.on_done = None
-        await asyncio.gather(*self._opening, return_exceptions=True)
-        connections = [*self._opened]
-        for connection in connections:
-            connection.abort()
-        await asyncio.gather(*(connection.wait_closed() for connection in connections))
+        await self._pool.close()
 
-    async def open(self, count: int) -> None:
-        """Open connections beforehand, so that the first requests need not wait for them.
+    def _begin(self, request: _Request) -> bytes | None:
+        if (now := time.perf_counter()) - request.scheduled >= self._timeout_s:
+            return None  # it has waited for a connection for too long
+        request.sent, request.image = now, next(self._order)
+        return self._requests[request.image]
 
-        One after another: of a server's processes that share a listener, the first to wake up
-        takes all that come at once, and would serve them alone for as long as they last.
-        """
-        opened = min(count, self._most)
-        for _ in range(opened):
-            self._open()
-            await asyncio.sleep(min(_OPENING_S / opened, _MOST_BETWEEN_S))
-        await asyncio.gather(*self._opening)
-
-    # Connections.
-
-    def _open(self) -> None:
-        self._opening.add(asyncio.get_running_loop().create_task(self._connect()))
-
-    async def _connect(self) -> None:
-        task = asyncio.current_task()
-        try:
-            _, connection = await asyncio.get_running_loop().create_connection(
-                lambda: Connection(self._done, self._lost), self._target.address, self._target.port
-            )
-        except OSError:
-            # A server that is gone must not be asked ten thousand times a second.
-            await asyncio.sleep(_AFTER_FAILED_CONNECT_S)
-            self._opening.discard(cast(Task, task))
-            if self._waiting:
-                self._give_up(self._waiting.popleft(), CONNECT_FAILED)
-                self._went_on()
-            return
-        self._opening.discard(cast(Task, task))
-        self._opened.add(connection)
-        self._free(connection)
-
-    def _free(self, connection: Connection) -> None:
-        while self._waiting:
-            scheduled = self._waiting.popleft()
-            if time.perf_counter() - scheduled < self._timeout_s:
-                self._send(connection, scheduled, waited=True)
-                return
-            self._give_up(scheduled, TIMEOUT)
-        self._idle.append(connection)
-
-    def _lost(self, connection: Connection) -> None:
-        """Forget a connection that the server closed while it was idle."""
-        self._opened.discard(connection)
-        if connection in self._idle:
-            self._idle.remove(connection)
-
-    # Requests.
-
-    def _send(self, connection: Connection, scheduled: float, *, waited: bool) -> None:
-        image = self._order[self._next]
-        self._next = (self._next + 1) % len(self._order)
-        self._under_way[connection] = (scheduled, time.perf_counter(), image, waited)
-        connection.send(self._requests[image], self._timeout_s)
-
-    def _done(self, connection: Connection, answer: Answer) -> None:
-        scheduled, sent, image, waited = self._under_way.pop(connection)
-        kind = answer.failure or self._check(image, answer)
+    def _end(self, request: _Request, answer: Answer) -> None:
+        kind = answer.failure or self._check(request.image, answer)
         self.samples.append(
-            Sample(scheduled, sent, answer.ended, kind, answer.status, answer.timing, waited)
+            Sample(
+                request.scheduled,
+                request.sent,
+                answer.ended,
+                kind,
+                answer.status,
+                answer.timing,
+                request.waited,
+            )
         )
-        if connection.usable:
-            self._free(connection)
-        else:
-            self._opened.discard(connection)
-        self._went_on()
-
-    def _give_up(self, scheduled: float, kind: str) -> None:
-        self.samples.append(Sample(scheduled, 0.0, time.perf_counter(), kind, 0, b"", True))
-
-    def _went_on(self) -> None:
         if self.on_done is not None:
             self.on_done()
-        if self._waiting and not self._idle and len(self._opened) + len(self._opening) < self._most:
-            self._open()
-        if not self._waiting and not self._under_way:
+        if self._pool.is_quiet:
             self._quiet.set()
 
 
 async def run_closed(load: Load, clients: int, start: float, end: float) -> None:
-    """Keep `clients` requests under way from `start` to `end`, then wait for the last answers."""
+    """Keep `clients` requests under way from `start` to `end`, then wait for the last answers.
+
+    Call `load.open` before, and before the clock is set: it takes its time.
+    """
 
     def again() -> None:
         if (now := time.perf_counter()) < end:
             load.arrive(now)
 
-    await load.open(clients)
     await asyncio.sleep(max(start - time.perf_counter(), 0))
     load.on_done = again
     for _ in range(clients):

@@ -114,6 +114,11 @@ async def _one_run(
         seed=options.seed,
     )
     monitor = Monitor(target, options.server_pid, options.model)
+    # Both take their time, so before the clock is set. Later, collecting would stop the generator
+    # for as long as it takes to look through all samples.
+    gc.collect()
+    if arrivals is None:
+        await load.open(options.clients)
     start = time.perf_counter() + _LEAD_S
     window = Window(start + options.warm_up, start + max(seconds, options.warm_up + 1e-3))
     title = options.mode if rate is None else f"{options.mode} at {rate:g}/s"
@@ -122,8 +127,6 @@ async def _one_run(
     cpu_s: list[float] = []
     cpu = asyncio.create_task(_own_cpu(window, cpu_s))
     interrupted = False
-    # Collecting would stop the generator for as long as it takes to look through all samples.
-    gc.collect()
     gc.disable()
     try:
         if arrivals is None:
@@ -134,7 +137,7 @@ async def _one_run(
     except asyncio.CancelledError:
         # Ctrl-C. What is under way then is not counted: it was neither answered nor lost.
         window = window._replace(end=min(time.perf_counter(), window.end))
-        if window.seconds < _LEAST_S:
+        if window.seconds < _LEAST_S or not cpu_s:
             raise
         cpu_s.append(time.process_time())
         interrupted = True

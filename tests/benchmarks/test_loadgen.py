@@ -14,6 +14,7 @@ from images import colored
 from loadgen_client import QueryClient
 from loadgen_results import metric_of, read_accuracy, read_detail
 
+from service.bench import pool
 from service.bench.load import OK
 from service.bench.reference import Expected, error_code
 from service.bench.target import Target
@@ -114,7 +115,7 @@ def test_lost_and_closed_connections_are_replaced():
 
 
 def test_a_server_that_is_gone_fails_every_query(monkeypatch):
-    monkeypatch.setattr(loadgen_client, "_CONNECT_AGAIN_S", 0.001)
+    monkeypatch.setattr(pool, "_AFTER_FAILED_CONNECT_S", 0.001)
     done, client = completed_by([], 6, gone=True)
     assert client.counts.failures == {"connect_failed": 6}
     assert set(done.values()) == {b""}

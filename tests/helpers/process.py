@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -75,9 +75,11 @@ class Serving:
 
 
 @contextmanager
-def serving(*flags: object, ready: bool = True, **variables: str) -> Iterator[Serving]:
+def serving(
+    *flags: object, ready: bool = True, program: Sequence[str] = PROGRAM, **variables: str
+) -> Iterator[Serving]:
     """Start the program on a free port, and kill what is left of it afterwards."""
-    command = [*PROGRAM, "serve", "--port", "0", "--log-format", "json", *map(str, flags)]
+    command = [*program, "serve", "--port", "0", "--log-format", "json", *map(str, flags)]
     with subprocess.Popen(
         command, env=clean_environment(**variables), stderr=subprocess.PIPE, text=True
     ) as process:

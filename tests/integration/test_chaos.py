@@ -10,13 +10,12 @@ import asyncio
 import random
 import socket
 import struct
-import subprocess
 import sys
 import threading
 import time
 from collections.abc import Awaitable, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -27,7 +26,7 @@ import pytest
 from chaos import Crowd, Limits, Picture
 from images import colored, encode, photo, top_label
 from PIL import Image
-from process import Serving, clean_environment, client_of, serving
+from process import Serving, client_of, serving
 from prometheus_client import Gauge
 from prometheus_client.parser import text_string_to_metric_families
 from structlog.testing import capture_logs
@@ -316,18 +315,11 @@ sys.exit(main())
 """
 
 
-@contextmanager
-def hanging(where: str, model_folder: Path) -> Iterator[Serving]:
+def hanging(where: str, model_folder: Path) -> AbstractContextManager[Serving]:
     """The program with an engine that never ends a batch on threads of that name."""
-    command = [sys.executable, "-c", PROGRAM_THAT_HANGS, where, "serve", "--port", "0"]
-    command += ["--log-format", "json", "--models", str(model_folder), "--drain-timeout-s", "1"]
-    with subprocess.Popen(
-        command, env=clean_environment(), stderr=subprocess.PIPE, text=True
-    ) as process:
-        try:
-            yield Serving(process)
-        finally:
-            process.kill()
+    program = [sys.executable, "-c", PROGRAM_THAT_HANGS, where]
+    flags = ("--models", model_folder, "--drain-timeout-s", 1)
+    return serving(*flags, ready=False, program=program)
 
 
 def wait_until_it_hangs(server: Serving) -> None:

@@ -41,10 +41,11 @@ def test_our_server_gets_the_same_model_file_and_batch_limit(tmp_path):
 def test_what_is_set_for_this_process_does_not_reach_a_server(name, tmp_path, monkeypatch):
     monkeypatch.setenv("RESNET_SERVE_RUNNERS", "7")
     monkeypatch.setenv("PYTHONDONTWRITEBYTECODE", "1")
+    monkeypatch.setenv("XDG_CACHE_HOME", "/caches")
     environment = servers.environment_of(servers.SERVERS[name], GIVEN, tmp_path)
     assert environment["HOME"] == environment["TMPDIR"] == str(tmp_path)
     assert not [name for name in environment if name.startswith("RESNET_SERVE_")]
-    assert "PYTHONDONTWRITEBYTECODE" not in environment
+    assert not {"PYTHONDONTWRITEBYTECODE", "XDG_CACHE_HOME"} & set(environment)
     assert ("PEERS_MODEL_FILE" in environment) == (name != servers.OURS)
 
 

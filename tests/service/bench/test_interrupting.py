@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import signal
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from images import colored
 
 from service.bench import limits
-from service.bench.arrivals import poisson
+from service.bench import run as bench_run
 from service.bench.cli import run_bench
 from service.engine.onnx import OnnxEngine
 
@@ -49,12 +51,17 @@ def interrupt_after(monkeypatch) -> Callable[[int], None]:
     return arrange
 
 
-def test_the_finished_runs_of_a_sweep_are_reported(flags, serve, interrupt_after, capsys):
+def test_the_finished_runs_of_a_sweep_are_reported(flags, serve, monkeypatch, capsys):
     """The second run is interrupted before it has anything to tell."""
-    slow, seconds = 40, 0.6
+    slow, begun, run_open = 40, itertools.count(1), bench_run.run_open
+
+    async def interrupted(*given: Any) -> None:
+        if next(begun) == 2:
+            signal.raise_signal(signal.SIGINT)
+        await run_open(*given)
+
+    monkeypatch.setattr(bench_run, "run_open", interrupted)
     url = str(serve().base_url)
-    # More batches than the reference answer and the first run can need.
-    interrupt_after(1 + len(poisson(slow, seconds, seed=0)) + 1)
     flags |= {"url": url, "mode": "poisson", "sweep": f"{slow},400", "duration": "0.5"}
     assert run_bench(flags) == INTERRUPTED
     report = json.loads(Path(flags["json_file"]).read_text())

@@ -1,0 +1,17 @@
+"""Types of command-line arguments that several programs here take."""
+
+from __future__ import annotations
+
+import argparse
+
+
+def count(text: str) -> int:
+    """Read a whole number from 1 on."""
+    if not text.isdigit() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is no whole number from 1 on")
+    return int(text)
+
+
+def counts(text: str) -> list[int]:
+    """Read whole numbers from 1 on, with commas between them."""
+    return [count(part.strip()) for part in text.split(",")]
