@@ -15,6 +15,8 @@ from typing import Any, Protocol
 
 from service.batching.latency import LatencyTable
 
+_LOOK_S = 0.05
+
 Urgency = tuple[int, float]
 """Priority, then deadline: the least is served first."""
 
@@ -108,9 +110,13 @@ class RunnerPool:
         with self.changed:
             self.changed.notify_all()
             self._removing += 1
-            ended = self.changed.wait_for(
-                lambda: source.ready_at() is None and not self.runs_of(source), timeout_s
-            )
+            end = time.monotonic() + timeout_s
+            while not (ended := source.ready_at() is None and not self.runs_of(source)):
+                left_s = end - time.monotonic()
+                if left_s <= 0:
+                    break
+                # Nobody tells when a waiter cancels what is in line, so now and then it looks.
+                self.changed.wait(min(left_s, _LOOK_S))
             self._removing -= 1
             if source in self._sources:  # closing twice does no harm
                 self._sources.remove(source)

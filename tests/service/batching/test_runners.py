@@ -153,3 +153,17 @@ def test_a_rare_image_waits_for_no_more_than_a_few_batches_of_a_busy_model():
         assert outcome_of(rare) == f"answer {rare.value}"
         assert batches <= 5
         scene.end()
+
+
+def test_who_closes_a_model_hears_that_the_last_of_its_tickets_has_gone():
+    """All threads that could run them are busy with another model, and look for nothing."""
+    with stage([ONE_S, ONE_S], threads=2, max_batch=1, runners=1) as scene:
+        scene.submit(1)
+        scene.settle()
+        (gone,) = scene.submit(0, time_s=100)  # the lane is full
+        scene.close_model(0)
+        scene.wait_for_sleepers(2)  # the other thread, and who closes
+        scene.cancel(gone)
+        scene.settle()
+        assert scene.batchers[0].closed
+        scene.end()
