@@ -212,7 +212,8 @@ class Batcher:
     def _infer(self, engine: Engine, batch: list[Ticket]) -> NDArray[np.float32]:
         pixels = [ticket.pixels for ticket in batch]
         size = self.latencies.padded_size(len(batch))
-        pixels += [np.zeros_like(pixels[0])] * (size - len(batch))
+        if size > len(batch):
+            pixels += [np.zeros_like(pixels[0])] * (size - len(batch))
         probabilities = engine.run(np.stack(pixels))
         if len(probabilities) != size:
             raise ValueError(f"{len(probabilities)} answers for {size} images")

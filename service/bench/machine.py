@@ -13,7 +13,7 @@ from typing import Any
 from service import __version__
 from service.cpus import cpu_count, cpu_model
 
-_PACKAGES = ("onnxruntime", "onnxruntime-gpu", "numpy", "pillow", "uvicorn", "uvloop")
+_PACKAGES = ("onnxruntime", "onnxruntime-gpu", "numpy", "pillow", "simplejpeg", "uvicorn", "uvloop")
 
 
 def describe_machine() -> dict[str, Any]:

@@ -28,8 +28,9 @@ from service.errors import (
     TruncatedImageError,
 )
 from service.preprocess.color import scale_transparency, to_rgb
-from service.preprocess.limits import check_segments, check_size, too_large
-from service.preprocess.memory import DecodingMemory, decoding_bytes
+from service.preprocess.limits import check_segments, check_size, check_work, too_large
+from service.preprocess.memory import DecodingMemory, decoding_bytes, plain_jpeg_bytes
+from service.preprocess.plain_jpeg import decode_plain, plain_size
 from service.preprocess.transform import Box, resized_size, transform
 
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")
@@ -111,8 +112,32 @@ def decode(data: bytes, preprocessing: Preprocessing, policy: DecodePolicy) -> D
     """
     if not data:
         raise EmptyImageError("the image has no bytes")
+    return _decode_plain(data, preprocessing, policy) or _decode_any(data, preprocessing, policy)
+
+
+def _decode_plain(
+    data: bytes, preprocessing: Preprocessing, policy: DecodePolicy
+) -> DecodedImage | None:
+    """Decode a plain JPEG at its full size; None if it is not one, or is to be reduced."""
+    size = plain_size(data)
+    if size is None:
+        return None
+    check_size(*size, policy.max_image_pixels)
+    least = _draft_size(size, preprocessing, policy.jpeg_draft_ratio)
+    if least and min(size[0] // least[0], size[1] // least[1]) >= 2:
+        return None
+    with policy.memory.hold(plain_jpeg_bytes(*size)):
+        pixels = decode_plain(data)
+        if pixels is None:
+            return None
+        if pixels.shape[:2] != (preprocessing.resize,) * 2 or preprocessing.crop < len(pixels):
+            pixels = transform(Image.fromarray(pixels), preprocessing)
+    return DecodedImage(pixels, *size)
+
+
+def _decode_any(data: bytes, preprocessing: Preprocessing, policy: DecodePolicy) -> DecodedImage:
     with _open(data, policy) as image:
-        check_size(image, data, policy.max_image_pixels)
+        check_work(image, data, policy.max_image_pixels)
         width, height = image.size
         with _told_apart():
             extent = _draft(image, preprocessing, policy.jpeg_draft_ratio)
@@ -181,11 +206,21 @@ def _draft(
     Gives the exact size, with fractions, at which the picture will lie in the decoded pixels: the
     last block of a row or column is only partly filled.
     """
-    if not ratio or image.format not in {"JPEG", "MPO"}:
+    least = _draft_size(image.size, preprocessing, ratio)
+    if least is None or image.format not in {"JPEG", "MPO"}:
         return None
-    width, height = resized_size(*image.size, preprocessing.resize)
-    drafted = image.draft(image.mode, (int(width * ratio), int(height * ratio)))
+    drafted = image.draft(image.mode, least)
     return None if drafted is None else drafted[1][2:]
+
+
+def _draft_size(
+    size: tuple[int, int], preprocessing: Preprocessing, ratio: float
+) -> tuple[int, int] | None:
+    """Give the least size that an image may be reduced to while it is decoded; None: not at all."""
+    if not ratio:
+        return None
+    width, height = resized_size(*size, preprocessing.resize)
+    return int(width * ratio), int(height * ratio)
 
 
 def _load(image: Image.Image, preprocessing: Preprocessing) -> int:

@@ -18,7 +18,7 @@ _MAX_SCANS = 200
 # Pillow copies all EXIF data so far for each further segment of it.
 _MAX_EXIF_SEGMENTS = 1000
 
-_JPEG_START, _START_OF_SCAN, _EXIF = b"\xff\xd8", b"\xff\xda", b"Exif\0\0"
+JPEG_START, START_OF_SCAN, _EXIF = b"\xff\xd8", b"\xff\xda", b"Exif\0\0"
 # Markers that a length follows, of those that a JPEG has before its pixels.
 _SEGMENTS = {
     bytes([0xFF, marker])
@@ -29,14 +29,14 @@ _TILE_WIDTH, _TILE_LENGTH = 322, 323  # TIFF tags
 
 def check_segments(data: bytes) -> None:
     """Refuse what would be much work to open; raises `CorruptImageError`."""
-    if data.startswith(_JPEG_START) and _exif_segments(data) > _MAX_EXIF_SEGMENTS:
+    if data.startswith(JPEG_START) and _exif_segments(data) > _MAX_EXIF_SEGMENTS:
         raise CorruptImageError(f"the image has more than {_MAX_EXIF_SEGMENTS} pieces of EXIF data")
 
 
 def _exif_segments(data: bytes) -> int:
     """Count a JPEG's pieces of EXIF data: up to its pixels, or anywhere if it is out of order."""
-    at, count = len(_JPEG_START), 0
-    while not data.startswith(_START_OF_SCAN, at):
+    at, count = len(JPEG_START), 0
+    while not data.startswith(START_OF_SCAN, at):
         if count > _MAX_EXIF_SEGMENTS or data[at : at + 2] not in _SEGMENTS:
             return max(count, data.count(_EXIF))
         count += data.startswith(_EXIF, at + 4)
@@ -44,24 +44,29 @@ def _exif_segments(data: bytes) -> int:
     return count
 
 
-def check_size(image: Image.Image, data: bytes, max_pixels: int) -> None:
-    """Refuse by the header what would be much to decode; raises `ImageTooLargeError`."""
-    width, height = image.size
+def check_size(width: int, height: int, max_pixels: int) -> None:
+    """Refuse by the size in its header an image of many pixels; raises `ImageTooLargeError`."""
     pixels = width * height
     if pixels > max_pixels:
         raise too_large(f"the image has {width} x {height} = {pixels} pixels", max_pixels)
-    if max(image.size) > _MAX_SIDE:
+    if max(width, height) > _MAX_SIDE:
         raise too_large(
             f"the image has {width} x {height} pixels, over {_MAX_SIDE} on a side", max_pixels
         )
+
+
+def check_work(image: Image.Image, data: bytes, max_pixels: int) -> None:
+    """Refuse by the header what would be much to decode; raises `ImageTooLargeError`."""
+    check_size(*image.size, max_pixels)
     if isinstance(image, TiffImageFile):
         # Each tile is decoded whole, however little of it lies inside the image.
         tile = [image.tag_v2.get(tag, 0) for tag in (_TILE_WIDTH, _TILE_LENGTH)]
         if all(isinstance(side, int) for side in tile) and math.prod(tile) > max_pixels:
             raise too_large(f"the image has tiles of {tile[0]} x {tile[1]} pixels", max_pixels)
     if image.info.get("progressive"):
-        scans = data.count(_START_OF_SCAN)
-        if scans * pixels > _MAX_SCANS * max_pixels:
+        width, height = image.size
+        scans = data.count(START_OF_SCAN)
+        if scans * width * height > _MAX_SCANS * max_pixels:
             raise too_large(
                 f"the image has {width} x {height} pixels in some {scans} scans, too much work",
                 max_pixels,

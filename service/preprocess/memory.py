@@ -28,6 +28,11 @@ def decoding_bytes(image: Image.Image, full: tuple[int, int]) -> int:
     return size + (_PROGRESSIVE * math.prod(full) if image.info.get("progressive") else 0)
 
 
+def plain_jpeg_bytes(width: int, height: int) -> int:
+    """Estimate the same of a baseline JPEG that is decoded at its full size."""
+    return width * height * _BYTES_PER_PIXEL["JPEG"]
+
+
 class DecodingMemory:
     """Bytes that are being used for decoding, at most `limit` of them at a time.
 
