@@ -83,6 +83,16 @@ class Parity(_Part):
     batch_sizes: tuple[int, ...]
 
 
+class Agreement(_Part):
+    """How far a file of lower precision is from the float32 one, in a probability."""
+
+    source: str
+    images: Annotated[int, Field(ge=1)]
+    top1: Fraction
+    mean_abs_diff: Annotated[float, Field(ge=0)]
+    max_abs_diff: Annotated[float, Field(ge=0)]
+
+
 class Accuracy(_Part):
     """Measured on labelled images through the exported file."""
 
@@ -129,10 +139,11 @@ class ModelContract(_Part):
     labels: Annotated[tuple[Label, ...], Field(min_length=2)]
     optional_outputs: tuple[Literal["embedding", "features", "classifier_weight"], ...] = ()
     precision: Literal["fp32", "fp16", "int8"] = "fp32"
-    storage: Literal["fp32", "fp16"] = "fp32"
+    storage: Literal["fp32", "fp16", "int8"] = "fp32"
     weights: Weights
     tools: dict[str, str]
     parity: Parity
+    agreement: Agreement | None = None
     accuracy: Accuracy | None = None
     tolerance: Tolerance
     golden: Annotated[

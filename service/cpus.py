@@ -36,6 +36,11 @@ def cpu_model(root: Path = Path("/")) -> str:
     return f"{fields.get('model name', platform.machine())} ({', '.join(known) or 'no AVX2'})"
 
 
+def has_vnni(root: Path = Path("/")) -> bool:
+    """Tell whether the CPU multiplies 8-bit integers without intermediate saturation."""
+    return "vnni" in cpu_model(root)
+
+
 def _groups(root: Path) -> list[Path]:
     """List the folders of this process's control groups and their parents: each may limit."""
     try:

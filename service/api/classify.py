@@ -30,7 +30,7 @@ from service.errors import (
     TopKError,
 )
 from service.postprocess.top_k import top_k
-from service.preprocess.decode import decode
+from service.preprocess.decode import DecodedImage, decode, decode_at_once
 from service.served import ServedModel
 
 _DEFAULT_TOP_K = 5
@@ -202,7 +202,18 @@ class _Road:
                 self._note_decode(way)
 
     def _start(self, image: bytes, way: Way) -> None:
-        """Send an image on its way: one hop to a thread, and one back with the batch's answer."""
+        """Send an image on its way: one hop to a thread, and one back with the batch's answer.
+
+        A small image is decoded here, since the hop would take longer.
+        """
+        preprocessing, policy = self._served.contract.preprocessing, self._service.decode_policy
+        try:
+            if decoded := decode_at_once(image, preprocessing, policy):
+                self._queue(decoded, way, wake=True)
+                return
+        except RequestError as error:
+            way.future.set_exception(error)
+            return
         self._service.jobs.submit(
             partial(self._decode, image, way),
             way.future,
@@ -211,8 +222,12 @@ class _Road:
         )
 
     def _decode(self, image: bytes, way: Way) -> None:
-        """Decode on a thread of the pool, and queue the pixels; the batch resolves the future."""
+        """Decode on a thread of the pool; once that is done it looks for work by itself."""
         decoded = decode(image, self._served.contract.preprocessing, self._service.decode_policy)
+        self._queue(decoded, way, wake=False)
+
+    def _queue(self, decoded: DecodedImage, way: Way, *, wake: bool) -> None:
+        """Queue an image's pixels; the batch resolves the future."""
         now = time.perf_counter()
         way.decode_s = now - way.started
         way.width, way.height = decoded.width, decoded.height
@@ -222,7 +237,7 @@ class _Road:
             Ticket(
                 decoded.pixels, way.future, now, urgency.deadline, urgency.priority, way.started
             ),
-            wake=False,
+            wake=wake,
         )
 
     def _note_decode(self, way: Way) -> None:

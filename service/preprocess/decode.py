@@ -52,6 +52,8 @@ _SIGNATURES = {
     rb"II[*+]\0|MM\0[*+]": "TIFF",
 }
 
+_AT_ONCE_BYTES, _AT_ONCE_SIDE = 16_384, 96  # the latter in pixels, of the image and for the model
+
 _ORIENTATION = 0x0112  # EXIF tag
 _TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -115,6 +117,21 @@ def decode(data: bytes, preprocessing: Preprocessing, policy: DecodePolicy) -> D
     return _decode_plain(data, preprocessing, policy) or _decode_any(data, preprocessing, policy)
 
 
+def decode_at_once(
+    data: bytes, preprocessing: Preprocessing, policy: DecodePolicy
+) -> DecodedImage | None:
+    """Decode an image that takes less time than to hand it to another thread: some 0.05 ms.
+
+    That is a small, plain, undamaged JPEG for a model of small images; None for any other.
+    """
+    if len(data) > _AT_ONCE_BYTES or preprocessing.resize > _AT_ONCE_SIDE:
+        return None
+    size = plain_size(data)
+    if size is None or max(size) > _AT_ONCE_SIDE or _is_reduced(size, preprocessing, policy):
+        return None
+    return _plain_image(data, size, preprocessing)
+
+
 def _decode_plain(
     data: bytes, preprocessing: Preprocessing, policy: DecodePolicy
 ) -> DecodedImage | None:
@@ -123,15 +140,25 @@ def _decode_plain(
     if size is None:
         return None
     check_size(*size, policy.max_image_pixels)
-    least = _draft_size(size, preprocessing, policy.jpeg_draft_ratio)
-    if least and min(size[0] // least[0], size[1] // least[1]) >= 2:
+    if _is_reduced(size, preprocessing, policy):
         return None
     with policy.memory.hold(plain_jpeg_bytes(*size)):
-        pixels = decode_plain(data)
-        if pixels is None:
-            return None
-        if pixels.shape[:2] != (preprocessing.resize,) * 2 or preprocessing.crop < len(pixels):
-            pixels = transform(Image.fromarray(pixels), preprocessing)
+        return _plain_image(data, size, preprocessing)
+
+
+def _is_reduced(size: tuple[int, int], preprocessing: Preprocessing, policy: DecodePolicy) -> bool:
+    least = _draft_size(size, preprocessing, policy.jpeg_draft_ratio)
+    return least is not None and min(size[0] // least[0], size[1] // least[1]) >= 2
+
+
+def _plain_image(
+    data: bytes, size: tuple[int, int], preprocessing: Preprocessing
+) -> DecodedImage | None:
+    pixels = decode_plain(data)
+    if pixels is None:
+        return None
+    if pixels.shape[:2] != (preprocessing.resize,) * 2 or preprocessing.crop < len(pixels):
+        pixels = transform(Image.fromarray(pixels), preprocessing)
     return DecodedImage(pixels, *size)
 
 

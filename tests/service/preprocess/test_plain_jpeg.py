@@ -14,7 +14,8 @@ from PIL import Image
 from service.contract import Preprocessing
 from service.errors import ImageTooLargeError, RequestError
 from service.preprocess import decode as decoding
-from service.preprocess.decode import DecodedImage, DecodePolicy, decode
+from service.preprocess.decode import DecodedImage, DecodePolicy, decode, decode_at_once
+from service.preprocess.memory import DecodingMemory
 from service.preprocess.plain_jpeg import decode_plain, plain_size
 
 RULE = Preprocessing(resize=20, crop=16, interpolation="bilinear", mean=(0, 0, 0), std=(1, 1, 1))
@@ -145,3 +146,28 @@ def test_an_image_that_is_to_be_reduced_is_left_to_pillow(monkeypatch):
         image.draft("RGB", (40, 32))
         assert image.size == (50, 40)
     assert np.ptp(decode(large, RULE, POLICY).pixels) > 0
+
+
+def test_a_small_plain_jpeg_is_decoded_at_once():
+    """To the same pixels, and without the memory that larger ones wait for."""
+    full = DecodePolicy(50_000_000, jpeg_draft_ratio=2, memory=DecodingMemory(1))
+    with full.memory.hold(1):
+        image = decode_at_once(PLAIN, RULE, full)
+    assert image is not None
+    assert (image.width, image.height) == (40, 30)
+    assert np.array_equal(image.pixels, decode(PLAIN, RULE, POLICY).pixels)
+
+
+@pytest.mark.parametrize(
+    ("data", "rule"),
+    [
+        pytest.param(encode(photo(97, 60), "JPEG"), RULE, id="a large image"),
+        pytest.param(PLAIN, RULE.model_copy(update={"resize": 97}), id="a large input"),
+        pytest.param(PLAIN + bytes(16_384), RULE, id="many bytes"),
+        pytest.param(PLAIN[:-100], RULE, id="a damaged image"),
+        pytest.param(encode(photo(40, 30), "PNG"), RULE, id="another format"),
+        pytest.param(encode(photo(90, 90), "JPEG"), RULE, id="one that is to be reduced"),
+    ],
+)
+def test_what_may_take_longer_is_not_decoded_at_once(data: bytes, rule: Preprocessing):
+    assert decode_at_once(data, rule, POLICY) is None
