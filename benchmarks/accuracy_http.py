@@ -17,9 +17,11 @@ from pathlib import Path
 
 import httpx
 import numpy as np
-from accuracy import labelled_images
 from numpy.typing import NDArray
 from PIL import Image
+
+from model_export.images import labelled, open_images
+from service.contract import Label
 
 Labelled = tuple[bytes, str]
 """An encoded image and its WordNet id."""
@@ -54,10 +56,10 @@ def trained_network(checkpoint: Path) -> Callable[[NDArray[np.uint8]], NDArray[n
     """Give the network as trained: uint8 [N, 64, 64, 3] to logits [N, C]."""
     import torch  # noqa: PLC0415 - only with --checkpoint
 
-    from model_export.checkpoint import build_network, read_checkpoint, stem_of  # noqa: PLC0415
+    from model_export.checkpoint import read_checkpoint  # noqa: PLC0415
+    from model_export.loading import build_network  # noqa: PLC0415
 
-    read = read_checkpoint(checkpoint)
-    network = build_network("resnet50", read, stem_of(read))
+    network = build_network("resnet50", read_checkpoint(checkpoint))
     mean, std = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])
 
     def logits(pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
@@ -91,7 +93,11 @@ def main() -> None:
     parser.add_argument("--limit", type=int, default=2000, help="first N rows of the annotations")
     parser.add_argument("--checkpoint", type=Path)
     arguments = parser.parse_args()
-    images = list(islice(labelled_images(arguments.archive), arguments.limit))
+    detail = httpx.get(f"{arguments.url}/v1/models/{arguments.model}").json()
+    labels = [Label(**label) for label in detail["labels"]]
+    with open_images(arguments.archive) as archive:
+        wanted = labelled(archive, labels, arguments.archive)[: arguments.limit]
+        images = [(archive.read(one.name), labels[one.index].id) for one in wanted]
 
     def show(name: str, counts: tuple[int, int]) -> None:
         top1, top5 = (count / len(images) for count in counts)
@@ -99,8 +105,7 @@ def main() -> None:
 
     show("over HTTP", asyncio.run(over_http(arguments.url, images, arguments.model)))
     if arguments.checkpoint:
-        detail = httpx.get(f"{arguments.url}/v1/models/{arguments.model}").json()
-        ids = [label["id"] for label in detail["labels"]]
+        ids = [label.id for label in labels]
         show("PyTorch", in_pytorch(arguments.checkpoint, images, ids))
 
 

@@ -23,7 +23,8 @@ import numpy as np
 import torch
 from safetensors.torch import save_file
 
-from model_export.architectures import ARCHITECTURES, Stem
+from model_export.architectures import Stem
+from model_export.architectures.build import build
 from model_export.architectures.resnet import ResNet
 from model_export.cli import main as resnet_export
 from service.golden import golden_pattern
@@ -66,11 +67,10 @@ def random_network(recipe: Recipe, seed: int = _SEED) -> ResNet:
     an answer given to the wrong request would not be noticed.
     """
     torch.manual_seed(seed)
-    spec = ARCHITECTURES[recipe.architecture]
-    network = ResNet(
-        spec.block, spec.depths, classes=recipe.classes, base_width=recipe.base_width,
-        stem=recipe.stem,
-    )  # fmt: skip
+    network = build(
+        recipe.architecture, classes=recipe.classes, width=recipe.base_width, stem=recipe.stem
+    )
+    assert isinstance(network, ResNet)  # noqa: S101 - the recipes are of such
     for module in network.modules():
         if isinstance(module, torch.nn.BatchNorm2d):
             module.momentum = None  # the plain average

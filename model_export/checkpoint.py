@@ -1,9 +1,13 @@
-"""Files of trained parameters, and the network that they belong to."""
+"""Files of trained parameters: what is in them, whatever the trainer wrapped around it.
+
+No code in a file is ever run.
+"""
 
 from __future__ import annotations
 
+import argparse
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -12,70 +16,66 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from model_export.architectures import ARCHITECTURES, Stem
-from model_export.architectures.resnet import ResNet
 from model_export.errors import WeightsError
 from model_export.files import sha256_of
 
-_SHOWN = 4  # names listed of each kind of mismatch
+# Where trainers put the parameters, averaged ones first: those are what they evaluate.
+_ENTRIES = ("model_ema", "state_dict_ema", "ema_state_dict", "ema", "state_dict",
+            "model_state_dict", "model", "network", "net")  # fmt: skip
+
+# What wrappers put before each name: DataParallel and AveragedModel, torch.compile, Lightning.
+_PREFIXES = ("module.", "_orig_mod.", "model.", "network.", "net.")
+
+TRAINED = "resnet_export"
+"""The entry in which `resnet-export train` says what its network is: labels, preprocessing."""
+
+_AVERAGED = "n_averaged"  # AveragedModel's counter beside the parameters
+_SHOWN = 8  # keys listed of a file that has none of the known entries
 
 
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
-    """Named parameters as read from a file, and the file's SHA-256."""
+    """Named parameters as read from a file, and the file's SHA-256.
+
+    What wrappers put before all names is not in `state`, but is in `stored`. `entry` names the part
+    of the file that they are in, if not all of it. `about` is what `resnet-export train` says of
+    its network (see `TRAINED`), or empty.
+    """
 
     path: Path
     sha256: str
     state: Mapping[str, Tensor]
+    stored: Mapping[str, Tensor]
+    entry: str = ""
+    about: Mapping[str, Any] = field(default_factory=dict)
 
 
-def read_checkpoint(path: Path) -> Checkpoint:
-    """Read a `.safetensors`, `.pth` or `.pt` file of parameters; no code in it is ever run.
+def read_checkpoint(path: Path, entry: str | None = None) -> Checkpoint:
+    """Read a `.safetensors`, `.pth` or `.pt` file of parameters.
 
-    Raises `WeightsError`: no such file, of another kind, damaged, or with other things than
-    tensors in it.
+    The parameters may be the file's only content or one of its entries: the named one, or else the
+    first of those that trainers use. Prefixes that all names have from a wrapper are dropped.
+
+    Raises `WeightsError`: no such file, of another kind, damaged, or without named tensors.
     """
     if not path.is_file():
         raise WeightsError(f"{path}: no such file")
     if path.suffix == ".safetensors":
-        state = _read_safetensors(path)
+        content: Any = _read_safetensors(path)
     elif path.suffix in {".pth", ".pt"}:
-        state = _read_pickle(path)
+        content = _read_pickle(path)
     else:
         raise WeightsError(f"{path}: is none of .safetensors, .pth and .pt")
-    return Checkpoint(path, sha256_of(path), state)
-
-
-def build_network(architecture: str, checkpoint: Checkpoint, stem: Stem) -> ResNet:
-    """Build the network of that name with the checkpoint's parameters, ready for inference.
-
-    The base width and the number of classes are those of the checkpoint. Raises `WeightsError`
-    when its names or shapes are not the network's.
-    """
-    spec, state = ARCHITECTURES[architecture], dict(checkpoint.state)
-    network = ResNet(
-        spec.block,
-        spec.depths,
-        classes=_length(state, "fc.weight", otherwise=1000),
-        base_width=_length(state, "conv1.weight", otherwise=64),
-        stem=stem,
+    state, found = _find(content, path, entry)
+    about = content.get(TRAINED) if isinstance(content, dict) else None
+    return Checkpoint(
+        path,
+        sha256_of(path),
+        _without_prefixes(state),
+        state,
+        found,
+        about if isinstance(about, dict) else {},
     )
-    expected = network.state_dict()
-    for name in expected:
-        # Counts training steps; old files lack it and inference has no use for it.
-        if name.endswith(".num_batches_tracked"):
-            state[name] = expected[name]
-    problems = _mismatches(state, expected)
-    if problems:
-        raise WeightsError(f"{checkpoint.path}: does not fit {architecture}: {problems}")
-    network.load_state_dict(state, strict=True)
-    return network.eval()
-
-
-def stem_of(checkpoint: Checkpoint) -> Stem:
-    """Tell the stem from the first convolution's size."""
-    weight = checkpoint.state.get("conv1.weight")
-    return "small" if weight is not None and weight.shape[2:] == (3, 3) else "imagenet"
 
 
 def _read_safetensors(path: Path) -> dict[str, Tensor]:
@@ -85,57 +85,57 @@ def _read_safetensors(path: Path) -> dict[str, Tensor]:
         raise WeightsError(f"{path}: is no whole safetensors file: {error}") from error
 
 
-def _read_pickle(path: Path) -> dict[str, Tensor]:
+def _read_pickle(path: Path) -> Any:
     try:
-        state: Any = torch.load(path, map_location="cpu", weights_only=True)
+        # Many trainers keep their command line beside the parameters.
+        with torch.serialization.safe_globals([argparse.Namespace]):
+            return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # PyTorch's errors share no other root
         raise WeightsError(
             f"{path}: can't be loaded: the file is damaged, or it holds Python objects, which are "
             "not unpickled since that could run code; save the network's state_dict() alone"
         ) from error
-    if not isinstance(state, dict) or not all(
-        isinstance(name, str) and isinstance(value, Tensor) for name, value in state.items()
-    ):
-        found = (
-            f"the keys {_listed(list(map(str, state)))}" if isinstance(state, dict) else "no dict"
+
+
+def _find(content: Any, path: Path, entry: str | None) -> tuple[Mapping[str, Tensor], str]:
+    """Find the named tensors in a file's content, and the entry that they are."""
+    if entry is None and _is_state(content):
+        return content, ""
+    entries: dict[str, Any] = content if isinstance(content, dict) else {}
+    for name in _ENTRIES if entry is None else (entry,):
+        part: Any = entries.get(name)
+        if _is_state(part):
+            return part, name
+        if isinstance(part, dict) and _is_state(part.get("state_dict")):
+            return part["state_dict"], f"{name}.state_dict"
+    wanted = f"no named tensors as its entry {entry}" if entry else "no named tensors"
+    raise WeightsError(
+        f"{path}: has {wanted}, but {_keys(content)}; save the network's state_dict() alone"
+    )
+
+
+def _is_state(content: Any) -> bool:
+    return (
+        isinstance(content, dict)
+        and bool(content)
+        and all(
+            isinstance(key, str) and isinstance(value, Tensor) for key, value in content.items()
         )
-        raise WeightsError(
-            f"{path}: must hold named tensors and nothing else, but has {found}; "
-            "save the network's state_dict() alone"
-        )
+    )
+
+
+def _keys(content: Any) -> str:
+    if not isinstance(content, dict):
+        return f"a {type(content).__name__}"
+    names = [str(key) for key in content]
+    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
+    return f"the keys {', '.join(names[:_SHOWN])}{more}" if names else "nothing"
+
+
+def _without_prefixes(state: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+    state = {name: tensor for name, tensor in state.items() if name != _AVERAGED}
+    while prefix := next((p for p in _PREFIXES if all(n.startswith(p) for n in state)), None):
+        if not state:
+            break
+        state = {name.removeprefix(prefix): tensor for name, tensor in state.items()}
     return state
-
-
-def _length(state: Mapping[str, Tensor], name: str, *, otherwise: int) -> int:
-    """First dimension of a parameter; a missing one is reported by `_mismatches`."""
-    return state[name].shape[0] if name in state and state[name].ndim > 0 else otherwise
-
-
-def _mismatches(state: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> str:
-    """Say in one line what differs, with a few names of each kind."""
-    missing = [name for name in expected if name not in state]
-    unexpected = [name for name in state if name not in expected]
-    misshapen = [
-        f"{name} {_shape(state[name])} for {_shape(tensor)}"
-        for name, tensor in expected.items()
-        if name in state and state[name].shape != tensor.shape
-    ]
-    parts = [
-        f"{len(names)} {what} ({_listed(names)})"
-        for what, names in (
-            ("missing", missing),
-            ("unexpected", unexpected),
-            ("of another shape", misshapen),
-        )
-        if names
-    ]
-    return "; ".join(parts)
-
-
-def _listed(names: list[str]) -> str:
-    more = f", and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
-    return ", ".join(names[:_SHOWN]) + more
-
-
-def _shape(tensor: Tensor) -> str:
-    return "x".join(map(str, tensor.shape)) or "scalar"

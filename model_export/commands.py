@@ -6,48 +6,61 @@ import sys
 from argparse import Namespace
 from pathlib import Path
 
-from pydantic import ValidationError
-
 from model_export.architectures import ARCHITECTURES
-from model_export.checkpoint import Checkpoint, build_network, read_checkpoint, stem_of
+from model_export.describe import describe_agreement
 from model_export.errors import OptionsError
 from model_export.export import Subject, export
-from model_export.graph import prepare
+from model_export.graph import optional_outputs, prepare
 from model_export.labels import labels_for
+from model_export.loading import build_network
 from model_export.model_file import read_model
-from model_export.reference import references
+from model_export.networks import find_checkpoint, trained_network
+from model_export.precision import Lowering
+from model_export.preprocessing import preprocessing_of
+from model_export.reference import count_classes, references
 from model_export.verify import check_answers, measure_parity
-from model_export.weights import OFFICIAL, OfficialWeights, default_cache, fetch
-from service.contract import ModelContract, Parity, Preprocessing, Weights
-
-_IMAGENET_MEAN, _IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-_RESIZE, _CROP = 256, 224  # the usual evaluation of ImageNet classifiers
+from service.contract import ModelContract, Parity
+from service.cpus import has_vnni
 
 
 def export_command(options: Namespace) -> None:
     """Export as the options say, and print what was measured."""
-    output: Path = options.output
+    output = checked_output(options.output)
+    lowering = _lowering(options)
+    trained = trained_network(options)
+    preprocessing = preprocessing_of(
+        options, trained.official, trained=trained.about.get("preprocessing")
+    )
+    classes = count_classes(trained.network, preprocessing.crop)
+    subject = Subject(
+        name=options.name or served_name(output),
+        architecture=trained.architecture,
+        preprocessing=preprocessing,
+        labels=labels_for(classes, options.labels, trained.about.get("labels")),
+        weights=trained.weights,
+        storage=options.storage or "fp32",
+    )
+    contract = export(
+        trained.network, subject, output, largest_batch=options.max_batch, lowering=lowering
+    )
+    said = f"{output}: {contract.architecture}, {len(contract.labels)} classes"
+    sys.stdout.write(f"{said}; {_said(contract.parity)}\n")
+    if contract.agreement:
+        sys.stdout.write(f"{contract.precision}: {describe_agreement(contract.agreement)}\n")
+
+
+def checked_output(output: Path) -> Path:
+    """Give the path back if a model file may be there; raises `OptionsError`."""
     if output.suffix != ".onnx":
         raise OptionsError(f"--output {output}: must end in .onnx, or the service won't find it")
     if output.is_dir():
         raise OptionsError(f"--output {output}: is a folder")
-    checkpoint = _checkpoint(options.weights, options.architecture, options.cache_dir)
-    official = _official(checkpoint, options.architecture)
-    preprocessing = _preprocessing(options, official)
-    network = build_network(options.architecture, checkpoint, options.stem)
-    subject = Subject(
-        name=options.name or _served_name(output),
-        architecture=options.architecture,
-        preprocessing=preprocessing,
-        labels=labels_for(network.fc.out_features, options.labels),
-        weights=Weights(
-            source=options.source_note or _source(checkpoint, official), sha256=checkpoint.sha256
-        ),
-        storage=options.storage,
-    )
-    contract = export(network, subject, output, largest_batch=options.max_batch)
-    classes = f"{contract.architecture}, {len(contract.labels)} classes"
-    sys.stdout.write(f"{output}: {classes}; {_said(contract.parity)}\n")
+    return output
+
+
+def served_name(output: Path) -> str:
+    """Name the model as the service will: after NAME.onnx, or NAME/VERSION.onnx."""
+    return output.resolve().parent.name if output.stem.isdecimal() else output.stem
 
 
 def verify_command(options: Namespace) -> None:
@@ -64,12 +77,53 @@ def verify_command(options: Namespace) -> None:
         sys.stdout.write(_verify_against(options, contract) + "\n")
 
 
+def _lowering(options: Namespace) -> Lowering | None:
+    if options.precision == "fp32":
+        if options.images is not None:
+            raise OptionsError("--images is for --precision fp16 and int8")
+        return None
+    if options.storage is not None:
+        raise OptionsError(
+            f"--storage is for --precision fp32; weights of an {options.precision} file are stored "
+            f"as {options.precision}"
+        )
+    if options.images is None:
+        sys.stderr.write(
+            "warning: without --images, generated patterns take the place of photos"
+            + (
+                ", and activations of photos go beyond theirs"
+                if options.precision == "int8"
+                else ""
+            )
+            + "; accuracy may be worse than what is measured here\n"
+        )
+    reduce_range = not has_vnni() if options.reduce_range is None else options.reduce_range
+    return Lowering(
+        options.precision,
+        options.images,
+        calibration_images=options.calibration_images,
+        min_agreement=options.min_agreement,
+        reduce_range=reduce_range,
+        per_channel=options.per_channel,
+    )
+
+
 def _verify_against(options: Namespace, contract: ModelContract) -> str:
     """Repeat the export's comparison with PyTorch."""
     if contract.architecture not in ARCHITECTURES:
         raise OptionsError(f"{contract.architecture} can't be built here, so leave out --weights")
-    checkpoint = _checkpoint(options.weights, contract.architecture, options.cache_dir)
-    network = build_network(contract.architecture, checkpoint, stem_of(checkpoint))
+    if contract.storage == "int8" or contract.precision != "fp32":
+        raise OptionsError(
+            f"{options.file}: is of {contract.precision}, so it is not compared with PyTorch; its "
+            "golden cases were, and `resnet-export compare` compares it with a float32 file"
+        )
+    checkpoint = find_checkpoint(options, contract.architecture)
+    network = build_network(contract.architecture, checkpoint)
+    if contract.optional_outputs != optional_outputs(network):
+        raise OptionsError(
+            f"{options.file}: was not made of this program's {contract.architecture}, so leave out "
+            "--weights"
+        )
     served = prepare(network, contract.preprocessing, contract.storage)
     parity = measure_parity(
         options.file,
@@ -80,53 +134,6 @@ def _verify_against(options: Namespace, contract: ModelContract) -> str:
     )
     same = "" if checkpoint.sha256 == contract.weights.sha256 else "another file than at export, "
     return f"{checkpoint.path}: {same}{_said(parity)}"
-
-
-def _checkpoint(source: str, architecture: str, cache: Path | None) -> Checkpoint:
-    path = Path(source)
-    if source == "imagenet":
-        path = fetch(OFFICIAL[architecture], cache or default_cache())
-    return read_checkpoint(path)
-
-
-def _official(checkpoint: Checkpoint, architecture: str) -> OfficialWeights | None:
-    """Know official weights by their checksum, also where they were downloaded by hand."""
-    official = OFFICIAL[architecture]
-    return official if checkpoint.sha256.startswith(official.sha256_prefix) else None
-
-
-def _preprocessing(options: Namespace, official: OfficialWeights | None) -> Preprocessing:
-    """Options first, then what belongs to official weights, then ImageNet's usual values."""
-    resize, crop = (official.resize, official.crop) if official else (_RESIZE, _CROP)
-    interpolation = official.interpolation if official else "bilinear"
-    side = options.input_size or crop
-    try:
-        return Preprocessing(
-            # Another input size keeps the part of the image that is seen.
-            resize=options.resize or round(side * resize / crop),
-            crop=side,
-            interpolation=options.interpolation or interpolation,
-            mean=options.mean or _IMAGENET_MEAN,
-            std=options.std or _IMAGENET_STD,
-        )
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = "".join(f"{part}: " for part in first["loc"][:1])
-        raise OptionsError(f"the preprocessing does not hold: {where}{first['msg']}") from error
-
-
-def _served_name(output: Path) -> str:
-    """Name the model as the service will: after NAME.onnx, or NAME/VERSION.onnx."""
-    return output.resolve().parent.name if output.stem.isdecimal() else output.stem
-
-
-def _source(checkpoint: Checkpoint, official: OfficialWeights | None) -> str:
-    if official is None:
-        return checkpoint.path.name
-    return (
-        f"torchvision {official.file}; as published, top-1 {official.top1} % and "
-        f"top-5 {official.top5} % on ImageNet-1k's validation set"
-    )
 
 
 def _said(parity: Parity) -> str:

@@ -34,13 +34,19 @@ def graph_cost(model: ModelProto) -> Cost:
     """Count from the shapes that ONNX infers for a batch of one image."""
     model = copy.deepcopy(model)
     model.graph.input[0].type.tensor_type.shape.dim[0].dim_value = 1
-    inferred = onnx.shape_inference.infer_shapes(model, strict_mode=True).graph
+    # Not strict, and with data: adopted graphs compute shapes as they go.
+    inferred = onnx.shape_inference.infer_shapes(model, data_prop=True).graph
     shapes = {value.name: _shape(value) for value in (*inferred.value_info, *inferred.output)}
     constants = {value.name: tuple(value.dims) for value in inferred.initializer}
     for node in inferred.node:
-        if node.op_type == "Cast" and node.input[0] in constants:  # weights stored as float16
+        # Weights stored as float16, or quantised.
+        if node.op_type in {"Cast", "DequantizeLinear"} and node.input[0] in constants:
             constants[node.output[0]] = constants[node.input[0]]
-    weighted = [node for node in inferred.node if node.op_type in _WEIGHTED]
+    weighted = [
+        node
+        for node in inferred.node
+        if node.op_type in _WEIGHTED and node.input[1] in constants and node.output[0] in shapes
+    ]
     names = {name for node in weighted for name in node.input if name in constants}
     return Cost(
         parameters=sum(prod(constants[name]) for name in names),

@@ -3,7 +3,11 @@
 source   --weights-->  WeightsError (no such file, not safe, wrong keys), DownloadError
 labels   --labels-->   LabelsError
 network  --graph-->    GraphError (it can't be written as the model file's graph)
-file     --verify-->   ParityError (it does not compute what PyTorch does)
+file     --verify-->   ParityError (it does not compute what PyTorch does),
+                       AgreementError (in lower precision, it answers too much else)
+images   --read-->     ImagesError
+foreign  --adopt-->    AdoptError (a foreign ONNX file is no classifier that can be wrapped)
+training --step-->     TrainingError
 command  --options-->  OptionsError, MissingPackageError
 """
 
@@ -32,6 +36,22 @@ class GraphError(ExportError):
 
 class ParityError(ExportError):
     """The file's answers are not PyTorch's."""
+
+
+class AgreementError(ExportError):
+    """A file of lower precision agrees too little with the float32 one."""
+
+
+class AdoptError(ExportError):
+    """A foreign ONNX file is no image classifier that a model file can be made of."""
+
+
+class ImagesError(ExportError):
+    """Images can't be read, or are of no class of the model."""
+
+
+class TrainingError(ExportError):
+    """Training can't go on."""
 
 
 class OptionsError(ExportError):

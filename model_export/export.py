@@ -8,14 +8,22 @@ from pathlib import Path
 
 import onnx
 import onnxruntime
+from torch import nn
 
-from model_export.architectures.resnet import ResNet
-from model_export.files import replacing
+from model_export.files import beside, replacing
 from model_export.golden_cases import golden_cases
-from model_export.graph import OPTIONAL_OUTPUTS, Storage, prepare, to_onnx
+from model_export.graph import Storage, optional_outputs, prepare, to_onnx
 from model_export.model_file import attach_contract
+from model_export.precision import TOLERANCES, Lowering, lower
 from model_export.reference import references
-from model_export.verify import TOLERANCE, check_answers, measure_parity
+from model_export.verify import (
+    TOLERANCE,
+    UNLIMITED,
+    answers_of,
+    check_answers,
+    compare,
+    measure_parity,
+)
 from service import __version__
 from service.contract import Label, ModelContract, Preprocessing, Weights
 
@@ -32,40 +40,68 @@ class Subject:
     storage: Storage
 
 
-def export(network: ResNet, subject: Subject, output: Path, *, largest_batch: int) -> ModelContract:
+def export(
+    network: nn.Module,
+    subject: Subject,
+    output: Path,
+    *,
+    largest_batch: int,
+    lowering: Lowering | None = None,
+) -> ModelContract:
     """Write the model file at `output`, once it was verified; an older one there is replaced.
 
-    Raises `GraphError`, `ParityError` or `OSError`; then `output` is as it was.
+    With `lowering` it is of lower precision than float32, made from a float32 file that was
+    verified and is dropped again.
+
+    Raises `GraphError`, `ParityError`, `AgreementError`, `ImagesError` or `OSError`; then `output`
+    is as it was.
     """
     preprocessing, storage = subject.preprocessing, subject.storage
     served = prepare(network, preprocessing, storage)
     pytorch = references(network, served, preprocessing, storage)
-    model = to_onnx(served, preprocessing.crop)
-    with replacing(output) as file:
-        onnx.save(model, file)
+    model = to_onnx(served, preprocessing.crop, storage)
+    with replacing(output) as file, beside(file, "fp32") as full:
+        path = file if lowering is None else full
+        onnx.save(model, path)
         parity = measure_parity(
-            file, pytorch, storage, side=preprocessing.crop, largest_batch=largest_batch
+            path, pytorch, storage, side=preprocessing.crop, largest_batch=largest_batch
         )
         contract = ModelContract(
             name=subject.name,
             architecture=subject.architecture,
             preprocessing=preprocessing,
             labels=subject.labels,
-            optional_outputs=OPTIONAL_OUTPUTS,
+            optional_outputs=optional_outputs(network),
             storage=storage,
             weights=subject.weights,
-            tools=_tools(),
+            tools=tools(),
             parity=parity,
             tolerance=TOLERANCE,
             golden=golden_cases(pytorch.exact, preprocessing),
         )
+        if lowering is not None:
+            model, agreement = lower(network, full, file, preprocessing, lowering)
+            contract = contract.model_copy(
+                update={
+                    "precision": lowering.precision,
+                    "storage": lowering.precision,
+                    "agreement": agreement,
+                    "tolerance": TOLERANCES[lowering.precision],
+                    "parity": compare(
+                        file, pytorch.trained, UNLIMITED,
+                        side=preprocessing.crop, largest_batch=largest_batch,
+                    ),
+                    "golden": golden_cases(answers_of(file), preprocessing),
+                }
+            )  # fmt: skip
         attach_contract(model, contract)
         onnx.save(model, file)
         check_answers(file, contract)
     return contract
 
 
-def _tools() -> dict[str, str]:
+def tools() -> dict[str, str]:
+    """Give the versions of what makes a file what it is."""
     packages = {name: version(name) for name in ("torch", "onnx", "onnxscript", "pillow")}
     # Asked of the module, since it comes from one of two distributions.
     runtime = {"onnxruntime": onnxruntime.__version__}

@@ -21,12 +21,27 @@ def replacing(path: Path) -> Iterator[Path]:
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
     try:
         yield temporary
-        with temporary.open("rb") as written:
-            # Some file systems report a full disk only here.
-            os.fsync(written.fileno())
-        temporary.replace(path)
+        settle(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def settle(written: Path, path: Path) -> None:
+    """Put a written file in its place. Raises `OSError`."""
+    with written.open("rb") as file:
+        # Some file systems report a full disk only here.
+        os.fsync(file.fileno())
+    written.replace(path)
+
+
+@contextmanager
+def beside(path: Path, what: str) -> Iterator[Path]:
+    """Give a path beside another for a file that is needed for a while, and remove it then."""
+    scratch = path.with_name(f"{path.name}.{what}")
+    try:
+        yield scratch
+    finally:
+        scratch.unlink(missing_ok=True)
 
 
 def sha256_of(path: Path) -> str:

@@ -3,7 +3,8 @@
     images uint8 [N, H, W, 3] -> [N, 3, H, W] float32 -> minus mean x 255 -> network -> softmax
 
 The division by 255 x std is folded into the first convolution's weights, and batch normalisation
-into the convolution before it. The mean can't be folded: the zero padding comes after it.
+into the convolution before it. The mean can't be folded: the zero padding comes after it. Of a
+network that was not built here, nothing is known and nothing is folded.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from onnx import TensorProto, helper, numpy_helper
 from torch import Tensor, nn
 from torch.nn.utils import fuse_conv_bn_eval
 
-from model_export.architectures.resnet import ResNet, pool
+from model_export.architectures.classifier import FeatureClassifier, pool
 from model_export.errors import GraphError
 from service.contract import INPUT_NAME, PROBABILITIES, Preprocessing
 
@@ -31,73 +32,130 @@ if TYPE_CHECKING:
     from onnx import ModelProto
 
 Storage = Literal["fp32", "fp16"]
+"""How weights are kept in a file that computes in float32."""
+
+OutputName = Literal["embedding", "features", "classifier_weight"]
 
 OPSET = 18
 IR_VERSION = 10
 """Read by every ONNX Runtime since 1.18; the onnx package's own default is for newer ones only."""
 
-OPTIONAL_OUTPUTS: tuple[Literal["embedding", "features", "classifier_weight"], ...] = (
-    "embedding",
-    "features",
-    "classifier_weight",
-)
+OPTIONAL_OUTPUTS: tuple[OutputName, ...] = ("embedding", "features", "classifier_weight")
+"""Of a `FeatureClassifier`; other networks have none."""
 
-_CLASSIFIER = "network.fc.weight"  # as the exporter names the parameter
 _SMALLEST_HALVED = 256  # values; below this, a Cast node costs more bytes than float16 saves
 
 
 class ServedNetwork(nn.Module):
-    """What a model file computes: the network with its preprocessing and softmax."""
+    """What a model file computes: the network with its preprocessing and softmax.
+
+    Where the division by 255 x std is not in the network's weights, `scale` has its reciprocal. In
+    half precision the network computes in float16, but for its classifier: what comes in and what
+    goes out is float32 all the same, and the softmax is of float32 logits.
+    """
 
     offset: Tensor
+    scale: Tensor | None
 
-    def __init__(self, network: ResNet, mean: tuple[float, float, float]) -> None:
+    def __init__(
+        self,
+        network: nn.Module,
+        mean: tuple[float, float, float],
+        *,
+        std: tuple[float, float, float] | None = None,
+        half: bool = False,
+    ) -> None:
         super().__init__()
-        self.network = network
+        self.network = _halved(network) if half else network
+        self.half_precision = half
         self.register_buffer("offset", torch.tensor(mean).view(1, 3, 1, 1) * 255)
+        scale = None if std is None else 1 / (255 * torch.tensor(std).view(1, 3, 1, 1))
+        self.register_buffer("scale", scale)
 
-    def forward(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Map uint8 [N, H, W, 3] to probabilities [N, C], embedding [N, D], features."""
+    def forward(self, images: Tensor) -> tuple[Tensor, ...]:
+        """Map uint8 [N, H, W, 3] to probabilities [N, C], and what else a `FeatureClassifier` has.
+
+        That is the embedding [N, D] and the feature map [N, D, h, w].
+        """
         x = images.permute(0, 3, 1, 2).to(torch.float32) - self.offset
-        features = self.network.features(x)
+        if self.scale is not None:
+            x = x * self.scale
+        if self.half_precision:
+            x = x.half()
+        if not isinstance(self.network, FeatureClassifier):
+            return (torch.softmax(self.network(x).float(), dim=1),)
+        features = self.network.feature_map(x).float()
         embedding = pool(features)
-        return torch.softmax(self.network.fc(embedding), dim=1), embedding, features
+        return torch.softmax(self.network.linear(embedding), dim=1), embedding, features
 
 
-def prepare(network: ResNet, preprocessing: Preprocessing, storage: Storage) -> ServedNetwork:
+def prepare(
+    network: nn.Module, preprocessing: Preprocessing, storage: Storage = "fp32"
+) -> ServedNetwork:
     """Copy a trained network into the form that is written: everything folded, weights rounded.
 
     Raises `GraphError` when a weight is outside float16's range.
     """
     network = copy.deepcopy(network).eval()
-    _fold_batch_norms(network)
+    known = isinstance(network, FeatureClassifier)
     with torch.no_grad():
-        network.conv1.weight /= 255 * torch.tensor(preprocessing.std).view(1, 3, 1, 1)
+        if isinstance(network, FeatureClassifier):
+            _fold_batch_norms(network)
+            std = torch.tensor(preprocessing.std).view(1, 3, 1, 1)
+            network.first_convolution.weight /= 255 * std
         if storage == "fp16":
             _round_weights(network)
-    return ServedNetwork(network, preprocessing.mean).eval()
+    std_left = None if known else preprocessing.std
+    return ServedNetwork(network, preprocessing.mean, std=std_left).eval()
 
 
-def to_onnx(served: ServedNetwork, side: int) -> ModelProto:
+def _halved(network: nn.Module) -> nn.Module:
+    """Turn all of a network into float16, but for its classifier."""
+    linear = copy.deepcopy(network.linear) if isinstance(network, FeatureClassifier) else None
+    network.half()
+    if isinstance(network, FeatureClassifier) and linear is not None:
+        network.linear.float().load_state_dict(linear.state_dict())
+    return network
+
+
+def prepare_half(network: nn.Module, preprocessing: Preprocessing) -> ServedNetwork:
+    """Copy a trained network into the form that computes in float16.
+
+    The scale stays outside of the weights, many of which would fall below float16's normal range.
+    Raises `GraphError` when a weight is outside float16's range.
+    """
+    network = copy.deepcopy(network).eval()
+    with torch.no_grad():
+        if isinstance(network, FeatureClassifier):
+            _fold_batch_norms(network)
+        _check_half_range(network)
+    return ServedNetwork(network, preprocessing.mean, std=preprocessing.std, half=True).eval()
+
+
+def to_onnx(served: ServedNetwork, side: int, storage: Storage = "fp32") -> ModelProto:
     """Write the graph, for any batch size, that takes images of `side` x `side` pixels.
 
-    Weights that float16 holds exactly (see `prepare`) are stored so and cast to float32, which
-    ONNX Runtime does once, at load. Raises `GraphError` when PyTorch's exporter gives something
-    else than what was asked for.
+    With `storage` "fp16", weights that float16 holds exactly (see `prepare`) are stored so and cast
+    to float32, which ONNX Runtime does once, at load. Raises `GraphError` when PyTorch's exporter
+    gives something else than what was asked for.
     """
     images = torch.zeros(2, side, side, 3, dtype=torch.uint8)
+    outputs = [PROBABILITIES, *optional_outputs(served.network)][:3]
     with _quiet():
-        program = torch.onnx.export(
-            served,
-            (images,),
-            dynamo=True,
-            opset_version=OPSET,
-            external_data=False,
-            dynamic_shapes=({0: torch.export.Dim("batch")},),
-            input_names=[INPUT_NAME],
-            output_names=[PROBABILITIES, "embedding", "features"],
-            verbose=False,
-        )
+        try:
+            program = torch.onnx.export(
+                served,
+                (images,),
+                dynamo=True,
+                opset_version=OPSET,
+                external_data=False,
+                dynamic_shapes=({0: torch.export.Dim("batch")},),
+                input_names=[INPUT_NAME],
+                output_names=outputs,
+                verbose=False,
+            )
+        except Exception as error:  # the exporter's errors share no other root
+            raise GraphError(f"PyTorch can't export the network: {_summary(error)}") from error
     if program is None:
         raise GraphError("PyTorch's exporter gave no graph")
     model = program.model_proto
@@ -106,32 +164,63 @@ def to_onnx(served: ServedNetwork, side: int) -> ModelProto:
         raise GraphError(f"the graph uses the operator sets {opsets}, not {OPSET} alone")
     model.ir_version = IR_VERSION
     _strip(model)
-    _publish_classifier(model, served.network.fc)
-    _halve(model)
+    if isinstance(served.network, FeatureClassifier):
+        _publish_classifier(model, served, served.network.linear)
+    if storage == "fp16":
+        _halve(model)
     onnx.checker.check_model(model, full_check=True)
     return model
 
 
-def _fold_batch_norms(network: nn.Module) -> None:
-    """Fold each batch normalisation into the convolution declared just before it."""
+def optional_outputs(network: nn.Module) -> tuple[OutputName, ...]:
+    """Name what a network's file gives beside probabilities."""
+    return OPTIONAL_OUTPUTS if isinstance(network, FeatureClassifier) else ()
+
+
+def _fold_batch_norms(network: FeatureClassifier) -> None:
+    """Fold each batch normalisation into the convolution declared just before it.
+
+    That one may end a sequence, as in a deep stem. In the networks built here, and only in those,
+    what is declared next is what is computed next.
+    """
     for module in list(network.modules()):
-        for (name, conv), (norm_name, norm) in pairwise(list(module.named_children())):
-            if isinstance(conv, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d):
-                setattr(module, name, fuse_conv_bn_eval(conv, norm))
-                setattr(module, norm_name, nn.Identity())
+        for (name, before), (norm_name, norm) in pairwise(list(module.named_children())):
+            if not isinstance(norm, nn.BatchNorm2d):
+                continue
+            if isinstance(before, nn.Conv2d):
+                setattr(module, name, fuse_conv_bn_eval(before, norm))
+            elif isinstance(before, nn.Sequential) and isinstance(before[-1], nn.Conv2d):
+                before[-1] = fuse_conv_bn_eval(before[-1], norm)
+            else:
+                continue
+            setattr(module, norm_name, nn.Identity())
 
 
-def _round_weights(network: ResNet) -> None:
+def _round_weights(network: nn.Module) -> None:
     """Round weights to float16's grid, but for the first convolution's.
 
     Those are divided by about 58, and many would fall below float16's normal range.
     """
-    for name, module in network.named_modules():
-        if isinstance(module, (nn.Conv2d, nn.Linear)) and module is not network.conv1:
-            rounded = module.weight.half().float()
-            if not torch.isfinite(rounded).all():
-                raise GraphError(f"{name}.weight has values outside float16's range of +-65504")
-            module.weight.copy_(rounded)
+    _check_half_range(network)
+    first = network.first_convolution if isinstance(network, FeatureClassifier) else None
+    for module in network.modules():
+        if isinstance(module, (nn.Conv2d, nn.Linear)) and module is not first:
+            module.weight.copy_(module.weight.half())
+
+
+def _check_half_range(network: nn.Module) -> None:
+    for name, parameter in network.named_parameters():
+        if not torch.isfinite(parameter.half()).all():
+            raise GraphError(f"{name} has values outside float16's range of +-65504")
+
+
+def _summary(error: Exception) -> str:
+    """Give the exporter's reason, which is the last cause; what wraps it is advice on debugging."""
+    cause: BaseException = error
+    while cause.__cause__ is not None:
+        cause = cause.__cause__
+    lines = [line.strip() for line in str(cause).splitlines() if line.strip()]
+    return lines[0] if lines else type(cause).__name__
 
 
 @contextmanager
@@ -157,10 +246,12 @@ def _strip(model: ModelProto) -> None:
         part.doc_string = ""
 
 
-def _publish_classifier(model: ModelProto, classifier: nn.Linear) -> None:
+def _publish_classifier(model: ModelProto, served: ServedNetwork, classifier: nn.Linear) -> None:
     """Make the classifier's weight [C, D] an output: the initializer itself, no node added."""
     shape = [classifier.out_features, classifier.in_features]
-    _rename(model, _CLASSIFIER, "classifier_weight")
+    # The exporter names parameters as PyTorch does.
+    names = [name for name, value in served.named_parameters() if value is classifier.weight]
+    _rename(model, names[0], "classifier_weight")
     model.graph.output.append(
         helper.make_tensor_value_info("classifier_weight", TensorProto.FLOAT, shape)
     )

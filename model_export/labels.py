@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from collections.abc import Sequence
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -14,8 +15,12 @@ from service.contract import Label
 IMAGENET_CLASSES = 1000
 
 
-def labels_for(classes: int, file: Path | None) -> tuple[Label, ...]:
-    """Give the labels of a network with that many classes, from `file` or ImageNet-1k's own.
+def labels_for(
+    classes: int, file: Path | None, trained: Sequence[str] | None = None
+) -> tuple[Label, ...]:
+    """Give the labels of a network with that many classes: from `file`, or known otherwise.
+
+    That is by having been `trained` here, or by being ImageNet-1k's.
 
     Raises `LabelsError` when they can't be read or are not exactly as many.
     """
@@ -26,6 +31,8 @@ def labels_for(classes: int, file: Path | None) -> tuple[Label, ...]:
                 f"{file}: has {len(labels)} labels for a network of {classes} classes"
             )
         return labels
+    if trained is not None and len(trained) == classes:
+        return tuple(Label(id=name, label=name) for name in trained)
     if classes != IMAGENET_CLASSES:
         raise LabelsError(
             f"the network has {classes} classes, not ImageNet's {IMAGENET_CLASSES}; "

@@ -21,14 +21,24 @@ def read_model(path: Path) -> tuple[ModelProto, ModelContract]:
 
     Raises `service.errors.ModelFileError`: no such file, no ONNX, or no good contract.
     """
+    model = load_graph(path)
+    metadata = {entry.key: entry.value for entry in model.metadata_props}
+    return model, parse_contract(metadata, file=str(path))
+
+
+def load_graph(path: Path) -> ModelProto:
+    """Read any ONNX file, with weights that lie in files beside it.
+
+    Raises `service.errors.ModelFileError`.
+    """
     if not path.is_file():
         raise ModelFileError(f"{path}: no such file")
     try:
-        model = onnx.load(path, load_external_data=False)
+        return onnx.load(path)
     except DecodeError as error:
         raise ModelFileError(f"{path}: is no ONNX file") from error
-    metadata = {entry.key: entry.value for entry in model.metadata_props}
-    return model, parse_contract(metadata, file=str(path))
+    except (onnx.checker.ValidationError, OSError) as error:
+        raise ModelFileError(f"{path}: its weights are in files that can't be read") from error
 
 
 def attach_contract(model: ModelProto, contract: ModelContract) -> None:

@@ -8,8 +8,10 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor, nn
 
-from model_export.architectures.resnet import ResNet, pool
+from model_export.architectures.classifier import FeatureClassifier, pool
+from model_export.errors import GraphError
 from model_export.graph import ServedNetwork, Storage
 from service.contract import PROBABILITIES, Preprocessing
 
@@ -34,14 +36,14 @@ class References:
 
 
 def references(
-    network: ResNet, served: ServedNetwork, preprocessing: Preprocessing, storage: Storage
+    network: nn.Module, served: ServedNetwork, preprocessing: Preprocessing, storage: Storage
 ) -> References:
     """Make the references of a trained network and the form of it (`prepare`) that is written."""
     trained = _trained(network, preprocessing)
     return References(trained, trained if storage == "fp32" else _served(served))
 
 
-def _trained(network: ResNet, preprocessing: Preprocessing) -> Reference:
+def _trained(network: nn.Module, preprocessing: Preprocessing) -> Reference:
     """Compute as the network was trained: nothing folded, scaled to 0..1, then mean and std."""
     mean = torch.tensor(preprocessing.mean).view(1, 3, 1, 1)
     std = torch.tensor(preprocessing.std).view(1, 3, 1, 1)
@@ -50,10 +52,7 @@ def _trained(network: ResNet, preprocessing: Preprocessing) -> Reference:
     def outputs(images: NDArray[np.uint8]) -> Outputs:
         with torch.inference_mode():
             x = torch.from_numpy(images).permute(0, 3, 1, 2).float() / 255
-            features = network.features((x - mean) / std)
-            embedding = pool(features)
-            probabilities = torch.softmax(network.fc(embedding), dim=1)
-        return _named(network, probabilities, embedding, features)
+            return _outputs(network, (x - mean) / std)
 
     return outputs
 
@@ -63,17 +62,43 @@ def _served(served: ServedNetwork) -> Reference:
 
     def outputs(images: NDArray[np.uint8]) -> Outputs:
         with torch.inference_mode():
-            return _named(served.network, *served(torch.from_numpy(images)))
+            return _named(served.network, served(torch.from_numpy(images)))
 
     return outputs
 
 
-def _named(
-    network: ResNet, probabilities: torch.Tensor, embedding: torch.Tensor, features: torch.Tensor
-) -> Outputs:
-    return {
-        PROBABILITIES: probabilities.numpy(),
-        "embedding": embedding.numpy(),
-        "features": features.numpy(),
-        "classifier_weight": network.fc.weight.detach().numpy(),
-    }
+def count_classes(network: nn.Module, side: int) -> int:
+    """Give the number of classes; raises `GraphError` if a network gives no logits [N, C]."""
+    if isinstance(network, FeatureClassifier):
+        return network.linear.out_features
+    try:
+        with torch.inference_mode():
+            logits = network.eval()(torch.zeros(2, 3, side, side))
+    except Exception as error:  # whatever a foreign network raises
+        raise GraphError(
+            f"the network does not take float32 [N, 3, {side}, {side}]: "
+            f"{str(error).splitlines()[0] if str(error) else type(error).__name__}"
+        ) from error
+    if not isinstance(logits, Tensor) or logits.ndim != 2 or len(logits) != 2:
+        what = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
+        raise GraphError(f"the network must give logits [N, C] for N images, and gives {what}")
+    return logits.shape[1]
+
+
+def _outputs(network: nn.Module, x: Tensor) -> Outputs:
+    if not isinstance(network, FeatureClassifier):
+        return _named(network, (torch.softmax(network(x), dim=1),))
+    features = network.feature_map(x)
+    embedding = pool(features)
+    return _named(network, (torch.softmax(network.linear(embedding), dim=1), embedding, features))
+
+
+def _named(network: nn.Module, values: tuple[Tensor, ...]) -> Outputs:
+    outputs = {PROBABILITIES: values[0].numpy()}
+    if isinstance(network, FeatureClassifier):
+        outputs |= {
+            "embedding": values[1].numpy(),
+            "features": values[2].numpy(),
+            "classifier_weight": network.linear.weight.detach().numpy(),
+        }
+    return outputs

@@ -51,6 +51,9 @@ Rounding moves each weight by up to 2^-11 of itself. Probabilities of trained ne
 rounding. What the graph computes with the rounded weights is held to `SAME_WEIGHTS`.
 """
 
+UNLIMITED = Limits(probability=1, relative=None)
+"""For a file of lower precision, which is held to float32's labels instead."""
+
 TRAINED_LIMITS: dict[Storage, Limits] = {"fp32": SAME_WEIGHTS, "fp16": ROUNDED_WEIGHTS}
 
 TOLERANCE = Tolerance(cpu=SAME_WEIGHTS.probability, cuda=1e-3)
@@ -102,6 +105,16 @@ def compare(
     return Parity(
         max_abs_diff=worst, top1_agreement=same_label / seed, images=seed, batch_sizes=sizes
     )
+
+
+def answers_of(path: Path) -> Reference:
+    """Give a file's own answers on the CPU, as if they were PyTorch's."""
+    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+
+    def outputs(images: NDArray[np.uint8]) -> Outputs:
+        return {PROBABILITIES: session.run([PROBABILITIES], {INPUT_NAME: images})[0]}
+
+    return outputs
 
 
 def check_answers(path: Path, contract: ModelContract) -> GoldenReport:

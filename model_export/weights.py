@@ -1,8 +1,7 @@
 """Official ImageNet weights: which file for which network, and how it gets here.
 
 Torchvision puts the first 8 hexadecimal digits of a file's SHA-256 into its name; every file is
-checked against them, also one that was in the cache. Numbers are from torchvision's
-`models/resnet.py`.
+checked against them, also one that was in the cache. Numbers are from torchvision's `models/`.
 """
 
 from __future__ import annotations
@@ -25,11 +24,13 @@ from rich.progress import (
     TransferSpeedColumn,
 )
 
-from model_export.errors import DownloadError
-from model_export.files import replacing, sha256_of
+from model_export.errors import DownloadError, OptionsError
+from model_export.files import settle, sha256_of
 
 BASE_URL = "https://download.pytorch.org/models"
 _TIMEOUT = httpx.Timeout(30, connect=10)  # seconds without any byte, not in all
+_ATTEMPTS = 4  # in a row, each from where the last one ended
+_PARTIAL_CONTENT, _BAD_RANGE = 206, 416
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,20 +54,46 @@ class OfficialWeights:
         return self.file.rpartition("-")[2].partition(".")[0]
 
 
+def _bilinear(file: str, resize: int, top1: float, top5: float) -> OfficialWeights:
+    return OfficialWeights(file, resize, 224, "bilinear", top1, top5)
+
+
 OFFICIAL: Mapping[str, OfficialWeights] = MappingProxyType(
     {
-        "resnet18": OfficialWeights("resnet18-f37072fd.pth", 256, 224, "bilinear", 69.758, 89.078),
-        "resnet34": OfficialWeights("resnet34-b627a593.pth", 256, 224, "bilinear", 73.314, 91.420),
-        "resnet50": OfficialWeights("resnet50-11ad3fa6.pth", 232, 224, "bilinear", 80.858, 95.434),
-        "resnet101": OfficialWeights(
-            "resnet101-cd907fc2.pth", 232, 224, "bilinear", 81.886, 95.780
-        ),
-        "resnet152": OfficialWeights(
-            "resnet152-f82ba261.pth", 232, 224, "bilinear", 82.284, 96.002
-        ),
+        "resnet18": _bilinear("resnet18-f37072fd.pth", 256, 69.758, 89.078),
+        "resnet34": _bilinear("resnet34-b627a593.pth", 256, 73.314, 91.420),
+        "resnet50": _bilinear("resnet50-11ad3fa6.pth", 232, 80.858, 95.434),
+        "resnet101": _bilinear("resnet101-cd907fc2.pth", 232, 81.886, 95.780),
+        "resnet152": _bilinear("resnet152-f82ba261.pth", 232, 82.284, 96.002),
+        "resnext50_32x4d": _bilinear("resnext50_32x4d-1a0047aa.pth", 232, 81.198, 95.340),
+        "resnext101_32x8d": _bilinear("resnext101_32x8d-110c445d.pth", 232, 82.834, 96.228),
+        "resnext101_64x4d": _bilinear("resnext101_64x4d-173b62eb.pth", 232, 83.246, 96.454),
+        "wide_resnet50_2": _bilinear("wide_resnet50_2-9ba9bcbe.pth", 232, 81.602, 95.758),
+        "wide_resnet101_2": _bilinear("wide_resnet101_2-d733dc28.pth", 232, 82.510, 96.020),
+        "densenet121": _bilinear("densenet121-a639ec97.pth", 256, 74.434, 91.972),
+        "densenet161": _bilinear("densenet161-8d451a50.pth", 256, 77.138, 93.560),
+        "densenet169": _bilinear("densenet169-b2777c0a.pth", 256, 75.600, 92.806),
+        "densenet201": _bilinear("densenet201-c1103571.pth", 256, 76.896, 93.370),
+        "alexnet": _bilinear("alexnet-owt-7be5be79.pth", 256, 56.522, 79.066),
     }
 )
 """The newest weights of each network ("V2" in torchvision, where there are such)."""
+
+
+def known_weights(architecture: str, sha256: str) -> OfficialWeights | None:
+    """Know official weights by their checksum, also where they were downloaded by hand."""
+    official = OFFICIAL.get(architecture)
+    return official if official and sha256.startswith(official.sha256_prefix) else None
+
+
+def official_weights(architecture: str) -> OfficialWeights:
+    """Give the official weights of a network; raises `OptionsError` if there are none."""
+    if architecture not in OFFICIAL:
+        raise OptionsError(
+            f"there are no official weights of {architecture}; give a file to --weights "
+            "(`resnet-export list` shows which networks have some)"
+        )
+    return OFFICIAL[architecture]
 
 
 def default_cache() -> Path:
@@ -80,27 +107,30 @@ def default_cache() -> Path:
 def fetch(official: OfficialWeights, cache: Path, *, base_url: str = BASE_URL) -> Path:
     """Give the path of the official file in `cache`, downloading it if it isn't there whole.
 
-    Raises `DownloadError` when it can't be fetched unchanged; then the cache has no new file.
+    What came of a broken download stays beside it, as `.part`, and the next one goes on from there.
+    Raises `DownloadError` when it can't be fetched unchanged; then `cache` has no whole file.
     """
     path = cache / official.file
     if path.is_file() and sha256_of(path).startswith(official.sha256_prefix):
         return path
     url = f"{base_url}/{official.file}"
-    with replacing(path) as temporary:
-        try:
-            _download(url, temporary)
-        except httpx.HTTPStatusError as error:
-            raise _failed(url, path, f"the server answered {error.response.status_code}") from error
-        except httpx.HTTPError as error:
-            why = str(error) or type(error).__name__
-            raise _failed(url, path, f"can't be downloaded ({why})") from error
-        digest = sha256_of(temporary)
-        if not digest.startswith(official.sha256_prefix):
-            raise _failed(
-                url,
-                path,
-                f"the SHA-256 of what came begins with {digest[:8]}, not {official.sha256_prefix}",
-            )
+    cache.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f"{path.name}.part")
+    resumed = _download(url, partial, path)
+    digest = sha256_of(partial)
+    if resumed and not digest.startswith(official.sha256_prefix):
+        # What was there may have been of another file: once more from the start.
+        partial.unlink()
+        _download(url, partial, path)
+        digest = sha256_of(partial)
+    if not digest.startswith(official.sha256_prefix):
+        partial.unlink()
+        raise _failed(
+            url,
+            path,
+            f"the SHA-256 of what came begins with {digest[:8]}, not {official.sha256_prefix}",
+        )
+    settle(partial, path)
     return path
 
 
@@ -108,18 +138,48 @@ def _failed(url: str, path: Path, why: str) -> DownloadError:
     return DownloadError(f"{url}: {why}; download it by hand and put it at {path}")
 
 
-def _download(url: str, target: Path) -> None:
+def _download(url: str, partial: Path, path: Path) -> bool:
+    """Download to `partial`, going on where it ends; tells whether it began with something."""
+    began_with = partial.stat().st_size if partial.exists() else 0
+    for attempt in range(1, _ATTEMPTS + 1):
+        before = partial.stat().st_size if partial.exists() else 0
+        try:
+            _go_on(url, partial)
+        except httpx.HTTPStatusError as error:
+            raise _failed(url, path, f"the server answered {error.response.status_code}") from error
+        except httpx.HTTPError as error:
+            came = (partial.stat().st_size if partial.exists() else 0) - before
+            if attempt == _ATTEMPTS or came <= 0:
+                why = str(error) or type(error).__name__
+                raise _failed(url, path, f"can't be downloaded ({why})") from error
+        else:
+            break
+    return began_with > 0
+
+
+def _go_on(url: str, partial: Path) -> None:
+    """Ask for what is missing; a server that knows no ranges sends all of it again."""
+    have = partial.stat().st_size if partial.exists() else 0
+    # Ranges count encoded bytes, and the file's are what is wanted.
+    headers = {"Accept-Encoding": "identity"} | ({"Range": f"bytes={have}-"} if have else {})
     console = Console(stderr=True)
     columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(),
                TransferSpeedColumn(), TimeRemainingColumn())  # fmt: skip
     with (
-        httpx.stream("GET", url, timeout=_TIMEOUT, follow_redirects=True) as response,
+        httpx.stream(
+            "GET", url, headers=headers, timeout=_TIMEOUT, follow_redirects=True
+        ) as answer,
         Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar,
-        target.open("wb") as file,
     ):
-        response.raise_for_status()
-        length = response.headers.get("Content-Length")
-        task = bar.add_task(url.rpartition("/")[2], total=int(length) if length else None)
-        for chunk in response.iter_bytes():
-            file.write(chunk)
-            bar.update(task, completed=response.num_bytes_downloaded)
+        if answer.status_code == _BAD_RANGE and have:
+            return  # there is no more; the checksum tells whether it is right
+        answer.raise_for_status()
+        if answer.status_code != _PARTIAL_CONTENT:
+            have = 0
+        length = answer.headers.get("Content-Length")
+        total = have + int(length) if length else None
+        task = bar.add_task(url.rpartition("/")[2], total=total, completed=have)
+        with partial.open("ab" if have else "wb") as file:
+            for chunk in answer.iter_raw():
+                file.write(chunk)
+                bar.update(task, completed=have + answer.num_bytes_downloaded)

@@ -11,23 +11,82 @@ from types import MappingProxyType
 from typing import Literal
 
 BlockKind = Literal["basic", "bottleneck"]
-Stem = Literal["imagenet", "small"]
+Stem = Literal["imagenet", "deep", "small"]
+Attention = Literal["se", "cbam"]
 
 
 @dataclass(frozen=True, slots=True)
-class Architecture:
-    """A residual network: its kind of block, and the number of blocks in each of four stages."""
+class Residual:
+    """A residual network: its kind of block, and the number of blocks in each of four stages.
+
+    `groups` and `width_per_group` are those of a bottleneck's 3x3 convolution, the latter in the
+    first stage of a network whose base width is 64. `dilated` stages (2 and 3 are the last two)
+    keep their resolution, and look as far by dilation. With `average_down` a shortcut that gets
+    smaller is averaged before its 1x1 convolution, so that no pixel is passed over.
+    """
 
     block: BlockKind
     depths: tuple[int, int, int, int]
+    groups: int = 1
+    width_per_group: int = 64
+    attention: Attention | None = None
+    dilated: tuple[int, ...] = ()
+    stem: Stem = "imagenet"
+    average_down: bool = False
 
+
+@dataclass(frozen=True, slots=True)
+class Dense:
+    """A densely connected network: layers in each of four blocks, channels that each layer adds.
+
+    `width` is the number of channels that the stem gives.
+    """
+
+    depths: tuple[int, int, int, int]
+    growth: int
+    width: int
+
+
+@dataclass(frozen=True, slots=True)
+class Alex:
+    """AlexNet; there is one."""
+
+
+Architecture = Residual | Dense | Alex
+
+_18, _34, _50 = (2, 2, 2, 2), (3, 4, 6, 3), (3, 4, 6, 3)
+_101, _152 = (3, 4, 23, 3), (3, 8, 36, 3)
+_LAST_TWO = (2, 3)
 
 ARCHITECTURES: Mapping[str, Architecture] = MappingProxyType(
     {
-        "resnet18": Architecture("basic", (2, 2, 2, 2)),
-        "resnet34": Architecture("basic", (3, 4, 6, 3)),
-        "resnet50": Architecture("bottleneck", (3, 4, 6, 3)),
-        "resnet101": Architecture("bottleneck", (3, 4, 23, 3)),
-        "resnet152": Architecture("bottleneck", (3, 8, 36, 3)),
+        "resnet18": Residual("basic", _18),
+        "resnet34": Residual("basic", _34),
+        "resnet50": Residual("bottleneck", _50),
+        "resnet101": Residual("bottleneck", _101),
+        "resnet152": Residual("bottleneck", _152),
+        "resnext50_32x4d": Residual("bottleneck", _50, groups=32, width_per_group=4),
+        "resnext101_32x8d": Residual("bottleneck", _101, groups=32, width_per_group=8),
+        "resnext101_64x4d": Residual("bottleneck", _101, groups=64, width_per_group=4),
+        "wide_resnet50_2": Residual("bottleneck", _50, width_per_group=128),
+        "wide_resnet101_2": Residual("bottleneck", _101, width_per_group=128),
+        "seresnet50": Residual("bottleneck", _50, attention="se"),
+        "seresnet101": Residual("bottleneck", _101, attention="se"),
+        "seresnet152": Residual("bottleneck", _152, attention="se"),
+        "cbam_resnet50": Residual("bottleneck", _50, attention="cbam"),
+        "dilated_resnet50": Residual("bottleneck", _50, dilated=_LAST_TWO),
+        "dilated_resnet101": Residual("bottleneck", _101, dilated=_LAST_TWO),
+        "resnet18d": Residual("basic", _18, stem="deep", average_down=True),
+        "resnet34d": Residual("basic", _34, stem="deep", average_down=True),
+        "resnet50d": Residual("bottleneck", _50, stem="deep", average_down=True),
+        "resnet101d": Residual("bottleneck", _101, stem="deep", average_down=True),
+        "resnet152d": Residual("bottleneck", _152, stem="deep", average_down=True),
+        "densenet121": Dense((6, 12, 24, 16), growth=32, width=64),
+        "densenet161": Dense((6, 12, 36, 24), growth=48, width=96),
+        "densenet169": Dense((6, 12, 32, 32), growth=32, width=64),
+        "densenet201": Dense((6, 12, 48, 32), growth=32, width=64),
+        "alexnet": Alex(),
     }
 )
+"""Parameters are named as torchvision names them; where it has no such network (SE, CBAM, D), as
+timm does (`seresnet50`, `resnet50d`, and `resnet50` with `attn_layer="cbam"`)."""

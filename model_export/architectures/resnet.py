@@ -1,7 +1,10 @@
 """Residual networks with torchvision's parameter names, so that its checkpoints load unchanged.
 
 He, Zhang, Ren, Sun, "Deep Residual Learning for Image Recognition", https://arxiv.org/abs/1512.03385;
-in bottlenecks the stride is on the 3x3 convolution (known as v1.5), as in torchvision.
+in bottlenecks the stride is on the 3x3 convolution (known as v1.5), as in torchvision. ResNeXt:
+https://arxiv.org/abs/1611.05431. Wide: https://arxiv.org/abs/1605.07146. Dilated:
+https://arxiv.org/abs/1705.09914. Deep stem and averaged shortcuts (ResNet-D):
+https://arxiv.org/abs/1812.01187.
 """
 
 from __future__ import annotations
@@ -9,7 +12,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from model_export.architectures import BlockKind, Stem
+from model_export.architectures import BlockKind, Residual, Stem
+from model_export.architectures.attention import attention_of
+from model_export.architectures.classifier import FeatureClassifier
+
+_USUAL_WIDTH = 64  # of the first stage, which `width_per_group` refers to
 
 
 class BasicBlock(nn.Module):
@@ -17,45 +24,55 @@ class BasicBlock(nn.Module):
 
     expansion = 1
 
-    def __init__(self, channels_in: int, width: int, stride: int) -> None:
+    def __init__(
+        self, channels_in: int, planes: int, stride: int, dilation: int, spec: Residual
+    ) -> None:
         super().__init__()
-        channels_out = width * self.expansion
-        self.conv1 = _conv3x3(channels_in, width, stride)
-        self.bn1 = nn.BatchNorm2d(width)
-        self.conv2 = _conv3x3(width, channels_out, 1)
-        self.bn2 = nn.BatchNorm2d(channels_out)
-        self.downsample = _downsample(channels_in, channels_out, stride)
+        self.conv1 = _conv3x3(channels_in, planes, stride, dilation)
+        self.bn1 = nn.BatchNorm2d(planes)
+        self.conv2 = _conv3x3(planes, planes, 1, dilation)
+        self.bn2 = nn.BatchNorm2d(planes)
+        self.se = attention_of(spec.attention, planes)
+        self.downsample = _downsample(channels_in, planes, stride, average=spec.average_down)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Map [N, channels_in, h, w] to [N, channels_out, h / stride, w / stride]."""
+        """Map [N, channels_in, h, w] to [N, planes, h / stride, w / stride]."""
         shortcut = x if self.downsample is None else self.downsample(x)
         y = torch.relu(self.bn1(self.conv1(x)))
         y = self.bn2(self.conv2(y))
+        if self.se is not None:
+            y = self.se(y)
         return torch.relu(y + shortcut)
 
 
 class Bottleneck(nn.Module):
-    """A 3x3 convolution between two 1x1 ones, and a shortcut; the output is 4 times as wide."""
+    """A 3x3 convolution between two 1x1 ones, and a shortcut; the output is 4 x `planes` wide."""
 
     expansion = 4
 
-    def __init__(self, channels_in: int, width: int, stride: int) -> None:
+    def __init__(
+        self, channels_in: int, planes: int, stride: int, dilation: int, spec: Residual
+    ) -> None:
         super().__init__()
-        channels_out = width * self.expansion
+        width = planes * spec.width_per_group // _USUAL_WIDTH * spec.groups
+        channels_out = planes * self.expansion
         self.conv1 = nn.Conv2d(channels_in, width, kernel_size=1, bias=False)
         self.bn1 = nn.BatchNorm2d(width)
-        self.conv2 = _conv3x3(width, width, stride)
+        self.conv2 = _conv3x3(width, width, stride, dilation, spec.groups)
         self.bn2 = nn.BatchNorm2d(width)
         self.conv3 = nn.Conv2d(width, channels_out, kernel_size=1, bias=False)
         self.bn3 = nn.BatchNorm2d(channels_out)
-        self.downsample = _downsample(channels_in, channels_out, stride)
+        self.se = attention_of(spec.attention, channels_out)
+        self.downsample = _downsample(channels_in, channels_out, stride, average=spec.average_down)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Map [N, channels_in, h, w] to [N, channels_out, h / stride, w / stride]."""
+        """Map [N, channels_in, h, w] to [N, 4 x planes, h / stride, w / stride]."""
         shortcut = x if self.downsample is None else self.downsample(x)
         y = torch.relu(self.bn1(self.conv1(x)))
         y = torch.relu(self.bn2(self.conv2(y)))
         y = self.bn3(self.conv3(y))
+        if self.se is not None:
+            y = self.se(y)
         return torch.relu(y + shortcut)
 
 
@@ -65,50 +82,53 @@ _BLOCKS: dict[BlockKind, type[BasicBlock | Bottleneck]] = {
 }
 
 
-class ResNet(nn.Module):
+class ResNet(FeatureClassifier):
     """A residual network: stem, four stages, average pooling, one linear classifier `fc`.
 
-    `base_width` is the first stage's width, doubled by each later one. The "imagenet" stem divides
-    the image's sides by 4 (7x7 convolution, max pooling), the "small" one by 2 (3x3 convolution of
-    stride 2), which suits images of 32 to 64 pixels.
+    `base_width` is the first stage's number of planes, doubled by each later one. The "imagenet"
+    stem divides the image's sides by 4 (7x7 convolution, max pooling), the "deep" one as well
+    (three 3x3 convolutions, max pooling), the "small" one by 2 (3x3 convolution of stride 2), which
+    suits images of 32 to 64 pixels.
     """
 
     def __init__(
-        self,
-        block: BlockKind,
-        depths: tuple[int, int, int, int],
-        *,
-        classes: int,
-        base_width: int = 64,
-        stem: Stem = "imagenet",
+        self, spec: Residual, *, classes: int, base_width: int = _USUAL_WIDTH, stem: Stem
     ) -> None:
         super().__init__()
-        kernel = 7 if stem == "imagenet" else 3
-        self.conv1 = nn.Conv2d(3, base_width, kernel, stride=2, padding=kernel // 2, bias=False)
+        self.conv1 = _stem(stem, base_width)
         self.bn1 = nn.BatchNorm2d(base_width)
-        self.maxpool = nn.MaxPool2d(3, 2, 1) if stem == "imagenet" else nn.Identity()
-        kind, channels = _BLOCKS[block], base_width
+        self.maxpool = nn.Identity() if stem == "small" else nn.MaxPool2d(3, 2, 1)
+        kind, channels, dilation = _BLOCKS[spec.block], base_width, 1
         stages = []
-        for index, depth in enumerate(depths):
-            width = base_width * 2**index
-            blocks = []
-            for position in range(depth):
-                stride = 2 if index > 0 and position == 0 else 1
-                blocks.append(kind(channels, width, stride))
-                channels = width * kind.expansion
+        for index, depth in enumerate(spec.depths):
+            planes = base_width * 2**index
+            stride, dilation_before = (1 if index == 0 else 2), dilation
+            if index in spec.dilated:
+                stride, dilation = 1, dilation * stride
+            blocks = [kind(channels, planes, stride, dilation_before, spec)]
+            channels = planes * kind.expansion
+            blocks += [kind(channels, planes, 1, dilation, spec) for _ in range(depth - 1)]
             stages.append(nn.Sequential(*blocks))
         self.layer1, self.layer2, self.layer3, self.layer4 = stages
         self.fc = nn.Linear(channels, classes)
         self._initialise()
 
-    def features(self, x: Tensor) -> Tensor:
+    @property
+    def first_convolution(self) -> nn.Conv2d:
+        """The convolution that takes the image."""
+        first = self.conv1[0] if isinstance(self.conv1, nn.Sequential) else self.conv1
+        assert isinstance(first, nn.Conv2d)  # noqa: S101 - as `_stem` makes it
+        return first
+
+    @property
+    def linear(self) -> nn.Linear:
+        """The classifier."""
+        return self.fc
+
+    def feature_map(self, x: Tensor) -> Tensor:
         """Map normalised RGB [N, 3, H, W] to the last feature map [N, D, h, w]."""
         x = self.maxpool(torch.relu(self.bn1(self.conv1(x))))
         return self.layer4(self.layer3(self.layer2(self.layer1(x))))  # type: ignore[no-any-return]
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Map normalised RGB [N, 3, H, W] to logits [N, classes]."""
-        return self.fc(pool(self.features(x)))  # type: ignore[no-any-return]
 
     def _initialise(self) -> None:
         """Start as the paper's authors did (https://arxiv.org/abs/1502.01852)."""
@@ -117,20 +137,52 @@ class ResNet(nn.Module):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
 
 
-def pool(features: Tensor) -> Tensor:
-    """Average a feature map [N, D, h, w] over its positions to an embedding [N, D]."""
-    return features.mean(dim=(2, 3))
+def _stem(kind: Stem, width: int) -> nn.Conv2d | nn.Sequential:
+    """Make what comes before the first normalisation; half as wide inside where it is deep."""
+    if kind != "deep":
+        kernel = 7 if kind == "imagenet" else 3
+        return nn.Conv2d(3, width, kernel, stride=2, padding=kernel // 2, bias=False)
+    inner = width // 2
+    return nn.Sequential(
+        _conv3x3(3, inner, 2),
+        nn.BatchNorm2d(inner),
+        nn.ReLU(),
+        _conv3x3(inner, inner, 1),
+        nn.BatchNorm2d(inner),
+        nn.ReLU(),
+        _conv3x3(inner, width, 1),
+    )
 
 
-def _conv3x3(channels_in: int, channels_out: int, stride: int) -> nn.Conv2d:
-    return nn.Conv2d(channels_in, channels_out, 3, stride=stride, padding=1, bias=False)
+def _conv3x3(
+    channels_in: int, channels_out: int, stride: int, dilation: int = 1, groups: int = 1
+) -> nn.Conv2d:
+    return nn.Conv2d(
+        channels_in,
+        channels_out,
+        kernel_size=3,
+        stride=stride,
+        padding=dilation,
+        dilation=dilation,
+        groups=groups,
+        bias=False,
+    )
 
 
-def _downsample(channels_in: int, channels_out: int, stride: int) -> nn.Sequential | None:
+def _downsample(
+    channels_in: int, channels_out: int, stride: int, *, average: bool
+) -> nn.Sequential | None:
     """Project the shortcut where the block changes the shape."""
     if stride == 1 and channels_in == channels_out:
         return None
+    if not average:
+        return nn.Sequential(
+            nn.Conv2d(channels_in, channels_out, kernel_size=1, stride=stride, bias=False),
+            nn.BatchNorm2d(channels_out),
+        )
+    smaller = nn.AvgPool2d(2, stride, ceil_mode=True, count_include_pad=False)
     return nn.Sequential(
-        nn.Conv2d(channels_in, channels_out, kernel_size=1, stride=stride, bias=False),
+        nn.Identity() if stride == 1 else smaller,
+        nn.Conv2d(channels_in, channels_out, kernel_size=1, bias=False),
         nn.BatchNorm2d(channels_out),
     )

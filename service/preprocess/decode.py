@@ -169,18 +169,35 @@ def _decode_any(data: bytes, preprocessing: Preprocessing, policy: DecodePolicy)
         with _told_apart():
             extent = _draft(image, preprocessing, policy.jpeg_draft_ratio)
         with policy.memory.hold(decoding_bytes(image, (width, height))):
-            with _told_apart():
-                turn = _load(image, preprocessing)
-                if image.format == "PNG":
-                    scale_transparency(image, bits=data[24])  # where IHDR, always first, has them
-                upright = to_rgb(image)
-            if turn in _TURNS:
-                upright = upright.transpose(_TURNS[turn])
+            upright, turn = _upright(image, data, preprocessing.exif)
             if turn in _SIDEWAYS:
                 width, height = height, width
             content = _turned_content(extent, upright.size, turn)
             pixels = transform(upright, preprocessing, (width, height), content)
     return DecodedImage(pixels, width, height)
+
+
+def decode_upright(data: bytes, policy: DecodePolicy) -> Image.Image:
+    """Decode an image at its full size to RGB, turned as its EXIF data say.
+
+    As `decode` does before it resizes; raises what that raises.
+    """
+    if not data:
+        raise EmptyImageError("the image has no bytes")
+    with _open(data, policy) as image:
+        check_work(image, data, policy.max_image_pixels)
+        with policy.memory.hold(decoding_bytes(image, image.size)):
+            return _upright(image, data, "apply")[0]
+
+
+def _upright(image: Image.Image, data: bytes, exif: str) -> tuple[Image.Image, int]:
+    """Decode an opened image to RGB and turn it; gives by which orientation it was turned too."""
+    with _told_apart():
+        turn = _load(image, exif)
+        if image.format == "PNG":
+            scale_transparency(image, bits=data[24])  # where IHDR, always first, has them
+        upright = to_rgb(image)
+    return (upright.transpose(_TURNS[turn]) if turn in _TURNS else upright), turn
 
 
 @contextmanager
@@ -250,14 +267,14 @@ def _draft_size(
     return int(width * ratio), int(height * ratio)
 
 
-def _load(image: Image.Image, preprocessing: Preprocessing) -> int:
+def _load(image: Image.Image, exif: str) -> int:
     """Decode, and give the orientation, 1 to 8, by which the pixels are still to be turned."""
     if image.format == "TIFF":  # Pillow turns it while it loads, and then forgets the tag
         stored = _orientation(image)
         image.load()
-        return 1 if preprocessing.exif == "apply" else _TURNED_BACK.get(stored, stored)
+        return 1 if exif == "apply" else _TURNED_BACK.get(stored, stored)
     image.load()  # first: a PNG may have its EXIF data after the pixels
-    return _orientation(image) if preprocessing.exif == "apply" else 1
+    return _orientation(image) if exif == "apply" else 1
 
 
 def _orientation(image: Image.Image) -> int:

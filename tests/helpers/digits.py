@@ -11,19 +11,18 @@ from networks import normalised
 from numpy.typing import NDArray
 from sklearn.datasets import load_digits
 
-from model_export.architectures import ARCHITECTURES
-from model_export.architectures.resnet import ResNet
+from model_export.architectures.build import build
 
 SIDE = 32
 CLASSES = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
-_EPOCHS, _BATCH = 10, 64
+_EPOCHS, _BATCH = 6, 64
 
 
 @dataclass(frozen=True)
 class TrainedDigits:
     """The network, and the images [N, 32, 32, 3] that it was not trained on with their labels."""
 
-    network: ResNet
+    network: torch.nn.Module
     images: NDArray[np.uint8]
     labels: NDArray[np.int64]
 
@@ -49,12 +48,9 @@ def trained_digits() -> TrainedDigits:
     return TrainedDigits(network, images[held_out], digits.target[held_out])
 
 
-def _train(images: NDArray[np.uint8], labels: NDArray[np.int64]) -> ResNet:
+def _train(images: NDArray[np.uint8], labels: NDArray[np.int64]) -> torch.nn.Module:
     torch.manual_seed(0)
-    spec = ARCHITECTURES["resnet50"]
-    network = ResNet(
-        spec.block, spec.depths, classes=len(CLASSES), base_width=16, stem="small"
-    ).train()
+    network = build("resnet50", classes=len(CLASSES), width=16, stem="small").train()
     inputs, targets = normalised(images), torch.from_numpy(labels)
     optimiser = torch.optim.SGD(network.parameters(), lr=0.1, momentum=0.9, nesterov=True)
     steps = _EPOCHS * (len(inputs) // _BATCH)

@@ -11,8 +11,7 @@ from images import encode
 from PIL import Image
 from process import EXPORT, client_of, run_to_end, serving
 
-from model_export.architectures import ARCHITECTURES
-from model_export.architectures.resnet import ResNet
+from model_export.architectures.build import build
 
 
 def export(*arguments: object) -> str:
@@ -59,8 +58,7 @@ def test_a_trained_network_keeps_its_held_out_accuracy_to_the_image(digits_model
 def test_full_size_networks_are_served_beside_the_built_in_model(architecture, tmp_path):
     """ImageNet's 1000 classes are built in; random weights are enough for the road."""
     torch.manual_seed(0)
-    spec = ARCHITECTURES[architecture]
-    network = ResNet(spec.block, spec.depths, classes=1000)
+    network = build(architecture)
     weights, model = tmp_path / "weights.pth", tmp_path / "models" / f"{architecture}.onnx"
     torch.save(network.state_dict(), weights)
     export("export", architecture, "--weights", weights, "--output", model, "--max-batch", 4)

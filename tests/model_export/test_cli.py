@@ -12,8 +12,8 @@ import pytest
 import torch
 from networks import random_network, save_checkpoint
 
-from model_export import commands
 from model_export.cli import main
+from model_export.files import sha256_of
 from model_export.model_file import read_model
 from model_export.weights import OFFICIAL
 
@@ -162,12 +162,12 @@ def test_official_weights_bring_their_preprocessing(
     """Known by their checksum, from the cache folder or from where they were put by hand."""
     network = random_network("resnet18", classes=1000, stem="imagenet", side=64)
     path = save_checkpoint(network, tmp_path / "any.pth")
-    digest = commands.read_checkpoint(path).sha256
+    digest = sha256_of(path)
     file = f"resnet18-{digest[:8]}.pth"
     path.rename(tmp_path / file)
     official = OFFICIAL["resnet50"]
     renamed = type(official)(file, official.resize, official.crop, "bicubic", 70.0, 90.0)
-    monkeypatch.setattr(commands, "OFFICIAL", {"resnet18": renamed})
+    monkeypatch.setattr("model_export.weights.OFFICIAL", {"resnet18": renamed})
     output = tmp_path / "net.onnx"
     command = ["export", "resnet18", "--output", str(output), "--max-batch", "1"]
     for source in (["imagenet", "--cache-dir", str(tmp_path)], [str(tmp_path / file)]):
@@ -184,7 +184,11 @@ def test_official_weights_bring_their_preprocessing(
     [
         (["--labels", "missing.txt"], 1, "missing.txt: can't be read"),
         (["--weights", "missing.pth"], 1, "missing.pth: no such file"),
-        (["--stem", "imagenet"], 1, "does not fit resnet50"),
+        (["--weights", "imagenet", "--stem", "deep"], 1, "download it by hand"),
+        (["--module", "networks:random_network"], 2, "an architecture or --module, one of them"),
+        (["--precision", "int8", "--storage", "fp16"], 2, "--storage is for --precision fp32"),
+        (["--images", "photos"], 2, "--images is for --precision fp16 and int8"),
+        (["--precision", "fp16", "--images", "missing"], 1, "missing: can't be read"),
         (["--output", "net.bin"], 2, "must end in .onnx"),
         (["--resize", "16"], 2, "crop (32) is larger than resize (16)"),
         (["--mean", "0", "nan", "0"], 2, "mean: Input should be a finite number"),
@@ -243,7 +247,12 @@ def test_a_defect_shows_its_traceback(
         [],
         ["explain"],
         ["export", "resnet51"],
+        ["export", "resnet50", "--weights", "a.pth"],
         ["export", "resnet50", "--output", "a.onnx"],
+        ["export", "--weights", "a.pth", "--output", "a.onnx"],
+        ["export", "cbam_resnet50", "--weights", "imagenet", "--output", "a.onnx"],
+        ["export", "resnet50", "--weights", "a", "--output", "a.onnx", "--min-agreement", "2"],
+        ["train", "photos", "--output", "run", "--sizes", "32"],
         ["export", "resnet50", "--weights", "a", "--output", "a.onnx", "--max-batch", "0"],
         ["export", "resnet50", "--weights", "a", "--output", "a.onnx", "--std", "1", "0", "1"],
         ["export", "resnet50", "--weights", "a", "--output", "a.onnx", "--name", " "],

@@ -6,8 +6,7 @@ import pytest
 import torch
 from networks import preprocessing, random_network
 
-from model_export.architectures import ARCHITECTURES
-from model_export.architectures.resnet import ResNet
+from model_export.architectures.build import build
 from model_export.cost import graph_cost
 from model_export.graph import prepare, to_onnx
 
@@ -17,9 +16,7 @@ from model_export.graph import prepare, to_onnx
 )  # as torchvision documents them
 def test_multiply_adds_are_the_published_ones(architecture: str, giga: float):
     """At 224 x 224 pixels and full width."""
-    spec = ARCHITECTURES[architecture]
-    network = ResNet(spec.block, spec.depths, classes=1000)
-    cost = graph_cost(to_onnx(prepare(network, preprocessing(224), "fp32"), 224))
+    cost = graph_cost(to_onnx(prepare(build(architecture), preprocessing(224), "fp32"), 224))
     assert cost.multiply_adds / 1e9 == pytest.approx(giga, abs=0.001)
 
 
@@ -33,5 +30,5 @@ def test_parameters_are_those_left_after_folding(storage: str):
         for module in network.modules()
         if isinstance(module, torch.nn.BatchNorm2d)
     )
-    cost = graph_cost(to_onnx(prepare(network, preprocessing(32), storage), 32))
+    cost = graph_cost(to_onnx(prepare(network, preprocessing(32), storage), 32, storage))
     assert cost.parameters == trained - folded

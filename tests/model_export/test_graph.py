@@ -21,7 +21,7 @@ CLASSES, WIDTH, SIDE = 5, 256, 32
 
 def graph(storage: str = "fp32") -> ModelProto:
     network = random_network("resnet50", classes=CLASSES)
-    return to_onnx(prepare(network, preprocessing(SIDE), storage), SIDE)
+    return to_onnx(prepare(network, preprocessing(SIDE), storage), SIDE, storage)
 
 
 def run(model: ModelProto, images: np.ndarray) -> dict[str, np.ndarray]:
@@ -60,7 +60,7 @@ def test_any_batch_size_gives_each_image_its_answer(model: ModelProto, batch: in
     images = patterns(batch, SIDE)
     network = random_network("resnet50", classes=CLASSES)
     with torch.inference_mode():
-        features = network.features(normalised(images)).numpy()
+        features = network.feature_map(normalised(images)).numpy()
         probabilities = torch.softmax(network(normalised(images)), dim=1).numpy()
     got = run(model, images)
     np.testing.assert_allclose(got["probabilities"], probabilities, atol=1e-5)

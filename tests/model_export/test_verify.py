@@ -9,7 +9,6 @@ import pytest
 import torch
 from networks import MEAN, STD, preprocessing, random_network
 
-from model_export.architectures.resnet import ResNet
 from model_export.errors import ParityError
 from model_export.graph import prepare, to_onnx
 from model_export.reference import references
@@ -19,13 +18,15 @@ from service.contract import Preprocessing
 SIDE = 32
 
 
-def write(folder: Path, network: ResNet, images: Preprocessing, storage: str = "fp32") -> Path:
+def write(
+    folder: Path, network: torch.nn.Module, images: Preprocessing, storage: str = "fp32"
+) -> Path:
     path = folder / "model.onnx"
-    onnx.save(to_onnx(prepare(network, images, storage), SIDE), path)
+    onnx.save(to_onnx(prepare(network, images, storage), SIDE, storage), path)
     return path
 
 
-def parity(path: Path, network: ResNet, storage: str = "fp32", largest: int = 5):
+def parity(path: Path, network: torch.nn.Module, storage: str = "fp32", largest: int = 5):
     served = prepare(network, preprocessing(SIDE), storage)
     pytorch = references(network, served, preprocessing(SIDE), storage)
     return measure_parity(path, pytorch, storage, side=SIDE, largest_batch=largest)

@@ -29,10 +29,20 @@ class _Files(BaseHTTPRequestHandler):
             self.end_headers()
             return
         body = server.files.get(self.path.rpartition("/")[2])
-        self.send_response(200 if body else 404)
-        self.send_header("Content-Length", str(len(body or b"") + server.missing_bytes))
+        start = int(self.headers.get("Range", "bytes=0-")[6:-1]) if server.knows_ranges else 0
+        server.starts.append(start)
+        if body and start >= len(body):
+            self.send_response(416)
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+            return
+        part = (body or b"")[start:]
+        self.send_response((206 if start else 200) if body else 404)
+        self.send_header("Content-Length", str(len(part) + server.missing_bytes))
         self.end_headers()
-        self.wfile.write(body or b"")
+        self.wfile.write(part[: server.at_most])
+        if server.at_most < len(part):
+            self.close_connection = True
 
     def log_message(self, *args: object) -> None:
         """Keep quiet."""
@@ -45,7 +55,10 @@ class FileServer(ThreadingHTTPServer):
         super().__init__(("127.0.0.1", 0), _Files)
         self.files = {NAME: CONTENT}
         self.requests: list[str] = []
+        self.starts: list[int] = []  # first bytes that were sent
         self.missing_bytes = 0  # announced, but never sent
+        self.at_most = 1 << 30  # bytes sent before the connection breaks
+        self.knows_ranges = True
         self.moved = False
         self.url = f"http://127.0.0.1:{self.server_port}/models"
 
@@ -95,13 +108,42 @@ def test_a_file_put_there_by_hand_needs_no_network(tmp_path: Path):
     assert fetch(TINY, tmp_path, base_url="http://127.0.0.1:1") == tmp_path / NAME
 
 
-def test_a_truncated_download_leaves_no_file(server: FileServer, tmp_path: Path):
-    """The connection closes before the announced length came."""
-    server.missing_bytes = 1000
+def test_a_broken_download_goes_on_where_it_ended(server: FileServer, tmp_path: Path):
+    """By itself, while something comes each time."""
+    server.at_most = len(CONTENT) // 3 + 1
+    assert fetch(TINY, tmp_path, base_url=server.url).read_bytes() == CONTENT
+    assert server.starts == [0, server.at_most, 2 * server.at_most]
+    assert list(tmp_path.iterdir()) == [tmp_path / NAME]
+
+
+def test_the_next_run_goes_on_too(server: FileServer, tmp_path: Path):
+    """What came is kept, but not under the file's name."""
+    server.at_most = len(CONTENT) // 8
+    server.knows_ranges = False  # so that nothing more comes
     with pytest.raises(DownloadError, match="can't be downloaded") as caught:
         fetch(TINY, tmp_path, base_url=server.url)
     assert_helpful(caught.value, server.url, tmp_path)
-    assert not list(tmp_path.iterdir())
+    (partial,) = tmp_path.iterdir()
+    assert partial.name == f"{NAME}.part"
+    came = partial.stat().st_size
+    server.starts.clear()
+    server.at_most, server.knows_ranges = 1 << 30, True
+    assert fetch(TINY, tmp_path, base_url=server.url).read_bytes() == CONTENT
+    assert server.starts == [came]
+
+
+def test_a_server_without_ranges_sends_all_again(server: FileServer, tmp_path: Path):
+    server.knows_ranges = False
+    (tmp_path / f"{NAME}.part").write_bytes(CONTENT[:1000])
+    assert fetch(TINY, tmp_path, base_url=server.url).read_bytes() == CONTENT
+
+
+@pytest.mark.parametrize("rest", [CONTENT[:-1] + b"?", b"?" * 1000, CONTENT + b"?"])
+def test_the_rest_of_another_file_is_thrown_away(server: FileServer, tmp_path: Path, rest: bytes):
+    """What was there does not go with what comes: once more from the start."""
+    (tmp_path / f"{NAME}.part").write_bytes(rest)
+    assert fetch(TINY, tmp_path, base_url=server.url).read_bytes() == CONTENT
+    assert server.starts[-1] == 0
 
 
 def test_another_checksum_leaves_no_file(server: FileServer, tmp_path: Path):
@@ -132,8 +174,8 @@ def test_no_network_is_said(server: FileServer, tmp_path: Path):
 def test_the_table_names_files_as_torchvision_does():
     """The digits of the checksum are in the name."""
     for architecture, official in OFFICIAL.items():
-        assert re.fullmatch(rf"{architecture}-[0-9a-f]{{8}}\.pth", official.file)
-        assert official.file == f"{architecture}-{official.sha256_prefix}.pth"
+        assert re.fullmatch(rf"{architecture}(-owt)?-[0-9a-f]{{8}}\.pth", official.file)
+        assert official.file.endswith(f"-{official.sha256_prefix}.pth")
         assert official.crop <= official.resize
         assert 0 < official.top1 < official.top5 < 100
 

@@ -5,8 +5,10 @@ from __future__ import annotations
 import pytest
 import torch
 
-from model_export.architectures import ARCHITECTURES
-from model_export.architectures.resnet import ResNet, pool
+from model_export.architectures import Residual
+from model_export.architectures.build import build
+from model_export.architectures.classifier import pool
+from model_export.architectures.resnet import ResNet
 
 # Parameters as torchvision documents them, entries of its state_dict, width of the embedding.
 TORCHVISION = {
@@ -19,9 +21,8 @@ TORCHVISION = {
 
 
 def full_size(name: str) -> ResNet:
-    spec = ARCHITECTURES[name]
     with torch.device("meta"):  # shapes only
-        return ResNet(spec.block, spec.depths, classes=1000)
+        return build(name)
 
 
 def torchvision_names(convolutions: int, depths: tuple[int, ...], *, first_projects: bool) -> set:
@@ -97,9 +98,10 @@ def test_bottlenecks_stride_at_their_3x3_convolution():
 )
 def test_stem_decides_the_size_of_the_feature_map(stem: str, side: int, positions: int):
     """The ImageNet stem divides by 4, the small one by 2; the stages by 8."""
-    network = ResNet("bottleneck", (1, 1, 1, 1), classes=10, base_width=8, stem=stem).eval()
+    spec = Residual("bottleneck", (1, 1, 1, 1))
+    network = ResNet(spec, classes=10, base_width=8, stem=stem).eval()
     with torch.inference_mode():
-        features = network.features(torch.zeros(2, 3, side, side))
+        features = network.feature_map(torch.zeros(2, 3, side, side))
         assert features.shape == (2, 256, positions, positions)
         assert pool(features).shape == (2, 256)
         assert network(torch.zeros(2, 3, side, side)).shape == (2, 10)

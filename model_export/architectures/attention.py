@@ -1,0 +1,102 @@
+"""Attention over channels and positions, with timm's parameter names."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from model_export.architectures import Attention
+
+_REDUCTION = 16
+_SE_DIVISOR = 8
+
+
+class SqueezeExcitation(nn.Module):
+    """Weigh each channel by what all of them are on average.
+
+    Hu, Shen, Sun, "Squeeze-and-Excitation Networks", https://arxiv.org/abs/1709.01507.
+    """
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        reduced = max(_SE_DIVISOR, round_half_up(channels / _REDUCTION / _SE_DIVISOR) * _SE_DIVISOR)
+        self.fc1 = nn.Conv2d(channels, reduced, kernel_size=1)
+        self.fc2 = nn.Conv2d(reduced, channels, kernel_size=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map [N, C, h, w] to the same shape."""
+        squeezed = x.mean(dim=(2, 3), keepdim=True)
+        return x * torch.sigmoid(self.fc2(torch.relu(self.fc1(squeezed))))
+
+
+class ChannelAttention(nn.Module):
+    """Weigh each channel by the averages and the maxima of all of them."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        reduced = max(1, round_half_up(channels / _REDUCTION))
+        self.fc1 = nn.Conv2d(channels, reduced, kernel_size=1, bias=False)
+        self.fc2 = nn.Conv2d(reduced, channels, kernel_size=1, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map [N, C, h, w] to the same shape."""
+        average = self._excite(x.mean(dim=(2, 3), keepdim=True))
+        return x * torch.sigmoid(average + self._excite(x.amax(dim=(2, 3), keepdim=True)))
+
+    def _excite(self, squeezed: Tensor) -> Tensor:
+        return self.fc2(torch.relu(self.fc1(squeezed)))  # type: ignore[no-any-return]
+
+
+class ConvNorm(nn.Module):
+    """A convolution and its batch normalisation."""
+
+    def __init__(self, channels_in: int, channels_out: int, kernel: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(channels_in, channels_out, kernel, padding=kernel // 2, bias=False)
+        self.bn = nn.BatchNorm2d(channels_out)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map [N, channels_in, h, w] to [N, channels_out, h, w]."""
+        return self.bn(self.conv(x))  # type: ignore[no-any-return]
+
+
+class SpatialAttention(nn.Module):
+    """Weigh each position by the average and the maximum of its channels, and of those around."""
+
+    def __init__(self, kernel: int = 7) -> None:
+        super().__init__()
+        self.conv = ConvNorm(2, 1, kernel)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map [N, C, h, w] to the same shape."""
+        both = torch.cat([x.mean(dim=1, keepdim=True), x.amax(dim=1, keepdim=True)], dim=1)
+        return x * torch.sigmoid(self.conv(both))
+
+
+class Cbam(nn.Module):
+    """Weigh channels, then positions.
+
+    Woo, Park, Lee, Kweon, "CBAM: Convolutional Block Attention Module",
+    https://arxiv.org/abs/1807.06521.
+    """
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.channel = ChannelAttention(channels)
+        self.spatial = SpatialAttention()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map [N, C, h, w] to the same shape."""
+        return self.spatial(self.channel(x))  # type: ignore[no-any-return]
+
+
+def attention_of(kind: Attention | None, channels: int) -> nn.Module | None:
+    """Make the attention of that kind for so many channels."""
+    if kind is None:
+        return None
+    return SqueezeExcitation(channels) if kind == "se" else Cbam(channels)
+
+
+def round_half_up(value: float) -> int:
+    """Round as timm does; Python's own `round` would go to the even neighbour."""
+    return int(value + 0.5)

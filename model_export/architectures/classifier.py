@@ -1,0 +1,36 @@
+"""What most networks here have in common: a last feature map, its average, one linear layer."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+
+class FeatureClassifier(nn.Module):
+    """A convolutional network whose only linear layer takes the average of its last feature map.
+
+    Activation maps can be computed from it outside of the network, and its embedding is that
+    average.
+    """
+
+    @property
+    def first_convolution(self) -> nn.Conv2d:
+        """The convolution that takes the image, and nothing else does."""
+        raise NotImplementedError
+
+    @property
+    def linear(self) -> nn.Linear:
+        """The classifier."""
+        raise NotImplementedError
+
+    def feature_map(self, x: Tensor) -> Tensor:
+        """Map normalised RGB [N, 3, H, W] to the last feature map [N, D, h, w]."""
+        raise NotImplementedError
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map normalised RGB [N, 3, H, W] to logits [N, classes]."""
+        return self.linear(pool(self.feature_map(x)))  # type: ignore[no-any-return]
+
+
+def pool(features: Tensor) -> Tensor:
+    """Average a feature map [N, D, h, w] over its positions to an embedding [N, D]."""
+    return features.mean(dim=(2, 3))

@@ -1,0 +1,148 @@
+"""Images that users have: encoded ones in a folder or a tar, with the classes they are of."""
+
+from __future__ import annotations
+
+import contextlib
+import lzma
+import re
+import tarfile
+import zlib
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Protocol
+
+from model_export.errors import ImagesError
+from service.contract import Label
+
+SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff"})
+
+# Tiny-ImageNet's validation set comes with it: image, id and box, separated by tabs.
+_ANNOTATIONS = "val_annotations.txt"
+_ID_FIRST = re.compile(r"([^_.]+)[_.]")  # n01443537_4121.jpg
+
+
+class ImageSet(Protocol):
+    """Encoded images by name, in a fixed order."""
+
+    names: list[str]
+    annotations: str | None
+    """The text of `val_annotations.txt`, if there is one."""
+
+    def read(self, name: str) -> bytes:
+        """Give an image's bytes."""
+
+
+@dataclass(frozen=True, slots=True)
+class Labelled:
+    """An image's name and the index of its class."""
+
+    name: str
+    index: int
+
+
+@contextmanager
+def open_images(path: Path) -> Iterator[ImageSet]:
+    """Open a folder, searched through, or a tar. Raises `ImagesError`, here and in `read`."""
+    with contextlib.ExitStack() as stack:
+        with _readable(path):
+            if path.is_dir():
+                found: ImageSet = _Folder(path)
+            else:
+                found = _Tar(stack.enter_context(tarfile.open(path)), path)
+        if not found.names:
+            raise ImagesError(f"{path}: holds no images ({', '.join(sorted(SUFFIXES))})")
+        yield found
+
+
+@contextmanager
+def _readable(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except (OSError, EOFError, tarfile.TarError, zlib.error, lzma.LZMAError, UnicodeError) as error:
+        reason = getattr(error, "strerror", None) or (str(error).splitlines() or [""])[0]
+        raise ImagesError(
+            f"{path}: can't be read: {reason.rstrip(':') or type(error).__name__}"
+        ) from error
+
+
+def labelled(images: ImageSet, labels: Sequence[Label], where: Path) -> list[Labelled]:
+    """Find each image's class: by annotations, by its folder, or by how its name begins.
+
+    A folder has the name of a class's id or label, a file name begins with an id. Raises
+    `ImagesError` when an image's class is none of them.
+    """
+    # Two of ImageNet's classes are called crane: by that name they are not known.
+    counts = Counter(label.label for label in labels)
+    index = {label.label: i for i, label in enumerate(labels) if counts[label.label] == 1}
+    index |= {label.id: i for i, label in enumerate(labels)}
+    if images.annotations is not None:
+        return _annotated(images, images.annotations, index, where)
+    found, unknown = [], []
+    for name in images.names:
+        path = PurePosixPath(name)
+        first = _ID_FIRST.match(path.name)
+        for candidate in (path.parent.name, first[1] if first else ""):
+            if candidate in index:
+                found.append(Labelled(name, index[candidate]))
+                break
+        else:
+            unknown.append(name)
+    if unknown:
+        raise ImagesError(
+            f"{where}: {len(unknown)} of {len(images.names)} images are of no class of the model "
+            f"({unknown[0]}, ...): neither their folder's name nor the beginning of theirs is the "
+            "id or label of one"
+        )
+    return found
+
+
+def _annotated(
+    images: ImageSet, text: str, index: Mapping[str, int], where: Path
+) -> list[Labelled]:
+    by_name = {PurePosixPath(name).name: name for name in images.names}
+    found = []
+    for line, row in enumerate(text.splitlines(), start=1):
+        if not row:
+            continue
+        name, _, rest = row.partition("\t")
+        wanted = rest.partition("\t")[0]
+        if name not in by_name or wanted not in index:
+            what = f"no image {name}" if name not in by_name else f"no class {wanted!r}"
+            raise ImagesError(f"{where}: {_ANNOTATIONS}, line {line}: there is {what}")
+        found.append(Labelled(by_name[name], index[wanted]))
+    if not found:
+        raise ImagesError(f"{where}: {_ANNOTATIONS} names no image")
+    return found
+
+
+class _Folder:
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        files = sorted(path.relative_to(folder) for path in folder.rglob("*") if path.is_file())
+        self.names = [file.as_posix() for file in files if file.suffix.lower() in SUFFIXES]
+        notes = [file for file in files if file.name == _ANNOTATIONS]
+        self.annotations = (folder / notes[0]).read_text("utf-8") if notes else None
+
+    def read(self, name: str) -> bytes:
+        with _readable(self._folder / name):
+            return (self._folder / name).read_bytes()
+
+
+class _Tar:
+    def __init__(self, archive: tarfile.TarFile, path: Path) -> None:
+        self._archive, self._path = archive, path
+        self._members = {member.name: member for member in archive if member.isfile()}
+        self.names = sorted(
+            name for name in self._members if PurePosixPath(name).suffix.lower() in SUFFIXES
+        )
+        notes = [name for name in self._members if PurePosixPath(name).name == _ANNOTATIONS]
+        self.annotations = self.read(notes[0]).decode() if notes else None
+
+    def read(self, name: str) -> bytes:
+        with _readable(self._path):
+            file = self._archive.extractfile(self._members[name])
+            assert file is not None  # noqa: S101 - only files are members
+            return file.read()

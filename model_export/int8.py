@@ -1,0 +1,124 @@
+"""Static quantisation to 8-bit integers, by ONNX Runtime.
+
+Weights are quantised for each output channel, activations by the range that they have on
+calibration images. The graph gets pairs of QuantizeLinear and DequantizeLinear (QDQ), which ONNX
+Runtime fuses into integer convolutions.
+https://onnxruntime.ai/docs/performance/model-optimizations/quantization.html
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from onnx import TensorProto, helper
+from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
+
+from model_export.errors import ExportError, GraphError
+from service.contract import INPUT_NAME
+
+if TYPE_CHECKING:
+    from onnx import ModelProto
+
+# What has integer kernels. The rest (softmax, the mean's subtraction, sigmoids) stays in float32.
+_OPERATORS = ["Conv", "Gemm", "MatMul", "Add", "Relu", "MaxPool", "AveragePool", "Concat"]
+_CLASSIFIER = "classifier_weight"
+
+
+class _Reader(CalibrationDataReader):  # type: ignore[misc]  # ships no types
+    """Hands over one image at a time: some calibrators fail at a last batch that is shorter."""
+
+    def __init__(self, batches: Iterable[NDArray[np.uint8]]) -> None:
+        self._images = (image[None] for batch in batches for image in batch)
+
+    def get_next(self) -> dict[str, Any] | None:
+        """Give the next image, or None after the last."""
+        image = next(self._images, None)
+        return None if image is None else {INPUT_NAME: image}
+
+
+def quantise(
+    model: ModelProto,
+    target: Path,
+    batches: Iterable[NDArray[np.uint8]],
+    *,
+    reduce_range: bool,
+    per_channel: bool = True,
+) -> ModelProto:
+    """Quantise a float32 model file's graph by images uint8 [n, H, W, 3], and write it.
+
+    With `reduce_range` weights take 7 bits: without VNNI a CPU adds pairs of products in 16 bits,
+    which 8-bit weights would overflow. The classifier's weights stay an output, in float32, if
+    they are one. Gives what was written. Raises `GraphError`.
+    """
+    published = _without_classifier_output(model)
+    with _quiet():
+        try:
+            quantize_static(
+                published, target, _Reader(batches), quant_format=QuantFormat.QDQ,
+                op_types_to_quantize=_OPERATORS, per_channel=per_channel, reduce_range=reduce_range,
+                activation_type=QuantType.QUInt8, weight_type=QuantType.QInt8,
+            )  # fmt: skip
+        except (ExportError, OSError):  # of the images, or of a full disk
+            raise
+        except Exception as error:  # its errors share no other root
+            reason = (str(error).splitlines() or [type(error).__name__])[0]
+            raise GraphError(f"ONNX Runtime can't quantise the graph: {reason}") from error
+    quantised = onnx.load(target)
+    if any(output.name == _CLASSIFIER for output in model.graph.output):
+        _publish_classifier(quantised, model)
+    onnx.save(quantised, target)
+    return quantised
+
+
+def _without_classifier_output(model: ModelProto) -> ModelProto:
+    """Copy a graph, its classifier's weights no output: those would be left in the air."""
+    copied = onnx.ModelProto()
+    copied.CopyFrom(model)
+    kept = [output for output in copied.graph.output if output.name != _CLASSIFIER]
+    del copied.graph.output[:]
+    copied.graph.output.extend(kept)
+    return copied
+
+
+def _publish_classifier(quantised: ModelProto, model: ModelProto) -> None:
+    """Make an output of the weights that are computed with, by a node of its own.
+
+    The one that the classifier itself takes could not be fused if it were an output too.
+    """
+    inner = [
+        node
+        for node in quantised.graph.node
+        if node.op_type == "DequantizeLinear" and node.input[0] == f"{_CLASSIFIER}_quantized"
+    ]
+    if len(inner) != 1:
+        raise GraphError("the quantised graph has no weights of the classifier")
+    outer = helper.make_node(
+        "DequantizeLinear", inner[0].input, [_CLASSIFIER], name=f"dequantize_{_CLASSIFIER}"
+    )
+    outer.attribute.extend(inner[0].attribute)
+    quantised.graph.node.append(outer)
+    (shape,) = [
+        [dim.dim_value for dim in output.type.tensor_type.shape.dim]
+        for output in model.graph.output
+        if output.name == _CLASSIFIER
+    ]
+    quantised.graph.output.append(
+        helper.make_tensor_value_info(_CLASSIFIER, TensorProto.FLOAT, shape)
+    )
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep its advice on pre-processing, which the exporter has done, off the terminal."""
+    logging.disable(logging.WARNING)
+    try:
+        yield
+    finally:
+        logging.disable(logging.NOTSET)

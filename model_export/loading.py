@@ -1,0 +1,132 @@
+"""Parameters into the network that they belong to, or an account of why they don't fit."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from itertools import zip_longest
+
+from torch import Tensor, nn
+
+from model_export.architectures import ARCHITECTURES, Dense, Residual, Stem
+from model_export.architectures.build import build
+from model_export.checkpoint import Checkpoint
+from model_export.errors import WeightsError
+
+_ROWS = 12  # of the table of names that don't fit; the rest is counted
+
+# The parameters whose first dimension is the stem's width and the number of classes.
+_SIZES: dict[type, tuple[str, str]] = {
+    Residual: ("bn1.weight", "fc.weight"),
+    Dense: ("features.norm0.weight", "classifier.weight"),
+}
+_ALEX_SIZES = ("features.0.weight", "classifier.6.weight")
+
+# DenseNets of before 2018, torchvision's official files among them: `norm.1` for `norm1`.
+_OLD_DENSE = re.compile(r"(denselayer\d+\.(?:norm|conv))\.([12]\.)")
+
+
+def build_network(architecture: str, checkpoint: Checkpoint, stem: Stem | None = None) -> nn.Module:
+    """Build the network of that name with the checkpoint's parameters, ready for inference.
+
+    Width, number of classes and, unless given, stem are those of the checkpoint. Raises
+    `WeightsError` when its names or shapes are not the network's.
+    """
+    state = _renamed(checkpoint.state)
+    width_of, classes_of = _SIZES.get(type(ARCHITECTURES[architecture]), _ALEX_SIZES)
+    network = build(
+        architecture,
+        classes=_length(state, classes_of) or 1000,
+        width=_length(state, width_of),
+        stem=stem or stem_of(architecture, checkpoint),
+    )
+    load(network, state, f"{checkpoint.path}: does not fit {architecture}")
+    return network
+
+
+def load(network: nn.Module, state: Mapping[str, Tensor], failed: str) -> None:
+    """Load parameters, all of them and no others, and make the network ready for inference.
+
+    Raises `WeightsError`, its message beginning with `failed`, with a table of what differs.
+    """
+    expected, given = network.state_dict(), dict(state)
+    for name in expected:
+        # Counts training steps; old files lack it and inference has no use for it.
+        if name.endswith(".num_batches_tracked"):
+            given[name] = expected[name]
+    if problems := _mismatches(given, expected):
+        raise WeightsError(f"{failed}: {problems}")
+    network.load_state_dict(given, strict=True)
+    network.eval()
+
+
+def load_backbone(network: nn.Module, checkpoint: Checkpoint) -> list[str]:
+    """Load all but a classifier of other classes; gives the names that keep their random values.
+
+    Raises `WeightsError` when anything else is missing or of another shape.
+    """
+    expected, state = network.state_dict(), _renamed(checkpoint.state)
+    classifier = list(expected)[-1].rpartition(".")[0]
+    last = [name for name in expected if name.rpartition(".")[0] == classifier]
+    left = [name for name in last if name in state and state[name].shape != expected[name].shape]
+    if left:
+        left = last
+    given = {name: tensor for name, tensor in state.items() if name not in left}
+    given |= {name: expected[name] for name in left}
+    load(network, given, f"{checkpoint.path}: does not fit the network that is to be trained")
+    return left
+
+
+def stem_of(architecture: str, checkpoint: Checkpoint) -> Stem | None:
+    """Tell the stem by its convolutions; None where there is no choice."""
+    spec = ARCHITECTURES[architecture]
+    if not isinstance(spec, Residual):
+        return None
+    if "conv1.0.weight" in checkpoint.state:
+        return "deep"
+    weight = checkpoint.state.get("conv1.weight")
+    if weight is None:
+        return spec.stem
+    return "small" if weight.shape[2:] == (3, 3) else "imagenet"
+
+
+def _renamed(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {_OLD_DENSE.sub(r"\1\2", name): tensor for name, tensor in state.items()}
+
+
+def _length(state: Mapping[str, Tensor], name: str) -> int | None:
+    """First dimension of a parameter; a missing one is reported by `_mismatches`."""
+    return state[name].shape[0] if name in state and state[name].ndim > 0 else None
+
+
+def _mismatches(state: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> str:
+    """Say what differs: counts in one line, then names and shapes side by side."""
+    missing = [_described(name, expected[name]) for name in expected if name not in state]
+    unexpected = [_described(name, state[name]) for name in state if name not in expected]
+    shapes = [
+        (_described(name, tensor), _described(name, state[name]))
+        for name, tensor in expected.items()
+        if name in state and state[name].shape != tensor.shape
+    ]
+    counts = [
+        f"{len(found)} {what}"
+        for found, what in (
+            (missing, "missing"),
+            (unexpected, "unexpected"),
+            (shapes, "of another shape"),
+        )
+        if found
+    ]
+    if not counts:
+        return ""
+    rows = [*shapes, *zip_longest(missing, unexpected, fillvalue="-")]
+    shown = [("the network's", "the file's"), *rows[:_ROWS]]
+    width = max(len(left) for left, _ in shown)
+    lines = [f"  {left:<{width}}  {right}" for left, right in shown]
+    if len(rows) > _ROWS:
+        lines.append(f"  ... and {len(rows) - _ROWS} more")
+    return "\n".join([", ".join(counts), *lines])
+
+
+def _described(name: str, tensor: Tensor) -> str:
+    return f"{name} {'x'.join(map(str, tensor.shape)) or 'scalar'}"

@@ -1,0 +1,142 @@
+"""The network that a command is about: one of ours with its weights, or somebody's module."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import sys
+from argparse import Namespace
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from model_export.checkpoint import Checkpoint, read_checkpoint
+from model_export.errors import OptionsError, WeightsError
+from model_export.loading import build_network, load
+from model_export.weights import (
+    OfficialWeights,
+    default_cache,
+    fetch,
+    known_weights,
+    official_weights,
+)
+from service.contract import Weights
+
+
+@dataclass(frozen=True, slots=True)
+class Trained:
+    """A network with what its contract says of it.
+
+    `official` if its weights are known; `about` if `resnet-export train` said what they are.
+    """
+
+    network: nn.Module
+    architecture: str
+    weights: Weights
+    official: OfficialWeights | None = None
+    about: Mapping[str, Any] = field(default_factory=dict)
+
+
+def trained_network(options: Namespace) -> Trained:
+    """Build the network that the options name, with its weights.
+
+    Raises `OptionsError`, `WeightsError` or `DownloadError`.
+    """
+    if (options.architecture is None) == (options.module is None):
+        raise OptionsError("give the name of an architecture or --module, one of them")
+    if options.module is not None:
+        return _foreign(options)
+    if options.weights is None:
+        raise OptionsError("--weights is missing")
+    checkpoint = find_checkpoint(options, options.architecture)
+    official = known_weights(options.architecture, checkpoint.sha256)
+    weights = Weights(
+        source=options.source_note or _source(checkpoint, official), sha256=checkpoint.sha256
+    )
+    network = build_network(options.architecture, checkpoint, options.stem)
+    return Trained(network, options.architecture, weights, official, checkpoint.about)
+
+
+def find_checkpoint(options: Namespace, architecture: str) -> Checkpoint:
+    """Read the file of `--weights`, fetched first if it is `imagenet`.
+
+    Raises `WeightsError` also when `resnet-export train` says that it is of another architecture,
+    since some have the same names and shapes.
+    """
+    path = Path(options.weights)
+    if options.weights == "imagenet":
+        path = fetch(official_weights(architecture), options.cache_dir or default_cache())
+    checkpoint = read_checkpoint(path, options.weights_entry)
+    trained = checkpoint.about.get("architecture", architecture)
+    if trained != architecture:
+        raise WeightsError(f"{path}: was trained as {trained}, not as {architecture}")
+    return checkpoint
+
+
+def _foreign(options: Namespace) -> Trained:
+    """Call a factory of the user's own code; weights are in what it gives, or in a file."""
+    network = _make(options.module)
+    if options.stem is not None:
+        raise OptionsError("--stem is for the architectures of this program, not for --module")
+    if options.weights is None:
+        weights = Weights(
+            source=options.source_note or f"as {options.module} gave it", sha256=_digest(network)
+        )
+    elif options.weights == "imagenet":
+        raise OptionsError("--weights imagenet is for the architectures of this program")
+    else:
+        checkpoint = read_checkpoint(Path(options.weights), options.weights_entry)
+        # What looks like a wrapper's prefix may be the user's own name.
+        own = network.state_dict().keys()
+        state = checkpoint.stored if own <= checkpoint.stored.keys() else checkpoint.state
+        load(network, state, f"{checkpoint.path}: does not fit {options.module}")
+        weights = Weights(
+            source=options.source_note or _source(checkpoint, None), sha256=checkpoint.sha256
+        )
+    return Trained(network.eval(), options.module.rpartition(":")[2], weights)
+
+
+def _make(spec: str) -> nn.Module:
+    module_name, colon, name = spec.partition(":")
+    if not (module_name and colon and name):
+        raise OptionsError(f"--module {spec}: must be package.module:factory")
+    # As `python -m` has it: modules beside the user are found.
+    if "" not in sys.path:
+        sys.path.insert(0, "")
+    try:
+        factory = getattr(importlib.import_module(module_name), name)
+        network = factory()
+    except Exception as error:  # whatever the user's code raises
+        text = str(error).splitlines()
+        raise OptionsError(
+            f"--module {spec}: {type(error).__name__}: {text[0] if text else 'no message'}"
+        ) from error
+    if not isinstance(network, nn.Module):
+        raise OptionsError(
+            f"--module {spec}: gave a {type(network).__name__}, not a torch.nn.Module"
+        )
+    return network
+
+
+def _digest(network: nn.Module) -> str:
+    """SHA-256 over names and values of all parameters and buffers, in order of their names."""
+    digest = hashlib.sha256()
+    for name, value in sorted(network.state_dict().items()):
+        if isinstance(value, torch.Tensor):  # a module may keep anything else there
+            digest.update(f"{name} {value.dtype} {tuple(value.shape)}\n".encode())
+            digest.update(value.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
+def _source(checkpoint: Checkpoint, official: OfficialWeights | None) -> str:
+    if official is None:
+        entry = f", entry {checkpoint.entry}" if checkpoint.entry else ""
+        return f"{checkpoint.path.name}{entry}"
+    return (
+        f"torchvision {official.file}; as published, top-1 {official.top1} % and "
+        f"top-5 {official.top5} % on ImageNet-1k's validation set"
+    )

@@ -1,0 +1,58 @@
+"""Images as a model file's input, a batch at a time, with a progress bar."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from itertools import islice
+
+import numpy as np
+from numpy.typing import NDArray
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from model_export.errors import ImagesError
+from model_export.images import ImageSet
+from service.contract import Preprocessing
+from service.cpus import cpu_count
+from service.errors import RequestError
+from service.preprocess.decode import DecodePolicy, decode, prepare_decoding
+
+# As golden photos are decoded: exactly, and whatever size users' own images are of.
+_EXACT = DecodePolicy(max_image_pixels=500_000_000, jpeg_draft_ratio=0)
+_BATCH = 32
+
+
+def batches(
+    images: ImageSet, names: Sequence[str], preprocessing: Preprocessing, title: str | None
+) -> Iterator[NDArray[np.uint8]]:
+    """Decode images in order; gives uint8 [n, crop, crop, 3], the last batch may be shorter.
+
+    A bar with that title shows the progress, if there is one.
+
+    Raises `ImagesError` for an image that can't be decoded, by name.
+    """
+    prepare_decoding()
+
+    def pixels(data: tuple[str, bytes]) -> NDArray[np.uint8]:
+        try:
+            return decode(data[1], preprocessing, _EXACT).pixels
+        except RequestError as error:
+            raise ImagesError(f"{data[0]}: {error}") from error
+
+    with progress(shown=title is not None) as bar, ThreadPoolExecutor(cpu_count()) as pool:
+        task = bar.add_task(title or "", total=len(names))
+        rest = iter(names)
+        while some := list(islice(rest, _BATCH)):
+            # Read here: a tar has one position.
+            yield np.stack(list(pool.map(pixels, [(name, images.read(name)) for name in some])))
+            bar.update(task, advance=len(some))
+
+
+def progress(*, shown: bool = True) -> Progress:
+    """Make a bar that counts, on a terminal only."""
+    console = Console(stderr=True)
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(),
+               TimeRemainingColumn())  # fmt: skip
+    return Progress(*columns, console=console, transient=True,
+                    disable=not (shown and console.is_terminal))  # fmt: skip

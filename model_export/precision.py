@@ -1,0 +1,112 @@
+"""Files of lower precision than float32: made, held to the float32 one, and refused if too far."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from torch import nn
+
+from model_export.agreement import check_agreement, measure_agreement
+from model_export.graph import prepare_half, to_onnx
+from model_export.images import open_images
+from model_export.int8 import quantise
+from model_export.pixels import batches
+from service.contract import Agreement, Preprocessing, Tolerance
+from service.golden import golden_pattern
+
+if TYPE_CHECKING:
+    from onnx import ModelProto
+
+Precision = Literal["fp32", "fp16", "int8"]
+
+TOLERANCES = {"fp16": Tolerance(cpu=5e-3, cuda=3e-2), "int8": Tolerance(cpu=8e-2, cuda=8e-2)}
+"""For golden cases of lower precision, whose answers are the file's own on the exporter's CPU.
+
+Float16 is computed in float32 on CPUs that lack it, and in itself on GPUs. Of integers, a rounding
+that falls the other way moves an activation by a whole step.
+"""
+
+_MEASURED = 5000  # images
+_GENERATED = 64  # images when there are none to calibrate on
+_FIRST_SEED = 1000  # not those that parity is measured on
+
+
+@dataclass(frozen=True, slots=True)
+class Lowering:
+    """How to make a file of lower precision.
+
+    `images` is a folder or tar; without, patterns take their place. At most `calibration_images` of
+    them calibrate, spread over all of them, and agreement is measured on others, at most
+    `_MEASURED`.
+    """
+
+    precision: Literal["fp16", "int8"]
+    images: Path | None = None
+    calibration_images: int = 256
+    min_agreement: float = 0.95
+    reduce_range: bool = True
+    per_channel: bool = True
+
+
+def lower(
+    network: nn.Module, full: Path, target: Path, preprocessing: Preprocessing, how: Lowering
+) -> tuple[ModelProto, Agreement]:
+    """Write the file of lower precision beside the float32 file `full`.
+
+    Raises `AgreementError`, `ImagesError` or `GraphError`.
+    """
+    source = "generated patterns" if how.images is None else how.images.resolve().name
+    with _split(preprocessing, how) as (calibrating, measuring):
+        if how.precision == "int8":
+            model = quantise(
+                onnx.load(full), target, calibrating,
+                reduce_range=how.reduce_range, per_channel=how.per_channel,
+            )  # fmt: skip
+        else:
+            model = to_onnx(prepare_half(network, preprocessing), preprocessing.crop)
+            onnx.save(model, target)
+        agreement = measure_agreement(full, target, measuring, source)
+    check_agreement(agreement, how.min_agreement)
+    return model, agreement
+
+
+_Batches = Iterator[NDArray[np.uint8]]
+
+
+@contextmanager
+def _split(preprocessing: Preprocessing, how: Lowering) -> Iterator[tuple[_Batches, _Batches]]:
+    """Give the images to calibrate on and those to measure on; a single one is both."""
+    if how.images is None:
+        half = _GENERATED // 2
+        yield (
+            _patterns(range(_FIRST_SEED, _FIRST_SEED + half), preprocessing.crop),
+            _patterns(range(_FIRST_SEED + half, _FIRST_SEED + _GENERATED), preprocessing.crop),
+        )
+        return
+    with open_images(how.images) as images:
+        names = list(images.names)
+        calibrating = spread(names[::2], how.calibration_images)
+        others = names if how.precision == "fp16" else names[1::2]
+        measuring = spread(others or names, _MEASURED)
+        yield (
+            batches(images, calibrating, preprocessing, "calibrating"),
+            batches(images, measuring, preprocessing, "measuring agreement"),
+        )
+
+
+def spread(names: Sequence[str], most: int) -> list[str]:
+    """Choose at most so many, at even distances: names are sorted, by class for instance."""
+    count = min(len(names), most)
+    return [names[index * len(names) // count] for index in range(count)]
+
+
+def _patterns(seeds: range, side: int) -> _Batches:
+    for seed in seeds:
+        yield golden_pattern(seed, side)[None]

@@ -1,0 +1,50 @@
+"""How long a model file takes on this CPU."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from service.contract import parse_contract
+from service.engine.onnx import load_engine
+from service.golden import golden_pattern
+
+BATCHES = (1, 8)
+_ROUNDS, _ROUND_S = 5, 0.4
+
+
+def latencies_ms(files: Sequence[Path], batches: Sequence[int] = BATCHES) -> list[dict[int, float]]:
+    """Time each file at each batch size, with a thread a core; gives milliseconds a batch.
+
+    They take turns, so that a machine that is slow for a while is so for all of them, and the
+    median of the rounds counts.
+    """
+    engines = [load_engine(file, provider="cpu") for file in files]
+    try:
+        rounds: list[list[dict[int, float]]] = [[] for _ in engines]
+        for _ in range(_ROUNDS):
+            for engine, times in zip(engines, rounds, strict=True):
+                side = parse_contract(engine.metadata, file="").preprocessing.crop
+                images = np.stack([golden_pattern(seed, side) for seed in range(max(batches))])
+                times.append({size: _time(engine.run, images[:size]) for size in batches})
+    finally:
+        for engine in engines:
+            engine.close()
+    return [
+        {size: statistics.median(row[size] for row in times) for size in batches}
+        for times in rounds
+    ]
+
+
+def _time(run: Callable[[NDArray[np.uint8]], object], images: NDArray[np.uint8]) -> float:
+    run(images)
+    count, started = 0, time.perf_counter()
+    while (elapsed := time.perf_counter() - started) < _ROUND_S or count == 0:
+        run(images)
+        count += 1
+    return elapsed / count * 1000

@@ -1,0 +1,228 @@
+"""`resnet-export train`: from a folder of images per class to a checkpoint."""
+
+from __future__ import annotations
+
+import hashlib
+import shlex
+import sys
+from argparse import Namespace
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from model_export.architectures.build import build
+from model_export.checkpoint import TRAINED, Checkpoint
+from model_export.errors import OptionsError
+from model_export.loading import load_backbone
+from model_export.networks import find_checkpoint
+from model_export.preprocessing import preprocessing_of
+from model_export.training.data import (
+    Augmentation,
+    Example,
+    TrainingImages,
+    ValidationImages,
+    find_classes,
+    split,
+)
+from model_export.training.loop import Trainer
+from model_export.training.recipe import Amp, Recipe, as_plain
+from model_export.training.state import BEST, RunFolder, best_epoch
+from model_export.weights import known_weights
+from service.preprocess.decode import prepare_decoding
+
+_SCRATCH = {"sgd": 0.1, "sgd-noise": 0.1, "adamw": 1e-3}  # for a batch of 256
+_FINE_TUNED = {"sgd": 0.02, "sgd-noise": 0.02, "adamw": 2e-4}
+_USUAL_BATCH = 256
+
+
+def train_command(options: Namespace) -> None:
+    """Train as the options say; print a line for each epoch, and what to do with the result."""
+    prepare_decoding()
+    classes, training, validation = _examples(options)
+    begun = find_checkpoint(options, options.architecture) if options.weights else None
+    preprocessing = preprocessing_of(
+        options,
+        known_weights(options.architecture, begun.sha256) if begun else None,
+        trained=begun.about.get("preprocessing") if begun else None,
+    )
+    recipe = _recipe(options, preprocessing.crop)
+    for epoch in range(recipe.epochs):
+        recipe.side_at(epoch)
+    augmentation = Augmentation(options.min_area, options.flip, options.jitter)
+    facts = {
+        # What `export` needs to know beside the parameters.
+        TRAINED: {
+            "architecture": options.architecture,
+            "labels": classes,
+            "preprocessing": preprocessing.model_dump(mode="json"),
+        },
+        # What else the end follows from.
+        "recipe": as_plain(recipe)
+        | {
+            "augmentation": asdict(augmentation),
+            "width": options.width,
+            "stem": options.stem,
+            "weights": begun.sha256 if begun else None,
+            "images": _digest(options.folder, training),
+            "validation images": _digest(options.validation or options.folder, validation),
+        },
+    }
+    folder = RunFolder(options.output)
+    state = folder.open(resume=options.resume)
+    if state is not None:
+        _check_same(state, facts, options.output)
+    torch.manual_seed(recipe.seed)
+    trainer = Trainer(
+        _network(options, len(classes), begun if state is None else None),
+        recipe,
+        preprocessing,
+        (
+            TrainingImages(training, preprocessing, augmentation, recipe.seed),
+            ValidationImages(validation, preprocessing),
+        ),
+        device=_device(options),
+        workers=options.workers,
+    )
+    if state is not None:
+        trainer.restore(state)
+    else:  # so that a run which is killed in its first epoch can go on too
+        folder.save_last(trainer.state() | facts)
+    _say(
+        f"{options.architecture}, {len(classes)} classes, {len(training)} images to train on and "
+        f"{len(validation)} held out"
+    )
+    _run(trainer, folder, recipe.epochs, options.patience, facts)
+    _say_what_next(options, folder, len(validation))
+
+
+def _run(
+    trainer: Trainer, folder: RunFolder, epochs: int, patience: int | None, facts: dict[str, Any]
+) -> None:
+    """Train to the end, or until nothing gets better; `facts` are kept with each state."""
+    while trainer.epoch < epochs:
+        if patience is not None and folder.history:
+            since = trainer.epoch - 1 - best_epoch(folder.history)["epoch"]
+            if since >= patience:
+                _say(f"no better since {since:.0f} epochs, so this is the end")
+                return
+        metrics = trainer.run_epoch()
+        folder.note(metrics)
+        _say(
+            f"epoch {metrics['epoch']:.0f}: loss {metrics['train_loss']:.3f}, held out: loss "
+            f"{metrics['val_loss']:.3f}, top-1 {metrics['val_top1']:.2%}; "
+            f"{metrics['seconds']:.0f} s"
+        )
+        if best_epoch(folder.history) is metrics:
+            averaged = trainer.average.module.state_dict()
+            folder.save_best({"model_ema": averaged, TRAINED: facts[TRAINED]})
+        folder.save_last(trainer.state() | facts)
+
+
+def _say_what_next(options: Namespace, folder: RunFolder, held_out: int) -> None:
+    best, path = best_epoch(folder.history), options.output / BEST
+    model = Path("models") / f"{options.output.resolve().name}.onnx"
+    _say(
+        f"{path}: top-1 {best['val_top1']:.2%} on the {held_out} held-out images (epoch "
+        f"{best['epoch']:.0f})"
+    )
+    _say(
+        f"resnet-export export {options.architecture} --weights {shlex.quote(str(path))} "
+        f"--output {shlex.quote(str(model))}"
+    )
+
+
+def _say(text: str) -> None:
+    sys.stdout.write(text + "\n")
+    sys.stdout.flush()
+
+
+def _examples(options: Namespace) -> tuple[list[str], list[Example], list[Example]]:
+    if options.output.resolve().is_relative_to(options.folder.resolve()):
+        raise OptionsError(
+            f"--output {options.output}: lies among the images, as if it were a class"
+        )
+    classes, examples = find_classes(options.folder)
+    if options.validation is None:
+        return classes, *split(examples, options.validation_fraction, options.seed)
+    others, validation = find_classes(options.validation)
+    if others != classes:
+        odd = sorted(set(classes) ^ set(others))
+        raise OptionsError(f"--validation {options.validation}: has other classes: {odd[0]}, ...")
+    return classes, examples, validation
+
+
+def _recipe(options: Namespace, side: int) -> Recipe:
+    usual = (_FINE_TUNED if options.weights else _SCRATCH)[options.optimiser]
+    return Recipe(
+        epochs=options.epochs,
+        batch=options.batch,
+        optimiser=options.optimiser,
+        learning_rate=options.learning_rate or usual * options.batch / _USUAL_BATCH,
+        weight_decay=options.weight_decay,
+        warmup_epochs=options.warmup_epochs,
+        label_smoothing=options.label_smoothing,
+        ema_decay=options.ema_decay,
+        sizes=options.sizes or ((side, options.epochs),),
+        seed=options.seed,
+        amp=_amp(options),
+    )
+
+
+def _amp(options: Namespace) -> Amp:
+    if options.amp != "auto":
+        chosen: Amp = options.amp
+        return chosen
+    if _device(options).type == "cpu":
+        return "off"
+    return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp16"
+
+
+def _device(options: Namespace) -> torch.device:
+    available = torch.cuda.is_available()
+    if options.device == "cuda" and not available:
+        raise OptionsError("--device cuda: PyTorch finds no GPU here")
+    return torch.device("cuda" if available and options.device != "cpu" else "cpu")
+
+
+def _network(options: Namespace, classes: int, begun: Checkpoint | None) -> nn.Module:
+    network = build(options.architecture, classes=classes, width=options.width, stem=options.stem)
+    if begun is not None:
+        left = load_backbone(network, begun)
+        _say(f"from {begun.path}; begun anew: {', '.join(left) or 'nothing'}")
+    elif not options.weights:
+        _zero_last_norms(network)
+    return network
+
+
+def _zero_last_norms(network: nn.Module) -> None:
+    """Let each residual block begin as the identity (https://arxiv.org/abs/1706.02677)."""
+    for module in network.modules():
+        last = getattr(module, "bn3", getattr(module, "bn2", None))
+        if isinstance(last, nn.BatchNorm2d):
+            nn.init.zeros_(last.weight)
+
+
+def _digest(folder: Path, examples: Sequence[Example]) -> str:
+    """Tell sets of images apart, by their names and classes."""
+    digest = hashlib.sha256()
+    for example in examples:
+        digest.update(f"{example.path.relative_to(folder)}\0{example.index}\0".encode())
+    return digest.hexdigest()
+
+
+def _check_same(state: dict[str, Any], facts: dict[str, Any], folder: Path) -> None:
+    """Raise `OptionsError` when a run that is to go on would not go on as it began."""
+    differences = [
+        f"{name} (then {state[part].get(name)}, now {value})"
+        for part, values in facts.items()
+        for name, value in values.items()
+        if state[part].get(name) != value
+    ]
+    if differences:
+        raise OptionsError(
+            f"{folder}: its run was started otherwise, so it can't go on: {', '.join(differences)}"
+        )

@@ -1,0 +1,198 @@
+"""Images of a folder per class: split, cropped at random, in an order that can be repeated.
+
+Whatever is random follows from the seed, the epoch and the image alone, so that a run which was
+killed and goes on sees what it would have seen, with any number of worker processes.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image, ImageEnhance, ImageOps
+from torch import Tensor
+from torch.utils.data import Dataset, Sampler
+
+from model_export.errors import ImagesError
+from model_export.images import SUFFIXES
+from service.contract import Preprocessing
+from service.errors import RequestError
+from service.preprocess.decode import DecodePolicy, decode, decode_upright
+
+_EXACT = DecodePolicy(max_image_pixels=500_000_000, jpeg_draft_ratio=0)
+_RATIO = (3 / 4, 4 / 3)  # of a random crop's sides
+_ATTEMPTS = 10
+
+
+@dataclass(frozen=True, slots=True)
+class Example:
+    """An image file and the index of its class."""
+
+    path: Path
+    index: int
+
+
+@dataclass(frozen=True, slots=True)
+class Augmentation:
+    """What is random in a training image.
+
+    `min_area` is the least part of the image that a crop keeps; `jitter` the most by which
+    brightness and contrast change, as a fraction.
+    """
+
+    min_area: float = 0.35
+    flip: bool = True
+    jitter: float = 0.2
+
+
+def find_classes(folder: Path) -> tuple[list[str], list[Example]]:
+    """List the classes, by the folders' names in order, and all their images.
+
+    Raises `ImagesError`: no such folder, fewer than two classes, or a class without images.
+    """
+    if not folder.is_dir():
+        raise ImagesError(f"{folder}: no such folder")
+    classes = sorted(
+        path.name for path in folder.iterdir() if path.is_dir() and not path.name.startswith(".")
+    )
+    if len(classes) < 2:
+        raise ImagesError(f"{folder}: must have a folder for each class, two at least")
+    examples = []
+    for index, name in enumerate(classes):
+        paths = sorted(
+            path
+            for path in (folder / name).rglob("*")
+            if path.suffix.lower() in SUFFIXES and path.is_file()
+        )
+        if not paths:
+            raise ImagesError(f"{folder / name}: holds no images ({', '.join(sorted(SUFFIXES))})")
+        examples += [Example(path, index) for path in paths]
+    return classes, examples
+
+
+def split(
+    examples: Sequence[Example], fraction: float, seed: int
+) -> tuple[list[Example], list[Example]]:
+    """Hold out that fraction of each class, one image at least; gives training and validation.
+
+    Raises `ImagesError` for a class of a single image.
+    """
+    classes: dict[int, list[Example]] = {}
+    for example in examples:
+        classes.setdefault(example.index, []).append(example)
+    training: list[Example] = []
+    validation: list[Example] = []
+    for index, members in sorted(classes.items()):
+        if len(members) < 2:
+            raise ImagesError(f"{members[0].path.parent}: one image is too few to hold some out")
+        held = min(max(1, round(len(members) * fraction)), len(members) - 1)
+        chosen = set(np.random.default_rng([seed, index]).permutation(len(members))[:held].tolist())
+        for position, example in enumerate(members):
+            (validation if position in chosen else training).append(example)
+    return training, validation
+
+
+class TrainingImages(Dataset[tuple[Tensor, int]]):
+    """Random crops, as uint8 [3, side, side]; asked for by (epoch, index)."""
+
+    def __init__(
+        self,
+        examples: Sequence[Example],
+        preprocessing: Preprocessing,
+        augmentation: Augmentation,
+        seed: int,
+    ) -> None:
+        self.examples = list(examples)
+        self._augmentation, self._seed = augmentation, seed
+        self._resampling = getattr(Image.Resampling, preprocessing.interpolation.upper())
+
+    def __len__(self) -> int:
+        return len(self.examples)
+
+    def __getitem__(self, key: tuple[int, int, int]) -> tuple[Tensor, int]:
+        """Give the image of that epoch and index at that side, and its class."""
+        epoch, index, side = key
+        example = self.examples[index]
+        random = np.random.default_rng([self._seed, epoch, index])
+        pixels = self._augmented(_open(example.path), side, random)
+        return torch.from_numpy(pixels).permute(2, 0, 1), example.index
+
+    def _augmented(
+        self, image: Image.Image, side: int, random: np.random.Generator
+    ) -> NDArray[np.uint8]:
+        how = self._augmentation
+        box = random_box(*image.size, how.min_area, random)
+        image = image.resize((side, side), self._resampling, box=box)
+        if how.flip and random.random() < 0.5:
+            image = ImageOps.mirror(image)
+        if how.jitter:
+            low, high = 1 - how.jitter, 1 + how.jitter
+            image = ImageEnhance.Brightness(image).enhance(random.uniform(low, high))
+            image = ImageEnhance.Contrast(image).enhance(random.uniform(low, high))
+        return np.array(image)
+
+
+class ValidationImages(Dataset[tuple[Tensor, int]]):
+    """Images as the service will decode, resize and crop them, as uint8 [3, crop, crop]."""
+
+    def __init__(self, examples: Sequence[Example], preprocessing: Preprocessing) -> None:
+        self.examples, self._preprocessing = list(examples), preprocessing
+
+    def __len__(self) -> int:
+        return len(self.examples)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+        """Give an image and its class."""
+        example = self.examples[index]
+        try:
+            pixels = decode(example.path.read_bytes(), self._preprocessing, _EXACT).pixels
+        except RequestError as error:
+            raise ImagesError(f"{example.path}: {error}") from error
+        return torch.from_numpy(pixels.copy()).permute(2, 0, 1), example.index
+
+
+class EpochOrder(Sampler[tuple[int, int, int]]):
+    """All images in another order each epoch, as keys of `TrainingImages`."""
+
+    def __init__(self, count: int, seed: int) -> None:
+        self._count, self._seed = count, seed
+        self.epoch, self.side = 0, 1
+
+    def __len__(self) -> int:
+        return self._count
+
+    def __iter__(self) -> Iterator[tuple[int, int, int]]:
+        order = np.random.default_rng([self._seed, self.epoch]).permutation(self._count)
+        return iter([(self.epoch, index, self.side) for index in order.tolist()])
+
+
+def random_box(
+    width: int, height: int, min_area: float, random: np.random.Generator
+) -> tuple[float, float, float, float]:
+    """Choose a part of an image: `min_area` to all of it, its sides' ratio 3/4 to 4/3.
+
+    Szegedy et al., "Going deeper with convolutions", https://arxiv.org/abs/1409.4842. Where none
+    fits, the largest central part of an allowed ratio.
+    """
+    for _ in range(_ATTEMPTS):
+        area = width * height * random.uniform(min_area, 1)
+        ratio = math.exp(random.uniform(math.log(_RATIO[0]), math.log(_RATIO[1])))
+        w, h = math.sqrt(area * ratio), math.sqrt(area / ratio)
+        if w <= width and h <= height:
+            left, top = random.uniform(0, width - w), random.uniform(0, height - h)
+            return left, top, min(left + w, width), min(top + h, height)
+    w, h = min(width, height * _RATIO[1]), min(height, width / _RATIO[0])
+    left, top = (width - w) / 2, (height - h) / 2
+    return left, top, left + w, top + h
+
+
+def _open(path: Path) -> Image.Image:
+    try:
+        return decode_upright(path.read_bytes(), _EXACT)
+    except RequestError as error:
+        raise ImagesError(f"{path}: {error}") from error

@@ -1,0 +1,91 @@
+"""What a run leaves in its folder: checkpoints, metrics as CSV and as a plot."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from model_export.checkpoint import TRAINED
+from model_export.errors import OptionsError, WeightsError
+from model_export.files import replacing
+from model_export.plots import training_plot
+
+LAST, BEST, METRICS, PLOT = "last.pth", "best.pth", "metrics.csv", "metrics.html"
+
+_PARTS = {"history", "recipe", "model", "model_ema", "optimiser", TRAINED}
+
+Metrics = dict[str, float]
+"""Of an epoch: epoch, learning_rate, train_loss, val_loss, val_top1, val_top5, seconds."""
+
+
+@dataclass(slots=True)
+class RunFolder:
+    """A run's files; each is whole at any time, also when the run is killed."""
+
+    path: Path
+    history: list[Metrics] = field(default_factory=list)
+
+    def open(self, *, resume: bool) -> dict[str, Any] | None:
+        """Make the folder, or give the state to go on from.
+
+        Raises `OptionsError` when there is a run and it is not to be resumed, or the reverse.
+        """
+        last = self.path / LAST
+        for left in self.path.glob(".*.part"):  # of a run that was killed as it wrote
+            left.unlink()
+        if resume:
+            if not last.is_file():
+                raise OptionsError(f"{last}: no such file, so there is nothing to resume")
+            try:
+                state: Any = torch.load(last, map_location="cpu", weights_only=True)
+            except OSError:
+                raise
+            except Exception as error:  # PyTorch's errors share no other root
+                raise WeightsError(f"{last}: is damaged") from error
+            if not isinstance(state, dict) or not state.keys() >= _PARTS:
+                raise WeightsError(f"{last}: is no state of a run")
+            self.history = state["history"]
+            return state
+        if last.exists():
+            raise OptionsError(f"{self.path}: has a run already; --resume goes on with it")
+        self.path.mkdir(parents=True, exist_ok=True)
+        return None
+
+    def save_last(self, state: dict[str, Any]) -> None:
+        """Keep all that the next epoch needs."""
+        self._save(LAST, state | {"history": self.history})
+
+    def save_best(self, content: dict[str, Any]) -> None:
+        """Keep the parameters that were best on the validation images."""
+        self._save(BEST, content)
+
+    def note(self, metrics: Metrics) -> None:
+        """Add an epoch's metrics to the table and the plot."""
+        self.history.append(metrics)
+        with (
+            replacing(self.path / METRICS) as file,
+            file.open("w", encoding="utf-8", newline="") as table,
+        ):
+            writer = csv.DictWriter(table, list(metrics))
+            writer.writeheader()
+            writer.writerows(_rounded(row) for row in self.history)
+        with replacing(self.path / PLOT) as file:
+            file.write_text(training_plot(f"training in {self.path.name}", self.history), "utf-8")
+
+    def _save(self, name: str, content: dict[str, Any]) -> None:
+        with replacing(self.path / name) as file:
+            torch.save(content, file)
+
+
+def best_epoch(history: Sequence[Metrics]) -> Metrics:
+    """Give the first of the epochs with the best top-1."""
+    return max(history, key=lambda metrics: metrics["val_top1"])
+
+
+def _rounded(metrics: Metrics) -> dict[str, str]:
+    return {name: f"{value:.6g}" for name, value in metrics.items()}

@@ -1,0 +1,130 @@
+"""Every architecture: its published size, its file, and what is special about it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import onnx
+import pytest
+import torch
+from networks import patterns, preprocessing, random_network
+
+from model_export.architectures.build import build
+from model_export.architectures.classifier import FeatureClassifier
+from model_export.errors import OptionsError
+from model_export.graph import optional_outputs, prepare, to_onnx
+from model_export.reference import references
+from model_export.verify import measure_parity
+
+# As torchvision documents them, or timm counts them.
+PARAMETERS = {
+    "resnext50_32x4d": 25_028_904,
+    "resnext101_32x8d": 88_791_336,
+    "resnext101_64x4d": 83_455_272,
+    "wide_resnet50_2": 68_883_240,
+    "wide_resnet101_2": 126_886_696,
+    "seresnet50": 28_088_024,
+    "resnet50d": 25_576_264,
+    "dilated_resnet50": 25_557_032,
+    "densenet121": 7_978_856,
+    "densenet161": 28_681_000,
+    "densenet169": 14_149_480,
+    "densenet201": 20_013_928,
+    "alexnet": 61_100_840,
+}
+
+# One of each kind, as narrow as its groups allow, at a side that its stem makes sense of.
+KINDS = [
+    ("resnext50_32x4d", 16, 32, "small"),
+    ("wide_resnet50_2", 8, 32, "small"),
+    ("seresnet50", 8, 32, "small"),
+    ("cbam_resnet50", 8, 32, "small"),
+    ("dilated_resnet50", 8, 64, None),
+    ("resnet18d", 8, 64, None),
+    ("resnet50d", 8, 64, None),
+    ("densenet121", 8, 64, None),
+    ("alexnet", 8, 224, None),
+]
+
+
+@pytest.mark.parametrize("name", PARAMETERS)
+def test_size_is_the_published_one(name: str):
+    with torch.device("meta"):
+        network = build(name)
+    assert sum(parameter.numel() for parameter in network.parameters()) == PARAMETERS[name]
+
+
+@pytest.mark.parametrize(("name", "width", "side", "stem"), KINDS)
+def test_the_file_computes_what_pytorch_does(tmp_path: Path, name, width, side, stem):
+    """With everything folded that can be, at several batch sizes, in every output."""
+    network = random_network(name, base_width=width, stem=stem, side=side)
+    images, path = preprocessing(side), tmp_path / "model.onnx"
+    served = prepare(network, images)
+    model = to_onnx(served, side)
+    onnx.save(model, path)
+    pytorch = references(network, served, images, "fp32")
+    parity = measure_parity(path, pytorch, "fp32", side=side, largest_batch=3)
+    assert parity.max_abs_diff < 1e-5
+    answers = pytorch.trained(patterns(8, side))["probabilities"]
+    assert answers.std(axis=0).max() > 1e-3  # images are told apart, so there is something to see
+    expected = ["probabilities", *optional_outputs(network)]
+    assert [output.name for output in model.graph.output] == expected
+    assert not any(node.op_type == "BatchNormalization" for node in model.graph.node) or (
+        name == "densenet121"  # whose normalisations come before a convolution too
+    )
+
+
+def test_alexnet_has_no_feature_map_for_one_linear_layer():
+    assert optional_outputs(build("alexnet", width=8)) == ()
+
+
+@pytest.mark.parametrize(("name", "side"), [("resnet50", 7), ("dilated_resnet50", 28)])
+def test_dilation_keeps_the_resolution_of_the_last_two_stages(name: str, side: int):
+    """And parameters are named and shaped as without it, so that the same weights load."""
+    with torch.device("meta"):
+        network, plain = build(name), build("resnet50")
+        assert isinstance(network, FeatureClassifier)
+        features = network.feature_map(torch.zeros(1, 3, 224, 224))
+    assert features.shape == (1, 2048, side, side)
+    shapes = {key: value.shape for key, value in network.state_dict().items()}
+    assert shapes == {key: value.shape for key, value in plain.state_dict().items()}
+    dilations = [block.conv2.dilation[0] for block in network.layer4]
+    assert dilations == ([1, 1, 1] if side == 7 else [2, 4, 4])
+
+
+@pytest.mark.parametrize(
+    ("name", "parameters"),
+    [
+        ("seresnet50", {"layer1.0.se.fc1.weight": (16, 256, 1, 1), "layer1.0.se.fc2.bias": (256,)}),
+        ("resnet50d", {"conv1.0.weight": (32, 3, 3, 3), "conv1.6.weight": (64, 32, 3, 3),
+                       "layer2.0.downsample.1.weight": (512, 256, 1, 1)}),
+        ("cbam_resnet50", {"layer1.0.se.channel.fc1.weight": (16, 256, 1, 1),
+                           "layer1.0.se.spatial.conv.conv.weight": (1, 2, 7, 7),
+                           "layer1.0.se.spatial.conv.bn.weight": (1,)}),
+        ("densenet161", {"features.conv0.weight": (96, 3, 7, 7),
+                         "features.denseblock1.denselayer1.conv1.weight": (192, 96, 1, 1),
+                         "features.transition1.conv.weight": (192, 384, 1, 1),
+                         "classifier.weight": (1000, 2208)}),
+        ("alexnet", {"features.3.weight": (192, 64, 5, 5), "classifier.1.weight": (4096, 9216),
+                     "classifier.6.weight": (1000, 4096)}),
+    ],
+)  # fmt: skip
+def test_parameters_are_named_as_in_torchvision_or_timm(name: str, parameters: dict):
+    with torch.device("meta"):
+        state = build(name).state_dict()
+    for parameter, shape in parameters.items():
+        assert state[parameter].shape == shape
+
+
+def test_shortcuts_are_averaged_and_not_skipped():
+    """A pixel in an odd place reaches the output of a shortcut in ResNet-D."""
+    shortcut = build("resnet18d", width=8).eval().layer2[0].downsample
+    image = torch.zeros(1, 8, 8, 8)
+    image[..., 3, 3] = 1
+    assert (shortcut(image) - shortcut(torch.zeros(1, 8, 8, 8))).abs().max() > 0
+
+
+@pytest.mark.parametrize("name", ["densenet121", "alexnet"])
+def test_a_stem_that_a_network_cannot_have_is_refused(name: str):
+    with pytest.raises(OptionsError, match=f"{name} has one stem only"):
+        build(name, stem="small")

@@ -1,0 +1,92 @@
+"""Parameters find their network, or it is said why not."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+import torch
+from networks import random_network, save_checkpoint
+
+from model_export.checkpoint import read_checkpoint
+from model_export.errors import WeightsError
+from model_export.loading import build_network, load_backbone
+
+
+@pytest.mark.parametrize(
+    ("name", "width", "stem"),
+    [("resnet18", 8, "small"), ("resnet18d", 8, None), ("densenet121", 8, None),
+     ("alexnet", 8, None), ("seresnet50", 16, "small"), ("wide_resnet50_2", 8, None)],
+)  # fmt: skip
+def test_width_classes_and_stem_are_those_of_the_file(tmp_path: Path, name, width, stem):
+    side = 224 if name == "alexnet" else 64
+    network = random_network(name, classes=6, base_width=width, stem=stem, side=side)
+    loaded = build_network(name, read_checkpoint(save_checkpoint(network, tmp_path / "net.pth")))
+    image = torch.randn(2, 3, side, side)
+    with torch.inference_mode():
+        assert torch.equal(loaded(image), network(image))
+
+
+def test_densenets_of_old_files_load(tmp_path: Path):
+    """Torchvision's official ones name `norm.1` what is `norm1` now."""
+    network = random_network("densenet121", stem=None, side=64)
+    old = {
+        re.sub(r"(denselayer\d+\.(?:norm|conv))(\d)", r"\1.\2", name): value
+        for name, value in network.state_dict().items()
+    }
+    assert any(".norm.1." in name for name in old)
+    torch.save(old, tmp_path / "old.pth")
+    loaded = build_network("densenet121", read_checkpoint(tmp_path / "old.pth"))
+    for name, value in network.state_dict().items():
+        assert name.endswith("num_batches_tracked") or torch.equal(loaded.state_dict()[name], value)
+
+
+def test_another_networks_parameters_are_shown_side_by_side(tmp_path: Path):
+    """Shapes first, then what is missing beside what is unexpected; the rest is counted."""
+    path = save_checkpoint(random_network("resnet50"), tmp_path / "net.pth")
+    with pytest.raises(WeightsError, match="does not fit resnet18") as caught:
+        build_network("resnet18", read_checkpoint(path), "small")
+    first, header, *rows, last = str(caught.value).splitlines()
+    assert re.search(r"does not fit resnet18: \d+ unexpected, \d+ of another shape$", first)
+    assert header.split() == ["the", "network's", "the", "file's"]
+    assert rows[0].split() == [
+        "layer1.0.conv1.weight", "8x8x3x3", "layer1.0.conv1.weight", "8x8x1x1",
+    ]  # fmt: skip
+    assert len(rows) == 12
+    assert re.fullmatch(r"  \.\.\. and \d+ more", last)
+
+
+def test_renamed_parameters_stand_beside_their_new_names(tmp_path: Path):
+    state = random_network().state_dict()
+    state["head.weight"], state["head.bias"] = state.pop("fc.weight"), state.pop("fc.bias")
+    torch.save(state, tmp_path / "net.pth")
+    with pytest.raises(WeightsError, match="2 missing, 2 unexpected") as caught:
+        build_network("resnet18", read_checkpoint(tmp_path / "net.pth"), "small")
+    rows = [line.split() for line in str(caught.value).splitlines()[2:]]
+    assert rows == [  # the number of classes is not known without them
+        ["fc.weight", "1000x64", "head.weight", "5x64"],
+        ["fc.bias", "1000", "head.bias", "5"],
+    ]
+
+
+def test_a_backbone_loads_without_its_classifier(tmp_path: Path):
+    """Of other classes; what is left random is named, and nothing else may differ."""
+    trained, new = random_network(classes=5), random_network(classes=9)
+    torch.nn.init.ones_(trained.conv1.weight)
+    random = {name: value.clone() for name, value in new.state_dict().items()}
+    checkpoint = read_checkpoint(save_checkpoint(trained, tmp_path / "net.pth"))
+    assert load_backbone(new, checkpoint) == ["fc.weight", "fc.bias"]
+    state = new.state_dict()
+    assert torch.equal(state["fc.weight"], random["fc.weight"])
+    assert torch.equal(state["conv1.weight"], trained.state_dict()["conv1.weight"])
+    with pytest.raises(WeightsError, match="of another shape"):
+        load_backbone(random_network(base_width=16), checkpoint)
+
+
+def test_a_backbone_of_the_same_classes_loads_whole(tmp_path: Path):
+    checkpoint = read_checkpoint(save_checkpoint(random_network(), tmp_path / "net.pth"))
+    network = random_network()
+    torch.nn.init.zeros_(network.fc.weight)
+    assert load_backbone(network, checkpoint) == []
+    assert network.fc.weight.abs().max() > 0
