@@ -51,7 +51,7 @@ def check_agreement(agreement: Agreement, least: float) -> None:
     """Raise `AgreementError` if fewer labels than `least` (a fraction) are float32's."""
     if agreement.top1 < least:
         raise AgreementError(
-            f"only {agreement.top1:.1%} of {agreement.images} images ({agreement.source}) get the "
-            f"float32 file's label, {least:.1%} are asked for (--min-agreement); more or other "
+            f"only {agreement.top1:.2%} of {agreement.images} images ({agreement.source}) get the "
+            f"float32 file's label, {least:.2%} are asked for (--min-agreement); more or other "
             "images to calibrate on (--images) may help"
         )

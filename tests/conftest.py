@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -16,6 +17,11 @@ from fastapi import FastAPI
 from service.app import create_app
 from service.server import uvicorn_config
 from service.settings import Settings
+
+
+def pytest_sessionstart() -> None:
+    """Have Ctrl-C interrupt: pytest-xdist's workers ignore it, and so would what they start."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @contextmanager

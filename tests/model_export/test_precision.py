@@ -163,8 +163,8 @@ def test_a_file_that_agrees_too_little_is_refused(
     monkeypatch.setattr("model_export.precision.measure_agreement", lambda *_: worse)
     assert main(small) == 1
     message = capsys.readouterr().err.splitlines()[-1]
-    assert "only 90.0% of 32 images (generated patterns)" in message
-    assert "95.0% are asked for (--min-agreement)" in message
+    assert "only 90.00% of 32 images (generated patterns)" in message
+    assert "95.00% are asked for (--min-agreement)" in message
     assert not list((tmp_path / "out").iterdir())
     assert main([*small, "--min-agreement", "0.9"]) == 0
 
@@ -221,7 +221,7 @@ def test_agreement_is_counted_over_all_batches():
     assert (agreement.images, agreement.top1) == (3, pytest.approx(2 / 3))
     assert agreement.mean_abs_diff == pytest.approx((0.1 + 0.5) / 3)
     assert agreement.max_abs_diff == pytest.approx(0.5)
-    with pytest.raises(AgreementError, match=r"66\.7% of 3 images"):
+    with pytest.raises(AgreementError, match=r"66\.67% of 3 images"):
         check_agreement(agreement, 0.7)
     check_agreement(agreement, 0.6)
 
