@@ -8,7 +8,7 @@ from itertools import zip_longest
 
 from torch import Tensor, nn
 
-from model_export.architectures import ARCHITECTURES, Dense, Residual, Stem
+from model_export.architectures import ARCHITECTURES, Alex, Dense, Residual, Stem
 from model_export.architectures.build import build
 from model_export.checkpoint import Checkpoint
 from model_export.errors import WeightsError
@@ -19,8 +19,8 @@ _ROWS = 12  # of the table of names that don't fit; the rest is counted
 _SIZES: dict[type, tuple[str, str]] = {
     Residual: ("bn1.weight", "fc.weight"),
     Dense: ("features.norm0.weight", "classifier.weight"),
+    Alex: ("features.0.weight", "classifier.6.weight"),
 }
-_ALEX_SIZES = ("features.0.weight", "classifier.6.weight")
 
 # DenseNets of before 2018, torchvision's official files among them: `norm.1` for `norm1`.
 _OLD_DENSE = re.compile(r"(denselayer\d+\.(?:norm|conv))\.([12]\.)")
@@ -33,7 +33,7 @@ def build_network(architecture: str, checkpoint: Checkpoint, stem: Stem | None =
     `WeightsError` when its names or shapes are not the network's.
     """
     state = _renamed(checkpoint.state)
-    width_of, classes_of = _SIZES.get(type(ARCHITECTURES[architecture]), _ALEX_SIZES)
+    width_of, classes_of = _SIZES[type(ARCHITECTURES[architecture])]
     network = build(
         architecture,
         classes=_length(state, classes_of) or 1000,

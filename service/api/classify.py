@@ -211,7 +211,7 @@ class _Road:
             if decoded := decode_at_once(image, preprocessing, policy):
                 self._queue(decoded, way, wake=True)
                 return
-        except RequestError as error:
+        except Exception as error:  # noqa: BLE001 - as of a job: whatever it is, who waits must hear
             way.future.set_exception(error)
             return
         self._service.jobs.submit(

@@ -26,7 +26,8 @@ _AS_FAST = 0.98
 """A smaller batch with this share of the best throughput is preferred: its images wait less.
 
 Not much less than all, since each batch costs Python beside the model's time, which isn't in the
-table: with 0.95 a light model ran in batches of 4, 10 % slower than in those of 8."""
+table: with 0.95 a light model ran in batches of 4, some per cent slower than in those of 8.
+"""
 
 
 @dataclass(frozen=True, slots=True)

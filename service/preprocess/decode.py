@@ -122,13 +122,15 @@ def decode_at_once(
 ) -> DecodedImage | None:
     """Decode an image that takes less time than to hand it to another thread: some 0.05 ms.
 
-    That is a small, plain, undamaged JPEG for a model of small images; None for any other.
+    That is a small, plain, undamaged JPEG for a model of small images; None for any other. Raises
+    `ImageTooLargeError`.
     """
     if len(data) > _AT_ONCE_BYTES or preprocessing.resize > _AT_ONCE_SIDE:
         return None
     size = plain_size(data)
     if size is None or max(size) > _AT_ONCE_SIDE or _is_reduced(size, preprocessing, policy):
         return None
+    check_size(*size, policy.max_image_pixels)
     return _plain_image(data, size, preprocessing)
 
 

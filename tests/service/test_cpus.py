@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from service.cpus import cpu_count, cpu_model
+from service.cpus import cpu_count, cpu_model, has_vnni
 
 
 @pytest.fixture
@@ -85,6 +85,17 @@ def test_a_cpu_is_its_name_and_the_instructions_that_count(tmp_path, text, expec
     (tmp_path / "proc").mkdir()
     (tmp_path / "proc/cpuinfo").write_text(text)
     assert cpu_model(tmp_path) == expected
+
+
+@pytest.mark.parametrize(
+    ("flags", "expected"),
+    [("avx2 avx512f", False), ("avx2 avx_vnni", True), ("avx512f avx512_vnni", True)],
+)
+def test_a_cpu_with_vnni_is_known(tmp_path, flags, expected):
+    """In its 256-bit and its 512-bit form."""
+    (tmp_path / "proc").mkdir()
+    (tmp_path / "proc/cpuinfo").write_text(f"model name : Some CPU\nflags : {flags}\n")
+    assert has_vnni(tmp_path) is expected
 
 
 def test_a_cpu_that_nothing_tells_of_has_a_name_too(tmp_path):

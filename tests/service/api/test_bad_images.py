@@ -99,10 +99,11 @@ def test_each_bad_image_is_counted_by_its_cause(client):
     assert 'resnet_serve_rejected_total{reason="truncated_image"} 2' in text
 
 
-def test_the_limit_of_pixels_is_the_one_that_was_set(serve):
+@pytest.mark.parametrize("image_format", ["PNG", "JPEG"])  # decoded on a thread, and at once
+def test_the_limit_of_pixels_is_the_one_that_was_set(serve, image_format):
     client = serve(max_image_pixels=1200)
     assert post(client, PNG).status_code == 200
-    response = post(client, encode(photo(41, 30)))
+    response = post(client, encode(photo(41, 30), image_format))
     assert refusal(response) == (413, "image_too_large")
     assert "41 x 30 = 1230 pixels; at most 1200" in response.json()["detail"]
     assert still_answers(client)

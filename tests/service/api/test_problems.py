@@ -8,7 +8,7 @@ import re
 
 import pytest
 import structlog
-from images import colored, top_label
+from images import colored, encode, photo, top_label
 from wire import connect, read_answer
 
 from service import errors
@@ -110,17 +110,19 @@ def test_a_malformed_request_id_is_replaced(client, bad):
     assert re.fullmatch(r"[0-9a-f]{32}", made)
 
 
-def test_an_internal_error_gives_an_id_and_no_traceback(serve):
+@pytest.mark.parametrize("coalesce", [False, True])
+@pytest.mark.parametrize("image_format", ["PNG", "JPEG"])  # decoded on a thread, and at once
+def test_an_internal_error_gives_an_id_and_no_traceback(serve, image_format, coalesce):
     """A defect in the road is answered with 500 as a problem, and the server goes on."""
-    client = serve()
+    client, image = serve(coalesce=coalesce), encode(photo(40, 30), image_format)
     service = client.app.state.service
     service.decode_policy = None  # a defect: every decode now raises AttributeError
-    response = client.post("/v1/classify", content=colored())
+    response = client.post("/v1/classify", content=image)
     problem = response.json()
     assert (response.status_code, problem["code"]) == (500, "internal_error")
     assert problem["request_id"] in problem["detail"]
     assert "AttributeError" not in response.text
-    both = client.post("/v1/classify", files=[("f", ("a", colored())), ("f", ("b", colored()))])
+    both = client.post("/v1/classify", files=[("f", ("a", image)), ("f", ("b", image))])
     assert [r["error"]["code"] for r in both.json()["results"]] == ["internal_error"] * 2
     assert client.get("/readyz").status_code == 200
     counted = 'resnet_serve_images_total{model="color",outcome="internal_error",version="1"} 3.0'

@@ -158,6 +158,12 @@ def test_a_small_plain_jpeg_is_decoded_at_once():
     assert np.array_equal(image.pixels, decode(PLAIN, RULE, POLICY).pixels)
 
 
+def test_what_has_too_many_pixels_is_refused_at_once_too():
+    """However small the limit is."""
+    with pytest.raises(ImageTooLargeError, match="40 x 30 = 1200 pixels"):
+        decode_at_once(PLAIN, RULE, DecodePolicy(max_image_pixels=1199, jpeg_draft_ratio=2))
+
+
 @pytest.mark.parametrize(
     ("data", "rule"),
     [
