@@ -124,7 +124,7 @@ class ServedModel:
             if stop.is_set():
                 return None
             for seconds in self._profile.times(engine, pixels, batch):
-                self._latencies.observe(batch, seconds)
+                self._latencies.measure(batch, seconds)
             report = check_golden(engine, self.contract, batch)
             worst = max(worst, report.max_abs_diff)
             failures |= dict.fromkeys(report.failures)

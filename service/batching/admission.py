@@ -10,12 +10,10 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
-from service.batching.latency import NEW_SHARE, LatencyTable
+from service.batching.correction import Correction
+from service.batching.latency import LatencyTable
 from service.batching.ticket import Priority
 from service.errors import DeadlineUnreachableError, InflightBytesError, QueueFullError
-
-_MOST_WRONG = 4.0
-"""A single request, cancelled or stuck, must not spoil the correction."""
 
 
 class Decoding(Protocol):
@@ -67,7 +65,7 @@ class ImageGate:
         self._max_batch = max_batch
         self._latencies = latencies or LatencyTable()
         self._counts = dict.fromkeys(Priority, 0)
-        self._correction = 1.0  # what things take, by what they were planned to take
+        self.correction = Correction()
         self._device = device or Device()
         self._device.gates.append(self)
 
@@ -91,7 +89,7 @@ class ImageGate:
                 retry_after_s=self._whole_seconds(self._drain_s(excess)),
             )
         planned_s = self._planned_s(images, priority)
-        needed_s = planned_s * max(1.0, self._correction) + self._slack_s(admitted)
+        needed_s = self.correction.at_most_s(planned_s) + self._slack_s(admitted)
         if needed_s > time_left_s:
             raise DeadlineUnreachableError(
                 f"the answer would take about {needed_s * 1000:.0f} ms, and only "
@@ -114,21 +112,6 @@ class ImageGate:
     def hold(self, images: int, priority: Priority) -> None:
         """Count images in; a negative number counts them out."""
         self._counts[priority] += images
-
-    def learn(self, planned_s: float, took_s: float) -> None:
-        """See how far plans are from what happens, and correct the next ones by that.
-
-        The table times batches and the meter times decodes, each by itself. Together, on cores
-        that they share with HTTP, they take longer; and a service that admits by plans that are
-        too good has every image run at the last moment, in batches of one.
-        """
-        if planned_s > 0:
-            error = min(max(took_s / planned_s, 1 / _MOST_WRONG), _MOST_WRONG)
-            self._correction += NEW_SHARE * (error - self._correction)
-
-    def predict_s(self, images: int, priority: Priority) -> float:
-        """Seconds until `images` more would be answered: as planned, corrected by experience."""
-        return self._planned_s(images, priority) * max(1.0, self._correction)
 
     def _planned_s(self, images: int, priority: Priority) -> float:
         """Plan by the measured times alone.
@@ -204,10 +187,11 @@ class _Places:
 
     def __exit__(self, _: object, error: BaseException | None, __: object) -> None:
         self._gate.hold(-self._images, self._priority)
-        took_s = time.perf_counter() - self._started
+        now = time.perf_counter()
+        took_s = now - self._started
         # A request that ended early, in an error or since its client left, tells nothing.
         if error is None or took_s > self._planned_s:
-            self._gate.learn(self._planned_s, took_s)
+            self._gate.correction.learn(self._planned_s, took_s, now)
 
 
 class ByteGate:

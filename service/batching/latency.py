@@ -22,6 +22,15 @@ _KNOWN = 8
 NEW_SHARE = 0.1
 """Weight of the newest value in a running mean: it follows a change within some twenty of them."""
 
+_PACE_WINDOW = 16
+"""Batches by whose median the pace is told: a slow one alone changes nothing."""
+
+_TRY_EVERY = 16
+"""One batch in so many is of another size than the best, so that its times stay current."""
+
+_SPARE_TO_TRY = 4.0
+"""Batches for which there must be time left, in which another size is tried."""
+
 _AS_FAST = 0.98
 """A smaller batch with this share of the best throughput is preferred: its images wait less.
 
@@ -32,10 +41,13 @@ table: with 0.95 a light model ran in batches of 4, some per cent slower than in
 
 @dataclass(frozen=True, slots=True)
 class _Plans:
-    """All that is asked of the table, by batch size; every request asks several times."""
+    """All that is asked of the table, by batch size; every request asks several times.
+
+    In seconds at a pace of 1.
+    """
 
     rows: Sequence[tuple[int, float, float]] = ()  # measured size, median, 95th percentile
-    medians: Sequence[float] = (0.0,)  # seconds of 0, 1, ... images up to the largest measured
+    medians: Sequence[float] = (0.0,)  # of 0, 1, ... images up to the largest measured
     highs: Sequence[float] = (0.0,)
     best: Sequence[int] = field(default=(0,))  # the best size of at most 0, 1, ... images
 
@@ -46,6 +58,11 @@ class LatencyTable:
     Both grow with the size (a larger batch is never taken to be faster, whatever the noise), and
     sizes between measured ones are interpolated; where batches are `padded` to the measured sizes,
     they take as long as the next larger one. Without any measurement all times are 0.
+
+    Live batches tell two things apart. The pace is by how much all take longer now than when they
+    were measured, as when HTTP and decoding use the same cores; the times of each size are kept
+    without it. Else a size that was last run under load would look slow beside one that was run in
+    a quiet moment, would not be run again, and so would look slow for ever.
     """
 
     def __init__(self, measured: Iterable[tuple[int, float]] = (), *, padded: bool = False) -> None:
@@ -53,18 +70,34 @@ class LatencyTable:
         self._lock = threading.Lock()
         self._samples: dict[int, deque[float]] = {}
         self._unplanned = 0
+        self._paces: deque[float] = deque(maxlen=_PACE_WINDOW)
+        self._pace = 1.0
+        self._observed = 0
+        self._last_observed: dict[int, int] = {}  # of each size, when, in batches
+        self._since_try = 0
         for size, seconds in measured:
             self._note(size, seconds)
         self._plans = self._make_plans()
 
+    def measure(self, size: int, seconds: float) -> None:
+        """Take note of a batch that was run to measure it, with nothing beside it."""
+        with self._lock:
+            self._note(size, seconds)
+            self._plans = self._make_plans()
+
     def observe(self, size: int, seconds: float) -> None:
-        """Take note of a batch of `size` images that took `seconds`.
+        """Take note of a live batch of `size` images that took `seconds`.
 
         Of a well-known size, plans follow after some further batches: to make them takes longer
         than to answer a small batch.
         """
         with self._lock:
-            self._note(size, seconds)
+            if known_s := _at(self._plans.medians, size):
+                self._paces.append(seconds / known_s)
+                self._pace = sorted(self._paces)[(len(self._paces) - 1) // 2]
+            self._note(size, seconds / self._pace)
+            self._observed += 1
+            self._last_observed[size] = self._observed
             self._unplanned += 1
             if len(self._samples[size]) <= _KNOWN or self._unplanned >= _KNOWN:
                 self._plans = self._make_plans()
@@ -98,11 +131,11 @@ class LatencyTable:
 
     def median_s(self, size: int) -> float:
         """Seconds that half of the batches of that size take at most."""
-        return _at(self._plans.medians, size)
+        return _at(self._plans.medians, size) * self._pace
 
     def p95_s(self, size: int) -> float:
         """Seconds that 95 of 100 batches of that size take at most."""
-        return _at(self._plans.highs, size)
+        return _at(self._plans.highs, size) * self._pace
 
     def best_size(self, waiting: int, time_left_s: float) -> int:
         """Plan a batch of 1 to `waiting` images that must end within `time_left_s`.
@@ -114,12 +147,36 @@ class LatencyTable:
         plans = self._plans
         if not plans.rows:
             return waiting
-        if _at(plans.highs, waiting) > time_left_s:  # they grow with the size
-            waiting = bisect.bisect_right(
-                range(1, waiting), time_left_s, key=lambda size: _at(plans.highs, size)
-            )
+        waiting = self._fitting(waiting, time_left_s)
         # Beyond what was measured, no size is taken to be faster than the largest.
         return max(1, plans.best[min(waiting, len(plans.best) - 1)])
+
+    def next_size(self, waiting: int, time_left_s: float) -> int:
+        """Give the size of a batch that is run now: the best, or now and then a neighbour of it.
+
+        A neighbour has at least half and at most twice as many images, and was not run for the
+        longest time. None is tried where that might make anyone late.
+        """
+        best = self.best_size(waiting, time_left_s)
+        with self._lock:
+            self._since_try += 1
+            if self._since_try < _TRY_EVERY:
+                return best
+            most = min(2 * best, self._fitting(waiting, time_left_s / _SPARE_TO_TRY))
+            known = [size for size, _, _ in self._plans.rows]
+            sizes = [size for size in known if best <= 2 * size <= 2 * most and size != best]
+            if not sizes:
+                return best
+            self._since_try = 0
+            return min(sizes, key=lambda size: self._last_observed.get(size, 0))
+
+    def _fitting(self, most: int, time_left_s: float) -> int:
+        """Give the most images, of at most that many, whose 95th percentile fits; 0 if none."""
+        highs, left_s = self._plans.highs, time_left_s / self._pace
+        if _at(highs, most) <= left_s:
+            return most
+        # They grow with the size.
+        return bisect.bisect_right(range(1, most), left_s, key=lambda size: _at(highs, size))
 
     def plan(self, images: int, max_batch: int) -> tuple[float, float]:
         """Predict how long `images` take one runner in batches of its best size.
@@ -140,7 +197,8 @@ class LatencyTable:
 
     def rows(self) -> list[tuple[int, float, float]]:
         """Give (size, median, 95th percentile) of the measured sizes."""
-        return list(self._plans.rows)
+        pace = self._pace
+        return [(size, median * pace, high * pace) for size, median, high in self._plans.rows]
 
 
 def _at(seconds: Sequence[float], size: int) -> float:

@@ -60,5 +60,5 @@ class TicketQueue(Line[Ticket]):
             if len(taken.batch) == 1 and len(self):
                 # In order of priority first, so a later ticket may have the earliest deadline.
                 deadline = min(ticket.deadline, self.earliest_deadline())
-                size = latencies.best_size(min(len(self) + 1, max_batch), deadline - now)
+                size = latencies.next_size(min(len(self) + 1, max_batch), deadline - now)
         return taken

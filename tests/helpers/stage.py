@@ -69,7 +69,7 @@ class FixedTable(LatencyTable):
     def __init__(self, times: list[float]) -> None:
         super().__init__()
         for size, seconds in enumerate(times, 1):
-            super().observe(size, seconds)
+            super().measure(size, seconds)
 
     def observe(self, size: int, seconds: float) -> None:
         pass

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 
 import pytest
 from hypothesis import given
@@ -12,6 +13,10 @@ from service.batching.admission import ByteGate, Device, ImageGate
 from service.batching.latency import LatencyTable
 from service.batching.ticket import Priority
 from service.errors import DeadlineUnreachableError, InflightBytesError, QueueFullError
+
+
+def planned(gate: ImageGate, images: int, priority: Priority = Priority.HIGH) -> float:
+    return gate.check(images, math.inf, priority)
 
 
 def test_a_request_is_admitted_whole_or_refused_whole():
@@ -62,8 +67,8 @@ def test_high_priority_passes_low_but_for_the_batch_that_may_have_begun():
     latencies = LatencyTable((size, float(size)) for size in (1, 2))
     gate = ImageGate(100, max_batch=2, latencies=latencies)
     with gate.admit(10, priority=Priority.LOW):
-        assert gate.predict_s(1, Priority.LOW) == 11
-        assert gate.predict_s(1, Priority.HIGH) == 3
+        assert planned(gate, 1, Priority.LOW) == 11
+        assert planned(gate, 1) == 3
 
 
 def test_the_batch_that_runs_counts_with_what_is_left_of_it():
@@ -72,7 +77,7 @@ def test_the_batch_that_runs_counts_with_what_is_left_of_it():
     device.running = lambda: [(latencies, 2, 0.5)]
     gate = ImageGate(100, max_batch=2, latencies=latencies, device=device)
     with gate.admit(2):
-        assert gate.predict_s(1, Priority.HIGH) == 1.5
+        assert planned(gate, 1) == 1.5
 
 
 def test_runners_share_what_waits_and_other_models_of_the_device_count():
@@ -81,7 +86,7 @@ def test_runners_share_what_waits_and_other_models_of_the_device_count():
     gate = ImageGate(100, latencies=table, device=device)
     neighbour = ImageGate(100, latencies=other, device=device)
     with gate.admit(4), neighbour.admit(2):
-        assert gate.predict_s(1, Priority.HIGH) == (4 + 2 * 3) / 2 + 1
+        assert planned(gate, 1) == (4 + 2 * 3) / 2 + 1
 
 
 def test_under_load_an_image_needs_time_to_spare():
@@ -96,19 +101,22 @@ def test_under_load_an_image_needs_time_to_spare():
         gate.check(1, 4.0, Priority.HIGH)
 
 
-def test_plans_that_were_too_good_are_corrected_and_early_ends_teach_nothing():
+def test_who_waits_longer_than_planned_makes_others_need_more_time():
     gate = ImageGate(100, latencies=LatencyTable([(1, 1e-9)]))
+    gate.check(1, 2e-9, Priority.HIGH)
     for _ in range(100):
         with gate.admit(1):
             pass  # takes far longer than a nanosecond
-    corrected = gate.predict_s(1, Priority.HIGH)
-    assert 3e-9 < corrected <= 4e-9, "four times the plan is the most"
+    with pytest.raises(DeadlineUnreachableError):
+        gate.check(1, 2e-9, Priority.HIGH)
 
-    slow = ImageGate(100, latencies=LatencyTable([(1, 1000.0)]))
+
+def test_a_request_that_ends_early_in_an_error_teaches_nothing():
+    gate = ImageGate(100, latencies=LatencyTable([(1, 1000.0)]))
     for _ in range(100):
-        with contextlib.suppress(RuntimeError), slow.admit(1):
+        with contextlib.suppress(RuntimeError), gate.admit(1):
             raise RuntimeError
-    assert slow.predict_s(1, Priority.HIGH) == 1000
+    gate.check(1, 1000.0, Priority.HIGH)
 
 
 class Decoders:
@@ -123,17 +131,17 @@ class Decoders:
 
 def test_decoders_with_threads_of_their_own_work_beside_the_runners():
     gate = ImageGate(100, latencies=LatencyTable([(1, 4.0)]), device=Device(1, Decoders()))
-    assert gate.predict_s(1, Priority.HIGH) == 2 + 4, "the first has to be decoded"
-    assert gate.predict_s(9, Priority.HIGH) == 2 + 36
+    assert planned(gate, 1) == 2 + 4, "the first has to be decoded"
+    assert planned(gate, 9) == 2 + 36
     quick = ImageGate(100, latencies=LatencyTable([(1, 0.1)]), device=Device(1, Decoders()))
-    assert quick.predict_s(9, Priority.HIGH) == 2 + 9, "decoding is the slower"
+    assert planned(quick, 9) == 2 + 9, "decoding is the slower"
 
 
 def test_threads_that_do_both_have_the_sum_to_do():
     device = Device(2, Decoders())
     device.decoding_threads = 2
     gate = ImageGate(100, latencies=LatencyTable([(1, 4.0)]), device=device)
-    assert gate.predict_s(1, Priority.HIGH) == 4 + 3 / 2
+    assert planned(gate, 1) == 4 + 3 / 2
 
 
 def test_the_byte_gate_refuses_what_would_pass_its_limit_and_holds_none_of_it():

@@ -92,6 +92,63 @@ def test_a_plan_fits_and_no_fitting_size_is_much_faster(measured, waiting, left)
         assert size == 1
 
 
+def test_when_all_takes_longer_every_size_does_and_the_best_stays_the_best():
+    """Batches of 4 are run while the machine is busy; those of 8 look no better for it."""
+    latencies = table(n1=0.010, n2=0.019, n4=0.030, n8=0.050)
+    for _ in range(100):
+        latencies.observe(4, 0.060)
+    assert math.isclose(latencies.median_s(4), 0.060)
+    assert math.isclose(latencies.median_s(1), 0.020)
+    assert math.isclose(latencies.p95_s(8), 0.100)
+    assert latencies.best_size(8, math.inf) == 8
+    assert latencies.best_size(8, 0.060) == 4
+    for _ in range(100):
+        latencies.observe(4, 0.030)
+    assert math.isclose(latencies.median_s(8), 0.050), "and quick again"
+
+
+def test_a_size_whose_times_have_changed_beside_others_is_known_anew():
+    latencies = table(n1=0.010, n8=0.050)
+    for _ in range(200):
+        latencies.observe(1, 0.010)
+        latencies.observe(8, 0.080)
+    assert latencies.best_size(8, math.inf) == 1
+    assert math.isclose(latencies.median_s(1), 0.010, rel_tol=0.05)
+
+
+def test_a_single_slow_batch_changes_no_plan():
+    latencies = table(n1=0.010, n8=0.050)
+    for _ in range(10):
+        latencies.observe(8, 0.050)
+    latencies.observe(8, 5.0)
+    assert math.isclose(latencies.median_s(1), 0.010)
+
+
+def test_now_and_then_a_neighbour_of_the_best_size_is_tried():
+    """A wrong start, as on a machine that was busy then, is found out."""
+    latencies = table(n1=0.010, n2=0.030, n4=0.040, n8=0.080)
+    took = {1: 0.010, 2: 0.014, 4: 0.020, 8: 0.030}
+    sizes = []
+    for _ in range(1000):
+        size = latencies.next_size(8, math.inf)
+        sizes.append(size)
+        latencies.observe(size, took[size])
+    assert sizes[0] == 1
+    assert sizes.count(8) > 500
+    assert latencies.best_size(8, math.inf) == 8
+    others = [size for size in sizes[-160:] if size != 8]
+    assert others == [4] * 10, "and the best is left one time in 16"
+
+
+@given(measurements, st.lists(st.tuples(st.integers(1, 64), st.floats(0, 3)), min_size=40))
+def test_only_a_size_that_fits_with_time_to_spare_is_tried(measured, batches):
+    latencies = LatencyTable(measured)
+    for waiting, left in batches:
+        best, size = latencies.best_size(waiting, left), latencies.next_size(waiting, left)
+        assert 1 <= size <= waiting
+        assert size == best or (4 * latencies.p95_s(size) <= left and best <= 2 * size <= 4 * best)
+
+
 @given(measurements, st.integers(0, 300), st.integers(1, 64))
 def test_more_images_are_never_predicted_to_take_less_than_their_best_rate(measured, images, batch):
     latencies = LatencyTable(measured)
