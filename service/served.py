@@ -158,6 +158,7 @@ class ServedModel:
     def _swap(self) -> bool:
         """Put a new engine in the place of the lost one; False, and none is left, when closing."""
         engine, lost = self._reopen(), self.engine
+        self._latencies.forget()  # a device that is about to fail may be slow
         try:
             proved = self._prove(engine, self._closing) is not None
             with self._swapping:

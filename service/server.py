@@ -7,10 +7,12 @@ before any probe has failed, and then raises the signal again, so that a clean s
 from __future__ import annotations
 
 import asyncio
+import gc
 import math
 import os
 import signal
 import socket
+import sys
 from collections.abc import Generator
 from contextlib import contextmanager
 
@@ -28,6 +30,11 @@ from service.settings import Settings
 _BACKLOG = 2048
 _JUST_CONNECTED_S = 0.1
 _LAST_WORDS_S = 0.5
+
+_SWITCH_S = 0.0001
+"""How long a thread keeps Python's lock while another wants it. With the default of 5 ms, a runner
+whose batch has ended finds the event loop at work on other answers and leaves its core idle: on two
+cores, 32 clients of the built-in model got 159 answers a second with that and 190 with this."""
 
 _log = structlog.get_logger(__name__)
 
@@ -109,6 +116,8 @@ def run_server(app: FastAPI, settings: Settings, logs: LogWriter) -> int:
     host, port = listener.getsockname()[:2]
     _log.info("listening", url=f"http://{f'[{host}]' if ':' in host else host}:{port}")
     service: Service = app.state.service
+    sys.setswitchinterval(_SWITCH_S)
+    gc.freeze()  # what is there stays, and to look through it would hold everything up for 0.1 s
     Server(uvicorn_config(app, settings), service, logs).run(sockets=[listener])
     _log.info("stopped", unanswered=service.given_up)
     return 1 if service.given_up else 0

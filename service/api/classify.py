@@ -65,9 +65,13 @@ class Classify:
                     if parse is not None:
                         images = await self._parse(parse, body, urgency)
                     trace.images = len(images)
-                    with served.gate.admit(len(images), urgency.left_s(), urgency.priority):
+                    with served.gate.admit(
+                        len(images), urgency.left_s(), urgency.priority
+                    ) as places:
                         road = _Road(service, served, batcher, trace, labels, urgency)
                         results = await road.classify_all(images)
+                        if road.ran == len(images):
+                            places.answered()
         await exchange.respond(200, "application/json", _answer(served, trace, results))
 
     async def _parse(self, parse: FormParser, body: bytes, urgency: Urgency) -> EncodedImages:
@@ -110,6 +114,8 @@ class _Road:
         self._service, self._served, self._batcher = service, served, batcher
         self._trace, self._top, self._urgency = trace, top, urgency
         self._begun = 0
+        self.ran = 0
+        """Images that were run for this request, and not for another that sent the same ones."""
 
     async def classify_all(self, images: EncodedImages) -> list[dict[str, Any]]:
         """Give each image's result; the error of an only image is raised."""
@@ -182,9 +188,11 @@ class _Road:
             way = Way(urgency)
             self._start(image, way)
             try:
-                return way, await way.future
+                answer = await way.future
             finally:
                 self._note_decode(way)
+            self.ran += 1
+            return way, answer
         model = f"{self._served.name}/{self._served.version}"
         while True:
             way, joined = in_flight.join(model, image, urgency, partial(self._start, image))
@@ -197,6 +205,8 @@ class _Road:
             else:
                 if joined:
                     self._served.metrics.coalesced.inc()
+                else:
+                    self.ran += 1
                 return way, answer
             finally:
                 self._note_decode(way)

@@ -5,6 +5,7 @@ All of this is used on the event loop alone, so it needs no lock.
 
 from __future__ import annotations
 
+import asyncio
 import math
 import time
 from collections.abc import Callable, Sequence
@@ -13,7 +14,15 @@ from typing import Protocol
 from service.batching.correction import Correction
 from service.batching.latency import LatencyTable
 from service.batching.ticket import Priority
-from service.errors import DeadlineUnreachableError, InflightBytesError, QueueFullError
+from service.errors import (
+    DeadlineExceededError,
+    DeadlineUnreachableError,
+    InflightBytesError,
+    QueueFullError,
+)
+
+_NEWS_S = 10.0
+"""After so long without an answer, what live batches took is forgotten rather than trusted."""
 
 
 class Decoding(Protocol):
@@ -26,6 +35,7 @@ class Decoding(Protocol):
         """Seconds that one thread needs for what is not yet decoded and `images` more."""
 
 
+_TOO_LATE = (asyncio.CancelledError, DeadlineExceededError)
 _Running = tuple[LatencyTable, int, float]  # a model's table, images of a batch, seconds left
 
 
@@ -65,7 +75,9 @@ class ImageGate:
         self._max_batch = max_batch
         self._latencies = latencies or LatencyTable()
         self._counts = dict.fromkeys(Priority, 0)
-        self.correction = Correction()
+        # Who is passed by others takes longer for no fault of the plans.
+        self._corrections = {priority: Correction() for priority in Priority}
+        self._answered_at = time.perf_counter()
         self._device = device or Device()
         self._device.gates.append(self)
 
@@ -89,7 +101,10 @@ class ImageGate:
                 retry_after_s=self._whole_seconds(self._drain_s(excess)),
             )
         planned_s = self._planned_s(images, priority)
-        needed_s = self.correction.at_most_s(planned_s) + self._slack_s(admitted)
+        needed_s = self._needed_s(planned_s, priority)
+        if needed_s > time_left_s and not admitted and self._knows_nothing_new():
+            self._latencies.forget()
+            planned_s = needed_s = self._planned_s(images, priority)
         if needed_s > time_left_s:
             raise DeadlineUnreachableError(
                 f"the answer would take about {needed_s * 1000:.0f} ms, and only "
@@ -101,13 +116,18 @@ class ImageGate:
 
     def admit(
         self, images: int, time_left_s: float = math.inf, priority: Priority = Priority.HIGH
-    ) -> _Places:
+    ) -> Places:
         """Hold places for all images of a request while the block runs.
 
         Refuses as `check` does, and holds none then.
         """
         planned_s = self.check(images, time_left_s, priority)
-        return _Places(self, images, priority, planned_s)
+        return Places(self, images, priority, planned_s)
+
+    def learn(self, planned_s: float, took_s: float, priority: Priority) -> None:
+        """Take note of how long a request was planned to take and took."""
+        self._answered_at = time.perf_counter()
+        self._corrections[priority].learn(planned_s, took_s, self._answered_at)
 
     def hold(self, images: int, priority: Priority) -> None:
         """Count images in; a negative number counts them out."""
@@ -153,16 +173,24 @@ class ImageGate:
         runs = sum([images for table, images, _ in running if table is self._latencies])
         return max(0, high + low - runs)
 
-    def _slack_s(self, admitted: int) -> float:
-        """Time to spare for an image when its turn comes: that of a batch of the best size.
+    def _needed_s(self, planned_s: float, priority: Priority) -> float:
+        """Give the time that a request must have left: the more, the more there is before it.
 
-        Whoever is let in with none is run at the last moment, in a batch as small as it takes to
-        make it; under load that would go for everyone, and small batches are slow.
+        Whoever is let in with none to spare is run at the last moment, in a batch as small as it
+        takes to make it; under load that would go for everyone, and small batches are slow. So
+        there must be time for how far answers are from plans, and for a batch of the best size.
         """
-        if admitted < self._max_batch:
-            return 0.0
-        size = self._latencies.best_size(self._max_batch, math.inf)
-        return 2 * self._latencies.p95_s(size)
+        if not self.admitted:
+            return planned_s
+        now, correction = time.perf_counter(), self._corrections[priority]
+        needed_s = correction.expected_s(planned_s, now)
+        if self.admitted >= self._max_batch:
+            size = self._latencies.best_size(self._max_batch, math.inf)
+            needed_s += correction.margin_s(now) + 2 * self._latencies.p95_s(size)
+        return needed_s
+
+    def _knows_nothing_new(self) -> bool:
+        return time.perf_counter() - self._answered_at > _NEWS_S
 
     def _drain_s(self, images: int) -> float:
         seconds, _ = self._latencies.plan(images, self._max_batch)
@@ -174,24 +202,31 @@ class ImageGate:
         return max(1, math.ceil(seconds))
 
 
-class _Places:
+class Places:
     """The places of one request, held while the block runs."""
 
     def __init__(self, gate: ImageGate, images: int, priority: Priority, planned_s: float) -> None:
         self._gate, self._images, self._priority = gate, images, priority
         self._planned_s = planned_s
 
-    def __enter__(self) -> None:
+    def __enter__(self) -> Places:
+        """Hold them."""
         self._started = time.perf_counter()
         self._gate.hold(self._images, self._priority)
+        return self
 
     def __exit__(self, _: object, error: BaseException | None, __: object) -> None:
+        """Give them back; who had waited longer than planned when it was given up tells that."""
         self._gate.hold(-self._images, self._priority)
-        now = time.perf_counter()
-        took_s = now - self._started
-        # A request that ended early, in an error or since its client left, tells nothing.
-        if error is None or took_s > self._planned_s:
-            self._gate.correction.learn(self._planned_s, took_s, now)
+        if isinstance(error, _TOO_LATE) and self._took_s() > self._planned_s:
+            self.answered()
+
+    def answered(self) -> None:
+        """Let the gate learn from it; call it if all images were run, and ran for this request."""
+        self._gate.learn(self._planned_s, self._took_s(), self._priority)
+
+    def _took_s(self) -> float:
+        return time.perf_counter() - self._started
 
 
 class ByteGate:

@@ -22,11 +22,12 @@ _KNOWN = 8
 NEW_SHARE = 0.1
 """Weight of the newest value in a running mean: it follows a change within some twenty of them."""
 
-_PACE_WINDOW = 16
-"""Batches by whose median the pace is told: a slow one alone changes nothing."""
+_CURRENT = 512
+"""Batches after which a timing of a size counts no more, once there is a newer one."""
 
 _TRY_EVERY = 16
-"""One batch in so many is of another size than the best, so that its times stay current."""
+"""One batch in so many is of another size than the best, so that its times stay current. What was
+last timed in a quiet moment looks fast beside what runs under load, and the other way round."""
 
 _SPARE_TO_TRY = 4.0
 """Batches for which there must be time left, in which another size is tried."""
@@ -41,13 +42,10 @@ table: with 0.95 a light model ran in batches of 4, some per cent slower than in
 
 @dataclass(frozen=True, slots=True)
 class _Plans:
-    """All that is asked of the table, by batch size; every request asks several times.
-
-    In seconds at a pace of 1.
-    """
+    """All that is asked of the table, by batch size; every request asks several times."""
 
     rows: Sequence[tuple[int, float, float]] = ()  # measured size, median, 95th percentile
-    medians: Sequence[float] = (0.0,)  # of 0, 1, ... images up to the largest measured
+    medians: Sequence[float] = (0.0,)  # seconds of 0, 1, ... images up to the largest measured
     highs: Sequence[float] = (0.0,)
     best: Sequence[int] = field(default=(0,))  # the best size of at most 0, 1, ... images
 
@@ -58,32 +56,39 @@ class LatencyTable:
     Both grow with the size (a larger batch is never taken to be faster, whatever the noise), and
     sizes between measured ones are interpolated; where batches are `padded` to the measured sizes,
     they take as long as the next larger one. Without any measurement all times are 0.
-
-    Live batches tell two things apart. The pace is by how much all take longer now than when they
-    were measured, as when HTTP and decoding use the same cores; the times of each size are kept
-    without it. Else a size that was last run under load would look slow beside one that was run in
-    a quiet moment, would not be run again, and so would look slow for ever.
     """
 
     def __init__(self, measured: Iterable[tuple[int, float]] = (), *, padded: bool = False) -> None:
         self._padded = padded
         self._lock = threading.Lock()
-        self._samples: dict[int, deque[float]] = {}
+        self._measured: list[tuple[int, float]] = []
+        self._samples: dict[int, deque[tuple[int, float]]] = {}  # live batches before it, seconds
         self._unplanned = 0
-        self._paces: deque[float] = deque(maxlen=_PACE_WINDOW)
-        self._pace = 1.0
         self._observed = 0
-        self._last_observed: dict[int, int] = {}  # of each size, when, in batches
         self._since_try = 0
         for size, seconds in measured:
-            self._note(size, seconds)
+            self.measure(size, seconds)
         self._plans = self._make_plans()
 
     def measure(self, size: int, seconds: float) -> None:
         """Take note of a batch that was run to measure it, with nothing beside it."""
         with self._lock:
+            self._measured.append((size, seconds))
             self._note(size, seconds)
             self._plans = self._make_plans()
+
+    def forget(self) -> None:
+        """Go back to what was measured.
+
+        If live batches were so slow that nobody's deadline allows one, there will be no further
+        ones that could tell of better times.
+        """
+        with self._lock:
+            if self._observed:
+                self._observed, self._samples = 0, {}
+                for size, seconds in self._measured:
+                    self._note(size, seconds)
+                self._plans = self._make_plans()
 
     def observe(self, size: int, seconds: float) -> None:
         """Take note of a live batch of `size` images that took `seconds`.
@@ -92,26 +97,25 @@ class LatencyTable:
         than to answer a small batch.
         """
         with self._lock:
-            if known_s := _at(self._plans.medians, size):
-                self._paces.append(seconds / known_s)
-                self._pace = sorted(self._paces)[(len(self._paces) - 1) // 2]
-            self._note(size, seconds / self._pace)
             self._observed += 1
-            self._last_observed[size] = self._observed
+            self._note(size, seconds)
             self._unplanned += 1
             if len(self._samples[size]) <= _KNOWN or self._unplanned >= _KNOWN:
                 self._plans = self._make_plans()
                 self._unplanned = 0
 
     def _note(self, size: int, seconds: float) -> None:
-        self._samples.setdefault(size, deque(maxlen=_WINDOW)).append(seconds)
+        samples = self._samples.setdefault(size, deque(maxlen=_WINDOW))
+        samples.append((self._observed, seconds))
+        while samples[0][0] < self._observed - _CURRENT:
+            samples.popleft()
 
     def _make_plans(self) -> _Plans:
         if not self._samples:
             return _Plans()
         rows, median, high = [], 0.0, 0.0
         for size in sorted(self._samples):
-            ordered = sorted(self._samples[size])
+            ordered = sorted([seconds for _, seconds in self._samples[size]])
             median = max(median, ordered[(len(ordered) - 1) // 2])
             high = max(high, median, ordered[-(-len(ordered) * 95 // 100) - 1])
             rows.append((size, median, high))
@@ -131,11 +135,11 @@ class LatencyTable:
 
     def median_s(self, size: int) -> float:
         """Seconds that half of the batches of that size take at most."""
-        return _at(self._plans.medians, size) * self._pace
+        return _at(self._plans.medians, size)
 
     def p95_s(self, size: int) -> float:
         """Seconds that 95 of 100 batches of that size take at most."""
-        return _at(self._plans.highs, size) * self._pace
+        return _at(self._plans.highs, size)
 
     def best_size(self, waiting: int, time_left_s: float) -> int:
         """Plan a batch of 1 to `waiting` images that must end within `time_left_s`.
@@ -158,25 +162,25 @@ class LatencyTable:
         longest time. None is tried where that might make anyone late.
         """
         best = self.best_size(waiting, time_left_s)
+        self._since_try += 1  # without the lock: one more or less does no harm
+        if self._since_try < _TRY_EVERY:
+            return best
+        most = min(2 * best, self._fitting(waiting, time_left_s / _SPARE_TO_TRY))
         with self._lock:
-            self._since_try += 1
-            if self._since_try < _TRY_EVERY:
-                return best
-            most = min(2 * best, self._fitting(waiting, time_left_s / _SPARE_TO_TRY))
-            known = [size for size, _, _ in self._plans.rows]
-            sizes = [size for size in known if best <= 2 * size <= 2 * most and size != best]
-            if not sizes:
-                return best
-            self._since_try = 0
-            return min(sizes, key=lambda size: self._last_observed.get(size, 0))
+            last = {size: samples[-1][0] for size, samples in self._samples.items()}
+        sizes = [size for size in last if best <= 2 * size <= 2 * most and size != best]
+        if not sizes:
+            return best
+        self._since_try = 0
+        return min(sizes, key=lambda size: (last[size], size))
 
     def _fitting(self, most: int, time_left_s: float) -> int:
         """Give the most images, of at most that many, whose 95th percentile fits; 0 if none."""
-        highs, left_s = self._plans.highs, time_left_s / self._pace
-        if _at(highs, most) <= left_s:
+        highs = self._plans.highs
+        if _at(highs, most) <= time_left_s:
             return most
         # They grow with the size.
-        return bisect.bisect_right(range(1, most), left_s, key=lambda size: _at(highs, size))
+        return bisect.bisect_right(range(1, most), time_left_s, key=lambda size: _at(highs, size))
 
     def plan(self, images: int, max_batch: int) -> tuple[float, float]:
         """Predict how long `images` take one runner in batches of its best size.
@@ -197,8 +201,7 @@ class LatencyTable:
 
     def rows(self) -> list[tuple[int, float, float]]:
         """Give (size, median, 95th percentile) of the measured sizes."""
-        pace = self._pace
-        return [(size, median * pace, high * pace) for size, median, high in self._plans.rows]
+        return list(self._plans.rows)
 
 
 def _at(seconds: Sequence[float], size: int) -> float:

@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import math
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from stage import Clock, simulated_time
 
 from service.batching.admission import ByteGate, Device, ImageGate
 from service.batching.latency import LatencyTable
 from service.batching.ticket import Priority
-from service.errors import DeadlineUnreachableError, InflightBytesError, QueueFullError
+from service.errors import (
+    DeadlineExceededError,
+    DeadlineUnreachableError,
+    InflightBytesError,
+    QueueFullError,
+)
 
 
 def planned(gate: ImageGate, images: int, priority: Priority = Priority.HIGH) -> float:
@@ -101,22 +108,88 @@ def test_under_load_an_image_needs_time_to_spare():
         gate.check(1, 4.0, Priority.HIGH)
 
 
-def test_who_waits_longer_than_planned_makes_others_need_more_time():
-    gate = ImageGate(100, latencies=LatencyTable([(1, 1e-9)]))
-    gate.check(1, 2e-9, Priority.HIGH)
+@pytest.fixture
+def clock():
+    clock = Clock()
+    with simulated_time(clock):
+        yield clock
+
+
+def learn(gate: ImageGate, clock: Clock, took_s: float, priority: Priority = Priority.HIGH) -> None:
+    """Have a hundred requests answered, one after the other."""
     for _ in range(100):
-        with gate.admit(1):
-            pass  # takes far longer than a nanosecond
+        with gate.admit(1, priority=priority) as places:
+            clock.now += took_s
+            places.answered()
+
+
+def needs(gate: ImageGate, seconds: float) -> None:
+    """Assert that so much time is needed, and no more."""
+    gate.check(1, seconds * 1.001, Priority.HIGH)
     with pytest.raises(DeadlineUnreachableError):
-        gate.check(1, 2e-9, Priority.HIGH)
+        gate.check(1, seconds * 0.999, Priority.HIGH)
 
 
-def test_a_request_that_ends_early_in_an_error_teaches_nothing():
-    gate = ImageGate(100, latencies=LatencyTable([(1, 1000.0)]))
-    for _ in range(100):
-        with contextlib.suppress(RuntimeError), gate.admit(1):
-            raise RuntimeError
-    gate.check(1, 1000.0, Priority.HIGH)
+def test_who_waits_longer_than_planned_makes_others_need_more_time(clock):
+    gate = ImageGate(100, max_batch=8, latencies=LatencyTable([(1, 1.0), (8, 8.0)]))
+    learn(gate, clock, took_s=1.5)
+    needs(gate, 1.0)  # when nobody is before it, a plan is the best guess
+    with gate.admit(1):
+        gate.check(1, 3.0, Priority.HIGH)
+        with pytest.raises(DeadlineUnreachableError):
+            gate.check(1, 2.6, Priority.HIGH)
+
+
+def test_who_is_passed_by_others_says_nothing_of_their_time(clock):
+    gate = ImageGate(100, max_batch=8, latencies=LatencyTable([(1, 1.0), (8, 8.0)]))
+    learn(gate, clock, took_s=4.0, priority=Priority.LOW)
+    with gate.admit(1):
+        needs(gate, 2.0)
+
+
+@pytest.mark.parametrize(
+    "error", [RuntimeError(), DeadlineExceededError("late"), asyncio.CancelledError()]
+)
+def test_a_request_that_ends_in_an_error_tells_only_that_it_had_waited_too_long(clock, error):
+    gate = ImageGate(100, max_batch=8, latencies=LatencyTable([(1, 1.0), (8, 8.0)]))
+    learn(gate, clock, took_s=1.5)
+    for took_s in (0.5, 3.0):
+        with gate.admit(1):
+            before_s = _least(gate)
+        for _ in range(10):
+            with contextlib.suppress(type(error)), gate.admit(1):
+                clock.now += took_s
+                raise error
+        with gate.admit(1):
+            after_s = _least(gate)
+        assert (after_s > before_s) == (took_s == 3.0 and not isinstance(error, RuntimeError))
+
+
+def _least(gate: ImageGate) -> float:
+    """Find the least time that is enough, to a millisecond."""
+    for ms in range(10000):
+        with contextlib.suppress(DeadlineUnreachableError):
+            gate.check(1, ms / 1000, Priority.HIGH)
+            return ms / 1000
+    raise AssertionError
+
+
+def test_a_door_that_bad_times_have_closed_opens_again(clock):
+    """Nothing is let in, so nothing is run that could tell of better times."""
+    latencies = LatencyTable([(1, 0.01), (2, 0.02)])
+    gate = ImageGate(100, max_batch=2, latencies=latencies)
+    gate.check(1, 0.1, Priority.HIGH)
+    for _ in range(50):
+        with gate.admit(1) as places:
+            latencies.observe(1, 0.5)
+            clock.now += 0.5
+            places.answered()
+    for _ in range(5):
+        with pytest.raises(DeadlineUnreachableError):
+            gate.check(1, 0.1, Priority.HIGH)
+        clock.now += 1
+    clock.now += 10
+    gate.check(1, 0.1, Priority.HIGH)
 
 
 class Decoders:

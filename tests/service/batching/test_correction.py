@@ -1,8 +1,9 @@
-"""Plans and what came of them: a mean that follows, and a margin for how much it varies."""
+"""Plans and what came of them: a factor that follows, and a margin for how much it varies."""
 
 from __future__ import annotations
 
 import random
+from collections.abc import Iterable
 
 import pytest
 from hypothesis import given
@@ -13,45 +14,75 @@ from service.batching.correction import Correction
 seconds = st.floats(1e-4, 10)
 
 
+def taught(answers: Iterable[tuple[float, float]], gap_s: float = 0.05) -> tuple[Correction, float]:
+    """Give a correction that has learned of planned and taken seconds, and the time after that."""
+    correction, now = Correction(), 100.0
+    for planned_s, took_s in answers:
+        now += gap_s
+        correction.learn(planned_s, took_s, now)
+    return correction, now
+
+
 @given(seconds)
 def test_plans_are_believed_until_something_was_answered(planned_s):
-    assert Correction().at_most_s(planned_s) == planned_s
+    assert Correction().expected_s(planned_s, 5.0) == planned_s
+    assert Correction().margin_s(5.0) == 0
 
 
 @given(st.lists(st.tuples(seconds, seconds)), seconds)
-def test_nothing_is_hoped_to_be_sooner_than_planned(answers, planned_s):
-    correction = Correction()
-    for now, (before_s, took_s) in enumerate(answers):
-        correction.learn(before_s, took_s, now)
-    assert planned_s <= correction.at_most_s(planned_s) < 4 * (planned_s + 10)
+def test_nothing_is_expected_sooner_than_planned_or_more_than_four_times_later(answers, planned_s):
+    correction, now = taught(answers)
+    assert planned_s <= correction.expected_s(planned_s, now) <= 4.0001 * planned_s
+    assert 0 <= correction.margin_s(now) <= 4 * 4 * 10
 
 
-@pytest.mark.parametrize(("factor", "counted_s"), [(0.5, 1.0), (1.0, 1.0), (1.5, 1.5), (100, 4.0)])
-def test_what_always_takes_so_much_longer_is_counted_so_much_longer(factor, counted_s):
+@pytest.mark.parametrize(("factor", "counted"), [(0.5, 1.0), (1.0, 1.0), (1.5, 1.5), (100, 4.0)])
+def test_what_always_takes_so_much_longer_is_counted_so_much_longer(factor, counted):
     """At most four times: one answer that took a minute must not close the door for long."""
-    correction = Correction()
-    for answer in range(1000):
-        correction.learn(0.2, 0.2 * factor, answer / 20)
-    assert correction.at_most_s(1.0) == pytest.approx(counted_s, rel=1e-3)
+    correction, now = taught([(0.2, 0.2 * factor)] * 1000)
+    assert correction.expected_s(0.2, now) == pytest.approx(0.2 * counted, rel=0.03)
+    assert correction.margin_s(now) == pytest.approx(0, abs=1e-6)
 
 
 def test_what_varies_is_counted_with_a_margin_that_nearly_all_keep():
-    correction, drawn = Correction(), random.Random(1)
+    drawn = random.Random(1)
+    correction, now = Correction(), 0.0
     late = 0
     for answer in range(2000):
+        now += 0.05
         took_s = drawn.gauss(1.2, 0.05)
-        late += answer > 200 and took_s > correction.at_most_s(1.0)
-        correction.learn(1.0, took_s, answer / 20)
+        limit_s = correction.expected_s(1.0, now) + correction.margin_s(now)
+        late += answer > 200 and took_s > limit_s
+        correction.learn(1.0, took_s, now)
     assert late <= 0.01 * 1800
-    assert correction.at_most_s(1.0) < 1.5, "and not much more than that"
+    assert correction.expected_s(1.0, now) + correction.margin_s(now) < 1.45, "and not much more"
 
 
-def test_long_waits_count_more_than_short_ones_with_their_overhead():
+def test_all_answers_of_a_batch_count_alike():
+    """They come in the same moment; of the first alone, one would think that plans were right."""
+    correction, now = Correction(), 0.0
+    for _ in range(200):
+        now += 0.05
+        for planned_s in (0.3, 0.2, 0.1, 0.1):
+            correction.learn(planned_s, 0.3, now)
+    assert correction.expected_s(1.0, now) == pytest.approx(1.2 / 0.7, rel=0.01)
+
+
+def test_short_waits_say_little_of_long_ones():
     """Answers of an idle service take twice the plan; that says nothing of a long queue."""
-    correction = Correction()
-    for answer in range(100):
-        correction.learn(0.002, 0.004, answer / 100)
-    assert correction.at_most_s(1.0) > 1.9
-    for answer in range(10):
-        correction.learn(0.5, 0.5, 1 + answer / 100)
-    assert correction.at_most_s(1.0) < 1.2
+    correction, now = taught([(0.002, 0.004)] * 100)
+    assert correction.expected_s(0.002, now) > 0.0035
+    assert correction.expected_s(1.0, now) < 1.2
+    for _ in range(10):
+        now += 0.01
+        correction.learn(0.5, 0.5, now)
+    assert correction.expected_s(0.5, now) < 0.52
+
+
+def test_what_was_learned_is_forgotten_where_nothing_new_is_learned():
+    """Or a door that is closed by it would stay closed."""
+    correction, now = taught([(1.0, 1.0), (1.0, 4.0)] * 100)
+    assert correction.expected_s(1.0, now) > 2
+    assert correction.margin_s(now) > 2
+    assert correction.expected_s(1.0, now + 120) < 1.01
+    assert correction.margin_s(now + 120) < 0.01
