@@ -21,8 +21,7 @@ from service.errors import (
     QueueFullError,
 )
 
-_NEWS_S = 10.0
-"""After so long without an answer, what live batches took is forgotten rather than trusted."""
+_TOO_LATE = (asyncio.CancelledError, DeadlineExceededError)
 
 
 class Decoding(Protocol):
@@ -35,7 +34,6 @@ class Decoding(Protocol):
         """Seconds that one thread needs for what is not yet decoded and `images` more."""
 
 
-_TOO_LATE = (asyncio.CancelledError, DeadlineExceededError)
 _Running = tuple[LatencyTable, int, float]  # a model's table, images of a batch, seconds left
 
 
@@ -50,6 +48,11 @@ class Device:
         self.gates: list[ImageGate] = []
         self.running: Callable[[], Sequence[_Running]] = tuple
         """Gives of each batch that runs now its model's table, its images and its seconds left."""
+
+    @property
+    def admitted(self) -> int:
+        """Images of all models that were let in and are not yet answered."""
+        return sum([gate.admitted for gate in self.gates])
 
 
 class ImageGate:
@@ -77,7 +80,6 @@ class ImageGate:
         self._counts = dict.fromkeys(Priority, 0)
         # Who is passed by others takes longer for no fault of the plans.
         self._corrections = {priority: Correction() for priority in Priority}
-        self._answered_at = time.perf_counter()
         self._device = device or Device()
         self._device.gates.append(self)
 
@@ -102,9 +104,10 @@ class ImageGate:
             )
         planned_s = self._planned_s(images, priority)
         needed_s = self._needed_s(planned_s, priority)
-        if needed_s > time_left_s and not admitted and self._knows_nothing_new():
+        if needed_s > time_left_s and not admitted and self._latencies.is_stale:
             self._latencies.forget()
-            planned_s = needed_s = self._planned_s(images, priority)
+            planned_s = self._planned_s(images, priority)
+            needed_s = self._needed_s(planned_s, priority)
         if needed_s > time_left_s:
             raise DeadlineUnreachableError(
                 f"the answer would take about {needed_s * 1000:.0f} ms, and only "
@@ -126,8 +129,7 @@ class ImageGate:
 
     def learn(self, planned_s: float, took_s: float, priority: Priority) -> None:
         """Take note of how long a request was planned to take and took."""
-        self._answered_at = time.perf_counter()
-        self._corrections[priority].learn(planned_s, took_s, self._answered_at)
+        self._corrections[priority].learn(planned_s, took_s, time.perf_counter())
 
     def hold(self, images: int, priority: Priority) -> None:
         """Count images in; a negative number counts them out."""
@@ -180,7 +182,7 @@ class ImageGate:
         takes to make it; under load that would go for everyone, and small batches are slow. So
         there must be time for how far answers are from plans, and for a batch of the best size.
         """
-        if not self.admitted:
+        if not self._device.admitted:
             return planned_s
         now, correction = time.perf_counter(), self._corrections[priority]
         needed_s = correction.expected_s(planned_s, now)
@@ -188,9 +190,6 @@ class ImageGate:
             size = self._latencies.best_size(self._max_batch, math.inf)
             needed_s += correction.margin_s(now) + 2 * self._latencies.p95_s(size)
         return needed_s
-
-    def _knows_nothing_new(self) -> bool:
-        return time.perf_counter() - self._answered_at > _NEWS_S
 
     def _drain_s(self, images: int) -> float:
         seconds, _ = self._latencies.plan(images, self._max_batch)

@@ -9,13 +9,15 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from service.batching.hand_over import HandOver
-from service.batching.latency import NEW_SHARE
 from service.batching.line import Line
 from service.batching.runners import Lane, RunnerPool, Urgency
 from service.batching.ticket import Priority, half_time
 from service.errors import ModelUnavailableError, StoppingError
 
 T = TypeVar("T")
+
+_NEWEST = 0.1
+"""Weight of the newest job in the mean: it follows a change within some twenty of them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,7 +140,7 @@ class JobQueue:
             self._fail(batch, lambda: told)
         seconds = time.perf_counter() - started
         mean = seconds if self._mean_s is None else self._mean_s
-        self._mean_s = mean + NEW_SHARE * (seconds - mean)
+        self._mean_s = mean + _NEWEST * (seconds - mean)
 
     def stopped(self, left: Sequence[_Job]) -> None:
         """Fail the job of a thread that has died, and all if it was the last."""

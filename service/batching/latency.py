@@ -9,6 +9,7 @@ import bisect
 import itertools
 import math
 import threading
+import time
 from collections import deque
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
@@ -19,11 +20,11 @@ _WINDOW = 32
 _KNOWN = 8
 """Timings of a size after which a single further one changes little."""
 
-NEW_SHARE = 0.1
-"""Weight of the newest value in a running mean: it follows a change within some twenty of them."""
-
 _CURRENT = 512
 """Batches after which a timing of a size counts no more, once there is a newer one."""
+
+_STALE_S = 10.0
+"""After so long without a live batch, what the last ones took says little of the next."""
 
 _TRY_EVERY = 16
 """One batch in so many is of another size than the best, so that its times stay current. What was
@@ -65,10 +66,11 @@ class LatencyTable:
         self._samples: dict[int, deque[tuple[int, float]]] = {}  # live batches before it, seconds
         self._unplanned = 0
         self._observed = 0
+        self._observed_at = 0.0
         self._since_try = 0
+        self._plans = _Plans()
         for size, seconds in measured:
             self.measure(size, seconds)
-        self._plans = self._make_plans()
 
     def measure(self, size: int, seconds: float) -> None:
         """Take note of a batch that was run to measure it, with nothing beside it."""
@@ -77,18 +79,22 @@ class LatencyTable:
             self._note(size, seconds)
             self._plans = self._make_plans()
 
-    def forget(self) -> None:
-        """Go back to what was measured.
+    @property
+    def is_stale(self) -> bool:
+        """Whether the last live batch was so long ago that `forget` is in place.
 
         If live batches were so slow that nobody's deadline allows one, there will be no further
         ones that could tell of better times.
         """
+        return self._observed > 0 and time.perf_counter() - self._observed_at > _STALE_S
+
+    def forget(self) -> None:
+        """Go back to what was measured."""
         with self._lock:
-            if self._observed:
-                self._observed, self._samples = 0, {}
-                for size, seconds in self._measured:
-                    self._note(size, seconds)
-                self._plans = self._make_plans()
+            self._observed, self._samples = 0, {}
+            for size, seconds in self._measured:
+                self._note(size, seconds)
+            self._plans = self._make_plans()
 
     def observe(self, size: int, seconds: float) -> None:
         """Take note of a live batch of `size` images that took `seconds`.
@@ -98,6 +104,7 @@ class LatencyTable:
         """
         with self._lock:
             self._observed += 1
+            self._observed_at = time.perf_counter()
             self._note(size, seconds)
             self._unplanned += 1
             if len(self._samples[size]) <= _KNOWN or self._unplanned >= _KNOWN:

@@ -140,6 +140,17 @@ def test_who_waits_longer_than_planned_makes_others_need_more_time(clock):
             gate.check(1, 2.6, Priority.HIGH)
 
 
+def test_another_models_images_on_the_device_are_before_it_too(clock):
+    device = Device()
+    gate = ImageGate(100, latencies=LatencyTable([(1, 1.0)]), device=device)
+    neighbour = ImageGate(100, latencies=LatencyTable([(1, 1.0)]), device=device)
+    learn(gate, clock, took_s=2.0)
+    with neighbour.admit(1):
+        gate.check(1, 4.0, Priority.HIGH)
+        with pytest.raises(DeadlineUnreachableError):
+            gate.check(1, 2.5, Priority.HIGH)
+
+
 def test_who_is_passed_by_others_says_nothing_of_their_time(clock):
     gate = ImageGate(100, max_batch=8, latencies=LatencyTable([(1, 1.0), (8, 8.0)]))
     learn(gate, clock, took_s=4.0, priority=Priority.LOW)

@@ -7,6 +7,7 @@ import math
 
 from hypothesis import given
 from hypothesis import strategies as st
+from stage import Clock, simulated_time
 
 from service.batching.latency import LatencyTable
 
@@ -104,12 +105,20 @@ def test_timings_that_are_not_current_give_way_to_newer_ones():
     assert latencies.median_s(8) == 0.06
 
 
-def test_what_live_batches_took_can_be_forgotten():
+def test_what_live_batches_took_can_be_forgotten_and_is_stale_after_a_while():
+    clock = Clock()
     latencies = table(n1=0.010, n8=0.050)
-    for _ in range(100):
-        latencies.observe(1, 1.0)
-        latencies.observe(3, 1.0)
-    latencies.forget()
+    with simulated_time(clock):
+        clock.now += 60
+        assert not latencies.is_stale, "what was measured stays"
+        for _ in range(100):
+            latencies.observe(1, 1.0)
+            latencies.observe(3, 1.0)
+        assert not latencies.is_stale
+        clock.now += 11
+        assert latencies.is_stale
+        latencies.forget()
+        assert not latencies.is_stale
     assert latencies.rows() == table(n1=0.010, n8=0.050).rows()
 
 
