@@ -29,6 +29,9 @@ def test_identical_images_are_computed_once_only_if_asked_for(serve, coalesce):
     client = serve(coalesce=coalesce, runners=1, max_batch=1)
     engine = hold(client)
     engine.open.clear()
+    gate = next(iter(client.app.state.service.repository)).gate
+    told = []
+    gate.learn = lambda *times: told.append(times)
     with ThreadPoolExecutor(4) as pool:
         same = [pool.submit(client.post, POST, content=colored("red")) for _ in range(3)]
         other = pool.submit(client.post, POST, content=colored("blue"))
@@ -37,6 +40,7 @@ def test_identical_images_are_computed_once_only_if_asked_for(serve, coalesce):
         assert [top_label(answer.result()) for answer in same] == ["red"] * 3
         assert top_label(other.result()) == "blue"
     assert len(engine.batches) == (2 if coalesce else 4)
+    assert len(told) == len(engine.batches), "who had another's answer tells nothing of its plan"
     assert coalesced(client) == (2 if coalesce else 0)
     assert top_label(client.post(POST, content=colored("red"))) == "red", "it is no cache"
     assert len(engine.batches) == (3 if coalesce else 5)

@@ -80,3 +80,15 @@ def test_a_models_own_default_timeout_wins(serve):
         model._latencies.observe(1, 0.5)
     assert post(client).json()["code"] == "deadline_unreachable"
     assert post(client, X_Request_Timeout_Ms="9000").status_code == 200
+
+
+@pytest.mark.parametrize(("broken", "learned"), [(0, 1), (1, 0)])
+def test_only_a_request_whose_images_were_all_run_tells_how_long_such_take(client, broken, learned):
+    """One that was mostly refused is done early, and says nothing of plans."""
+    (model,) = client.app.state.service.repository
+    told: list[float] = []
+    model.gate.learn = lambda _, took_s, __: told.append(took_s)
+    bodies = [colored("red"), b"no image" if broken else colored("blue")]
+    files = [("files", ("image", body)) for body in bodies]
+    assert client.post("/v1/classify", files=files).status_code == 200
+    assert len(told) == learned

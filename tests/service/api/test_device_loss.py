@@ -76,12 +76,15 @@ def test_a_lost_device_is_told_and_the_model_comes_back_by_itself(serve):
     client = serve()
     model = the_model(client)
     lost = model.engine
+    for _ in range(40):
+        model._latencies.observe(1, 9.0)
     lose_device(model)
     response = client.post(POST, content=colored())
     assert (response.status_code, response.json()["code"]) == (503, "model_unavailable")
     assert "retry-after" in response.headers
     wait_until_ready(client)
     assert model.engine is not lost
+    assert model.latency_ms()[1] < 5000, "what the failing device took is forgotten"
     assert top_label(client.post(POST, content=colored("green"))) == "green"
 
 
