@@ -34,9 +34,10 @@ from pathlib import Path
 from typing import Any
 
 from arguments import count, counts
+from local_server import Running, load
 from simulated_burst import measure_burst, render_burst
 from simulated_engine import FAST_GPU_MS, parse_table
-from simulated_processes import Running, load, serving
+from simulated_processes import serving_simulated
 
 from service.bench.images import read_images
 from service.bench.machine import describe_machine
@@ -59,9 +60,11 @@ def measure_path(
 ) -> dict[str, Any]:
     """Load all three servers in turn, in rounds; gives the report."""
     with ExitStack() as stack:
-        servers = {kind: stack.enter_context(serving(kind, latencies, flags)) for kind in _KINDS}
+        servers = {
+            kind: stack.enter_context(serving_simulated(kind, latencies, flags)) for kind in _KINDS
+        }
         for server in servers.values():
-            print(f"{server.kind}: pid {server.pid}", file=sys.stderr)
+            print(f"{server.name}: pid {server.pid}", file=sys.stderr)
         runs: list[dict[str, Any]] = []
         decode_ms = []
         for number_, clients in itertools.product(range(arguments.rounds), arguments.clients):
@@ -90,9 +93,9 @@ def _one(
         duration=arguments.duration, warm_up=arguments.warm_up,
     )  # fmt: skip
     if not run["ok"]:
-        raise RuntimeError(f"the {server.kind} server answered nothing right: {run['errors']}")
+        raise RuntimeError(f"the {server.name} server answered nothing right: {run['errors']}")
     kept = ("throughput_per_s", "latency_ms", "errors", "stages_ms", "server", "generator")
-    return {"kind": server.kind, "clients": clients, "round": round_} | {
+    return {"kind": server.name, "clients": clients, "round": round_} | {
         key: run[key] for key in kept
     }
 

@@ -17,8 +17,9 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from local_server import load
 from simulated_engine import batch_ms, best_rate
-from simulated_processes import load, serving
+from simulated_processes import serving_simulated
 
 from service.bench.options import BURST_FACTOR, BURST_PERIOD_S
 from service.bench.reference import WRONG_ANSWER
@@ -41,13 +42,13 @@ def measure_burst(
         "duration": arguments.duration,
         "warm_up": arguments.warm_up,
     }
-    with serving("service", latencies, flags) as server:
+    with serving_simulated("service", latencies, flags) as server:
         path = load(server, **closed)["throughput_per_s"]
     factor = best_rate(latencies, arguments.max_batch) / (path * arguments.engine_share)
     slowed = {size: ms * factor for size, ms in latencies.items()}
     largest_ms = batch_ms(slowed, arguments.max_batch)
     deadline_ms = arguments.deadline_ms or math.ceil(_BATCHES * largest_ms)
-    with serving("service", slowed, flags) as server:
+    with serving_simulated("service", slowed, flags) as server:
         carried = load(server, **closed)["throughput_per_s"]
         run = load(
             server, **common, mode="burst", rate=carried * MEAN, deadline_ms=deadline_ms,

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from simulated import bound_by, measure_path, render_path
 from simulated_engine import FAST_GPU_MS, SimulatedEngine, batch_ms, best_rate, parse_table
-from simulated_processes import serving
+from simulated_processes import serving_simulated
 
 from service.contract import ModelContract, parse_contract
 from service.engine.onnx import load_engine
@@ -132,6 +132,6 @@ def test_the_three_servers_are_loaded_in_turn():
 def test_a_server_that_does_not_start_is_told_with_its_log():
     with (
         pytest.raises(RuntimeError, match="the service server did not get ready"),
-        serving("service", {1: 1.0}, ["--max-batch", "0"]),
+        serving_simulated("service", {1: 1.0}, ["--max-batch", "0"]),
     ):
         pass
