@@ -6,6 +6,7 @@ No code in a file is ever run.
 from __future__ import annotations
 
 import argparse
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -87,8 +88,12 @@ def _read_safetensors(path: Path) -> dict[str, Tensor]:
 
 def _read_pickle(path: Path) -> Any:
     try:
-        # Many trainers keep their command line beside the parameters.
-        with torch.serialization.safe_globals([argparse.Namespace]):
+        # Many trainers keep their command line beside the parameters. Files of another pickle
+        # protocol are warned of, and then mostly refused.
+        with (
+            torch.serialization.safe_globals([argparse.Namespace]),
+            warnings.catch_warnings(action="ignore"),
+        ):
             return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # PyTorch's errors share no other root
         raise WeightsError(

@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import signal
 import sys
 import traceback
 from collections.abc import Callable, Sequence
 
 from model_export.errors import ExportError, MissingPackageError, OptionsError
+from model_export.interrupts import Interrupts
 from model_export.options import make_parser
 from service.engine.providers import prepare_runtime
 from service.errors import ResnetServeError
 
 _PACKAGES = {"torch", "onnx", "onnxscript", "safetensors", "httpx", "rich", "google"}
+
+_BY_SIGNAL = 128  # and the signal's number, as a shell has it
 
 _COMMANDS = {
     "export": ("model_export.commands", "export_command"),
@@ -28,15 +32,24 @@ _COMMANDS = {
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the program; gives its exit status: 0, 1 for an error, 2 for usage, 130 for Ctrl-C."""
+    """Run the program; gives its exit status.
+
+    That is 0, 1 for an error, 2 for usage, 130 for Ctrl-C and 143 for SIGTERM.
+    """
     try:
         options = make_parser().parse_args(argv)
     except SystemExit as stop:  # argparse has printed why
         return stop.code if isinstance(stop.code, int) else 2
+    interrupts = Interrupts()
     try:
-        _command(options.command)(options)
+        with interrupts:
+            _command(options.command)(options)
     except (Exception, KeyboardInterrupt) as error:  # noqa: BLE001 - explained, or with traceback
-        message, status = _explain(error)
+        if interrupts.received or isinstance(error, KeyboardInterrupt):
+            number = interrupts.received or signal.SIGINT
+            message, status = "interrupted", _BY_SIGNAL + number
+        else:
+            message, status = _explain(error)
         sys.stderr.write(f"resnet-export: {message}\n")
         return status
     return 0
@@ -62,8 +75,6 @@ def _command(name: str) -> Callable[[argparse.Namespace], None]:
 
 def _explain(error: BaseException) -> tuple[str, int]:
     """Give the line to print and the exit status; a defect's traceback is printed here."""
-    if isinstance(error, KeyboardInterrupt):
-        return "interrupted", 130
     if isinstance(error, (ExportError, ResnetServeError)):
         return f"error: {error}", 2 if isinstance(error, OptionsError) else 1
     if isinstance(error, OSError):

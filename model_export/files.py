@@ -15,13 +15,18 @@ def replacing(path: Path) -> Iterator[Path]:
     """Give a temporary path beside `path`; what was written there takes its place at the end.
 
     If the block raises, Ctrl-C included, the temporary file is removed and `path` is untouched.
-    The folder is made if need be. Raises `OSError`.
+    The folder is made if need be. Raises `OSError`, which names `path` if it named no file: writing
+    to a full disk does not.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
     try:
         yield temporary
         settle(temporary, path)
+    except OSError as error:
+        if error.filename in {None, os.fspath(temporary)}:
+            error.filename = os.fspath(path)
+        raise
     finally:
         temporary.unlink(missing_ok=True)
 

@@ -78,8 +78,14 @@ class RunFolder:
             file.write_text(training_plot(f"training in {self.path.name}", self.history), "utf-8")
 
     def _save(self, name: str, content: dict[str, Any]) -> None:
-        with replacing(self.path / name) as file:
-            torch.save(content, file)
+        with replacing(self.path / name) as file, file.open("wb") as stream:
+            try:
+                torch.save(content, stream)
+            except RuntimeError as error:
+                # PyTorch ends its archive even after a failed write, which fails in its own way.
+                if isinstance(error.__context__, OSError):
+                    raise error.__context__ from None
+                raise
 
 
 def best_epoch(history: Sequence[Metrics]) -> Metrics:

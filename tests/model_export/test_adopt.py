@@ -10,6 +10,7 @@ import onnx
 import onnxruntime
 import pytest
 import torch
+from full_disk import file_size_limited
 from networks import MEAN, STD, patterns, random_network
 from onnx import TensorProto, helper, numpy_helper
 
@@ -215,3 +216,12 @@ def test_what_is_no_onnx_file_is_one_line(
         (tmp_path / "foreign.onnx").write_bytes(content)
     assert adopt(tmp_path / "foreign.onnx", tmp_path / "adopted.onnx") == 1
     assert capsys.readouterr().err.count("\n") == 1
+
+
+def test_a_full_disk_leaves_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    """And is one line with the file's name."""
+    file, output = foreign(tmp_path / "foreign.onnx"), tmp_path / "net.onnx"
+    with file_size_limited(1000):
+        assert adopt(file, output) == 1
+    assert capsys.readouterr().err == f"resnet-export: error: {output}: File too large\n"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["foreign.onnx", "labels.txt"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -10,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from full_disk import file_size_limited
 from networks import random_network, save_checkpoint
 
 from model_export.cli import main
@@ -213,21 +215,74 @@ def test_an_unwritable_place_is_one_line(
     assert str(tmp_path / "file") in the_error(capsys)
 
 
-def test_interruption_is_one_line_and_status_130(
+@pytest.mark.parametrize("precision", ["fp32", "int8"])
+def test_a_full_disk_is_one_line(
+    small: Path, tmp_path: Path, precision: str, capsys: pytest.CaptureFixture[str]
+):
+    """With the file's name, and nothing is left."""
+    output = tmp_path / "net.onnx"
+    with file_size_limited(100_000):
+        status = export_small(small, output, "--precision", precision, "--min-agreement", "0")
+    assert status == 1
+    assert capsys.readouterr().err.splitlines()[-1] == (
+        f"resnet-export: error: {output}: File too large"
+    )
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(("received", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_interruption_is_one_line_and_a_status_of_its_own(
+    small: Path,
+    tmp_path: Path,
+    received: signal.Signals,
+    status: int,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+):
+    """Ctrl-C, or a container's stop, during the export."""
+    handlers = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
+
+    def interrupt(*args: object, **kwargs: object) -> None:
+        signal.raise_signal(received)
+
+    monkeypatch.setattr("model_export.export.golden_cases", interrupt)
+    assert export_small(small, tmp_path / "net.onnx") == status
+    assert the_error(capsys) == "resnet-export: interrupted\n"
+    assert not list(tmp_path.iterdir())
+    assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == handlers
+
+
+def test_an_interruption_that_a_library_turned_into_an_error_is_one(
     small: Path,
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ):
-    """Ctrl-C during the export."""
+    """As PyTorch does while it imports parts of its own."""
 
-    def interrupted(*args: object, **kwargs: object) -> None:
-        raise KeyboardInterrupt
+    def fail(*args: object, **kwargs: object) -> None:
+        try:
+            signal.raise_signal(signal.SIGINT)
+        except KeyboardInterrupt:
+            raise AttributeError("half-imported") from None
 
-    monkeypatch.setattr("model_export.export.golden_cases", interrupted)
+    monkeypatch.setattr("model_export.export.golden_cases", fail)
     assert export_small(small, tmp_path / "net.onnx") == 130
     assert the_error(capsys) == "resnet-export: interrupted\n"
-    assert not list(tmp_path.iterdir())
+
+
+def test_an_ignored_signal_stays_ignored(model: Path, monkeypatch: pytest.MonkeyPatch):
+    """A shell's background jobs ignore Ctrl-C."""
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        monkeypatch.setattr(
+            "model_export.describe.graph_cost",
+            lambda _: signal.raise_signal(signal.SIGINT) or 1 / 0,
+        )
+        assert main(["describe", str(model)]) == 1
+        assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def test_a_defect_shows_its_traceback(

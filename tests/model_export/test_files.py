@@ -6,6 +6,7 @@ import hashlib
 from pathlib import Path
 
 import pytest
+from full_disk import file_size_limited
 
 from model_export.files import replacing, sha256_of
 
@@ -18,6 +19,27 @@ def test_what_was_written_takes_the_place(tmp_path: Path):
             temporary.write_bytes(content)
         assert target.read_bytes() == content
     assert list(target.parent.iterdir()) == [target]
+
+
+def test_a_full_disk_is_told_with_the_file(tmp_path: Path):
+    """Writing alone does not say which."""
+    with (
+        pytest.raises(OSError, match="File too large") as caught,
+        file_size_limited(1000),
+        replacing(tmp_path / "file") as temporary,
+    ):
+        temporary.write_bytes(bytes(2000))
+    assert caught.value.filename == str(tmp_path / "file")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_another_file_is_named_as_it_is(tmp_path: Path):
+    """What the block reads may be missing, too."""
+    with (
+        pytest.raises(FileNotFoundError, match="other"),
+        replacing(tmp_path / "file") as temporary,
+    ):
+        temporary.write_bytes((tmp_path / "other").read_bytes())
 
 
 def write_half(target: Path, error: BaseException) -> None:

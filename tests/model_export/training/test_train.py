@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from full_disk import file_size_limited
 from networks import random_network, save_checkpoint
 from photos import photo_folder
 from PIL import Image
@@ -234,6 +235,19 @@ def test_what_was_trained_with_another_stem_is_exported_as_it_is(
     assert main(arguments(photos, run, *more)) == 0
     command = ["export", name, "--weights", str(run / "best.pth"), "--max-batch", "1"]
     assert main([*command, "--output", str(tmp_path / "net.onnx")]) == 0
+
+
+def test_a_run_that_a_full_disk_stopped_goes_on(
+    photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    """It is told in one line, and no file is cut."""
+    run = tmp_path / "run"
+    with file_size_limited(20_000):
+        assert main(arguments(photos, run, "--epochs", "1")) == 1
+    err = capsys.readouterr().err
+    assert re.fullmatch(r"resnet-export: error: .*\.pth: File too large\n", err), err
+    assert not [file for file in run.iterdir() if file.suffix in {".part", ".pth"}]
+    assert main(arguments(photos, run, "--epochs", "1")) == 0
 
 
 def test_a_run_among_the_images_is_refused(photos: Path, capsys: pytest.CaptureFixture[str]):
