@@ -6,13 +6,15 @@ import signal
 from types import FrameType, TracebackType
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
+_AGAIN_S = 5.0  # longer than it takes to end
 
 
 class Interrupts:
     """While the block runs, SIGINT and SIGTERM raise `KeyboardInterrupt` in it.
 
     `received` has the signal that came. It is what counts: a library that is interrupted in the
-    wrong place may fail with an error of its own.
+    wrong place may fail with an error of its own. Python itself swallows what is raised in a
+    destructor or as it forks, so when the block goes on all the same, it is interrupted again.
     """
 
     received: signal.Signals | None = None
@@ -22,10 +24,11 @@ class Interrupts:
         self._before = {
             number: handler
             for number in _SIGNALS
-            if (handler := signal.getsignal(number)) is not signal.SIG_IGN
+            if (handler := signal.getsignal(number)) not in (signal.SIG_IGN, None)
         }
         for number in self._before:
             signal.signal(number, self._raise)
+        self._alarm_before = signal.signal(signal.SIGALRM, self._raise_again) or signal.SIG_DFL
         return self
 
     def __exit__(
@@ -35,9 +38,15 @@ class Interrupts:
         trace: TracebackType | None,
     ) -> None:
         """Give the signals back."""
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, self._alarm_before)
         for number, handler in self._before.items():
             signal.signal(number, handler)
 
     def _raise(self, number: int, _frame: FrameType | None) -> None:
         self.received = signal.Signals(number)
+        signal.setitimer(signal.ITIMER_REAL, _AGAIN_S, _AGAIN_S)
+        raise KeyboardInterrupt
+
+    def _raise_again(self, _number: int, _frame: FrameType | None) -> None:
         raise KeyboardInterrupt

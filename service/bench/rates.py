@@ -17,6 +17,9 @@ from service.bench.pipeline import Pipeline
 SECONDS = 0.5
 """Length of one measurement; longer where one call takes longer."""
 
+_UNDER_WAY_S = 0.25  # until the threads are
+_BATCHES = 6  # of a runner
+
 Call = Callable[[], int]
 """Does some work; gives how many images it did."""
 
@@ -54,13 +57,14 @@ def staged_rate(
 ) -> float:
     """Decode on some threads and run batches on others; gives images a second.
 
-    A runner takes what is decoded, up to `batch`, and never waits for a batch to fill up.
+    A runner takes what is decoded, up to `batch`, and never waits for a batch to fill up. Its rate is
+    that from the end of one of its batches to the end of another, so that none is counted in part.
     """
     # As many as all runners can hold twice: decoders that are ahead stop, and leave the cores.
     decoded: queue.Queue[NDArray[np.uint8]] = queue.Queue(2 * runners * batch)
     order, lock = itertools.cycle(images), threading.Lock()
     over = threading.Event()
-    done = [0] * runners
+    ends: list[list[tuple[float, int]]] = [[] for _ in range(runners)]  # of batches; images in each
 
     def keep_decoding() -> None:
         while not over.is_set():
@@ -78,22 +82,27 @@ def staged_rate(
         while not over.is_set():
             if taken := _take(decoded, batch):
                 pipeline.engine.run(np.stack(taken))
-                done[index] += len(taken)
+                ends[index].append((time.perf_counter(), len(taken)))
 
     def watch() -> None:
-        time.sleep(SECONDS / 2)  # until the threads are under way
-        before, started = sum(done), time.perf_counter()
+        started = time.perf_counter()
         while not over.is_set() and (
-            sum(done) - before < 4 * batch or time.perf_counter() - started < SECONDS
+            time.perf_counter() - started < SECONDS + _UNDER_WAY_S
+            or sum(map(len, ends)) < _BATCHES * runners
         ):
             time.sleep(SECONDS / 20)
-        rate.append((sum(done) - before) / (time.perf_counter() - started))
         over.set()
 
-    rate: list[float] = []
     runs = [partial(keep_running, index) for index in range(runners)]
+    begun = time.perf_counter()
     _on_threads([*[keep_decoding] * decoders, *runs, watch], over.set)
-    return rate[0]
+    return sum(rate_between([end for end in own if end[0] >= begun + _UNDER_WAY_S]) for own in ends)
+
+
+def rate_between(ends: Sequence[tuple[float, int]]) -> float:
+    """Give images a second from the first to the last of a runner's ends of batches."""
+    images = sum(images for _, images in ends[1:])
+    return images / (ends[-1][0] - ends[0][0]) if images else 0.0
 
 
 def _take(decoded: queue.Queue[NDArray[np.uint8]], batch: int) -> list[NDArray[np.uint8]]:
