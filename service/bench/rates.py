@@ -57,8 +57,8 @@ def staged_rate(
 ) -> float:
     """Decode on some threads and run batches on others; gives images a second.
 
-    A runner takes what is decoded, up to `batch`, and never waits for a batch to fill up. Its rate is
-    that from the end of one of its batches to the end of another, so that none is counted in part.
+    A runner takes what is decoded, up to `batch`, and never waits for a batch to fill up. Its rate
+    is from the end of one of its batches to the end of another, so that none is counted in part.
     """
     # As many as all runners can hold twice: decoders that are ahead stop, and leave the cores.
     decoded: queue.Queue[NDArray[np.uint8]] = queue.Queue(2 * runners * batch)
