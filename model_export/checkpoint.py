@@ -95,6 +95,8 @@ def _read_pickle(path: Path) -> Any:
             warnings.catch_warnings(action="ignore"),
         ):
             return torch.load(path, map_location="cpu", weights_only=True)
+    except OSError:
+        raise
     except Exception as error:  # PyTorch's errors share no other root
         raise WeightsError(
             f"{path}: can't be loaded: the file is damaged, or it holds Python objects, which are "

@@ -14,13 +14,23 @@ from model_export.graph import optional_outputs, prepare
 from model_export.labels import labels_for
 from model_export.loading import build_network
 from model_export.model_file import read_model
-from model_export.networks import find_checkpoint, trained_network
+from model_export.networks import check_weights_options, find_checkpoint, trained_network
 from model_export.precision import Lowering
 from model_export.preprocessing import preprocessing_of
 from model_export.reference import count_classes, references
 from model_export.verify import check_answers, measure_parity
 from service.contract import ModelContract, Parity
 from service.cpus import has_vnni
+from service.model_files import is_model_name, is_version
+
+_LOWERING = {
+    "images": "fp16 and int8",
+    "min_agreement": "fp16 and int8",
+    "calibration_images": "int8",
+    "reduce_range": "int8",
+    "per_channel": "int8",
+}
+"""Options by the precisions that they are for."""
 
 
 def export_command(options: Namespace) -> None:
@@ -55,6 +65,12 @@ def checked_output(output: Path) -> Path:
         raise OptionsError(f"--output {output}: must end in .onnx, or the service won't find it")
     if output.is_dir():
         raise OptionsError(f"--output {output}: is a folder")
+    if not is_model_name(served_name(output)):
+        raise OptionsError(
+            f"--output {output}: a model's name is letters, digits and `._-`, 100 at most"
+        )
+    if output.stem.isdecimal() and not is_version(output.stem):
+        raise OptionsError(f"--output {output}: a version is a number from 1 on, as in 1.onnx")
     return output
 
 
@@ -73,15 +89,20 @@ def verify_command(options: Namespace) -> None:
     )
     for warning in report.warnings:
         sys.stderr.write(f"warning: {warning}\n")
+    check_weights_options(options)
     if options.weights is not None:
         sys.stdout.write(_verify_against(options, contract) + "\n")
 
 
 def _lowering(options: Namespace) -> Lowering | None:
+    given = [name for name in _LOWERING if getattr(options, name) is not None]
     if options.precision == "fp32":
-        if options.images is not None:
-            raise OptionsError("--images is for --precision fp16 and int8")
+        if given:
+            raise OptionsError(f"{_flag(given[0])} is for --precision {_LOWERING[given[0]]}")
         return None
+    for name in given:
+        if options.precision not in _LOWERING[name]:
+            raise OptionsError(f"{_flag(name)} is for --precision {_LOWERING[name]}")
     if options.storage is not None:
         raise OptionsError(
             f"--storage is for --precision fp32; weights of an {options.precision} file are stored "
@@ -97,15 +118,14 @@ def _lowering(options: Namespace) -> Lowering | None:
             )
             + "; accuracy may be worse than what is measured here\n"
         )
-    reduce_range = not has_vnni() if options.reduce_range is None else options.reduce_range
-    return Lowering(
-        options.precision,
-        options.images,
-        calibration_images=options.calibration_images,
-        min_agreement=options.min_agreement,
-        reduce_range=reduce_range,
-        per_channel=options.per_channel,
-    )
+        if options.calibration_images is not None:
+            raise OptionsError("--calibration-images goes with --images")
+    chosen = {"reduce_range": not has_vnni()} | {name: getattr(options, name) for name in given}
+    return Lowering(options.precision, **chosen)
+
+
+def _flag(name: str) -> str:
+    return "--" + name.replace("_", "-")
 
 
 def _verify_against(options: Namespace, contract: ModelContract) -> str:

@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path, PurePath, PurePosixPath
 from typing import Protocol
 
 from model_export.errors import ImagesError
@@ -21,7 +21,7 @@ SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", 
 
 # Tiny-ImageNet's validation set comes with it: image, id and box, separated by tabs.
 _ANNOTATIONS = "val_annotations.txt"
-_ID_FIRST = re.compile(r"([^_.]+)[_.]")  # n01443537_4121.jpg
+_AFTER_ID = re.compile(r"[_.]")  # n01443537_4121.jpg
 
 
 class ImageSet(Protocol):
@@ -71,8 +71,8 @@ def _readable(path: Path) -> Iterator[None]:
 def labelled(images: ImageSet, labels: Sequence[Label], where: Path) -> list[Labelled]:
     """Find each image's class: by annotations, by its folder, or by how its name begins.
 
-    A folder has the name of a class's id or label, a file name begins with an id. Raises
-    `ImagesError` when an image's class is none of them.
+    A folder has the name of a class's id or label, or lies in one that has; a file name begins with
+    an id or label, the longest that fits. Raises `ImagesError` when an image's class is none.
     """
     # Two of ImageNet's classes are called crane: by that name they are not known.
     counts = Counter(label.label for label in labels)
@@ -82,14 +82,11 @@ def labelled(images: ImageSet, labels: Sequence[Label], where: Path) -> list[Lab
         return _annotated(images, images.annotations, index, where)
     found, unknown = [], []
     for name in images.names:
-        path = PurePosixPath(name)
-        first = _ID_FIRST.match(path.name)
-        for candidate in (path.parent.name, first[1] if first else ""):
-            if candidate in index:
-                found.append(Labelled(name, index[candidate]))
-                break
-        else:
+        label = next((part for part in _candidates(PurePosixPath(name)) if part in index), None)
+        if label is None:
             unknown.append(name)
+        else:
+            found.append(Labelled(name, index[label]))
     if unknown:
         raise ImagesError(
             f"{where}: {len(unknown)} of {len(images.names)} images are of no class of the model "
@@ -97,6 +94,18 @@ def labelled(images: ImageSet, labels: Sequence[Label], where: Path) -> list[Lab
             "id or label of one"
         )
     return found
+
+
+def _candidates(path: PurePosixPath) -> Iterator[str]:
+    """Give what may be a class: its folders, nearest first, then how it begins, longest first."""
+    yield from reversed(path.parts[:-1])
+    for end in reversed([match.start() for match in _AFTER_ID.finditer(path.name)]):
+        yield path.name[:end]
+
+
+def is_hidden(path: PurePath) -> bool:
+    """Whether a file lies in a hidden folder or is hidden: copies that other programs keep."""
+    return any(part.startswith(".") for part in path.parts)
 
 
 def _annotated(
@@ -122,6 +131,7 @@ class _Folder:
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         files = sorted(path.relative_to(folder) for path in folder.rglob("*") if path.is_file())
+        files = [file for file in files if not is_hidden(file)]
         self.names = [file.as_posix() for file in files if file.suffix.lower() in SUFFIXES]
         notes = [file for file in files if file.name == _ANNOTATIONS]
         self.annotations = (folder / notes[0]).read_text("utf-8") if notes else None
@@ -136,7 +146,9 @@ class _Tar:
         self._archive, self._path = archive, path
         self._members = {member.name: member for member in archive if member.isfile()}
         self.names = sorted(
-            name for name in self._members if PurePosixPath(name).suffix.lower() in SUFFIXES
+            name
+            for name in self._members
+            if (file := PurePosixPath(name)).suffix.lower() in SUFFIXES and not is_hidden(file)
         )
         notes = [name for name in self._members if PurePosixPath(name).name == _ANNOTATIONS]
         self.annotations = self.read(notes[0]).decode() if notes else None

@@ -46,27 +46,42 @@ with 99.99, and 89.7 % with a moving average of each image's range.
 """
 
 
+_AT_ONCE = 8
+"""Images at most whose activations are in memory together: ResNet-50 has 100 MB of each image."""
+
+
 class _Reader(CalibrationDataReader):  # type: ignore[misc]  # ships no types
     """Hands over one image at a time: some calibrators fail at a last batch that is shorter."""
 
-    def __init__(self, batches: Iterable[NDArray[np.uint8]]) -> None:
+    def __init__(self, batches: Iterable[NDArray[np.uint8]], count: int) -> None:
         self._images = (image[None] for batch in batches for image in batch)
+        self._count = self._left = count
+
+    def __len__(self) -> int:
+        return self._count
+
+    def set_range(self, start_index: int, end_index: int) -> None:
+        """Hand over so many more; ranges are asked for one after another."""
+        self._left = end_index - start_index
 
     def get_next(self) -> dict[str, Any] | None:
-        """Give the next image, or None after the last."""
-        image = next(self._images, None)
-        return None if image is None else {INPUT_NAME: image}
+        """Give the next image, or None after the last of the range."""
+        if not self._left:
+            return None
+        self._left -= 1
+        return {INPUT_NAME: next(self._images)}
 
 
 def quantise(
     model: ModelProto,
     target: Path,
     batches: Iterable[NDArray[np.uint8]],
+    count: int,
     *,
     reduce_range: bool,
     per_channel: bool = True,
 ) -> ModelProto:
-    """Quantise a float32 model file's graph by images uint8 [n, H, W, 3], and write it.
+    """Quantise a float32 model file's graph by `count` images uint8 [n, H, W, 3], and write it.
 
     With `reduce_range` weights take 7 bits: without VNNI a CPU adds pairs of products in 16 bits,
     which 8-bit weights would overflow. The classifier's weights stay an output, in float32, if
@@ -76,11 +91,14 @@ def quantise(
     with _quiet():
         try:
             quantize_static(
-                published, target, _Reader(batches), quant_format=QuantFormat.QDQ,
+                published, target, _Reader(batches, count), quant_format=QuantFormat.QDQ,
                 op_types_to_quantize=_OPERATORS, per_channel=per_channel, reduce_range=reduce_range,
                 activation_type=QuantType.QUInt8, weight_type=QuantType.QInt8,
                 calibrate_method=CalibrationMethod.Percentile,
-                extra_options={"CalibPercentile": _PERCENTILE},
+                extra_options={
+                    "CalibPercentile": _PERCENTILE,
+                    "CalibStridedMinMax": max(n for n in range(1, _AT_ONCE + 1) if count % n == 0),
+                },
             )  # fmt: skip
         except (ExportError, OSError):  # of the images, or of a full disk
             raise

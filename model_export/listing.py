@@ -86,7 +86,7 @@ def _multiply_adds(network: nn.Module, image: torch.Tensor) -> int:
     for module in network.modules():
         if isinstance(module, nn.BatchNorm2d):
             # It changes no shape and is not counted; without data PyTorch takes its time over it.
-            module.forward = _unchanged  # type: ignore[method-assign]
+            module.forward = _unchanged  # type: ignore[method-assign, assignment]
     with torch.inference_mode():
         network(image)
     for hook in hooks:

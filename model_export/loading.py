@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from itertools import zip_longest
+from typing import get_args
 
 from torch import Tensor, nn
 
@@ -33,11 +34,11 @@ def build_network(architecture: str, checkpoint: Checkpoint, stem: Stem | None =
     `WeightsError` when its names or shapes are not the network's.
     """
     state = _renamed(checkpoint.state)
-    width_of, classes_of = _SIZES[type(ARCHITECTURES[architecture])]
+    _, classes_of = _SIZES[type(ARCHITECTURES[architecture])]
     network = build(
         architecture,
         classes=_length(state, classes_of) or 1000,
-        width=_length(state, width_of),
+        width=width_of(architecture, checkpoint),
         stem=stem or stem_of(architecture, checkpoint),
     )
     load(network, state, f"{checkpoint.path}: does not fit {architecture}")
@@ -77,6 +78,23 @@ def load_backbone(network: nn.Module, checkpoint: Checkpoint) -> list[str]:
     return left
 
 
+def stem_for(architecture: str, checkpoint: Checkpoint, wanted: Stem | None) -> Stem | None:
+    """Give the stem that is asked for, or else the one that the checkpoint says or shows.
+
+    Raises `WeightsError` where that might be another network with the same names and shapes: those
+    of a single 3x3 convolution are found with a stride of 1 too, and the parameters don't tell.
+    """
+    stem = wanted or checkpoint.about.get("stem") or stem_of(architecture, checkpoint)
+    if stem not in {None, *get_args(Stem)}:
+        raise WeightsError(f"{checkpoint.path}: is of an unknown stem, {stem!r}")
+    if stem == "small" and not (wanted or checkpoint.about.get("stem")):
+        raise WeightsError(
+            f"{checkpoint.path}: its first convolution is 3x3, and the stride is not in the file: "
+            "say --stem small if that is 2; for another one, give the network by --module"
+        )
+    return stem
+
+
 def stem_of(architecture: str, checkpoint: Checkpoint) -> Stem | None:
     """Tell the stem by its convolutions; None where there is no choice."""
     spec = ARCHITECTURES[architecture]
@@ -92,6 +110,11 @@ def stem_of(architecture: str, checkpoint: Checkpoint) -> Stem | None:
 
 def _renamed(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {_OLD_DENSE.sub(r"\1\2", name): tensor for name, tensor in state.items()}
+
+
+def width_of(architecture: str, checkpoint: Checkpoint) -> int | None:
+    """Give the width of the stem."""
+    return _length(_renamed(checkpoint.state), _SIZES[type(ARCHITECTURES[architecture])][0])
 
 
 def _length(state: Mapping[str, Tensor], name: str) -> int | None:

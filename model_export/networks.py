@@ -16,7 +16,7 @@ from torch import nn
 
 from model_export.checkpoint import Checkpoint, read_checkpoint
 from model_export.errors import OptionsError, WeightsError
-from model_export.loading import build_network, load
+from model_export.loading import build_network, load, stem_for
 from model_export.weights import (
     OfficialWeights,
     default_cache,
@@ -48,6 +48,7 @@ def trained_network(options: Namespace) -> Trained:
     """
     if (options.architecture is None) == (options.module is None):
         raise OptionsError("give the name of an architecture or --module, one of them")
+    check_weights_options(options)
     if options.module is not None:
         return _foreign(options)
     if options.weights is None:
@@ -57,8 +58,17 @@ def trained_network(options: Namespace) -> Trained:
     weights = Weights(
         source=options.source_note or _source(checkpoint, official), sha256=checkpoint.sha256
     )
-    network = build_network(options.architecture, checkpoint, options.stem)
+    stem = stem_for(options.architecture, checkpoint, options.stem)
+    network = build_network(options.architecture, checkpoint, stem)
     return Trained(network, options.architecture, weights, official, checkpoint.about)
+
+
+def check_weights_options(options: Namespace) -> None:
+    """Raise `OptionsError` for what would do nothing with that --weights, or without."""
+    if options.weights_entry is not None and options.weights is None:
+        raise OptionsError("--weights-entry goes with --weights")
+    if options.cache_dir is not None and options.weights != "imagenet":
+        raise OptionsError("--cache-dir is for --weights imagenet")
 
 
 def find_checkpoint(options: Namespace, architecture: str) -> Checkpoint:

@@ -65,15 +65,15 @@ def _add_export(export: argparse.ArgumentParser) -> None:
     lower.add_argument("--images", type=Path, metavar="SOURCE",
                        help="folder or tar of images: every other one calibrates int8, the rest "
                        "tell the agreement with float32 (default: generated ones)")  # fmt: skip
-    lower.add_argument("--calibration-images", type=positive, default=256, metavar="N",
-                       help="at most (default: %(default)s)")  # fmt: skip
-    lower.add_argument("--min-agreement", type=fraction, default=0.95, metavar="FRACTION",
+    lower.add_argument("--calibration-images", type=positive, metavar="N",
+                       help="at most (default: 256)")  # fmt: skip
+    lower.add_argument("--min-agreement", type=fraction, metavar="FRACTION",
                        help="of labels that are float32's; a file with fewer is refused "
-                       "(default: %(default)s)")  # fmt: skip
+                       "(default: 0.95)")  # fmt: skip
     lower.add_argument("--reduce-range", action=argparse.BooleanOptionalAction,
                        help="weights of 7 bits, which CPUs without VNNI need (default: as this "
                        "CPU needs)")  # fmt: skip
-    lower.add_argument("--per-channel", action=argparse.BooleanOptionalAction, default=True,
+    lower.add_argument("--per-channel", action=argparse.BooleanOptionalAction,
                        help="a scale for each output channel of a weight, or one for all "
                        "(default: for each)")  # fmt: skip
 
@@ -155,8 +155,8 @@ def _add_train(train: argparse.ArgumentParser) -> None:
     held = train.add_argument_group("held-out images")
     held.add_argument("--validation", type=Path, metavar="DIR",
                       help="a folder of its own, of the same classes")  # fmt: skip
-    held.add_argument("--validation-fraction", type=share, default=0.2, metavar="FRACTION",
-                      help="of each class, without such (default: %(default)s)")  # fmt: skip
+    held.add_argument("--validation-fraction", type=share, metavar="FRACTION",
+                      help="of each class, without such (default: 0.2)")  # fmt: skip
     held.add_argument("--patience", type=positive, metavar="EPOCHS",
                       help="stop after so many without a better top-1 (default: no)")  # fmt: skip
     recipe = train.add_argument_group("recipe")
@@ -168,8 +168,9 @@ def _add_train(train: argparse.ArgumentParser) -> None:
         "(default: %(default)s)")  # fmt: skip
     add("--learning-rate", type=above_zero, metavar="RATE",
         help="at its peak (default: by optimiser and batch, lower with --weights)")  # fmt: skip
-    add("--warmup-epochs", type=not_below_zero, default=1.0, metavar="EPOCHS",
-        help="of a growing rate, before the cosine to 0 (default: %(default)s)")  # fmt: skip
+    add("--warmup-epochs", type=not_below_zero, metavar="EPOCHS",
+        help="of a growing rate, before the cosine to 0 (default: 1, or half of a single "
+        "epoch)")  # fmt: skip
     add("--weight-decay", type=not_below_zero, default=5e-5, help="(default: %(default)s)")
     add("--label-smoothing", type=share_or_none, default=0.1, help="(default: %(default)s)")
     add("--ema-decay", type=share_or_none, default=0.999,
@@ -177,7 +178,8 @@ def _add_train(train: argparse.ArgumentParser) -> None:
     add("--amp", choices=("auto", "off", "bf16", "fp16"), default="auto",
         help="mixed precision (default: bf16 or fp16 on a GPU, off on a CPU)")  # fmt: skip
     add("--sizes", type=sizes, metavar="PIXELS:EPOCHS,...",
-        help="sides of training images, one after another (default: the input size)")  # fmt: skip
+        help="sides of training images, one after another, for all epochs (default: the input "
+        "size)")  # fmt: skip
     add("--min-area", type=share, default=0.35, metavar="FRACTION",
         help="least part of an image that a random crop keeps (default: %(default)s)")  # fmt: skip
     add("--jitter", type=share_or_none, default=0.2, metavar="FRACTION",

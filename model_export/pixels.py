@@ -8,6 +8,7 @@ from itertools import islice
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
@@ -18,8 +19,9 @@ from service.cpus import cpu_count
 from service.errors import RequestError
 from service.preprocess.decode import DecodePolicy, decode, prepare_decoding
 
-# As golden photos are decoded: exactly, and whatever size users' own images are of.
-_EXACT = DecodePolicy(max_image_pixels=500_000_000, jpeg_draft_ratio=0)
+EXACT = DecodePolicy(max_image_pixels=2 * (Image.MAX_IMAGE_PIXELS or 2**30), jpeg_draft_ratio=0)
+"""As golden photos are decoded: exactly, and users' own images of any size that Pillow takes."""
+
 _BATCH = 32
 
 
@@ -36,7 +38,7 @@ def batches(
 
     def pixels(data: tuple[str, bytes]) -> NDArray[np.uint8]:
         try:
-            return decode(data[1], preprocessing, _EXACT).pixels
+            return decode(data[1], preprocessing, EXACT).pixels
         except RequestError as error:
             raise ImagesError(f"{data[0]}: {error}") from error
 

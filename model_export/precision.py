@@ -63,10 +63,10 @@ def lower(
     Raises `AgreementError`, `ImagesError` or `GraphError`.
     """
     source = "generated patterns" if how.images is None else how.images.resolve().name
-    with _split(preprocessing, how) as (calibrating, measuring):
+    with _split(preprocessing, how) as (calibrating, count, measuring):
         if how.precision == "int8":
             model = quantise(
-                onnx.load(full), target, calibrating,
+                onnx.load(full), target, calibrating, count,
                 reduce_range=how.reduce_range, per_channel=how.per_channel,
             )  # fmt: skip
         else:
@@ -81,12 +81,13 @@ _Batches = Iterator[NDArray[np.uint8]]
 
 
 @contextmanager
-def _split(preprocessing: Preprocessing, how: Lowering) -> Iterator[tuple[_Batches, _Batches]]:
-    """Give the images to calibrate on and those to measure on; a single one is both."""
+def _split(preprocessing: Preprocessing, how: Lowering) -> Iterator[tuple[_Batches, int, _Batches]]:
+    """Give the images to calibrate on, how many, and those to measure on; a single one is both."""
     if how.images is None:
         half = _GENERATED // 2
         yield (
             _patterns(range(_FIRST_SEED, _FIRST_SEED + half), preprocessing.crop),
+            half,
             _patterns(range(_FIRST_SEED + half, _FIRST_SEED + _GENERATED), preprocessing.crop),
         )
         return
@@ -97,6 +98,7 @@ def _split(preprocessing: Preprocessing, how: Lowering) -> Iterator[tuple[_Batch
         measuring = spread(others or names, _MEASURED)
         yield (
             batches(images, calibrating, preprocessing, "calibrating"),
+            len(calibrating),
             batches(images, measuring, preprocessing, "measuring agreement"),
         )
 

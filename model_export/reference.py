@@ -68,21 +68,39 @@ def _served(served: ServedNetwork) -> Reference:
 
 
 def count_classes(network: nn.Module, side: int) -> int:
-    """Give the number of classes; raises `GraphError` if a network gives no logits [N, C]."""
-    if isinstance(network, FeatureClassifier):
-        return network.linear.out_features
-    try:
-        with torch.inference_mode():
-            logits = network.eval()(torch.zeros(2, 3, side, side))
-    except Exception as error:  # whatever a foreign network raises
+    """Give the number of classes, 2 or more.
+
+    Raises `GraphError` if a network gives no logits [N, C], or a single one for each image.
+    """
+    classes = (
+        network.linear.out_features
+        if isinstance(network, FeatureClassifier)
+        else _logits_of(network, side)
+    )
+    if classes < 2:
         raise GraphError(
-            f"the network does not take float32 [N, 3, {side}, {side}]: "
-            f"{str(error).splitlines()[0] if str(error) else type(error).__name__}"
-        ) from error
-    if not isinstance(logits, Tensor) or logits.ndim != 2 or len(logits) != 2:
-        what = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
-        raise GraphError(f"the network must give logits [N, C] for N images, and gives {what}")
-    return logits.shape[1]
+            "the network gives one logit, and a model file needs one for each of two classes or "
+            "more: for a yes and no, add one that is always 0 (softmax is the sigmoid then)"
+        )
+    return classes
+
+
+def _logits_of(network: nn.Module, side: int) -> int:
+    for images in (1, 2):
+        try:
+            with torch.inference_mode():
+                logits = network.eval()(torch.zeros(images, 3, side, side))
+        except Exception as error:  # whatever a foreign network raises
+            raise GraphError(
+                f"the network does not take float32 [N, 3, {side}, {side}]: "
+                f"{str(error).splitlines()[0] if str(error) else type(error).__name__}"
+            ) from error
+        if not isinstance(logits, Tensor) or logits.ndim != 2 or len(logits) != images:
+            what = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
+            raise GraphError(
+                f"the network must give logits [N, C] for N images, and gives {what} for {images}"
+            )
+    return int(logits.shape[1])
 
 
 def _outputs(network: nn.Module, x: Tensor) -> Outputs:

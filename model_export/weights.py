@@ -147,6 +147,8 @@ def _download(url: str, partial: Path, path: Path) -> bool:
             _go_on(url, partial)
         except httpx.HTTPStatusError as error:
             raise _failed(url, path, f"the server answered {error.response.status_code}") from error
+        except (ImportError, ValueError) as error:  # a proxy of a kind that httpx can't speak to
+            raise _failed(url, path, f"can't be downloaded ({error})") from error
         except httpx.HTTPError as error:
             came = (partial.stat().st_size if partial.exists() else 0) - before
             if attempt == _ATTEMPTS or came <= 0:

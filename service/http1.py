@@ -32,6 +32,9 @@ from service.errors import (
 from service.logs import request_id
 
 _MAX_HEAD_BYTES = 64 * 1024
+_MAX_PIPELINED = 16
+"""Requests of a connection that are not answered yet: a few bytes each for the client."""
+
 _SEPARATORS = 4  # bytes of a header beside its name and value
 _LINGER_S = 1.0
 
@@ -113,11 +116,17 @@ class Http1Protocol(HttpToolsProtocol):
             return  # the parser stops here, and `_feed` goes on
         self._in_head, self._other_bytes = False, 0
         self._stop_timer()
-        self._refusal = self._judge_head()
-        if self._refusal is not None:
-            raise self._refusal
-        super().on_headers_complete()
+        if (refusal := self._judge_head()) is not None:
+            raise self._refuse_by(refusal)
         self._cycles = [cycle for cycle in self._cycles if not cycle.response_complete]
+        if len(self._cycles) >= _MAX_PIPELINED:
+            raise self._refuse_by(
+                MalformedRequestError(
+                    f"{_MAX_PIPELINED} requests of this connection are not answered yet; wait for "
+                    "answers before sending more"
+                )
+            )
+        super().on_headers_complete()
         self._cycles.append(self.cycle)
         self.cycle.transport = _JoinedWrites(self.transport, self.loop)  # type: ignore[assignment]
 
@@ -148,6 +157,11 @@ class Http1Protocol(HttpToolsProtocol):
         super().on_response_complete()
 
     # Ours.
+
+    def _refuse_by(self, refusal: RequestError) -> RequestError:
+        """Keep a refusal for the time after the parser, which passes on another exception."""
+        self._refusal = refusal
+        return refusal
 
     def _feed(self, data: bytes) -> None:
         while True:

@@ -23,6 +23,16 @@ class ModelFile:
     path: Path
 
 
+def is_model_name(text: str) -> bool:
+    """Whether a model can be called so."""
+    return _NAME.fullmatch(text) is not None
+
+
+def is_version(text: str) -> bool:
+    """Whether a model file in its model's folder can be called so."""
+    return _VERSION.fullmatch(text) is not None
+
+
 def _listed(folder: Path) -> list[Path]:
     """List a folder without hidden entries, which are other programs' (`..data`, `._x.onnx`)."""
     return sorted(path for path in folder.iterdir() if not path.name.startswith("."))
@@ -56,7 +66,7 @@ def discover(folder: Path) -> list[ModelFile]:
         ) from error
     files = [ModelFile(path.stem, 1, path) for path in paths]
     for path in versioned:
-        if not _VERSION.fullmatch(path.stem):
+        if not is_version(path.stem):
             raise ModelSelectionError(
                 f"{path}: a file in a model's own folder is named by its version, as in "
                 f"{path.parent.name}/1.onnx"
@@ -68,7 +78,7 @@ def discover(folder: Path) -> list[ModelFile]:
             "`resnet-export export`, or leave --models away to serve the built-in model"
         )
     for file in files:
-        if not _NAME.fullmatch(file.name):
+        if not is_model_name(file.name):
             raise ModelSelectionError(
                 f"{file.path}: a model's name is letters, digits and `._-`, 100 at most"
             )

@@ -13,6 +13,7 @@ from service.batching.admission import Device
 from service.batching.jobs import JobQueue
 from service.batching.runners import Lane, RunnerPool
 from service.contract import parse_contract
+from service.cpus import cpu_count
 from service.engine.onnx import OnnxEngine, load_engine
 from service.errors import (
     ModelFileError,
@@ -40,7 +41,7 @@ class Repository:
 
     def __init__(
         self, models: Iterable[ServedModel], default: str | None, device: Device, jobs: JobQueue,
-        layout: Choice,
+        layout: Choice, stuck_after_s: float,
     ) -> None:  # fmt: skip
         self._models: dict[str, dict[int, ServedModel]] = {}
         for model in models:
@@ -48,6 +49,7 @@ class Repository:
         self._default = default or (next(iter(self._models)) if len(self._models) == 1 else None)
         self._device, self._jobs = device, jobs
         self.layout = layout
+        self._stuck_after_s = stuck_after_s
         self._pool: RunnerPool | None = None
 
     def __iter__(self) -> Iterator[ServedModel]:
@@ -61,7 +63,9 @@ class Repository:
         """
         runners, decoders = self._device.runners, self._jobs.threads
         threads = max(runners, decoders) if self._on_cpu() else runners + decoders
-        self._device.decoding_threads = threads if self._on_cpu() else 0
+        # Those that decode at a time, and have a core for it.
+        decoding = min(decoders, cpu_count())
+        self._device.decoding_threads = decoding if self._on_cpu() else 0
         self._pool = RunnerPool(threads)
         self._device.running = self._pool.running
         self._jobs.start(self._pool)
@@ -71,6 +75,18 @@ class Repository:
 
     def _on_cpu(self) -> bool:
         return all(model.engine.provider == "cpu" for model in self)
+
+    def title(self, model: ServedModel) -> str:
+        """Name a model, with its version if there are others of that name."""
+        several = len(self._models[model.name]) > 1
+        return f"{model.name}/{model.version}" if several else model.name
+
+    def troubles(self) -> dict[str, str]:
+        """Say what only a restart mends, by model, and of decoding."""
+        found = {self.title(model): trouble for model in self if (trouble := model.trouble())}
+        if self._pool is not None and (trouble := self._jobs.trouble(self._stuck_after_s)):
+            found["decoding"] = trouble
+        return found
 
     def close(self, timeout_s: float) -> None:
         """Answer what is queued, then stop the runners and free the engines."""
@@ -146,7 +162,7 @@ def load_repository(
         for file in files
     ]
     give_back_freed()
-    return Repository(models, settings.default_model, device, jobs, choice)
+    return Repository(models, settings.default_model, device, jobs, choice, settings.stuck_after_s)
 
 
 def _first_asked_for(files: Sequence[ModelFile], default: str | None) -> ModelFile:

@@ -99,6 +99,7 @@ class ServedModel:
         except Exception as error:  # noqa: BLE001 - a model that can't run must not stop the others
             _log.exception("warm_up_failed", model=self.name, version=self.version)
             self.state, self.reason = "failed", f"warm-up failed: {error}"
+            self._reload_later()  # memory of a GPU that another process is about to leave, say
             return
         if worst is None:
             return
@@ -138,17 +139,20 @@ class ServedModel:
         self._lost_at = time.perf_counter()
         self.state, self.reason = "reloading", f"the device was lost: {error}"
         _log.error("device_lost", model=self.name, version=self.version, detail=str(error))
+        self._reload_later()
+
+    def _reload_later(self) -> None:
         threading.Thread(target=self._reload, name=f"reload-{self.name}", daemon=True).start()
 
     def _reload(self) -> None:
         """Open the model again, with back-off, until it agrees with its golden cases."""
-        wait_s = _RELOAD_FIRST_S
+        wait_s, begun_by = _RELOAD_FIRST_S, self.reason
         while not self._closing.wait(wait_s):
             wait_s = min(2 * wait_s, _RELOAD_MOST_S)
             try:
                 swapped = self._swap()
             except Exception as error:  # noqa: BLE001 - whatever it is, the next try may succeed
-                self.reason = f"the device was lost, and loading the model again failed: {error}"
+                self.reason = f"{begun_by}; loading the model again failed: {error}"
                 _log.error("reload_failed", model=self.name, detail=str(error), next_s=wait_s)
                 continue
             if swapped:

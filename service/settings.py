@@ -137,7 +137,8 @@ class Settings(BaseModel):
     )
     stuck_after_s: Seconds = Field(
         60,
-        description="a batch, or a reload after a lost device, that takes longer makes /livez fail",
+        description="a batch, a decode, or a reload after a lost device, that takes longer makes "
+        "/livez fail",
     )
     keep_alive_s: Count = Field(75, description="how long an idle connection is kept")
     cors_origins: tuple[str, ...] = Field(

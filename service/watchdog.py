@@ -14,16 +14,14 @@ _log = structlog.get_logger(__name__)
 
 
 async def watch(repository: Repository) -> None:
-    """Look at all models once a second, until cancelled; log each trouble once, and its end."""
-    told: dict[tuple[str, int], str] = {}
+    """Look once a second, until cancelled; log each trouble once, and its end."""
+    told: dict[str, str] = {}
     while True:
         await asyncio.sleep(_PERIOD_S)
-        for model in repository:
-            key, trouble = (model.name, model.version), model.trouble()
-            if trouble and key not in told:
-                told[key] = trouble
-                _log.error("trouble", model=model.name, version=model.version, detail=trouble)
-            elif not trouble and key in told:
-                _log.info(
-                    "trouble_over", model=model.name, version=model.version, was=told.pop(key)
-                )
+        found = repository.troubles()
+        for where, trouble in found.items():
+            if where not in told:
+                told[where] = trouble
+                _log.error("trouble", where=where, detail=trouble)
+        for where in told.keys() - found.keys():
+            _log.info("trouble_over", where=where, was=told.pop(where))

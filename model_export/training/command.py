@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import os
+import re
 import shlex
 import sys
 from argparse import Namespace
@@ -14,17 +16,19 @@ from typing import Any
 import torch
 from torch import nn
 
+from model_export.architectures import ARCHITECTURES, Residual, Stem
 from model_export.architectures.build import build
 from model_export.checkpoint import TRAINED, Checkpoint
 from model_export.errors import OptionsError
-from model_export.loading import load_backbone
-from model_export.networks import find_checkpoint
+from model_export.loading import load_backbone, stem_for, width_of
+from model_export.networks import check_weights_options, find_checkpoint
 from model_export.preprocessing import preprocessing_of
 from model_export.training.data import (
     Augmentation,
     Example,
     TrainingImages,
     ValidationImages,
+    check_images,
     find_classes,
     split,
 )
@@ -37,11 +41,14 @@ from service.preprocess.decode import prepare_decoding
 _SCRATCH = {"sgd": 0.1, "sgd-noise": 0.1, "adamw": 1e-3}  # for a batch of 256
 _FINE_TUNED = {"sgd": 0.02, "sgd-noise": 0.02, "adamw": 2e-4}
 _USUAL_BATCH = 256
+_HELD_OUT = 0.2  # of each class
+_SHOWN = 5  # classes
 
 
 def train_command(options: Namespace) -> None:
     """Train as the options say; print a line for each epoch, and what to do with the result."""
     prepare_decoding()
+    check_weights_options(options)
     classes, training, validation = _examples(options)
     begun = find_checkpoint(options, options.architecture) if options.weights else None
     preprocessing = preprocessing_of(
@@ -50,13 +57,13 @@ def train_command(options: Namespace) -> None:
         trained=begun.about.get("preprocessing") if begun else None,
     )
     recipe = _recipe(options, preprocessing.crop)
-    for epoch in range(recipe.epochs):
-        recipe.side_at(epoch)
+    stem, width = _shape(options, begun)
     augmentation = Augmentation(options.min_area, options.flip, options.jitter)
     facts = {
         # What `export` needs to know beside the parameters.
         TRAINED: {
             "architecture": options.architecture,
+            "stem": stem,
             "labels": classes,
             "preprocessing": preprocessing.model_dump(mode="json"),
         },
@@ -64,20 +71,23 @@ def train_command(options: Namespace) -> None:
         "recipe": as_plain(recipe)
         | {
             "augmentation": asdict(augmentation),
-            "width": options.width,
-            "stem": options.stem,
+            "width": width,
             "weights": begun.sha256 if begun else None,
             "images": _digest(options.folder, training),
             "validation images": _digest(options.validation or options.folder, validation),
         },
     }
+    torch.manual_seed(recipe.seed)
+    # Of a run that goes on, the state has all parameters.
+    network = _network(
+        options.architecture, len(classes), width, stem, None if options.resume else begun
+    )
     folder = RunFolder(options.output)
     state = folder.open(resume=options.resume)
     if state is not None:
         _check_same(state, facts, options.output)
-    torch.manual_seed(recipe.seed)
     trainer = Trainer(
-        _network(options, len(classes), begun if state is None else None),
+        network,
         recipe,
         preprocessing,
         (
@@ -90,7 +100,9 @@ def train_command(options: Namespace) -> None:
     if state is not None:
         trainer.restore(state)
     else:  # so that a run which is killed in its first epoch can go on too
+        check_images([*training, *validation])
         folder.save_last(trainer.state() | facts)
+    _say(f"classes: {', '.join(classes[:_SHOWN])}{', ...' if len(classes) > _SHOWN else ''}")
     _say(
         f"{options.architecture}, {len(classes)} classes, {len(training)} images to train on and "
         f"{len(validation)} held out"
@@ -124,7 +136,8 @@ def _run(
 
 def _say_what_next(options: Namespace, folder: RunFolder, held_out: int) -> None:
     best, path = best_epoch(folder.history), options.output / BEST
-    model = Path("models") / f"{options.output.resolve().name}.onnx"
+    name = re.sub(r"[^A-Za-z0-9._-]+", "-", options.output.resolve().name).strip("-._") or "model"
+    model = Path("models") / f"{name}.onnx"
     _say(
         f"{path}: top-1 {best['val_top1']:.2%} on the {held_out} held-out images (epoch "
         f"{best['epoch']:.0f})"
@@ -147,7 +160,10 @@ def _examples(options: Namespace) -> tuple[list[str], list[Example], list[Exampl
         )
     classes, examples = find_classes(options.folder)
     if options.validation is None:
-        return classes, *split(examples, options.validation_fraction, options.seed)
+        fraction = options.validation_fraction or _HELD_OUT
+        return classes, *split(examples, fraction, options.seed)
+    if options.validation_fraction is not None:
+        raise OptionsError("--validation-fraction is for a run without --validation")
     others, validation = find_classes(options.validation)
     if others != classes:
         odd = sorted(set(classes) ^ set(others))
@@ -163,13 +179,27 @@ def _recipe(options: Namespace, side: int) -> Recipe:
         optimiser=options.optimiser,
         learning_rate=options.learning_rate or usual * options.batch / _USUAL_BATCH,
         weight_decay=options.weight_decay,
-        warmup_epochs=options.warmup_epochs,
+        warmup_epochs=(
+            min(1.0, options.epochs / 2) if options.warmup_epochs is None else options.warmup_epochs
+        ),
         label_smoothing=options.label_smoothing,
         ema_decay=options.ema_decay,
         sizes=options.sizes or ((side, options.epochs),),
         seed=options.seed,
         amp=_amp(options),
     )
+
+
+def _shape(options: Namespace, begun: Checkpoint | None) -> tuple[Stem | None, int | None]:
+    """Give stem and width: as asked for, or those of the weights, or the architecture's."""
+    if begun is not None:
+        return (
+            stem_for(options.architecture, begun, options.stem),
+            options.width or width_of(options.architecture, begun),
+        )
+    spec = ARCHITECTURES[options.architecture]
+    stem = options.stem or (spec.stem if isinstance(spec, Residual) else None)
+    return stem, options.width
 
 
 def _amp(options: Namespace) -> Amp:
@@ -188,12 +218,14 @@ def _device(options: Namespace) -> torch.device:
     return torch.device("cuda" if available and options.device != "cpu" else "cpu")
 
 
-def _network(options: Namespace, classes: int, begun: Checkpoint | None) -> nn.Module:
-    network = build(options.architecture, classes=classes, width=options.width, stem=options.stem)
+def _network(
+    architecture: str, classes: int, width: int | None, stem: Stem | None, begun: Checkpoint | None
+) -> nn.Module:
+    network = build(architecture, classes=classes, width=width, stem=stem)
     if begun is not None:
         left = load_backbone(network, begun)
         _say(f"from {begun.path}; begun anew: {', '.join(left) or 'nothing'}")
-    elif not options.weights:
+    else:
         _zero_last_norms(network)
     return network
 
@@ -210,7 +242,8 @@ def _digest(folder: Path, examples: Sequence[Example]) -> str:
     """Tell sets of images apart, by their names and classes."""
     digest = hashlib.sha256()
     for example in examples:
-        digest.update(f"{example.path.relative_to(folder)}\0{example.index}\0".encode())
+        digest.update(os.fsencode(example.path.relative_to(folder)))
+        digest.update(f"\0{example.index}\0".encode())
     return digest.hexdigest()
 
 
@@ -225,4 +258,5 @@ def _check_same(state: dict[str, Any], facts: dict[str, Any], folder: Path) -> N
     if differences:
         raise OptionsError(
             f"{folder}: its run was started otherwise, so it can't go on: {', '.join(differences)}"
+            "; to begin anew, give another --output, or remove it"
         )

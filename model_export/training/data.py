@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,14 +21,20 @@ from torch import Tensor
 from torch.utils.data import Dataset, Sampler
 
 from model_export.errors import ImagesError
-from model_export.images import SUFFIXES
+from model_export.images import SUFFIXES, is_hidden
+from model_export.pixels import EXACT, progress
 from service.contract import Preprocessing
+from service.cpus import cpu_count
 from service.errors import RequestError
-from service.preprocess.decode import DecodePolicy, decode, decode_upright
+from service.preprocess.decode import decode, decode_upright
 
-_EXACT = DecodePolicy(max_image_pixels=500_000_000, jpeg_draft_ratio=0)
+_PARTS = frozenset({"train", "training", "val", "valid", "validation", "test"})
+"""Folders of a data set's parts, each of which has the classes' folders."""
+
+_SHOWN = 5  # images that can't be decoded; the rest is counted
 _RATIO = (3 / 4, 4 / 3)  # of a random crop's sides
 _ATTEMPTS = 10
+_AT_ONCE = 64  # images decoded between two looks at the progress
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,13 +61,20 @@ class Augmentation:
 def find_classes(folder: Path) -> tuple[list[str], list[Example]]:
     """List the classes, by the folders' names in order, and all their images.
 
-    Raises `ImagesError`: no such folder, fewer than two classes, or a class without images.
+    Hidden files and folders, in which other programs keep copies, are left out. Raises
+    `ImagesError`: no such folder, fewer than two classes, a class without images, or a data set
+    whose parts are not classes.
     """
     if not folder.is_dir():
         raise ImagesError(f"{folder}: no such folder")
     classes = sorted(
         path.name for path in folder.iterdir() if path.is_dir() and not path.name.startswith(".")
     )
+    if classes and _PARTS.issuperset(name.lower() for name in classes):
+        raise ImagesError(
+            f"{folder}: {', '.join(classes)} are parts of a data set and no classes; give the one "
+            "to train on, and by --validation the one to hold out"
+        )
     if len(classes) < 2:
         raise ImagesError(f"{folder}: must have a folder for each class, two at least")
     examples = []
@@ -67,7 +82,9 @@ def find_classes(folder: Path) -> tuple[list[str], list[Example]]:
         paths = sorted(
             path
             for path in (folder / name).rglob("*")
-            if path.suffix.lower() in SUFFIXES and path.is_file()
+            if path.suffix.lower() in SUFFIXES
+            and path.is_file()
+            and not is_hidden(path.relative_to(folder))
         )
         if not paths:
             raise ImagesError(f"{folder / name}: holds no images ({', '.join(sorted(SUFFIXES))})")
@@ -95,6 +112,31 @@ def split(
         for position, example in enumerate(members):
             (validation if position in chosen else training).append(example)
     return training, validation
+
+
+def check_images(examples: Sequence[Example]) -> None:
+    """Decode all images once; raises `ImagesError`, naming those that can't be.
+
+    Found in the middle of a run, one would end it, and without it the run could not go on.
+    """
+
+    def problem(example: Example) -> str | None:
+        try:
+            _open(example.path)
+        except ImagesError as error:
+            return str(error)
+        return None
+
+    problems = []
+    with progress() as bar, ThreadPoolExecutor(cpu_count()) as pool:
+        task = bar.add_task("reading all images once", total=len(examples))
+        for start in range(0, len(examples), _AT_ONCE):
+            some = examples[start : start + _AT_ONCE]
+            problems += [found for found in pool.map(problem, some) if found]
+            bar.update(task, advance=len(some))
+    if problems:
+        more = f"; and {len(problems) - _SHOWN} more" if len(problems) > _SHOWN else ""
+        raise ImagesError("; ".join(problems[:_SHOWN]) + more)
 
 
 class TrainingImages(Dataset[tuple[Tensor, int]]):
@@ -149,10 +191,8 @@ class ValidationImages(Dataset[tuple[Tensor, int]]):
     def __getitem__(self, index: int) -> tuple[Tensor, int]:
         """Give an image and its class."""
         example = self.examples[index]
-        try:
-            pixels = decode(example.path.read_bytes(), self._preprocessing, _EXACT).pixels
-        except RequestError as error:
-            raise ImagesError(f"{example.path}: {error}") from error
+        with _told_by_name(example.path):
+            pixels = decode(example.path.read_bytes(), self._preprocessing, EXACT).pixels
         return torch.from_numpy(pixels.copy()).permute(2, 0, 1), example.index
 
 
@@ -192,7 +232,15 @@ def random_box(
 
 
 def _open(path: Path) -> Image.Image:
+    with _told_by_name(path):
+        return decode_upright(path.read_bytes(), EXACT)
+
+
+@contextmanager
+def _told_by_name(path: Path) -> Iterator[None]:
     try:
-        return decode_upright(path.read_bytes(), _EXACT)
+        yield
     except RequestError as error:
         raise ImagesError(f"{path}: {error}") from error
+    except OSError as error:  # from another process its file's name would not come along
+        raise ImagesError(f"{path}: {error.strerror or error}") from error

@@ -116,17 +116,14 @@ class Trainer:
             if not math.isfinite(value):
                 raise self._diverged()
             self._scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
-        except (RuntimeError, ValueError) as error:  # too small images, too little memory
-            raise TrainingError(
-                f"PyTorch can't train on {len(x)} images of {x.shape[-1]} pixels at a time: "
-                f"{str(error).splitlines()[0]}"
-            ) from error
-        if self.recipe.optimiser == "sgd-noise":
-            self._scaler.unscale_(self._optimiser)
-            add_noise(self.network, step, self.recipe.seed)
-        self._scaler.step(self._optimiser)
-        self._scaler.update()
-        self.average.update_parameters(self.network)
+            if self.recipe.optimiser == "sgd-noise":
+                self._scaler.unscale_(self._optimiser)
+                add_noise(self.network, step, self.recipe.seed)
+            self._scaler.step(self._optimiser)
+            self._scaler.update()
+            self.average.update_parameters(self.network)
+        except (RuntimeError, ValueError) as error:
+            raise _failed("train on", x, error) from error
         return value
 
     def _diverged(self) -> TrainingError:
@@ -140,7 +137,10 @@ class Trainer:
         loss, top1, top5, count = 0.0, 0, 0, 0
         with torch.inference_mode(), self._autocast():
             for x, target in self._batches(self._validation, "validation"):
-                logits = self.average(x).float()
+                try:
+                    logits = self.average(x).float()
+                except (RuntimeError, ValueError) as error:
+                    raise _failed("run", x, error) from error
                 loss += float(functional.cross_entropy(logits, target, reduction="sum"))
                 best = logits.topk(min(5, logits.shape[1])).indices == target[:, None]
                 top1 += int(best[:, 0].sum())
@@ -164,6 +164,14 @@ class Trainer:
         if self.recipe.amp == "off":
             return nullcontext()
         return torch.autocast(self._device.type, _AMP_TYPES[self.recipe.amp])
+
+
+def _failed(what: str, x: Tensor, error: Exception) -> TrainingError:
+    """Of too small images, or too little memory."""
+    return TrainingError(
+        f"PyTorch can't {what} {len(x)} images of {x.shape[-1]} pixels at a time: "
+        f"{str(error).splitlines()[0]}"
+    )
 
 
 def _next(batches: Iterator[Any]) -> tuple[Tensor, Tensor] | None:

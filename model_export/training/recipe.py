@@ -33,13 +33,24 @@ class Recipe:
     seed: int
     amp: Amp
 
+    def __post_init__(self) -> None:
+        """Raise `OptionsError` for what does not fit together."""
+        sized = sum(epochs for _, epochs in self.sizes)
+        if sized != self.epochs:
+            raise OptionsError(f"--sizes are for {sized} epochs, and --epochs for {self.epochs}")
+        if self.warmup_epochs >= self.epochs:
+            raise OptionsError(
+                f"--warmup-epochs {self.warmup_epochs:g}: must be fewer than the {self.epochs} of "
+                "--epochs"
+            )
+
     def side_at(self, epoch: int) -> int:
         """Side of the training images in an epoch, counted from 0."""
         for side, epochs in self.sizes:
             if epoch < epochs:
                 return side
             epoch -= epochs
-        raise OptionsError(f"--sizes are for {sum(n for _, n in self.sizes)} epochs only")
+        raise IndexError(f"epoch {epoch} after the last")
 
     def learning_rate_at(self, step: int, steps_per_epoch: int) -> float:
         """Linear from 0 in the warm-up, then half a cosine to 0.

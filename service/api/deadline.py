@@ -18,6 +18,7 @@ from service.errors import (
 )
 from service.settings import MAX_TIMEOUT_MS, Settings
 
+_MOST_DIGITS = len(str(MAX_TIMEOUT_MS))
 _PRIORITIES = {"high": Priority.HIGH, "low": Priority.LOW}
 
 
@@ -43,7 +44,8 @@ def urgency_of(
     """
     default = settings.model_timeout_ms.get(model, settings.request_timeout_ms)
     text = _text(headers, b"x-request-timeout-ms", str(default))
-    if not (text.isascii() and text.isdigit() and 1 <= int(text[:9]) <= MAX_TIMEOUT_MS):
+    digits = text.isascii() and text.isdigit() and len(text) <= _MOST_DIGITS
+    if not (digits and 1 <= int(text) <= MAX_TIMEOUT_MS):
         raise InvalidTimeoutError(
             f"X-Request-Timeout-Ms is {text[:20]!r}; a whole number of milliseconds from 1 to "
             f"{MAX_TIMEOUT_MS} is allowed"

@@ -39,12 +39,8 @@ async def health(request: Request) -> Response:
 @router.get("/livez", response_model=Probe, responses={503: {"model": Probe}})
 async def livez(request: Request) -> Response:
     """Liveness: 503 when a runner is dead or stuck, or a lost device stays lost: restart."""
-    troubles = [
-        f"{model.name}: {trouble}"
-        for model in service_of(request).repository
-        if (trouble := model.trouble())
-    ]
-    return _probe(troubles)
+    troubles = service_of(request).repository.troubles()
+    return _probe([f"{name}: {trouble}" for name, trouble in troubles.items()])
 
 
 @router.get("/readyz", response_model=Probe, responses={503: {"model": Probe}})
@@ -52,12 +48,10 @@ async def readyz(request: Request) -> Response:
     """Readiness: 503 until every model agrees with its golden cases, and once stopping."""
     service = service_of(request)
     reasons = ["draining"] if service.draining else []
-    for model in service.repository:
-        if model.state != "ready":
-            reasons.append(f"{model.name}: {model.reason}")
-        elif trouble := model.trouble():
-            reasons.append(f"{model.name}: {trouble}")
-    return _probe(reasons)
+    repository = service.repository
+    unready = {repository.title(m): m.reason for m in repository if m.state != "ready"}
+    found = repository.troubles() | unready
+    return _probe([*reasons, *(f"{name}: {reason}" for name, reason in found.items())])
 
 
 @router.get("/metrics", response_class=Response)
@@ -104,7 +98,7 @@ def _state(service: Service) -> str:
     if service.draining:
         return "draining"
     states = {model.state for model in service.repository}
-    if "failed" in states or any(model.trouble() for model in service.repository):
+    if "failed" in states or service.repository.troubles():
         return "failed"
     if "reloading" in states:
         return "reloading"

@@ -33,6 +33,13 @@ class Decoding(Protocol):
     def work_s(self, images: int) -> float:
         """Seconds that one thread needs for what is not yet decoded and `images` more."""
 
+    @property
+    def is_stale(self) -> bool:
+        """Whether nothing has been decoded for so long that `forget` is in place."""
+
+    def forget(self) -> None:
+        """Forget how long decoding took."""
+
 
 _Running = tuple[LatencyTable, int, float]  # a model's table, images of a batch, seconds left
 
@@ -104,8 +111,7 @@ class ImageGate:
             )
         planned_s = self._planned_s(images, priority)
         needed_s = self._needed_s(planned_s, priority)
-        if needed_s > time_left_s and not admitted and self._latencies.is_stale:
-            self._latencies.forget()
+        if needed_s > time_left_s and not admitted and self._forgets_what_is_stale():
             planned_s = self._planned_s(images, priority)
             needed_s = self._needed_s(planned_s, priority)
         if needed_s > time_left_s:
@@ -116,6 +122,14 @@ class ImageGate:
                 retry_after_s=self._whole_seconds(needed_s - time_left_s),
             )
         return planned_s
+
+    def _forgets_what_is_stale(self) -> bool:
+        """Forget times of long ago, by which nobody is let in who could tell of better ones."""
+        measured = (self._latencies, self._device.decoding)
+        stale = [times for times in measured if times is not None and times.is_stale]
+        for times in stale:
+            times.forget()
+        return bool(stale)
 
     def admit(
         self, images: int, time_left_s: float = math.inf, priority: Priority = Priority.HIGH

@@ -35,6 +35,10 @@ _UNHURRIED = 4.0
 others' images may go on being decoded for ever."""
 
 
+_SWEEP_FROM = 64
+"""Tickets that wait, from which on those that nobody waits for are looked for before their turn."""
+
+
 class Batcher:
     """One model's queue, run in batches by the threads of its device, `lane` of them at a time.
 
@@ -64,6 +68,7 @@ class Batcher:
         self.latencies = latencies or LatencyTable()
         self._waiters = HandOver(asyncio.get_running_loop())
         self._waiting = TicketQueue()
+        self._sweep_at = _SWEEP_FROM
         self._closing = False
         self._suspended = False
         self.on_device_lost: Callable[[DeviceLostError], None] = lambda _: None
@@ -81,6 +86,10 @@ class Batcher:
                 raise _stopped()
             if self._suspended:
                 raise _lost()
+            if len(self._waiting) >= self._sweep_at:
+                # While a batch hangs nobody takes any, and others go on coming and leaving.
+                self._metrics.abandoned.inc(self._waiting.sweep())
+                self._sweep_at = max(_SWEEP_FROM, 2 * len(self._waiting))
             self._waiting.push(ticket)
             if wake:
                 self._pool.wake()

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from service.batching.hand_over import HandOver
+from service.batching.latency import STALE_S
 from service.batching.line import Line
 from service.batching.runners import Lane, RunnerPool, Urgency
 from service.batching.ticket import Priority, half_time
@@ -43,6 +44,7 @@ class JobQueue:
         self.lane = Lane(threads)
         self._jobs: Line[_Job] = Line()
         self._mean_s: float | None = None
+        self._done_at = 0.0
         self._pool: RunnerPool | None = None
         self._waiters: HandOver | None = None
 
@@ -97,6 +99,29 @@ class JobQueue:
         """Seconds of work that wait here or are being done, with `images` more, for one thread."""
         return (self._mean_s or 0.0) * (len(self._jobs) + self.lane.running + images)
 
+    @property
+    def is_stale(self) -> bool:
+        """Whether the last job was so long ago that `forget` is in place.
+
+        If jobs took so long that nobody's deadline allows one, there will be no further ones that
+        could tell of better times.
+        """
+        idle = not self.lane.running and not self._jobs
+        return idle and self._mean_s is not None and time.perf_counter() - self._done_at > STALE_S
+
+    def forget(self) -> None:
+        """Take jobs for as short as if there had been none."""
+        self._mean_s = None
+
+    def trouble(self, stuck_after_s: float) -> str | None:
+        """Say so if a job takes longer than that: its thread is lost for others."""
+        pool = self._pool
+        since = min((run.since for run in pool.runs_of(self)), default=None) if pool else None
+        busy_s = 0.0 if since is None else time.perf_counter() - since
+        return (
+            f"a thread has been on one job for {busy_s:.0f} s" if busy_s > stuck_after_s else None
+        )
+
     def close(self) -> None:
         """Take no more jobs, and fail those that wait."""
         pool, self._pool = self._pool, None
@@ -138,7 +163,8 @@ class JobQueue:
         except Exception as error:  # noqa: BLE001 - whatever it is, who waits must hear of it
             told = error  # the other name ends with this block
             self._fail(batch, lambda: told)
-        seconds = time.perf_counter() - started
+        self._done_at = time.perf_counter()
+        seconds = self._done_at - started
         mean = seconds if self._mean_s is None else self._mean_s
         self._mean_s = mean + _NEWEST * (seconds - mean)
 

@@ -23,7 +23,7 @@ _KNOWN = 8
 _CURRENT = 512
 """Batches after which a timing of a size counts no more, once there is a newer one."""
 
-_STALE_S = 10.0
+STALE_S = 10.0
 """After so long without a live batch, what the last ones took says little of the next."""
 
 _TRY_EVERY = 16
@@ -66,7 +66,8 @@ class LatencyTable:
         self._samples: dict[int, deque[tuple[int, float]]] = {}  # live batches before it, seconds
         self._unplanned = 0
         self._observed = 0
-        self._observed_at = 0.0
+        self._observed_at = time.perf_counter()
+        self._trust = 1.0
         self._since_try = 0
         self._plans = _Plans()
         for size, seconds in measured:
@@ -86,14 +87,19 @@ class LatencyTable:
         If live batches were so slow that nobody's deadline allows one, there will be no further
         ones that could tell of better times.
         """
-        return self._observed > 0 and time.perf_counter() - self._observed_at > _STALE_S
+        return time.perf_counter() - self._observed_at > STALE_S
 
     def forget(self) -> None:
-        """Go back to what was measured."""
+        """Go back to what was measured, or to half of it if that is what was gone by till now.
+
+        It may have been measured while the machine was busy with something else.
+        """
         with self._lock:
+            self._trust = 1.0 if self._observed else self._trust / 2
             self._observed, self._samples = 0, {}
+            self._observed_at = time.perf_counter()
             for size, seconds in self._measured:
-                self._note(size, seconds)
+                self._note(size, seconds * self._trust)
             self._plans = self._make_plans()
 
     def observe(self, size: int, seconds: float) -> None:
@@ -103,6 +109,9 @@ class LatencyTable:
         than to answer a small batch.
         """
         with self._lock:
+            if self._trust < 1:  # now it is known better
+                self._trust = 1.0
+                self._samples.pop(size, None)
             self._observed += 1
             self._observed_at = time.perf_counter()
             self._note(size, seconds)

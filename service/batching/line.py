@@ -82,6 +82,14 @@ class Line(Generic[W]):
                     heapq.heapify(heap)
                     return
 
+    def sweep(self) -> int:
+        """Take out all that nobody waits for any more; gives how many."""
+        before = len(self)
+        for heap in (self._high, self._low):
+            heap[:] = [entry for entry in heap if not entry[2].future.cancelled()]
+            heapq.heapify(heap)
+        return before - len(self)
+
     def urgency(self, now: float) -> tuple[int, float]:
         """Give priority and deadline, as they count now, of who is first; there must be one."""
         heap = self._heap(now)

@@ -6,7 +6,6 @@ full list, an EPS file would reach Ghostscript.
 
 from __future__ import annotations
 
-import io
 import re
 import struct
 import warnings
@@ -28,7 +27,14 @@ from service.errors import (
     TruncatedImageError,
 )
 from service.preprocess.color import scale_transparency, to_rgb
-from service.preprocess.limits import check_segments, check_size, check_work, too_large
+from service.preprocess.limits import (
+    JPEG_FORMATS,
+    PieceReader,
+    check_pieces,
+    check_size,
+    check_work,
+    too_large,
+)
 from service.preprocess.memory import DecodingMemory, decoding_bytes, plain_jpeg_bytes
 from service.preprocess.plain_jpeg import decode_plain, plain_size
 from service.preprocess.transform import Box, resized_size, transform
@@ -170,7 +176,7 @@ def _decode_any(data: bytes, preprocessing: Preprocessing, policy: DecodePolicy)
         width, height = image.size
         with _told_apart():
             extent = _draft(image, preprocessing, policy.jpeg_draft_ratio)
-        with policy.memory.hold(decoding_bytes(image, (width, height))):
+        with policy.memory.hold(decoding_bytes(image, data, (width, height))):
             upright, turn = _upright(image, data, preprocessing.exif)
             if turn in _SIDEWAYS:
                 width, height = height, width
@@ -188,7 +194,7 @@ def decode_upright(data: bytes, policy: DecodePolicy) -> Image.Image:
         raise EmptyImageError("the image has no bytes")
     with _open(data, policy) as image:
         check_work(image, data, policy.max_image_pixels)
-        with policy.memory.hold(decoding_bytes(image, image.size)):
+        with policy.memory.hold(decoding_bytes(image, data, image.size)):
             return _upright(image, data, "apply")[0]
 
 
@@ -212,9 +218,9 @@ def _told_apart() -> Generator[None]:
 
 
 def _open(data: bytes, policy: DecodePolicy) -> Image.Image:
-    check_segments(data)
+    check_pieces(data)
     try:
-        return Image.open(io.BytesIO(data), formats=FORMATS)
+        return Image.open(PieceReader(data), formats=FORMATS)
     except Image.DecompressionBombError as error:
         raise too_large("the image has far too many pixels", policy.max_image_pixels) from error
     except _BROKEN as error:
@@ -253,7 +259,7 @@ def _draft(
     last block of a row or column is only partly filled.
     """
     least = _draft_size(image.size, preprocessing, ratio)
-    if least is None or image.format not in {"JPEG", "MPO"}:
+    if least is None or image.format not in JPEG_FORMATS:
         return None
     drafted = image.draft(image.mode, least)
     return None if drafted is None else drafted[1][2:]

@@ -18,6 +18,7 @@ from service.preprocess.limits import JPEG_START, START_OF_SCAN
 
 # Frames that are not baseline, and segments that say how pixels are meant: EXIF and XMP (turned),
 # Adobe's (colours). JFIF and ICC profiles are in most files, and change nothing in Pillow either.
+_COLORS = {"YCbCr": 3, "Gray": 1}
 _SPECIAL = re.compile(rb"\xff[\xc1-\xc3\xc5-\xc7\xc9-\xcb\xcd-\xcf\xe1\xe3-\xef]")
 
 
@@ -29,13 +30,16 @@ def plain_size(data: bytes) -> tuple[int, int] | None:
     # One scan: the two bytes are then where it starts, and can't be inside of a segment.
     if not data.startswith(JPEG_START) or data.count(START_OF_SCAN) != 1:
         return None
-    if _SPECIAL.search(data, 0, data.index(START_OF_SCAN)):
+    scan = data.index(START_OF_SCAN)
+    if _SPECIAL.search(data, 0, scan):
         return None
     try:
         height, width, colors, _ = simplejpeg.decode_jpeg_header(data)
     except ValueError:
         return None
-    return (width, height) if colors in {"YCbCr", "Gray"} else None
+    # All colours in that scan: else the decoder would wait for others, and keep what it has.
+    in_scan = data[scan + 4] if len(data) > scan + 4 else 0
+    return (width, height) if _COLORS.get(colors) == in_scan else None
 
 
 def decode_plain(data: bytes) -> NDArray[np.uint8] | None:

@@ -191,7 +191,15 @@ def test_official_weights_bring_their_preprocessing(
         (["--precision", "int8", "--storage", "fp16"], 2, "--storage is for --precision fp32"),
         (["--images", "photos"], 2, "--images is for --precision fp16 and int8"),
         (["--precision", "fp16", "--images", "missing"], 1, "missing: can't be read"),
+        (["--min-agreement", "0.99"], 2, "--min-agreement is for --precision fp16 and int8"),
+        (["--no-per-channel"], 2, "--per-channel is for --precision int8"),
+        (["--precision", "fp16", "--reduce-range"], 2, "--reduce-range is for --precision int8"),
+        (["--precision", "fp16", "--calibration-images", "9"], 2, "is for --precision int8"),
+        (["--cache-dir", "cache"], 2, "--cache-dir is for --weights imagenet"),
         (["--output", "net.bin"], 2, "must end in .onnx"),
+        (["--output", "run 1.onnx"], 2, "a model's name is letters, digits and"),
+        (["--output", "bl\u00fcten.onnx"], 2, "a model's name is letters, digits and"),
+        (["--output", "net/01.onnx"], 2, "a version is a number from 1 on"),
         (["--resize", "16"], 2, "crop (32) is larger than resize (16)"),
         (["--mean", "0", "nan", "0"], 2, "mean: Input should be a finite number"),
     ],
@@ -204,6 +212,27 @@ def test_export_errors_are_one_line_and_leave_no_file(
     assert export_small(small, tmp_path / "net.onnx", *more) == status
     assert message in the_error(capsys)
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(("said", "status"), [(True, 0), (False, 1)])
+def test_a_stem_that_the_weights_do_not_tell_has_to_be_said(
+    small: Path, tmp_path: Path, said: bool, status: int, capsys: pytest.CaptureFixture[str]
+):
+    """With a stride of 1, as for CIFAR's images, it would be another network of the same shapes."""
+    command = ["export", "resnet50", "--weights", str(small / "net.pth"), "--labels",
+               str(small / "labels.txt"), "--input-size", "32", "--max-batch", "1",
+               "--output", str(tmp_path / "net.onnx")]  # fmt: skip
+    assert main([*command, *(["--stem", "small"] if said else [])]) == status
+    if not said:
+        assert "say --stem small if that is 2" in the_error(capsys)
+
+
+def test_a_single_logit_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    """A model file has two classes at least."""
+    weights = save_checkpoint(random_network(classes=1), tmp_path / "net.pth")
+    command = ["export", "resnet18", "--weights", str(weights), "--stem", "small"]
+    assert main([*command, "--input-size", "32", "--output", str(tmp_path / "net.onnx")]) == 1
+    assert "the network gives one logit" in the_error(capsys)
 
 
 def test_an_unwritable_place_is_one_line(
@@ -221,8 +250,9 @@ def test_a_full_disk_is_one_line(
 ):
     """With the file's name, and nothing is left."""
     output = tmp_path / "net.onnx"
+    more = () if precision == "fp32" else ("--precision", precision, "--min-agreement", "0")
     with file_size_limited(100_000):
-        status = export_small(small, output, "--precision", precision, "--min-agreement", "0")
+        status = export_small(small, output, *more)
     assert status == 1
     assert capsys.readouterr().err.splitlines()[-1] == (
         f"resnet-export: error: {output}: File too large"

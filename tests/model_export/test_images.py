@@ -39,6 +39,42 @@ def test_a_class_may_be_an_id_in_a_folders_or_a_files_name(tmp_path: Path):
     assert found == {"n01_17.jpeg": 0, "n02.png": 1, "val/n02/a.JPEG": 1}
 
 
+def test_the_longest_beginning_that_is_a_class_counts(tmp_path: Path):
+    """One class's id may begin another's, and ids have underscores and dots too."""
+    labels = [
+        Label(id="cat", label="a"),
+        Label(id="cat_wild", label="b"),
+        Label(id="v1.0", label="c"),
+    ]
+    files = {"cat_3.jpg": RED, "cat_wild_3.jpg": RED, "cat_wild.jpg": RED, "v1.0_7.jpg": RED}
+    path = tar_of(files, tmp_path / "photos.tar")
+    with open_images(path) as images:
+        found = {one.name: one.index for one in labelled(images, labels, path)}
+    assert found == {"cat_3.jpg": 0, "cat_wild.jpg": 1, "cat_wild_3.jpg": 1, "v1.0_7.jpg": 2}
+
+
+def test_the_nearest_folder_that_is_a_class_counts(tmp_path: Path):
+    files = {"red/indoor/1.jpg": RED, "red/green/1.jpg": GREEN, "n03/n01_1.jpg": RED}
+    found = classes_of(tar_of(files, tmp_path / "photos.tar"))
+    assert found == {"red/indoor/1.jpg": 0, "red/green/1.jpg": 1, "n03/n01_1.jpg": 2}
+
+
+@pytest.mark.parametrize("packed", [True, False])
+def test_hidden_copies_are_left_out(tmp_path: Path, packed: bool):
+    """Of editors and of macOS."""
+    folder = photo_folder(tmp_path / "photos", images=1)
+    (folder / "red" / ".checkpoints").mkdir()
+    (folder / "red" / ".checkpoints" / "0.jpg").write_bytes(RED)
+    (folder / "red" / "._0.jpg").write_bytes(b"resource fork")
+    path = folder
+    if packed:
+        path = tar_of(
+            {f"./{file.relative_to(folder)}": file.read_bytes() for file in folder.rglob("*.jpg")},
+            tmp_path / "photos.tar",
+        )
+    assert sorted(classes_of(path).values()) == [0, 1, 2]
+
+
 @pytest.mark.parametrize("packed", [True, False])
 def test_annotations_decide_where_there_are_some(tmp_path: Path, packed: bool):
     """In their order, as in Tiny-ImageNet's validation set."""

@@ -33,6 +33,12 @@ def pair():
             return x, x
     return Pair()
 
+def squeezing():
+    class Squeezed(torch.nn.Module):
+        def forward(self, x):
+            return x.mean(dim=(2, 3)).squeeze()
+    return Squeezed()
+
 def failing():
     raise RuntimeError("no weights\\nhere")
 
@@ -90,6 +96,7 @@ def test_weights_come_from_a_file_too():
         ("my_networks:none", (), 2, "gave a str, not a torch.nn.Module"),
         ("my_networks:without_classes", (), 1, "must give logits [N, C] for N images, and gives"),
         ("my_networks:pair", (), 1, "and gives tuple"),
+        ("my_networks:squeezing", (), 1, "and gives (3,) for 1"),
         ("my_networks:tiny", ("--stem", "small"), 2, "--stem is for the architectures"),
         ("my_networks:tiny", ("--weights", "imagenet"), 2, "is for the architectures of this"),
         ("my_networks:tiny", ("--weights", "net.pth"), 1, "does not fit my_networks:tiny"),

@@ -39,7 +39,7 @@ def digits(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def export(digits: Path, output: Path, *more: str) -> int:
     return main([
-        "export", "resnet50", "--weights", str(digits / "net.pth"),
+        "export", "resnet50", "--weights", str(digits / "net.pth"), "--stem", "small",
         "--labels", str(digits / "labels.txt"), "--input-size", str(SIDE), "--resize", str(SIDE),
         "--max-batch", "3", "--output", str(output), *more,
     ])  # fmt: skip
@@ -54,6 +54,7 @@ def small(tmp_path: Path) -> list[str]:
     (tmp_path / "weights" / "labels.txt").write_text("ant\nbee\ncat\ndog\neel\n")
     return [
         "export", "resnet18", "--weights", str(tmp_path / "weights" / "half.pth"),
+        "--stem", "small",
         "--labels", str(tmp_path / "weights" / "labels.txt"), "--input-size", "32",
         "--max-batch", "1", "--output", str(tmp_path / "out" / "net.onnx"), "--precision", "int8",
     ]  # fmt: skip

@@ -171,6 +171,18 @@ def test_no_network_is_said(server: FileServer, tmp_path: Path):
     assert_helpful(caught.value, server.url, tmp_path)
 
 
+@pytest.mark.parametrize("proxy", ["socks5://127.0.0.1:9", "gopher://127.0.0.1:9"])
+def test_a_proxy_that_is_not_spoken_is_said(
+    server: FileServer, tmp_path: Path, proxy: str, monkeypatch: pytest.MonkeyPatch
+):
+    """And what to do instead."""
+    for name in ("no_proxy", "NO_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("ALL_PROXY", proxy)
+    with pytest.raises(DownloadError, match="download it by hand"):
+        fetch(TINY, tmp_path, base_url=server.url)
+
+
 def test_the_table_names_files_as_torchvision_does():
     """The digits of the checksum are in the name."""
     for architecture, official in OFFICIAL.items():

@@ -199,6 +199,13 @@ def test_the_time_limit_of_headers_leaves_the_body_and_later_requests_alone():
     assert run(talk, [body[:-2], body[-2:], LAST], head_timeout_s=0.05).count(b"200 OK") == 2
 
 
+def test_few_requests_of_a_connection_wait_for_their_answers():
+    """Each costs more here than the bytes that it takes to send; the first ones are answered."""
+    answer = run(talk, [b"".join(post(f"/{n}", b"") for n in range(5000))], app=slow_echo)
+    found = answers(answer, 16)
+    assert found == [(200, ["POST", f"/{n}", ""]) for n in range(16)]
+
+
 def test_a_malformed_request_does_not_cut_into_an_answer_that_is_under_way():
     """The first one is answered; only then the connection goes, without a word to the second."""
     answer = run(talk, [post("/a", b"1"), b"nonsense\r\n\r\n"], app=slow_echo)

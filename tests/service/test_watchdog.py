@@ -38,6 +38,6 @@ def test_a_stuck_runner_is_logged_once_and_so_is_its_end(serve, monkeypatch):
         assert top_label(answers[0]) == "red"
         assert client.get("/livez").status_code == 200
     (trouble,) = told("trouble")
-    assert (trouble["log_level"], trouble["model"]) == ("error", "color")
+    assert (trouble["log_level"], trouble["where"]) == ("error", "color")
     assert "on one batch for" in trouble["detail"]
     assert len(told("trouble_over")) == 1

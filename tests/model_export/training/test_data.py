@@ -19,6 +19,7 @@ from model_export.training.data import (
     Example,
     TrainingImages,
     ValidationImages,
+    check_images,
     find_classes,
     random_box,
     split,
@@ -68,6 +69,40 @@ def test_too_little_is_told(tmp_path: Path, made: list[str], message: str):
         find_classes(tmp_path)
     with pytest.raises(ImagesError, match="no such folder"):
         find_classes(tmp_path / "missing")
+
+
+def test_hidden_copies_are_no_examples(photos: Path):
+    """They would be on both sides of the split."""
+    hidden = photos / "red" / ".checkpoints"
+    hidden.mkdir()
+    (hidden / "0-checkpoint.jpg").write_bytes((photos / "red" / "0.jpg").read_bytes())
+    (photos / "red" / "._0.jpg").write_bytes(b"resource fork")
+    assert len(find_classes(photos)[1]) == 30
+
+
+def test_parts_of_a_data_set_are_no_classes(tmp_path: Path):
+    for part in ("train", "val"):
+        photo_folder(tmp_path / part, images=2)
+    with pytest.raises(ImagesError, match="train, val are parts of a data set and no classes"):
+        find_classes(tmp_path)
+    assert find_classes(tmp_path / "train")[0] == ["blue", "green", "red"]
+
+
+def test_all_images_that_are_broken_are_named(photos: Path):
+    _, examples = find_classes(photos)
+    check_images(examples)
+    for number in (0, 1, 3, 4, 5, 7):
+        (photos / "red" / f"{number}.jpg").write_bytes(b"hello")
+    with pytest.raises(ImagesError, match=r"red/0\.jpg: .*red/1.*red/3.*red/4.*red/5.*and 1 more"):
+        check_images(examples)
+
+
+def test_an_image_that_is_gone_is_named(photos: Path):
+    """A folder can change meanwhile."""
+    _, examples = find_classes(photos)
+    (photos / "blue" / "0.jpg").unlink()
+    with pytest.raises(ImagesError, match=r"blue/0\.jpg: No such file"):
+        check_images(examples)
 
 
 @given(

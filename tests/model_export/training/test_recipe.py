@@ -25,7 +25,7 @@ def recipe(**changes) -> Recipe:
 
 @given(st.integers(1, 50), st.floats(0, 4), st.integers(5, 30))
 def test_the_rate_grows_to_its_peak_and_falls_to_zero(steps: int, warmup: float, epochs: int):
-    plan = recipe(epochs=epochs, warmup_epochs=warmup)
+    plan = recipe(epochs=epochs, warmup_epochs=warmup, sizes=((16, epochs),))
     rates = [plan.learning_rate_at(step, steps) for step in range(epochs * steps)]
     peak = math.ceil(warmup * steps)
     assert all(0 < rate <= 0.4 + 1e-9 for rate in rates)
@@ -43,8 +43,18 @@ def test_the_rate_is_half_a_cosine():
 
 def test_sizes_follow_one_another():
     assert [recipe().side_at(epoch) for epoch in (0, 3, 4, 9)] == [16, 16, 32, 32]
-    with pytest.raises(OptionsError, match="for 10 epochs only"):
-        recipe().side_at(10)
+
+
+@pytest.mark.parametrize("epochs", [9, 11])
+def test_sizes_are_for_all_epochs(epochs: int):
+    """With more, the last ones would never come."""
+    with pytest.raises(OptionsError, match=f"--sizes are for 10 epochs, and --epochs for {epochs}"):
+        recipe(epochs=epochs)
+
+
+def test_a_warm_up_ends_before_the_run():
+    with pytest.raises(OptionsError, match="--warmup-epochs 10: must be fewer than the 10"):
+        recipe(warmup_epochs=10.0)
 
 
 def test_weights_decay_and_normalisations_do_not():

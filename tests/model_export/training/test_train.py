@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import csv
+import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -174,6 +176,8 @@ def test_a_validation_folder_of_its_own_is_used(
     command = arguments(photos, tmp_path / "run", "--epochs", "1", "--validation", str(other))
     assert main(command) == 0
     assert "30 images to train on and 6 held out" in capsys.readouterr().out
+    assert main([*command, "--validation-fraction", "0.5"]) == 2
+    assert "--validation-fraction is for a run without" in capsys.readouterr().err
     (other / "red").rename(other / "crimson")
     command[3] = str(tmp_path / "again")
     assert main(command) == 2
@@ -184,7 +188,10 @@ def test_a_validation_folder_of_its_own_is_used(
     ("more", "status", "message"),
     [
         (("--device", "cuda"), 2, "PyTorch finds no GPU here"),
-        (("--sizes", "16:1", "--epochs", "2"), 2, "--sizes are for 1 epochs only"),
+        (("--sizes", "16:1", "--epochs", "2"), 2, "--sizes are for 1 epochs, and --epochs for 2"),
+        (("--warmup-epochs", "2", "--epochs", "2"), 2, "must be fewer than the 2 of --epochs"),
+        (("--weights-entry", "model"), 2, "--weights-entry goes with --weights"),
+        (("--cache-dir", "cache", "--weights", "net.pth"), 2, "is for --weights imagenet"),
         (("--learning-rate", "1e18", "--epochs", "3"), 1, "the loss is no number any more"),
         (("--weights", "missing.pth"), 1, "missing.pth: no such file"),
         (("--architecture", "alexnet", "--stem", "small"), 2, "alexnet has one stem only"),
@@ -201,6 +208,18 @@ def test_mistakes_are_one_line(
     assert err.count("\n") == 1
 
 
+def test_an_input_that_is_too_small_to_be_judged_is_one_line(
+    photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    """The training images were larger."""
+    sizes = ("--width", "8", "--input-size", "32", "--sizes", "64:1", "--epochs", "1")
+    command = ["train", str(photos), "--output", str(tmp_path / "run"), "--batch", "6", *sizes]
+    assert main([*command, "--architecture", "alexnet"]) == 1
+    err = capsys.readouterr().err
+    assert "PyTorch can't run 6 images of 32 pixels at a time" in err
+    assert err.count("\n") == 1
+
+
 @pytest.mark.parametrize("workers", ["0", "1"])
 def test_a_broken_image_is_told_by_name(
     photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], workers: str
@@ -213,6 +232,54 @@ def test_a_broken_image_is_told_by_name(
     err = capsys.readouterr().err
     assert re.search(r"error: \S+/red/\d\.jpg: the content is none of the accepted", err)
     assert err.count("\n") == 1
+    shutil.rmtree(photos / "red")
+    assert main(arguments(photos, run, "--epochs", "1", "--workers", workers)) == 0
+
+
+@pytest.mark.parametrize("workers", ["0", "1"])
+def test_an_image_that_breaks_during_the_run_is_told_by_name(
+    photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], workers: str,
+    monkeypatch: pytest.MonkeyPatch,
+):  # fmt: skip
+    """Also by a process of its own."""
+    monkeypatch.setattr("model_export.training.command.check_images", lambda _: None)
+    for path in (photos / "red").iterdir():
+        path.write_bytes(b"hello")
+    assert main(arguments(photos, tmp_path / "run", "--epochs", "1", "--workers", workers)) == 1
+    err = capsys.readouterr().err
+    assert re.search(r"error: \S+/red/\d\.jpg: the content is none of the accepted", err)
+    assert err.count("\n") == 1
+
+
+def test_file_names_may_be_of_any_bytes(photos: Path, tmp_path: Path):
+    """As an old archive leaves them."""
+    (photos / "red" / "0.jpg").rename(photos / "red" / os.fsdecode(b"caf\xe9.jpg"))
+    assert main(arguments(photos, tmp_path / "run", "--epochs", "1")) == 0
+
+
+def test_what_was_trained_is_fine_tuned_with_its_own_stem_and_width(
+    photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    """Neither has to be said again; an other width is refused and leaves no folder."""
+    first, second = tmp_path / "first", tmp_path / "second"
+    assert main(arguments(photos, first, "--epochs", "1")) == 0
+    command = ["train", str(photos), "--output", str(second), "--weights", str(first / "best.pth"),
+               "--epochs", "1", "--batch", "6"]  # fmt: skip
+    assert main([*command, "--width", "16"]) == 1
+    assert "does not fit the network that is to be trained" in capsys.readouterr().err
+    assert not second.exists()
+    assert main(command) == 0
+    assert "begun anew: nothing" in capsys.readouterr().out
+    trained = read_checkpoint(second / "best.pth")
+    assert trained.about["stem"] == "small"
+    assert trained.state["conv1.weight"].shape == (8, 3, 3, 3)
+
+
+def test_the_command_that_is_suggested_gives_a_name_that_can_be_served(
+    photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    assert main(arguments(photos, tmp_path / "my run (1)", "--epochs", "1")) == 0
+    assert "--output models/my-run-1.onnx" in capsys.readouterr().out
 
 
 def test_weights_trained_as_another_architecture_are_refused(

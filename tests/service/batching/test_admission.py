@@ -12,7 +12,9 @@ from hypothesis import strategies as st
 from stage import Clock, simulated_time
 
 from service.batching.admission import ByteGate, Device, ImageGate
+from service.batching.jobs import JobQueue
 from service.batching.latency import LatencyTable
+from service.batching.runners import RunnerPool
 from service.batching.ticket import Priority
 from service.errors import (
     DeadlineExceededError,
@@ -131,8 +133,10 @@ def needs(gate: ImageGate, seconds: float) -> None:
 
 
 def test_who_waits_longer_than_planned_makes_others_need_more_time(clock):
-    gate = ImageGate(100, max_batch=8, latencies=LatencyTable([(1, 1.0), (8, 8.0)]))
+    latencies = LatencyTable([(1, 1.0), (8, 8.0)])
+    gate = ImageGate(100, max_batch=8, latencies=latencies)
     learn(gate, clock, took_s=1.5)
+    latencies.observe(1, 1.0)
     needs(gate, 1.0)  # when nobody is before it, a plan is the best guess
     with gate.admit(1):
         gate.check(1, 3.0, Priority.HIGH)
@@ -203,6 +207,47 @@ def test_a_door_that_bad_times_have_closed_opens_again(clock):
     gate.check(1, 0.1, Priority.HIGH)
 
 
+def test_a_door_that_slow_decoding_has_closed_opens_again(clock):
+    """One large image was enough to close it, and what is refused is not decoded."""
+
+    async def main() -> None:
+        pool, jobs = RunnerPool(1), JobQueue(1)
+        jobs.start(pool)
+        device = Device(1, jobs)
+        device.decoding_threads = 1
+        gate = ImageGate(100, latencies=LatencyTable([(1, 0.01)]), device=device)
+
+        def decode() -> None:
+            clock.now += 2.0
+
+        await jobs.call(decode, math.inf, Priority.HIGH)
+        while pool.runs_of(jobs):  # noqa: ASYNC110 - a pool has no event for it
+            await asyncio.sleep(0)
+        for _ in range(5):
+            with pytest.raises(DeadlineUnreachableError):
+                gate.check(1, 0.5, Priority.HIGH)
+            clock.now += 1
+        clock.now += 10
+        gate.check(1, 0.5, Priority.HIGH)
+        jobs.close()
+        assert pool.close(20)
+
+    asyncio.run(main())
+
+
+def test_a_door_that_was_closed_by_a_busy_start_opens_in_the_end(clock):
+    """What was measured then is doubted while nobody is let in by it."""
+    latencies = LatencyTable([(1, 1.0)])
+    gate = ImageGate(100, latencies=latencies)
+    for _ in range(5):
+        with contextlib.suppress(DeadlineUnreachableError):
+            gate.check(1, 0.2, Priority.HIGH)
+        clock.now += 11
+    gate.check(1, 0.2, Priority.HIGH)
+    latencies.observe(1, 0.1)
+    assert latencies.median_s(1) == 0.1
+
+
 class Decoders:
     """Two images wait for decoders that take a second for each."""
 
@@ -211,6 +256,11 @@ class Decoders:
 
     def work_s(self, images: int) -> float:
         return 2.0 + images
+
+    is_stale = False
+
+    def forget(self) -> None:
+        raise AssertionError
 
 
 def test_decoders_with_threads_of_their_own_work_beside_the_runners():

@@ -342,6 +342,26 @@ def test_a_runner_that_dies_resolves_all_waiters_and_is_reported():
     with_batcher(use)
 
 
+def test_tickets_of_those_who_left_do_not_pile_up_behind_a_batch_that_hangs():
+    """Nobody takes any then, and each holds its image's pixels."""
+
+    async def use(batcher, engine):
+        engine.open.clear()
+        (first,) = submit(batcher, 1)
+        await entered(engine)
+        stays = submit(batcher, 2)
+        held = []
+        for value in range(1000):
+            (future,) = submit(batcher, value % 200)
+            held.append(future)
+            future.cancel()
+        assert len(batcher._waiting) <= 128  # what is kept shows nowhere else
+        engine.open.set()
+        await asyncio.gather(first, *stays)
+
+    with_batcher(use)
+
+
 def test_a_batch_that_runs_too_long_is_reported():
     """A watchdog's view: stuck while the batch runs, well again after it."""
 

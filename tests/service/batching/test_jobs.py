@@ -126,6 +126,23 @@ def test_predictions_follow_the_mean_and_what_waits():
     with_jobs(use, threads=2)
 
 
+def test_a_job_that_takes_too_long_is_reported():
+    async def use(jobs: JobQueue, pool: RunnerPool) -> None:
+        assert jobs.trouble(stuck_after_s=0) is None
+        held = Held()
+        future = jobs.call(held, FAR, Priority.HIGH)
+        await begun(held)
+        assert "on one job for" in str(jobs.trouble(stuck_after_s=0))
+        assert jobs.trouble(stuck_after_s=60) is None
+        held.go.set()
+        await future
+        while pool.runs_of(jobs):  # noqa: ASYNC110 - a pool has no event for it
+            await asyncio.sleep(0)
+        assert jobs.trouble(stuck_after_s=0) is None
+
+    with_jobs(use)
+
+
 def test_what_a_cancelled_job_holds_is_let_go_at_once():
     """A body of many megabytes, behind others with nearer deadlines."""
 

@@ -17,6 +17,7 @@ from PIL import Image
 from service.contract import Preprocessing
 from service.errors import RequestError
 from service.preprocess.decode import FORMATS, DecodedImage, DecodePolicy, decode
+from service.preprocess.plain_jpeg import plain_size
 
 RULE = Preprocessing(resize=8, crop=8, interpolation="bilinear", mean=(0, 0, 0), std=(1, 1, 1))
 POLICY = DecodePolicy(max_image_pixels=50_000_000, jpeg_draft_ratio=4)
@@ -344,6 +345,86 @@ def test_a_progressive_jpeg_of_very_many_scans_is_refused():
     assert refused(progressive(64, 500), policy) == TOO_LARGE
     with pytest.raises(RequestError, match="scans"):
         decode(progressive(64, 500), RULE, policy)
+
+
+def baseline_in_scans(side: int, more: int) -> bytes:
+    """A baseline JPEG of one scan for each colour, whose last one comes again and again."""
+    data = encode(Image.new("RGB", (side, side), (90, 120, 30)), "JPEG", subsampling=0)
+    at = data.index(b"\xff\xda")
+    head, scan = data[:at], b"\xff\xda" + struct.pack(">H", 8) + b"\x01"
+    parts = [scan + bytes([color, 0x00 if color == 1 else 0x11, 0, 63, 0]) for color in (1, 2, 3)]
+    return head + b"".join(parts) + parts[-1] * more + b"\xff\xd9"
+
+
+def test_a_baseline_jpeg_of_very_many_scans_is_refused():
+    """Its scans go over all the pixels just as a progressive one's do."""
+    policy = DecodePolicy(max_image_pixels=64 * 64, jpeg_draft_ratio=4)
+    assert refused(baseline_in_scans(64, 500), policy) == TOO_LARGE
+    with pytest.raises(RequestError, match="scans"):
+        decode(baseline_in_scans(64, 500), RULE, policy)
+
+
+def test_a_baseline_jpeg_whose_only_scan_is_of_one_colour_is_left_to_pillow():
+    """Where what it takes of memory is counted."""
+    data = baseline_in_scans(64, 0)
+    first = data[: data.index(b"\xff\xda", data.index(b"\xff\xda") + 1)]
+    assert plain_size(first + b"\xff\xd9") is None
+
+
+@pytest.mark.parametrize(
+    ("piece", "form"),
+    [(b"\xff\xe4\0\2", "JPEG"), (b"\xff", "JPEG"), (png_chunk(b"teSt", b""), "PNG")],
+    ids=["segments", "padding", "chunks"],
+)
+def test_a_file_of_very_many_pieces_is_refused(piece: bytes, form: str):
+    """Pillow goes through them in Python: 32 MB of the smallest would take it ten seconds."""
+    data = encode(photo(40, 30), form, **({"progressive": True} if form == "JPEG" else {}))
+    at = 2 if form == "JPEG" else 33  # after the first, which says the size
+    assert isinstance(outcome(data[:at] + piece * 500 + data[at:]), DecodedImage)
+    assert refused(data[:at] + piece * 200_000 + data[at:]) == CORRUPT
+
+
+def test_png_pixels_in_very_many_pieces_are_refused():
+    pixels = zlib.compress(np.random.default_rng(0).integers(0, 256, 300_000, np.uint8).tobytes())
+    data = encode(Image.new("L", (500, 500)), "PNG")
+    small = b"".join(png_chunk(b"IDAT", pixels[at : at + 1]) for at in range(len(pixels)))
+    assert refused(data[:33] + small + png_chunk(b"IEND", b"")) == CORRUPT
+
+
+def tiff_of(
+    entries: list[tuple[int, int, int, int]], tail: bytes = b"", big: bool = False
+) -> bytes:
+    """A TIFF of these tags: number, type, count, and value or offset."""
+    size, count, entry = ("<Q", "<Q", "<HHQQ") if big else ("<I", "<H", "<HHII")
+    head = b"II+\0" + struct.pack("<HH", 8, 0) if big else b"II*\0"
+    at = len(head) + struct.calcsize(size)
+    packed = b"".join(struct.pack(entry, *each) for each in entries)
+    return (
+        head + struct.pack(size, at) + struct.pack(count, len(entries)) + packed + bytes(8) + tail
+    )
+
+
+def grey(side: int, more: list[tuple[int, int, int, int]]) -> list[tuple[int, int, int, int]]:
+    return sorted(
+        [(256, 4, 1, side), (257, 4, 1, side), (258, 3, 1, 8), (259, 3, 1, 1), (262, 3, 1, 1),
+         (277, 3, 1, 1), *more]
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("big", [False, True])
+def test_a_tiff_of_very_many_strips_is_refused(big: bool):
+    """Each makes some 260 bytes of Python's objects of a byte in the file."""
+    tail = bytes(1_000_000)
+    tags = grey(2, [(273, 6, len(tail), 150), (278, 4, 1, 1), (279, 4, 1, 2)])
+    assert refused(tiff_of(tags, tail, big)) == CORRUPT
+    assert "a tag of 1000000 values" in message(tiff_of(tags, tail, big))
+
+
+def test_a_tiff_whose_strips_cover_it_many_times_is_refused():
+    offsets = struct.pack("<100I", *[2000 + n % 2 for n in range(100)])
+    tags = grey(64, [(273, 4, 100, 126), (278, 4, 1, 32), (279, 4, 1, 2048)])
+    data = tiff_of(tags, offsets.ljust(4000, b"\0") + bytes(10_000))
+    assert refused(data) == CORRUPT
 
 
 def test_what_follows_a_jpegs_pixels_is_not_taken_for_scans():
