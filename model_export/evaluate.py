@@ -76,10 +76,7 @@ def evaluate_command(options: Namespace) -> None:
     finally:
         engine.close()
     data_set = options.data_set or options.images.resolve().name
-    if options.json:
-        sys.stdout.write(json.dumps({"data_set": data_set} | asdict(result), indent=2) + "\n")
-    else:
-        _print(result, options.file, data_set, all_classes=options.all_classes)
+    # Files first: who reads what is printed may stop, as `head` does.
     if options.plot is not None:
         with replacing(options.plot) as file:
             file.write_text(
@@ -90,6 +87,10 @@ def evaluate_command(options: Namespace) -> None:
             data_set=data_set, images=result.images, top1=result.top1, top5=result.top5
         )
         rewrite_contract(options.file, contract.model_copy(update={"accuracy": accuracy}))
+    if options.json:
+        sys.stdout.write(json.dumps({"data_set": data_set} | asdict(result), indent=2) + "\n")
+    else:
+        _print(result, options.file, data_set, all_classes=options.all_classes)
 
 
 def evaluate(
