@@ -21,7 +21,7 @@ from pydantic_core import to_json
 from starlette.types import Scope
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
-from service.api.exchange import ON_DISCONNECT
+from service.api.exchange import ON_DISCONNECT, REFUSED
 from service.api.problems import MEDIA_TYPE, problem
 from service.errors import (
     HeadersTimeoutError,
@@ -226,6 +226,8 @@ class Http1Protocol(HttpToolsProtocol):
             broken.message_event.set()
             if under_way:
                 self.pipeline.popleft()
+            else:
+                cast("Scope", broken.scope)[REFUSED] = error
         if under_way:
             under_way[-1].keep_alive = False
             return

@@ -8,10 +8,10 @@ from collections.abc import Awaitable, Callable, Mapping
 import structlog
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from service.api.exchange import Exchange
+from service.api.exchange import REFUSED, Exchange
 from service.api.problems import known_error
 from service.api.state import Service
-from service.errors import StoppingError
+from service.errors import RequestError, StoppingError
 
 _log = structlog.get_logger("service.request")
 
@@ -64,6 +64,10 @@ class Edge:
 
     def _record(self, scope: Scope, exchange: Exchange, route: str) -> None:
         trace, metrics = exchange.trace, self._metrics
+        refused: RequestError | None = scope.get(REFUSED)
+        if refused is not None:
+            metrics.count_request(route, scope["method"], refused.status, trace.elapsed_s())
+            return
         seconds = trace.elapsed_s() if exchange.seconds is None else exchange.seconds
         metrics.count_request(route, scope["method"], exchange.status, seconds)
         if trace.code is not None:

@@ -25,6 +25,10 @@ ON_DISCONNECT = "resnet_serve.on_disconnect"
 A task that waits for ASGI's "http.disconnect" beside each request would cost more than its routing.
 """
 
+REFUSED = "resnet_serve.refused"
+"""A key of the ASGI scope: the error by which the server has refused the request in the place of the
+application, counted and logged there."""
+
 _NO_MORE: Mapping[str, str] = MappingProxyType({})
 _SMALL_BODY = 2**20
 _SMALL_BODY_S = 0.1

@@ -98,6 +98,32 @@ def test_what_is_no_request_is_counted_and_logged_as_others_are(serve):
     assert ids == [json.loads(answer)["request_id"]]
 
 
+def test_a_body_that_breaks_off_its_coding_is_counted_and_logged_once(serve):
+    """Though its handler was waiting for the rest of it."""
+    with structlog.testing.capture_logs() as logs:
+        client = serve()
+        with connect(client.base_url) as connection:
+            connection.sendall(
+                b"POST /v1/classify HTTP/1.1\r\nHost: x\r\nContent-Type: image/jpeg\r\n"
+                b"Transfer-Encoding: chunked\r\n\r\n2\r\nab\r\n"
+            )
+            while "requests_in_flight 2.0" not in client.get("/metrics").text:
+                pass
+            connection.sendall(b"zz\r\n")
+            status, _ = read_answer(connection)
+        assert status == 400
+        while "requests_in_flight 1.0" not in (text := client.get("/metrics").text):
+            pass
+    assert 'rejected_total{reason="malformed_request"} 1.0' in text
+    assert 'reason="client_disconnected"' not in text
+    (counted,) = [
+        line for line in text.splitlines() if "requests_total{" in line and "POST" in line
+    ]
+    assert 'status="400"' in counted
+    assert counted.endswith(" 1.0")
+    assert [log["code"] for log in logs if log.get("code")] == ["malformed_request"]
+
+
 def test_a_well_formed_request_id_is_kept(client):
     response = client.get("/readyz", headers={"X-Request-Id": "abc-123.X:y_z"})
     assert response.headers["x-request-id"] == "abc-123.X:y_z"
