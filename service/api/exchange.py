@@ -26,8 +26,8 @@ A task that waits for ASGI's "http.disconnect" beside each request would cost mo
 """
 
 REFUSED = "resnet_serve.refused"
-"""A key of the ASGI scope: the error by which the server has refused the request in the place of the
-application, counted and logged there."""
+"""A key of the ASGI scope: the error by which the server has refused the request itself, and
+counted and logged that."""
 
 _NO_MORE: Mapping[str, str] = MappingProxyType({})
 _SMALL_BODY = 2**20
