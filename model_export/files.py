@@ -24,7 +24,7 @@ def replacing(path: Path) -> Iterator[Path]:
         yield temporary
         settle(temporary, path)
     except OSError as error:
-        if error.filename in {None, os.fspath(temporary)}:
+        if error.errno is not None and error.filename in {None, os.fspath(temporary)}:
             error.filename = os.fspath(path)
         raise
     finally:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import io
 import logging
+import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -100,7 +101,11 @@ def quantise(
                     "CalibStridedMinMax": max(n for n in range(1, _AT_ONCE + 1) if count % n == 0),
                 },
             )  # fmt: skip
-        except (ExportError, OSError):  # of the images, or of a full disk
+        except ExportError:  # of the images
+            raise
+        except OSError as error:
+            if error.errno is not None and error.filename is None:
+                error.filename = tempfile.gettempdir()  # where it works
             raise
         except Exception as error:  # its errors share no other root
             reason = (str(error).splitlines() or [type(error).__name__])[0]

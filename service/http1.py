@@ -219,6 +219,7 @@ class Http1Protocol(HttpToolsProtocol):
         """
         self._refused = True
         self._stop_timer()
+        self._count_refused(error.code)
         under_way = [cycle for cycle in self._cycles if not cycle.response_complete]
         if under_way and under_way[-1].more_body and not under_way[-1].response_started:
             broken = under_way.pop()  # its body will never be whole, so nobody need answer it
@@ -232,7 +233,6 @@ class Http1Protocol(HttpToolsProtocol):
             under_way[-1].keep_alive = False
             return
         name = request_id(None)
-        self._count_refused(error.code)
         _log.info(
             "request",
             request_id=name,

@@ -99,7 +99,9 @@ class ServedModel:
         except Exception as error:  # noqa: BLE001 - a model that can't run must not stop the others
             _log.exception("warm_up_failed", model=self.name, version=self.version)
             self.state, self.reason = "failed", f"warm-up failed: {error}"
-            self._reload_later()  # memory of a GPU that another process is about to leave, say
+            # A GPU's memory may have been too little until another process has left it.
+            self.engine.close()
+            self._reload_later()
             return
         if worst is None:
             return
@@ -173,6 +175,8 @@ class ServedModel:
         except BaseException:
             engine.close()
             raise
+        if self.state == "failed" and self._batcher is not None:
+            self._batcher.resume(engine)  # it was never ready, so nobody has submitted anything
         self.state, self.reason = "ready", ""
         if self._batcher is not None:
             self._batcher.resume(engine)  # last: from here on it can be lost again

@@ -250,10 +250,10 @@ def _digest(folder: Path, examples: Sequence[Example]) -> str:
 def _check_same(state: dict[str, Any], facts: dict[str, Any], folder: Path) -> None:
     """Raise `OptionsError` when a run that is to go on would not go on as it began."""
     differences = [
-        f"{name} (then {state[part].get(name)}, now {value})"
+        f"{name} (then {state[part][name]}, now {value})"
         for part, values in facts.items()
         for name, value in values.items()
-        if state[part].get(name) != value
+        if name in state[part] and state[part][name] != value
     ]
     if differences:
         raise OptionsError(

@@ -111,7 +111,7 @@ class ImageGate:
             )
         planned_s = self._planned_s(images, priority)
         needed_s = self._needed_s(planned_s, priority)
-        if needed_s > time_left_s and not admitted and self._forgets_what_is_stale():
+        if needed_s > time_left_s and not admitted and self._doubts(images, time_left_s):
             planned_s = self._planned_s(images, priority)
             needed_s = self._needed_s(planned_s, priority)
         if needed_s > time_left_s:
@@ -123,13 +123,17 @@ class ImageGate:
             )
         return planned_s
 
-    def _forgets_what_is_stale(self) -> bool:
-        """Forget times of long ago, by which nobody is let in who could tell of better ones."""
-        measured = (self._latencies, self._device.decoding)
-        stale = [times for times in measured if times is not None and times.is_stale]
-        for times in stale:
-            times.forget()
-        return bool(stale)
+    def _doubts(self, images: int, time_left_s: float) -> bool:
+        """Doubt times of long ago, by which nobody is let in who could tell of better ones."""
+        decoding, latencies = self._device.decoding, self._latencies
+        slow_decoding = decoding is not None and decoding.is_stale
+        if decoding is not None and slow_decoding:
+            decoding.forget()
+        alone_s, _ = latencies.plan(images, self._max_batch)
+        slow_model = latencies.is_stale and alone_s > time_left_s
+        if slow_model:
+            latencies.doubt()
+        return slow_decoding or slow_model
 
     def admit(
         self, images: int, time_left_s: float = math.inf, priority: Priority = Priority.HIGH

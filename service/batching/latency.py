@@ -26,6 +26,9 @@ _CURRENT = 512
 STALE_S = 10.0
 """After so long without a live batch, what the last ones took says little of the next."""
 
+_LEAST_TRUST = 1 / 64
+"""The least part of what was measured that is taken for possible."""
+
 _TRY_EVERY = 16
 """One batch in so many is of another size than the best, so that its times stay current. What was
 last timed in a quiet moment looks fast beside what runs under load, and the other way round."""
@@ -82,7 +85,7 @@ class LatencyTable:
 
     @property
     def is_stale(self) -> bool:
-        """Whether the last live batch was so long ago that `forget` is in place.
+        """Whether the last live batch was so long ago that `doubt` is in place.
 
         If live batches were so slow that nobody's deadline allows one, there will be no further
         ones that could tell of better times.
@@ -90,17 +93,25 @@ class LatencyTable:
         return time.perf_counter() - self._observed_at > STALE_S
 
     def forget(self) -> None:
+        """Go back to what was measured."""
+        with self._lock:
+            self._go_back(1.0)
+
+    def doubt(self) -> None:
         """Go back to what was measured, or to half of it if that is what was gone by till now.
 
-        It may have been measured while the machine was busy with something else.
+        It may have been measured while the machine was busy with something else. The next live
+        batch tells.
         """
         with self._lock:
-            self._trust = 1.0 if self._observed else self._trust / 2
-            self._observed, self._samples = 0, {}
-            self._observed_at = time.perf_counter()
-            for size, seconds in self._measured:
-                self._note(size, seconds * self._trust)
-            self._plans = self._make_plans()
+            self._go_back(1.0 if self._observed else max(self._trust / 2, _LEAST_TRUST))
+
+    def _go_back(self, trust: float) -> None:
+        self._trust, self._observed, self._samples = trust, 0, {}
+        self._observed_at = time.perf_counter()
+        for size, seconds in self._measured:
+            self._note(size, seconds * trust)
+        self._plans = self._make_plans()
 
     def observe(self, size: int, seconds: float) -> None:
         """Take note of a live batch of `size` images that took `seconds`.
@@ -110,8 +121,9 @@ class LatencyTable:
         """
         with self._lock:
             if self._trust < 1:  # now it is known better
+                self._go_back(1.0)
+                self._go_back(min(1.0, seconds / max(self.median_s(size), 1e-9)))
                 self._trust = 1.0
-                self._samples.pop(size, None)
             self._observed += 1
             self._observed_at = time.perf_counter()
             self._note(size, seconds)

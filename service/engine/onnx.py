@@ -60,8 +60,8 @@ class OnnxEngine:
         return size if isinstance(size, int) else None
 
     def close(self) -> None:
-        """Drop the session, and with it the model's memory."""
-        del self._session
+        """Drop the session, and with it the model's memory; doing it again does no harm."""
+        self.__dict__.pop("_session", None)
 
 
 def load_engine(

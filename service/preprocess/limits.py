@@ -22,6 +22,7 @@ _MAX_EXIF_SEGMENTS = 1000
 # Pillow goes through pieces of a file, as a JPEG's segments and a PNG's chunks, in Python.
 _MAX_SEGMENTS = 10_000
 _BYTES_PER_READ = 256
+_MAX_RUN_BYTES = 2_000_000
 # Values of a TIFF's tag that Pillow makes numbers of; an image has at most one tile for each row.
 _MAX_TAG_VALUES = 4 * _MAX_SIDE
 # An image with planes for its colours has all of its area in each.
@@ -36,7 +37,8 @@ _SEGMENTS = {
     bytes([0xFF, marker])
     for marker in (0xC0, 0xC1, 0xC2, 0xC4, 0xDB, 0xDD, *range(0xE0, 0xF0), 0xFE)
 }
-_TIFF_FORMS = {b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"}
+_TIFF_FORMS = {b"II*\0", b"MM\0*", b"MM*\0", b"II\0*", b"II+\0", b"MM\0+"}
+_ADDRESSES = {273, 324}  # of strips and of tiles
 _TYPES_OF_BYTES = {1, 2, 7}  # BYTE, ASCII and UNDEFINED stay as they are
 _TILE_WIDTH, _TILE_LENGTH = 322, 323  # TIFF tags
 
@@ -60,7 +62,9 @@ class PieceReader(io.BytesIO):
 
 
 def _most_pieces(data: bytes) -> int:
-    return _MAX_SEGMENTS + len(data) // _BYTES_PER_READ
+    most = _MAX_SEGMENTS + len(data) // _BYTES_PER_READ
+    # The runs of a compressed BMP are read byte by byte.
+    return most + min(len(data), _MAX_RUN_BYTES) if data.startswith(b"BM") else most
 
 
 def check_pieces(data: bytes) -> None:
@@ -74,11 +78,11 @@ def check_pieces(data: bytes) -> None:
 def _most_tag_values(data: bytes) -> int:
     """Give the largest count of numbers in a tag of a TIFF's first directory.
 
-    TIFF 6.0, section 2, and BigTIFF (version 43), which has all but types of twice the size. What
-    is cut off or of another version is left to Pillow.
+    TIFF 6.0, section 2, and BigTIFF (version 43), which has all but types of twice the size; told
+    apart as Pillow does. Of addresses it makes numbers whatever their type.
     """
     order: Literal["little", "big"] = "little" if data.startswith(b"II") else "big"
-    big = 43 in (data[2], data[3])
+    big = data[2] == 43
     size = 8 if big else 4  # bytes of an offset, and of a count of values
     at = int.from_bytes(data[size : 2 * size], order)
     head = 8 if big else 2
@@ -87,7 +91,9 @@ def _most_tag_values(data: bytes) -> int:
     at += head
     most = 0
     for entry in range(at, at + entries * (4 + 2 * size), 4 + 2 * size):
-        if int.from_bytes(data[entry + 2 : entry + 4], order) not in _TYPES_OF_BYTES:
+        tag = int.from_bytes(data[entry : entry + 2], order)
+        kind = int.from_bytes(data[entry + 2 : entry + 4], order)
+        if kind not in _TYPES_OF_BYTES or tag in _ADDRESSES:
             most = max(most, int.from_bytes(data[entry + 4 : entry + 4 + size], order))
     return most
 

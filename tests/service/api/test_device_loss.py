@@ -7,6 +7,7 @@ import threading
 import numpy as np
 import pytest
 from images import colored, top_label
+from structlog.testing import capture_logs
 
 from service.errors import DeviceLostError, ProviderError
 from service.metrics import Metrics
@@ -70,6 +71,33 @@ def reopening_with(model, *faults) -> list[Watched]:
 
     model._reopen = open_watched
     return opened
+
+
+def test_a_warm_up_that_failed_is_tried_again(several_chances):
+    """With the failed engine's memory free, and nobody is answered by it."""
+    model, engine, opened = several_chances
+    with capture_logs() as logs:
+        model.warm_up(threading.Event())
+        assert engine.closed == 1
+        while model.state != "ready":
+            pass
+    assert [entry["event"] for entry in logs] == [
+        "warm_up_failed", "reload_failed", "model_reloaded",
+    ]  # fmt: skip
+    assert [each.closed for each in opened] == [1, 0]
+    assert model.engine is opened[-1]
+    assert model.trouble() is None
+
+
+@pytest.fixture
+def several_chances(model_folder):
+    """A model whose engine fails, as does the first one after it."""
+    repository = load_repository(Settings(models=model_folder, cache_dir=None), Metrics())
+    (model,) = repository
+    full = RuntimeError("CUDA failure 2: out of memory")
+    model.engine = Watched(model.engine, full)
+    yield model, model.engine, reopening_with(model, full, None)
+    repository.close(5)
 
 
 def test_a_lost_device_is_told_and_the_model_comes_back_by_itself(serve):

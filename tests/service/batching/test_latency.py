@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from stage import Clock, simulated_time
@@ -126,15 +127,27 @@ def test_what_was_measured_is_doubted_until_a_live_batch_tells():
         latencies = table(n1=0.010, n8=0.050)
         clock.now += 11
         assert latencies.is_stale
-        latencies.forget()
+        latencies.doubt()
         assert latencies.rows() == table(n1=0.005, n8=0.025).rows()
-        latencies.forget()
+        latencies.doubt()
         assert latencies.median_s(8) == 0.0125
         latencies.observe(1, 0.010)
-        assert latencies.median_s(1) == 0.010
+        assert latencies.rows() == table(n1=0.010, n8=0.050).rows(), "it was right all along"
         clock.now += 11
-        latencies.forget()
+        latencies.doubt()
         assert latencies.rows() == table(n1=0.010, n8=0.050).rows()
+
+
+def test_a_live_batch_tells_by_how_much_all_that_was_measured_is_too_slow():
+    latencies = table(n1=0.010, n8=0.050)
+    for _ in range(100):
+        latencies.doubt()
+    assert latencies.median_s(1) == 0.010 / 64, "something is always taken to be needed"
+    latencies.observe(8, 0.010)
+    assert latencies.median_s(8) == pytest.approx(0.010)
+    assert latencies.median_s(1) == pytest.approx(0.002)
+    latencies.forget()
+    assert latencies.median_s(1) == 0.010
 
 
 def test_now_and_then_a_neighbour_of_the_best_size_is_tried():
