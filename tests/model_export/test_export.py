@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import resource
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from digits import CLASSES, SIDE, trained_digits
+from full_disk import file_size_limited
 from networks import preprocessing, random_network
 
 from model_export.errors import ParityError
@@ -30,17 +28,6 @@ def subject(classes: int = 5, side: int = 32, storage: str = "fp32") -> Subject:
         weights=Weights(source="random", sha256="0" * 64),
         storage=storage,
     )
-
-
-@contextmanager
-def largest_file(size: int) -> Iterator[None]:
-    """Make longer writes fail, as a full disk does."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
 @pytest.fixture
@@ -110,7 +97,7 @@ def test_interruption_leaves_no_file(output: Path, monkeypatch: pytest.MonkeyPat
 
 def test_a_full_disk_leaves_no_file(output: Path):
     """The error is the system's."""
-    with largest_file(100_000), pytest.raises(OSError, match="too large"):
+    with file_size_limited(100_000), pytest.raises(OSError, match="too large"):
         export(random_network(), subject(), output, largest_batch=2)
     assert_untouched(output)
 
