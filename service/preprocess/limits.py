@@ -21,7 +21,7 @@ _MAX_SCANS = 200
 _MAX_EXIF_SEGMENTS = 1000
 # Pillow goes through pieces of a file, as a JPEG's segments and a PNG's chunks, in Python.
 _MAX_SEGMENTS = 10_000
-_BYTES_PER_READ = 256
+_BYTES_PER_READ = 128  # a PNG's chunk takes three
 _MAX_RUN_BYTES = 2_000_000
 # Values of a TIFF's tag that Pillow makes numbers of; an image has at most one tile for each row.
 _MAX_TAG_VALUES = 4 * _MAX_SIDE
