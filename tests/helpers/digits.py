@@ -15,7 +15,7 @@ from model_export.architectures.build import build
 
 SIDE = 32
 CLASSES = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
-_EPOCHS, _BATCH = 6, 64
+_EPOCHS, _BATCH = 8, 64
 
 
 @dataclass(frozen=True)
@@ -52,14 +52,19 @@ def _train(images: NDArray[np.uint8], labels: NDArray[np.int64]) -> torch.nn.Mod
     torch.manual_seed(0)
     network = build("resnet50", classes=len(CLASSES), width=16, stem="small").train()
     inputs, targets = normalised(images), torch.from_numpy(labels)
-    optimiser = torch.optim.SGD(network.parameters(), lr=0.1, momentum=0.9, nesterov=True)
+    # With decay and smoothing it ends at 97 % and more; without, it varies from CPU to CPU.
+    optimiser = torch.optim.SGD(
+        network.parameters(), lr=0.1, momentum=0.9, nesterov=True, weight_decay=2e-3
+    )
     steps = _EPOCHS * (len(inputs) // _BATCH)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, max_lr=0.1, total_steps=steps)
     for _ in range(_EPOCHS):
         order = torch.randperm(len(inputs))
         for start in range(0, len(inputs) - _BATCH + 1, _BATCH):
             chosen = order[start : start + _BATCH]
-            loss = torch.nn.functional.cross_entropy(network(inputs[chosen]), targets[chosen])
+            loss = torch.nn.functional.cross_entropy(
+                network(inputs[chosen]), targets[chosen], label_smoothing=0.1
+            )
             optimiser.zero_grad()
             loss.backward()
             optimiser.step()

@@ -119,4 +119,4 @@ def test_a_trained_network_keeps_its_accuracy_to_the_image(tmp_path: Path):
     engine = load_engine(tmp_path / "digits.onnx", provider="cpu")
     got = np.concatenate([engine.run(part) for part in np.split(digits.images, 10)]).argmax(axis=1)
     np.testing.assert_array_equal(got, digits.predictions())
-    assert np.mean(got == digits.labels) > 0.9  # it varies with the CPU that trained it
+    assert np.mean(got == digits.labels) > 0.95
