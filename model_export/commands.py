@@ -24,11 +24,11 @@ from service.cpus import has_vnni
 from service.model_files import is_model_name, is_version
 
 _LOWERING = {
-    "images": "fp16 and int8",
-    "min_agreement": "fp16 and int8",
-    "calibration_images": "int8",
-    "reduce_range": "int8",
-    "per_channel": "int8",
+    "images": ("fp16", "int8"),
+    "min_agreement": ("fp16", "int8"),
+    "calibration_images": ("int8",),
+    "reduce_range": ("int8",),
+    "per_channel": ("int8",),
 }
 """Options by the precisions that they are for."""
 
@@ -81,6 +81,7 @@ def served_name(output: Path) -> str:
 
 def verify_command(options: Namespace) -> None:
     """Verify a model file as the options say, and print what was measured."""
+    check_weights_options(options)
     _, contract = read_model(options.file)
     report = check_answers(options.file, contract)
     sys.stdout.write(
@@ -89,20 +90,18 @@ def verify_command(options: Namespace) -> None:
     )
     for warning in report.warnings:
         sys.stderr.write(f"warning: {warning}\n")
-    check_weights_options(options)
     if options.weights is not None:
         sys.stdout.write(_verify_against(options, contract) + "\n")
 
 
 def _lowering(options: Namespace) -> Lowering | None:
     given = [name for name in _LOWERING if getattr(options, name) is not None]
-    if options.precision == "fp32":
-        if given:
-            raise OptionsError(f"{_flag(given[0])} is for --precision {_LOWERING[given[0]]}")
-        return None
     for name in given:
         if options.precision not in _LOWERING[name]:
-            raise OptionsError(f"{_flag(name)} is for --precision {_LOWERING[name]}")
+            flag = "--" + name.replace("_", "-")
+            raise OptionsError(f"{flag} is for --precision {' and '.join(_LOWERING[name])}")
+    if options.precision == "fp32":
+        return None
     if options.storage is not None:
         raise OptionsError(
             f"--storage is for --precision fp32; weights of an {options.precision} file are stored "
@@ -122,10 +121,6 @@ def _lowering(options: Namespace) -> Lowering | None:
             raise OptionsError("--calibration-images goes with --images")
     chosen = {"reduce_range": not has_vnni()} | {name: getattr(options, name) for name in given}
     return Lowering(options.precision, **chosen)
-
-
-def _flag(name: str) -> str:
-    return "--" + name.replace("_", "-")
 
 
 def _verify_against(options: Namespace, contract: ModelContract) -> str:

@@ -225,13 +225,9 @@ class Http1Protocol(HttpToolsProtocol):
             broken = under_way.pop()  # its body will never be whole, so nobody need answer it
             broken.disconnected = True
             broken.message_event.set()
+            cast("Scope", broken.scope)[REFUSED] = error
             if under_way:
                 self.pipeline.popleft()
-            else:
-                cast("Scope", broken.scope)[REFUSED] = error
-        if under_way:
-            under_way[-1].keep_alive = False
-            return
         name = request_id(None)
         _log.info(
             "request",
@@ -241,6 +237,9 @@ class Http1Protocol(HttpToolsProtocol):
             images=0,
             detail=str(error),
         )
+        if under_way:
+            under_way[-1].keep_alive = False
+            return
         body = to_json(problem(error, name))
         status = HTTPStatus(error.status)
         head = (

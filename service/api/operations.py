@@ -38,7 +38,7 @@ async def health(request: Request) -> Response:
 
 @router.get("/livez", response_model=Probe, responses={503: {"model": Probe}})
 async def livez(request: Request) -> Response:
-    """Liveness: 503 when a runner is dead or stuck, or a lost device stays lost: restart."""
+    """Liveness: 503 when a thread is dead or stuck, or a lost device stays lost: restart."""
     troubles = service_of(request).repository.troubles()
     return _probe([f"{name}: {trouble}" for name, trouble in troubles.items()])
 

@@ -121,8 +121,8 @@ class LatencyTable:
         """
         with self._lock:
             if self._trust < 1:  # now it is known better
-                self._go_back(1.0)
-                self._go_back(min(1.0, seconds / max(self.median_s(size), 1e-9)))
+                doubted_s = max(self.median_s(size), 1e-9)
+                self._go_back(min(1.0, self._trust * seconds / doubted_s))
                 self._trust = 1.0
             self._observed += 1
             self._observed_at = time.perf_counter()
