@@ -201,9 +201,12 @@ def test_the_time_limit_of_headers_leaves_the_body_and_later_requests_alone():
 
 def test_few_requests_of_a_connection_wait_for_their_answers():
     """Each costs more here than the bytes that it takes to send; the first ones are answered."""
-    answer = run(talk, [b"".join(post(f"/{n}", b"") for n in range(5000))], app=slow_echo)
+    sent, counted = [b"".join(post(f"/{n}", b"") for n in range(5000))], []
+    with structlog.testing.capture_logs() as logs:
+        answer = run(talk, sent, app=slow_echo, refused=counted.append)
     found = answers(answer, 16)
     assert found == [(200, ["POST", f"/{n}", ""]) for n in range(16)]
+    assert counted == [log["code"] for log in logs] == ["malformed_request"]
 
 
 def test_a_malformed_request_does_not_cut_into_an_answer_that_is_under_way():
