@@ -18,7 +18,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from service.bench.load import OK, Check
+from service.bench.load import RIGHT, Check
 from service.bench.pool import Pool
 from service.bench.target import Target
 from service.bench.wire import Answer
@@ -126,7 +126,7 @@ class QueryClient:
             self._loop.call_later(RETRY_S, self._ask, query)
             return
         kind = answer.failure or self._check(query.image, answer)
-        if kind == OK:
+        if kind in RIGHT:
             self.counts.answered += 1
             if not query.retried:
                 self.counts.wire_s.append(took_s)

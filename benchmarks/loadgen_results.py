@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from service.bench.reference import Expected, agrees
+from service.bench.load import RIGHT
+from service.bench.reference import Expected, judge
 
 _PREFIX = ":::MLLOG "
 _RESULTS = ("result_", "early_stopping_", "loadgen_version", "num_errors", "effective_")
@@ -58,7 +59,7 @@ def metric_of(scenario: str, detail: dict[str, Any]) -> Metric | None:
     return Metric(name, float(detail[key]) * scale, unit) if key in detail else None
 
 
-def read_accuracy(folder: Path, expected: Sequence[Expected]) -> Accuracy:
+def read_accuracy(folder: Path, expected: Sequence[Expected], tolerance: float) -> Accuracy:
     """Compare the answers in LoadGen's `mlperf_log_accuracy.json` with the reference answers.
 
     An answer is the body of the response, in hexadecimal; a failed query's is empty.
@@ -68,7 +69,7 @@ def read_accuracy(folder: Path, expected: Sequence[Expected]) -> Accuracy:
     for entry in entries:
         image = int(entry["qsl_idx"])
         seen.add(image)
-        right += agrees(expected[image], bytes.fromhex(entry["data"]))
+        right += judge(expected[image], bytes.fromhex(entry["data"]), tolerance) in RIGHT
     return Accuracy(len(entries), right, len(expected) - len(seen))
 
 

@@ -15,9 +15,18 @@ import uvloop
 from loadgen_client import QueryClient
 from loadgen_results import metric_of, read_accuracy, read_detail
 
+from service.bench.described import describe_server
 from service.bench.images import read_images
 from service.bench.machine import describe_machine
-from service.bench.reference import CONTENT_TYPE, Checker, Expected, from_model_file, from_server
+from service.bench.options import BenchOptions
+from service.bench.reference import (
+    CONTENT_TYPE,
+    TOLERANCE,
+    Checker,
+    Expected,
+    from_model_file,
+    from_server,
+)
 from service.bench.summary import spread
 from service.bench.target import Target, classify_path, parse_target
 from service.engine.providers import prepare_runtime
@@ -51,9 +60,12 @@ async def _measure(
     loadgen: Any, arguments: argparse.Namespace, target: Target, images: Sequence[bytes],
     expected: Sequence[Expected] | None,
 ) -> dict[str, Any]:  # fmt: skip
+    _, model = await describe_server(target, BenchOptions(model=arguments.model))
+    tolerance = TOLERANCE if model.tolerance is None else model.tolerance
     if expected is None:
+        all_labels = classify_path(arguments.model, model.classes or 2)
         expected = await from_server(
-            target, images, classify_path(arguments.model, 2), arguments.timeout_s, lambda _: None
+            target, images, all_labels, arguments.timeout_s, lambda _: None
         )
     headers: dict[str, object] = {"Content_Type": CONTENT_TYPE}
     if arguments.deadline_ms is not None:
@@ -62,7 +74,7 @@ async def _measure(
     client = QueryClient(
         target,
         [target.post(path, image, **headers) for image in images],
-        Checker(expected),
+        Checker(expected, tolerance),
         _completer(loadgen, logged=accuracy),
         connections=arguments.connections or CONNECTIONS[arguments.scenario],
         timeout_s=arguments.timeout_s,
@@ -80,7 +92,7 @@ async def _measure(
         await client.close()
     detail, counts = read_detail(arguments.log_dir), client.counts
     metric = None if accuracy else metric_of(arguments.scenario, detail)
-    answers = read_accuracy(arguments.log_dir, expected) if accuracy else None
+    answers = read_accuracy(arguments.log_dir, expected, tolerance) if accuracy else None
     failed = sum(counts.failures.values())
     right = answers is None or answers.right == answers.samples == len(images)
     # In the accuracy mode LoadGen only writes down what it is told.

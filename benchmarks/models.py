@@ -4,8 +4,9 @@
 
 `light` is the built-in model's architecture at half of its width: a ResNet-50 of base width 16 for
 64 x 64 pixels, so light that the service around it is what shows. `resnet50` is the full network
-for 224 x 224 pixels in float32: torchvision's weights are as fast, and need a download. Both go the
-road of `resnet-export`: verified against PyTorch, with a contract and golden cases.
+for 224 x 224 pixels in float32: torchvision's weights are as fast, and need a download. The names
+with `-fp16` are the same networks in half precision, for GPUs. All are made by `resnet-export`:
+verified against PyTorch, with a contract and golden cases.
 
 A file that is there is kept; its weights follow from the seed alone.
 """
@@ -47,12 +48,19 @@ class Recipe:
     side: int
     resize: int
     classes: int
+    precision: str = "fp32"
 
 
 RECIPES: Mapping[str, Recipe] = MappingProxyType(
     {
         "light": Recipe("resnet50", 16, "small", side=64, resize=64, classes=200),
         "resnet50": Recipe("resnet50", 64, "imagenet", side=224, resize=256, classes=1000),
+        "light-fp16": Recipe(
+            "resnet50", 16, "small", side=64, resize=64, classes=200, precision="fp16"
+        ),
+        "resnet50-fp16": Recipe(
+            "resnet50", 64, "imagenet", side=224, resize=256, classes=1000, precision="fp16"
+        ),
     }
 )
 """The files by name; each becomes NAME.onnx."""
@@ -105,7 +113,9 @@ def make_model(name: str, recipe: Recipe, folder: Path) -> Path:
                 "export", recipe.architecture, "--weights", str(weights), "--labels", str(labels),
                 "--stem", recipe.stem, "--input-size", str(recipe.side),
                 "--resize", str(recipe.resize), "--source-note", f"random, seed {_SEED}",
-                "--output", str(output),
+                # Labels of random weights lie close together: how many agree says nothing.
+                *([] if recipe.precision == "fp32" else ["--min-agreement", "0"]),
+                "--precision", recipe.precision, "--output", str(output),
             ]
         )  # fmt: skip
     if status != 0:

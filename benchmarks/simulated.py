@@ -217,7 +217,7 @@ def main() -> int:
     add("--image-count", type=count, default=50, help="[%(default)s]")
     add("--latencies", type=parse_table, default=dict(FAST_GPU_MS),
         help="the engine's: SIZE:MS,... [%(default)s]")  # fmt: skip
-    add("--max-batch", type=count, default=64, help="[%(default)s]")
+    add("--max-batch", type=count, default=32, help="[%(default)s]")
     add("--burst", action="store_true", help="bursts of 3 times the mean instead")
     add("--deadline-ms", type=int, help="of --burst [four times the largest batch]")
     add("--engine-share", type=float, default=0.3,
@@ -226,8 +226,7 @@ def main() -> int:
     add("flags", nargs="*", help="flags of resnet-serve serve, after --")
     arguments = parser.parse_args()
     prepare_runtime()
-    # One GPU has one batch at a time.
-    flags = ["--runners", "1", "--max-batch", str(arguments.max_batch), *arguments.flags]
+    flags = ["--max-batch", str(arguments.max_batch), *arguments.flags]
     machine = describe_machine()
     print(f"{machine['cpu']}, {machine['cores']} cores")
     try:

@@ -20,7 +20,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import uvicorn
 from fastapi import FastAPI, Request, Response
-from simulated_engine import SimulatedEngine, parse_table
+from simulated_engine import SimulatedOpener, parse_table
 
 from service.app import create_app
 from service.bench.pipeline import Pipeline, load_pipeline
@@ -29,7 +29,7 @@ from service.engine.providers import prepare_runtime
 from service.logs import LogWriter, configure_logs
 from service.model_files import builtin_file
 from service.server import run_server
-from service.settings import Settings, add_flags, load_settings
+from service.settings import add_flags, load_settings
 
 _LOG_FLUSH_S = 1.0
 
@@ -41,18 +41,6 @@ _FIXED = (
     b'"index":0,"probability":0.9}],"width":64,"height":64}],"timings_ms":{"receive":0.1,'
     b'"decode":0.1,"queue":0.1,"infer":1.0,"total":1.5}}'
 )
-
-
-def simulated_app(settings: Settings, table: dict[int, float]) -> FastAPI:
-    """Make the service's application, and put simulated engines in place of the real ones.
-
-    Before it starts, so that the warm-up times them and admission plans by them.
-    """
-    app = create_app(settings)
-    for served in app.state.service.repository:
-        served.engine.close()
-        served.engine = SimulatedEngine(served.contract, table)
-    return app
 
 
 def empty_app(pipeline: Pipeline | None = None) -> FastAPI:
@@ -89,7 +77,7 @@ def main() -> int:
     logs = LogWriter(sys.stderr)
     configure_logs(settings.log_format, settings.log_level, logs)
     if kind == "service":
-        status = run_server(simulated_app(settings, table), settings, logs)
+        status = run_server(create_app(settings, SimulatedOpener(table)), settings, logs)
         logs.close(_LOG_FLUSH_S)
         return status
     pipeline = load_pipeline(builtin_file().path) if kind == "decode" else None

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from model_export.errors import AgreementError
 from service.contract import Agreement
+from service.engine.base import probabilities
 from service.engine.onnx import load_engine
 
 
@@ -19,7 +20,10 @@ def measure_agreement(
     """Run images uint8 [n, H, W, 3], batch by batch, through both files on the CPU."""
     one, other = (load_engine(path, provider="cpu") for path in (first, second))
     try:
-        return agreement_of(((one.run(batch), other.run(batch)) for batch in batches), source)
+        return agreement_of(
+            ((probabilities(one, [*batch]), probabilities(other, [*batch])) for batch in batches),
+            source,
+        )
     finally:
         one.close()
         other.close()

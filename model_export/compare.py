@@ -21,6 +21,7 @@ from model_export.pixels import batches
 from model_export.speed import BATCHES, latencies_ms
 from service.contract import Agreement, ModelContract
 from service.cpus import cpu_model
+from service.engine.base import probabilities
 from service.engine.onnx import load_engine
 
 
@@ -65,7 +66,10 @@ def _agreement(
         with open_images(source) as images:
             names = images.names[:limit]
             answers = [
-                map(engine.run, batches(images, names, contract.preprocessing, title))
+                (
+                    probabilities(engine, [*batch])
+                    for batch in batches(images, names, contract.preprocessing, title)
+                )
                 for engine, contract, title in zip(
                     engines, contracts, ("comparing", None), strict=True
                 )

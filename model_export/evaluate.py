@@ -18,10 +18,11 @@ from model_export.errors import OptionsError
 from model_export.files import replacing
 from model_export.images import labelled, open_images
 from model_export.model_file import read_model, rewrite_contract
-from model_export.pixels import batches
+from model_export.pixels import BATCH, batches
 from model_export.plots import reliability_plot
 from service.contract import Accuracy, ModelContract
-from service.engine.onnx import OnnxEngine, load_engine
+from service.engine.base import Engine, probabilities
+from service.engine.onnx import load_engine
 
 _BINS = 15
 _BAR = 30  # characters
@@ -94,14 +95,15 @@ def evaluate_command(options: Namespace) -> None:
 
 
 def evaluate(
-    engine: OnnxEngine, contract: ModelContract, source: Path, limit: int | None = None
+    engine: Engine, contract: ModelContract, source: Path, limit: int | None = None
 ) -> Evaluation:
     """Run labelled images, the first `limit` of them, through a model. Raises `ImagesError`."""
+    engine.prepare((BATCH,))
     with open_images(source) as images:
         wanted = labelled(images, contract.labels, source)[:limit]
         truth = np.array([one.index for one in wanted])
         answers = [
-            _summary(engine.run(batch))
+            _summary(probabilities(engine, [*batch]))
             for batch in batches(
                 images, [one.name for one in wanted], contract.preprocessing, "evaluating"
             )

@@ -22,7 +22,7 @@ from service.preprocess.decode import DecodePolicy, decode, prepare_decoding
 EXACT = DecodePolicy(max_image_pixels=2 * (Image.MAX_IMAGE_PIXELS or 2**30), jpeg_draft_ratio=0)
 """As golden photos are decoded: exactly, and users' own images of any size that Pillow takes."""
 
-_BATCH = 32
+BATCH = 32
 
 
 def batches(
@@ -45,7 +45,7 @@ def batches(
     with progress(shown=title is not None) as bar, ThreadPoolExecutor(cpu_count()) as pool:
         task = bar.add_task(title or "", total=len(names))
         rest = iter(names)
-        while some := list(islice(rest, _BATCH)):
+        while some := list(islice(rest, BATCH)):
             # Read here: a tar has one position.
             yield np.stack(list(pool.map(pixels, [(name, images.read(name)) for name in some])))
             bar.update(task, advance=len(some))

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
-from numpy.typing import NDArray
-
 from service.contract import parse_contract
+from service.engine.base import Engine, Pixels, probabilities
 from service.engine.onnx import load_engine
 from service.golden import golden_pattern
 
@@ -30,8 +28,8 @@ def latencies_ms(files: Sequence[Path], batches: Sequence[int] = BATCHES) -> lis
         for _ in range(_ROUNDS):
             for engine, times in zip(engines, rounds, strict=True):
                 side = parse_contract(engine.metadata, file="").preprocessing.crop
-                images = np.stack([golden_pattern(seed, side) for seed in range(max(batches))])
-                times.append({size: _time(engine.run, images[:size]) for size in batches})
+                images = [golden_pattern(seed, side) for seed in range(max(batches))]
+                times.append({size: _time(engine, images[:size]) for size in batches})
     finally:
         for engine in engines:
             engine.close()
@@ -41,10 +39,10 @@ def latencies_ms(files: Sequence[Path], batches: Sequence[int] = BATCHES) -> lis
     ]
 
 
-def _time(run: Callable[[NDArray[np.uint8]], object], images: NDArray[np.uint8]) -> float:
-    run(images)
+def _time(engine: Engine, images: Pixels) -> float:
+    probabilities(engine, images)
     count, started = 0, time.perf_counter()
     while (elapsed := time.perf_counter() - started) < _ROUND_S or count == 0:
-        run(images)
+        probabilities(engine, images)
         count += 1
     return elapsed / count * 1000

@@ -29,6 +29,7 @@ from service.api.state import Service
 from service.batching.admission import ByteGate
 from service.batching.jobs import JobQueue
 from service.cpus import cpu_count
+from service.engine.base import Opener
 from service.metrics import Metrics
 from service.preprocess.decode import DecodePolicy, prepare_decoding
 from service.preprocess.memory import DecodingMemory
@@ -37,12 +38,13 @@ from service.settings import Settings
 from service.watchdog import watch
 
 
-def create_app(settings: Settings) -> FastAPI:
+def create_app(settings: Settings, opener: Opener | None = None) -> FastAPI:
     """Load the models and make the application.
 
-    Serve it through `entry_of`. Raises a `StartupError` when it can't be done as the settings ask.
+    Serve it through `entry_of`. `opener` opens model files in the place of ONNX Runtime. Raises a
+    `StartupError` when it can't be done as the settings ask.
     """
-    service = create_service(settings)
+    service = create_service(settings, opener)
     app = FastAPIOffline(  # FastAPI whose /docs needs no CDN: a cluster may have no way out
         title="resnet-serve",
         version=__version__,
@@ -59,12 +61,12 @@ def create_app(settings: Settings) -> FastAPI:
     return app
 
 
-def create_service(settings: Settings) -> Service:
+def create_service(settings: Settings, opener: Opener | None = None) -> Service:
     """Load the models, and make what the routes share."""
     metrics = Metrics()
     metrics.set_build(__version__)
     jobs = JobQueue(settings.decode_threads or cpu_count())
-    repository = load_repository(settings, metrics, jobs)
+    repository = load_repository(settings, metrics, jobs, opener)
     prepare_decoding()
     body_bytes = ByteGate(settings.max_inflight_bytes)
     metrics.watch_bytes(lambda: body_bytes.held)
@@ -122,6 +124,5 @@ async def _lifespan(app: FastAPI) -> AsyncGenerator[None]:
 
 
 def _warm_up(app: FastAPI, service: Service) -> None:
-    for model in service.repository:
-        model.warm_up(service.warm_up_stop)
+    service.repository.warm_up(service.warm_up_stop)
     app.openapi()  # made once, and long enough for the event loop to notice

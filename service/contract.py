@@ -7,6 +7,7 @@ nothing else in either states an input size, a label or a tolerance.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated, Literal
 
 from pydantic import (
@@ -28,6 +29,9 @@ INPUT_NAME = "images"
 
 PROBABILITIES = "probabilities"
 """The output that every model file has: float32 [N, C], softmax applied."""
+
+CLASSIFIER_WEIGHT = "classifier_weight"
+"""An optional output, the same for every batch: float32 [C, D]."""
 
 Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
 Fraction = Annotated[float, Field(ge=0, le=1)]
@@ -165,7 +169,7 @@ class ModelContract(_Part):
         return self
 
 
-def parse_contract(metadata: dict[str, str], *, file: str) -> ModelContract:
+def parse_contract(metadata: Mapping[str, str], *, file: str) -> ModelContract:
     """Read the contract from a model file's metadata.
 
     `file` is only named in errors. Raises `ContractError` when there is none or it does not hold.

@@ -20,7 +20,8 @@ A request's road, and the classes that can end it on each stretch:
               --decode-->        EmptyImageError, NotAnImageError, ImageTooLargeError,
                                  TruncatedImageError, CorruptImageError, UnsupportedPixelsError
               --batch, engine--> DeadlineExceededError, ModelUnavailableError, InferenceError
-              --device-->        DeviceLostError, which becomes a ModelUnavailableError
+              --device-->        DeviceLostError, SessionFailedError, DeviceMemoryError, each
+                                 of which becomes a ModelUnavailableError
      answer   --together-->      AllImagesFailedError
      at any time                 ClientDisconnectedError, StoppingError, InternalError,
                                  RouteNotFoundError, MethodNotAllowedError
@@ -36,6 +37,11 @@ from typing import ClassVar
 
 class ResnetServeError(Exception):
     """The root of all errors raised on purpose."""
+
+
+def first_line(error: BaseException) -> str:
+    """Return the first line of an error's message, or its class's name where there is none."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
 # Start-up: printed as one line, exit status 1.
@@ -73,11 +79,19 @@ class ModelSelectionError(StartupError):
     """The models that were asked for do not fit together (none, a name twice, no such default)."""
 
 
-# While serving: the model is loaded again; its waiters get a `ModelUnavailableError`.
+# While serving: those who wait for the model get a `ModelUnavailableError`.
 
 
 class DeviceLostError(ResnetServeError):
-    """The device of a model failed in a way that leaves its session useless."""
+    """A device failed in a way that only a new process mends: this one ends."""
+
+
+class SessionFailedError(ResnetServeError):
+    """A session is of no more use, but its device is: the model is loaded again."""
+
+
+class DeviceMemoryError(SessionFailedError):
+    """The device's memory is too little."""
 
 
 # Requests: answered as a problem detail with the class's status and code.
@@ -304,7 +318,7 @@ class UnsupportedPixelsError(RequestError):
 
 
 class ModelUnavailableError(RequestError):
-    """The model's runner has stopped, or its device was lost and it is loaded again."""
+    """The model's runner has stopped, its session failed, or its device was lost."""
 
     status, code, title = 503, "model_unavailable", "The model is unavailable"
     retry_after_s = 5

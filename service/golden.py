@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from service.contract import GoldenPattern, GoldenPhoto, ModelContract
-from service.engine.base import Engine
+from service.engine.base import Engine, probabilities
 from service.preprocess.decode import DecodePolicy, decode
 
 # A golden photo is decoded exactly, whatever the service's settings are.
@@ -78,17 +78,21 @@ def golden_pixels(
     return decoded.pixels, pixels_digest(decoded.pixels) == case.pixels_sha256
 
 
+def tolerance_in_force(engine: Engine, contract: ModelContract) -> float:
+    """Return how far a probability may be off where and as this engine computes."""
+    limit = contract.tolerance.cuda if engine.provider == "cuda" else contract.tolerance.cpu
+    return max(limit, TF32_DRIFT) if engine.tf32 else limit
+
+
 def check_golden(engine: Engine, contract: ModelContract, batch: int) -> GoldenReport:
     """Run the golden cases, repeated to fill a batch, and compare with their known answers."""
-    limit = contract.tolerance.cuda if engine.provider == "cuda" else contract.tolerance.cpu
-    if engine.tf32:
-        limit = max(limit, TF32_DRIFT)
+    limit = tolerance_in_force(engine, contract)
     worst, failures, warnings = 0.0, [], []
     cases = [(case, *golden_pixels(case, contract)) for case in contract.golden]
     size = max(batch, 1)
     for start in range(0, max(len(cases), size), size):
         chosen = [cases[(start + i) % len(cases)] for i in range(size)]
-        answers = engine.run(np.stack([pixels for _, pixels, _ in chosen]))
+        answers = probabilities(engine, [pixels for _, pixels, _ in chosen])
         for (case, _, same_pixels), answer in zip(chosen, answers, strict=True):
             diff = float(np.max(np.abs(answer - np.asarray(case.probabilities, np.float32))))
             worst = max(worst, diff)

@@ -29,6 +29,7 @@ _BATCHES = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 class ModelMetrics:
     """The metrics of one model; their meaning stands in `Metrics`."""
 
+    name: str
     images: Mapping[str, Counter]
     abandoned: Counter
     coalesced: Counter
@@ -36,6 +37,7 @@ class ModelMetrics:
     inference_seconds: Histogram
     batch_size: Histogram
     inference_failures: Counter
+    slow_batches: Counter
     queue_length: Gauge
     ready: Gauge
 
@@ -138,6 +140,12 @@ class Metrics:
             list(_MODEL),
             registry=registry,
         )
+        self.slow_batches = Counter(
+            "resnet_serve_slow_batches",
+            "Batches that took ten times the median of their size, or longer.",
+            list(_MODEL),
+            registry=registry,
+        )
         self._queue_length = Gauge(
             "resnet_serve_queue_length",
             "Images between admission and answer.",
@@ -184,6 +192,7 @@ class Metrics:
         """Bind the labels of one model once, so that no request has to look them up."""
         labels = (name, str(version))
         return ModelMetrics(
+            name=name,
             images=_Outcomes(lambda outcome: self.images.labels(*labels, outcome)),
             abandoned=self.abandoned.labels(*labels),
             coalesced=self.coalesced.labels(*labels),
@@ -191,6 +200,7 @@ class Metrics:
             inference_seconds=self.inference_seconds.labels(*labels),
             batch_size=self.batch_size.labels(*labels),
             inference_failures=self.inference_failures.labels(*labels),
+            slow_batches=self.slow_batches.labels(*labels),
             queue_length=self._queue_length.labels(*labels),
             ready=self._ready.labels(*labels),
         )

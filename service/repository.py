@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import threading
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import structlog
 
@@ -14,8 +16,10 @@ from service.batching.jobs import JobQueue
 from service.batching.runners import Lane, RunnerPool
 from service.contract import parse_contract
 from service.cpus import cpu_count
-from service.engine.onnx import OnnxEngine, load_engine
+from service.engine.base import Engine, Opener
+from service.engine.onnx import CudaOptions, OnnxOpener
 from service.errors import (
+    DeviceLostError,
     ModelFileError,
     ModelRequiredError,
     ModelSelectionError,
@@ -24,12 +28,11 @@ from service.errors import (
 from service.memory import give_back_freed
 from service.metrics import Metrics
 from service.model_files import ModelFile, builtin_file, discover
-from service.served import LoadedModel, ServedModel, buckets
+from service.served import LoadedModel, ServedModel
 from service.settings import Settings
 from service.tuning.cache import ProfileCache
 from service.tuning.choice import Choice, choose_layout
 from service.tuning.facts import facts_of
-from service.tuning.layout import Layout
 from service.tuning.profile import Profile
 from service.tuning.trials import OneEngine
 
@@ -41,7 +44,7 @@ class Repository:
 
     def __init__(
         self, models: Iterable[ServedModel], default: str | None, device: Device, jobs: JobQueue,
-        layout: Choice, stuck_after_s: float,
+        layout: Choice, stuck_after_s: float, opener: Opener,
     ) -> None:  # fmt: skip
         self._models: dict[str, dict[int, ServedModel]] = {}
         for model in models:
@@ -50,7 +53,15 @@ class Repository:
         self._device, self._jobs = device, jobs
         self.layout = layout
         self._stuck_after_s = stuck_after_s
+        self._opener = opener
         self._pool: RunnerPool | None = None
+        self._losing = threading.Lock()
+        self.lost: DeviceLostError | None = None
+        self.on_device_lost: Callable[[], None] = lambda: None
+        """Called once, on the thread that met the loss; nothing can be answered any more."""
+        opener.watch(self._lose_device)
+        for model in self:
+            model.on_device_lost = self._lose_device
 
     def __iter__(self) -> Iterator[ServedModel]:
         for versions in self._models.values():
@@ -61,7 +72,7 @@ class Repository:
 
         A core decodes or runs a batch; a thread that waits for a GPU leaves its core to others.
         """
-        runners, decoders = self._device.runners, self._jobs.threads
+        runners, decoders = self.layout.layout.runners, self._jobs.threads
         threads = max(runners, decoders) if self._on_cpu() else runners + decoders
         # Those that decode at a time, and have a core for it.
         decoding = min(decoders, cpu_count())
@@ -69,12 +80,34 @@ class Repository:
         self._pool = RunnerPool(threads)
         self._device.running = self._pool.running
         self._jobs.start(self._pool)
-        lane = Lane(runners)
+        lane = Lane(runners, serial=not self._on_cpu())
         for model in self:
             model.start(self._pool, lane)
 
+    def _lose_device(self, error: DeviceLostError) -> None:
+        """Answer nobody any more, of any model; readiness goes before those who wait are told."""
+        with self._losing:
+            if self.lost is not None:
+                return
+            self.lost = error
+        _log.error("device_lost", detail=str(error))
+        for model in self:
+            model.give_up(error)
+        self.on_device_lost()
+
+    def devices(self) -> list[dict[str, Any]]:
+        """Describe the GPUs in use; none on a CPU."""
+        return self._opener.devices()
+
     def _on_cpu(self) -> bool:
         return all(model.engine.provider == "cpu" for model in self)
+
+    def warm_up(self, stop: threading.Event) -> None:
+        """Make every model ready, one after the other; gives up soon once `stop` is set."""
+        for model in self:
+            model.warm_up(stop)
+        for device in self.devices():
+            _log.info("gpu", **device)
 
     def title(self, model: ServedModel) -> str:
         """Name a model, with its version if there are others of that name."""
@@ -84,17 +117,26 @@ class Repository:
     def troubles(self) -> dict[str, str]:
         """Say what only a restart mends, by model, and of decoding."""
         found = {self.title(model): trouble for model in self if (trouble := model.trouble())}
+        found |= self._opener.trouble(self._stuck_after_s)
+        if self.lost is not None:
+            found["device"] = f"lost: {self.lost}"
         if self._pool is not None and (trouble := self._jobs.trouble(self._stuck_after_s)):
             found["decoding"] = trouble
         return found
 
     def close(self, timeout_s: float) -> None:
-        """Answer what is queued, then stop the runners and free the engines."""
+        """Answer what is queued, then stop the runners and free the engines.
+
+        On a lost device nobody is left to be answered, and to free what is there may hang.
+        """
+        if self.lost is not None:
+            return
         end = time.monotonic() + timeout_s
         for model in self:
             model.close(max(0.0, end - time.monotonic()))
         if self._pool is not None:
             self._pool.close(max(0.0, end - time.monotonic()))
+        self._opener.close(max(0.0, end - time.monotonic()))
 
     @property
     def default(self) -> str | None:
@@ -122,9 +164,14 @@ class Repository:
 
 
 def load_repository(
-    settings: Settings, metrics: Metrics, jobs: JobQueue | None = None
+    settings: Settings,
+    metrics: Metrics,
+    jobs: JobQueue | None = None,
+    opener: Opener | None = None,
 ) -> Repository:
     """Load every model that the settings ask for; each is "warming" until `warm_up` has run.
+
+    `opener` opens them in the place of ONNX Runtime, as a simulated device does.
 
     Raises a `StartupError` that names the file or setting at fault.
     """
@@ -153,16 +200,24 @@ def load_repository(
     jobs = jobs or JobQueue(1)
     cache = ProfileCache(settings.cache_dir)
     first = _first_asked_for(files, settings.default_model)
-    engines = OneEngine(_opener(first, settings), settings.provider)
-    choice = choose_layout(first.path, engines, settings, models=len(files), cache=cache)
+    opener = opener or onnx_opener(settings)
+    engines = OneEngine(opener, first.path)
+    choice = choose_layout(first.path, opener, engines, settings, models=len(files), cache=cache)
     opened = {first: engines.with_threads(choice.layout.intra_op_threads)}
-    device = Device(choice.layout.runners, jobs)
-    models = [
-        _load(file, settings, metrics, device, choice.layout, cache, opened.get(file))
-        for file in files
-    ]
+    on_cpu = opened[first].provider == "cpu"
+    # A GPU computes one batch at a time, whatever else is got ready beside it.
+    device = Device(choice.layout.runners if on_cpu else 1, jobs)
+    models = []
+    for file in files:
+        open_engine = partial(
+            opener.open, file.path, intra_op_threads=choice.layout.intra_op_threads
+        )
+        loaded = _load(file, opened.get(file) or open_engine(), open_engine, settings, cache)
+        models.append(_serve(loaded, metrics, settings, device))
     give_back_freed()
-    return Repository(models, settings.default_model, device, jobs, choice, settings.stuck_after_s)
+    return Repository(
+        models, settings.default_model, device, jobs, choice, settings.stuck_after_s, opener
+    )
 
 
 def _first_asked_for(files: Sequence[ModelFile], default: str | None) -> ModelFile:
@@ -171,23 +226,57 @@ def _first_asked_for(files: Sequence[ModelFile], default: str | None) -> ModelFi
     return max((file for file in files if file.name == name), key=lambda file: file.version)
 
 
-def _opener(file: ModelFile, settings: Settings) -> partial[OnnxEngine]:
-    return partial(load_engine, file.path, device_id=settings.device_id, tf32=settings.tf32)
+def onnx_opener(settings: Settings) -> OnnxOpener:
+    """Make what opens model files with ONNX Runtime, as the settings ask."""
+    cuda = CudaOptions(
+        settings.device_id,
+        settings.tf32,
+        settings.cuda_graphs,
+        **({"batches": settings.runners} if settings.runners else {}),
+    )
+    return OnnxOpener(settings.provider, cuda)
 
 
 def _load(
-    file: ModelFile, settings: Settings, metrics: Metrics, device: Device, layout: Layout,
+    file: ModelFile,
+    engine: Engine,
+    open_engine: partial[Engine],
+    settings: Settings,
     cache: ProfileCache,
-    opened: OnnxEngine | None,
-) -> ServedModel:  # fmt: skip
-    open_engine = partial(_opener(file, settings), intra_op_threads=layout.intra_op_threads)
-    engine = opened or open_engine(provider=settings.provider)
+) -> LoadedModel:
     contract = parse_contract(engine.metadata, file=str(file.path))
     if engine.classes not in (None, len(contract.labels)):
         raise ModelFileError(
             f"{file.path}: gives {engine.classes} probabilities, "
             f"but its contract has {len(contract.labels)} labels"
         )
+
+    def facts(engine: Engine) -> dict[str, Any] | None:
+        return facts_of(
+            file.path,
+            engine.provider,
+            device_id=settings.device_id,
+            tf32=engine.tf32,
+            max_batch=settings.max_batch,
+            intra_op_threads=open_engine.keywords["intra_op_threads"],
+            **engine.attested,
+        )
+
+    return LoadedModel(
+        file,
+        engine,
+        contract,
+        # Where it runs now: plans, threads and metrics are made for that, and "auto" would take a
+        # GPU that fails for none.
+        reopen=partial(open_engine, provider=engine.provider),
+        profile=Profile(cache, facts),
+    )
+
+
+def _serve(
+    loaded: LoadedModel, metrics: Metrics, settings: Settings, device: Device
+) -> ServedModel:
+    file, engine, contract = loaded.file, loaded.engine, loaded.contract
     metrics.set_model_info(
         file.name,
         file.version,
@@ -201,23 +290,5 @@ def _load(
         version=file.version,
         path=str(file.path),
         provider=engine.provider,
-    )
-    facts = partial(
-        facts_of,
-        file.path,
-        engine.provider,
-        device_id=settings.device_id,
-        tf32=engine.tf32,
-        max_batch=settings.max_batch,
-        intra_op_threads=layout.intra_op_threads,
-    )
-    loaded = LoadedModel(
-        file,
-        engine,
-        contract,
-        # Where it runs now: plans, threads and metrics are made for that, and "auto" would take a
-        # lost GPU for none.
-        reopen=partial(open_engine, provider=engine.provider),
-        profile=Profile(buckets(settings.max_batch), cache, facts),
     )
     return ServedModel(loaded, metrics.for_model(file.name, file.version), settings, device)

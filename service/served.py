@@ -16,16 +16,24 @@ from service.batching.latency import LatencyTable
 from service.batching.runners import Lane, RunnerPool
 from service.contract import ModelContract
 from service.engine.base import Engine
-from service.errors import DeviceLostError, NotReadyError
+from service.errors import (
+    DeviceLostError,
+    DeviceMemoryError,
+    NotReadyError,
+    SessionFailedError,
+)
 from service.golden import check_golden, golden_pattern
 from service.metrics import ModelMetrics
 from service.model_files import ModelFile
-from service.settings import Settings
-from service.tuning.profile import Profile
+from service.settings import CPU_MAX_BATCH, Settings
+from service.tuning.profile import Profile, smallest_nearly_best
 
 _log = structlog.get_logger(__name__)
 
 _RELOAD_FIRST_S, _RELOAD_MOST_S = 1.0, 60.0
+
+_GPU_MOST_TRIED = 64
+"""The largest batch that is tried on a GPU; beyond it throughput hardly grows."""
 
 State = Literal["warming", "ready", "reloading", "failed"]
 
@@ -42,7 +50,10 @@ class LoadedModel:
 
 
 class ServedModel:
-    """One loaded model with its queue. Answers when `state` is "ready"."""
+    """One loaded model with its queue. Answers when `state` is "ready".
+
+    `max_batch` is what the settings say; where they say nothing, a GPU's is known once it is warm.
+    """
 
     def __init__(
         self, loaded: LoadedModel, metrics: ModelMetrics, settings: Settings, device: Device
@@ -51,10 +62,13 @@ class ServedModel:
         self.engine, self.contract = loaded.engine, loaded.contract
         self.metrics = metrics
         self._reopen, self._profile = loaded.reopen, loaded.profile
-        self._latencies = LatencyTable(padded=self.engine.provider != "cpu")
+        on_cpu = self.engine.provider == "cpu"
+        self._latencies = LatencyTable(padded=not on_cpu)
+        self.max_batch = settings.max_batch or (CPU_MAX_BATCH if on_cpu else _GPU_MOST_TRIED)
+        self._measures_max_batch = not (settings.max_batch or on_cpu)
         self.gate = ImageGate(
             settings.max_queue,
-            max_batch=settings.max_batch,
+            max_batch=self.max_batch,
             latencies=self._latencies,
             device=device,
         )
@@ -64,7 +78,9 @@ class ServedModel:
         self._batcher: Batcher | None = None
         self._closing = threading.Event()
         self._swapping = threading.Lock()
-        self._lost_at = 0.0  # of time.perf_counter(), while the state is "reloading"
+        self._failed_at = 0.0  # of time.perf_counter(), while the state is "reloading"
+        self.on_device_lost: Callable[[DeviceLostError], None] = self.give_up
+        """Called on the thread that met the loss."""
         metrics.queue_length.set_function(lambda: self.gate.admitted)
         metrics.ready.set_function(lambda: self.state == "ready")
 
@@ -74,12 +90,12 @@ class ServedModel:
             self.engine,
             self.metrics,
             pool,
-            max_batch=self._settings.max_batch,
+            max_batch=self.max_batch,
             max_delay_s=self._settings.max_delay_ms / 1000,
             latencies=self._latencies,
             lane=lane,
         )
-        self._batcher.on_device_lost = self._on_device_lost
+        self._batcher.on_failure = self._on_failure
 
     def warm_up(self, stop: threading.Event) -> None:
         """Run the golden cases at each batch size; sets `state`, blocks for as long as it takes.
@@ -88,19 +104,18 @@ class ServedModel:
         """
         started = time.perf_counter()
         try:
-            worst = self._prove(self.engine, stop)
+            worst = self._prove_as_memory_allows(stop)
         except _DisagreementError as error:
             self.state, self.reason = "failed", str(error)
             _log.error("model_disagrees", model=self.name, detail=self.reason)
             return
-        except DeviceLostError as error:
-            self._on_device_lost(error)
+        except (DeviceLostError, SessionFailedError) as error:
+            # A GPU's memory may have been too little until another process has left it.
+            self._on_failure(error)
             return
         except Exception as error:  # noqa: BLE001 - a model that can't run must not stop the others
             _log.exception("warm_up_failed", model=self.name, version=self.version)
             self.state, self.reason = "failed", f"warm-up failed: {error}"
-            # A GPU's memory may have been too little until another process has left it.
-            self.engine.close()
             self._reload_later()
             return
         if worst is None:
@@ -111,22 +126,48 @@ class ServedModel:
             model=self.name,
             version=self.version,
             provider=self.engine.provider,
+            **self.engine.attested,
+            max_batch=self.max_batch,
             golden_max_diff=worst,
             warm_up_s=round(time.perf_counter() - started, 3),
         )
 
+    def _prove_as_memory_allows(self, stop: threading.Event) -> float | None:
+        """Do `_prove`; where the largest batches are only tried, without those that don't fit."""
+        while True:
+            try:
+                return self._prove(self.engine, stop)
+            except DeviceMemoryError as error:
+                if not self._measures_max_batch or self.max_batch == 1:
+                    raise
+                self._limit_batches(self.max_batch // 2)
+                _log.warning(
+                    "max_batch_lowered",
+                    model=self.name,
+                    max_batch=self.max_batch,
+                    detail=str(error),
+                )
+            self.engine.close()
+            self.engine = self._reopen()
+
     def _prove(self, engine: Engine, stop: threading.Event) -> float | None:
-        """Time each batch size and run the golden cases in it.
+        """Time the batch sizes and run the golden cases in each.
 
         Gives the largest difference to their known answers, or None once `stop` is set. Raises
         `_DisagreementError`, or what the engine raises.
         """
-        worst, failures = 0.0, dict[str, None]()
         pixels = golden_pattern(1, self.contract.preprocessing.crop)
-        for batch in buckets(self._settings.max_batch):
-            if stop.is_set():
+        engine.prepare(buckets(self.max_batch))
+        times = self._profile.measure(engine, pixels, buckets(self.max_batch), stop)
+        if times and self._measures_max_batch:
+            self._measures_max_batch = False
+            self._limit_batches(smallest_nearly_best(times))
+            engine.prepare(buckets(self.max_batch))
+        worst, failures = 0.0, dict[str, None]()
+        for batch in buckets(self.max_batch):
+            if times is None or stop.is_set():
                 return None
-            for seconds in self._profile.times(engine, pixels, batch):
+            for seconds in times.get(batch, ()):
                 self._latencies.measure(batch, seconds)
             report = check_golden(engine, self.contract, batch)
             worst = max(worst, report.max_abs_diff)
@@ -137,22 +178,42 @@ class ServedModel:
             raise _DisagreementError("; ".join(failures))
         return worst
 
-    def _on_device_lost(self, error: DeviceLostError) -> None:
-        self._lost_at = time.perf_counter()
-        self.state, self.reason = "reloading", f"the device was lost: {error}"
-        _log.error("device_lost", model=self.name, version=self.version, detail=str(error))
+    def _limit_batches(self, max_batch: int) -> None:
+        self.max_batch = self.gate.max_batch = max_batch
+        if self._batcher is not None:
+            self._batcher.max_batch = max_batch
+
+    def _on_failure(self, error: DeviceLostError | SessionFailedError) -> None:
+        if isinstance(error, DeviceLostError):
+            self.on_device_lost(error)
+            return
+        self._failed_at = time.perf_counter()
+        self.state, self.reason = "reloading", f"its session failed: {error}"
+        _log.error("session_failed", model=self.name, version=self.version, detail=str(error))
         self._reload_later()
+
+    def give_up(self, error: DeviceLostError) -> None:
+        """Answer nobody any more: the device is lost, and the process is to end."""
+        self.state, self.reason = "failed", f"the device was lost: {error}"
+        if self._batcher is not None:
+            self._batcher.suspend(error)
 
     def _reload_later(self) -> None:
         threading.Thread(target=self._reload, name=f"reload-{self.name}", daemon=True).start()
 
     def _reload(self) -> None:
-        """Open the model again, with back-off, until it agrees with its golden cases."""
+        """Open the model again, with back-off, until it agrees with its golden cases.
+
+        On a device that is lost there is no point in it.
+        """
         wait_s, begun_by = _RELOAD_FIRST_S, self.reason
         while not self._closing.wait(wait_s):
             wait_s = min(2 * wait_s, _RELOAD_MOST_S)
             try:
                 swapped = self._swap()
+            except DeviceLostError as error:
+                self.on_device_lost(error)
+                return
             except Exception as error:  # noqa: BLE001 - whatever it is, the next try may succeed
                 self.reason = f"{begun_by}; loading the model again failed: {error}"
                 _log.error("reload_failed", model=self.name, detail=str(error), next_s=wait_s)
@@ -162,8 +223,12 @@ class ServedModel:
             return
 
     def _swap(self) -> bool:
-        """Put a new engine in the place of the lost one; False, and none is left, when closing."""
-        engine, lost = self._reopen(), self.engine
+        """Put a new engine in the place of the failed one; False, and none is left, when closing.
+
+        The failed one goes first: there may not be memory for two.
+        """
+        self.engine.close()
+        engine = self._reopen()
         self._latencies.forget()  # a device that is about to fail may be slow
         try:
             proved = self._prove(engine, self._closing) is not None
@@ -179,8 +244,7 @@ class ServedModel:
             self._batcher.resume(engine)  # it was never ready, so nobody has submitted anything
         self.state, self.reason = "ready", ""
         if self._batcher is not None:
-            self._batcher.resume(engine)  # last: from here on it can be lost again
-        lost.close()
+            self._batcher.resume(engine)  # last: from here on it can fail again
         return True
 
     def latency_ms(self) -> dict[int, float]:
@@ -194,9 +258,9 @@ class ServedModel:
         return self._batcher
 
     def trouble(self) -> str | None:
-        """Say what only a restart mends, if anything: a dead or stuck runner, a device lost."""
+        """Say what only a restart mends, if anything: a dead or stuck runner, a reload in vain."""
         stuck_after_s = self._settings.stuck_after_s
-        if self.state == "reloading" and time.perf_counter() - self._lost_at > stuck_after_s:
+        if self.state == "reloading" and time.perf_counter() - self._failed_at > stuck_after_s:
             return self.reason
         return self._batcher.trouble(stuck_after_s) if self._batcher else None
 

@@ -13,8 +13,9 @@ import os
 import signal
 import socket
 import sys
+import threading
 from collections.abc import Generator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 import structlog
 import uvicorn
@@ -31,6 +32,10 @@ _BACKLOG = 2048
 _JUST_CONNECTED_S = 0.1
 _LAST_WORDS_S = 0.5
 
+_LOST_NEWS_S, _LOST_END_S = 1.0, 4.0
+"""After the loss of a device: how long probes and clients may hear of it, and when the process ends
+whatever still hangs in the driver."""
+
 _SWITCH_S = 0.0001
 """How long a thread keeps Python's lock while another wants it. With the default of 5 ms, a runner
 whose batch has ended finds the event loop at work on other answers and leaves its core idle: on two
@@ -40,13 +45,18 @@ _log = structlog.get_logger(__name__)
 
 
 class Server(uvicorn.Server):
-    """Serves until SIGTERM or SIGINT, then stops in order; a second signal exits at once.
+    """Serves until SIGTERM, SIGINT or the loss of a device, then stops in order.
+
+    A second signal exits at once.
 
     1. Readiness goes: `/readyz` answers 503, so that no new clients are sent here.
     2. For `drain_delay_s` everything is still served, while that news spreads.
     3. The listeners close, and idle connections with them (uvicorn).
     4. Accepted requests are answered, for at most `drain_timeout_s` (uvicorn).
     5. Runners and engines end (the application's lifespan).
+
+    A lost device leaves nothing to answer: clients get 503 and `/livez` fails for a moment, then
+    the process ends, so that whoever supervises it starts another.
     """
 
     def __init__(self, config: uvicorn.Config, service: Service, logs: LogWriter) -> None:
@@ -54,11 +64,14 @@ class Server(uvicorn.Server):
         self._service = service
         self._logs = logs
         self._stopping: asyncio.Task[None] | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._ending: asyncio.Task[None] | None = None
+        service.repository.on_device_lost = self._on_device_lost
 
     @contextmanager
     def capture_signals(self) -> Generator[None]:
         """Handle both signals on the event loop; uvicorn would raise them again at the end."""
-        loop = asyncio.get_running_loop()
+        self._loop = loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._on_signal, number)
         yield
@@ -76,6 +89,28 @@ class Server(uvicorn.Server):
         _log.info("draining", signal=why, delay_s=settings.drain_delay_s)
         await asyncio.sleep(settings.drain_delay_s)
         self.should_exit = True
+
+    def _on_device_lost(self) -> None:
+        """End within seconds; on any thread."""
+        timer = threading.Timer(_LOST_END_S, self._end_at_once)
+        timer.daemon = True
+        timer.start()
+        if self._loop is not None:
+            with suppress(RuntimeError):  # the loop has ended, and the process is about to
+                self._loop.call_soon_threadsafe(self._begin_to_end)
+
+    def _begin_to_end(self) -> None:
+        self._ending = asyncio.create_task(self._end())
+
+    async def _end(self) -> None:
+        await asyncio.sleep(_LOST_NEWS_S)
+        self.config.timeout_graceful_shutdown = math.ceil(_LOST_NEWS_S)
+        self.should_exit = True
+
+    def _end_at_once(self) -> None:
+        _log.error("stopped_at_once", detail="a device was lost")
+        self._logs.close(_LAST_WORDS_S)
+        os._exit(1)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Close the listeners, and only a moment later the connections that have no request.
@@ -110,6 +145,8 @@ def uvicorn_config(app: FastAPI, settings: Settings) -> uvicorn.Config:
 def run_server(app: FastAPI, settings: Settings, logs: LogWriter) -> int:
     """Serve until stopped; gives the exit status: 0 when every accepted request was answered.
 
+    It is 1 when requests were given up, or a device was lost.
+
     Raises `SettingsError` when the address can't be listened on.
     """
     listener = _listen(settings.host, settings.port)
@@ -120,7 +157,7 @@ def run_server(app: FastAPI, settings: Settings, logs: LogWriter) -> int:
     gc.freeze()  # what is there stays, and to look through it would hold everything up for 0.1 s
     Server(uvicorn_config(app, settings), service, logs).run(sockets=[listener])
     _log.info("stopped", unanswered=service.given_up)
-    return 1 if service.given_up else 0
+    return 1 if service.given_up or service.repository.lost else 0
 
 
 def _listen(host: str, port: int) -> socket.socket:

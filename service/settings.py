@@ -42,6 +42,10 @@ Seconds = Annotated[float, Field(gt=0, le=86_400)]
 
 Provider = Literal["auto", "cpu", "cuda"]
 LayoutGoal = Literal["throughput", "latency"]
+CudaGraphs = Literal["auto", "off"]
+
+CPU_MAX_BATCH = 8
+"""Maximum images per batch on a CPU, where none is set: larger ones gain nothing there."""
 
 
 class Settings(BaseModel):
@@ -65,11 +69,17 @@ class Settings(BaseModel):
     )
     device_id: int = Field(0, ge=0, description="which GPU")
     tf32: bool = Field(False, description="let the GPU round float32 products to TF32")
+    cuda_graphs: CudaGraphs = Field(
+        "auto",
+        description="auto replays each batch size on a GPU as a captured graph where that can be "
+        "had; off has a session for each size",
+    )
     runners: int = Field(
         0,
         ge=0,
         le=1024,
-        description="batches that run side by side; 0: by measurement on the CPU, 1 on a GPU",
+        description="batches under way at a time; 0: by measurement on the CPU, 2 on a GPU, where "
+        "one runs while the others are copied",
     )
     intra_op_threads: int = Field(
         0, ge=0, le=1024, description="threads for one batch on the CPU; 0: by measurement"
@@ -87,7 +97,13 @@ class Settings(BaseModel):
     decode_threads: int = Field(
         0, ge=0, le=1024, description="threads that decode images; 0: one for each core"
     )
-    max_batch: int = Field(8, ge=1, le=1024, description="images in a batch at most")
+    max_batch: int = Field(
+        0,
+        ge=0,
+        le=1024,
+        description=f"maximum images per batch; 0: {CPU_MAX_BATCH} on the CPU, by measurement up "
+        "to 64 on a GPU",
+    )
     max_delay_ms: float = Field(
         0, ge=0, le=10_000, description="how long an incomplete batch waits for more images"
     )
@@ -137,7 +153,7 @@ class Settings(BaseModel):
     )
     stuck_after_s: Seconds = Field(
         60,
-        description="a batch, a decode, or a reload after a lost device, that takes longer makes "
+        description="a batch, a decode, or loading a model again that takes longer makes "
         "/livez fail",
     )
     keep_alive_s: Count = Field(75, description="how long an idle connection is kept")

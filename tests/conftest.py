@@ -15,6 +15,7 @@ from color_model import write_color_model
 from fastapi import FastAPI
 
 from service.app import create_app
+from service.engine.base import Opener
 from service.server import uvicorn_config
 from service.settings import Settings
 
@@ -57,8 +58,8 @@ def serve(model_folder: Path) -> Iterator[Callable[..., httpx.Client]]:
     """Gives a function that starts a real server with the color model and given settings."""
     stack: list[tuple[httpx.Client, object]] = []
 
-    def start(**settings: object) -> httpx.Client:
-        app = create_app(Settings.model_validate({"models": model_folder} | settings))
+    def start(opener: Opener | None = None, **settings: object) -> httpx.Client:
+        app = create_app(Settings.model_validate({"models": model_folder} | settings), opener)
         context = running(app)
         client = httpx.Client(base_url=context.__enter__(), timeout=20)
         client.app = app  # type: ignore[attr-defined]

@@ -14,6 +14,7 @@ from service.api.openapi import problems
 from service.api.parameters import WholeNumber
 from service.api.schemas import Health, ModelDetail, Models, Probe
 from service.api.state import Service, service_of
+from service.golden import tolerance_in_force
 from service.metrics import CONTENT_TYPE
 from service.repository import Repository
 from service.served import ServedModel
@@ -31,6 +32,7 @@ async def health(request: Request) -> Response:
         "version": __version__,
         "uptime_s": round(time.monotonic() - service.started, 3),
         "layout": service.repository.layout.described(),
+        "devices": service.repository.devices(),
         "models": [_model_health(model) for model in service.repository],
     }
     return _json(body, 200 if state == "ready" else 503)
@@ -38,7 +40,7 @@ async def health(request: Request) -> Response:
 
 @router.get("/livez", response_model=Probe, responses={503: {"model": Probe}})
 async def livez(request: Request) -> Response:
-    """Liveness: 503 when a thread is dead or stuck, or a lost device stays lost: restart."""
+    """Liveness: 503 when a thread is dead or stuck, or a device is lost: restart."""
     troubles = service_of(request).repository.troubles()
     return _probe([f"{name}: {trouble}" for name, trouble in troubles.items()])
 
@@ -81,6 +83,7 @@ async def model_detail(request: Request, name: str, version: WholeNumber | None 
             "preprocessing": contract.preprocessing.model_dump(),
             "weights": contract.weights.model_dump(),
             "parity": contract.parity.model_dump(),
+            "tolerance": tolerance_in_force(model.engine, contract),
             "labels": [label.model_dump() for label in contract.labels],
         }
     )
@@ -112,6 +115,8 @@ def _model_health(model: ServedModel) -> dict[str, Any]:
         "state": model.state,
         "reason": model.trouble() or model.reason,
         "provider": model.engine.provider,
+        "engine": dict(model.engine.attested),
+        "max_batch": model.max_batch,
         "latency_ms": model.latency_ms(),
         "queue": {"images": model.gate.admitted, "limit": model.gate.limit},
     }

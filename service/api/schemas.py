@@ -115,6 +115,11 @@ class ModelHealth(BaseModel):
     state: Literal["warming", "ready", "reloading", "failed"]
     reason: str
     provider: str
+    engine: dict[str, Any] = Field(
+        description="how a GPU computes: whether graphs are replayed, the layout of convolutions, "
+        "how images are copied; empty on the CPU"
+    )
+    max_batch: int = Field(description="maximum images per batch")
     latency_ms: dict[int, float] = Field(description="median of a batch, by its size")
     queue: Queue
 
@@ -141,6 +146,15 @@ class Layout(BaseModel):
     candidates: list[LayoutTrial]
 
 
+class Device(BaseModel):
+    """A GPU; its memory is by all processes that use it, as of some seconds ago."""
+
+    device_id: int
+    name: str | None
+    memory_used_bytes: int
+    memory_total_bytes: int
+
+
 class Health(BaseModel):
     """The service's state: "failed" when no start can help a model, "draining" after SIGTERM."""
 
@@ -148,6 +162,7 @@ class Health(BaseModel):
     version: str
     uptime_s: float
     layout: Layout
+    devices: list[Device] = Field(description="the GPU in use; empty on the CPU")
     models: list[ModelHealth]
 
 
@@ -185,4 +200,5 @@ class ModelDetail(ModelSummary):
     preprocessing: dict[str, Any]
     weights: dict[str, Any]
     parity: dict[str, Any]
+    tolerance: float = Field(description="how far a probability may be off, as it is computed here")
     labels: list[dict[str, Any]]

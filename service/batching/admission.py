@@ -13,6 +13,7 @@ from typing import Protocol
 
 from service.batching.correction import Correction
 from service.batching.latency import LatencyTable
+from service.batching.runners import RunningBatch
 from service.batching.ticket import Priority
 from service.errors import (
     DeadlineExceededError,
@@ -41,20 +42,18 @@ class Decoding(Protocol):
         """Forget how long decoding took."""
 
 
-_Running = tuple[LatencyTable, int, float]  # a model's table, images of a batch, seconds left
-
-
 class Device:
     """What admission knows of a device: its models' gates, its runners and what they run."""
 
     def __init__(self, runners: int = 1, decoding: Decoding | None = None) -> None:
         self.runners = runners
+        """How many batches are computed at a time."""
         self.decoding = decoding
         self.decoding_threads = 0
         """How many threads do both, decode and run batches; 0 where decoders have their own."""
         self.gates: list[ImageGate] = []
-        self.running: Callable[[], Sequence[_Running]] = tuple
-        """Gives of each batch that runs now its model's table, its images and its seconds left."""
+        self.running: Callable[[], Sequence[RunningBatch]] = tuple
+        """Lists the batches under way."""
 
     @property
     def admitted(self) -> int:
@@ -82,7 +81,7 @@ class ImageGate:
         device: Device | None = None,
     ) -> None:
         self.limit = limit
-        self._max_batch = max_batch
+        self.max_batch = max_batch
         self._latencies = latencies or LatencyTable()
         self._counts = dict.fromkeys(Priority, 0)
         # Who is passed by others takes longer for no fault of the plans.
@@ -129,7 +128,7 @@ class ImageGate:
         slow_decoding = decoding is not None and decoding.is_stale
         if decoding is not None and slow_decoding:
             decoding.forget()
-        alone_s, _ = latencies.plan(images, self._max_batch)
+        alone_s, _ = latencies.plan(images, self.max_batch)
         slow_model = latencies.is_stale and alone_s > time_left_s
         if slow_model:
             latencies.doubt()
@@ -160,14 +159,14 @@ class ImageGate:
         slower of them decides; the first image has to be decoded before anything can run.
         """
         running = self._device.running()
-        rest_s = sum([left_s for _, _, left_s in running])
+        rest_s = sum([batch.rest_s for batch in running])
         others_s = 0.0
         if len(self._device.gates) > 1:
             others = [gate for gate in self._device.gates if gate is not self]
             others_s = sum([gate.backlog_s(priority, running) for gate in others])
         waiting = self._waiting(priority, running) + images
         # Idle runners share out what waits, so a batch may be smaller than the table's best.
-        most = min(self._max_batch, -(-waiting // self._device.runners))
+        most = min(self.max_batch, -(-waiting // self._device.runners))
         own_s, last_s = self._latencies.plan(waiting, most)
         # Graham's bound for list scheduling: when the last batch begins, no runner was idle.
         infer_s = (rest_s + others_s + own_s - last_s) / self._device.runners + last_s
@@ -178,19 +177,19 @@ class ImageGate:
             return infer_s + decoding.work_s(images) / threads
         return max(decoding.predict_s(images), decoding.predict_s(0) + infer_s)
 
-    def backlog_s(self, priority: Priority, running: Sequence[_Running]) -> float:
+    def backlog_s(self, priority: Priority, running: Sequence[RunningBatch]) -> float:
         """Give the seconds of inference that wait here and go before a request of that priority.
 
         On one runner, and without the batches that run.
         """
-        return self._latencies.plan(self._waiting(priority, running), self._max_batch)[0]
+        return self._latencies.plan(self._waiting(priority, running), self.max_batch)[0]
 
-    def _waiting(self, priority: Priority, running: Sequence[_Running]) -> int:
+    def _waiting(self, priority: Priority, running: Sequence[RunningBatch]) -> int:
         high, low = self._counts[Priority.HIGH], self._counts[Priority.LOW]
         # Which of them run is not known; batches of low priority are not interrupted.
         if priority is Priority.HIGH:
-            low = min(low, self._max_batch * self._device.runners)
-        runs = sum([images for table, images, _ in running if table is self._latencies])
+            low = min(low, self.max_batch * self._device.runners)
+        runs = sum([batch.images for batch in running if batch.latencies is self._latencies])
         return max(0, high + low - runs)
 
     def _needed_s(self, planned_s: float, priority: Priority) -> float:
@@ -204,13 +203,13 @@ class ImageGate:
             return planned_s
         now, correction = time.perf_counter(), self._corrections[priority]
         needed_s = correction.expected_s(planned_s, now)
-        if self.admitted >= self._max_batch:
-            size = self._latencies.best_size(self._max_batch, math.inf)
+        if self.admitted >= self.max_batch:
+            size = self._latencies.best_size(self.max_batch, math.inf)
             needed_s += correction.margin_s(now) + 2 * self._latencies.p95_s(size)
         return needed_s
 
     def _drain_s(self, images: int) -> float:
-        seconds, _ = self._latencies.plan(images, self._max_batch)
+        seconds, _ = self._latencies.plan(images, self.max_batch)
         return seconds / self._device.runners
 
     @staticmethod

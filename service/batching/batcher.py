@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Sequence
 
 import numpy as np
+import structlog
 from numpy.typing import NDArray
 
 from service.batching.hand_over import HandOver
@@ -20,20 +21,32 @@ from service.batching.latency import LatencyTable
 from service.batching.queue import Taken, TicketQueue
 from service.batching.runners import Lane, RunnerPool, Urgency
 from service.batching.ticket import Answer, Ticket
-from service.engine.base import Engine
+from service.engine.base import Engine, probabilities
 from service.errors import (
     DeadlineExceededError,
     DeviceLostError,
     InferenceError,
     ModelUnavailableError,
     RequestError,
+    SessionFailedError,
 )
 from service.metrics import ModelMetrics
+
+Failure = DeviceLostError | SessionFailedError
+
+_log = structlog.get_logger(__name__)
 
 _UNHURRIED = 4.0
 """Who has less time left than so many batches take, or has waited as long, waits for no fuller one:
 others' images may go on being decoded for ever."""
 
+
+_LEAD, _LEAST_LEAD_S = 0.3, 0.0005
+"""How long before a serial lane is free the next batch is taken, to be stacked and copied: a share
+of its own time. Earlier, it would be smaller than it could be; later, the device would wait."""
+
+_SLOW, _SLOW_LOG_S = 10.0, 60.0
+"""A batch that takes so many times its size's median is counted, and logged at most so often."""
 
 _SWEEP_FROM = 64
 """Tickets that wait, from which on those that nobody waits for are looked for before their turn."""
@@ -44,9 +57,8 @@ class Batcher:
 
     Construct it on the event loop that will wait for answers. Every ticket's future is resolved
     exactly once: with an `Answer`, an `InferenceError`, a `DeadlineExceededError` or a
-    `ModelUnavailableError`. How many run together, and to what size they are filled up, is planned
-    by `latencies`. When the engine's device is lost, the queue is emptied and takes nothing until
-    `resume`.
+    `ModelUnavailableError`. How many run together is planned by `latencies`. When the engine's
+    session fails or its device is lost, the queue is emptied and takes nothing until `resume`.
     """
 
     def __init__(
@@ -63,16 +75,17 @@ class Batcher:
         self._engine = engine
         self._metrics = metrics
         self._pool = pool
-        self._max_batch = max_batch
+        self.max_batch = max_batch
         self._max_delay_s = max_delay_s
         self.latencies = latencies or LatencyTable()
         self._waiters = HandOver(asyncio.get_running_loop())
         self._waiting = TicketQueue()
         self._sweep_at = _SWEEP_FROM
         self._closing = False
-        self._suspended = False
-        self.on_device_lost: Callable[[DeviceLostError], None] = lambda _: None
-        """Called on the thread that met the loss, once until `resume`."""
+        self._failure: Failure | None = None
+        self._slow_logged_at = -math.inf
+        self.on_failure: Callable[[Failure], None] = lambda _: None
+        """Called on the thread that met it, once until `resume`."""
         self.lane = lane or Lane(pool.runners)
         pool.add(self)
 
@@ -84,8 +97,8 @@ class Batcher:
         with self._pool.changed:
             if self._closing or self._pool.ended:
                 raise _stopped()
-            if self._suspended:
-                raise _lost()
+            if self._failure is not None:
+                raise _unavailable(self._failure)
             if len(self._waiting) >= self._sweep_at:
                 # While a batch hangs nobody takes any, and others go on coming and leaving.
                 self._metrics.abandoned.inc(self._waiting.sweep())
@@ -108,7 +121,7 @@ class Batcher:
         """Take tickets again, and run them on a new engine."""
         with self._pool.changed:
             self._engine = engine
-            self._suspended = False
+            self._failure = None
 
     def close(self, timeout_s: float) -> bool:
         """Run what is waiting, then stop; False if that did not end in time.
@@ -132,13 +145,25 @@ class Batcher:
         self._note_gone(self._waiting.drop_gone(time.perf_counter(), self.latencies))
         if not self._waiting:
             return None
-        if not self._max_delay_s or len(self._waiting) >= self._max_batch or self._closing:
-            return 0.0
+        at = self._turn_at()
+        if not self._max_delay_s or len(self._waiting) >= self.max_batch or self._closing:
+            return at
         waited_for_s = _UNHURRIED * self.latencies.p95_s(len(self._waiting))
-        return min(
+        last_call = min(
             self._waiting.oldest_submitted() + self._max_delay_s,
             self._waiting.earliest_deadline() - waited_for_s,
         )
+        return max(at, last_call)
+
+    def _turn_at(self) -> float:
+        """Now, unless another batch is computed, beside which more may come to join the next."""
+        waiting = len(self._waiting)
+        if not (self.lane.serial and self.lane.running):
+            return 0.0
+        if waiting >= self.latencies.best_size(self.max_batch, math.inf):
+            return 0.0
+        lead_s = max(_LEAD * self.latencies.median_s(waiting), _LEAST_LEAD_S)
+        return self._pool.free_at(self.lane) - lead_s
 
     def urgency(self) -> Urgency:
         """Priority and deadline of the first ticket in line."""
@@ -146,7 +171,7 @@ class Batcher:
 
     def may_wait(self) -> bool:
         """Whether more images would make a batch that pays, and there is time for that."""
-        best = self.latencies.best_size(self._max_batch, math.inf)
+        best = self.latencies.best_size(self.max_batch, math.inf)
         if len(self._waiting) >= best:
             return False
         now, long_s = time.perf_counter(), _UNHURRIED * self.latencies.p95_s(best)
@@ -158,7 +183,7 @@ class Batcher:
 
         What waits is shared out among idle runners: two halves side by side are done sooner.
         """
-        most = min(self._max_batch, -(-len(self._waiting) // idle))
+        most = min(self.max_batch, -(-len(self._waiting) // idle))
         taken = self._waiting.take(time.perf_counter(), self.latencies, most)
         self._note_gone(taken)
         return taken.batch
@@ -177,26 +202,34 @@ class Batcher:
         """Run a batch and answer its tickets."""
         engine, started = self._engine, time.perf_counter()
         try:
-            probabilities = self._infer(engine, batch)
-        except DeviceLostError as error:
+            answers = self._infer(engine, batch)
+        except (DeviceLostError, SessionFailedError) as error:
             self._metrics.inference_failures.inc()
             self._suspend(engine, batch, error)
         except Exception as error:  # noqa: BLE001 - whatever it is, the waiters must hear of it
             self._metrics.inference_failures.inc()
             self._retry_singly(engine, batch, error)
         else:
-            self._answer(batch, probabilities, started)
+            self._answer(batch, answers, started)
 
-    def _suspend(self, engine: Engine, batch: list[Ticket], error: DeviceLostError) -> None:
+    def suspend(self, error: Failure) -> None:
+        """Fail what waits, and take nothing until `resume`."""
+        with self._pool.changed:
+            self._failure = error
+            waiting = self._waiting.drain()
+        self._fail(waiting, lambda: _unavailable(error))
+
+    def _suspend(self, engine: Engine, batch: list[Ticket], error: Failure) -> None:
         with self._pool.changed:
             # Two runners may meet it, the second even when another engine is there already.
-            first = engine is self._engine and not self._suspended
+            first = engine is self._engine and self._failure is None
             waiting = self._waiting.drain() if first else []
-            self._suspended |= first
+            if first:
+                self._failure = error
         # First: readiness has to be gone when a client hears of it.
         if first:
-            self.on_device_lost(error)
-        self._fail([*batch, *waiting], _lost)
+            self.on_failure(error)
+        self._fail([*batch, *waiting], lambda: _unavailable(error))
 
     def _retry_singly(self, engine: Engine, batch: list[Ticket], error: Exception) -> None:
         """Run a failed batch's images one by one, once, so that one bad image fails alone."""
@@ -206,41 +239,58 @@ class Batcher:
         for index, ticket in enumerate(batch):
             started = time.perf_counter()
             try:
-                probabilities = self._infer(engine, [ticket])
-            except DeviceLostError as lost:
-                self._suspend(engine, batch[index:], lost)
+                answers = self._infer(engine, [ticket])
+            except (DeviceLostError, SessionFailedError) as failure:
+                self._suspend(engine, batch[index:], failure)
                 return
             except Exception as again:  # noqa: BLE001 - as for the batch
                 self._reject_one(ticket, again)
             else:
-                self._answer([ticket], probabilities, started)
+                self._answer([ticket], answers, started)
 
     def _reject_one(self, ticket: Ticket, error: Exception) -> None:
         self._fail([ticket], lambda: _inference_error(error))
 
     def _infer(self, engine: Engine, batch: list[Ticket]) -> NDArray[np.float32]:
-        pixels = [ticket.pixels for ticket in batch]
-        size = self.latencies.padded_size(len(batch))
-        if size > len(batch):
-            pixels += [np.zeros_like(pixels[0])] * (size - len(batch))
-        probabilities = engine.run(np.stack(pixels))
-        if len(probabilities) != size:
-            raise ValueError(f"{len(probabilities)} answers for {size} images")
-        return probabilities[: len(batch)]
+        answers = probabilities(engine, [ticket.pixels for ticket in batch])
+        if len(answers) != len(batch):
+            raise ValueError(f"{len(answers)} answers for {len(batch)} images")
+        return answers
 
-    def _answer(
-        self, batch: list[Ticket], probabilities: NDArray[np.float32], started: float
-    ) -> None:
-        infer_s = time.perf_counter() - started
-        self.latencies.observe(self.latencies.padded_size(len(batch)), infer_s)
+    def _answer(self, batch: list[Ticket], rows: NDArray[np.float32], started: float) -> None:
+        now = time.perf_counter()
+        if self.lane.serial:
+            # It may have waited for another one to end.
+            started, self.lane.ended_at = max(started, self.lane.ended_at), now
+        infer_s = now - started
+        size = self.latencies.padded_size(len(batch))
+        self._note_slow(size, infer_s)
+        self.latencies.observe(size, infer_s)
         self._metrics.batch_size.observe(len(batch))
         self._metrics.inference_seconds.observe(infer_s)
         answers = []
-        for ticket, row in zip(batch, probabilities, strict=True):
+        for ticket, row in zip(batch, rows, strict=True):
             queue_s = started - ticket.submitted
             self._metrics.queue_seconds.observe(queue_s)
             answers.append((ticket.future, Answer(row, queue_s, infer_s, len(batch))))
         self._waiters.resolve(answers)
+
+    def _note_slow(self, size: int, infer_s: float) -> None:
+        """Count a batch that took far longer than its size does, as where a device plans anew."""
+        median_s = self.latencies.median_s(size)
+        if not 0 < _SLOW * median_s < infer_s:
+            return
+        self._metrics.slow_batches.inc()
+        now = time.perf_counter()
+        if now - self._slow_logged_at >= _SLOW_LOG_S:
+            self._slow_logged_at = now
+            _log.warning(
+                "slow_batch",
+                model=self._metrics.name,
+                images=size,
+                took_ms=round(infer_s * 1000, 3),
+                median_ms=round(median_s * 1000, 3),
+            )
 
     def _fail(self, tickets: Sequence[Ticket], error: Callable[[], RequestError]) -> None:
         self._waiters.reject([(ticket.future, error()) for ticket in tickets])
@@ -250,8 +300,10 @@ def _stopped() -> ModelUnavailableError:
     return ModelUnavailableError("the model's runner has stopped")
 
 
-def _lost() -> ModelUnavailableError:
-    return ModelUnavailableError("the model's device was lost; it is being loaded again")
+def _unavailable(failure: Failure) -> ModelUnavailableError:
+    if isinstance(failure, DeviceLostError):
+        return ModelUnavailableError("the model's device was lost; the service has to start again")
+    return ModelUnavailableError("the model's session failed; it is being loaded again")
 
 
 def _late() -> DeadlineExceededError:

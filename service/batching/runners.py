@@ -23,15 +23,27 @@ Urgency = tuple[int, float]
 
 @dataclass(slots=True)
 class Lane:
-    """How many threads may work for some sources at a time."""
+    """How many threads may work for some sources at a time.
+
+    In a `serial` lane their batches are computed one after the other, as on a GPU; who comes while
+    one is computed gets the next ready.
+    """
 
     limit: int
+    serial: bool = False
     running: int = 0
+    ended_at: float = 0.0
+    """When the last batch of a serial lane ended (`time.perf_counter()`)."""
 
     @property
     def free(self) -> int:
         """Count the threads that may still join."""
         return self.limit - self.running
+
+    @property
+    def parts(self) -> int:
+        """Count the batches that what waits is worth being divided into."""
+        return 1 if self.serial else self.free
 
 
 class Source(Protocol):
@@ -72,10 +84,16 @@ class Run:
     batch: list[Any]
     since: float
 
-    def rest_s(self, now: float) -> float:
-        """Seconds that it should still take, by its model's table; it must be a batch."""
-        assert self.source.latencies is not None  # noqa: S101 - only asked of batches
-        return max(0.0, self.source.latencies.median_s(len(self.batch)) - (now - self.since))
+
+@dataclass(frozen=True, slots=True)
+class RunningBatch:
+    """A batch that is under way: its model's table, its images, the seconds that it still takes."""
+
+    latencies: LatencyTable
+    images: int
+    rest_s: float
+    ends_at: float = 0.0
+    lane: Lane | None = None
 
 
 class RunnerPool:
@@ -90,6 +108,7 @@ class RunnerPool:
         self._sources: list[Source] = []
         self._runs: dict[int, Run] = {}
         self._idle = 0
+        self._alarm: float | None = None
         self._removing = 0
         self._alive = runners
         self._closing = False
@@ -132,14 +151,26 @@ class RunnerPool:
         elif self._idle:
             self.changed.notify()
 
-    def running(self) -> list[tuple[LatencyTable, int, float]]:
-        """Give of each batch that runs now its model's table, its size and its seconds left."""
+    def running(self) -> list[RunningBatch]:
+        """List the batches under way, the oldest first; any thread may ask."""
         now = time.perf_counter()
-        return [
-            (run.source.latencies, len(run.batch), run.rest_s(now))
-            for run in tuple(self._runs.values())
-            if run.source.latencies is not None
-        ]
+        found: list[RunningBatch] = []
+        for run in sorted(self._runs.values(), key=_since):
+            latencies, lane = run.source.latencies, run.source.lane
+            if latencies is None:
+                continue
+            begins_at = run.since
+            if lane.serial:
+                before = [other.ends_at for other in found if other.lane is lane]
+                begins_at = max(begins_at, *before, lane.ended_at)
+            ends_at = max(now, begins_at + latencies.median_s(len(run.batch)))
+            rest_s = ends_at - max(now, begins_at)
+            found.append(RunningBatch(latencies, len(run.batch), rest_s, ends_at, lane))
+        return found
+
+    def free_at(self, lane: Lane) -> float:
+        """When all batches under way in a lane should have ended; 0 if there are none."""
+        return max((batch.ends_at for batch in self.running() if batch.lane is lane), default=0.0)
 
     def runs_of(self, source: Source) -> list[Run]:
         """List what is being done for one source."""
@@ -193,9 +224,9 @@ class RunnerPool:
                 while not self._closing:
                     source, wait_s = self._most_urgent()
                     if source is None:
-                        self.changed.wait(wait_s)
+                        self._wait(wait_s)
                         continue
-                    batch = source.take(min(self._idle, source.lane.free))
+                    batch = source.take(min(self._idle, source.lane.parts))
                     if batch:
                         self._runs[index] = run = Run(source, batch, time.perf_counter())
                         source.lane.running += 1
@@ -206,6 +237,20 @@ class RunnerPool:
                 return None
             finally:
                 self._idle -= 1
+
+    def _wait(self, seconds: float | None) -> None:
+        """Wait to be woken, or until something may be ready: one idle thread has that alarm."""
+        if seconds is None:
+            self.changed.wait()
+            return
+        at = time.perf_counter() + seconds
+        if self._alarm is not None and self._alarm <= at:
+            self.changed.wait()
+            return
+        self._alarm = at
+        self.changed.wait(seconds)
+        if self._alarm == at:
+            self._alarm = None
 
     def _end_run(self, index: int) -> Run | None:
         run = self._runs.pop(index, None)
@@ -239,3 +284,7 @@ class RunnerPool:
 
 def _urgency(source: Source) -> Urgency:
     return source.urgency()
+
+
+def _since(run: Run) -> float:
+    return run.since

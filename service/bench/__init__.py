@@ -2,4 +2,6 @@
 
 options -> images -> reference answers -> load (closed or open loop) -> statistics -> report
                                           monitor (the server's CPU and memory) -^
+
+The load comes from this process, or is dealt out to several.
 """

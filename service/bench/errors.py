@@ -27,3 +27,7 @@ class TraceFileError(BenchError):
 
 class ReferenceAnswerError(BenchError):
     """No reference answer for an image could be had."""
+
+
+class GeneratorError(BenchError):
+    """A process of the load generator has ended before its work was done."""

@@ -8,7 +8,14 @@ from typing import Any
 
 from service.bench.page import page
 from service.bench.svg import Line, bar_plot, line_plot
-from service.bench.text_report import INTERRUPTED, fact_rows, limit_tables, spread_rows, title_of
+from service.bench.text_report import (
+    INTERRUPTED,
+    fact_rows,
+    limit_tables,
+    spread_rows,
+    title_of,
+    tolerance_of,
+)
 
 
 def render_html(report: dict[str, Any]) -> str:
@@ -47,7 +54,10 @@ def _server_facts(report: dict[str, Any]) -> list[tuple[str, str]]:
         f"{model['precision']}, {model['provider']})"
         for model in report["server"].get("models", ())
     )
-    return [("server", f"{report['server']['url']} {models}")]
+    return [
+        ("server", f"{report['server']['url']} {models}"),
+        ("answers", tolerance_of(report)),
+    ]
 
 
 def _run(run: dict[str, Any], options: dict[str, Any]) -> str:

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from service.bench.pipeline import Pipeline, load_pipeline
 from service.bench.rates import decode_and_run, rate_of, staged_rate
 from service.cpus import cpu_count
+from service.engine.base import probabilities
 
 BATCHES = (1, 2, 4, 8, 16)
 _PIXELS = 64  # decoded images that the model alone is fed with
@@ -88,12 +89,12 @@ def _model_alone(
         for options in OPTIONS
         for batch in BATCHES
     ]
-    batches = {n: np.stack([pixels[i % len(pixels)] for i in range(n)]) for n in BATCHES}
+    batches = {n: [pixels[i % len(pixels)] for i in range(n)] for n in BATCHES}
 
     def run(case: dict[str, Any]) -> float:
         engine = pipelines[case["threads"], case["options"]].engine
         images = batches[case["batch"]]
-        return rate_of([lambda: len(engine.run(images))] * case["callers"])
+        return rate_of([lambda: len(probabilities(engine, images))] * case["callers"])
 
     return _in_rounds(cases, run, repeats, lambda done: progress(f"model alone {done}"))
 

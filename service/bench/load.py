@@ -17,10 +17,12 @@ from service.bench.target import Target
 from service.bench.timer import PreciseTimer
 from service.bench.wire import Answer
 
-OK = "ok"
+OK, CHANGED_LABEL = "ok", "changed_label"
+RIGHT = frozenset({OK, CHANGED_LABEL})
+"""Kinds of right answers. The best label may change where others are as probable."""
 
 Check = Callable[[int, Answer], str]
-"""Judges the answer to the image of that index: `OK` or the kind of error."""
+"""Judges the answer to the image of that index: a kind of `RIGHT`, or the kind of error."""
 
 
 class Sample(NamedTuple):

@@ -63,6 +63,13 @@ class BenchOptions(BaseModel):
         le=10_000,
         description="connections of the open loop at most; an arrival beyond them waits",
     )
+    processes: int = Field(
+        0,
+        ge=0,
+        le=64,
+        description="processes that send the load, clients or arrivals dealt out to them; 0, the "
+        "default: one for four cores, 8 at most",
+    )
     deadline_ms: Positive | None = Field(
         None,
         description="goodput counts answers within it; sent along as X-Request-Timeout-Ms",
@@ -74,7 +81,8 @@ class BenchOptions(BaseModel):
     reference: Literal["server", "local"] = Field(
         "server",
         description="right answers: the server's own, asked one at a time before the load, or "
-        "local: --model-file run in this process",
+        "local: --model-file run in this process; probabilities may differ by the tolerance that "
+        "the server shows for its model, or else by 0.001",
     )
     model_file: Path | None = Field(
         None, description="model file for --reference local and --limits; the built-in if none"
@@ -125,6 +133,9 @@ class BenchOptions(BaseModel):
         if self.path is not None and {"model", "top_k"} & self.model_fields_set:
             raise ValueError("--model and --top-k are for the service's own path; write into --path"
                              " what another one takes")  # fmt: skip
+        if self.processes > self.most_connections:
+            kind = "clients" if self.mode == "closed" else "connections"
+            raise ValueError(f"--processes: each needs one of the {self.most_connections} {kind}")
         if self.no_deadline_header and self.deadline_ms is None:
             raise ValueError("--no-deadline-header goes with --deadline-ms")
         return self
@@ -133,6 +144,11 @@ class BenchOptions(BaseModel):
     def target_url(self) -> str | None:
         """The server to load; None when only the limits are asked for."""
         return self.url or (None if self.limits else DEFAULT_URL)
+
+    @property
+    def most_connections(self) -> int:
+        """Connections at most; in a closed loop each client has one."""
+        return self.clients if self.mode == "closed" else self.connections
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:

@@ -9,7 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from service.contract import ModelContract, parse_contract
-from service.engine.onnx import OnnxEngine, load_engine
+from service.engine.base import Engine
+from service.engine.onnx import load_engine
 from service.preprocess.decode import DecodePolicy, decode, prepare_decoding
 from service.settings import Settings
 
@@ -18,7 +19,7 @@ from service.settings import Settings
 class Pipeline:
     """An engine on the CPU and what its contract says of preprocessing."""
 
-    engine: OnnxEngine
+    engine: Engine
     contract: ModelContract
     policy: DecodePolicy
 

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from service.bench.pipeline import Pipeline
+from service.engine.base import probabilities
 
 SECONDS = 0.5
 """Length of one measurement; longer where one call takes longer."""
@@ -49,7 +50,7 @@ def rate_of(calls: Sequence[Call]) -> float:
 def decode_and_run(pipeline: Pipeline, images: Sequence[bytes], start: int) -> Call:
     """Give a call that decodes and runs the next image, one at a time."""
     order = itertools.cycle([*images[start:], *images[:start]])
-    return lambda: len(pipeline.engine.run(pipeline.decode(next(order))[None]))
+    return lambda: len(probabilities(pipeline.engine, [pipeline.decode(next(order))]))
 
 
 def staged_rate(
@@ -81,7 +82,7 @@ def staged_rate(
     def keep_running(index: int) -> None:
         while not over.is_set():
             if taken := _take(decoded, batch):
-                pipeline.engine.run(np.stack(taken))
+                probabilities(pipeline.engine, taken)
                 ends[index].append((time.perf_counter(), len(taken)))
 
     def watch() -> None:

@@ -3,25 +3,30 @@
 from __future__ import annotations
 
 import json
+from collections import deque
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from service.bench.errors import ReferenceAnswerError, TargetError
-from service.bench.load import OK
+from service.bench.load import CHANGED_LABEL, OK, RIGHT
 from service.bench.target import Target
 from service.bench.wire import Answer, SerialClient
 
 WRONG_ANSWER = "wrong_answer"
 TOLERANCE = 1e-3
-"""How far the best label's probability may be off.
+"""How far a probability may be off where the server does not show it.
 
-Batches of different sizes are computed in a different order; the rounding moves it by millionths.
+Batches of different sizes are computed in a different order; in float32, the rounding moves it by
+millionths.
 """
 
 CONTENT_TYPE = "application/octet-stream"
 """The server looks at the content, never at this."""
 
+_ROUNDING = 1e-6  # of two probabilities that are given to six decimals
+_REACH = 0.2  # how far behind the best label others are kept: twice any tolerance in use
+_RIGHT_BODIES = 8  # kept for each image
 _TIMINGS = b',"timings_ms"'
 
 Best = tuple[str, float]
@@ -29,50 +34,64 @@ Best = tuple[str, float]
 
 
 class Expected(NamedTuple):
-    """The most probable label of an image, and the one after it where it is known."""
+    """The most probable labels of an image: the first, and those after it as far as known."""
 
     first: Best
-    second: Best | None
+    others: tuple[Best, ...] = ()
+
+    def most(self) -> float:
+        """Return how probable a label can be at most that is not among them.
+
+        It comes after the last of them, and all probabilities add up to 1.
+        """
+        probabilities = [self.first[1], *(probability for _, probability in self.others)]
+        return min(probabilities[-1], 1 - sum(probabilities) + _ROUNDING * len(probabilities))
 
 
 class Checker:
-    """Judges answers: kind `ok`, `wrong_answer`, or the code of the server's error."""
+    """Judges answers: a kind of `RIGHT`, `wrong_answer`, or the code of the server's error."""
 
-    def __init__(self, expected: Sequence[Expected]) -> None:
-        self._expected = expected
-        # An answer that was right, up to its timings: most answers are equal to it byte for byte,
-        # and comparing costs a fiftieth of reading JSON.
-        self._right: dict[int, bytes] = {}
+    def __init__(self, expected: Sequence[Expected], tolerance: float = TOLERANCE) -> None:
+        self._expected, self._tolerance = expected, tolerance
+        # Answers that were right, up to their timings, and of what kind: most answers are equal to
+        # one byte for byte, and comparing costs a fiftieth of reading JSON.
+        self._right: dict[int, deque[tuple[bytes, str]]] = {}
 
     def __call__(self, image: int, answer: Answer) -> str:
         """Judge the answer to the image of that index."""
         if answer.status != 200:
             return error_code(answer)
-        right = self._right.get(image)
-        if right is not None and answer.body.startswith(right):
-            return OK
-        if not agrees(self._expected[image], answer.body):
-            return WRONG_ANSWER
+        for right, kind in self._right.get(image, ()):
+            if answer.body.startswith(right):
+                return kind
+        kind = judge(self._expected[image], answer.body, self._tolerance)
         text, timings, _ = answer.body.partition(_TIMINGS)
-        if timings:
-            self._right[image] = text + timings
-        return OK
+        if timings and kind in RIGHT:
+            kept = self._right.setdefault(image, deque(maxlen=_RIGHT_BODIES))
+            kept.append((text + timings, kind))
+        return kind
 
 
-def agrees(expected: Expected, body: bytes) -> bool:
-    """Tell whether an answer's best label and probability are the expected ones."""
+def judge(expected: Expected, body: bytes, tolerance: float) -> str:
+    """Tell whether an answer's best label and its probability may be as they are.
+
+    Computed right, each probability is off by the tolerance at most. So the best label may be
+    another than the reference's only where that leads it by twice the tolerance at most.
+    """
     try:
         (label, probability), *_ = best_labels(body)
     except (ValueError, KeyError, IndexError, TypeError):
-        return False
-    first, second = expected
-    if label == first[0]:
-        return abs(probability - first[1]) <= TOLERANCE
-    # Two labels as probable as each other may change places by rounding.
-    if second is None:
-        return False
-    tie = label == second[0] and first[1] - second[1] <= TOLERANCE
-    return tie and abs(probability - second[1]) <= TOLERANCE
+        return WRONG_ANSWER
+    first = expected.first
+    known = dict([first, *expected.others]).get(label)
+    if known is None:  # then what speaks most for the answer, of what it can be
+        known = min(expected.most(), probability + tolerance)
+    # Written so that NaN is wrong.
+    near = abs(probability - known) <= tolerance + _ROUNDING
+    tie = first[1] - known <= 2 * tolerance + _ROUNDING
+    if not (near and tie):
+        return WRONG_ANSWER
+    return OK if label == first[0] else CHANGED_LABEL
 
 
 def best_labels(body: bytes) -> list[Best]:
@@ -98,7 +117,7 @@ async def from_server(
 ) -> list[Expected]:
     """Ask the server for each image, one at a time, while there is no load.
 
-    `path` should ask for two labels; where an answer has one, no tie is allowed for.
+    `path` should ask for all labels: the more an answer has, the surer others are judged.
 
     Raises `TargetError` when nothing answers and `ReferenceAnswerError` when it answers an error.
     """
@@ -127,10 +146,19 @@ def _expected(answer: Answer, number: int) -> Expected:
             "send only images that are answered"
         )
     try:
-        first, *others = best_labels(answer.body)
+        return _within_reach(best_labels(answer.body))
     except (ValueError, KeyError, IndexError, TypeError) as error:
         raise ReferenceAnswerError(f"the answer to image {number} is not understood") from error
-    return Expected(first, others[0] if others else None)
+
+
+def _within_reach(labels: Sequence[Best]) -> Expected:
+    """Leave out labels that no answer can have for its best; they are in order.
+
+    The first that is out of reach stays: it tells that those after it are too.
+    """
+    first, *others = labels
+    reached = sum(first[1] - probability <= _REACH for _, probability in others)
+    return Expected(first, tuple(others[: reached + 1]))
 
 
 def from_model_file(
@@ -141,16 +169,17 @@ def from_model_file(
     Raises `ModelFileError`, or `ReferenceAnswerError` for an image that can't be decoded.
     """
     from service.bench.pipeline import load_pipeline  # noqa: PLC0415 - imports ONNX Runtime
+    from service.engine.base import probabilities  # noqa: PLC0415
     from service.errors import RequestError  # noqa: PLC0415
     from service.postprocess.top_k import top_k  # noqa: PLC0415
 
     pipeline = load_pipeline(path)
-    labels, expected = pipeline.contract.labels, []
+    ids, expected = [label.id for label in pipeline.contract.labels], []
     try:
         for number, image in enumerate(images, 1):
-            row = pipeline.engine.run(pipeline.decode(image)[None])[0]
-            first, second = ((labels[index].id, p) for index, p in top_k(row, 2))
-            expected.append(Expected(first, second))
+            row = probabilities(pipeline.engine, [pipeline.decode(image)])[0]
+            labels = [(ids[index], probability) for index, probability in top_k(row, len(row))]
+            expected.append(_within_reach(labels))
             progress(f"reference answers {number}/{len(images)}")
     except RequestError as error:
         raise ReferenceAnswerError(f"image {number} has no answer: {error}") from error

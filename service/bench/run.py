@@ -3,36 +3,36 @@
 from __future__ import annotations
 
 import asyncio
-import gc
 import json
 import math
 import resource
 import time
 from collections.abc import Sequence
-from typing import Any
+from contextlib import AsyncExitStack
+from typing import Any, TypeVar
 
 import uvloop
 
-from service.bench.arrivals import Arrivals, burst, poisson, read_trace
+from service.bench.crew import Crew
+from service.bench.described import describe_server
 from service.bench.errors import OptionError
-from service.bench.load import Load, run_closed, run_open
+from service.bench.generator import Generator, OneProcess, Work
 from service.bench.machine import describe_machine
 from service.bench.monitor import Monitor
 from service.bench.options import BenchOptions
 from service.bench.prepare import Prepared, model_file_of, prepare
 from service.bench.progress import Progress
-from service.bench.reference import (
-    CONTENT_TYPE,
-    Checker,
-    Expected,
-    from_server,
-)
+from service.bench.reference import CONTENT_TYPE, TOLERANCE, Expected, from_server
+from service.bench.shares import deal, process_count, schedule, split
 from service.bench.summary import Window, spread, summarise
 from service.bench.target import Target, classify_path, parse_target
-from service.bench.wire import SerialClient
+from service.cpus import cpu_count
+
+T = TypeVar("T")
 
 _OTHER_FILES = 64  # beside the connections
 _LEAST_S = 0.5  # a run that is cut shorter says nothing
+_SOME_LABELS = 2  # of a reference answer, where it is not known how many there are
 _LEAD_S = 0.1  # so that the first arrivals are not late already
 
 
@@ -77,129 +77,117 @@ async def _against_server(
     report: dict[str, Any],
     progress: Progress,
 ) -> None:
-    """Add `server` and `runs` to the report, each run as soon as it is over."""
+    """Add `server`, `tolerance` and `runs` to the report, each run as soon as it is over."""
+    report["server"], model = await describe_server(target, options)
+    report["tolerance"] = TOLERANCE if model.tolerance is None else model.tolerance
     if expected is None:
-        path = options.path or classify_path(options.model, 2)
+        path = options.path or classify_path(options.model, model.classes or _SOME_LABELS)
         expected = await from_server(target, images, path, options.timeout_s, progress.show)
-    _allow_connections(max(options.clients, options.connections))
+    processes = process_count(options, cpu_count())
+    _allow_connections(options, max(split(options.most_connections, processes)))
+    work = Work(
+        target,
+        _requests(options, target, images),
+        expected,
+        report["tolerance"],
+        options.timeout_s,
+    )
+    report["runs"] = []
+    async with AsyncExitStack() as stack:
+        generator: Generator = OneProcess(work)
+        if processes > 1:
+            crew = Crew(work, processes, tell=progress.shown)
+            generator = await stack.enter_async_context(crew)
+        for rate in options.sweep or (options.rate,):
+            run = await _one_run(options, target, generator, rate, progress)
+            report["runs"].append(run)
+            if run["interrupted"]:
+                raise asyncio.CancelledError
+
+
+def _requests(options: BenchOptions, target: Target, images: Sequence[bytes]) -> list[bytes]:
     path = options.path or classify_path(options.model, options.top_k)
     headers: dict[str, object] = {"Content_Type": CONTENT_TYPE}
     if options.deadline_ms is not None and not options.no_deadline_header:
         headers["X_Request_Timeout_Ms"] = math.ceil(options.deadline_ms)
-    requests = [target.post(path, image, **headers) for image in images]
-    report["server"] = await _describe_server(target)
-    report["runs"] = []
-    for rate in options.sweep or (options.rate,):
-        run = await _one_run(options, target, requests, Checker(expected), rate, progress)
-        report["runs"].append(run)
-        if run["interrupted"]:
-            raise asyncio.CancelledError
+    return [target.post(path, image, **headers) for image in images]
 
 
 async def _one_run(
     options: BenchOptions,
     target: Target,
-    requests: Sequence[bytes],
-    check: Checker,
+    generator: Generator,
     rate: float | None,
     progress: Progress,
 ) -> dict[str, Any]:
-    arrivals, seconds = _schedule(options, rate)
-    load = Load(
-        target,
-        requests,
-        check,
-        connections=options.clients if arrivals is None else options.connections,
-        timeout_s=options.timeout_s,
-        seed=options.seed,
-    )
+    arrivals, seconds = schedule(options, rate)
     monitor = Monitor(target, options.server_pid, options.model)
-    # Both take their time, so before the clock is set. Later, collecting would stop the generator
-    # for as long as it takes to look through all samples.
-    gc.collect()
-    if arrivals is None:
-        await load.open(options.clients)
+    await generator.open(deal(options, arrivals, generator.processes))
     start = time.perf_counter() + _LEAD_S
     window = Window(start + options.warm_up, start + max(seconds, options.warm_up + 1e-3))
     title = options.mode if rate is None else f"{options.mode} at {rate:g}/s"
-    follow = asyncio.create_task(progress.follow(load, title, *window))
+    follow = asyncio.create_task(progress.follow(generator.tally, title, window))
     watch = asyncio.create_task(monitor.watch(*window))
-    cpu_s: list[float] = []
-    cpu = asyncio.create_task(_own_cpu(window, cpu_s))
     interrupted = False
-    gc.disable()
     try:
-        if arrivals is None:
-            await run_closed(load, options.clients, start, window.end)
-        else:
-            await run_open(load, arrivals, start)
-        await asyncio.gather(watch, cpu)
+        await generator.run(start, window)
+        await watch
     except asyncio.CancelledError:
         # Ctrl-C. What is under way then is not counted: it was neither answered nor lost.
         window = window._replace(end=min(time.perf_counter(), window.end))
-        if window.seconds < _LEAST_S or not cpu_s:
+        if window.seconds < _LEAST_S:
             raise
-        cpu_s.append(time.process_time())
         interrupted = True
     finally:
-        samples = [*load.samples]
-        gc.enable()
-        for task in (follow, watch, cpu):
+        for task in (follow, watch):
             task.cancel()
-        await asyncio.gather(load.close(), monitor.close())
-    own = cpu_s[1] - cpu_s[0]
+        (outcomes, _), late = await _in_any_case(
+            asyncio.gather(generator.finish(), monitor.close())
+        )
+    samples = [sample for outcome in outcomes for sample in outcome.samples]
     return {
         "mode": options.mode,
         "rate": rate,
-        "interrupted": interrupted,
+        "interrupted": interrupted or late,
         **summarise(samples, window, options.deadline_ms),
         "server": monitor.report(),
-        "generator": {"cpu_s": own, "cpu_cores": own / window.seconds},
+        "generator": _usage([outcome.cpu_s for outcome in outcomes], window),
     }
 
 
-def _schedule(options: BenchOptions, rate: float | None) -> tuple[Arrivals | None, float]:
-    """Give the arrivals of an open loop, and the length of the run with its warm-up."""
-    seconds = options.warm_up + options.duration
-    if options.trace is not None:
-        arrivals = read_trace(options.trace)
-        seconds = min(seconds, float(arrivals[-1]) + 1e-3)
-        return arrivals[arrivals < seconds], seconds
-    if rate is None:
-        return None, seconds
-    make = burst if options.mode == "burst" else poisson
-    return make(rate, seconds, options.seed), seconds
+async def _in_any_case(work: asyncio.Future[T]) -> tuple[T, bool]:
+    """Wait for what a Ctrl-C must not lose; tells whether one came meanwhile."""
+    try:
+        return await asyncio.shield(work), False
+    except asyncio.CancelledError:
+        return await work, True
 
 
-def _allow_connections(count: int) -> None:
-    """Raise this process's limit of open files, mostly 1024, as far as that many need."""
+def _usage(cpu_s: Sequence[float], window: Window) -> dict[str, Any]:
+    """Return what the generator used, all processes together and the busiest of them."""
+    return {
+        "processes": len(cpu_s),
+        "cpu_s": sum(cpu_s),
+        "cpu_cores": sum(cpu_s) / window.seconds,
+        "busiest_cores": max(cpu_s) / window.seconds,
+    }
+
+
+def _allow_connections(options: BenchOptions, count: int) -> None:
+    """Raise the limit of open files, mostly 1024, as far as that many connections need.
+
+    It is each process's own, and processes begin with that of this one.
+    """
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     needed = count + _OTHER_FILES
     if soft < needed:
         if hard != resource.RLIM_INFINITY and hard < needed:
+            flag = "--clients" if options.mode == "closed" else "--connections"
             raise OptionError(
-                f"--connections: {count} need {needed} open files, and {hard} are allowed (ulimit)"
+                f"{flag}: {count} a process need {needed} open files, and {hard} are allowed "
+                "(ulimit); more --processes need fewer each"
             )
         resource.setrlimit(resource.RLIMIT_NOFILE, (needed, hard))
-
-
-async def _own_cpu(window: Window, seconds: list[float]) -> None:
-    """Note the CPU seconds that this process has used at the start of the window and at its end."""
-    for at in window:
-        await asyncio.sleep(max(at - time.perf_counter(), 0))
-        seconds.append(time.process_time())
-
-
-async def _describe_server(target: Target) -> dict[str, Any]:
-    """Give what the server says of itself; a server of another kind says nothing."""
-    client = SerialClient(target, 10.0)
-    try:
-        answer = await client.exchange(target.get("/v1/models"))
-        return {"url": f"http://{target.authority}", **json.loads(answer.body)}
-    except (ValueError, TypeError):
-        return {"url": f"http://{target.authority}"}
-    finally:
-        await client.close()
 
 
 def render_json(report: dict[str, Any]) -> str:

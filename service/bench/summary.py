@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from service.bench.load import OK, Sample
+from service.bench.load import CHANGED_LABEL, RIGHT, Sample
 
 STAGES = ("receive", "decode", "queue", "infer")
 """The stages of a request that Server-Timing has, in order."""
@@ -53,16 +53,21 @@ def summarise(
     warm-up nor one left at the end is counted for a rate that was not kept up.
     """
     inside = [s for s in samples if window.start <= s.scheduled < window.end]
-    good = [s for s in inside if s.kind == OK]
+    good = [s for s in inside if s.kind in RIGHT]
     refused = [s for s in inside if s.status in _REFUSED]
-    came = latencies_ms(s for s in samples if s.kind == OK and window.start <= s.ended < window.end)
+    came = latencies_ms(
+        s for s in samples if s.kind in RIGHT and window.start <= s.ended < window.end
+    )
     in_time = came if deadline_ms is None else came[came <= deadline_ms]
-    errors = Counter(s.kind for s in inside if s.kind != OK)
+    errors = Counter(s.kind for s in inside if s.kind not in RIGHT)
+    changed = sum(s.kind == CHANGED_LABEL for s in good)
     late = latencies_ms(good) > deadline_ms if deadline_ms is not None else np.empty(0)
     return {
         "seconds": window.seconds,
         "requests": len(inside),
         "ok": len(good),
+        "changed_labels": changed,
+        "agreement": 1 - changed / len(good) if good else None,
         "offered_per_s": len(inside) / window.seconds,
         "throughput_per_s": len(came) / window.seconds,
         "goodput_per_s": len(in_time) / window.seconds,
@@ -135,8 +140,8 @@ def series(samples: Sequence[Sample], window: Window) -> list[dict[str, float | 
         if 0 <= index < steps:
             buckets[index].append(sample)
     for index, bucket in enumerate(buckets):
-        found = spread(latencies_ms(s for s in bucket if s.kind == OK))
-        right = sum(s.kind == OK for s in bucket)
+        found = spread(latencies_ms(s for s in bucket if s.kind in RIGHT))
+        right = sum(s.kind in RIGHT for s in bucket)
         rows.append(
             {
                 "at_s": (index + 0.5) * step,

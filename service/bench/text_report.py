@@ -7,6 +7,7 @@ from typing import Any
 
 INTERRUPTED = "Interrupted: this is what was measured until then."
 _LATE_MS = 10
+_NEARLY_A_CORE = 0.9
 _SPREAD = ("p50", "p95", "p99", "max")
 
 
@@ -14,6 +15,8 @@ def render_text(report: dict[str, Any]) -> str:
     """Give the whole report as text, ending with a newline."""
     machine = report["machine"]
     parts = [f"{machine['cpu']}, {machine['cores']} cores; {report['images']['count']} images"]
+    if "tolerance" in report:
+        parts[0] += f"; {tolerance_of(report)}"
     if report["interrupted"]:
         parts.append(INTERRUPTED)
     parts += [_run(run, report["options"]) for run in report.get("runs", ())]
@@ -56,15 +59,23 @@ def title_of(run: dict[str, Any], options: dict[str, Any]) -> str:
     return f"{title} (interrupted)" if run["interrupted"] else title
 
 
+def tolerance_of(report: dict[str, Any]) -> str:
+    """Say what counts as a right answer."""
+    return f"right within {report['tolerance']:g} of the reference's probabilities"
+
+
 def fact_rows(run: dict[str, Any], options: dict[str, Any]) -> list[tuple[str, str]]:
     """Give a run's single figures by name."""
-    server, own = run["server"], run["generator"]["cpu_cores"]
+    server = run["server"]
     deadline = options["deadline_ms"]
     rows = [
         ("requests", f"{run['requests']} in {run['seconds']:.1f} s "
                      f"({number(run['offered_per_s'])} a second)"),
         ("right answers", f"{run['ok']} ({number(run['throughput_per_s'])} a second)"),
     ]  # fmt: skip
+    if run["agreement"] is not None:
+        rows.append(("agreement", f"{run['agreement']:.2%} have the reference's best label, "
+                     f"{run['changed_labels']} another as probable"))  # fmt: skip
     if deadline is not None:
         rows.append((f"within {deadline:g} ms", f"{number(run['goodput_per_s'])} a second; "
                      f"{run['past_deadline']} answers past it"))  # fmt: skip
@@ -77,13 +88,20 @@ def fact_rows(run: dict[str, Any], options: dict[str, Any]) -> list[tuple[str, s
     if server["cpu_s"] is not None:
         rows.append(("server", f"{server['cpu_s']:.1f} CPU s ({server['cpu_cores']:.2f} cores), "
                      f"at most {server['rss_peak_bytes'] / 2**20:.0f} MiB resident"))  # fmt: skip
-    note = ": it may be what limits" if own > 0.9 else ""
-    rows.append(("generator", f"{run['generator']['cpu_s']:.1f} CPU s ({own:.2f} cores){note}"))
+    rows.append(("generator", _generator(run["generator"])))
     if run["mode"] != "closed" and (late := run["lateness_ms"]):
         few = "; are --connections too few?" if late["p99"] > _LATE_MS else ""
         rows.append(("sent late by", f"p50 {number(late['p50'])} ms, p99 {number(late['p99'])} ms; "
                      f"{run['waited_for_connection']} waited for a connection{few}"))  # fmt: skip
     return rows
+
+
+def _generator(own: dict[str, Any]) -> str:
+    text = f"{own['cpu_s']:.1f} CPU s ({own['cpu_cores']:.2f} cores)"
+    if own["processes"] > 1:
+        text += f", {own['processes']} processes, {own['busiest_cores']:.2f} cores at most"
+    # Each process is one thread, so a full core is all that it can use.
+    return text + (": it may be what limits" if own["busiest_cores"] > _NEARLY_A_CORE else "")
 
 
 def spread_rows(run: dict[str, Any]) -> list[list[str]]:

@@ -1,67 +1,105 @@
-"""Runs model files with ONNX Runtime."""
+"""Opens model files with ONNX Runtime, on the provider that really works."""
 
 from __future__ import annotations
 
-import re
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import onnxruntime
 import structlog
-from numpy.typing import NDArray
 
-from service.contract import INPUT_NAME, PROBABILITIES
+from service.contract import INPUT_NAME, PROBABILITIES, ModelContract, parse_contract
 from service.cpus import cpu_count
-from service.engine.providers import PROVIDERS, driver_problem
-from service.errors import DeviceLostError, ModelFileError, ProviderError
-from service.settings import Provider
+from service.engine.base import Engine
+from service.engine.bound import Session
+from service.engine.cpu import CpuEngine, stated_classes
+from service.engine.cuda import CudaEngine, GpuModel
+from service.engine.gpu import Gpu
+from service.engine.providers import driver_problem
+from service.errors import DeviceLostError, ModelFileError, ProviderError, first_line
+from service.settings import CudaGraphs, Provider
 
 _log = structlog.get_logger(__name__)
 
-_CUDA = "CUDAExecutionProvider"
-_FAILURE = re.compile(r"(CUDA|CUDNN|CUBLAS) failure \d+: (?P<what>[^;]*)", re.IGNORECASE)
-_FULL = re.compile(r"out of memory|ALLOC(ATION)?_FAILED", re.IGNORECASE)
+_CUDA, _CPU = "CUDAExecutionProvider", "CPUExecutionProvider"
 _CUDA_HINT = (
     "is a GPU visible (`nvidia-smi`), and did `pip install 'resnet-serve[gpu]'` bring "
     "the CUDA libraries? `--provider cpu` serves without a GPU"
 )
+_ERRORS_ONLY = 3  # of ONNX Runtime's severities
 
 
-class OnnxEngine:
-    """One model file in one ONNX Runtime session. Thread-safe, as sessions are."""
+@dataclass(frozen=True, slots=True)
+class CudaOptions:
+    """How models are to run on a GPU.
 
-    def __init__(self, session: onnxruntime.InferenceSession, *, tf32: bool = False) -> None:
-        self._session = session
-        self.tf32 = tf32
-        self.provider: str = PROVIDERS[session.get_providers()[0]]
-        self.metadata: dict[str, str] = dict(session.get_modelmeta().custom_metadata_map)
+    `batches` are under way at a time: one runs, the others are stacked and copied.
+    """
 
-    def run(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """Give the probabilities [N, C] of images [N, H, W, 3].
+    device_id: int = 0
+    tf32: bool = False
+    graphs: CudaGraphs = "auto"
+    batches: int = 2
 
-        Only this output is copied out; the file may have others. Raises `DeviceLostError`.
-        """
-        try:
-            answer: NDArray[np.float32] = self._session.run([PROBABILITIES], {INPUT_NAME: images})[
-                0
-            ]
-        except Exception as error:
-            if self.provider == "cuda" and _tells_of_a_lost_device(str(error)):
-                raise DeviceLostError(_first_line(error)) from error
-            raise
-        return answer
 
-    @property
-    def classes(self) -> int | None:
-        """C of the probabilities, if the file states it."""
-        outputs = {output.name: output.shape for output in self._session.get_outputs()}
-        size = outputs[PROBABILITIES][1]
-        return size if isinstance(size, int) else None
+@dataclass
+class OnnxOpener:
+    """Opens model files as the settings ask; all on a GPU share its one thread."""
 
-    def close(self) -> None:
-        """Drop the session, and with it the model's memory; doing it again does no harm."""
-        self.__dict__.pop("_session", None)
+    provider: Provider = "auto"
+    cuda: CudaOptions = field(default_factory=CudaOptions)
+    gpu: Gpu | None = None
+
+    def may_use_gpu(self) -> bool:
+        """Whether a session could run on a GPU here; whether it does, only the engine knows."""
+        return may_run_on_gpu(self.provider)
+
+    def open(
+        self, path: Path, *, intra_op_threads: int, provider: Provider | None = None
+    ) -> Engine:
+        """Open a model file; see `load_engine`."""
+        provider = provider or self.provider
+        if self.gpu is None and may_run_on_gpu(provider):
+            self.gpu = Gpu(self.cuda.device_id)
+        return load_engine(
+            path,
+            provider=provider,
+            intra_op_threads=intra_op_threads,
+            cuda=self.cuda,
+            gpu=self.gpu,
+        )
+
+    def watch(self, on_lost: Callable[[DeviceLostError], None]) -> None:
+        """Have a loss of the GPU told, once, on the thread that met it."""
+        if self.gpu is not None:
+            self.gpu.on_lost = on_lost
+
+    def trouble(self, stuck_after_s: float) -> dict[str, str]:
+        """Say what only a new process mends."""
+        trouble = self.gpu.trouble(stuck_after_s) if self.gpu is not None else None
+        return {f"gpu {self.cuda.device_id}": trouble} if trouble else {}
+
+    def devices(self) -> list[dict[str, Any]]:
+        """Describe the GPU, if one is used: its name and memory (by all of its users)."""
+        if self.gpu is None or self.gpu.memory is None:
+            return []
+        memory = self.gpu.memory
+        return [
+            {
+                "device_id": self.cuda.device_id,
+                "name": self.gpu.name,
+                "memory_used_bytes": memory.used,
+                "memory_total_bytes": memory.total,
+            }
+        ]
+
+    def close(self, timeout_s: float) -> None:
+        """End the GPU's thread."""
+        if self.gpu is not None and self.gpu.lost is None:
+            self.gpu.close(timeout_s)
 
 
 def load_engine(
@@ -69,24 +107,32 @@ def load_engine(
     *,
     provider: Provider = "auto",
     intra_op_threads: int = 0,
-    device_id: int = 0,
-    tf32: bool = False,
     runtime_defaults: bool = False,
-) -> OnnxEngine:
+    cuda: CudaOptions | None = None,
+    gpu: Gpu | None = None,
+) -> Engine:
     """Open a model file on the provider asked for; "auto" takes CUDA where it works.
 
     `intra_op_threads` 0 means one for each CPU of this process. With `runtime_defaults`, threads
     that wait spin and memory comes from an arena, as ONNX Runtime has it by itself: for comparison.
+    Without a `gpu`, an engine on CUDA has one, and its thread, for itself.
 
     Raises `ModelFileError` for a file that is no model of the expected inputs and outputs, and
     `ProviderError` when "cuda" was asked for and the session does not run on it.
     """
     if not path.is_file():
         raise ModelFileError(f"{path}: no such file")
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = intra_op_threads or cpu_count()
-    options.inter_op_num_threads = 1
-    options.log_severity_level = 3
+    # Beside the sessions' own level: some of its lines belong to no session.
+    onnxruntime.set_default_logger_severity(_ERRORS_ONLY)
+    if provider != "cpu":
+        try:
+            return _load_on_cuda(path, cuda or CudaOptions(), gpu)
+        except ProviderError as error:
+            if provider == "cuda":
+                raise
+            if _CUDA in onnxruntime.get_available_providers():
+                _log.warning("serving_on_cpu", detail=str(error))
+    options = _options(intra_op_threads or cpu_count())
     if not runtime_defaults:
         # A thread that spins while it waits takes the core that decoding or the event loop needs:
         # with spinning, one image on two shared cores took four times as long.
@@ -94,19 +140,7 @@ def load_engine(
         # The arena and the memory pattern cost 60 MB and bring no speed with a varying batch size.
         options.enable_cpu_mem_arena = False
         options.enable_mem_pattern = False
-
-    session: onnxruntime.InferenceSession | None = None
-    if provider != "cpu":
-        try:
-            session = _cuda_session(path, options, device_id, tf32)
-        except ProviderError as error:
-            if provider == "cuda":
-                raise
-            if _CUDA in onnxruntime.get_available_providers():
-                _log.warning("serving_on_cpu", detail=str(error))
-    if session is None:
-        return OnnxEngine(_check_graph(_cpu_session(path, options), path))
-    return OnnxEngine(_check_graph(session, path), tf32=tf32)
+    return CpuEngine(_cpu_session(path, options))
 
 
 def may_run_on_gpu(provider: Provider) -> bool:
@@ -118,10 +152,8 @@ def may_run_on_gpu(provider: Provider) -> bool:
     )
 
 
-def _cuda_session(
-    path: Path, options: onnxruntime.SessionOptions, device_id: int, tf32: bool
-) -> onnxruntime.InferenceSession:
-    """Open a session that really runs on CUDA, or raise `ProviderError` with the reason."""
+def _load_on_cuda(path: Path, cuda: CudaOptions, gpu: Gpu | None) -> CudaEngine:
+    """Open an engine that really runs on CUDA, or raise `ProviderError` with the reason."""
     if _CUDA not in onnxruntime.get_available_providers():
         raise ProviderError(
             "provider cuda was asked for, but this ONNX Runtime is built for the CPU only; "
@@ -131,46 +163,103 @@ def _cuda_session(
     if problem := driver_problem():
         raise ProviderError(f"there is no NVIDIA driver here ({problem}); {_CUDA_HINT}")
     onnxruntime.preload_dlls(directory="")  # from the nvidia wheels beside it
-    cuda: dict[str, Any] = {
-        "device_id": device_id,
+    model, contract = describe_for_gpu(path, tf32=cuda.tf32)
+    owns_gpu, gpu = gpu is None, gpu or Gpu(cuda.device_id)
+    try:
+        return CudaEngine(
+            gpu,
+            model,
+            partial(_cuda_session, path, contract, cuda, gpu),
+            graphs=cuda.graphs == "auto",
+            batches=cuda.batches,
+            owns_gpu=owns_gpu,
+        )
+    except ProviderError:
+        raise
+    except Exception as error:  # of ONNX Runtime, or what became of one
+        raise ProviderError(
+            f"{path}: does not load with provider cuda: {first_line(error)}; {_CUDA_HINT}"
+        ) from error
+
+
+def describe_for_gpu(path: Path, *, tf32: bool) -> tuple[GpuModel, ModelContract]:
+    """Read what a file says of itself, which decides how it is opened on a GPU.
+
+    By a session on the CPU that optimises nothing; it also tells a file's own faults from CUDA's.
+    """
+    options = _options(1)
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    session = _cpu_session(path, options)
+    metadata = dict(session.get_modelmeta().custom_metadata_map)
+    contract = parse_contract(metadata, file=str(path))
+    there = {node.name for node in session.get_outputs()}
+    if missing := [name for name in contract.optional_outputs if name not in there]:
+        raise ModelFileError(f"{path}: its contract names {missing[0]}, which its graph lacks")
+    rounds = contract.precision != "fp16" and tf32
+    model = GpuModel(
+        name=contract.name,
+        metadata=metadata,
+        classes=stated_classes(session),
+        side=contract.preprocessing.crop,
+        outputs=(PROBABILITIES, *contract.optional_outputs),
+        layout="NHWC" if contract.precision == "fp16" or rounds else "NCHW",
+        tf32=rounds,
+    )
+    return model, contract
+
+
+def _cuda_session(
+    path: Path, contract: ModelContract, cuda: CudaOptions, gpu: Gpu, graphs: bool
+) -> Session:
+    half = contract.precision == "fp16"
+    options: dict[str, Any] = {
+        "device_id": cuda.device_id,
         # Exhaustive search would time every algorithm again for every new batch size.
         "cudnn_conv_algo_search": "HEURISTIC",
-        "use_tf32": int(tf32),
+        # Of float16 the operands have no more bits than TF32 keeps; without it, cuDNN's plans for
+        # tensor cores are passed over.
+        "use_tf32": int(cuda.tf32 or half),
+        # Measured: tensor cores are faster with NHWC, and float32 with NCHW.
+        "prefer_nhwc": int(cuda.tf32 or half),
+        "enable_cuda_graph": int(graphs),
     }
-    try:
-        session = _open(path, options, [(_CUDA, cuda), "CPUExecutionProvider"])
-    except Exception as error:
-        _cpu_session(path, options)  # raises where it is the file's fault
-        raise ProviderError(
-            f"{path}: does not load with provider cuda: {_first_line(error)}; {_CUDA_HINT}"
-        ) from error
+    session = _open(path, _options(1), [(_CUDA, options), _CPU])
     if session.get_providers()[0] != _CUDA:
         raise ProviderError(
             f"{path}: ONNX Runtime has CUDA, but fell back to the CPU; {_CUDA_HINT}"
         )
+    gpu.load_runtime()
     return session
 
 
-def _cpu_session(path: Path, options: onnxruntime.SessionOptions) -> onnxruntime.InferenceSession:
+def _options(intra_op_threads: int) -> onnxruntime.SessionOptions:
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = intra_op_threads
+    options.inter_op_num_threads = 1
+    options.log_severity_level = _ERRORS_ONLY
+    return options
+
+
+def _cpu_session(path: Path, options: onnxruntime.SessionOptions) -> Session:
     try:
-        return _open(path, options, ["CPUExecutionProvider"])
+        session = _open(path, options, [_CPU])
     except Exception as error:  # ONNX Runtime's errors share no other root
         raise ModelFileError(
-            f"{path}: is no model that ONNX Runtime can load: {_first_line(error)}"
+            f"{path}: is no model that ONNX Runtime can load: {first_line(error)}"
         ) from error
+    _check_graph(session, path)
+    return session
 
 
-def _open(
-    path: Path, options: onnxruntime.SessionOptions, providers: list[Any]
-) -> onnxruntime.InferenceSession:
+def _open(path: Path, options: onnxruntime.SessionOptions, providers: list[Any]) -> Session:
     # Without enable_fallback=0 the wrapper would retry on the CPU by itself, here and in run().
     return onnxruntime.InferenceSession(
         str(path), sess_options=options, providers=providers, enable_fallback=0
     )
 
 
-def _check_graph(session: onnxruntime.InferenceSession, path: Path) -> onnxruntime.InferenceSession:
-    """Give the session back if its inputs and outputs are those of a model file."""
+def _check_graph(session: Session, path: Path) -> None:
+    """Raise `ModelFileError` unless the inputs and outputs are those of a model file."""
     inputs = [(node.name, node.type, node.shape) for node in session.get_inputs()]
     match inputs:
         case [(name, "tensor(uint8)", [_, _, _, channels])] if name == INPUT_NAME:
@@ -185,19 +274,3 @@ def _check_graph(session: onnxruntime.InferenceSession, path: Path) -> onnxrunti
     outputs = {node.name: (node.type, len(node.shape)) for node in session.get_outputs()}
     if outputs.get(PROBABILITIES) != ("tensor(float)", 2):
         raise ModelFileError(f"{path}: has no output `{PROBABILITIES}` float32 [N, C]")
-    return session
-
-
-def _tells_of_a_lost_device(message: str) -> bool:
-    """Tell an error after which the CUDA context is useless from one that spares it.
-
-    ONNX Runtime has only the message, with the name of the error of CUDA, cuDNN or cuBLAS. They
-    stick to the context, but for those of a failed allocation
-    (https://docs.nvidia.com/cuda/cuda-runtime-api, cudaErrorMemoryAllocation).
-    """
-    match = _FAILURE.search(message)
-    return match is not None and not _FULL.search(match["what"])
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -12,9 +12,6 @@ import os
 
 from service.errors import RuntimeConflictError, RuntimeMissingError
 
-PROVIDERS = {"CPUExecutionProvider": "cpu", "CUDAExecutionProvider": "cuda"}
-"""ONNX Runtime's names of the providers, and ours."""
-
 
 def prepare_runtime() -> None:
     """Make sure that exactly one build of ONNX Runtime is installed, and keep it to itself.

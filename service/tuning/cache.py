@@ -17,7 +17,9 @@ from typing import Any, TypeVar
 import structlog
 from pydantic import BaseModel
 
-SCHEMA = 2
+from service.errors import first_line
+
+SCHEMA = 3
 """To be raised when the files' form, or how something is measured, changes."""
 
 _log = structlog.get_logger(__name__)
@@ -56,8 +58,7 @@ class ProfileCache:
         except OSError as error:
             self._warn(error)
         except (ValueError, LookupError, TypeError, RecursionError) as error:
-            detail = (str(error).strip().splitlines() or [type(error).__name__])[0]
-            _log.warning("cache_entry_ignored", path=str(path), detail=detail)
+            _log.warning("cache_entry_ignored", path=str(path), detail=first_line(error))
         return None
 
     def write(self, kind: str, find_facts: FindFacts, value: BaseModel) -> None:

@@ -13,9 +13,9 @@ from pydantic import BaseModel
 
 from service.contract import parse_contract
 from service.cpus import cpu_count
-from service.engine.onnx import may_run_on_gpu
+from service.engine.base import Opener
 from service.golden import golden_pattern
-from service.settings import LayoutGoal, Settings
+from service.settings import CPU_MAX_BATCH, LayoutGoal, Settings
 from service.tuning.cache import ProfileCache
 from service.tuning.facts import facts_of
 from service.tuning.layout import Layout, Trial, candidates, choose
@@ -24,6 +24,9 @@ from service.tuning.trials import OneEngine, try_out
 _log = structlog.get_logger(__name__)
 
 Source = Literal["settings", "measured", "cache", "default"]
+
+_GPU_BATCHES = 2
+"""Batches under way on a GPU: one is computed, the next is stacked and copied."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +66,7 @@ class _Trials(BaseModel):
 
 def choose_layout(
     model_file: Path,
+    opener: Opener,
     engines: OneEngine,
     settings: Settings,
     *,
@@ -75,13 +79,11 @@ def choose_layout(
     the warm-up to tell.
     """
     given: Source = "settings" if settings.runners or settings.intra_op_threads else "default"
-    if may_run_on_gpu(settings.provider):
+    if opener.may_use_gpu():
         threads = settings.intra_op_threads or 1
         if engines.with_threads(threads).provider != "cpu":
-            # One device: what runs beside a batch takes its share of the device from it.
-            return _told(
-                Choice(Layout(settings.runners or 1, threads), settings.layout_goal, given)
-            )
+            layout = Layout(settings.runners or _GPU_BATCHES, threads)
+            return _told(Choice(layout, settings.layout_goal, given))
     layouts = candidates(
         cpu_count(), models, runners=settings.runners, threads=settings.intra_op_threads
     )
@@ -102,7 +104,7 @@ def _tried(
         facts_of,
         model_file,
         "cpu",
-        max_batch=settings.max_batch,
+        max_batch=settings.max_batch or CPU_MAX_BATCH,
         layouts=[[layout.runners, layout.intra_op_threads] for layout in layouts],
     )
     kept = cache.read("layout", facts, _Trials)
@@ -112,7 +114,7 @@ def _tried(
     contract = parse_contract(engine.metadata, file=str(model_file))
     image = golden_pattern(1, contract.preprocessing.crop)
     try:
-        trials = try_out(layouts, engines, image, max_batch=settings.max_batch)
+        trials = try_out(layouts, engines, image, max_batch=settings.max_batch or CPU_MAX_BATCH)
     except Exception as error:  # noqa: BLE001 - the warm-up will meet it too, and tell of it
         _log.warning("layout_not_measured", detail=str(error))
         return Choice(layouts[0], goal, "default")

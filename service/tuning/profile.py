@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import statistics
+import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import Annotated
 
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, Field
 
-from service.engine.base import Engine
-from service.tuning.cache import FindFacts, ProfileCache
+from service.engine.base import Engine, probabilities
+from service.tuning.cache import Facts, ProfileCache
 from service.tuning.layout import Positive, is_steady
 
-_RUNS = 3
+_TIMED_ROUNDS = 3
 _NOTHING_S = 0.001
+_NEARLY_BEST = 0.95
 
 
 class BatchTimes(BaseModel):
@@ -27,7 +31,7 @@ class BatchTimes(BaseModel):
 class Profile:
     """The times of batches of the sizes that a model is made ready for.
 
-    Each size is timed once in a process, and not at all where the cache has it; later batches keep
+    They are measured once in a process, and not at all where the cache has them; later batches keep
     the plans current. Where the median of a size is far from its best, as on a busy machine,
     nothing is kept: a size that is taken for slow is not run, and so would stay so.
     """
@@ -36,40 +40,70 @@ class Profile:
 
     def __init__(
         self,
-        sizes: Sequence[int] = (),
         cache: ProfileCache | None = None,
-        find_facts: FindFacts = lambda: None,
+        find_facts: Callable[[Engine], Facts | None] = lambda _: None,
+        clock: Callable[[], float] = time.perf_counter,
     ) -> None:
-        self._sizes, self._find_facts = sizes, find_facts
-        self._cache = cache or ProfileCache(None)
-        self._kept: BatchTimes | None = None
-        self._timed: dict[int, list[float]] = {}
+        self._cache, self._find_facts = cache or ProfileCache(None), find_facts
+        self._clock = clock
+        self._known = False
 
-    def times(self, engine: Engine, image: NDArray[np.uint8], size: int) -> Sequence[float]:
-        """Give the seconds of some batches of a size; none when it was asked for before."""
-        if size in self._timed:
-            return ()
-        if not self._timed:
-            kept = self._cache.read(self.KIND, self._find_facts, BatchTimes)
-            if kept is not None and set(kept.seconds) == set(self._sizes):
-                self._kept = kept
-        if self._kept is not None:
-            self._timed[size] = self._kept.seconds[size]
-        else:
-            self._timed[size] = self._time(engine, np.repeat(image[np.newaxis], size, axis=0))
-            if set(self._timed) == set(self._sizes) and all(map(_typical, self._timed.values())):
-                self._cache.write(self.KIND, self._find_facts, BatchTimes(seconds=self._timed))
-        return self._timed[size]
+    def measure(
+        self, engine: Engine, image: NDArray[np.uint8], sizes: Sequence[int], stop: threading.Event
+    ) -> Mapping[int, Sequence[float]] | None:
+        """Return the seconds of some batches of each size; none at all when that was done before.
 
-    @staticmethod
-    def _time(engine: Engine, images: NDArray[np.uint8]) -> list[float]:
-        engine.run(images)  # the first run of a size allocates, and on a GPU chooses kernels
-        seconds = []
-        for _ in range(_RUNS):
-            started = time.perf_counter()
-            engine.run(images)
-            seconds.append(time.perf_counter() - started)
-        return seconds
+        None when it was given up since `stop` was set.
+        """
+        if self._known:
+            return {}
+        facts = partial(self._find_facts, engine)  # now that it is ready: it knows its graphs
+        kept = self._cache.read(self.KIND, facts, BatchTimes)
+        if kept is not None and set(kept.seconds) == set(sizes):
+            self._known = True
+            return kept.seconds
+        times = self._time(engine, image, sizes, stop)
+        if times is None:
+            return None
+        self._known = True
+        if all(map(_typical, times.values())):
+            self._cache.write(self.KIND, facts, BatchTimes(seconds=times))
+        return times
+
+    def _time(
+        self, engine: Engine, image: NDArray[np.uint8], sizes: Sequence[int], stop: threading.Event
+    ) -> dict[int, list[float]] | None:
+        times: dict[int, list[float]] = {size: [] for size in sizes}
+        for size, timed in _alternating(sizes):
+            if stop.is_set():
+                return None
+            images = [image] * size
+            started = self._clock()
+            probabilities(engine, images)
+            if timed:
+                times[size].append(self._clock() - started)
+        return times
+
+
+def _alternating(sizes: Sequence[int]) -> Iterator[tuple[int, bool]]:
+    """Give the sizes in the order in which they are run, and whether a run is timed.
+
+    As live batches come: no size follows itself, since an engine that plans for the size that it
+    had last would look as fast as it never is. In two orders, since what a size leaves behind may
+    slow down the next. The first round is not timed: it allocates, and on a GPU chooses kernels.
+    """
+    upwards = list(sizes)
+    downwards = [*upwards[-2::-1], upwards[-1]]  # but for the largest, which comes before it
+    for number in range(1 + _TIMED_ROUNDS):
+        for size in downwards if number % 2 else upwards:
+            yield size, number > 0
+
+
+def smallest_nearly_best(times: Mapping[int, Sequence[float]]) -> int:
+    """Return the smallest size with 0.95 of the best images a second, by the medians."""
+    rates = {size: size / statistics.median(seconds) for size, seconds in times.items()}
+    best = max(rates.values())
+    return min(size for size, rate in rates.items() if rate >= _NEARLY_BEST * best)
 
 
 def _typical(seconds: Sequence[float]) -> bool:

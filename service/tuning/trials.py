@@ -10,16 +10,16 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from service.engine.base import Engine
-from service.engine.onnx import OnnxEngine
+from service.engine.base import Engine, Opener, Pixels, probabilities
 from service.settings import Provider
 from service.tuning.layout import Layout, Trial, is_steady
 
@@ -39,23 +39,23 @@ _NO_WAY_BACK_S = 20.0
 
 
 class OneEngine:
-    """A model file's engine, opened anew for another number of threads; one is open at a time.
+    """A model file's engine, opened anew for another number of threads; one is open at a time."""
 
-    `open_engine` is called with `provider` and `intra_op_threads`, by name.
-    """
-
-    def __init__(self, open_engine: Callable[..., OnnxEngine], provider: Provider) -> None:
-        self._open, self._provider = open_engine, provider
-        self._engine: OnnxEngine | None = None
+    def __init__(self, opener: Opener, path: Path) -> None:
+        self._opener, self._path = opener, path
+        self._provider: Provider | None = None
+        self._engine: Engine | None = None
         self._threads = 0
 
-    def with_threads(self, threads: int) -> OnnxEngine:
+    def with_threads(self, threads: int) -> Engine:
         """Give the engine with so many intra-op threads; one with another number is closed."""
         if self._engine is None or threads != self._threads:
             if self._engine is not None:
                 engine, self._engine = self._engine, None
                 engine.close()
-            self._engine = self._open(provider=self._provider, intra_op_threads=threads)
+            self._engine = self._opener.open(
+                self._path, intra_op_threads=threads, provider=self._provider
+            )
             self._threads = threads
             if self._engine.provider == "cpu":
                 self._provider = "cpu"  # "auto" has tried the GPU, and need not again
@@ -80,7 +80,7 @@ def try_out(
         if number == len(layouts) and time.perf_counter() - started > _NO_WAY_BACK_S:
             break
         engine = engines.with_threads(layout.intra_op_threads)
-        engine.run(image[np.newaxis])  # the first run allocates
+        probabilities(engine, [image])  # the first run allocates
         lone_s = _lone_s(engine, image)
         if number == 0 and lone_s * sizes[-1] > _LONGEST_BATCH_S:
             sizes = [1]
@@ -106,12 +106,12 @@ def _trial(layout: Layout, results: Sequence[_Result]) -> Trial:
 
 def _lone_s(engine: Engine, image: NDArray[np.uint8]) -> float:
     """Give the seconds of a batch of one while nothing else runs."""
-    return _undisturbed(_timings(engine, image[np.newaxis], _Together(1)))
+    return _undisturbed(_timings(engine, [image], _Together(1)))
 
 
 def _rate(engine: Engine, image: NDArray[np.uint8], size: int, runners: int) -> float:
     """Give images a second of so many runners that run batches of `size` at the same time."""
-    images = np.repeat(image[np.newaxis], size, axis=0)
+    images = [image] * size
     together = _Together(runners)
     with ThreadPoolExecutor(runners) as threads:
         try:
@@ -152,7 +152,7 @@ class _Together:
         self._begin.abort()
 
 
-def _timings(engine: Engine, images: NDArray[np.uint8], together: _Together) -> list[float]:
+def _timings(engine: Engine, images: Pixels, together: _Together) -> list[float]:
     """Give the seconds of each run beside which all others ran, too."""
     timings: list[float] = []
     enough = False
@@ -161,7 +161,7 @@ def _timings(engine: Engine, images: NDArray[np.uint8], together: _Together) -> 
     while not together.over:
         started = now
         try:
-            engine.run(images)
+            probabilities(engine, images)
         except BaseException:
             together.give_up()
             raise

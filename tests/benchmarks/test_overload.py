@@ -43,7 +43,7 @@ def test_an_open_loop_stands_between_two_closed_ones():
 
 def test_a_server_that_cannot_start_is_told_with_its_log():
     with pytest.raises(RuntimeError, match=r"(?s)resnet-serve server did not get ready.*max.batch"):
-        measure_overload(given(flags=["--max-batch", "0"]), images_and_answers(), [])
+        measure_overload(given(flags=["--max-batch", "-1"]), images_and_answers(), [])
 
 
 def run_of(**changes) -> dict:

@@ -24,6 +24,7 @@ from service.golden import golden_pattern
 
 COLORS = ("red", "green", "blue")
 SHARPNESS = 0.05
+WEIGHT = np.eye(3, dtype=np.float32) * np.float32(SHARPNESS)
 
 
 def reference(pixels: np.ndarray) -> np.ndarray:
@@ -54,14 +55,36 @@ def color_contract(**changes) -> ModelContract:
     return ModelContract(**(fields | changes))
 
 
-def write_color_model(path: Path, contract: ModelContract | None = None, **changes) -> Path:
-    """Write the model file; `changes` go into its contract. `contract=None` makes a good one."""
+def write_color_model(
+    path: Path, contract: ModelContract | None = None, *, extra_outputs: bool = False, **changes
+) -> Path:
+    """Write the model file; `changes` go into its contract. `contract=None` makes a good one.
+
+    With `extra_outputs` it has an embedding, features and a classifier's weight, too.
+    """
     model = color_graph()
+    if extra_outputs:
+        changes["optional_outputs"] = add_outputs(model)
     text = (contract or color_contract(**changes)).model_dump_json()
     helper.set_model_props(model, {METADATA_KEY: text})
     path.parent.mkdir(parents=True, exist_ok=True)
     onnx.save(model, path)
     return path
+
+
+def add_outputs(model: onnx.ModelProto) -> tuple[str, ...]:
+    """Name what the graph computes on its way, and a weight that it does not use."""
+    graph = model.graph
+    graph.node.append(helper.make_node("Identity", ["mean"], ["embedding"]))
+    graph.node.append(helper.make_node("Transpose", ["float"], ["features"], perm=[0, 3, 1, 2]))
+    graph.initializer.append(numpy_helper.from_array(WEIGHT, "classifier_weight"))
+    for name, shape in (
+        ("embedding", ["batch", 3]),
+        ("features", ["batch", 3, "height", "width"]),
+        ("classifier_weight", [3, 3]),
+    ):
+        graph.output.append(helper.make_tensor_value_info(name, TensorProto.FLOAT, shape))
+    return ("embedding", "features", "classifier_weight")
 
 
 def color_graph() -> onnx.ModelProto:

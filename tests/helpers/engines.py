@@ -3,8 +3,52 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
 
 import numpy as np
+
+from service.contract import PROBABILITIES
+from service.engine.base import Engine
+from service.engine.onnx import OnnxOpener
+
+
+class FakeEngine:
+    """What an engine tells of itself, and does where nothing is to be done."""
+
+    provider = "cpu"
+    tf32 = False
+    sizes: tuple[int, ...] = ()
+    metadata: Mapping[str, str] = MappingProxyType({})
+    classes = None
+    attested: Mapping[str, object] = MappingProxyType({})
+
+    def prepare(self, sizes) -> None:
+        pass
+
+    def close(self) -> None:
+        pass
+
+
+class FakeOpener(OnnxOpener):
+    """Opens by a function, which gets `provider` and `intra_op_threads`."""
+
+    def __init__(self, open_engine: Callable[..., Engine], provider="cpu", *, on_gpu=False) -> None:
+        super().__init__(provider)
+        self._open_engine, self._on_gpu = open_engine, on_gpu
+
+    def may_use_gpu(self) -> bool:
+        return self._on_gpu
+
+    def open(self, path, *, intra_op_threads, provider=None):
+        return self._open_engine(
+            path, provider=provider or self.provider, intra_op_threads=intra_op_threads
+        )
+
+
+def answered(rows: np.ndarray) -> dict[str, np.ndarray]:
+    """What `Engine.run` gives when its probabilities are these."""
+    return {PROBABILITIES: rows}
 
 
 def hold(client) -> HeldEngine:
@@ -12,19 +56,16 @@ def hold(client) -> HeldEngine:
     (model,) = client.app.state.service.repository
     engine, inner = HeldEngine(), model.engine.run
 
-    def run(images: np.ndarray) -> np.ndarray:
-        engine.run(images)
-        return inner(images)
+    def run(pixels, outputs):
+        engine.run(pixels, outputs)
+        return inner(pixels, outputs)
 
     model.engine.run = run
     return engine
 
 
-class HeldEngine:
+class HeldEngine(FakeEngine):
     """Answers each image with its first pixel's value; waits at a gate; fails when told to."""
-
-    provider = "cpu"
-    tf32 = False
 
     def __init__(self) -> None:
         self.open = threading.Event()
@@ -35,8 +76,8 @@ class HeldEngine:
         self.poison: int | None = None  # an image of this value fails the batch that it is in
         self.closed = False
 
-    def run(self, images: np.ndarray) -> np.ndarray:
-        self.batches.append([int(image.flat[0]) for image in images])
+    def run(self, pixels, outputs):
+        self.batches.append([int(image.flat[0]) for image in pixels])
         self.entered.release()
         if not self.open.wait(20):
             raise TimeoutError("the test left the gate shut")
@@ -44,7 +85,12 @@ class HeldEngine:
             raise self.fail_with
         if self.poison in self.batches[-1]:
             raise RuntimeError(f"the value {self.poison}")
-        return images.reshape(len(images), -1)[:, :1].astype(np.float32)
+        return first_pixels(pixels)
 
     def close(self) -> None:
         self.closed = True
+
+
+def first_pixels(pixels) -> dict[str, np.ndarray]:
+    """Each image's first value as its only probability."""
+    return answered(np.array([[image.flat[0]] for image in pixels], np.float32))

@@ -22,6 +22,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from engines import FakeEngine, answered
 
 from service.batching.batcher import Batcher
 from service.batching.jobs import JobQueue
@@ -115,24 +116,18 @@ class Call:
             raise Defect
 
 
-class StagedEngine:
+class StagedEngine(FakeEngine):
     """Answers an image with its value once it gets its cue."""
-
-    provider = "cpu"
-    tf32 = False
 
     def __init__(self) -> None:
         self.calls: list[Call] = []
         self.poisoned: set[int] = set()
 
-    def run(self, images: np.ndarray) -> np.ndarray:
-        call = Call([int(image.view(np.uint32)[0, 0, 0]) for image in images])
+    def run(self, pixels, outputs):
+        call = Call([int(image.view(np.uint32)[0, 0, 0]) for image in pixels])
         self.calls.append(call)
         call.wait(self.poisoned)
-        return np.array(call.values, np.float32)[:, np.newaxis]
-
-    def close(self) -> None:
-        pass
+        return answered(np.array(call.values, np.float32)[:, np.newaxis])
 
 
 class Place(Enum):
@@ -271,6 +266,7 @@ class Stage:
         decoders: int | None = None,
         max_batch: int = 1,
         max_delay_s: float = 0.0,
+        serial: bool = False,
     ) -> None:
         self.clock = Clock()
         self.wrong: list[str] = []
@@ -279,7 +275,7 @@ class Stage:
         self.loop.set_exception_handler(lambda _, context: self.wrong.append(str(context)))
         self.name = f"stage{next(_NAMES)}"
         self.pool = RunnerPool(threads, name=self.name)
-        self.lane = Lane(runners or threads)
+        self.lane = Lane(runners or threads, serial=serial)
         self.max_delay_s = max_delay_s
         self.jobs = StagedJobs(self, decoders or threads)
         self.batchers: list[StagedBatcher] = []
@@ -370,6 +366,8 @@ class Stage:
         self.settle()  # so that who is told to be late is known to be so by the time until now
         with self.pool.changed:
             self.clock.now += seconds
+            if self.lane.serial:  # an alarm of a thread is by the real clock
+                self.pool.changed.notify_all()
 
     def close_model(self, model: int) -> None:
         """Begin to close a model, with all the time it takes."""

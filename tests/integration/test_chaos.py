@@ -13,7 +13,7 @@ import struct
 import sys
 import threading
 import time
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -21,7 +21,6 @@ from functools import partial
 from pathlib import Path
 
 import httpx
-import numpy as np
 import pytest
 from chaos import Crowd, Limits, Picture
 from images import colored, encode, photo, top_label
@@ -33,6 +32,7 @@ from structlog.testing import capture_logs
 from wire import connect, head, read_answer
 
 from service.contract import parse_contract
+from service.engine.base import Outputs, Pixels, probabilities
 from service.engine.onnx import load_engine
 from service.model_files import builtin_file
 from service.preprocess.decode import DecodePolicy, decode
@@ -66,7 +66,7 @@ def pictures() -> list[Picture]:
     for seed in range(40):
         data = encode(photo(160, 120, seed), "JPEG")
         pixels = decode(data, contract.preprocessing, DecodePolicy(10**6, 4)).pixels
-        label = contract.labels[int(engine.run(pixels[None])[0].argmax())].label
+        label = contract.labels[int(probabilities(engine, [pixels])[0].argmax())].label
         by_label.setdefault(label, Picture(data, label))
     assert len(by_label) >= 6, "answers of other images could not be told apart"
     return list(by_label.values())
@@ -226,19 +226,19 @@ class FaultyEngine:
     Not on single images: the service runs those of a failed batch again one by one, and once.
     """
 
-    def __init__(self, run: Callable[[np.ndarray], np.ndarray]) -> None:
+    def __init__(self, run: Callable[..., Outputs]) -> None:
         self._run = run
         self._chance = random.Random(SEED)
         self._lock = threading.Lock()
         self.faults = 0
 
-    def __call__(self, images: np.ndarray) -> np.ndarray:
+    def __call__(self, pixels: Pixels, outputs: Sequence[str]) -> Outputs:
         with self._lock:
-            fails = len(images) > 1 and self._chance.random() < 0.3
+            fails = len(pixels) > 1 and self._chance.random() < 0.3
             self.faults += fails
-        if fails or (images[:, 0, 0] == POISON).all(axis=-1).any():
+        if fails or any((image[0, 0] == POISON).all() for image in pixels):
             raise RuntimeError("an engine's error, not for clients")
-        return self._run(images)
+        return self._run(pixels, outputs)
 
 
 @pytest.fixture
@@ -299,17 +299,17 @@ PROGRAM_THAT_HANGS = """
 import os, sys, threading
 from service.engine.providers import prepare_runtime
 prepare_runtime()
-from service.engine.onnx import OnnxEngine
+from service.engine.cpu import CpuEngine
 
-run, where = OnnxEngine.run, sys.argv.pop(1)
+run, where = CpuEngine.run, sys.argv.pop(1)
 
-def hang(self, images):
+def hang(self, pixels, outputs):
     if threading.current_thread().name.startswith(where):
         os.write(2, b'{"event": "hanging"}\\n')  # one piece, beside the log's thread
         threading.Event().wait()
-    return run(self, images)
+    return run(self, pixels, outputs)
 
-OnnxEngine.run = hang
+CpuEngine.run = hang
 from service.cli import main
 sys.exit(main())
 """

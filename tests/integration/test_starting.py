@@ -74,7 +74,7 @@ def test_a_log_line_of_a_request_has_its_id_batch_and_timings(model_folder):
 @pytest.mark.parametrize(
     ("flags", "said"),
     [
-        (["--max-batch", "0"], "--max-batch (RESNET_SERVE_MAX_BATCH)"),
+        (["--max-batch", "-1"], "--max-batch (RESNET_SERVE_MAX_BATCH)"),
         (["--port", "99999"], "--port (RESNET_SERVE_PORT)"),
         (["--provider", "cuda"], "cuda"),
         (["--models", "/nonexistent"], "/nonexistent"),
@@ -120,4 +120,4 @@ def test_help_lists_every_setting_with_its_default():
     ended = run_to_end([*PROGRAM, "serve", "--help"])
     assert ended.returncode == 0
     assert "--max-batch" in ended.stdout
-    assert "[8]" in ended.stdout
+    assert "[8000]" in ended.stdout

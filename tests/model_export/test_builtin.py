@@ -11,7 +11,8 @@ import pytest
 from model_export.golden_cases import golden_photo
 from model_export.model_file import read_model
 from service.contract import ModelContract
-from service.engine.onnx import OnnxEngine, load_engine
+from service.engine.base import Engine, probabilities
+from service.engine.onnx import load_engine
 from service.golden import PHOTO_DRIFT, check_golden
 from service.preprocess.decode import DecodePolicy, decode
 
@@ -29,7 +30,7 @@ def contract(file: Path) -> ModelContract:
 
 
 @pytest.fixture(scope="module")
-def engine(file: Path) -> OnnxEngine:
+def engine(file: Path) -> Engine:
     return load_engine(file, provider="cpu")
 
 
@@ -46,16 +47,14 @@ def test_it_states_what_it_is(file: Path, contract: ModelContract):
 
 
 @pytest.mark.parametrize("batch", [1, 4])
-def test_it_agrees_with_its_golden_cases(engine: OnnxEngine, contract: ModelContract, batch: int):
+def test_it_agrees_with_its_golden_cases(engine: Engine, contract: ModelContract, batch: int):
     """On this machine's CPU and with this Pillow."""
     report = check_golden(engine, contract, batch)
     assert report.failures == report.warnings == ()
 
 
 @pytest.mark.parametrize("mistake", ["colours", "exif", "resize"])
-def test_its_photo_finds_wrong_preprocessing(
-    engine: OnnxEngine, contract: ModelContract, mistake: str
-):
+def test_its_photo_finds_wrong_preprocessing(engine: Engine, contract: ModelContract, mistake: str):
     """Also where the drift of another decoder is allowed."""
     right = contract.preprocessing
     changes = {"exif": {"exif": "ignore"}, "resize": {"resize": 80}}.get(mistake, {})
@@ -63,4 +62,4 @@ def test_its_photo_finds_wrong_preprocessing(
     if mistake == "colours":
         pixels = np.ascontiguousarray(pixels[..., ::-1])
     expected = np.array(contract.golden[-1].probabilities, np.float32)
-    assert np.abs(engine.run(pixels[None])[0] - expected).max() > PHOTO_DRIFT
+    assert np.abs(probabilities(engine, [pixels])[0] - expected).max() > PHOTO_DRIFT

@@ -8,6 +8,7 @@ import hashlib
 import numpy as np
 import pytest
 from color_model import color_contract, reference
+from engines import FakeEngine, answered
 from images import encode, photo
 
 from service.contract import GoldenPattern, GoldenPhoto
@@ -18,7 +19,7 @@ from service.preprocess.decode import DecodePolicy, decode
 SIDE = 8
 
 
-class ColorEngine:
+class ColorEngine(FakeEngine):
     """Answers as the color model does, with what a test adds to it."""
 
     def __init__(self, *, provider: str = "cpu", off: float = 0.0, tf32: bool = False) -> None:
@@ -27,12 +28,9 @@ class ColorEngine:
         self.off = off
         self.batches: list[np.ndarray] = []
 
-    def run(self, images: np.ndarray) -> np.ndarray:
-        self.batches.append(images)
-        return np.array([reference(image) + self.off for image in images], np.float32)
-
-    def close(self) -> None:
-        pass
+    def run(self, pixels, outputs):
+        self.batches.append(pixels)
+        return answered(np.array([reference(image) + self.off for image in pixels], np.float32))
 
 
 def golden_photo(**changes) -> GoldenPhoto:
@@ -155,8 +153,8 @@ def test_a_photo_that_decodes_to_the_same_pixels_is_held_to_the_tolerance():
 
 def test_an_engine_of_too_few_answers_is_not_taken_for_one_that_agrees():
     class Short(ColorEngine):
-        def run(self, images: np.ndarray) -> np.ndarray:
-            return super().run(images)[:-1]
+        def run(self, pixels, outputs):
+            return super().run(pixels[:-1], outputs)
 
     with pytest.raises(ValueError, match="argument"):
         check_golden(Short(), color_contract(), 4)

@@ -6,8 +6,10 @@ import asyncio
 import threading
 from pathlib import Path
 
+import numpy as np
 import pytest
 from color_model import write_color_model
+from engines import FakeOpener
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from structlog.testing import capture_logs
@@ -107,15 +109,15 @@ def several(tmp_path):
     return tmp_path / "several"
 
 
-def test_the_layout_is_that_of_the_pool_and_of_every_session(several, monkeypatch):
+def test_the_layout_is_that_of_the_pool_and_of_every_session(several):
     opened = []
 
     def open_engine(path, **options):
         opened.append(options["intra_op_threads"])
         return load_engine(path, **options)
 
-    monkeypatch.setattr("service.repository.load_engine", open_engine)
-    repository = loaded(several, runners=2, intra_op_threads=3)
+    settings = Settings.model_validate({"models": several, "runners": 2, "intra_op_threads": 3})
+    repository = load_repository(settings, Metrics(), opener=FakeOpener(open_engine))
     assert repository.layout.layout == Layout(2, 3)
     assert opened == [3, 3, 3, 3]
 
@@ -140,9 +142,9 @@ def test_the_layout_is_measured_on_the_model_that_is_asked_for_by_default(
     """And only on that, in the version that answers."""
     asked = []
 
-    def chosen(path, engines, settings, *, models, cache):
+    def chosen(path, *others, models, cache):
         asked.append((path, models))
-        return choose_layout(path, engines, settings, models=models, cache=cache)
+        return choose_layout(path, *others, models=models, cache=cache)
 
     monkeypatch.setattr("service.repository.choose_layout", chosen)
     loaded(several, default_model=default)
@@ -153,9 +155,9 @@ def sizes_run(model: ServedModel) -> list[int]:
     """Warm a model up; gives the sizes of the batches that it ran for that."""
     sizes, run = [], model.engine.run
 
-    def counted(images):
-        sizes.append(len(images))
-        return run(images)
+    def counted(pixels, outputs):
+        sizes.append(len(pixels))
+        return run(pixels, outputs)
 
     model.engine.run = counted
     model.warm_up(threading.Event())
@@ -280,7 +282,7 @@ def test_a_model_whose_runner_runs_still_answers_only_when_it_is_ready(model_fol
 
     asyncio.run(lifetime())
     with pytest.raises(AttributeError):
-        model.engine.run(None)
+        model.engine.run([np.zeros((8, 8, 3), np.uint8)], ("probabilities",))
 
 
 def test_a_model_is_warmed_at_every_batch_size(model_folder):
@@ -288,9 +290,9 @@ def test_a_model_is_warmed_at_every_batch_size(model_folder):
     sizes = []
     run = model.engine.run
 
-    def counted(images):
-        sizes.append(len(images))
-        return run(images)
+    def counted(pixels, outputs):
+        sizes.append(len(pixels))
+        return run(pixels, outputs)
 
     model.engine.run = counted
     model.warm_up(threading.Event())
@@ -319,8 +321,8 @@ def test_a_model_that_can_not_run_is_failed_and_the_others_go_on(several, monkey
 
     monkeypatch.setattr("service.served._RELOAD_FIRST_S", 60.0)
 
-    def broken(images):
-        raise RuntimeError("out of memory")
+    def broken(pixels, outputs):
+        raise RuntimeError("no such node")
 
     repository.find("a").engine.run = broken
     with capture_logs():
@@ -329,7 +331,7 @@ def test_a_model_that_can_not_run_is_failed_and_the_others_go_on(several, monkey
     failed = repository.find("a")
     assert [model.state for model in repository if model is not failed] == ["ready"] * 3
     assert failed.state == "failed"
-    assert "out of memory" in failed.reason
+    assert "no such node" in failed.reason
     repository.close(1)
 
 

@@ -15,9 +15,9 @@ def test_a_stuck_runner_is_logged_once_and_so_is_its_end(serve, monkeypatch):
         (model,) = client.app.state.service.repository
         inner, go = model.engine.run, threading.Event()
 
-        def run(images):
+        def run(pixels, outputs):
             assert go.wait(20)
-            return inner(images)
+            return inner(pixels, outputs)
 
         def told(event: str) -> list[dict]:
             return [log for log in logs if log["event"] == event]

@@ -40,6 +40,7 @@ def test_health_tells_state_models_providers_and_queues(client):
     assert body["models"] == [
         {
             "name": "color", "version": 1, "state": "ready", "reason": "", "provider": "cpu",
+            "engine": {}, "max_batch": 8,
             "queue": {"images": 0, "limit": 256},
         }
     ]  # fmt: skip
@@ -117,7 +118,7 @@ def test_liveness_fails_when_the_runner_is_dead(serve):
     client = serve(runners=1, decode_threads=1)
     (model,) = client.app.state.service.repository
 
-    def die(images):
+    def die(pixels, outputs):
         raise SystemExit
 
     model.engine.run = die

@@ -14,7 +14,7 @@ from stage import Clock, simulated_time
 from service.batching.admission import ByteGate, Device, ImageGate
 from service.batching.jobs import JobQueue
 from service.batching.latency import LatencyTable
-from service.batching.runners import RunnerPool
+from service.batching.runners import RunnerPool, RunningBatch
 from service.batching.ticket import Priority
 from service.errors import (
     DeadlineExceededError,
@@ -83,7 +83,7 @@ def test_high_priority_passes_low_but_for_the_batch_that_may_have_begun():
 def test_the_batch_that_runs_counts_with_what_is_left_of_it():
     latencies = LatencyTable([(1, 1.0), (2, 2.0)])
     device = Device()
-    device.running = lambda: [(latencies, 2, 0.5)]
+    device.running = lambda: [RunningBatch(latencies, 2, 0.5)]
     gate = ImageGate(100, max_batch=2, latencies=latencies, device=device)
     with gate.admit(2):
         assert planned(gate, 1) == 1.5

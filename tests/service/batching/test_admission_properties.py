@@ -30,6 +30,7 @@ from stage import Clock, simulated_time
 from service.batching.admission import Device, ImageGate
 from service.batching.latency import LatencyTable
 from service.batching.queue import TicketQueue
+from service.batching.runners import RunningBatch
 from service.batching.ticket import Priority, Ticket
 from service.errors import DeadlineUnreachableError
 
@@ -89,7 +90,7 @@ class Simulation:
         self.loop = asyncio.new_event_loop()  # never run; futures need one
         device = Device(runners)
         device.running = lambda: [
-            (batch.model.table, len(batch.tickets), max(0.0, batch.end - clock.now))
+            RunningBatch(batch.model.table, len(batch.tickets), max(0.0, batch.end - clock.now))
             for batch in self.running
         ]
         self.models: list[Model] = []

@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Callable
 
 import numpy as np
 import pytest
-from engines import HeldEngine
+from engines import HeldEngine, first_pixels
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -18,7 +18,12 @@ from service.batching.jobs import JobQueue
 from service.batching.latency import LatencyTable
 from service.batching.runners import RunnerPool
 from service.batching.ticket import Answer, Priority, Ticket
-from service.errors import DeviceLostError, InferenceError, ModelUnavailableError
+from service.errors import (
+    DeviceLostError,
+    InferenceError,
+    ModelUnavailableError,
+    SessionFailedError,
+)
 from service.metrics import Metrics
 
 
@@ -199,23 +204,32 @@ def test_an_engine_error_reaches_every_waiter_and_the_next_batch_works():
     with_batcher(use)
 
 
-def test_a_lost_device_fails_all_that_waits_and_the_queue_takes_nothing_until_it_is_back():
+@pytest.mark.parametrize(
+    ("failure", "told"),
+    [
+        (SessionFailedError("CUDA failure 2: out of memory"), "loaded again"),
+        (DeviceLostError("CUDA failure 700"), "has to start again"),
+    ],
+)
+def test_a_failed_session_or_device_fails_all_that_waits_and_the_queue_takes_nothing_until_resumed(
+    failure, told
+):
     """A retry on it would only make it worse."""
 
     async def use(batcher, engine):
         losses = []
-        batcher.on_device_lost = losses.append
+        batcher.on_failure = losses.append
         engine.open.clear()
         first = submit(batcher, 1)
         await entered(engine)
         second = submit(batcher, 2, 3)
-        engine.fail_with = DeviceLostError("CUDA failure 700")
+        engine.fail_with = failure
         engine.open.set()
         results = await asyncio.gather(*first, *second, return_exceptions=True)
         assert [type(result) for result in results] == [ModelUnavailableError] * 3
-        assert [str(loss) for loss in losses] == ["CUDA failure 700"]
+        assert losses == [failure]
         assert engine.batches == [[1]]
-        with pytest.raises(ModelUnavailableError, match="loaded again"):
+        with pytest.raises(ModelUnavailableError, match=told):
             submit(batcher, 4)
         replacement = HeldEngine()
         batcher.resume(replacement)
@@ -229,20 +243,20 @@ def test_a_lost_device_fails_all_that_waits_and_the_queue_takes_nothing_until_it
 def test_a_device_lost_amid_a_retry_fails_the_images_that_are_left():
     async def use(batcher, engine):
         losses = []
-        batcher.on_device_lost = losses.append
+        batcher.on_failure = losses.append
         engine.open.clear()
         first = submit(batcher, 1)
         await entered(engine)
         rest = submit(batcher, 2, 3, 4)
         engine.open.set()
 
-        def run(images):
+        def run(images, outputs):
             values = [int(image.flat[0]) for image in images]
             if len(values) > 1:
                 raise RuntimeError("too many")
             if values == [3]:
                 raise DeviceLostError("CUDA failure 700")
-            return images.reshape(len(images), -1)[:, :1].astype(np.float32)
+            return first_pixels(images)
 
         engine.run = run
         results = await asyncio.gather(*first, *rest, return_exceptions=True)
@@ -258,10 +272,10 @@ def test_a_runner_that_loses_the_old_engine_late_leaves_the_new_one_alone():
 
     async def use(batcher, engine):
         losses = []
-        batcher.on_device_lost = losses.append
+        batcher.on_failure = losses.append
         late, go = HeldEngine(), threading.Event()
 
-        def run(images):
+        def run(images, outputs):
             value = int(images[0].flat[0])
             if value == 1:
                 assert go.wait(20)
@@ -280,23 +294,6 @@ def test_a_runner_that_loses_the_old_engine_late_leaves_the_new_one_alone():
         assert (await future).probabilities[0] == 5
 
     with_batcher(use, runners=2)
-
-
-def test_batches_are_filled_up_to_a_measured_size_where_the_table_says_so():
-    table = LatencyTable([(1, 1e-4), (2, 1e-4), (4, 1e-4)], padded=True)
-
-    async def use(batcher, engine):
-        engine.open.clear()
-        first = submit(batcher, 1)
-        await entered(engine)
-        rest = submit(batcher, 2, 3, 4)
-        engine.open.set()
-        answers = await asyncio.gather(*first, *rest)
-        assert [int(answer.probabilities[0]) for answer in answers] == [1, 2, 3, 4]
-        assert engine.batches == [[1], [2, 3, 4, 0]]
-        assert [answer.batch_size for answer in answers] == [1, 3, 3, 3]
-
-    with_batcher(use, latencies=table)
 
 
 def test_an_image_that_fails_its_batch_fails_alone():

@@ -34,6 +34,7 @@ class SharedPool(RuleBasedStateMachine):
         runners=st.integers(1, 4),
         decoders=st.integers(1, 4),
         max_batch=st.integers(1, 4),
+        serial=st.booleans(),
     )
     def begin(self, tables: list[list[float]], **limits: int) -> None:
         self.exits = contextlib.ExitStack()

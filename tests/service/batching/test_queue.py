@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from service.batching.admission import Device, ImageGate
 from service.batching.latency import LatencyTable
 from service.batching.queue import TicketQueue
+from service.batching.runners import RunningBatch
 from service.batching.ticket import Priority, Ticket
 from service.errors import DeadlineUnreachableError
 
@@ -153,7 +154,7 @@ def test_what_is_admitted_as_feasible_is_answered_in_time(arrivals, max_batch):
         now = free_at = 0.0
         running: list[Ticket] = []
         places: dict[int, contextlib.ExitStack] = {}
-        device.running = lambda: [(latencies, len(running), max(0.0, free_at - now))]
+        device.running = lambda: [RunningBatch(latencies, len(running), max(0.0, free_at - now))]
         for gap, spare in arrivals:
             later = now + gap
             while (running or len(simulation.queue)) and free_at <= later:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from xml.etree import ElementTree as ET
 
@@ -16,7 +16,9 @@ from images import colored
 
 from service.bench.cli import run_bench
 from service.bench.errors import ReferenceAnswerError, TargetError
-from service.engine.onnx import OnnxEngine
+from service.contract import PROBABILITIES
+from service.engine.base import Outputs, Pixels
+from service.engine.cpu import CpuEngine
 
 Bench = Callable[..., dict]
 
@@ -99,16 +101,16 @@ def test_a_trace_is_replayed_arrival_by_arrival(bench, serve, tmp_path):
 
 def test_a_server_that_begins_to_answer_wrongly_is_found_out(bench, serve, monkeypatch):
     """The status of the program says so too."""
-    right, calls = OnnxEngine.run, 0
+    right, calls = CpuEngine.run, 0
 
-    def turning(engine: OnnxEngine, images: np.ndarray) -> np.ndarray:
+    def turning(engine: CpuEngine, pixels: Pixels, outputs: Sequence[str]) -> Outputs:
         nonlocal calls
         calls += 1
-        answer = right(engine, images)
-        return answer if calls <= 3 + 4 else np.roll(answer, 1, axis=1)
+        answer = right(engine, pixels, outputs)[PROBABILITIES]
+        return {PROBABILITIES: answer if calls <= 3 + 4 else np.roll(answer, 1, axis=1)}
 
     client = serve()
-    monkeypatch.setattr(OnnxEngine, "run", turning)
+    monkeypatch.setattr(CpuEngine, "run", turning)
     # The reference answers and a few of the load's are right.
     (run,) = bench(client, expect_status=1, clients=2, warm_up=0)["runs"]
     assert run["ok"] > 0

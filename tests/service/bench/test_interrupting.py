@@ -6,18 +6,17 @@ import itertools
 import json
 import os
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 from images import colored
 
-from service.bench import limits
-from service.bench import run as bench_run
+from service.bench import generator, limits
 from service.bench.cli import run_bench
-from service.engine.onnx import OnnxEngine
+from service.engine.base import Outputs, Pixels
+from service.engine.cpu import CpuEngine
 
 INTERRUPTED = 130
 
@@ -37,30 +36,30 @@ def interrupt_after(monkeypatch) -> Callable[[int], None]:
     """Gives a function that has the program interrupted when so many batches were run."""
 
     def arrange(batches: int) -> None:
-        run, calls = OnnxEngine.run, 0
+        run, calls = CpuEngine.run, 0
 
-        def counting(engine: OnnxEngine, images: np.ndarray) -> np.ndarray:
+        def counting(engine: CpuEngine, pixels: Pixels, outputs: Sequence[str]) -> Outputs:
             nonlocal calls
             calls += 1
             if calls == batches:
                 os.kill(os.getpid(), signal.SIGINT)
-            return run(engine, images)
+            return run(engine, pixels, outputs)
 
-        monkeypatch.setattr(OnnxEngine, "run", counting)
+        monkeypatch.setattr(CpuEngine, "run", counting)
 
     return arrange
 
 
 def test_the_finished_runs_of_a_sweep_are_reported(flags, serve, monkeypatch, capsys):
     """The second run is interrupted before it has anything to tell."""
-    slow, begun, run_open = 40, itertools.count(1), bench_run.run_open
+    slow, begun, run_open = 40, itertools.count(1), generator.run_open
 
     async def interrupted(*given: Any) -> None:
         if next(begun) == 2:
             signal.raise_signal(signal.SIGINT)
         await run_open(*given)
 
-    monkeypatch.setattr(bench_run, "run_open", interrupted)
+    monkeypatch.setattr(generator, "run_open", interrupted)
     url = str(serve().base_url)
     flags |= {"url": url, "mode": "poisson", "sweep": f"{slow},400", "duration": "0.5"}
     assert run_bench(flags) == INTERRUPTED
@@ -88,6 +87,23 @@ def test_a_long_run_is_reported_up_to_the_interruption(flags, serve, interrupt_a
     assert run["generator"]["cpu_s"] > 0
     assert run["server"]["cpu_s"] is None or run["server"]["cpu_s"] > 0
     assert "100 arrivals/s (interrupted)" in capsys.readouterr().out
+
+
+def test_a_run_is_reported_that_was_just_over(flags, serve, monkeypatch):
+    """What came of it is being gathered, which of long runs takes its time."""
+    close = generator.Sender.close
+
+    async def interrupted(sender: generator.Sender) -> generator.Outcome:
+        signal.raise_signal(signal.SIGINT)
+        return await close(sender)
+
+    monkeypatch.setattr(generator.Sender, "close", interrupted)
+    flags |= {"url": str(serve().base_url), "duration": "0.3"}
+    assert run_bench(flags) == INTERRUPTED
+    (run,) = json.loads(Path(flags["json_file"]).read_text())["runs"]
+    assert run["interrupted"]
+    assert run["errors"] == {}
+    assert run["ok"] > 0
 
 
 def test_the_load_is_reported_when_the_limits_are_interrupted(flags, serve, monkeypatch):

@@ -12,6 +12,7 @@ import pytest
 from service.bench import limits, rates
 from service.bench.cli import run_bench
 from service.bench.pipeline import load_pipeline
+from service.engine.base import probabilities
 
 
 def test_layouts_have_at_most_two_threads_a_core():
@@ -48,11 +49,11 @@ def test_both_limits_are_measured_and_reported(model_folder, tmp_path, monkeypat
 
 
 def test_a_session_with_the_runtimes_defaults_gives_the_same_answers(model_folder):
-    pixels = np.random.default_rng(0).integers(0, 256, (3, 32, 32, 3), dtype=np.uint8)
+    pixels = [*np.random.default_rng(0).integers(0, 256, (3, 32, 32, 3), dtype=np.uint8)]
     answers = []
     for defaults in (False, True):
         pipeline = load_pipeline(model_folder / "color.onnx", threads=2, runtime_defaults=defaults)
-        answers.append(pipeline.engine.run(pixels))
+        answers.append(probabilities(pipeline.engine, pixels))
         pipeline.engine.close()
     np.testing.assert_allclose(*answers, atol=1e-5)
 

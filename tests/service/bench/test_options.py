@@ -68,6 +68,14 @@ def test_the_help_states_the_shape_of_bursts_and_every_flag(capsys):
         ({"path": "/classify", "top_k": "2"}, "own path"),
         ({"path": "/classify", "model": "m"}, "own path"),
         ({"no_deadline_header": True}, "goes with --deadline-ms"),
+        ({"processes": "-1"}, "--processes"),
+        ({"processes": "some"}, "--processes.*'some'"),
+        ({"processes": "1000", "clients": "1000"}, "--processes"),
+        ({"processes": "9"}, "--processes: each needs one of the 8 clients"),
+        (
+            {"processes": "3", "connections": "2", "mode": "poisson", "rate": "1"},
+            "--processes: each needs one of the 2 connections",
+        ),
         ({"clients": "0", "top_k": "0"}, "--clients.*--top-k|--top-k.*--clients"),
     ],
 )

@@ -28,6 +28,8 @@ class Peer(ThreadingHTTPServer):
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), Handler)
         self.label = {"id": "red", "label": "red", "index": 0, "probability": 0.75}
+        self.paths = {PATH}
+        self.got: object = {"detail": "Not Found"}
         self.asked: list[tuple[str, dict[str, str], bytes]] = []
 
     @property
@@ -44,10 +46,11 @@ class Handler(BaseHTTPRequestHandler):
         body = self.rfile.read(int(self.headers["Content-Length"]))
         headers = {name.lower(): value for name, value in self.headers.items()}
         self.server.asked.append((self.path, headers, body))
-        self._answer(200 if self.path == PATH else 404, {"results": [{"labels": [self._label()]}]})
+        status = 200 if self.path in self.server.paths else 404
+        self._answer(status, {"results": [{"labels": [self._label()]}]})
 
     def do_GET(self) -> None:
-        self._answer(404, {"detail": "Not Found"})
+        self._answer(404, self.server.got)
 
     def _label(self) -> dict[str, object]:
         return self.server.label
@@ -90,7 +93,7 @@ def bench(peer: Peer, tmp_path: Path):
 
 def test_a_path_is_posted_to_as_it_is_given(bench, peer):
     status, report = bench()
-    assert status == 0
+    assert (status, report["tolerance"]) == (0, 0.001)
     assert report["runs"][0]["errors"] == {}
     assert report["runs"][0]["ok"] > 0
     assert {(path, body) for path, _, body in peer.asked} == {(PATH, colored("red"))}
@@ -110,6 +113,21 @@ def test_a_server_without_metrics_can_be_measured(bench):
     assert report["runs"][0]["server"]["cpu_s"] is None
     assert report["runs"][0]["server"]["batch_sizes"] == {}
     assert set(report["server"]) == {"url", "detail"}
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        {}, [], "all", {"models": 3}, {"models": ["m", {"default": 1}]},
+        {"models": [{"default": True, "name": "m"}], "tolerance": "none", "classes": 0},
+    ],
+)  # fmt: skip
+def test_what_a_server_says_of_itself_in_another_form_is_passed_over(bench, peer, said):
+    """It says the same to every GET: as its list of models, and of one of them."""
+    peer.got, peer.paths = said, {"/v1/classify?top_k=1", "/v1/classify?top_k=2"}
+    status, report = bench(path=None)
+    assert (status, report["tolerance"]) == (0, 0.001)
+    assert report["runs"][0]["agreement"] == 1
 
 
 @pytest.mark.parametrize("sent", [True, False])

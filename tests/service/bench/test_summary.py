@@ -7,7 +7,7 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
-from service.bench.load import OK, Sample
+from service.bench.load import CHANGED_LABEL, OK, Sample
 from service.bench.summary import Window, cdf, parse_timing, series, spread, stages_ms, summarise
 
 WINDOW = Window(10.0, 12.0)
@@ -74,6 +74,15 @@ def test_errors_are_counted_by_kind_and_are_no_answers():
     assert figures["refusals"]["count"] == 2
     assert figures["refusals"]["latency_ms"]["max"] == pytest.approx(5)
     assert figures["refusals"]["from_sent_ms"]["max"] == pytest.approx(4)
+
+
+def test_a_changed_label_is_a_right_answer_that_lowers_the_agreement():
+    kinds = [OK, OK, CHANGED_LABEL, OK, "wrong_answer"]
+    figures = summarise([sample(10.1, 5, kind) for kind in kinds], WINDOW, None)
+    assert (figures["ok"], figures["changed_labels"], figures["agreement"]) == (4, 1, 0.75)
+    assert figures["errors"] == {"wrong_answer": 1}
+    assert figures["throughput_per_s"] == 2
+    assert summarise([sample(10.1, 5, "timeout")], WINDOW, None)["agreement"] is None
 
 
 def test_no_samples_give_a_report_all_the_same():

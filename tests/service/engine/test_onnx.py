@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
-import re
 import threading
 
 import numpy as np
 import onnx
 import onnxruntime
 import pytest
-from color_model import color_contract, color_graph, reference, write_color_model
+from color_model import WEIGHT, color_contract, color_graph, reference, write_color_model
 from onnx import TensorProto, helper
 from structlog.testing import capture_logs
 
 from service.contract import INPUT_NAME, METADATA_KEY, PROBABILITIES
 from service.engine import onnx as engine_module
-from service.engine.onnx import load_engine, may_run_on_gpu
-from service.errors import DeviceLostError, ModelFileError, ProviderError, StartupError
+from service.engine.base import probabilities
+from service.engine.onnx import CudaOptions, OnnxOpener, load_engine, may_run_on_gpu
+from service.errors import ModelFileError, ProviderError, StartupError
 from service.golden import golden_pattern
+
+BLACK = np.zeros((8, 8, 3), np.uint8)
 
 
 @pytest.fixture
@@ -48,8 +50,8 @@ def changed(tmp_path, change):
 @pytest.mark.parametrize("batch", [1, 2, 5, 8])
 def test_it_gives_each_image_of_a_batch_its_own_probabilities(model, batch):
     engine = load_engine(model, provider="cpu")
-    images = np.stack([golden_pattern(seed, 8) for seed in range(batch)])
-    answers = engine.run(images)
+    images = [golden_pattern(seed, 8) for seed in range(batch)]
+    answers = probabilities(engine, images)
     assert answers.dtype == np.float32
     assert answers.shape == (batch, 3)
     assert np.abs(answers - [reference(image) for image in images]).max() < 1e-5
@@ -72,12 +74,12 @@ def test_a_file_that_leaves_its_classes_open_has_no_number_of_them(tmp_path):
 
 def test_threads_may_run_batches_at_once(model):
     engine = load_engine(model, provider="cpu", intra_op_threads=1)
-    images = [golden_pattern(seed, 8)[None] for seed in range(8)]
+    images = [golden_pattern(seed, 8) for seed in range(8)]
     answers: dict[int, np.ndarray] = {}
 
     def work(seed: int) -> None:
         for _ in range(20):
-            answers[seed] = engine.run(images[seed])[0]
+            answers[seed] = probabilities(engine, [images[seed]])[0]
 
     threads = [threading.Thread(target=work, args=(seed,)) for seed in range(8)]
     for thread in threads:
@@ -85,21 +87,35 @@ def test_threads_may_run_batches_at_once(model):
     for thread in threads:
         thread.join()
     for seed in range(8):
-        assert np.abs(answers[seed] - reference(images[seed][0])).max() < 1e-5
+        assert np.abs(answers[seed] - reference(images[seed])).max() < 1e-5
 
 
 def test_a_wrong_batch_is_an_error_and_the_next_one_works(model):
     engine = load_engine(model, provider="cpu")
     with pytest.raises(Exception, match="input data type"):
-        engine.run(np.zeros((1, 8, 8, 3), np.float32))
-    assert engine.run(np.zeros((1, 8, 8, 3), np.uint8)).shape == (1, 3)
+        probabilities(engine, [np.zeros((8, 8, 3), np.float32)])
+    assert probabilities(engine, [BLACK]).shape == (1, 3)
+
+
+@pytest.mark.parametrize("count", [1, 3])
+def test_the_outputs_that_are_asked_for_are_given_and_no_others(tmp_path, count):
+    engine = load_engine(write_color_model(tmp_path / "x.onnx", extra_outputs=True), provider="cpu")
+    pixels = [golden_pattern(seed, 8) for seed in range(count)]
+    answers = engine.run(pixels, ("embedding", "classifier_weight"))
+    assert {name: answer.shape for name, answer in answers.items()} == {
+        "embedding": (count, 3),
+        "classifier_weight": (3, 3),
+    }
+    np.testing.assert_array_equal(answers["classifier_weight"], WEIGHT)
+    with pytest.raises(Exception, match="logits2"):
+        engine.run(pixels, ("logits2",))
 
 
 def test_a_closed_engine_runs_nothing(model):
     engine = load_engine(model, provider="cpu")
     engine.close()
     with pytest.raises(AttributeError):
-        engine.run(np.zeros((1, 8, 8, 3), np.uint8))
+        probabilities(engine, [BLACK])
 
 
 def test_threads_are_as_many_as_asked_for_or_as_there_are_cpus(model, monkeypatch):
@@ -221,9 +237,10 @@ def fake_cuda(monkeypatch):
 
     def pretend(in_use: list[str] | Exception, driver_problem: str | None = None):
         def session(path, sess_options, providers, enable_fallback):
-            opened.append({"providers": providers, "enable_fallback": enable_fallback})
+            assert enable_fallback == 0, "ONNX Runtime would retry on the CPU by itself"
             if providers == ["CPUExecutionProvider"]:
                 return real(path, sess_options=sess_options, providers=providers)
+            opened.append(providers)
             if isinstance(in_use, Exception):
                 raise in_use
             return FakeSession(
@@ -268,14 +285,13 @@ def test_auto_on_a_build_for_the_cpu_is_the_cpu_without_a_word(model):
 @pytest.mark.parametrize("provider", ["cuda", "auto"])
 def test_where_cuda_works_it_is_used(model, fake_cuda, provider):
     opened = fake_cuda(CUDA)
-    engine = load_engine(model, provider=provider, device_id=1)
+    engine = load_engine(model, provider=provider, cuda=CudaOptions(device_id=1))
     assert engine.provider == "cuda"
-    (session,) = opened
-    (name, options), last = session["providers"]
+    assert engine.metadata[METADATA_KEY] == color_contract().model_dump_json()
+    assert engine.classes == 3
+    ((name, options), last) = opened[0]
     assert (name, last) == ("CUDAExecutionProvider", "CPUExecutionProvider")
     assert options["device_id"] == 1
-    assert options["use_tf32"] == 0, "off unless asked for"
-    assert session["enable_fallback"] == 0, "ONNX Runtime would retry on the CPU by itself"
 
 
 def test_a_gpu_may_be_used_with_cuda_and_a_driver_unless_the_cpu_was_asked_for(fake_cuda):
@@ -292,16 +308,68 @@ def test_a_build_for_the_cpu_uses_no_gpu():
     assert not may_run_on_gpu("auto")
 
 
-def test_tf32_is_on_when_asked_for(model, fake_cuda):
+@pytest.mark.parametrize(
+    ("precision", "tf32", "taken", "layout", "rounds"),
+    [
+        ("fp32", False, 0, "NCHW", False),
+        ("fp32", True, 1, "NHWC", True),
+        ("int8", False, 0, "NCHW", False),
+        ("int8", True, 1, "NHWC", True),
+        ("fp16", False, 1, "NHWC", False),
+        ("fp16", True, 1, "NHWC", False),
+    ],
+)
+def test_tensor_cores_are_used_for_fp16_and_for_float32_only_when_asked_for(
+    tmp_path, fake_cuda, precision, tf32, taken, layout, rounds
+):
+    """An fp16 file's operands have no more bits than TF32 keeps, so nothing is rounded there."""
     opened = fake_cuda(CUDA)
-    load_engine(model, provider="cuda", tf32=True)
-    assert opened[0]["providers"][0][1]["use_tf32"] == 1
+    path = write_color_model(tmp_path / "x.onnx", precision=precision)
+    engine = load_engine(path, provider="cuda", cuda=CudaOptions(tf32=tf32))
+    (_, options), _ = opened[0]
+    assert (options["use_tf32"], options["prefer_nhwc"]) == (taken, int(layout == "NHWC"))
+    assert engine.attested["layout"] == layout
+    assert engine.tf32 is rounds
+
+
+@pytest.mark.parametrize(("graphs", "taken"), [("auto", 1), ("off", 0)])
+def test_graphs_are_captured_unless_they_are_off(model, fake_cuda, graphs, taken):
+    opened = fake_cuda(CUDA)
+    engine = load_engine(model, provider="cuda", cuda=CudaOptions(graphs=graphs))
+    assert opened[0][0][1]["enable_cuda_graph"] == taken
+    assert engine.attested["cuda_graphs"] is bool(taken)
+
+
+def test_an_output_that_only_the_contract_has_is_refused(tmp_path, fake_cuda):
+    fake_cuda(CUDA)
+    path = write_color_model(tmp_path / "x.onnx", optional_outputs=("embedding",))
+    assert "names embedding" in refusal(path, provider="cuda")
+
+
+def test_models_of_one_opener_share_the_gpus_thread_which_ends_with_it(model, fake_cuda):
+    fake_cuda(CUDA)
+    opener = OnnxOpener("cuda", CudaOptions(device_id=3))
+    assert opener.may_use_gpu()
+    engines = [opener.open(model, intra_op_threads=1) for _ in range(2)]
+    assert [thread.name for thread in threading.enumerate()].count("gpu-3") == 1
+    assert opener.trouble(60) == {}
+    for engine in engines:
+        engine.close()
+    opener.close(10)
+    assert "gpu-3" not in [thread.name for thread in threading.enumerate()]
+
+
+def test_an_engine_without_an_opener_ends_its_gpus_thread_itself(model, fake_cuda):
+    fake_cuda(CUDA)
+    engine = load_engine(model, provider="cuda", cuda=CudaOptions(device_id=4))
+    engine.close()
+    assert "gpu-4" not in [thread.name for thread in threading.enumerate()]
 
 
 def test_the_cpu_is_used_when_asked_for_even_if_cuda_works(model, fake_cuda):
     opened = fake_cuda(CUDA)
     assert load_engine(model, provider="cpu").provider == "cpu"
-    assert opened == [{"providers": ["CPUExecutionProvider"], "enable_fallback": 0}]
+    assert opened == []
 
 
 def test_a_missing_driver_is_told_before_onnx_runtime_tries(model, fake_cuda):
@@ -328,7 +396,7 @@ def test_a_silent_fall_to_the_cpu_is_logged_when_any_provider_will_do(model, fak
     with capture_logs() as logs:
         engine = load_engine(model, provider="auto")
     assert engine.provider == "cpu"
-    assert engine.run(np.zeros((1, 8, 8, 3), np.uint8)).shape == (1, 3)
+    assert probabilities(engine, [BLACK]).shape == (1, 3)
     (entry,) = logs
     assert (entry["event"], entry["log_level"]) == ("serving_on_cpu", "warning")
     assert "fell back to the CPU" in entry["detail"]
@@ -349,30 +417,6 @@ def test_a_cuda_that_fails_is_logged_when_any_provider_will_do(model, fake_cuda)
     with capture_logs() as logs:
         assert load_engine(model, provider="auto").provider == "cpu"
     assert [entry["event"] for entry in logs] == ["serving_on_cpu"]
-
-
-@pytest.mark.parametrize(
-    ("message", "lost"),
-    [
-        ("CUDA failure 700: an illegal memory access was encountered ; GPU=0", True),
-        ("Non-zero status code ... CUDNN failure 5003: CUDNN_STATUS_EXECUTION_FAILED", True),
-        ("CUBLAS failure 13: CUBLAS_STATUS_EXECUTION_FAILED", True),
-        ("CUDA failure 2: out of memory ; GPU=0", False),
-        ("CUBLAS failure 3: CUBLAS_STATUS_ALLOC_FAILED ; GPU=0", False),
-        ("CUDNN failure 4: CUDNN_STATUS_ALLOCATION_FAILED ; GPU=0", False),
-        ("BFCArena::AllocateRawInternal Available memory of 0 is smaller than requested", False),
-    ],
-)
-def test_a_lost_gpu_is_told_from_one_that_is_only_full(model, fake_cuda, message, lost):
-    fake_cuda(CUDA)
-    engine = load_engine(model, provider="cuda")
-
-    def run(*_):
-        raise RuntimeError(message)
-
-    engine._session.run = run
-    with pytest.raises(DeviceLostError if lost else RuntimeError, match=re.escape(message)):
-        engine.run(np.zeros((1, 8, 8, 3), np.uint8))
 
 
 @pytest.mark.parametrize("provider", ["cuda", "auto"])

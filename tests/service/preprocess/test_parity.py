@@ -13,7 +13,8 @@ from images import encode, photo, plain_pixels
 from PIL import Image, ImageOps
 
 from service.contract import ModelContract, parse_contract
-from service.engine.onnx import OnnxEngine, load_engine
+from service.engine.base import Engine, probabilities
+from service.engine.onnx import load_engine
 from service.model_files import builtin_file
 from service.preprocess.decode import DecodePolicy, decode
 
@@ -23,7 +24,7 @@ DRAFT_RATIO = 4
 
 
 @pytest.fixture(scope="module")
-def engine() -> OnnxEngine:
+def engine() -> Engine:
     return load_engine(builtin_file().path, provider="cpu", intra_op_threads=1)
 
 
@@ -70,8 +71,8 @@ def test_probabilities_are_those_of_the_plain_pipeline(engine, contract, kind):
         PHOTOS[kind](photo(*size, seed=seed))
         for seed, size in enumerate([(500, 375), (375, 500), (333, 500), (640, 217), (100, 90)])
     ]
-    expected = engine.run(np.stack([plainly(data, contract) for data in photos]))
-    answers = engine.run(np.stack([served(data, contract) for data in photos]))
+    expected = probabilities(engine, [plainly(data, contract) for data in photos])
+    answers = probabilities(engine, [served(data, contract) for data in photos])
     worst = float(np.abs(answers - expected).max())
     report(worst)
     assert worst < 1e-3
@@ -92,8 +93,8 @@ def test_a_photo_of_common_size_is_decoded_whole(contract):
 def test_a_large_jpeg_decoded_at_reduced_size_keeps_its_top_label(engine, contract, seed, turn):
     """And no probability moves by more than 0.03; 40 real photos enlarged moved by up to 0.02."""
     data = turn(photo(2051, 1537, seed), image_format="JPEG", quality=90)
-    expected = engine.run(np.stack([plainly(data, contract)]))[0]
-    reduced = engine.run(np.stack([served(data, contract, DRAFT_RATIO)]))[0]
+    expected = probabilities(engine, [plainly(data, contract)])[0]
+    reduced = probabilities(engine, [served(data, contract, DRAFT_RATIO)])[0]
     worst = float(np.abs(reduced - expected).max())
     report(worst)
     assert worst > 0, "it was decoded at reduced size"

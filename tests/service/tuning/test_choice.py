@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import json
-from functools import partial
 
-import numpy as np
 import pytest
 from color_model import write_color_model
+from engines import FakeEngine, FakeOpener
 from structlog.testing import capture_logs
 
 from service.engine.onnx import load_engine
@@ -52,11 +51,14 @@ def trials(monkeypatch):
     return asked
 
 
-def chosen(path, cache: ProfileCache | None = None, models: int = 1, **settings) -> Choice:
-    engines = OneEngine(partial(load_engine, path), "cpu")
+def chosen(
+    path, cache: ProfileCache | None = None, models: int = 1, opener=None, **settings
+) -> Choice:
+    opener = opener or FakeOpener(load_engine)
     return choose_layout(
         path,
-        engines,
+        opener,
+        OneEngine(opener, path),
         Settings.model_validate({"provider": "cpu"} | settings),
         models=models,
         cache=cache or ProfileCache(None),
@@ -151,19 +153,17 @@ def test_figures_of_a_busy_machine_are_used_and_not_kept(model, cache, monkeypat
 def test_a_model_that_can_not_run_gets_a_runner_for_each_cpu(model, cache, tmp_path):
     """What is wrong with it is told by its warm-up, and the others are served."""
 
-    def broken(**options):
-        engine = load_engine(model, **options)
+    def broken(path, **options):
+        engine = load_engine(path, **options)
 
-        def run(images):
+        def run(pixels, outputs):
             raise RuntimeError("out of memory")
 
         engine.run = run
         return engine
 
     with capture_logs() as logs:
-        choice = choose_layout(
-            model, OneEngine(broken, "cpu"), Settings(provider="cpu"), models=1, cache=cache
-        )
+        choice = chosen(model, cache, opener=FakeOpener(broken))
     assert (choice.layout, choice.source, list(choice.trials)) == (TWO_ONES, "default", [])
     assert ("layout_not_measured", "out of memory") in [
         (entry["event"], entry.get("detail")) for entry in logs
@@ -179,13 +179,10 @@ def test_a_file_that_is_refused_is_refused_as_ever(tmp_path, model):
         chosen(model)
 
 
-class OnGpu:
+class OnGpu(FakeEngine):
     """Stands for an engine on a GPU, which is not to be had here."""
 
-    provider, tf32 = "cuda", False
-
-    def run(self, images):
-        return np.zeros((len(images), 3), np.float32)
+    provider = "cuda"
 
     def close(self) -> None:
         raise AssertionError("opened once, and kept")
@@ -194,24 +191,23 @@ class OnGpu:
 @pytest.mark.parametrize(
     ("given", "layout", "source"),
     [
-        ({}, Layout(1, 1), "default"),
-        ({"runners": 2}, Layout(2, 1), "settings"),
-        ({"intra_op_threads": 2}, Layout(1, 2), "settings"),
+        ({}, Layout(2, 1), "default"),
+        ({"runners": 1}, Layout(1, 1), "settings"),
+        ({"intra_op_threads": 2}, Layout(2, 2), "settings"),
     ],
 )
-def test_a_gpu_has_one_runner_unless_told_otherwise(
-    model, trials, monkeypatch, given, layout, source
+def test_a_gpu_has_two_batches_under_way_unless_told_otherwise(
+    model, trials, given, layout, source
 ):
-    monkeypatch.setattr(choice_module, "may_run_on_gpu", lambda provider: provider != "cpu")
-    engines = OneEngine(lambda **_: OnGpu(), "auto")
-    settings = Settings.model_validate(given)
-    choice = choose_layout(model, engines, settings, models=1, cache=ProfileCache(None))
+    """One is computed while the other is stacked and copied."""
+    engine = OnGpu()
+    opener = FakeOpener(lambda *_, **__: engine, "auto", on_gpu=True)
+    choice = chosen(model, opener=opener, provider="auto", **given)
     assert (choice.layout, choice.source) == (layout, source)
     assert trials == []
-    engines.with_threads(layout.intra_op_threads)
 
 
-def test_a_gpu_that_does_not_work_leaves_the_cpu_to_be_tried(model, trials, monkeypatch):
-    monkeypatch.setattr(choice_module, "may_run_on_gpu", lambda provider: True)
-    assert chosen(model, provider="auto").source == "measured"
+def test_a_gpu_that_does_not_work_leaves_the_cpu_to_be_tried(model, trials):
+    opener = FakeOpener(load_engine, "auto", on_gpu=True)
+    assert chosen(model, opener=opener, provider="auto").source == "measured"
     assert trials == [[TWO_ONES, ONE_TWO]]

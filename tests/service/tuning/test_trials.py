@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import threading
-from functools import partial
+from pathlib import Path
 
 import numpy as np
 import pytest
 from color_model import write_color_model
+from engines import FakeEngine, FakeOpener, answered
 
+from service.engine.base import probabilities
 from service.engine.onnx import load_engine
 from service.golden import golden_pattern
 from service.tuning import trials as trials_module
@@ -22,13 +24,12 @@ LAYOUTS = [Layout(2, 1), Layout(1, 2), Layout(2, 3)]
 class Watched:
     """Opens engines, and counts what becomes of them."""
 
-    def __init__(self, path) -> None:
-        self.path = path
+    def __init__(self) -> None:
         self.opened: list[tuple[str, int]] = []
         self.open_now = self.most_open = 0
 
-    def __call__(self, *, provider, intra_op_threads):
-        engine = load_engine(self.path, provider=provider, intra_op_threads=intra_op_threads)
+    def __call__(self, path, *, provider, intra_op_threads):
+        engine = load_engine(path, provider=provider, intra_op_threads=intra_op_threads)
         self.opened.append((provider, intra_op_threads))
         self.open_now += 1
         self.most_open = max(self.most_open, self.open_now)
@@ -48,58 +49,53 @@ def model(tmp_path):
 
 
 @pytest.fixture
-def watched(model):
-    return Watched(model)
+def watched():
+    return Watched()
 
 
-def test_each_layout_has_its_figures(watched):
-    trials = try_out(LAYOUTS, OneEngine(watched, "cpu"), IMAGE, max_batch=8)
+def test_each_layout_has_its_figures(watched, model):
+    trials = try_out(LAYOUTS, OneEngine(FakeOpener(watched), model), IMAGE, max_batch=8)
     assert [trial.layout for trial in trials] == LAYOUTS
     assert all(trial.images_per_s > 0 and trial.lone_s > 0 for trial in trials)
 
 
-def test_they_are_tried_there_and_back_and_one_session_is_open_at_a_time(watched):
-    try_out(LAYOUTS, OneEngine(watched, "cpu"), IMAGE, max_batch=8)
+def test_they_are_tried_there_and_back_and_one_session_is_open_at_a_time(watched, model):
+    try_out(LAYOUTS, OneEngine(FakeOpener(watched), model), IMAGE, max_batch=8)
     assert [threads for _, threads in watched.opened] == [1, 2, 3, 2, 1]
     assert watched.most_open == 1
 
 
-def test_a_model_that_takes_long_is_tried_once(watched, monkeypatch):
+def test_a_model_that_takes_long_is_tried_once(watched, model, monkeypatch):
     monkeypatch.setattr(trials_module, "_NO_WAY_BACK_S", -1.0)
-    trials = try_out(LAYOUTS, OneEngine(watched, "cpu"), IMAGE, max_batch=8)
+    trials = try_out(LAYOUTS, OneEngine(FakeOpener(watched), model), IMAGE, max_batch=8)
     assert [threads for _, threads in watched.opened] == [1, 2, 3]
     assert len(trials) == 3
     assert not any(trial.steady for trial in trials), "nothing confirms a single result"
 
 
-class Counting:
+class Counting(FakeEngine):
     """An engine that notes sizes and callers."""
 
-    provider = "cpu"
-
     def __init__(self) -> None:
-        self.sizes: set[int] = set()
+        self.ran: set[int] = set()
         self.inside = self.most_inside = 0
         self.lock = threading.Lock()
         self.callers: set[int] = set()
 
-    def run(self, images):
+    def run(self, pixels, outputs):
         with self.lock:
             self.inside += 1
             self.most_inside = max(self.most_inside, self.inside)
-            self.sizes.add(len(images))
+            self.ran.add(len(pixels))
             self.callers.add(threading.get_ident())
-        answers = np.zeros((len(images), 3), np.float32)
+        answers = answered(np.zeros((len(pixels), 3), np.float32))
         with self.lock:
             self.inside -= 1
         return answers
 
-    def close(self) -> None:
-        pass
-
 
 def tried(engine: Counting, *layouts: Layout, max_batch: int = 8):
-    engines = OneEngine(lambda **_: engine, "cpu")
+    engines = OneEngine(FakeOpener(lambda *_, **__: engine), Path("a.onnx"))
     return try_out(layouts, engines, IMAGE, max_batch=max_batch)
 
 
@@ -107,14 +103,14 @@ def tried(engine: Counting, *layouts: Layout, max_batch: int = 8):
 def test_single_images_and_a_small_batch_are_tried(max_batch, sizes):
     engine = Counting()
     tried(engine, Layout(2, 1), max_batch=max_batch)
-    assert engine.sizes == sizes
+    assert engine.ran == sizes
 
 
 def test_a_slow_model_is_tried_with_single_images_only(monkeypatch):
     monkeypatch.setattr(trials_module, "_LONGEST_BATCH_S", 0.0)
     engine = Counting()
     tried(engine, Layout(2, 1))
-    assert engine.sizes == {1}
+    assert engine.ran == {1}
 
 
 def test_never_more_callers_than_runners():
@@ -130,13 +126,13 @@ def test_whichever_caller_fails_the_others_end_and_its_error_is_raised(which):
     engine = Counting()
     callers: dict[int, int] = {}
 
-    def run(images):
+    def run(pixels, outputs):
         if threading.current_thread() is not threading.main_thread():
             with engine.lock:
                 number = callers.setdefault(threading.get_ident(), len(callers))
             if number == which:
                 raise RuntimeError("no memory")
-        return np.zeros((len(images), 3), np.float32)
+        return answered(np.zeros((len(pixels), 3), np.float32))
 
     engine.run = run
     with pytest.raises(RuntimeError, match="no memory"):
@@ -172,18 +168,20 @@ def test_results_that_agree_are_steady_and_the_better_counts(monkeypatch):
     assert (trial.images_per_s, trial.steady) == (95.0, True)
 
 
-def test_an_engine_is_kept_for_the_same_number_of_threads_and_opened_anew_for_another(watched):
-    engines = OneEngine(watched, "cpu")
+def test_an_engine_is_kept_for_the_same_number_of_threads_and_opened_anew_for_another(
+    watched, model
+):
+    engines = OneEngine(FakeOpener(watched), model)
     one = engines.with_threads(1)
     assert engines.with_threads(1) is one
     two = engines.with_threads(2)
     assert two is not one
     assert watched.open_now == 1
-    assert two.run(IMAGE[np.newaxis]).shape == (1, 3)
+    assert probabilities(two, [IMAGE]).shape == (1, 3)
 
 
-def test_where_auto_came_to_the_cpu_the_gpu_is_not_tried_again(watched):
-    engines = OneEngine(watched, "auto")
+def test_where_auto_came_to_the_cpu_the_gpu_is_not_tried_again(watched, model):
+    engines = OneEngine(FakeOpener(watched, "auto"), model)
     engines.with_threads(1)
     engines.with_threads(2)
     assert watched.opened == [("auto", 1), ("cpu", 2)]
@@ -192,12 +190,12 @@ def test_where_auto_came_to_the_cpu_the_gpu_is_not_tried_again(watched):
 def test_what_opens_an_engine_may_fail_and_succeed_later(model):
     broken = True
 
-    def open_engine(**options):
+    def open_engine(path, **options):
         if broken:
             raise RuntimeError("no memory")
-        return partial(load_engine, model)(**options)
+        return load_engine(path, **options)
 
-    engines = OneEngine(open_engine, "cpu")
+    engines = OneEngine(FakeOpener(open_engine), model)
     with pytest.raises(RuntimeError, match="no memory"):
         engines.with_threads(1)
     broken = False

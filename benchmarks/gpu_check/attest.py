@@ -1,0 +1,77 @@
+"""attest: the provider is the one asked for, and its answers are the model's."""
+
+from __future__ import annotations
+
+from functools import partial
+
+import numpy as np
+
+from gpu_check.context import SIZES, Context, pixels_of
+from gpu_check.report import Part
+from service.contract import PROBABILITIES, ModelContract
+from service.engine.base import Engine, probabilities
+from service.engine.cpu import CpuEngine
+from service.engine.cuda import CudaEngine, GpuModel
+from service.engine.gpu import Gpu
+from service.golden import check_golden, tolerance_in_force
+
+_KINDS = {"fp32": ("fp32", False), "fp32 with --tf32": ("fp32", True), "fp16": ("fp16", False)}
+
+
+def run(context: Context, part: Part) -> None:
+    """Check the golden cases in each precision, and graphs against plain runs."""
+    wanted = "cuda" if context.gpu else "cpu"
+    for title, (precision, tf32) in _KINDS.items():
+        if tf32 and not context.gpu:
+            part.skip(f"{title}: golden cases")
+            continue
+        with context.opened(precision, tf32=tf32) as (engine, contract):
+            part.check(f"{title}: provider", engine.provider, wanted, ok=engine.provider == wanted)
+            if context.gpu:
+                graphs = engine.attested["cuda_graphs"]
+                part.check(f"{title}: CUDA graphs", str(graphs), "True", ok=graphs is True)
+                part.note(f"{title}: taken", str(dict(engine.attested)))
+            reports = [check_golden(engine, contract, size) for size in SIZES]
+            worst = max(report.max_abs_diff for report in reports)
+            part.at_most(
+                f"{title}: golden cases, largest difference", worst,
+                tolerance_in_force(engine, contract),
+            )  # fmt: skip
+            if context.gpu:
+                with context.opened(precision, tf32=tf32, graphs=False) as (plain, _):
+                    _compare(part, f"{title}: graphs against plain runs", engine, plain, contract)
+    _bound_on_cpu(context, part)
+
+
+def _bound_on_cpu(context: Context, part: Part) -> None:
+    """Run the code that binds buffers on the CPU provider, against a plain session's answers."""
+    with Context(context.folder, gpu=False).opened("fp32") as (plain, contract):
+        assert isinstance(plain, CpuEngine)  # noqa: S101
+        session, side = plain._session, contract.preprocessing.crop
+        gpu = Gpu(0, lambda _: None)
+        bound = CudaEngine(
+            gpu,
+            GpuModel(contract.name, {}, None, side, (PROBABILITIES,), "NCHW", tf32=False),
+            lambda _: session,
+            graphs=False,
+            batches=2,
+            device="cpu",
+            owns_gpu=True,
+        )
+        try:
+            bound.prepare(SIZES)
+            _compare(part, "bound buffers on the CPU against plain runs", bound, plain, contract)
+        finally:
+            bound.close()
+
+
+def _compare(part: Part, what: str, one: Engine, other: Engine, contract: ModelContract) -> None:
+    """Compare answers to the bit, at each size and in between, where both pad alike."""
+    same = []
+    for count in (1, 5, 8, 30, 32):
+        pixels = pixels_of(contract, count, seed=count)
+        padded = next(size for size in SIZES if size >= count)
+        fill = pixels + [np.zeros_like(pixels[0])] * (padded - count)
+        ask = partial(probabilities, pixels=fill)
+        same.append(bool(np.array_equal(ask(one)[:count], ask(other)[:count])))
+    part.check(what, "equal" if all(same) else f"differ: {same}", "equal to the bit", ok=all(same))

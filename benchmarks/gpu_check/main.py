@@ -1,0 +1,139 @@
+"""Runs the parts, each in a process of its own: one that loses its device costs no other."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import json
+import shlex
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from gpu_check.context import Context, has_gpu
+from gpu_check.report import Part, render
+from service.bench.machine import describe_machine
+from service.engine.providers import gpu_name, prepare_runtime
+
+PARTS = {
+    "attest": "provider, golden cases in fp32, TF32 and fp16, graphs against plain runs",
+    "sizes": "batch sizes alternating against repeated, the engine beside a bare loop",
+    "serve": "answers a second with 1, 8, 64 and 256 clients, then before a simulated engine",
+    "loss": "an error that sticks to the CUDA context, provoked in a child server",
+    "memory": "memory before and after 40 s of batches of mixed sizes",
+    "mixed": "two models at once",
+    "train": "a few steps in mixed precision",
+}
+PART_S = 60.0
+MODELS = Path(__file__).parents[1] / "models"
+_ROOT = Path(__file__).parents[2]
+_RESULT = "GPU-CHECK-RESULT "
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Do as the command line says; gives 1 if anything fell short."""
+    options = _parser().parse_args(argv)
+    if options.dry_run:
+        for name, what in PARTS.items():
+            print(f"{name:8} {what}")
+        return 0
+    prepare_runtime()
+    context = Context(options.models, has_gpu(), 0.1 if options.quick else 1.0)
+    if options.part:
+        print(_RESULT + json.dumps(_run_part(options.part, context).as_json()))
+        return 0
+    _make_models(context)
+    parts = []
+    for name in options.only or PARTS:
+        print(f"gpu-check: {name} ...", file=sys.stderr)
+        parts.append(_in_a_process(name, options))
+    machine = _machine(argv)
+    report = render(machine, parts)
+    print(report)
+    if options.output is not None:
+        options.output.write_text(report, encoding="utf-8")
+    if options.json is not None:
+        whole = {"machine": machine, "parts": [part.as_json() for part in parts]}
+        options.json.write_text(json.dumps(whole, indent=1) + "\n", encoding="utf-8")
+    return int(any(part.fell_short for part in parts))
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="scripts/gpu-check",
+        description="Verify and measure the service on a machine with a GPU, and write a report in "
+        "Markdown. Exit status 1 if anything falls short. Without a GPU, what needs none is run.",
+    )
+    add = parser.add_argument
+    add("--only", action="append", choices=PARTS, metavar="PART",
+        help=f"this part; may be given again ({', '.join(PARTS)})")  # fmt: skip
+    add("--json", type=Path, metavar="FILE", help="write all figures as JSON")
+    add("--output", type=Path, metavar="FILE", help="write the report to a file, too")
+    add("--models", type=Path, default=MODELS, metavar="FOLDER",
+        help="where the model files are, or are made [%(default)s]")  # fmt: skip
+    add("--quick", action="store_true",
+        help="measure for a tenth of the time: to see that everything runs")  # fmt: skip
+    add("--dry-run", action="store_true", help="list the parts and end")
+    add("--part", choices=PARTS, help=argparse.SUPPRESS)
+    return parser
+
+
+def _run_part(name: str, context: Context) -> Part:
+    part = Part(name)
+    started = time.perf_counter()
+    try:
+        importlib.import_module(f"gpu_check.{name}").run(context, part)
+    except Exception as error:  # noqa: BLE001 - it is this part's result
+        part.error = f"{type(error).__name__}: {error}"
+    part.seconds = time.perf_counter() - started
+    return part
+
+
+def _in_a_process(name: str, options: argparse.Namespace) -> Part:
+    command = [sys.executable, str(_ROOT / "scripts/gpu-check"), "--part", name,
+               "--models", str(options.models)]  # fmt: skip
+    if options.quick:
+        command.append("--quick")
+    started = time.perf_counter()
+    try:
+        done = subprocess.run(
+            command, check=False, capture_output=True, text=True, timeout=PART_S, errors="replace"
+        )
+    except subprocess.TimeoutExpired:
+        return Part(name, seconds=PART_S, error=f"it took longer than {PART_S:.0f} s")
+    for line in done.stdout.splitlines():
+        if line.startswith(_RESULT):
+            return Part.from_json(json.loads(line.removeprefix(_RESULT)))
+    tail = " ".join(done.stderr.split())[-500:]
+    return Part(
+        name,
+        seconds=time.perf_counter() - started,
+        error=f"ended with status {done.returncode}: {tail}",
+    )
+
+
+def _make_models(context: Context) -> None:
+    """Make the model files that are not there, which takes up to a minute each; needs PyTorch."""
+    missing = [name for name in context.names if not (context.folder / f"{name}.onnx").exists()]
+    if not missing:
+        return
+    from models import RECIPES, make_model  # noqa: PLC0415 - imports PyTorch
+
+    context.folder.mkdir(parents=True, exist_ok=True)
+    for name in missing:
+        print(f"gpu-check: making {name}.onnx ...", file=sys.stderr)
+        make_model(name, RECIPES[name], context.folder)
+
+
+def _machine(argv: Sequence[str] | None) -> dict[str, Any]:
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    return {
+        **describe_machine(),
+        "gpu": gpu_name(0),
+        "date": datetime.now(UTC).strftime("%Y-%m-%d"),
+        "command": shlex.join(["scripts/gpu-check", *arguments]),
+    }

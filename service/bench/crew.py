@@ -1,0 +1,159 @@
+"""A generator of several processes: starts them, has them send together, gathers what came."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import socket
+import statistics
+import subprocess
+import sys
+from collections.abc import Sequence
+from types import TracebackType
+from typing import TypeVar
+
+from service.bench.channel import Channel, Done, Finish, Go, Ready
+from service.bench.errors import GeneratorError
+from service.bench.generator import Outcome, Tally, Work
+from service.bench.shares import Share
+from service.bench.summary import Window
+
+M = TypeVar("M")
+
+# Modules are found where this process finds them, and nowhere else.
+_CODE = (
+    "import sys; descriptor, *sys.path = sys.argv[1:]; "
+    "from service.bench.worker import main; main(int(descriptor))"
+)
+
+
+class Crew:
+    """A generator of so many processes, which are there while its context is entered.
+
+    With `tell` they say each second how it goes.
+    """
+
+    def __init__(self, work: Work, processes: int, *, tell: bool) -> None:
+        self._work, self.processes, self._tell = work, processes, tell
+        self._workers: list[_Worker] = []
+
+    async def __aenter__(self) -> Crew:
+        try:
+            for _ in range(self.processes):
+                self._workers.append(await _start_worker())
+            for worker in self._workers:
+                await worker.send(self._work)
+        except BaseException:
+            self._end()
+            raise
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:  # fmt: skip
+        self._end()
+
+    def _end(self) -> None:
+        for worker in self._workers:
+            worker.end()
+
+    async def open(self, shares: Sequence[Share]) -> None:
+        """Get ready for a run; the processes connect one after another, see `Pool.open`."""
+        for worker, share in zip(self._workers, shares, strict=True):
+            worker.tally = Tally()
+            await worker.send(share)
+            await worker.receive(Ready)
+
+    async def run(self, start: float, window: Window) -> None:
+        """Have all send from `start` on, and wait for the last answers."""
+        for worker in self._workers:
+            await worker.send(Go(start, window, self._tell))
+        await self._receive(Done)
+
+    def tally(self) -> Tally:
+        """Tell how it goes: the processes' latest tallies together, with the middle median."""
+        right, errors, in_flight, p50s = zip(*(w.tally for w in self._workers), strict=True)
+        known = [p50 for p50 in p50s if p50 is not None]
+        middle = statistics.median(known) if known else None
+        return Tally(sum(right), sum(errors), sum(in_flight), middle)
+
+    async def finish(self) -> list[Outcome]:
+        """Drop what is under way; returns what came until now, of each process."""
+        for worker in self._workers:
+            await worker.send(Finish())
+        return await self._receive(Outcome)
+
+    async def _receive(self, kind: type[M]) -> list[M]:
+        tasks = [asyncio.create_task(worker.receive(kind)) for worker in self._workers]
+        try:
+            return await asyncio.gather(*tasks)
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.wait(tasks)
+
+
+class _Worker:
+    """A process, seen from the one that started it."""
+
+    def __init__(self, process: subprocess.Popen[bytes], channel: Channel) -> None:
+        self._process, self._channel = process, channel
+        self.tally = Tally()
+
+    async def send(self, message: object) -> None:
+        """Send a message; raises `GeneratorError` when the process has ended."""
+        try:
+            await self._channel.send(message)
+        except ConnectionError as error:
+            raise self._died() from error
+
+    async def receive(self, kind: type[M]) -> M:
+        """Wait for a message of that kind; raises `GeneratorError` when the process has ended."""
+        while True:
+            try:
+                message = await self._channel.receive()
+            except EOFError as error:
+                raise self._died() from error
+            if isinstance(message, kind):
+                return message
+            if isinstance(message, Tally):
+                self.tally = message
+
+    def end(self) -> None:
+        """End the process at once; it has nothing to put in order."""
+        self._process.kill()
+        self._process.wait()
+        self._channel.close()
+
+    def _died(self) -> GeneratorError:
+        status = self._process.wait()
+        how = f"with status {status}" if status >= 0 else f"by {signal.Signals(-status).name}"
+        return GeneratorError(f"a process of the load generator was ended {how}")
+
+
+async def _start_worker() -> _Worker:
+    here, there = socket.socketpair()
+    with there:
+        channel = await Channel.over(here)
+        try:
+            return _Worker(_spawn(there.fileno()), channel)
+        except OSError as error:
+            channel.close()
+            raise GeneratorError(
+                f"a process of the load generator can't be started: {error.strerror}"
+            ) from error
+
+
+def _spawn(descriptor: int) -> subprocess.Popen[bytes]:
+    # Ctrl-C goes to all processes of a terminal. What is blocked here stays so in a new process
+    # from its first moment on; a Ctrl-C that comes meanwhile is only late here.
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        return subprocess.Popen(  # noqa: S603 - this program
+            [sys.executable, "-c", _CODE, str(descriptor), *sys.path],
+            pass_fds=[descriptor],
+            stdin=subprocess.DEVNULL,
+        )
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)

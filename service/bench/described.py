@@ -1,0 +1,68 @@
+"""What a server says of itself and of its model; one of another kind says little or nothing."""
+
+from __future__ import annotations
+
+import json
+from typing import Annotated, Any, NamedTuple
+from urllib.parse import quote
+
+from pydantic import BaseModel, Field, ValidationError
+
+from service.bench.options import BenchOptions
+from service.bench.target import Target
+from service.bench.wire import SerialClient
+
+_TIMEOUT_S = 10.0
+
+
+class ModelFacts(BaseModel):
+    """Of the model that is asked for; None is not told."""
+
+    classes: Annotated[int, Field(ge=1)] | None = None
+    tolerance: Annotated[float, Field(ge=0, lt=1)] | None = None
+    """How far a probability may be off, as the model is computed there."""
+
+
+class Described(NamedTuple):
+    """A server: `about` is what goes into the report."""
+
+    about: dict[str, Any]
+    model: ModelFacts
+
+
+async def describe_server(target: Target, options: BenchOptions) -> Described:
+    """Ask a server what it serves, and about the model that the options mean."""
+    client = SerialClient(target, _TIMEOUT_S)
+    try:
+        listed = await _read(client, target, "/v1/models")
+        name = options.model or _default_model(listed)
+        detail: dict[str, Any] = {}
+        if name is not None and options.path is None:  # no telling what answers at a --path
+            detail = await _read(client, target, f"/v1/models/{quote(name, '')}")
+    finally:
+        await client.close()
+    return Described({"url": f"http://{target.authority}", **listed}, _facts(detail))
+
+
+async def _read(client: SerialClient, target: Target, path: str) -> dict[str, Any]:
+    answer = await client.exchange(target.get(path))
+    try:
+        found = json.loads(answer.body)
+    except ValueError:
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _default_model(listed: dict[str, Any]) -> str | None:
+    models = listed.get("models")
+    for model in models if isinstance(models, list) else ():
+        if isinstance(model, dict) and model.get("default") is True:
+            return str(model.get("name"))
+    return None
+
+
+def _facts(detail: dict[str, Any]) -> ModelFacts:
+    try:
+        return ModelFacts.model_validate(detail)
+    except ValidationError:
+        return ModelFacts()

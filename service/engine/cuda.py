@@ -1,0 +1,258 @@
+"""Runs a model file on an NVIDIA GPU: every batch at a size that was made ready before."""
+
+from __future__ import annotations
+
+import bisect
+import queue
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, TypeVar
+
+import numpy as np
+import structlog
+from numpy.typing import NDArray
+
+from service.contract import CLASSIFIER_WEIGHT
+from service.engine.base import Outputs, Pixels
+from service.engine.bound import BoundSize, OpenSession, Place, Session, read_plainly, stated_shapes
+from service.engine.gpu import Gpu
+from service.engine.staging import PageableStaging, PinnedStaging, Staging
+from service.errors import (
+    DeviceLostError,
+    DeviceMemoryError,
+    ProviderError,
+    SessionFailedError,
+    first_line,
+)
+
+T = TypeVar("T")
+
+_END_S = 10.0
+
+_log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class GpuModel:
+    """What a model file says of itself, and how it is computed."""
+
+    name: str
+    metadata: Mapping[str, str]
+    classes: int | None
+    side: int
+    outputs: Sequence[str]
+    layout: str  # of the convolutions: "NCHW" or "NHWC"
+    tf32: bool
+
+
+class CudaEngine:
+    """One model file on one GPU; `prepare` it before it runs.
+
+    The GPU's thread makes the sessions, captures and runs; a batch is stacked and copied by the
+    thread that calls `run`, beside another batch, up to `batches` at a time.
+    """
+
+    provider = "cuda"
+
+    def __init__(
+        self,
+        gpu: Gpu,
+        model: GpuModel,
+        open_session: OpenSession,
+        *,
+        graphs: bool,
+        batches: int,
+        device: str = "cuda",
+        owns_gpu: bool = False,
+    ) -> None:
+        """Open the file; `owns_gpu` says that the GPU's thread ends with this engine.
+
+        `open_session` is called on the GPU's thread. Raises what it raises.
+        """
+        self.tf32, self.metadata, self.classes = model.tf32, model.metadata, model.classes
+        self.sizes: Sequence[int] = ()
+        self._gpu, self._model, self._open_session = gpu, model, open_session
+        self._place = Place(device, gpu.device_id, (model.side, model.side, 3))
+        self._batches, self._owns_gpu = batches, owns_gpu
+        self._graphs = graphs
+        self._spare: Session | None = None
+        self._bound: dict[int, BoundSize] = {}
+        self._stagings: list[Staging] = []
+        self._free_stagings: queue.SimpleQueue[Staging] = queue.SimpleQueue()
+        self._shapes: dict[str, list[int]] = {}
+        self._weight: NDArray[np.float32] | None = None
+        self._failed: SessionFailedError | None = None
+        gpu.call(self._open)
+
+    @property
+    def attested(self) -> Mapping[str, Any]:
+        """Graphs, layout and copies that are really in use."""
+        copies = self._stagings[0].kind if self._stagings else None
+        return {"cuda_graphs": self._graphs, "layout": self._model.layout, "copies": copies}
+
+    def prepare(self, sizes: Sequence[int]) -> None:
+        """Make ready for these sizes; no batch may run meanwhile."""
+        self._noting_failure(partial(self._gpu.call, partial(self._prepare, sorted({*sizes}))))
+
+    def run(self, pixels: Pixels, outputs: Sequence[str]) -> Outputs:
+        """Return the named outputs; `classifier_weight` [C, D] is the same for every batch."""
+        if self._failed is not None:
+            raise SessionFailedError(str(self._failed))
+        size = self._size_for(pixels)
+        staging = self._free_stagings.get()
+        try:
+            self._noting_failure(partial(self._gpu.guarded, partial(staging.fill, pixels)))
+            work = partial(self._run, staging, len(pixels), size, outputs)
+            return self._noting_failure(partial(self._gpu.call, work))
+        finally:
+            self._free_stagings.put(staging)
+
+    def close(self) -> None:
+        """Free the sessions and buffers, once the GPU's thread gets to it.
+
+        Of a lost GPU nothing is freed: the driver may hang in that, and the process is to end.
+        """
+        self._gpu.post(self._free)
+        if self._owns_gpu:
+            self._gpu.close(timeout_s=_END_S)
+
+    def _size_for(self, pixels: Pixels) -> int:
+        at = bisect.bisect_left(self.sizes, len(pixels))
+        if not len(pixels) or at == len(self.sizes):
+            raise ValueError(f"{len(pixels)} images; ready are batches of {list(self.sizes)}")
+        for image in pixels:
+            if image.shape != self._place.image or image.dtype != np.uint8:
+                raise ValueError(
+                    f"an image is {image.dtype} {list(image.shape)}, "
+                    f"the model takes uint8 {list(self._place.image)}"
+                )
+        return self.sizes[at]
+
+    def _noting_failure(self, work: Callable[[], T]) -> T:
+        try:
+            return work()
+        except SessionFailedError as error:
+            self._failed = error
+            raise
+
+    # On the GPU's thread.
+
+    def _open(self) -> None:
+        """Open the first session, without graphs if the file can't have them."""
+        if self._graphs:
+            try:
+                self._spare = self._open_session(True)
+            except ProviderError:
+                raise
+            except Exception as error:  # noqa: BLE001 - a plain session tells if it is the graphs
+                refusal = first_line(error)
+            else:
+                refusal = ""
+        if self._spare is None:
+            self._spare = self._open_session(False)
+            if self._graphs:
+                self._go_without_graphs(refusal)
+        names = [name for name in self._model.outputs if name != CLASSIFIER_WEIGHT]
+        shapes = stated_shapes(self._spare, names)
+        if shapes is None or CLASSIFIER_WEIGHT in self._model.outputs:
+            answers = read_plainly(
+                self._spare, self._model.outputs, self._place.image, graphs=self._graphs
+            )
+            self._weight = answers.pop(CLASSIFIER_WEIGHT, None)
+            shapes = {name: list(answer.shape[1:]) for name, answer in answers.items()}
+        self._shapes = shapes
+
+    def _prepare(self, sizes: Sequence[int]) -> None:
+        if self._failed is not None:
+            raise SessionFailedError(str(self._failed))
+        with self._gpu.copying:
+            self._bound = {size: self._bound[size] for size in sizes if size in self._bound}
+            refusal = self._bind(sizes)
+            if refusal is not None:
+                # What a capture left half done ends with its session, so that goes first.
+                self._spare, self._bound = None, {}
+                self._go_without_graphs(refusal)
+                self._bind(sizes)
+            if sizes[-1] != self._most_staged():
+                self._free_all_stagings()
+                self._make_stagings(sizes[-1])
+            self._gpu.note_memory(at_once=True)
+        self.sizes = tuple(sizes)
+
+    def _bind(self, sizes: Sequence[int]) -> str | None:
+        """Bind what is missing, the largest first; gives the reason when a capture failed.
+
+        The memory that a large batch needs between its layers serves the smaller ones, too.
+        """
+        for size in reversed(sizes):
+            if size in self._bound:
+                continue
+            try:
+                self._bound[size] = self._bind_one(size)
+            except Exception as error:
+                judged = self._gpu.judge(error)
+                fatal = isinstance(judged, DeviceLostError | DeviceMemoryError)
+                if not self._graphs or fatal:
+                    raise
+                return first_line(error)
+        return None
+
+    def _bind_one(self, size: int) -> BoundSize:
+        if self._graphs:
+            session = self._spare
+        else:
+            session, self._spare = self._spare, None
+        bound = BoundSize(
+            session or self._open_session(False),
+            size,
+            self._place,
+            self._shapes,
+            graph=self._graphs,
+        )
+        bound.run()
+        return bound
+
+    def _go_without_graphs(self, reason: str) -> None:
+        self._graphs = False
+        _log.warning("cuda_graphs_off", model=self._model.name, detail=reason)
+
+    def _make_stagings(self, most: int) -> None:
+        runtime = self._gpu.runtime
+        for _ in range(self._batches):
+            staging: Staging = (
+                PageableStaging(most, self._place.image)
+                if runtime is None
+                else PinnedStaging(self._gpu, runtime, most, self._place.image)
+            )
+            self._stagings.append(staging)
+            self._free_stagings.put(staging)
+
+    def _most_staged(self) -> int:
+        return self.sizes[-1] if self._stagings else 0
+
+    def _free_all_stagings(self) -> None:
+        """Free them, but for what a thread that hangs still holds."""
+        unused, self._free_stagings = self._free_stagings, queue.SimpleQueue()
+        self._stagings = []
+        while not unused.empty():
+            unused.get().free()
+
+    def _run(
+        self, staging: Staging, images: int, size: int, outputs: Sequence[str]
+    ) -> dict[str, NDArray[np.float32]]:
+        bound = self._bound[size]
+        staging.copy_to(bound.input, images)
+        bound.run()
+        self._gpu.note_memory()
+        return {
+            name: self._weight
+            if name == CLASSIFIER_WEIGHT and self._weight is not None
+            else bound.output(name, images)
+            for name in outputs
+        }
+
+    def _free(self) -> None:
+        self.sizes = ()
+        self._bound, self._spare = {}, None
+        self._free_all_stagings()

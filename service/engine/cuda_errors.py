@@ -1,0 +1,51 @@
+"""Which errors of CUDA leave the process without its GPU, and which only a session without use.
+
+ONNX Runtime has only the message, with the number of the error of CUDA, cuDNN or cuBLAS.
+
+Source: https://docs.nvidia.com/cuda/cuda-runtime-api/group__CUDART__TYPES.html (cudaError), which
+says of the sticky ones that "the process must be terminated and relaunched".
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+
+from service.errors import DeviceLostError, DeviceMemoryError, SessionFailedError, first_line
+
+_FAILURE = re.compile(
+    r"\b(?P<library>CUDA|CUDNN|CUDNN_FE|CUBLAS|CUBLASLT|CUFFT) failure (?P<code>\d+)", re.IGNORECASE
+)
+_FULL = re.compile(
+    r"out of memory|ALLOC(ATION)?_FAILED|Failed to allocate memory|AllocateRawInternal",
+    re.IGNORECASE,
+)
+_STICKY = frozenset({214, 220, 700, 702, 709, 710, *range(714, 720), 999})
+_OUT_OF_MEMORY = 2
+_CAPTURE = range(900, 911)
+
+
+def judge(
+    error: BaseException, device_error: Callable[[], int | None]
+) -> DeviceLostError | SessionFailedError | None:
+    """Return what an error means for the device or the session; None if it is about neither.
+
+    `device_error` synchronizes the device and returns the code that it reports, 0 if it is well and
+    None if it can't be asked; it is called where the message alone leaves the question open.
+    """
+    if isinstance(error, (DeviceLostError, SessionFailedError)):
+        return error
+    message = str(error)
+    first = first_line(error)
+    found = _FAILURE.search(message)
+    cuda = int(found["code"]) if found and found["library"].upper() == "CUDA" else None
+    if cuda in _STICKY:
+        return DeviceLostError(first)
+    if cuda == _OUT_OF_MEMORY or _FULL.search(message):
+        return DeviceMemoryError(first)
+    if cuda in _CAPTURE:
+        return SessionFailedError(first)
+    if found is None:
+        return None
+    # A device that can't be asked is taken for lost: a new process is the way that always helps.
+    return SessionFailedError(first) if device_error() == 0 else DeviceLostError(first)

@@ -1,0 +1,67 @@
+"""The real program when its device is lost: it says so, answers 503, and ends to be restarted."""
+
+from __future__ import annotations
+
+import sys
+
+import httpx
+import pytest
+from images import colored, encode
+from PIL import Image
+from process import client_of, serving
+
+PROGRAM_THAT_LOSES_ITS_DEVICE = """
+import sys
+from service.engine.providers import prepare_runtime
+prepare_runtime()
+from service.contract import PROBABILITIES
+from service.engine.cpu import CpuEngine
+from service.errors import DeviceLostError
+
+run = CpuEngine.run
+
+def lose(self, pixels, outputs):
+    answers = run(self, pixels, outputs)
+    if any((pixel == (1, 2, 250)).all() for pixel in (image[0, 0] for image in pixels)):
+        raise DeviceLostError("CUDA failure 700: an illegal memory access was encountered")
+    return answers
+
+CpuEngine.run = lose
+if sys.argv.pop(1) == "hangs":
+    import threading
+    from service.server import Server
+    Server._begin_to_end = lambda self: threading.Event().wait()  # as in a driver
+from service.cli import main
+sys.exit(main())
+"""
+
+FATAL = encode(Image.new("RGB", (20, 12), (1, 2, 250)), "PNG")
+"""An image on which the device is lost."""
+
+
+def losing(model_folder, how: str = "ends"):
+    program = [sys.executable, "-c", PROGRAM_THAT_LOSES_ITS_DEVICE, how]
+    return serving("--models", model_folder, program=program)
+
+
+def test_clients_get_503_liveness_fails_and_the_process_ends_with_status_1(model_folder):
+    with losing(model_folder) as server:
+        with client_of(server) as client:
+            assert client.post("/v1/classify", content=colored("red")).status_code == 200
+            answer = client.post("/v1/classify", content=FATAL)
+            assert answer.status_code == 503
+            live = client.get("/livez")
+            assert live.status_code == 503
+            assert "CUDA failure 700" in live.json()["reasons"][0]
+        assert server.exit_status() == 1
+        events = [event["event"] for event in server.events]
+        assert events.count("device_lost") == 1
+        assert events[-1] == "stopped"
+
+
+def test_what_hangs_does_not_keep_it_from_ending(model_folder):
+    with losing(model_folder, "hangs") as server:
+        with client_of(server) as client, pytest.raises(httpx.RemoteProtocolError):
+            client.post("/v1/classify", content=FATAL)
+        assert server.exit_status() == 1
+        assert server.events[-1]["event"] == "stopped_at_once"

@@ -1,0 +1,177 @@
+"""A lane whose batches are computed one after the other, as on a GPU, while others get ready."""
+
+from __future__ import annotations
+
+import pytest
+from stage import Ending, outcome_of, stage
+from structlog.testing import capture_logs
+
+FULL_BEST = [1.0, 1.0, 1.0, 1.0]  # seconds of 1 to 4 images: the more at a time the better
+
+
+def on_gpu(tables=None, **options):
+    options = {"threads": 3, "runners": 2, "max_batch": 4, "serial": True} | options
+    return stage(tables or [FULL_BEST], **options)
+
+
+def values(scene) -> list[list[int]]:
+    return [call.values for call in scene.blocked()]
+
+
+def end_one(scene) -> None:
+    scene.blocked()[0].end(Ending.ANSWER)
+    scene.settle()
+
+
+def test_what_waits_is_not_shared_out():
+    """Two halves would be computed one after the other, and take longer than the whole."""
+    with on_gpu() as scene:
+        scene.submit(0, count=4)
+        scene.settle()
+        assert values(scene) == [[1, 2, 3, 4]]
+        scene.end()
+
+
+def test_an_incomplete_batch_waits_while_another_is_computed_and_goes_on_growing():
+    with on_gpu() as scene:
+        scene.submit(0)
+        scene.settle()
+        scene.submit(0)
+        scene.settle()
+        assert values(scene) == [[1]]
+        scene.submit(0)
+        scene.settle()
+        end_one(scene)
+        assert values(scene) == [[2, 3]]
+        scene.end()
+
+
+def test_it_is_taken_a_little_before_its_turn_so_that_it_is_ready_then():
+    with on_gpu() as scene:
+        scene.submit(0)
+        scene.settle()
+        scene.submit(0)
+        scene.advance(0.6)
+        scene.settle()
+        assert values(scene) == [[1]], "0.4 s are left, and to get ready takes 0.3 at most"
+        scene.advance(0.15)
+        scene.settle()
+        assert values(scene) == [[1], [2]]
+        scene.end()
+
+
+def test_a_full_batch_does_not_wait():
+    with on_gpu() as scene:
+        scene.submit(0)
+        scene.settle()
+        scene.submit(0, count=4)
+        scene.settle()
+        assert values(scene) == [[1], [2, 3, 4, 5]]
+        scene.submit(0, count=4)
+        scene.settle()
+        assert len(scene.blocked()) == 2, "and no more than the lane allows"
+        scene.end()
+
+
+def test_models_take_turns_on_the_device():
+    with on_gpu([FULL_BEST, FULL_BEST]) as scene:
+        scene.submit(0)
+        scene.settle()
+        scene.submit(1)
+        scene.settle()
+        assert values(scene) == [[1]], "the other model's batch is computed"
+        scene.advance(0.8)
+        scene.settle()
+        assert values(scene) == [[1], [2]]
+        scene.end()
+
+
+def test_a_batch_that_takes_longer_than_planned_keeps_nobody_from_getting_ready():
+    with on_gpu() as scene:
+        scene.submit(0)
+        scene.settle()
+        scene.advance(5)
+        scene.submit(0)
+        scene.settle()
+        assert values(scene) == [[1], [2]]
+        scene.end()
+
+
+def test_when_batches_should_end_counts_that_one_waits_for_the_other():
+    with on_gpu() as scene:
+        scene.submit(0)
+        scene.settle()
+        scene.advance(0.75)
+        scene.submit(0, count=4)
+        scene.settle()
+        first, second = scene.pool.running()
+        assert (first.images, first.rest_s) == (1, pytest.approx(0.25))
+        assert (second.images, second.rest_s) == (4, pytest.approx(1.0))
+        assert second.ends_at == pytest.approx(scene.clock.now + 1.25)
+        scene.end()
+
+
+def test_side_by_side_they_end_each_by_itself():
+    with stage([[1.0]], threads=2) as scene:
+        scene.submit(0, count=2)
+        scene.settle()
+        scene.advance(0.75)
+        assert [batch.rest_s for batch in scene.pool.running()] == [pytest.approx(0.25)] * 2
+        scene.end()
+
+
+def test_a_batchs_time_begins_when_the_one_before_it_has_ended():
+    """What it waited for is no fault of its own, and would be planned for twice."""
+    with on_gpu() as scene:
+        observed: list[tuple[int, float]] = []
+        scene.batchers[0].latencies.observe = lambda size, s: observed.append((size, s))
+        (first,) = scene.submit(0)
+        scene.settle()
+        scene.advance(0.8)
+        (second,) = scene.submit(0)
+        scene.settle()
+        assert len(scene.blocked()) == 2
+        scene.advance(0.4)
+        end_one(scene)
+        scene.advance(0.9)
+        end_one(scene)
+        assert observed == [(1, pytest.approx(1.2)), (1, pytest.approx(0.9))]
+        assert second.future.result().infer_s == pytest.approx(0.9)
+        assert second.future.result().queue_s == pytest.approx(0.4)
+        assert outcome_of(first) == "answer 1"
+        scene.end()
+
+
+# Batches that take far longer than their size does
+
+
+def slow_batches(scene) -> float:
+    value = scene.metrics.registry.get_sample_value(
+        "resnet_serve_slow_batches_total", {"model": "m0", "version": "1"}
+    )
+    assert value is not None
+    return value
+
+
+def run_for(scene, seconds: float) -> None:
+    scene.submit(0)
+    scene.settle()
+    scene.advance(seconds)
+    end_one(scene)
+
+
+@pytest.mark.parametrize("serial", [True, False])
+def test_a_batch_of_ten_times_its_sizes_median_is_counted_and_logged_once_a_minute(serial):
+    with on_gpu(serial=serial) as scene, capture_logs() as logs:
+        run_for(scene, 9)
+        assert slow_batches(scene) == 0
+        run_for(scene, 11)
+        run_for(scene, 11)
+        assert slow_batches(scene) == 2
+        assert [(log["event"], log["images"], log["took_ms"]) for log in logs] == [
+            ("slow_batch", 1, 11_000)
+        ]
+        run_for(scene, 61)
+        assert slow_batches(scene) == 3
+        assert len(logs) == 2
+        scene.end()

@@ -1,0 +1,38 @@
+"""What a run's figures are said to mean."""
+
+from __future__ import annotations
+
+import pytest
+
+from service.bench.load import CHANGED_LABEL, OK, Sample
+from service.bench.summary import Window, summarise
+from service.bench.text_report import fact_rows
+
+WINDOW = Window(0.0, 10.0)
+
+
+def facts(kinds: list[str], processes: int = 1, busiest: float = 0.1) -> dict[str, str]:
+    samples = [Sample(1.0, 1.0, 1.1, kind, 200, b"", waited=False) for kind in kinds]
+    run = summarise(samples, WINDOW, None) | {
+        "mode": "closed", "server": {"cpu_s": None},
+        "generator": {"processes": processes, "cpu_s": 12.0, "cpu_cores": 1.2,
+                      "busiest_cores": busiest},
+    }  # fmt: skip
+    return dict(fact_rows(run, {"deadline_ms": None}))
+
+
+@pytest.mark.parametrize(
+    ("busiest", "limits"),
+    [(0.4, False), (0.95, True)],
+)
+def test_a_generator_limits_when_one_of_its_processes_has_a_whole_core(busiest, limits):
+    """Three that use 1.2 cores together have room, unless one of them has none."""
+    said = facts([OK], processes=3, busiest=busiest)["generator"]
+    assert said.startswith("12.0 CPU s (1.20 cores), 3 processes, ")
+    assert said.endswith("may be what limits") == limits
+
+
+def test_agreement_is_told_where_answers_were_compared():
+    said = facts([OK, OK, OK, CHANGED_LABEL])["agreement"]
+    assert said == "75.00% have the reference's best label, 1 another as probable"
+    assert "agreement" not in facts(["queue_full"])
