@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from service.contract import PROBABILITIES, ModelContract, parse_contract
-from service.engine.base import Outputs, Pixels
+from service.engine.base import DeviceOutputs, Pixels
 from service.engine.onnx import OnnxOpener, load_engine
 from service.golden import golden_pixels
 from service.settings import Provider
@@ -107,13 +107,14 @@ class SimulatedEngine:
         """Pad to these sizes."""
         self.sizes = tuple(sizes)
 
-    def run(self, pixels: Pixels, outputs: Sequence[str]) -> Outputs:
+    def run(self, pixels: Pixels, outputs: Sequence[str]) -> DeviceOutputs:
         """Give the probabilities, after the table's time for the size that N is padded to."""
         if list(outputs) != [PROBABILITIES]:
             raise ValueError(f"only {PROBABILITIES} is simulated")
         size = next((size for size in self.sizes if size >= len(pixels)), len(pixels))
         with self._device:
-            end = time.perf_counter() + batch_ms(self._table, size) / 1000
+            began_at = time.perf_counter()
+            end = began_at + batch_ms(self._table, size) / 1000
             keys = _keys(pixels)
             answers: NDArray[np.float32] = self._answers[keys % len(self._answers)]
             for index, key in enumerate(keys.tolist()):
@@ -121,7 +122,7 @@ class SimulatedEngine:
                     if np.array_equal(known, pixels[index]):
                         answers[index] = answer
             time.sleep(max(0.0, end - time.perf_counter()))
-        return {PROBABILITIES: answers}
+        return DeviceOutputs({PROBABILITIES: answers}, began_at, time.perf_counter())
 
     def close(self) -> None:
         """There is nothing to free."""

@@ -16,6 +16,7 @@ from service.errors import StartupError
 from service.settings import PREFIX, add_flags, load_settings
 
 _LOG_FLUSH_S = 1.0
+_INTERRUPTED = 130  # 128 and the signal's number, as a shell has it
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -28,12 +29,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"resnet-serve: error: {error}", file=sys.stderr)  # noqa: T201
         return 1
     except KeyboardInterrupt:
-        return 130
+        return _INTERRUPTED
 
 
 def _leave_while_starting(*_: object) -> None:
-    """Nothing has been accepted yet, so to leave at once is a clean stop."""
-    raise SystemExit(0)
+    """Nothing has been accepted yet, so to leave at once is a clean stop.
+
+    Without the interpreter's own end, which aborts while another thread opens a model.
+    """
+    os._exit(0)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -74,11 +78,20 @@ def _serve(flags: dict[str, object]) -> int:
     from service.server import run_server  # noqa: PLC0415
 
     logs = LogWriter(sys.stderr)
+
+    def leave() -> None:
+        logs.close(_LOG_FLUSH_S)
+        _leave_while_starting()
+
+    # On a thread, since the handler may have interrupted the log itself.
+    signal.signal(signal.SIGTERM, lambda *_: threading.Thread(target=leave).start())
     try:
         configure_logs(settings.log_format, settings.log_level, logs)
         for warning in warnings:
             structlog.get_logger(__name__).warning("setting_passed_over", detail=warning)
         status = run_server(create_app(settings), settings, logs)
+    except KeyboardInterrupt:
+        status = _INTERRUPTED
     finally:
         logs.close(_LOG_FLUSH_S)
     if threading.active_count() > 1:

@@ -116,10 +116,10 @@ class Repository:
 
     def troubles(self) -> dict[str, str]:
         """Say what only a restart mends, by model, and of decoding."""
+        if self.lost is not None:
+            return {"device": f"lost: {self.lost}"}
         found = {self.title(model): trouble for model in self if (trouble := model.trouble())}
         found |= self._opener.trouble(self._stuck_after_s)
-        if self.lost is not None:
-            found["device"] = f"lost: {self.lost}"
         if self._pool is not None and (trouble := self._jobs.trouble(self._stuck_after_s)):
             found["decoding"] = trouble
         return found

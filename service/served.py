@@ -65,7 +65,7 @@ class ServedModel:
         on_cpu = self.engine.provider == "cpu"
         self._latencies = LatencyTable(padded=not on_cpu)
         self.max_batch = settings.max_batch or (CPU_MAX_BATCH if on_cpu else _GPU_MOST_TRIED)
-        self._measures_max_batch = not (settings.max_batch or on_cpu)
+        self._max_batch_is_free = not (settings.max_batch or on_cpu)
         self.gate = ImageGate(
             settings.max_queue,
             max_batch=self.max_batch,
@@ -104,7 +104,9 @@ class ServedModel:
         """
         started = time.perf_counter()
         try:
-            worst = self._prove_as_memory_allows(stop)
+            self.engine, worst = self._prove_as_memory_allows(self.engine, stop)
+            if self._batcher is not None:
+                self._batcher.resume(self.engine)  # it may be another one
         except _DisagreementError as error:
             self.state, self.reason = "failed", str(error)
             _log.error("model_disagrees", model=self.name, detail=self.reason)
@@ -132,23 +134,26 @@ class ServedModel:
             warm_up_s=round(time.perf_counter() - started, 3),
         )
 
-    def _prove_as_memory_allows(self, stop: threading.Event) -> float | None:
-        """Do `_prove`; where the largest batches are only tried, without those that don't fit."""
+    def _prove_as_memory_allows(
+        self, engine: Engine, stop: threading.Event
+    ) -> tuple[Engine, float | None]:
+        """Do `_prove`; where no largest batch is set, without those that don't fit the memory.
+
+        Gives the engine that was proved, which is another one then, and what `_prove` gives.
+        """
         while True:
             try:
-                return self._prove(self.engine, stop)
+                return engine, self._prove(engine, stop)
             except DeviceMemoryError as error:
-                if not self._measures_max_batch or self.max_batch == 1:
+                if not self._max_batch_is_free or self.max_batch == 1:
                     raise
-                self._limit_batches(self.max_batch // 2)
-                _log.warning(
-                    "max_batch_lowered",
-                    model=self.name,
-                    max_batch=self.max_batch,
-                    detail=str(error),
-                )
-            self.engine.close()
-            self.engine = self._reopen()
+                reason = str(error)
+            self._limit_batches(self.max_batch // 2)
+            _log.warning(
+                "max_batch_lowered", model=self.name, max_batch=self.max_batch, detail=reason
+            )
+            engine.close()
+            engine = self._reopen()
 
     def _prove(self, engine: Engine, stop: threading.Event) -> float | None:
         """Time the batch sizes and run the golden cases in each.
@@ -159,8 +164,7 @@ class ServedModel:
         pixels = golden_pattern(1, self.contract.preprocessing.crop)
         engine.prepare(buckets(self.max_batch))
         times = self._profile.measure(engine, pixels, buckets(self.max_batch), stop)
-        if times and self._measures_max_batch:
-            self._measures_max_batch = False
+        if times and self._max_batch_is_free:
             self._limit_batches(smallest_nearly_best(times))
             engine.prepare(buckets(self.max_batch))
         worst, failures = 0.0, dict[str, None]()
@@ -231,7 +235,8 @@ class ServedModel:
         engine = self._reopen()
         self._latencies.forget()  # a device that is about to fail may be slow
         try:
-            proved = self._prove(engine, self._closing) is not None
+            engine, worst = self._prove_as_memory_allows(engine, self._closing)
+            proved = worst is not None
             with self._swapping:
                 if not proved or self._closing.is_set():
                     engine.close()

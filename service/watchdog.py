@@ -14,10 +14,15 @@ _log = structlog.get_logger(__name__)
 
 
 async def watch(repository: Repository) -> None:
-    """Look once a second, until cancelled; log each trouble once, and its end."""
+    """Look once a second, until cancelled; log each trouble once, and its end.
+
+    A lost device is in the log already, and the process is about to end.
+    """
     told: dict[str, str] = {}
     while True:
         await asyncio.sleep(_PERIOD_S)
+        if repository.lost is not None:
+            return
         found = repository.troubles()
         for where, trouble in found.items():
             if where not in told:

@@ -9,6 +9,7 @@ import shlex
 import subprocess
 import sys
 import time
+import traceback
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -89,6 +90,7 @@ def _run_part(name: str, context: Context) -> Part:
         importlib.import_module(f"gpu_check.{name}").run(context, part)
     except Exception as error:  # noqa: BLE001 - it is this part's result
         part.error = f"{type(error).__name__}: {error}"
+        part.details["traceback"] = traceback.format_exc()
     part.seconds = time.perf_counter() - started
     return part
 

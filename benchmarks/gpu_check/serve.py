@@ -77,7 +77,7 @@ def _load(context: Context, server: Running, clients: int) -> dict[str, Any]:
     side = context.image_side
     run = load(
         server, images=f"synthetic:{side}x{side}", image_count=64, clients=clients,
-        duration=context.seconds(4), warm_up=context.seconds(1),
+        duration=context.seconds(3), warm_up=context.seconds(1),
     )  # fmt: skip
     kept = ("throughput_per_s", "latency_ms", "errors", "agreement", "stages_ms", "generator")
     return {key: run[key] for key in kept} | {"batch_sizes": run["server"]["batch_sizes"]}

@@ -12,16 +12,15 @@ import math
 import time
 from collections.abc import Callable, Sequence
 
-import numpy as np
 import structlog
-from numpy.typing import NDArray
 
 from service.batching.hand_over import HandOver
 from service.batching.latency import LatencyTable
 from service.batching.queue import Taken, TicketQueue
 from service.batching.runners import Lane, RunnerPool, Urgency
 from service.batching.ticket import Answer, Ticket
-from service.engine.base import Engine, probabilities
+from service.contract import PROBABILITIES
+from service.engine.base import DeviceOutputs, Engine, Outputs
 from service.errors import (
     DeadlineExceededError,
     DeviceLostError,
@@ -215,7 +214,7 @@ class Batcher:
     def suspend(self, error: Failure) -> None:
         """Fail what waits, and take nothing until `resume`."""
         with self._pool.changed:
-            self._failure = error
+            self._failure = _without_frames(error)
             waiting = self._waiting.drain()
         self._fail(waiting, lambda: _unavailable(error))
 
@@ -225,7 +224,7 @@ class Batcher:
             first = engine is self._engine and self._failure is None
             waiting = self._waiting.drain() if first else []
             if first:
-                self._failure = error
+                self._failure = _without_frames(error)
         # First: readiness has to be gone when a client hears of it.
         if first:
             self.on_failure(error)
@@ -251,18 +250,19 @@ class Batcher:
     def _reject_one(self, ticket: Ticket, error: Exception) -> None:
         self._fail([ticket], lambda: _inference_error(error))
 
-    def _infer(self, engine: Engine, batch: list[Ticket]) -> NDArray[np.float32]:
-        answers = probabilities(engine, [ticket.pixels for ticket in batch])
-        if len(answers) != len(batch):
-            raise ValueError(f"{len(answers)} answers for {len(batch)} images")
-        return answers
+    def _infer(self, engine: Engine, batch: list[Ticket]) -> Outputs:
+        outputs = engine.run([ticket.pixels for ticket in batch], (PROBABILITIES,))
+        if len(outputs[PROBABILITIES]) != len(batch):
+            raise ValueError(f"{len(outputs[PROBABILITIES])} answers for {len(batch)} images")
+        return outputs
 
-    def _answer(self, batch: list[Ticket], rows: NDArray[np.float32], started: float) -> None:
-        now = time.perf_counter()
-        if self.lane.serial:
-            # It may have waited for another one to end.
-            started, self.lane.ended_at = max(started, self.lane.ended_at), now
-        infer_s = now - started
+    def _answer(self, batch: list[Ticket], outputs: Outputs, started: float) -> None:
+        ended, rows = time.perf_counter(), outputs[PROBABILITIES]
+        if isinstance(outputs, DeviceOutputs):
+            # It may have waited for another one; and this thread, to go on.
+            started, ended = outputs.began_at, outputs.ended_at
+            self.lane.ended_at = max(self.lane.ended_at, ended)
+        infer_s = ended - started
         size = self.latencies.padded_size(len(batch))
         self._note_slow(size, infer_s)
         self.latencies.observe(size, infer_s)
@@ -298,6 +298,11 @@ class Batcher:
 
 def _stopped() -> ModelUnavailableError:
     return ModelUnavailableError("the model's runner has stopped")
+
+
+def _without_frames(error: Failure) -> Failure:
+    """Copy an error that is kept: its own traceback holds pixels, and the session that failed."""
+    return type(error)(str(error))
 
 
 def _unavailable(failure: Failure) -> ModelUnavailableError:

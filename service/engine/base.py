@@ -20,6 +20,16 @@ Outputs = Mapping[str, NDArray[np.float32]]
 """Arrays by output name."""
 
 
+class DeviceOutputs(dict[str, NDArray[np.float32]]):
+    """Outputs of a batch, and when a device began and ended it (`time.perf_counter()`)."""
+
+    def __init__(
+        self, outputs: Mapping[str, NDArray[np.float32]], began_at: float, ended_at: float
+    ) -> None:
+        super().__init__(outputs)
+        self.began_at, self.ended_at = began_at, ended_at
+
+
 class Engine(Protocol):
     """One opened model file. Thread-safe: any thread may run a batch at any time."""
 
@@ -55,6 +65,8 @@ class Engine(Protocol):
 
     def run(self, pixels: Pixels, outputs: Sequence[str]) -> Outputs:
         """Return the named outputs for N images: `probabilities` is float32 [N, C].
+
+        An engine whose device computes one batch after the other returns `DeviceOutputs`.
 
         Raises `DeviceLostError` when no further batch of this process can succeed on the device,
         and `SessionFailedError` when none can in this session.

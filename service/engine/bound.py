@@ -43,10 +43,12 @@ class BoundSize:
         size: int,
         place: Place,
         outputs: Mapping[str, Sequence[int]],
-        *,
-        graph: bool,
+        graph: int | None,
     ) -> None:
-        """Make the buffers; `outputs` gives each output's shape without the batch."""
+        """Make the buffers; `outputs` gives each output's shape without the batch.
+
+        `graph` is the id under which the first run is captured; None captures none.
+        """
         device = place.device, place.device_id
         self.input = onnxruntime.OrtValue.ortvalue_from_numpy(
             np.zeros((size, *place.image), np.uint8), *device
@@ -62,8 +64,8 @@ class BoundSize:
         for name, value in self._outputs.items():
             self._binding.bind_ortvalue_output(name, value)
         self._options = onnxruntime.RunOptions()
-        if graph:
-            self._options.add_run_config_entry(_GRAPH_ID, str(size))
+        if graph is not None:
+            self._options.add_run_config_entry(_GRAPH_ID, str(graph))
 
     def run(self) -> None:
         """Run the model on what the input holds; the first time, a graph is captured."""

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import bisect
+import itertools
 import queue
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -14,7 +16,7 @@ import structlog
 from numpy.typing import NDArray
 
 from service.contract import CLASSIFIER_WEIGHT
-from service.engine.base import Outputs, Pixels
+from service.engine.base import DeviceOutputs, Pixels
 from service.engine.bound import BoundSize, OpenSession, Place, Session, read_plainly, stated_shapes
 from service.engine.gpu import Gpu
 from service.engine.staging import PageableStaging, PinnedStaging, Staging
@@ -75,14 +77,14 @@ class CudaEngine:
         self._gpu, self._model, self._open_session = gpu, model, open_session
         self._place = Place(device, gpu.device_id, (model.side, model.side, 3))
         self._batches, self._owns_gpu = batches, owns_gpu
-        self._graphs = graphs
+        self._graphs, self._graph_ids = graphs, itertools.count(1)
         self._spare: Session | None = None
         self._bound: dict[int, BoundSize] = {}
         self._stagings: list[Staging] = []
-        self._free_stagings: queue.SimpleQueue[Staging] = queue.SimpleQueue()
+        self._free_stagings: queue.SimpleQueue[Staging | None] = queue.SimpleQueue()
         self._shapes: dict[str, list[int]] = {}
         self._weight: NDArray[np.float32] | None = None
-        self._failed: SessionFailedError | None = None
+        self._failed: str | None = None
         gpu.call(self._open)
 
     @property
@@ -92,19 +94,30 @@ class CudaEngine:
         return {"cuda_graphs": self._graphs, "layout": self._model.layout, "copies": copies}
 
     def prepare(self, sizes: Sequence[int]) -> None:
-        """Make ready for these sizes; no batch may run meanwhile."""
-        self._noting_failure(partial(self._gpu.call, partial(self._prepare, sorted({*sizes}))))
+        """Make ready for these sizes; no batch may run meanwhile.
 
-    def run(self, pixels: Pixels, outputs: Sequence[str]) -> Outputs:
+        The thread gets one piece of work for each size: what hangs is told by the time it takes.
+        """
+        sizes = sorted({*sizes})
+        self._on_gpu(partial(self._keep_only, sizes))
+        refusal = self._bind_all(sizes)
+        if refusal is not None:
+            # What a capture left half done ends with its session, so that goes first.
+            self._gpu.call(partial(self._abandon_graphs, refusal))
+            self._bind_all(sizes)
+        self._on_gpu(partial(self._make_stagings, sizes[-1]))
+        self.sizes = tuple(sizes)
+
+    def run(self, pixels: Pixels, outputs: Sequence[str]) -> DeviceOutputs:
         """Return the named outputs; `classifier_weight` [C, D] is the same for every batch."""
-        if self._failed is not None:
-            raise SessionFailedError(str(self._failed))
         size = self._size_for(pixels)
         staging = self._free_stagings.get()
+        if staging is None:  # closed: the next one who waits has to hear of it, too
+            self._free_stagings.put(None)
+            raise ValueError("the engine is closed")
         try:
             self._noting_failure(partial(self._gpu.guarded, partial(staging.fill, pixels)))
-            work = partial(self._run, staging, len(pixels), size, outputs)
-            return self._noting_failure(partial(self._gpu.call, work))
+            return self._on_gpu(partial(self._run, staging, len(pixels), size, outputs))
         finally:
             self._free_stagings.put(staging)
 
@@ -129,11 +142,36 @@ class CudaEngine:
                 )
         return self.sizes[at]
 
+    def _bind_all(self, sizes: Sequence[int]) -> str | None:
+        """Bind what is missing, the largest first; gives the reason when a capture failed.
+
+        The memory that a large batch needs between its layers serves the smaller ones, too.
+        """
+        for size in reversed(sizes):
+            if size in self._bound:
+                continue
+            try:
+                self._on_gpu(partial(self._bind, size))
+            except (DeviceLostError, DeviceMemoryError):
+                raise
+            except Exception as error:
+                if not self._graphs:
+                    raise
+                return first_line(error)
+        return None
+
+    def _on_gpu(self, work: Callable[[], T]) -> T:
+        guarded = partial(self._gpu.guarded, work)
+        # Noted on the thread itself: what was handed over meanwhile must not run any more.
+        return self._gpu.call(partial(self._noting_failure, guarded))
+
     def _noting_failure(self, work: Callable[[], T]) -> T:
+        if self._failed is not None:
+            raise SessionFailedError(self._failed)
         try:
             return work()
         except SessionFailedError as error:
-            self._failed = error
+            self._failed = str(error)
             raise
 
     # On the GPU's thread.
@@ -163,96 +201,72 @@ class CudaEngine:
             shapes = {name: list(answer.shape[1:]) for name, answer in answers.items()}
         self._shapes = shapes
 
-    def _prepare(self, sizes: Sequence[int]) -> None:
-        if self._failed is not None:
-            raise SessionFailedError(str(self._failed))
-        with self._gpu.copying:
-            self._bound = {size: self._bound[size] for size in sizes if size in self._bound}
-            refusal = self._bind(sizes)
-            if refusal is not None:
-                # What a capture left half done ends with its session, so that goes first.
-                self._spare, self._bound = None, {}
-                self._go_without_graphs(refusal)
-                self._bind(sizes)
-            if sizes[-1] != self._most_staged():
-                self._free_all_stagings()
-                self._make_stagings(sizes[-1])
-            self._gpu.note_memory(at_once=True)
-        self.sizes = tuple(sizes)
+    def _keep_only(self, sizes: Sequence[int]) -> None:
+        self._bound = {size: self._bound[size] for size in sizes if size in self._bound}
 
-    def _bind(self, sizes: Sequence[int]) -> str | None:
-        """Bind what is missing, the largest first; gives the reason when a capture failed.
-
-        The memory that a large batch needs between its layers serves the smaller ones, too.
-        """
-        for size in reversed(sizes):
-            if size in self._bound:
-                continue
-            try:
-                self._bound[size] = self._bind_one(size)
-            except Exception as error:
-                judged = self._gpu.judge(error)
-                fatal = isinstance(judged, DeviceLostError | DeviceMemoryError)
-                if not self._graphs or fatal:
-                    raise
-                return first_line(error)
-        return None
-
-    def _bind_one(self, size: int) -> BoundSize:
+    def _bind(self, size: int) -> None:
         if self._graphs:
             session = self._spare
         else:
             session, self._spare = self._spare, None
-        bound = BoundSize(
-            session or self._open_session(False),
-            size,
-            self._place,
-            self._shapes,
-            graph=self._graphs,
-        )
-        bound.run()
-        return bound
+        session = session or self._open_session(False)
+        with self._gpu.copying:
+            # A new id each time: what was captured before stays in the session, with its buffers.
+            graph = next(self._graph_ids) if self._graphs else None
+            bound = BoundSize(session, size, self._place, self._shapes, graph)
+            bound.run()
+        self._bound[size] = bound
+
+    def _abandon_graphs(self, reason: str) -> None:
+        self._spare, self._bound, self._failed = None, {}, None
+        self._go_without_graphs(reason)
 
     def _go_without_graphs(self, reason: str) -> None:
         self._graphs = False
         _log.warning("cuda_graphs_off", model=self._model.name, detail=reason)
 
     def _make_stagings(self, most: int) -> None:
-        runtime = self._gpu.runtime
-        for _ in range(self._batches):
-            staging: Staging = (
-                PageableStaging(most, self._place.image)
-                if runtime is None
-                else PinnedStaging(self._gpu, runtime, most, self._place.image)
-            )
-            self._stagings.append(staging)
-            self._free_stagings.put(staging)
+        """Make room for as many batches of that size as may be under way."""
+        if not self._stagings or most != self.sizes[-1]:
+            self._free_all_stagings()
+            for _ in range(self._batches):
+                staging = self._new_staging(most)
+                self._stagings.append(staging)
+                self._free_stagings.put(staging)
+        self._gpu.note_memory(at_once=True)
 
-    def _most_staged(self) -> int:
-        return self.sizes[-1] if self._stagings else 0
+    def _new_staging(self, most: int) -> Staging:
+        runtime = self._gpu.runtime
+        if runtime is None:
+            return PageableStaging(most, self._place.image)
+        return PinnedStaging(self._gpu, runtime, most, self._place.image)
 
     def _free_all_stagings(self) -> None:
-        """Free them, but for what a thread that hangs still holds."""
-        unused, self._free_stagings = self._free_stagings, queue.SimpleQueue()
-        self._stagings = []
-        while not unused.empty():
-            unused.get().free()
+        """Free them, but for what is still in use."""
+        while not self._free_stagings.empty():
+            if (staging := self._free_stagings.get()) is not None:
+                self._stagings.remove(staging)
+                staging.free()
 
     def _run(
         self, staging: Staging, images: int, size: int, outputs: Sequence[str]
-    ) -> dict[str, NDArray[np.float32]]:
+    ) -> DeviceOutputs:
+        began_at = time.perf_counter()
         bound = self._bound[size]
         staging.copy_to(bound.input, images)
         bound.run()
-        self._gpu.note_memory()
-        return {
+        answers = {
             name: self._weight
             if name == CLASSIFIER_WEIGHT and self._weight is not None
             else bound.output(name, images)
             for name in outputs
         }
+        ended_at = time.perf_counter()
+        self._gpu.note_memory()
+        return DeviceOutputs(answers, began_at, ended_at)
 
     def _free(self) -> None:
         self.sizes = ()
         self._bound, self._spare = {}, None
         self._free_all_stagings()
+        self._free_stagings.put(None)

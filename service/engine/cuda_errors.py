@@ -33,8 +33,6 @@ def judge(
     `device_error` synchronizes the device and returns the code that it reports, 0 if it is well and
     None if it can't be asked; it is called where the message alone leaves the question open.
     """
-    if isinstance(error, (DeviceLostError, SessionFailedError)):
-        return error
     message = str(error)
     first = first_line(error)
     found = _FAILURE.search(message)

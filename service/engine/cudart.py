@@ -91,6 +91,7 @@ class CudaRuntime:
         for function, given in (("cudaSetDevice", (self._device_id,)), (name, arguments)):
             code: int = getattr(self._library, function)(*given)
             if code:
+                self._library.cudaGetLastError()  # or ONNX Runtime would take it for its own
                 raise CudaError(f"CUDA failure {code}: {self._describe(code)} ; expr={function}")
 
     def _describe(self, code: int) -> str:

@@ -6,6 +6,7 @@ import queue
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any, TypeVar, cast
 
 import structlog
@@ -13,6 +14,10 @@ import structlog
 T = TypeVar("T")
 
 _log = structlog.get_logger(__name__)
+
+
+class _EndedError(RuntimeError):
+    """The thread was closed."""
 
 
 class _Task:
@@ -61,7 +66,10 @@ class DeviceThread:
             del task  # the error's traceback holds this frame, which would hold the error
 
     def post(self, work: Callable[[], object]) -> None:
-        """Do `work` on the thread some time and wait for nothing; what it raises is logged."""
+        """Do `work` on the thread some time and wait for nothing; what it raises is logged.
+
+        Once closed, nothing is done.
+        """
 
         def logged() -> None:
             try:
@@ -69,7 +77,8 @@ class DeviceThread:
             except Exception:  # noqa: BLE001 - nobody else could hear of it
                 _log.warning("device_work_failed", thread=self.name, exc_info=True)
 
-        self._hand_over(logged)
+        with suppress(_EndedError):
+            self._hand_over(logged)
 
     def trouble(self, stuck_after_s: float) -> str | None:
         """Say what is wrong: dead, or on one piece of work for longer than that."""
@@ -95,7 +104,7 @@ class DeviceThread:
         task = _Task(work)
         with self._lock:
             if self._closed:
-                raise RuntimeError(f"thread {self.name} has ended")
+                raise _EndedError(f"thread {self.name} has ended")
             if self._thread is None:
                 self._thread = threading.Thread(target=self._work, name=self.name, daemon=True)
                 self._thread.start()

@@ -45,8 +45,6 @@ class Gpu:
         self.device_id = device_id
         self.copying = threading.Lock()
         self.lost: DeviceLostError | None = None
-        self.on_lost: Callable[[DeviceLostError], None] = lambda _: None
-        """Called once, on the thread that met the loss."""
         self.memory: GpuMemory | None = None
         """As of the last batch, at most some seconds old while there are any; None: unknown."""
         self.runtime: CudaRuntime | None = None
@@ -54,13 +52,24 @@ class Gpu:
         self._find_runtime, self._clock = find_runtime, clock
         self._thread = DeviceThread(f"gpu-{device_id}", clock)
         self._losing = threading.Lock()
+        self._on_lost: Callable[[DeviceLostError], None] = lambda _: None
+        self._used = False
         self._looked_at = 0.0
 
     def load_runtime(self) -> None:
         """Find the CUDA runtime; call it once ONNX Runtime has loaded its libraries."""
+        self._used = True
         if self.runtime is None:
             self.runtime = self._find_runtime(self.device_id)
             self.name = gpu_name(self.device_id)
+
+    def watch(self, on_lost: Callable[[DeviceLostError], None]) -> None:
+        """Have a loss told, once, on the thread that met it; at once if it is lost already."""
+        with self._losing:
+            self._on_lost = on_lost
+            lost = self.lost
+        if lost is not None:
+            on_lost(lost)
 
     def call(self, work: Callable[[], T]) -> T:
         """Do `work` on the GPU's thread, as `guarded` does it here."""
@@ -79,13 +88,20 @@ class Gpu:
             raise DeviceLostError(str(self.lost))
         try:
             return work()
+        except (DeviceLostError, SessionFailedError):
+            raise  # judged already
         except Exception as error:
-            judged = self.judge(error)
+            judged = judge(error, self._device_error)
+            if judged is None:
+                raise
             if isinstance(judged, DeviceLostError):
                 self._lose(judged)
-            if judged is None or judged is error:
-                raise
-            raise judged from error
+            try:
+                raise judged from error
+            finally:
+                # Its traceback holds this frame; with a name for it here, both would stay until
+                # the next collection, and with them a session that has to go first.
+                del judged
 
     def note_memory(self, *, at_once: bool = False) -> None:
         """Note the memory in use now and then; call it on the GPU's thread, beside no capture."""
@@ -106,16 +122,14 @@ class Gpu:
         """End the thread after its work; False if that took longer."""
         return self._thread.close(timeout_s)
 
-    def judge(self, error: Exception) -> DeviceLostError | SessionFailedError | None:
-        """Return what an error means for the GPU or the session; None if it is about neither."""
-        return judge(error, self._device_error)
-
     def _device_error(self) -> int | None:
+        if not self._used:
+            return 0  # what fails before any session was there is no loss, as an old driver
         return None if self.runtime is None else self.runtime.device_error()
 
     def _lose(self, error: DeviceLostError) -> None:
         with self._losing:
             if self.lost is not None:
                 return
-            self.lost = error
-        self.on_lost(error)
+            self.lost, told = error, self._on_lost
+        told(error)

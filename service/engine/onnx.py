@@ -19,16 +19,24 @@ from service.engine.cpu import CpuEngine, stated_classes
 from service.engine.cuda import CudaEngine, GpuModel
 from service.engine.gpu import Gpu
 from service.engine.providers import driver_problem
-from service.errors import DeviceLostError, ModelFileError, ProviderError, first_line
+from service.errors import (
+    DeviceLostError,
+    ModelFileError,
+    ProviderError,
+    SessionFailedError,
+    first_line,
+)
 from service.settings import CudaGraphs, Provider
 
 _log = structlog.get_logger(__name__)
 
+_DEVICE = "cuda"  # ONNX Runtime's name of where buffers lie
 _CUDA, _CPU = "CUDAExecutionProvider", "CPUExecutionProvider"
 _CUDA_HINT = (
     "is a GPU visible (`nvidia-smi`), and did `pip install 'resnet-serve[gpu]'` bring "
     "the CUDA libraries? `--provider cpu` serves without a GPU"
 )
+_END_S = 10.0
 _ERRORS_ONLY = 3  # of ONNX Runtime's severities
 
 
@@ -52,6 +60,7 @@ class OnnxOpener:
     provider: Provider = "auto"
     cuda: CudaOptions = field(default_factory=CudaOptions)
     gpu: Gpu | None = None
+    _on_gpu: bool = False
 
     def may_use_gpu(self) -> bool:
         """Whether a session could run on a GPU here; whether it does, only the engine knows."""
@@ -60,22 +69,35 @@ class OnnxOpener:
     def open(
         self, path: Path, *, intra_op_threads: int, provider: Provider | None = None
     ) -> Engine:
-        """Open a model file; see `load_engine`."""
-        provider = provider or self.provider
-        if self.gpu is None and may_run_on_gpu(provider):
+        """Open a model file; see `load_engine`.
+
+        Without a `provider`, as at the start, whatever fails on the GPU is a `ProviderError`.
+        """
+        asked = provider or self.provider
+        if self.gpu is None and may_run_on_gpu(asked):
             self.gpu = Gpu(self.cuda.device_id)
-        return load_engine(
-            path,
-            provider=provider,
-            intra_op_threads=intra_op_threads,
-            cuda=self.cuda,
-            gpu=self.gpu,
-        )
+        try:
+            engine = load_engine(
+                path, provider=asked, intra_op_threads=intra_op_threads, cuda=self.cuda,
+                gpu=self.gpu,
+            )  # fmt: skip
+        except (DeviceLostError, SessionFailedError) as error:
+            if provider is not None:
+                raise
+            raise _does_not_load(path, error) from error
+        if engine.provider == "cuda":
+            self._on_gpu = True
+        elif self.gpu is not None and not self._on_gpu:
+            self.gpu.close(_END_S)  # nothing runs on it, so nothing of it may be watched
+            self.gpu = None
+        elif self.gpu is not None and self.gpu.lost is not None:
+            raise _does_not_load(path, self.gpu.lost)
+        return engine
 
     def watch(self, on_lost: Callable[[DeviceLostError], None]) -> None:
         """Have a loss of the GPU told, once, on the thread that met it."""
         if self.gpu is not None:
-            self.gpu.on_lost = on_lost
+            self.gpu.watch(on_lost)
 
     def trouble(self, stuck_after_s: float) -> dict[str, str]:
         """Say what only a new process mends."""
@@ -126,8 +148,8 @@ def load_engine(
     onnxruntime.set_default_logger_severity(_ERRORS_ONLY)
     if provider != "cpu":
         try:
-            return _load_on_cuda(path, cuda or CudaOptions(), gpu)
-        except ProviderError as error:
+            return _load_on_cuda(path, cuda or CudaOptions(), gpu, intra_op_threads or 1)
+        except (ProviderError, DeviceLostError, SessionFailedError) as error:
             if provider == "cuda":
                 raise
             if _CUDA in onnxruntime.get_available_providers():
@@ -152,8 +174,12 @@ def may_run_on_gpu(provider: Provider) -> bool:
     )
 
 
-def _load_on_cuda(path: Path, cuda: CudaOptions, gpu: Gpu | None) -> CudaEngine:
-    """Open an engine that really runs on CUDA, or raise `ProviderError` with the reason."""
+def _load_on_cuda(path: Path, cuda: CudaOptions, gpu: Gpu | None, threads: int) -> CudaEngine:
+    """Open an engine that really runs on CUDA, or raise `ProviderError` with the reason.
+
+    On a GPU that others use, too, raises also `DeviceLostError` and `SessionFailedError`. `threads`
+    are for what a graph has to compute on the CPU.
+    """
     if _CUDA not in onnxruntime.get_available_providers():
         raise ProviderError(
             "provider cuda was asked for, but this ONNX Runtime is built for the CPU only; "
@@ -163,26 +189,36 @@ def _load_on_cuda(path: Path, cuda: CudaOptions, gpu: Gpu | None) -> CudaEngine:
     if problem := driver_problem():
         raise ProviderError(f"there is no NVIDIA driver here ({problem}); {_CUDA_HINT}")
     onnxruntime.preload_dlls(directory="")  # from the nvidia wheels beside it
-    model, contract = describe_for_gpu(path, tf32=cuda.tf32)
+    model, contract = _described(path, tf32=cuda.tf32)
     owns_gpu, gpu = gpu is None, gpu or Gpu(cuda.device_id)
     try:
         return CudaEngine(
             gpu,
             model,
-            partial(_cuda_session, path, contract, cuda, gpu),
+            partial(_cuda_session, path, contract, cuda, gpu, threads),
             graphs=cuda.graphs == "auto",
             batches=cuda.batches,
             owns_gpu=owns_gpu,
+            device=_DEVICE,
         )
+    except (DeviceLostError, SessionFailedError) as error:
+        if not owns_gpu:
+            raise
+        gpu.close(_END_S)
+        raise _does_not_load(path, error) from error
     except ProviderError:
         raise
-    except Exception as error:  # of ONNX Runtime, or what became of one
-        raise ProviderError(
-            f"{path}: does not load with provider cuda: {first_line(error)}; {_CUDA_HINT}"
-        ) from error
+    except Exception as error:  # ONNX Runtime's errors share no other root
+        raise _does_not_load(path, error) from error
 
 
-def describe_for_gpu(path: Path, *, tf32: bool) -> tuple[GpuModel, ModelContract]:
+def _does_not_load(path: Path, error: Exception) -> ProviderError:
+    return ProviderError(
+        f"{path}: does not load with provider cuda: {first_line(error)}; {_CUDA_HINT}"
+    )
+
+
+def _described(path: Path, *, tf32: bool) -> tuple[GpuModel, ModelContract]:
     """Read what a file says of itself, which decides how it is opened on a GPU.
 
     By a session on the CPU that optimises nothing; it also tells a file's own faults from CUDA's.
@@ -209,7 +245,7 @@ def describe_for_gpu(path: Path, *, tf32: bool) -> tuple[GpuModel, ModelContract
 
 
 def _cuda_session(
-    path: Path, contract: ModelContract, cuda: CudaOptions, gpu: Gpu, graphs: bool
+    path: Path, contract: ModelContract, cuda: CudaOptions, gpu: Gpu, threads: int, graphs: bool
 ) -> Session:
     half = contract.precision == "fp16"
     options: dict[str, Any] = {
@@ -223,7 +259,7 @@ def _cuda_session(
         "prefer_nhwc": int(cuda.tf32 or half),
         "enable_cuda_graph": int(graphs),
     }
-    session = _open(path, _options(1), [(_CUDA, options), _CPU])
+    session = _open(path, _options(threads), [(_CUDA, options), _CPU])
     if session.get_providers()[0] != _CUDA:
         raise ProviderError(
             f"{path}: ONNX Runtime has CUDA, but fell back to the CPU; {_CUDA_HINT}"

@@ -10,15 +10,18 @@ from __future__ import annotations
 
 import ctypes
 import threading
+import weakref
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import onnxruntime
+import pytest
 
-from service.engine.cuda import CudaEngine
 from service.engine.cudart import DEVICE_TO_DEVICE, CudaError
 from service.engine.gpu import Gpu
-from service.engine.onnx import CudaOptions, OnnxOpener, describe_for_gpu
+from service.engine.onnx import CudaOptions, OnnxOpener
 
 PLAN_S = 0.25
 CAPTURING = "CUDA failure 900: operation not permitted when stream is capturing ; GPU=0"
@@ -28,7 +31,7 @@ CUDA = ["CUDAExecutionProvider", "CPUExecutionProvider"]
 
 
 def batch_s(size: int) -> float:
-    """What a batch takes that needs no plan."""
+    """What a batch takes that needs no plan, unless a test says otherwise."""
     return 0.001 + 0.0001 * size
 
 
@@ -37,10 +40,14 @@ class FakeDevice:
     """What the sessions and copies of one GPU share, and how it fails."""
 
     now: float = 1000.0
-    fail: dict[str, str] = field(default_factory=dict)  # "open", "capture N", "run": a message
+    batch_s: Callable[[int], float] = batch_s
+    fail: dict[str, str] = field(
+        default_factory=dict
+    )  # "open", "open with graphs", "capture N", "run"
     on_run: list = field(default_factory=list)  # called while a batch runs, with its size
     wrong: list[str] = field(default_factory=list)
     sessions: list[FakeSession] = field(default_factory=list)
+    spoilt: weakref.WeakSet[FakeSession] = field(default_factory=weakref.WeakSet)
     capturing: bool = False
     reading: tuple[int, int] | None = None  # address and bytes
     sticky: int = 0
@@ -49,8 +56,12 @@ class FakeDevice:
         return self.now
 
     def open(self, path: Path, *, graphs: bool) -> FakeSession:
-        if graphs and (message := self.fail.get("open")):
+        if message := self.fail.get("open"):
             raise RuntimeError(message)
+        if graphs and (message := self.fail.get("open with graphs")):
+            raise RuntimeError(message)
+        if list(self.spoilt):
+            self.wrong.append("a session is opened while the one whose capture failed still lives")
         self.sessions.append(FakeSession(self, path, graphs=graphs))
         return self.sessions[-1]
 
@@ -75,9 +86,11 @@ class FakeBinding:
 class FakeSession:
     """One session of the CUDA provider."""
 
+    make_real = staticmethod(onnxruntime.InferenceSession)
+
     def __init__(self, device: FakeDevice, path: Path, *, graphs: bool) -> None:
         self.device, self.graphs = device, graphs
-        self._real = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+        self._real = self.make_real(str(path), providers=["CPUExecutionProvider"])
         self._thread = threading.get_ident()
         self._planned: tuple[int, ...] | None = None
         self.captured: dict[str, FakeBinding] = {}
@@ -131,6 +144,8 @@ class FakeSession:
                 called(-size)
             if message := self.device.fail.get(f"capture {size}"):
                 self.spoilt = True
+                self.device.sessions.remove(self)
+                self.device.spoilt.add(self)
                 raise RuntimeError(message)
             self._compute((size,))
             self.captured[graph] = binding
@@ -140,14 +155,14 @@ class FakeSession:
     def _replay(self, graph: str, binding: FakeBinding, size: int) -> None:
         if self.captured[graph] is not binding:
             self._note("a graph is replayed with other buffers than it was captured with")
-        self.device.now += batch_s(size)
+        self.device.now += self.device.batch_s(size)
 
     def _compute(self, shape: tuple[int, ...]) -> None:
         if self._planned != shape:
             self._planned = shape
             self.plans += 1
             self.device.now += PLAN_S
-        self.device.now += batch_s(shape[0])
+        self.device.now += self.device.batch_s(shape[0])
 
     def _enter(self) -> None:
         if self.device.sticky:
@@ -233,23 +248,28 @@ def _graph_id(options) -> str | None:
     return value
 
 
-class FakeGpuOpener(OnnxOpener):
-    """Opens model files on a fake GPU, as the settings of a service ask."""
+@contextmanager
+def fake_cuda(device: FakeDevice) -> Iterator[None]:
+    """Let ONNX Runtime be one for CUDA, whose sessions on a GPU are this device's."""
+    real = onnxruntime.InferenceSession
 
-    def __init__(self, device: FakeDevice, *, pinned: bool = True, **cuda) -> None:
-        super().__init__("cuda", CudaOptions(**cuda), fake_gpu(device, pinned=pinned))
-        self.device = device
+    def session(path, sess_options, providers, enable_fallback):
+        assert enable_fallback == 0, "ONNX Runtime would retry on the CPU by itself"
+        if providers == ["CPUExecutionProvider"]:
+            return real(path, sess_options=sess_options, providers=providers)
+        (_, options), _ = providers
+        return device.open(path, graphs=bool(options["enable_cuda_graph"]))
 
-    def may_use_gpu(self) -> bool:
-        return True
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(FakeSession, "make_real", staticmethod(real))
+        patch.setattr(onnxruntime, "InferenceSession", session)
+        patch.setattr(onnxruntime, "get_available_providers", lambda: CUDA)
+        patch.setattr(onnxruntime, "preload_dlls", lambda **_: None)
+        patch.setattr("service.engine.onnx.driver_problem", lambda: None)
+        patch.setattr("service.engine.onnx._DEVICE", "cpu")
+        yield
 
-    def open(self, path, *, intra_op_threads, provider=None):
-        model, _ = describe_for_gpu(path, tf32=self.cuda.tf32)
-        return CudaEngine(
-            self.gpu,
-            model,
-            lambda graphs: self.device.open(path, graphs=graphs),
-            graphs=self.cuda.graphs == "auto",
-            batches=self.cuda.batches,
-            device="cpu",
-        )
+
+def gpu_opener(device: FakeDevice, provider="cuda", *, pinned: bool = True, **cuda) -> OnnxOpener:
+    """The service's opener, on a fake GPU; use it within `fake_cuda`."""
+    return OnnxOpener(provider, CudaOptions(**cuda), fake_gpu(device, pinned=pinned))

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import threading
+
 import pytest
-from stage import Ending, outcome_of, stage
+from stage import PATIENCE_S, Ending, stage
 from structlog.testing import capture_logs
+
+from service.engine.base import DeviceOutputs
 
 FULL_BEST = [1.0, 1.0, 1.0, 1.0]  # seconds of 1 to 4 images: the more at a time the better
 
@@ -120,25 +124,73 @@ def test_side_by_side_they_end_each_by_itself():
         scene.end()
 
 
-def test_a_batchs_time_begins_when_the_one_before_it_has_ended():
-    """What it waited for is no fault of its own, and would be planned for twice."""
+def test_a_batchs_time_is_the_devices_own():
+    """Without what it waited for, which would be planned for twice, and what its thread did."""
     with on_gpu() as scene:
+        batcher, clock = scene.batchers[0], scene.clock
         observed: list[tuple[int, float]] = []
-        scene.batchers[0].latencies.observe = lambda size, s: observed.append((size, s))
-        (first,) = scene.submit(0)
+        batcher.latencies.observe = lambda size, s: observed.append((size, s))
+        run = batcher.engine.run
+
+        def timed(pixels, outputs):
+            answers = run(pixels, outputs)
+            return DeviceOutputs(answers, clock.now - 0.3, clock.now - 0.1)
+
+        batcher.engine.run = timed
+        (entry,) = scene.submit(0)
         scene.settle()
-        scene.advance(0.8)
-        (second,) = scene.submit(0)
+        scene.advance(1.2)
+        end_one(scene)
+        assert observed == [(1, pytest.approx(0.2))]
+        answer = entry.future.result()
+        assert (answer.infer_s, answer.queue_s) == (pytest.approx(0.2), pytest.approx(0.9))
+        assert batcher.lane.ended_at == pytest.approx(clock.now - 0.1)
+        scene.end()
+
+
+def test_the_batch_after_one_is_planned_from_its_end_on():
+    with on_gpu() as scene:
+        scene.submit(0)
         scene.settle()
-        assert len(scene.blocked()) == 2
-        scene.advance(0.4)
-        end_one(scene)
-        scene.advance(0.9)
-        end_one(scene)
-        assert observed == [(1, pytest.approx(1.2)), (1, pytest.approx(0.9))]
-        assert second.future.result().infer_s == pytest.approx(0.9)
-        assert second.future.result().queue_s == pytest.approx(0.4)
-        assert outcome_of(first) == "answer 1"
+        scene.lane.ended_at = scene.clock.now + 0.4  # of another that was computed at its take
+        (batch,) = scene.pool.running()
+        assert batch.ends_at == pytest.approx(scene.clock.now + 1.4)
+        scene.end()
+
+
+def test_max_delay_does_not_take_a_batch_before_its_turn():
+    with on_gpu(max_delay_s=0.1) as scene:
+        scene.submit(0)
+        scene.advance(0.2)
+        scene.settle()
+        scene.submit(0)
+        scene.advance(0.2)
+        scene.settle()
+        assert values(scene) == [[1]], "its delay is over, and the device is not free yet"
+        scene.end()
+
+
+def test_an_alarm_that_has_rung_leaves_the_next_one_to_be_set():
+    """Who believes that another thread keeps the time sleeps for ever."""
+    with on_gpu(threads=2, runners=1, serial=False, max_delay_s=0.02) as scene:
+        wait, waits = scene.pool._wait, threading.Semaphore(0)
+
+        def noted(seconds: float | None) -> None:
+            if seconds is not None:
+                waits.release()
+            wait(seconds)
+
+        scene.pool._wait = noted
+        for _ in range(3):
+            scene.submit(0)
+            assert waits.acquire(timeout=PATIENCE_S)
+            with scene.pool.changed:  # it sleeps now
+                scene.clock.now += 0.03
+            scene.settle()
+            assert len(scene.blocked()) == 1
+            end_one(scene)
+            while waits.acquire(blocking=False):
+                pass
         scene.end()
 
 

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
+import gc
 import itertools
 import random
 import threading
+import time
+import weakref
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -61,6 +65,14 @@ class Host:
 @pytest.fixture(params=[True, False], ids=["pinned", "pageable"])
 def host(tmp_path, request):
     host = Host(tmp_path, pinned=request.param)
+    yield host
+    host.gpu.close(10)
+    assert host.device.wrong == []
+
+
+@pytest.fixture
+def pinned(tmp_path):
+    host = Host(tmp_path, pinned=True)
     yield host
     host.gpu.close(10)
     assert host.device.wrong == []
@@ -157,6 +169,23 @@ def test_a_closed_engine_runs_nothing(host):
         probabilities(engine, images(1))
 
 
+def test_who_waits_for_room_when_the_engine_is_closed_is_told(pinned):
+    """And waits for nothing for ever; the batch under way is answered."""
+    engine = pinned.open(batches=1)
+    begun, go = threading.Event(), threading.Event()
+    pinned.device.on_run.append(lambda _: begun.set() or go.wait(20))
+    with ThreadPoolExecutor(3) as threads:
+        runs = threads.submit(probabilities, engine, images(1))
+        assert begun.wait(20)
+        waiting = [threads.submit(probabilities, engine, images(1)) for _ in range(2)]
+        engine.close()
+        go.set()
+        np.testing.assert_allclose(runs.result(), right(images(1)), atol=1e-5)
+        for one in waiting:
+            with pytest.raises((ValueError, KeyError)):
+                one.result()
+
+
 # One thread, and no size planned anew
 
 
@@ -221,7 +250,7 @@ def test_these_checks_fail_an_engine_that_runs_batches_as_they_come(host, tmp_pa
 def test_all_graphs_live_in_one_session_and_plain_sizes_in_one_each(host):
     host.open()
     assert len(host.device.sessions) == 1
-    assert sorted(map(int, host.device.sessions[0].captured)) == list(SIZES)
+    assert len(host.device.sessions[0].captured) == len(SIZES)
     host.open(graphs=False)
     assert len(host.device.sessions) == 1 + len(SIZES)
 
@@ -242,7 +271,9 @@ def test_what_is_no_more_wanted_is_freed_and_what_stays_is_not_captured_again(ho
 
 
 def test_a_model_that_can_have_no_graphs_gets_a_session_for_each_size_and_the_log_says_why(host):
-    host.device.fail["open"] = "This session cannot use the graph capture feature\nas requested"
+    host.device.fail["open with graphs"] = (
+        "This session cannot use the graph capture feature\nas requested"
+    )
     with capture_logs() as logs:
         engine = host.open()
     assert engine.attested["cuda_graphs"] is False
@@ -307,10 +338,71 @@ def test_after_a_failure_a_session_runs_nothing_more_and_another_engine_does(hos
     assert probabilities(other, images(1)).shape == (1, 3)
 
 
+def test_a_batch_that_was_handed_over_before_the_failure_does_not_run_after_it(pinned):
+    engine = pinned.open()
+    (session,) = pinned.device.sessions
+    begun, go = threading.Event(), threading.Event()
+
+    def hold(size: int) -> None:
+        begun.set()
+        assert go.wait(20)
+        raise RuntimeError(OUT_OF_MEMORY)
+
+    pinned.device.on_run.append(hold)
+    before = len(pinned.gpu.runtime.copies)
+    with ThreadPoolExecutor(2) as threads:
+        failing = threads.submit(probabilities, engine, images(1))
+        assert begun.wait(20)
+        behind = threads.submit(probabilities, engine, images(2))
+        while len(pinned.gpu.runtime.copies) < before + 3:
+            pass
+        go.set()
+        for run in (failing, behind):
+            with pytest.raises(SessionFailedError, match="out of memory"):
+                run.result()
+    assert session.runs == len(SIZES), "of making it ready"
+
+
+@pytest.mark.parametrize("then", ["closed", "dropped"])
+def test_nothing_of_a_failed_session_is_kept(pinned, then):
+    """The next one needs its memory."""
+    gc.disable()
+    try:
+        engine = pinned.open()
+        session = weakref.ref(pinned.device.sessions.pop())
+        pinned.device.fail["run"] = OUT_OF_MEMORY
+        with contextlib.suppress(SessionFailedError):
+            probabilities(engine, images(1))
+        if then == "closed":
+            engine.close()
+        else:
+            del engine
+        pinned.gpu.call(lambda: None)
+        assert session() is None
+    finally:
+        gc.enable()
+
+
+def test_a_size_that_was_dropped_and_is_wanted_again_is_captured_anew(host):
+    """Its old graph stays in the session, and reads and writes what was freed."""
+    engine = host.open()
+    engine.prepare((1, 2))
+    engine.prepare((1, 2, 4))
+    pixels = images(4, seed=30)
+    np.testing.assert_allclose(probabilities(engine, pixels), right(pixels), atol=1e-5)
+
+
+def test_the_devices_own_times_are_told(host):
+    engine = host.open()
+    before = time.perf_counter()
+    outputs = engine.run(images(1), (PROBABILITIES,))
+    assert before <= outputs.began_at <= outputs.ended_at <= time.perf_counter()
+
+
 def test_an_error_that_sticks_to_the_context_loses_the_gpu_for_every_engine(host):
     engine, other = host.open(), host.open()
     losses: list[DeviceLostError] = []
-    host.gpu.on_lost = losses.append
+    host.gpu.watch(losses.append)
     host.device.fail["run"] = ILLEGAL_ACCESS
     with pytest.raises(DeviceLostError, match="700"):
         probabilities(engine, images(1))
@@ -345,14 +437,6 @@ def test_an_error_that_is_not_cudas_costs_its_batch_alone(host):
 
 
 # Copies
-
-
-@pytest.fixture
-def pinned(tmp_path):
-    host = Host(tmp_path, pinned=True)
-    yield host
-    host.gpu.close(10)
-    assert host.device.wrong == []
 
 
 def test_the_next_batch_is_copied_while_one_runs_and_not_to_where_that_reads(pinned):

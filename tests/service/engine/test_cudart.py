@@ -69,6 +69,13 @@ def test_a_failed_call_has_an_error_of_onnx_runtimes_form():
     assert isinstance(judge(caught.value, lambda: 0), DeviceLostError)
 
 
+def test_a_failed_call_leaves_no_error_for_onnx_runtime_to_find():
+    library = Library(cudaMalloc=2)
+    with pytest.raises(CudaError):
+        CudaRuntime(library, 0).allocate(10)
+    assert "cudaGetLastError" in [name for name, _ in library.calls]
+
+
 def test_a_device_that_can_not_be_set_is_an_error_before_the_call():
     library = Library(cudaSetDevice=101)
     with pytest.raises(CudaError, match="CUDA failure 101"):

@@ -115,6 +115,8 @@ def test_its_end_comes_after_what_it_was_handed(thread):
     assert thread.trouble(5) is None
     with pytest.raises(RuntimeError, match="has ended"):
         thread.call(lambda: None)
+    thread.post(lambda: done.append(2))
+    assert done == [1]
 
 
 def test_a_thread_that_never_began_ends(thread):
