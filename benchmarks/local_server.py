@@ -17,6 +17,8 @@ from service.bench.prepare import Prepared
 from service.bench.progress import Progress
 from service.bench.run import measure
 
+_STOP_S = 15.0
+
 
 @dataclass(frozen=True, slots=True)
 class Running:
@@ -52,6 +54,10 @@ def serving(name: str, command: Sequence[str]) -> Iterator[Running]:
             yield Running(name, url, process.pid)
         finally:
             process.terminate()
+            try:
+                process.wait(_STOP_S)
+            except subprocess.TimeoutExpired:
+                process.kill()
 
 
 def load(server: Running, prepared: Prepared | None = None, **options: Any) -> dict[str, Any]:

@@ -104,6 +104,9 @@ class Server(uvicorn.Server):
 
     async def _end(self) -> None:
         await asyncio.sleep(_LOST_NEWS_S)
+        if self.should_exit:  # it is stopping already, by another time limit
+            for task in self.server_state.tasks:
+                task.cancel()
         self.config.timeout_graceful_shutdown = math.ceil(_LOST_NEWS_S)
         self.should_exit = True
 

@@ -51,7 +51,9 @@ class _Server:
 
     def __enter__(self) -> _Server:
         if not gets_ready(self.process, f"http://127.0.0.1:{self._port}", 0.02):
-            raise RuntimeError(f"the child server did not get ready: {self.lines()[-3:]}")
+            lines = self.lines()[-3:]
+            self.__exit__()
+            raise RuntimeError(f"the child server did not get ready: {lines}")
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -90,7 +92,7 @@ def _lose(part: Part, command: list[str], image: bytes) -> None:
         threads = [threading.Thread(target=keep_posting) for _ in range(_CLIENTS)]
         for thread in threads:
             thread.start()
-        while statuses[200] < 10 * _CLIENTS:
+        while statuses[200] < 10 * _CLIENTS and server.process.poll() is None:
             time.sleep(0.01)
         server.process.send_signal(signal.SIGUSR1)
         provoked = time.perf_counter()

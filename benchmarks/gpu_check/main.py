@@ -5,12 +5,16 @@ from __future__ import annotations
 import argparse
 import importlib
 import json
+import os
 import shlex
+import signal
 import subprocess
 import sys
+import threading
 import time
 import traceback
 from collections.abc import Sequence
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -33,6 +37,8 @@ PART_S = 60.0
 MODELS = Path(__file__).parents[1] / "models"
 _ROOT = Path(__file__).parents[2]
 _RESULT = "GPU-CHECK-RESULT "
+_READ_S = 5.0
+_INTERRUPTED = 130  # 128 and the signal's number, as a shell has it
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -45,13 +51,20 @@ def main(argv: Sequence[str] | None = None) -> int:
     prepare_runtime()
     context = Context(options.models, has_gpu(), 0.1 if options.quick else 1.0)
     if options.part:
+        _end_with_parent()
         print(_RESULT + json.dumps(_run_part(options.part, context).as_json()))
         return 0
-    _make_models(context)
-    parts = []
-    for name in options.only or PARTS:
-        print(f"gpu-check: {name} ...", file=sys.stderr)
-        parts.append(_in_a_process(name, options))
+    try:
+        for path in (options.json, options.output):
+            if path is not None:
+                path.open("a").close()  # told before minutes of work, not after
+        _make_models(context)
+    except OSError as error:
+        print(f"gpu-check: error: {error.filename}: {error.strerror}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        return _INTERRUPTED
+    parts, interrupted = _all_parts(options)
     machine = _machine(argv)
     report = render(machine, parts)
     print(report)
@@ -60,7 +73,22 @@ def main(argv: Sequence[str] | None = None) -> int:
     if options.json is not None:
         whole = {"machine": machine, "parts": [part.as_json() for part in parts]}
         options.json.write_text(json.dumps(whole, indent=1) + "\n", encoding="utf-8")
-    return int(any(part.fell_short for part in parts))
+    return _INTERRUPTED if interrupted else int(any(part.fell_short for part in parts))
+
+
+def _all_parts(options: argparse.Namespace) -> tuple[list[Part], bool]:
+    """Run what is asked for; gives what was done, and whether Ctrl-C or SIGTERM ended it."""
+    parts: list[Part] = []
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        for name in options.only or PARTS:
+            print(f"gpu-check: {name} ...", file=sys.stderr)
+            parts.append(_in_a_process(name, options))
+    except KeyboardInterrupt:
+        return parts, True
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    return parts, False
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -101,21 +129,60 @@ def _in_a_process(name: str, options: argparse.Namespace) -> Part:
     if options.quick:
         command.append("--quick")
     started = time.perf_counter()
-    try:
-        done = subprocess.run(
-            command, check=False, capture_output=True, text=True, timeout=PART_S, errors="replace"
-        )
-    except subprocess.TimeoutExpired:
-        return Part(name, seconds=PART_S, error=f"it took longer than {PART_S:.0f} s")
-    for line in done.stdout.splitlines():
+    with subprocess.Popen(
+        command,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        errors="replace",
+        start_new_session=True,  # with all that it starts, a group that can be ended together
+    ) as process:
+        try:
+            out, err = _output_of(process)
+        except subprocess.TimeoutExpired:
+            return Part(name, seconds=PART_S, error=f"it took longer than {PART_S:.0f} s")
+        finally:
+            with suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+    for line in out.splitlines():
         if line.startswith(_RESULT):
             return Part.from_json(json.loads(line.removeprefix(_RESULT)))
-    tail = " ".join(done.stderr.split())[-500:]
+    tail = " ".join(err.split())[-500:]
     return Part(
         name,
         seconds=time.perf_counter() - started,
-        error=f"ended with status {done.returncode}: {tail}",
+        error=f"ended with status {process.returncode}: {tail}",
     )
+
+
+def _output_of(process: subprocess.Popen[str]) -> tuple[str, str]:
+    """Read both outputs to their end, within `PART_S`; stdin stays open as long as this lives."""
+    found: dict[str, str] = {}
+
+    def read(name: str, pipe: Any) -> None:
+        found[name] = pipe.read()
+
+    threads = [
+        threading.Thread(target=read, args=(name, pipe), daemon=True)
+        for name, pipe in (("out", process.stdout), ("err", process.stderr))
+    ]
+    for thread in threads:
+        thread.start()
+    process.wait(PART_S)
+    for thread in threads:
+        thread.join(_READ_S)
+    return found.get("out", ""), found.get("err", "")
+
+
+def _end_with_parent() -> None:
+    """End this part's whole group when the parent has gone: its end of stdin closes."""
+
+    def watch() -> None:
+        sys.stdin.read()
+        os.killpg(0, signal.SIGKILL)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 def _make_models(context: Context) -> None:

@@ -114,11 +114,16 @@ class _Road:
         self._service, self._served, self._batcher = service, served, batcher
         self._trace, self._top, self._urgency = trace, top, urgency
         self._begun = 0
+        self._failures: list[RequestError] = []
         self.ran = 0
         """Images that were run for this request, and not for another that sent the same ones."""
 
     async def classify_all(self, images: EncodedImages) -> list[dict[str, Any]]:
-        """Give each image's result; the error of an only image is raised."""
+        """Give each image's result; the error of an only image is raised.
+
+        So is the first where every image failed for no fault of its own, as when a device is lost:
+        a proxy or client that sees a 503 tries again.
+        """
         if len(images) == 1:
             return [await self._counted(images[0])]
         try:
@@ -127,7 +132,9 @@ class _Road:
             # A task that is cancelled before its first step runs nothing that could count.
             self._served.metrics.images["cancelled"].inc(len(images) - self._begun)
             raise
-        if all("error" in result for result in results):
+        if len(self._failures) == len(images):
+            if all(failure.status >= 500 for failure in self._failures):
+                raise self._failures[0]
             raise AllImagesFailedError(f"all {len(images)} images failed; see results", results)
         return results
 
@@ -136,6 +143,7 @@ class _Road:
             return await self._counted(image)
         except Exception as error:  # noqa: BLE001 - one image's failure must not reach another
             shown = known_error(error, self._trace)
+            self._failures.append(shown)
             return {
                 "error": {
                     "code": shown.code,

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -126,3 +128,45 @@ def test_the_provoked_error_is_the_drivers_own():
         "cuInit", "cuDeviceGet", "cuDevicePrimaryCtxRetain", "cuCtxSetCurrent", "cuModuleLoadData",
         "cuModuleGetFunction", "cuLaunchKernel", "cuCtxSynchronize",
     ]  # fmt: skip
+
+
+def processes_of(folder: Path) -> list[int]:
+    """Processes whose command line names a folder."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit() and int(entry.name) != os.getpid():
+            with contextlib.suppress(OSError):
+                if str(folder).encode() in (entry / "cmdline").read_bytes():
+                    found.append(int(entry.name))
+    return found
+
+
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+def test_however_it_ends_no_process_is_left(models, how):
+    """Also of what a part has started; what was done by then is reported."""
+    command = [sys.executable, str(SCRIPT), "--models", str(models), "--only", "train",
+               "--only", "memory"]  # fmt: skip
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        env=os.environ | {"ORT_DISABLE_TELEMETRY": "1"},
+    ) as process:  # fmt: skip
+        for line in process.stderr:
+            if "memory" in line:
+                break
+        while len(processes_of(models)) < 2:
+            pass
+        process.send_signal(how)
+        report = process.stdout.read()
+        status = process.wait(60)
+    if how is not signal.SIGKILL:
+        assert status == 130
+        assert "## train" in report
+    while processes_of(models):
+        pass
+
+
+def test_what_can_not_be_written_is_told_before_the_work(models, tmp_path):
+    done = gpu_check("--models", models, "--json", tmp_path / "no/folder.json", check=False)
+    assert done.returncode == 2
+    assert done.stderr.startswith("gpu-check: error: ")
+    assert done.stdout == ""

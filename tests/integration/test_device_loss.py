@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 
 import httpx
@@ -9,8 +10,10 @@ import pytest
 from images import colored, encode
 from PIL import Image
 from process import client_of, serving
+from wire import connect, head, read_answer
 
 PROGRAM_THAT_LOSES_ITS_DEVICE = """
+import contextlib
 import sys
 from service.engine.providers import prepare_runtime
 prepare_runtime()
@@ -65,3 +68,24 @@ def test_what_hangs_does_not_keep_it_from_ending(model_folder):
             client.post("/v1/classify", content=FATAL)
         assert server.exit_status() == 1
         assert server.events[-1]["event"] == "stopped_at_once"
+
+
+def test_a_loss_while_stopping_answers_who_is_left(model_folder):
+    """They wait for the drain's time limit no more: nothing can be answered."""
+    with losing(model_folder) as server:
+        with connect(server.url) as fatal, connect(server.url) as slow:
+            fatal.sendall(head(Content_Length=len(FATAL)) + FATAL[:-1])
+            slow.sendall(head(Content_Length=100) + b"x")
+            with client_of(server) as client:
+                while f"inflight_bytes {len(FATAL)}.0" not in client.get("/metrics").text:
+                    pass
+            server.signal()
+            server.wait_for("draining")
+            with contextlib.suppress(OSError):
+                while True:  # until it takes no more connections: it waits for these two
+                    connect(server.url).close()
+            fatal.sendall(FATAL[-1:])
+            assert read_answer(fatal)[0] == 503
+            assert read_answer(slow)[0] == 503
+        assert server.exit_status() == 1
+        assert server.events[-1]["event"] == "stopped"

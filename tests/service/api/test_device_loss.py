@@ -98,3 +98,14 @@ def test_a_device_lost_in_warm_up_is_not_tried_again(model_folder):
     assert repository.lost is LOST
     assert not [thread for thread in threading.enumerate() if thread.name.startswith("reload-")]
     repository.close(20)
+
+
+def test_several_images_of_which_none_could_be_run_are_a_503_too(serve):
+    """A client or proxy tries that again, and a 422 it does not."""
+    client = serve(max_batch=1)
+    (model,) = client.app.state.service.repository
+    lose_device(model)
+    files = [("files", ("a.png", colored(name))) for name in ("red", "green", "blue")]
+    response = client.post(POST, files=files)
+    assert (response.status_code, response.json()["code"]) == (503, "model_unavailable")
+    assert "retry-after" in response.headers
