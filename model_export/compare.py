@@ -5,9 +5,12 @@ from __future__ import annotations
 import json
 import sys
 from argparse import Namespace
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
@@ -21,7 +24,7 @@ from model_export.pixels import batches
 from model_export.speed import BATCHES, latencies_ms
 from service.contract import Agreement, ModelContract
 from service.cpus import cpu_model
-from service.engine.base import probabilities
+from service.engine.base import Engine, probabilities
 from service.engine.onnx import load_engine
 
 
@@ -65,15 +68,15 @@ def _agreement(
     try:
         with open_images(source) as images:
             names = images.names[:limit]
-            answers = [
-                (
-                    probabilities(engine, [*batch])
-                    for batch in batches(images, names, contract.preprocessing, title)
-                )
-                for engine, contract, title in zip(
-                    engines, contracts, ("comparing", None), strict=True
-                )
-            ]
+
+            def answers_of(
+                engine: Engine, contract: ModelContract, title: str | None
+            ) -> Iterator[NDArray[np.float32]]:
+                for batch in batches(images, names, contract.preprocessing, title):
+                    yield probabilities(engine, [*batch])
+
+            titles = ("comparing", None)  # one bar for both
+            answers = map(answers_of, engines, contracts, titles)
             return agreement_of(zip(*answers, strict=True), source.resolve().name)
     finally:
         for engine in engines:

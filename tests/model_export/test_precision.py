@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -213,6 +214,17 @@ def test_compare_shows_both(
     assert "of labels are the first file's on 20 images (images)" in out
     for text in ("batch_1_ms", "size_bytes", "int8", f"{files['int8'].stat().st_size:,}"):
         assert text in out
+
+
+def test_compare_runs_each_file_and_not_one_of_them_twice(
+    files: dict[str, Path], digits: Path, capsys: pytest.CaptureFixture[str], briefly: None
+):
+    command = ["compare", str(files["fp32"]), str(files["int8"]), str(digits / "images"), "--json"]
+    assert main(command) == 0
+    told = json.loads(capsys.readouterr().out)["agreement"]
+    assert 0 < told["mean_abs_diff"] <= told["max_abs_diff"]
+    assert main([command[0], command[1], *command[1:2], *command[3:]]) == 0
+    assert json.loads(capsys.readouterr().out)["agreement"]["max_abs_diff"] == 0
 
 
 def test_agreement_is_counted_over_all_batches():
