@@ -32,6 +32,7 @@ from service.errors import (
 from service.postprocess.top_k import top_k
 from service.preprocess.decode import DecodedImage, decode, decode_at_once
 from service.served import ServedModel
+from service.tracebacks import forget_frames
 
 _DEFAULT_TOP_K = 5
 
@@ -143,6 +144,7 @@ class _Road:
             return await self._counted(image)
         except Exception as error:  # noqa: BLE001 - one image's failure must not reach another
             shown = known_error(error, self._trace)
+            forget_frames(error, logged=True)
             self._failures.append(shown)
             return {
                 "error": {
@@ -230,6 +232,7 @@ class _Road:
                 self._queue(decoded, way, wake=True)
                 return
         except Exception as error:  # noqa: BLE001 - as of a job: whatever it is, who waits must hear
+            forget_frames(error)
             way.future.set_exception(error)
             return
         self._service.jobs.submit(

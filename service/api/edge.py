@@ -12,6 +12,7 @@ from service.api.exchange import REFUSED, Exchange
 from service.api.problems import known_error
 from service.api.state import Service
 from service.errors import RequestError, StoppingError
+from service.tracebacks import forget_frames
 
 _log = structlog.get_logger("service.request")
 
@@ -50,7 +51,9 @@ class Edge:
                 else:
                     await self._app(scope, exchange.receive, exchange.send)
             except Exception as error:  # noqa: BLE001 - the last place that can still answer
-                await exchange.answer(known_error(error, exchange.trace))
+                shown = known_error(error, exchange.trace)
+                forget_frames(error, logged=True)
+                await exchange.answer(shown)
         except asyncio.CancelledError:
             # Stopping took longer than allowed and the server gave this task up; it ends here.
             self._service.given_up += exchange.seconds is None

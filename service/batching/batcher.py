@@ -30,6 +30,7 @@ from service.errors import (
     SessionFailedError,
 )
 from service.metrics import ModelMetrics
+from service.tracebacks import forget_frames
 
 Failure = DeviceLostError | SessionFailedError
 
@@ -317,5 +318,6 @@ def _late() -> DeadlineExceededError:
 
 def _inference_error(cause: Exception) -> InferenceError:
     error = InferenceError("the model failed on this image's batch; the cause is in the log")
+    forget_frames(cause)
     error.__cause__ = cause
     return error

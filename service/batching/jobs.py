@@ -14,6 +14,7 @@ from service.batching.line import Line
 from service.batching.runners import Lane, RunnerPool, Urgency
 from service.batching.ticket import Priority, half_time
 from service.errors import ModelUnavailableError, StoppingError
+from service.tracebacks import forget_frames
 
 T = TypeVar("T")
 
@@ -161,8 +162,9 @@ class JobQueue:
         try:
             job.work()
         except Exception as error:  # noqa: BLE001 - whatever it is, who waits must hear of it
-            told = error  # the other name ends with this block
-            self._fail(batch, lambda: told)
+            forget_frames(error)
+            if self._waiters is not None:
+                self._waiters.reject([(job.future, error)])
         self._done_at = time.perf_counter()
         seconds = self._done_at - started
         mean = seconds if self._mean_s is None else self._mean_s

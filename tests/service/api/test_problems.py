@@ -149,9 +149,12 @@ def test_an_internal_error_gives_an_id_and_no_traceback(serve, image_format, coa
     assert problem["request_id"] in problem["detail"]
     assert "AttributeError" not in response.text
     both = client.post("/v1/classify", files=[("f", ("a", image)), ("f", ("b", image))])
-    assert [r["error"]["code"] for r in both.json()["results"]] == ["internal_error"] * 2
+    assert (both.status_code, both.json()["code"]) == (500, "internal_error"), "no client's fault"
+    mixed = client.post("/v1/classify", files=[("f", ("a", image)), ("f", ("b", b""))])
+    codes = [result["error"]["code"] for result in mixed.json()["results"]]
+    assert (mixed.status_code, codes) == (422, ["internal_error", "empty_image"])
     assert client.get("/readyz").status_code == 200
-    counted = 'resnet_serve_images_total{model="color",outcome="internal_error",version="1"} 3.0'
+    counted = 'resnet_serve_images_total{model="color",outcome="internal_error",version="1"} 4.0'
     assert counted in client.get("/metrics").text
 
 

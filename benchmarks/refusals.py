@@ -1,0 +1,171 @@
+"""Resident memory of a server over thousands of refused requests of each kind.
+
+    python benchmarks/refusals.py [--requests N] [--only KIND]... [-- FLAGS of resnet-serve serve]
+
+A refusal must leave nothing behind: no body, no pixels, no form. Each kind gets a server of its own
+and N requests, one client after the other and eight at a time; its resident memory after all of
+them is compared with that after the first tenth. The goal is at most 10 MB more.
+"""
+
+from __future__ import annotations
+
+import argparse
+import base64
+import http.client
+import io
+import json
+import sys
+import threading
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from types import MappingProxyType
+
+import numpy as np
+from arguments import count
+from local_server import serving
+from PIL import Image
+
+from service.bench.monitor import process_tree
+from service.bench.text_report import table
+
+_MOST_GROWTH_MB = 10.0
+_CLIENTS = 8
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """A request that is refused: its body, type and the answer's status."""
+
+    body: bytes
+    media_type: str
+    status: int
+    leaves: bool = False
+    """Whether the client leaves once it has sent its request."""
+
+
+def _photo(image_format: str) -> bytes:
+    y, x = np.mgrid[0:1000, 0:1500]
+    pixels = np.stack([x * 7 % 256, y * 5 % 256, (x + y) * 3 % 256], axis=-1).astype(np.uint8)
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, image_format)
+    return file.getvalue()
+
+
+def _form(*parts: bytes) -> bytes:
+    text = b""
+    for number, part in enumerate(parts):
+        text += (
+            b'--b\r\nContent-Disposition: form-data; name="files"; filename="%d"\r\n\r\n' % number
+        )
+        text += part + b"\r\n"
+    return text + b"--b--\r\n"
+
+
+def kinds() -> Mapping[str, Refusal]:
+    """Make a request of each kind."""
+    png, jpeg = _photo("PNG"), _photo("JPEG")
+    cut = png[: len(png) * 9 // 10]
+    nothing = b"no image " * 100_000
+    octets, multipart = "application/octet-stream", "multipart/form-data; boundary=b"
+    images = [{"data": base64.b64encode(cut).decode()} for _ in range(3)]
+    return MappingProxyType(
+        {
+            "PNG cut off": Refusal(cut, octets, 422),
+            "JPEG cut off": Refusal(jpeg[: len(jpeg) // 2], octets, 422),
+            "no image": Refusal(nothing, octets, 415),
+            "form cut off": Refusal(_form(png)[:-20], multipart, 400),
+            "form of broken images": Refusal(_form(cut, cut, cut), multipart, 422),
+            "form of no images": Refusal(_form(nothing, nothing), multipart, 422),
+            "JSON cut off": Refusal(
+                b'{"images": [{"data": "' + b"A" * 900_000, "application/json", 400
+            ),
+            "JSON of broken images": Refusal(
+                json.dumps({"images": images}).encode(), "application/json", 422
+            ),
+            "client that leaves": Refusal(png, octets, 0, leaves=True),
+        }
+    )
+
+
+def _post(port: int, refusal: Refusal, statuses: Counter[int]) -> None:
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
+    try:
+        connection.request(
+            "POST", "/v1/classify", refusal.body, {"Content-Type": refusal.media_type}
+        )
+        statuses[0 if refusal.leaves else connection.getresponse().status] += 1
+    finally:
+        connection.close()
+
+
+def _repeat(port: int, refusal: Refusal, requests: int, clients: int) -> Counter[int]:
+    statuses: Counter[int] = Counter()
+
+    def work(share: int) -> None:
+        for _ in range(share):
+            _post(port, refusal, statuses)
+
+    shares = [requests // clients + (number < requests % clients) for number in range(clients)]
+    threads = [threading.Thread(target=work, args=(share,)) for share in shares]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return statuses
+
+
+def resident_mb(pid: int) -> float:
+    """Give the resident memory of a process and its descendants."""
+    total = 0
+    for each in process_tree(pid):
+        text = Path(f"/proc/{each}/status").read_text("utf-8")
+        total += int(text.partition("VmRSS:")[2].split()[0])
+    return total / 1024
+
+
+def measure(refusal: Refusal, requests: int, flags: Sequence[str]) -> tuple[float, float, bool]:
+    """Give the memory after a tenth of the requests and after all, and whether all were refused."""
+    program = [str(Path(sys.executable).with_name("resnet-serve")), "serve"]
+    with serving("service", [*program, "--log-level", "error", *flags]) as server:
+        port = int(server.url.rpartition(":")[2])
+        statuses: Counter[int] = Counter()
+        send: Callable[..., Counter[int]] = partial(_repeat, port, refusal)
+        marks = []
+        for share in (requests // 10, requests - requests // 10):
+            for clients in (1, _CLIENTS):
+                statuses += send(share // 2, clients)
+            marks.append(resident_mb(server.pid))
+    return marks[0], marks[1], set(statuses) == {refusal.status}
+
+
+def main() -> int:
+    """Measure and print; gives 1 when memory grew by more, or a request was not refused so."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--requests", type=count, default=10_000, help="[%(default)s]")
+    parser.add_argument("--only", action="append", choices=kinds(), metavar="KIND",
+                        help=f"may be given again: {', '.join(kinds())}")  # fmt: skip
+    parser.add_argument("flags", nargs="*", help="flags of resnet-serve serve, after --")
+    arguments = parser.parse_args()
+    rows, bad = [], False
+    for name, refusal in kinds().items():
+        if arguments.only and name not in arguments.only:
+            continue
+        first, last, refused = measure(refusal, arguments.requests, arguments.flags)
+        grown = last - first
+        bad |= grown > _MOST_GROWTH_MB or not refused
+        verdict = "ok" if refused and grown <= _MOST_GROWTH_MB else "short"
+        rows.append([name, f"{first:.0f}", f"{last:.0f}", f"{grown:+.0f}",
+                     verdict if refused else "not refused as expected"])  # fmt: skip
+        print(*rows[-1], file=sys.stderr)
+    tenth, whole = arguments.requests // 10, arguments.requests
+    print(table(["refused", f"MB after {tenth}", f"after {whole}", "grown", ""], rows))
+    return int(bad)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,27 @@
+"""What an error keeps alive: every variable of every frame that it passed, and of their callers."""
+
+from __future__ import annotations
+
+import traceback
+
+from service.errors import RequestError
+
+
+def forget_frames(error: BaseException, *, logged: bool = False) -> None:
+    """Drop the tracebacks of an error, and of its causes and contexts.
+
+    Call it where the error is caught. Frames hold a request's body and an image's pixels, mostly in
+    a cycle (a frame knows a future, which knows the error), so that they would stay until Python's
+    oldest generation is collected. A defect that is yet to be `logged` keeps the text of its
+    traceback, as a note.
+    """
+    if not logged and not isinstance(error, RequestError):
+        error.add_note("".join(traceback.format_exception(error)).rstrip())
+    seen: set[int] = set()
+    left: list[BaseException | None] = [error]
+    while left:
+        one = left.pop()
+        if one is not None and id(one) not in seen:
+            seen.add(id(one))
+            one.__traceback__ = None
+            left += [one.__cause__, one.__context__]
