@@ -65,7 +65,7 @@ async def _measure(
     if expected is None:
         all_labels = classify_path(arguments.model, model.classes or 2)
         expected = await from_server(
-            target, images, all_labels, arguments.timeout_s, lambda _: None
+            target, images, all_labels, arguments.timeout_s, lambda _: None, tolerance
         )
     headers: dict[str, object] = {"Content_Type": CONTENT_TYPE}
     if arguments.deadline_ms is not None:

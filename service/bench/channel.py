@@ -38,6 +38,13 @@ class Finish:
     """To a worker: drop what is under way, and hand over the outcome."""
 
 
+@dataclass(frozen=True, slots=True)
+class Finishing:
+    """From a worker, at once: it gets the outcome ready, which has so many samples."""
+
+    samples: int
+
+
 class Channel:
     """One end of a socket pair. Both ends are this program, so it may carry pickles."""
 
@@ -53,6 +60,8 @@ class Channel:
     async def send(self, message: object) -> None:
         """Send; raises `ConnectionError` when the other process has ended."""
         data = pickle.dumps(message, pickle.HIGHEST_PROTOCOL)
+        if self._writer.is_closing():  # uvloop's write() would raise RuntimeError
+            raise ConnectionResetError("the other process has ended")
         self._writer.write(len(data).to_bytes(_SIZE_BYTES) + data)
         await self._writer.drain()
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,6 +26,9 @@ def add_bench(subparsers: _SubParsersAction[argparse.ArgumentParser]) -> None:
         description="Send load to a server on this machine, check every answer, and report "
         "latency, throughput and errors. With --limits, measure what the model and decoding "
         "could do without a server.",
+        epilog="Exit status: 0 when no answer was wrong (other errors are only reported); 1 when "
+        "one was, also in the warm-up, or when it can't be done as asked, which is told in one "
+        "line; 2 for flags that there are not; 130 after Ctrl-C.",
         allow_abbrev=False,
     )
     add_flags(parser)
@@ -33,15 +37,16 @@ def add_bench(subparsers: _SubParsersAction[argparse.ArgumentParser]) -> None:
 def run_bench(arguments: Mapping[str, Any]) -> int:
     """Run with parsed flags; gives the exit status.
 
-    It is 130 when Ctrl-C ended it (what was measured is reported), 1 when an answer was wrong.
+    It is 130 when Ctrl-C ended it (what was measured is reported), 1 when an answer was wrong,
+    also one in the warm-up.
 
     Raises a `StartupError` when it can't be done as asked. Call `prepare_runtime` before.
     """
     options = read_options(arguments)
     # Only now: --help and a bad flag need none of this.
     from service.bench.html_report import render_html  # noqa: PLC0415
+    from service.bench.load import WRONG_ANSWER  # noqa: PLC0415
     from service.bench.progress import Progress  # noqa: PLC0415
-    from service.bench.reference import WRONG_ANSWER  # noqa: PLC0415
     from service.bench.run import measure, render_json  # noqa: PLC0415
     from service.bench.text_report import render_text  # noqa: PLC0415
 
@@ -57,18 +62,34 @@ def run_bench(arguments: Mapping[str, Any]) -> int:
         report = measure(options, progress)
     finally:
         progress.clear()
-    for path, render in outputs:
-        if path is not None:
-            _write(path, render(report))
-    sys.stdout.write(render_text(report))
+    with ExitStack() as files:  # each is written whatever becomes of the others
+        for path, render in reversed(outputs):
+            if path is not None:
+                files.callback(_render, render, report, path)
+        _print(render_text(report))
     if report["interrupted"]:
         return _INTERRUPTED
-    return int(any(WRONG_ANSWER in run["errors"] for run in report.get("runs", ())))
+    runs = report.get("runs", ())
+    return int(any(WRONG_ANSWER in run["errors"] | run["warm_up_errors"] for run in runs))
+
+
+def _render(render: Callable[[dict[str, Any]], str], report: dict[str, Any], path: Path) -> None:
+    _write(path, render(report))
+
+
+def _print(text: str) -> None:
+    encoding = sys.stdout.encoding or "utf-8"
+    try:
+        # What the terminal can't show, as a file's name that is no UTF-8, must not cost the report.
+        sys.stdout.write(text.encode(encoding, "backslashreplace").decode(encoding))
+        sys.stdout.flush()
+    except OSError as error:
+        raise OptionError(f"the report can't be printed: {error.strerror}") from error
 
 
 def _write(path: Path, text: str, mode: str = "w") -> None:
     try:
-        with path.open(mode, encoding="utf-8") as file:
+        with path.open(mode, encoding="utf-8", errors="backslashreplace") as file:
             file.write(text)
     except OSError as error:
         raise OptionError(f"{path}: can't be written: {error.strerror}") from error

@@ -12,13 +12,16 @@ from collections.abc import Sequence
 from types import TracebackType
 from typing import TypeVar
 
-from service.bench.channel import Channel, Done, Finish, Go, Ready
+from service.bench.channel import Channel, Done, Finish, Finishing, Go, Ready
 from service.bench.errors import GeneratorError
 from service.bench.generator import Outcome, Tally, Work
 from service.bench.shares import Share
 from service.bench.summary import Window
 
 M = TypeVar("M")
+
+_ANSWER_S = 5.0  # for a process that does nothing else
+_HAND_OVER_S = 5e-5  # for each sample that is to be handed over: ten times what it takes
 
 # Modules are found where this process finds them, and nowhere else.
 _CODE = (
@@ -60,6 +63,8 @@ class Crew:
 
     async def open(self, shares: Sequence[Share]) -> None:
         """Get ready for a run; the processes connect one after another, see `Pool.open`."""
+        if len(self._workers) < self.processes:
+            raise GeneratorError("a process of the load generator did not answer, and was ended")
         for worker, share in zip(self._workers, shares, strict=True):
             worker.tally = Tally()
             await worker.send(share)
@@ -79,19 +84,34 @@ class Crew:
         return Tally(sum(right), sum(errors), sum(in_flight), middle)
 
     async def finish(self) -> list[Outcome]:
-        """Drop what is under way; returns what came until now, of each process."""
+        """Drop what is under way; returns what came until now, of each process that tells.
+
+        One that does not answer (it may have been stopped) is ended, and its part is missing.
+        """
         for worker in self._workers:
             await worker.send(Finish())
-        return await self._receive(Outcome)
+        begun = await self._receive(Finishing, _ANSWER_S)
+        handed_over_s = _ANSWER_S + _HAND_OVER_S * sum(each.samples for each in begun)
+        return await self._receive(Outcome, handed_over_s)
 
-    async def _receive(self, kind: type[M]) -> list[M]:
-        tasks = [asyncio.create_task(worker.receive(kind)) for worker in self._workers]
+    async def _receive(self, kind: type[M], within_s: float | None = None) -> list[M]:
+        """Wait for a message from each; whoever sends none in time is ended and left out."""
+        tasks = {asyncio.create_task(worker.receive(kind)): worker for worker in self._workers}
         try:
-            return await asyncio.gather(*tasks)
+            done, silent = await asyncio.wait(
+                tasks, timeout=within_s, return_when=asyncio.FIRST_EXCEPTION
+            )
         finally:
             for task in tasks:
                 task.cancel()
             await asyncio.wait(tasks)
+        received = [task.result() for task in tasks if task in done]  # raises what one failed with
+        for task in silent:
+            self._workers.remove(tasks[task])
+            tasks[task].end()
+        if not received:
+            raise GeneratorError("no process of the load generator answers")
+        return received
 
 
 class _Worker:
@@ -133,16 +153,19 @@ class _Worker:
 
 
 async def _start_worker() -> _Worker:
-    here, there = socket.socketpair()
-    with there:
-        channel = await Channel.over(here)
-        try:
-            return _Worker(_spawn(there.fileno()), channel)
-        except OSError as error:
-            channel.close()
-            raise GeneratorError(
-                f"a process of the load generator can't be started: {error.strerror}"
-            ) from error
+    try:
+        here, there = socket.socketpair()
+        with there:
+            channel = await Channel.over(here)
+            try:
+                return _Worker(_spawn(there.fileno()), channel)
+            except OSError:
+                channel.close()
+                raise
+    except OSError as error:
+        raise GeneratorError(
+            f"a process of the load generator can't be started: {error.strerror}"
+        ) from error
 
 
 def _spawn(descriptor: int) -> subprocess.Popen[bytes]:

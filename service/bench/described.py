@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from typing import Annotated, Any, NamedTuple
 from urllib.parse import quote
 
@@ -13,6 +14,7 @@ from service.bench.target import Target
 from service.bench.wire import SerialClient
 
 _TIMEOUT_S = 10.0
+_DEEPEST = 16  # levels of what a server says of itself
 
 
 class ModelFacts(BaseModel):
@@ -38,19 +40,35 @@ async def describe_server(target: Target, options: BenchOptions) -> Described:
         name = options.model or _default_model(listed)
         detail: dict[str, Any] = {}
         if name is not None and options.path is None:  # no telling what answers at a --path
-            detail = await _read(client, target, f"/v1/models/{quote(name, '')}")
+            detail = await _read(client, target, f"/v1/models/{quote(name, '', errors='replace')}")
     finally:
         await client.close()
-    return Described({"url": f"http://{target.authority}", **listed}, _facts(detail))
+    return Described({**listed, "url": f"http://{target.authority}"}, _facts(detail))
 
 
 async def _read(client: SerialClient, target: Target, path: str) -> dict[str, Any]:
     answer = await client.exchange(target.get(path))
     try:
         found = json.loads(answer.body)
-    except ValueError:
+    except (ValueError, RecursionError):
         return {}
-    return found if isinstance(found, dict) else {}
+    return _plain(found, _DEEPEST) if isinstance(found, dict) else {}
+
+
+def _plain(value: Any, depth: int) -> Any:
+    """Return it as every report can hold it; None is in place of what none can.
+
+    That is NaN, infinity, and what is nested too deep. Half characters get a question mark.
+    """
+    if isinstance(value, dict) and depth:
+        return {_plain(key, 0): _plain(each, depth - 1) for key, each in value.items()}
+    if isinstance(value, list) and depth:
+        return [_plain(each, depth - 1) for each in value]
+    if isinstance(value, str):
+        return value.encode("utf-8", "replace").decode()
+    if isinstance(value, dict | list) or (isinstance(value, float) and not math.isfinite(value)):
+        return None
+    return value
 
 
 def _default_model(listed: dict[str, Any]) -> str | None:

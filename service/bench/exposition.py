@@ -9,6 +9,8 @@ from dataclasses import dataclass, field
 _LINE = re.compile(r"([A-Za-z_:][\w:]*)(?:\{(.*)\})?\s+(\S+)(?:\s+-?\d+)?")
 _LABEL = re.compile(r'([A-Za-z_]\w*)="((?:[^"\\]|\\.)*)"')
 
+_MOST = 2.0**53  # a float counts no further
+
 BATCH_SIZE = "resnet_serve_batch_size"
 
 
@@ -27,8 +29,8 @@ class Exposition:
         """Give a histogram's cumulative counts by upper bound, over all series of the model."""
         counts: dict[float, float] = {}
         for labels, value in self.series.get(f"{name}_bucket", ()):
-            if model is None or labels.get("model") == model:
-                bound = float(labels["le"])
+            bound = _number(labels.get("le", ""))
+            if bound is not None and (model is None or labels.get("model") == model):
                 counts[bound] = counts.get(bound, 0.0) + value
         return dict(sorted(counts.items()))
 
@@ -41,12 +43,18 @@ def parse_exposition(text: str) -> Exposition:
         if match is None:
             continue
         name, labels, value = match.groups()
-        try:
-            number = float(value)
-        except ValueError:
-            continue
-        series.setdefault(name, []).append((dict(_LABEL.findall(labels or "")), number))
+        number = _number(value)
+        if number is not None and abs(number) <= _MOST:
+            series.setdefault(name, []).append((dict(_LABEL.findall(labels or "")), number))
     return Exposition(series)
+
+
+def _number(text: str) -> float | None:
+    try:
+        number = float(text)
+    except ValueError:
+        return None
+    return None if math.isnan(number) else number
 
 
 def batch_sizes(before: Exposition, after: Exposition, model: str | None) -> dict[str, int]:

@@ -60,7 +60,7 @@ class Generator(Protocol):
         """Tell how it goes; to be asked about once a second."""
 
     async def finish(self) -> list[Outcome]:
-        """Drop what is under way; returns what came until now, of each process that sent."""
+        """Drop what is under way; returns what came until now, of each process that tells."""
 
 
 class Sender:
@@ -100,6 +100,11 @@ class Sender:
         for at in window:
             await asyncio.sleep(max(at - time.perf_counter(), 0))
             self._cpu_s.append(time.process_time())
+
+    @property
+    def answered(self) -> int:
+        """Requests of which is known what became of them."""
+        return len(self._load.samples)
 
     def tally(self) -> Tally:
         """Tell how it went since the last call."""

@@ -15,13 +15,13 @@ from service.bench.text_report import (
     spread_rows,
     title_of,
     tolerance_of,
+    versions_of,
 )
 
 
 def render_html(report: dict[str, Any]) -> str:
     """Give the page."""
     machine, options, runs = report["machine"], report["options"], report.get("runs", [])
-    packages = ", ".join(f"{name} {version}" for name, version in machine["packages"].items())
     size = report["images"]["bytes"]
     parts = [
         "<h1>resnet-serve bench</h1>",
@@ -30,8 +30,7 @@ def render_html(report: dict[str, Any]) -> str:
         _facts([
             ("machine", f"{machine['cpu']}, {machine['cores']} cores, "
                         f"{machine['memory_bytes'] / 2**30:.0f} GiB, {machine['system']}"),
-            ("versions", f"resnet-serve {machine['resnet_serve']}, Python {machine['python']}, "
-                         f"{packages}"),
+            ("versions", versions_of(machine)),
             ("images", f"{report['images']['count']} distinct, median {size['p50'] / 1000:.1f} kB"),
             *_server_facts(report),
         ]),
@@ -49,15 +48,22 @@ def render_html(report: dict[str, Any]) -> str:
 def _server_facts(report: dict[str, Any]) -> list[tuple[str, str]]:
     if "server" not in report:
         return []
-    models = ", ".join(
-        f"{model['name']} version {model['version']} ({model['architecture']}, "
-        f"{model['precision']}, {model['provider']})"
-        for model in report["server"].get("models", ())
-    )
+    models = report["server"].get("models")
+    named = ", ".join(map(_model, models if isinstance(models, list) else ()))
     return [
-        ("server", f"{report['server']['url']} {models}"),
+        ("server", f"{report['server']['url']} {named}"),
         ("answers", tolerance_of(report)),
     ]
+
+
+def _model(model: object) -> str:
+    """Name a model by what the server tells of it; one of another kind may list bare names."""
+    if not isinstance(model, dict):
+        return str(model)
+    version = f" version {model['version']}" if "version" in model else ""
+    known = [str(model[key]) for key in ("architecture", "precision", "provider") if key in model]
+    details = f" ({', '.join(known)})" if known else ""
+    return f"{model.get('name')}{version}{details}"
 
 
 def _run(run: dict[str, Any], options: dict[str, Any]) -> str:

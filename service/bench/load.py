@@ -17,7 +17,7 @@ from service.bench.target import Target
 from service.bench.timer import PreciseTimer
 from service.bench.wire import Answer
 
-OK, CHANGED_LABEL = "ok", "changed_label"
+OK, CHANGED_LABEL, WRONG_ANSWER = "ok", "changed_label", "wrong_answer"
 RIGHT = frozenset({OK, CHANGED_LABEL})
 """Kinds of right answers. The best label may change where others are as probable."""
 
@@ -108,7 +108,7 @@ class Load:
         return self._requests[request.image]
 
     def _end(self, request: _Request, answer: Answer) -> None:
-        kind = answer.failure or self._check(request.image, answer)
+        kind = answer.failure or self._judge(request.image, answer)
         self.samples.append(
             Sample(
                 request.scheduled,
@@ -124,6 +124,12 @@ class Load:
             self.on_done()
         if self._pool.is_quiet:
             self._quiet.set()
+
+    def _judge(self, image: int, answer: Answer) -> str:
+        try:
+            return self._check(image, answer)
+        except Exception:  # noqa: BLE001 - an answer that can't be judged is counted, and not lost
+            return WRONG_ANSWER
 
 
 async def run_closed(load: Load, clients: int, start: float, end: float) -> None:

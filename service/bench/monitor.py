@@ -14,6 +14,7 @@ from service.bench.target import Target
 from service.bench.wire import SerialClient
 
 _SCRAPE_TIMEOUT_S = 10.0
+_AFTER_END_S = 5.0  # a scrape may go on at most
 
 
 class Usage(NamedTuple):
@@ -42,13 +43,16 @@ class Monitor:
             raise OptionError(f"--server-pid: there is no process {pid}")
 
     async def watch(self, start: float, end: float) -> None:
-        """Sample at `start`, every second, and at `end` (seconds of `time.perf_counter`)."""
+        """Sample at `start`, every second, and at `end` (seconds of `time.perf_counter`).
+
+        The seconds that a slow scrape takes are left out, and not made up for.
+        """
         at = start
         while True:
             await asyncio.sleep(max(at - time.perf_counter(), 0))
             last = at >= end
             if at == start or last or self._pid is None:
-                scraped = await self._scrape()
+                scraped = await self._scrape(end + _AFTER_END_S)
                 if at == start:
                     self._before = scraped
                 self._after = scraped
@@ -59,7 +63,7 @@ class Monitor:
                 await asyncio.to_thread(self._note_processes, self._pid)
             if last:
                 return
-            at = min(at + 1.0, end)
+            at = min(max(at + 1.0, time.perf_counter()), end)
 
     async def close(self) -> None:
         """Drop the connection."""
@@ -79,13 +83,19 @@ class Monitor:
             "cpu_s": cpu,
             "cpu_cores": cores,
             "rss_peak_bytes": rss,
-            "batch_sizes": batch_sizes(self._before, self._after, self._model),
+            "batch_sizes": self._batch_sizes(),
             "usage": [usage._asdict() for usage in self.usage],
         }
 
-    async def _scrape(self) -> Exposition:
+    def _batch_sizes(self) -> dict[str, int]:
+        if not self._before.series:  # the first scrape failed, and all that ever ran would count
+            return {}
+        return batch_sizes(self._before, self._after, self._model)
+
+    async def _scrape(self, latest: float) -> Exposition:
         """Give the server's metrics; nothing where it has none or can't answer in time."""
-        answer = await self._client.exchange(self._target.get("/metrics"))
+        left = max(min(latest - time.perf_counter(), _SCRAPE_TIMEOUT_S), 0)
+        answer = await self._client.exchange(self._target.get("/metrics"), left)
         return parse_exposition(answer.body.decode("utf-8", "replace"))
 
     def _note(self, scraped: Exposition) -> None:

@@ -79,6 +79,8 @@ class Pool(Generic[J]):
 
     async def close(self) -> None:
         """Drop all connections."""
+        for opening in self._opening:
+            opening.cancel()
         await asyncio.gather(*self._opening, return_exceptions=True)
         connections = [*self._opened]
         for connection in connections:
@@ -95,9 +97,13 @@ class Pool(Generic[J]):
     async def _connect(self) -> None:
         task = cast("asyncio.Task[None]", asyncio.current_task())
         try:
-            _, connection = await asyncio.get_running_loop().create_connection(
-                lambda: Connection(self._done, self._lost), self._target.address, self._target.port
-            )
+            # A server that is stopped lets connections wait for minutes.
+            async with asyncio.timeout(self._timeout_s):
+                _, connection = await asyncio.get_running_loop().create_connection(
+                    lambda: Connection(self._done, self._lost),
+                    self._target.address,
+                    self._target.port,
+                )
         except OSError:
             # A server that is gone must not be asked ten thousand times a second.
             await asyncio.sleep(_AFTER_FAILED_CONNECT_S)
@@ -131,8 +137,10 @@ class Pool(Generic[J]):
             self._free(connection)
         else:
             self._opened.discard(connection)
-        self._end(job, answer)
-        self._open_more()
+        try:
+            self._end(job, answer)
+        finally:  # what becomes of one job must not keep others waiting
+            self._open_more()
 
     def _lost(self, connection: Connection) -> None:
         """Forget a connection that the server closed while it was idle."""

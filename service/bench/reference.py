@@ -3,17 +3,25 @@
 from __future__ import annotations
 
 import json
+import math
+import re
 from collections import deque
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from service.bench.errors import ReferenceAnswerError, TargetError
-from service.bench.load import CHANGED_LABEL, OK, RIGHT
+from service.bench.load import CHANGED_LABEL, OK, RIGHT, WRONG_ANSWER
 from service.bench.target import Target
-from service.bench.wire import Answer, SerialClient
+from service.bench.wire import (
+    BAD_RESPONSE,
+    CONNECT_FAILED,
+    CONNECTION_LOST,
+    TIMEOUT,
+    Answer,
+    SerialClient,
+)
 
-WRONG_ANSWER = "wrong_answer"
 TOLERANCE = 1e-3
 """How far a probability may be off where the server does not show it.
 
@@ -25,9 +33,12 @@ CONTENT_TYPE = "application/octet-stream"
 """The server looks at the content, never at this."""
 
 _ROUNDING = 1e-6  # of two probabilities that are given to six decimals
-_REACH = 0.2  # how far behind the best label others are kept: twice any tolerance in use
+_REACH = 0.2  # how far behind the best label others are kept; more for tolerances over half of it
 _RIGHT_BODIES = 8  # kept for each image
 _TIMINGS = b',"timings_ms"'
+
+_CODE = re.compile(r"(?!http_\d)[a-z0-9_]{1,64}")
+_OWN_KINDS = RIGHT | {WRONG_ANSWER, BAD_RESPONSE, CONNECT_FAILED, CONNECTION_LOST, TIMEOUT}
 
 Best = tuple[str, float]
 """Label id and probability."""
@@ -80,7 +91,7 @@ def judge(expected: Expected, body: bytes, tolerance: float) -> str:
     """
     try:
         (label, probability), *_ = best_labels(body)
-    except (ValueError, KeyError, IndexError, TypeError):
+    except ValueError:
         return WRONG_ANSWER
     first = expected.first
     known = dict([first, *expected.others]).get(label)
@@ -95,17 +106,30 @@ def judge(expected: Expected, body: bytes, tolerance: float) -> str:
 
 
 def best_labels(body: bytes) -> list[Best]:
-    """Read an answer of one image; raises ValueError, KeyError, IndexError or TypeError."""
-    labels = json.loads(body)["results"][0]["labels"]
-    return [(str(label["id"]), float(label["probability"])) for label in labels]
+    """Read an answer of one image; raises `ValueError` for whatever else."""
+    try:
+        labels = json.loads(body)["results"][0]["labels"]
+        found = [(str(label["id"]), float(label["probability"])) for label in labels]
+    # An integer may be too large for a float, and brackets too many to be read.
+    except (KeyError, IndexError, TypeError, OverflowError, RecursionError) as error:
+        raise ValueError("no answer to one image") from error
+    if not (found and all(math.isfinite(probability) for _, probability in found)):
+        raise ValueError("no answer to one image")
+    return found
 
 
 def error_code(answer: Answer) -> str:
-    """Give the problem detail's code, or the status where there is none."""
+    """Give the problem detail's code, or the status where there is none.
+
+    What looks like no code, or is a kind that is given here, could be taken for something else.
+    """
     try:
-        return str(json.loads(answer.body)["code"])
-    except (ValueError, KeyError, TypeError):
-        return f"http_{answer.status}"
+        code = json.loads(answer.body)["code"]
+    except (ValueError, KeyError, TypeError, RecursionError):
+        code = None
+    if isinstance(code, str) and _CODE.fullmatch(code) and code not in _OWN_KINDS:
+        return code
+    return f"http_{answer.status}"
 
 
 async def from_server(
@@ -114,10 +138,12 @@ async def from_server(
     path: str,
     timeout_s: float,
     progress: Callable[[str], None],
+    tolerance: float = TOLERANCE,
 ) -> list[Expected]:
     """Ask the server for each image, one at a time, while there is no load.
 
-    `path` should ask for all labels: the more an answer has, the surer others are judged.
+    `path` should ask for all labels: the more an answer has, the surer others are judged. Those
+    are kept that count with the tolerance.
 
     Raises `TargetError` when nothing answers and `ReferenceAnswerError` when it answers an error.
     """
@@ -131,33 +157,33 @@ async def from_server(
                     f"--url http://{target.authority}: {answer.failure.replace('_', ' ')}; "
                     "is `resnet-serve serve` running there?"
                 )
-            expected.append(_expected(answer, number))
+            expected.append(_expected(answer, number, tolerance))
             progress(f"reference answers {number}/{len(images)}")
     finally:
         await client.close()
     return expected
 
 
-def _expected(answer: Answer, number: int) -> Expected:
+def _expected(answer: Answer, number: int, tolerance: float) -> Expected:
     if answer.status != 200:
-        detail: Any = error_code(answer)
         raise ReferenceAnswerError(
-            f"image {number} gets {answer.status} ({detail}) even without load; "
+            f"image {number} gets {answer.status} ({error_code(answer)}) even without load; "
             "send only images that are answered"
         )
     try:
-        return _within_reach(best_labels(answer.body))
-    except (ValueError, KeyError, IndexError, TypeError) as error:
+        return _within_reach(best_labels(answer.body), tolerance)
+    except ValueError as error:
         raise ReferenceAnswerError(f"the answer to image {number} is not understood") from error
 
 
-def _within_reach(labels: Sequence[Best]) -> Expected:
+def _within_reach(labels: Sequence[Best], tolerance: float) -> Expected:
     """Leave out labels that no answer can have for its best; they are in order.
 
     The first that is out of reach stays: it tells that those after it are too.
     """
     first, *others = labels
-    reached = sum(first[1] - probability <= _REACH for _, probability in others)
+    reach = max(_REACH, 2 * tolerance)
+    reached = sum(first[1] - probability <= reach for _, probability in others)
     return Expected(first, tuple(others[: reached + 1]))
 
 
@@ -175,11 +201,13 @@ def from_model_file(
 
     pipeline = load_pipeline(path)
     ids, expected = [label.id for label in pipeline.contract.labels], []
+    # Wherever the server may run it: what is in force there is not known yet.
+    tolerance = max(pipeline.contract.tolerance.cpu, pipeline.contract.tolerance.cuda)
     try:
         for number, image in enumerate(images, 1):
             row = probabilities(pipeline.engine, [pipeline.decode(image)])[0]
             labels = [(ids[index], probability) for index, probability in top_k(row, len(row))]
-            expected.append(_within_reach(labels))
+            expected.append(_within_reach(labels, tolerance))
             progress(f"reference answers {number}/{len(images)}")
     except RequestError as error:
         raise ReferenceAnswerError(f"image {number} has no answer: {error}") from error

@@ -7,11 +7,13 @@ HTTP server may send to a request with a known end: a length, chunks, or no body
 
 from __future__ import annotations
 
+import re
 from typing import NamedTuple
 
 _MAX_HEAD = 65_536  # bytes
 _END_OF_HEAD = b"\r\n\r\n"
 _BODYLESS = {204, 304}
+_CHUNK_SIZE = re.compile(rb"([0-9A-Fa-f]{1,16})[ \t]*(?:;.*)?")  # and extensions
 
 
 class Response(NamedTuple):
@@ -35,15 +37,16 @@ class ResponseReader:
         Raises `ValueError` for what is no such response, or goes on after its end.
         """
         self._data = self._data + data if self._data else data
-        at = self._data.find(_END_OF_HEAD)
-        if at < 0:
-            if len(self._data) > _MAX_HEAD or not _may_begin(self._data):
-                raise ValueError("no HTTP response")
-            return None
-        status, headers, keep_alive = _read_head(self._data[:at])
-        if 100 <= status < 200:  # not the answer yet
-            rest, self._data = self._data[at + 4 :], b""
-            return self.feed(rest) if rest else None
+        while True:
+            at = self._data.find(_END_OF_HEAD)
+            if at < 0:
+                if len(self._data) > _MAX_HEAD or not _may_begin(self._data):
+                    raise ValueError("no HTTP response")
+                return None
+            status, headers, keep_alive = _read_head(self._data[:at])
+            if not 100 <= status < 200:
+                break
+            self._data = self._data[at + 4 :]  # that was not the answer yet
         found = _read_body(self._data, at + 4, status, headers)
         if found is None:
             return None
@@ -95,7 +98,11 @@ def _read_chunks(data: bytes, at: int) -> tuple[bytes, int] | None:
     """Read chunks without trailers, from the first; None if they are not all there."""
     chunks: list[bytes] = []
     while (line_end := data.find(b"\r\n", at)) >= 0:
-        size = int(data[at:line_end].partition(b";")[0], 16)
+        # int() takes more than a chunk's size may be: signs, which would go back, spaces, 0x and _.
+        match = _CHUNK_SIZE.fullmatch(data, at, line_end)
+        if match is None:
+            raise ValueError("a chunk without its size")
+        size = int(match[1], 16)
         start = line_end + 2
         at = start + size + 2
         if len(data) < at:

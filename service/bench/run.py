@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 import math
-import resource
 import time
 from collections.abc import Sequence
 from contextlib import AsyncExitStack
@@ -15,22 +14,21 @@ import uvloop
 
 from service.bench.crew import Crew
 from service.bench.described import describe_server
-from service.bench.errors import OptionError
 from service.bench.generator import Generator, OneProcess, Work
 from service.bench.machine import describe_machine
 from service.bench.monitor import Monitor
+from service.bench.open_files import allow_open_files
 from service.bench.options import BenchOptions
 from service.bench.prepare import Prepared, model_file_of, prepare
 from service.bench.progress import Progress
 from service.bench.reference import CONTENT_TYPE, TOLERANCE, Expected, from_server
-from service.bench.shares import deal, process_count, schedule, split
+from service.bench.shares import deal, process_count, schedule
 from service.bench.summary import Window, spread, summarise
 from service.bench.target import Target, classify_path, parse_target
 from service.cpus import cpu_count
 
 T = TypeVar("T")
 
-_OTHER_FILES = 64  # beside the connections
 _LEAST_S = 0.5  # a run that is cut shorter says nothing
 _SOME_LABELS = 2  # of a reference answer, where it is not known how many there are
 _LEAD_S = 0.1  # so that the first arrivals are not late already
@@ -82,9 +80,11 @@ async def _against_server(
     report["tolerance"] = TOLERANCE if model.tolerance is None else model.tolerance
     if expected is None:
         path = options.path or classify_path(options.model, model.classes or _SOME_LABELS)
-        expected = await from_server(target, images, path, options.timeout_s, progress.show)
+        expected = await from_server(
+            target, images, path, options.timeout_s, progress.show, report["tolerance"]
+        )
     processes = process_count(options, cpu_count())
-    _allow_connections(options, max(split(options.most_connections, processes)))
+    allow_open_files(options, processes)
     work = Work(
         target,
         _requests(options, target, images),
@@ -151,7 +151,8 @@ async def _one_run(
         "interrupted": interrupted or late,
         **summarise(samples, window, options.deadline_ms),
         "server": monitor.report(),
-        "generator": _usage([outcome.cpu_s for outcome in outcomes], window),
+        "generator": _usage([outcome.cpu_s for outcome in outcomes], window)
+        | {"silent_processes": generator.processes - len(outcomes)},
     }
 
 
@@ -171,23 +172,6 @@ def _usage(cpu_s: Sequence[float], window: Window) -> dict[str, Any]:
         "cpu_cores": sum(cpu_s) / window.seconds,
         "busiest_cores": max(cpu_s) / window.seconds,
     }
-
-
-def _allow_connections(options: BenchOptions, count: int) -> None:
-    """Raise the limit of open files, mostly 1024, as far as that many connections need.
-
-    It is each process's own, and processes begin with that of this one.
-    """
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    needed = count + _OTHER_FILES
-    if soft < needed:
-        if hard != resource.RLIM_INFINITY and hard < needed:
-            flag = "--clients" if options.mode == "closed" else "--connections"
-            raise OptionError(
-                f"{flag}: {count} a process need {needed} open files, and {hard} are allowed "
-                "(ulimit); more --processes need fewer each"
-            )
-        resource.setrlimit(resource.RLIMIT_NOFILE, (needed, hard))
 
 
 def render_json(report: dict[str, Any]) -> str:

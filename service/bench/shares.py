@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from service.bench.arrivals import Arrivals, burst, poisson, read_trace
+from service.bench.errors import OptionError
 from service.bench.options import BenchOptions
 
 _CORES_A_PROCESS, _MOST = 4, 8
@@ -30,10 +31,18 @@ def process_count(options: BenchOptions, cores: int) -> int:
 
 
 def schedule(options: BenchOptions, rate: float | None) -> tuple[Arrivals | None, float]:
-    """Return the arrivals of an open loop, and the length of the run with its warm-up."""
+    """Return the arrivals of an open loop, and the length of the run with its warm-up.
+
+    Raises `OptionError` for a trace of which nothing would be measured.
+    """
     seconds = options.warm_up + options.duration
     if options.trace is not None:
         arrivals = read_trace(options.trace)
+        if not ((arrivals >= options.warm_up) & (arrivals < seconds)).any():
+            raise OptionError(
+                f"--trace {options.trace}: nothing arrives between the end of --warm-up, "
+                f"{options.warm_up:g} s, and that of --duration, {seconds:g} s"
+            )
         seconds = min(seconds, float(arrivals[-1]) + 1e-3)
         return arrivals[arrivals < seconds], seconds
     if rate is None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
@@ -16,6 +17,8 @@ STAGES = ("receive", "decode", "queue", "infer")
 
 _REFUSED = {429, 503}
 _CDF_POINTS = 200
+_STAGE = re.compile(r"[\w!#$%&'*+.^`|~-]{1,64}", re.ASCII)  # RFC 9110 calls it a token
+_MOST_MS = 1e9  # twelve days
 
 Floats = NDArray[np.float64]
 
@@ -60,6 +63,7 @@ def summarise(
     )
     in_time = came if deadline_ms is None else came[came <= deadline_ms]
     errors = Counter(s.kind for s in inside if s.kind not in RIGHT)
+    before = Counter(s.kind for s in samples if s.scheduled < window.start and s.kind not in RIGHT)
     changed = sum(s.kind == CHANGED_LABEL for s in good)
     late = latencies_ms(good) > deadline_ms if deadline_ms is not None else np.empty(0)
     return {
@@ -79,6 +83,7 @@ def summarise(
             "from_sent_ms": spread([(s.ended - s.sent) * 1000 for s in refused]),
         },
         "errors": dict(errors.most_common()),
+        "warm_up_errors": dict(before.most_common()),
         "lateness_ms": spread([(s.sent - s.scheduled) * 1000 for s in inside if s.sent]),
         "waited_for_connection": sum(s.waited for s in inside),
         "stages_ms": stages_ms(good),
@@ -93,17 +98,23 @@ def latencies_ms(samples: Iterable[Sample]) -> Floats:
 
 
 def parse_timing(header: bytes) -> dict[str, float]:
-    """Read a Server-Timing header: milliseconds by stage; entries without `dur` are left out."""
+    """Read a Server-Timing header: milliseconds by stage.
+
+    Entries without a name or a `dur` that can be one are left out.
+    """
     stages = {}
     for entry in header.decode("latin-1").split(","):
         name, *parameters = (part.strip() for part in entry.split(";"))
         for parameter in parameters:
             key, _, value = parameter.partition("=")
+            if key.strip().lower() != "dur" or not _STAGE.fullmatch(name):
+                continue
             try:
-                if key.strip().lower() == "dur":
-                    stages[name] = float(value.strip().strip('"'))
+                ms = float(value.strip().strip('"'))
             except ValueError:
                 continue
+            if 0 <= ms <= _MOST_MS:  # NaN is not either
+                stages[name] = ms
     return stages
 
 

@@ -10,6 +10,7 @@ from typing import NamedTuple
 _WIDTH, _HEIGHT = 560, 280
 _LEFT, _RIGHT, _TOP, _BOTTOM = 62, 16, 16, 46  # margins, in pixels
 _TICKS = 5
+_LEAST_SPAN = 1e-12  # of an axis; a smaller one is none
 
 
 class Line(NamedTuple):
@@ -31,7 +32,8 @@ class _Axis:
             ticks = [m * 10.0**d for d in decades for m in (1, 2, 5)]
             self.ticks = [tick for tick in ticks if low * 0.999 <= tick <= high * 1.001]
         else:
-            step = _round_step((high - min(low, 0.0)) or 1.0)
+            span = high - min(low, 0.0)
+            step = _round_step(span if span > _LEAST_SPAN else 1.0)
             self._low = math.floor(min(low, 0.0) / step) * step
             self._high = max(math.ceil(high / step - 1e-9) * step, self._low + step)
             count = round((self._high - self._low) / step)

@@ -8,13 +8,17 @@ from typing import Any
 INTERRUPTED = "Interrupted: this is what was measured until then."
 _LATE_MS = 10
 _NEARLY_A_CORE = 0.9
+_KINDS = 12  # of errors that are told by name; a server may make up any number
 _SPREAD = ("p50", "p95", "p99", "max")
 
 
 def render_text(report: dict[str, Any]) -> str:
     """Give the whole report as text, ending with a newline."""
     machine = report["machine"]
-    parts = [f"{machine['cpu']}, {machine['cores']} cores; {report['images']['count']} images"]
+    parts = [
+        f"{machine['command']}\n{versions_of(machine)}\n"
+        f"{machine['cpu']}, {machine['cores']} cores; {report['images']['count']} images"
+    ]
     if "tolerance" in report:
         parts[0] += f"; {tolerance_of(report)}"
     if report["interrupted"]:
@@ -59,6 +63,12 @@ def title_of(run: dict[str, Any], options: dict[str, Any]) -> str:
     return f"{title} (interrupted)" if run["interrupted"] else title
 
 
+def versions_of(machine: dict[str, Any]) -> str:
+    """List what was measured with."""
+    packages = "".join(f", {name} {version}" for name, version in machine["packages"].items())
+    return f"resnet-serve {machine['resnet_serve']}, Python {machine['python']}{packages}"
+
+
 def tolerance_of(report: dict[str, Any]) -> str:
     """Say what counts as a right answer."""
     return f"right within {report['tolerance']:g} of the reference's probabilities"
@@ -68,9 +78,10 @@ def fact_rows(run: dict[str, Any], options: dict[str, Any]) -> list[tuple[str, s
     """Give a run's single figures by name."""
     server = run["server"]
     deadline = options["deadline_ms"]
+    nothing = "" if run["requests"] else ": nothing was measured"
     rows = [
         ("requests", f"{run['requests']} in {run['seconds']:.1f} s "
-                     f"({number(run['offered_per_s'])} a second)"),
+                     f"({number(run['offered_per_s'])} a second){nothing}"),
         ("right answers", f"{run['ok']} ({number(run['throughput_per_s'])} a second)"),
     ]  # fmt: skip
     if run["agreement"] is not None:
@@ -79,8 +90,9 @@ def fact_rows(run: dict[str, Any], options: dict[str, Any]) -> list[tuple[str, s
     if deadline is not None:
         rows.append((f"within {deadline:g} ms", f"{number(run['goodput_per_s'])} a second; "
                      f"{run['past_deadline']} answers past it"))  # fmt: skip
-    errors = ", ".join(f"{kind} {count}" for kind, count in run["errors"].items())
-    rows.append(("errors", errors or "none"))
+    rows.append(("errors", _kinds(run["errors"])))
+    if run["warm_up_errors"]:
+        rows.append(("warm-up errors", _kinds(run["warm_up_errors"])))
     if run["refusals"]["count"]:
         sent = run["refusals"]["from_sent_ms"]
         rows.append(("refusals", f"{run['refusals']['count']}, p50 {number(sent['p50'])} ms, "
@@ -96,10 +108,20 @@ def fact_rows(run: dict[str, Any], options: dict[str, Any]) -> list[tuple[str, s
     return rows
 
 
+def _kinds(errors: dict[str, int]) -> str:
+    """Tell errors by kind; they come by number, the most first."""
+    said = [f"{kind} {count}" for kind, count in [*errors.items()][:_KINDS]]
+    if others := [*errors.values()][_KINDS:]:
+        said.append(f"{len(others)} other kinds {sum(others)}")
+    return ", ".join(said) or "none"
+
+
 def _generator(own: dict[str, Any]) -> str:
     text = f"{own['cpu_s']:.1f} CPU s ({own['cpu_cores']:.2f} cores)"
     if own["processes"] > 1:
         text += f", {own['processes']} processes, {own['busiest_cores']:.2f} cores at most"
+    if silent := own["silent_processes"]:
+        text += f"; {silent} more did not answer, and what was sent there is missing"
     # Each process is one thread, so a full core is all that it can use.
     return text + (": it may be what limits" if own["busiest_cores"] > _NEARLY_A_CORE else "")
 

@@ -126,18 +126,23 @@ class SerialClient:
         self._connection: Connection | None = None
         self._waiter: asyncio.Future[Answer] | None = None
 
-    async def exchange(self, request: bytes) -> Answer:
-        """Send a request, give its answer; failures are in the answer, not raised."""
+    async def exchange(self, request: bytes, timeout_s: float | None = None) -> Answer:
+        """Send a request, give its answer; failures are in the answer, not raised.
+
+        `timeout_s` is in place of the client's own.
+        """
         loop = asyncio.get_running_loop()
+        ends = loop.time() + (self._timeout_s if timeout_s is None else timeout_s)
         try:
             if self._connection is None or not self._connection.usable:
-                _, self._connection = await loop.create_connection(
-                    lambda: Connection(self._answered), self._target.address, self._target.port
-                )
+                async with asyncio.timeout_at(ends):
+                    _, self._connection = await loop.create_connection(
+                        lambda: Connection(self._answered), self._target.address, self._target.port
+                    )
         except OSError:
             return Answer(time.perf_counter(), 0, b"", b"", CONNECT_FAILED)
         self._waiter = loop.create_future()
-        self._connection.send(request, self._timeout_s)
+        self._connection.send(request, max(ends - loop.time(), 0))
         return await self._waiter
 
     async def close(self) -> None:

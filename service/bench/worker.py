@@ -13,7 +13,7 @@ from typing import Any, NoReturn
 
 import uvloop
 
-from service.bench.channel import Channel, Done, Finish, Go, Ready
+from service.bench.channel import Channel, Done, Finish, Finishing, Go, Ready
 from service.bench.generator import Sender, Work
 from service.bench.shares import Share
 
@@ -65,6 +65,7 @@ async def _send_share(channel: Channel, orders: asyncio.Queue[Any], work: Work) 
         sending.result()  # raises what it has failed with
         await channel.send(Done())
         await finish
+    await channel.send(Finishing(sender.answered))
     sending.cancel()
     if telling is not None:
         telling.cancel()

@@ -118,6 +118,44 @@ def test_a_server_that_begins_to_answer_wrongly_is_found_out(bench, serve, monke
     assert run["requests"] == run["ok"] + run["errors"]["wrong_answer"]
 
 
+def test_a_wrong_answer_in_the_warm_up_is_reported_too(bench, serve, monkeypatch, tmp_path, capsys):
+    """It is none of what was measured, and no reason to trust that."""
+    right, calls = CpuEngine.run, 0
+
+    def settling(engine: CpuEngine, pixels: Pixels, outputs: Sequence[str]) -> Outputs:
+        nonlocal calls
+        calls += 1
+        answer = right(engine, pixels, outputs)[PROBABILITIES]
+        return {PROBABILITIES: answer if calls != 3 + 1 else np.roll(answer, 1, axis=1)}
+
+    client = serve(max_batch=1)
+    monkeypatch.setattr(CpuEngine, "run", settling)
+    (run,) = bench(client, expect_status=1, clients=2, warm_up=1, duration=0.3)["runs"]
+    assert run["errors"] == {}
+    assert run["ok"] > 0
+    assert run["warm_up_errors"] == {"wrong_answer": 1}
+    assert "warm-up errors wrong_answer 1\n" in capsys.readouterr().out
+    assert "<td>warm-up errors</td><td>wrong_answer 1</td>" in (tmp_path / "r.html").read_text()
+
+
+def test_a_report_says_what_it_was_measured_with(bench, serve, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("sys.argv", ["/bin/resnet-serve", "bench", "--trace", "caf\udce9"])
+    bench(serve(), duration=0.2)
+    for report in (capsys.readouterr().out, (tmp_path / "r.html").read_text()):
+        assert "resnet-serve bench --trace" in report
+        assert f"numpy {np.__version__}" in report
+
+
+def test_a_report_that_fails_in_one_form_is_there_in_the_others(bench, serve, monkeypatch, capsys):
+    def broken(report: dict) -> str:
+        raise ValueError("can't be drawn")
+
+    monkeypatch.setattr("service.bench.html_report.render_html", broken)
+    with pytest.raises(ValueError, match="drawn"):
+        bench(serve(), duration=0.2)
+    assert "closed loop, 8 clients" in capsys.readouterr().out
+
+
 def test_refusals_are_counted_by_their_code(bench, serve):
     """Of 8 clients, one at a time is admitted; whoever comes beside it is refused."""
     (run,) = bench(serve(max_queue=1, max_images=1), clients=8)["runs"]

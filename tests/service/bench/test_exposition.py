@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pytest
+
 from service.bench.exposition import batch_sizes, parse_exposition
 from service.metrics import Metrics
 
@@ -38,3 +40,15 @@ def test_batches_between_two_scrapes_are_counted_by_size():
 
 def test_what_is_no_exposition_is_empty():
     assert parse_exposition("<html>\nnot found 404x\n# HELP a b\n").series == {}
+
+
+@pytest.mark.parametrize("value", ["NaN", "+Inf", "-Inf", "1e308", "x"])
+def test_a_value_that_counts_nothing_is_passed_over(value):
+    assert parse_exposition(f"a {value}\nb 1\n").series == {"b": [({}, 1.0)]}
+
+
+@pytest.mark.parametrize("labels", ['{le="x"}', '{le="NaN"}', '{le=""}', '{a="1"}', ""])
+def test_a_bucket_without_a_bound_is_passed_over(labels):
+    name = "resnet_serve_batch_size_bucket"
+    after = parse_exposition(f'{name}{labels} 1\n{name}{{le="1"}} 2\n{name}{{le="+Inf"}} 3\n')
+    assert batch_sizes(parse_exposition(""), after, None) == {"1": 2, "2+": 1}

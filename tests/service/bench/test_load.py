@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import socket
 import time
 from collections import Counter
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 
 import numpy as np
 import uvloop
 
-from service.bench.load import OK, Load, run_closed, run_open
+from service.bench.load import OK, WRONG_ANSWER, Load, run_closed, run_open
+from service.bench.pool import Pool
 from service.bench.target import Target
 from service.bench.timer import PreciseTimer
 from service.bench.wire import Answer, SerialClient
@@ -178,3 +181,67 @@ def test_the_timer_never_goes_off_early():
                 assert time.perf_counter() >= at
 
     with_server(answering(ANSWER), use)
+
+
+def test_an_answer_that_can_not_be_judged_is_wrong_and_its_client_goes_on():
+    def judge(image: int, answer: Answer) -> str:
+        raise RecursionError
+
+    async def use(target: Target) -> None:
+        load = Load(target, [target.get("/")], judge, connections=2, timeout_s=5, seed=0)
+        start = time.perf_counter()
+        await run_closed(load, 2, start, start + 0.3)
+        await load.close()
+        assert {sample.kind for sample in load.samples} == {WRONG_ANSWER}
+        assert len(load.samples) > 4
+
+    with_server(answering(ANSWER), use)
+
+
+def test_jobs_that_wait_for_a_connection_get_one_whatever_becomes_of_others():
+    ended: asyncio.Queue[int] = asyncio.Queue()
+
+    def end(job: int, answer: Answer) -> None:
+        ended.put_nowait(job)
+        raise RuntimeError("as if a caller were broken")
+
+    async def use(target: Target) -> None:
+        asyncio.get_running_loop().set_exception_handler(lambda *_: None)
+        pool = Pool(target, 1, 5.0, lambda _: target.get("/"), end)
+        for job in range(3):
+            pool.submit(job)
+        async with asyncio.timeout(20):
+            assert [await ended.get() for _ in range(3)] == [0, 1, 2]
+        await pool.close()
+
+    with_server(answering(CLOSING), use)
+
+
+@contextlib.contextmanager
+def deaf() -> Iterator[Target]:
+    """Gives the address of a listener whose queue is full, as that of a server that is stopped."""
+    with contextlib.ExitStack() as sockets:
+        listener = sockets.enter_context(socket.create_server(("127.0.0.1", 0), backlog=0))
+        address = listener.getsockname()
+        for _ in range(4):
+            client = sockets.enter_context(socket.socket())
+            client.setblocking(False)
+            client.connect_ex(address)
+        yield Target("127.0.0.1", address[1], "deaf")
+
+
+def test_a_connection_that_is_never_made_is_an_error_in_its_time():
+    async def main(target: Target) -> None:
+        load, start = load_for(target, timeout_s=0.2), time.perf_counter()
+        async with asyncio.timeout(20):
+            await run_open(load, np.zeros(3), start)
+            load.arrive(time.perf_counter())  # and one that is given up
+            await load.close()
+            client = SerialClient(target, 0.2)
+            assert (await client.exchange(target.get("/"))).failure == "connect_failed"
+            await client.close()
+        assert {sample.kind for sample in load.samples} <= {"connect_failed", "timeout"}
+        assert len(load.samples) == 3
+
+    with deaf() as target, asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(main(target))

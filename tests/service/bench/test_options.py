@@ -46,6 +46,7 @@ def test_the_help_states_the_shape_of_bursts_and_every_flag(capsys):
         parsed("--help")
     text = " ".join(capsys.readouterr().out.split())
     assert "3x the mean rate for 1 s every 5 s" in text
+    assert "Exit status: 0 when no answer was wrong" in text
     for name in BenchOptions.model_fields:
         assert re.search(rf"{_flag(name)}(?![\w-])", text), name
 

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import os
 import re
 import resource
 import select
 import signal
+import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Coroutine, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -21,11 +24,15 @@ import uvloop
 from images import colored
 
 import service
+from service.bench import crew
+from service.bench.channel import Channel, Ready
 from service.bench.cli import run_bench
 from service.bench.crew import Crew
 from service.bench.errors import GeneratorError, OptionError
 from service.bench.generator import Work
 from service.bench.monitor import process_tree
+from service.bench.open_files import allow_open_files
+from service.bench.options import BenchOptions
 from service.bench.shares import Share
 from service.bench.target import Target
 from service.engine.base import Outputs, Pixels
@@ -33,6 +40,7 @@ from service.engine.cpu import CpuEngine
 
 INTERRUPTED = 130
 WAIT_S = 60
+NOWHERE = Work(Target("127.0.0.1", 1, "gone"), [b"request"], [], 0.0, 1.0)
 
 
 @pytest.fixture
@@ -209,6 +217,130 @@ def test_a_process_that_is_killed_is_told_in_one_line(flags, serve, at_batch):
     assert workers() == []
 
 
+def test_ctrl_c_does_not_wait_for_a_process_that_is_stopped(
+    flags, serve, at_batch, capsys, monkeypatch
+):
+    """What the others have sent is reported, and that this one's part is missing."""
+    monkeypatch.setattr(crew, "_ANSWER_S", 1.0)
+
+    def stop_one_and_interrupt() -> None:
+        os.kill(workers()[0], signal.SIGSTOP)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    url = str(serve(max_batch=1).base_url)
+    at_batch(150, stop_one_and_interrupt)
+    flags |= {"url": url, "mode": "poisson", "rate": "100", "duration": "600"}
+    assert run_bench(flags) == INTERRUPTED
+    (run,) = report_of(flags)["runs"]
+    assert run["ok"] > 0
+    generator = run["generator"]
+    assert (generator["processes"], generator["silent_processes"]) == (1, 1)
+    assert "1 more did not answer" in capsys.readouterr().out
+    assert workers() == []
+
+
+def in_a_loop(work: Coroutine[Any, Any, None]) -> None:
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(work)
+
+
+def test_where_no_process_answers_there_is_nothing_to_report(monkeypatch):
+    monkeypatch.setattr(crew, "_ANSWER_S", 0.2)
+
+    async def with_all_stopped() -> None:
+        async with Crew(NOWHERE, 2, tell=False) as stopped:
+            for pid in workers():
+                os.kill(pid, signal.SIGSTOP)
+            await stopped.finish()
+
+    with pytest.raises(GeneratorError, match="no process of the load generator answers"):
+        in_a_loop(with_all_stopped())
+    assert workers() == []
+
+
+def test_a_process_that_is_gone_is_told_by_its_channel():
+    """Also when sending has failed already."""
+
+    async def keep_sending(channel: Channel) -> None:
+        while True:
+            await channel.send(Ready())
+            await asyncio.sleep(0)
+
+    async def with_one_end() -> None:
+        here, there = socket.socketpair()
+        channel = await Channel.over(here)
+        there.close()
+        with pytest.raises(EOFError):
+            await channel.receive()
+        with pytest.raises(ConnectionError):
+            await asyncio.wait_for(keep_sending(channel), WAIT_S / 2)
+        with pytest.raises(ConnectionError):
+            await channel.send(Ready())
+        channel.close()
+
+    in_a_loop(with_one_end())
+
+
+def test_a_process_that_is_killed_while_it_starts_is_told_in_one_line(monkeypatch):
+    start = crew._start_worker
+
+    async def start_and_kill() -> object:
+        worker = await start()
+        worker._process.kill()
+        worker._process.wait()
+        return worker
+
+    monkeypatch.setattr(crew, "_start_worker", start_and_kill)
+
+    async def with_all_killed() -> None:
+        async with Crew(NOWHERE, 2, tell=False) as members:
+            await members.open([Share(1, None, 0), Share(1, None, 1)])
+
+    with pytest.raises(GeneratorError, match="was ended by SIGKILL"):
+        in_a_loop(with_all_killed())
+    assert workers() == []
+
+
+@contextlib.contextmanager
+def no_file_more() -> Iterator[None]:
+    """As many open files are allowed as there are."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    highest = max(int(path.name) for path in Path("/proc/self/fd").iterdir())
+    resource.setrlimit(resource.RLIMIT_NOFILE, (highest, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+def test_too_many_open_files_are_told_in_one_line():
+    async def without_files() -> None:
+        with contextlib.ExitStack() as files:
+            files.enter_context(no_file_more())
+            with contextlib.suppress(OSError):
+                while True:
+                    files.enter_context(socket.socket())
+            await Crew(NOWHERE, 1, tell=False).__aenter__()
+
+    with pytest.raises(GeneratorError, match="can't be started: Too many open files"):
+        in_a_loop(without_files())
+
+
+@pytest.mark.parametrize(("processes", "needed"), [(1, 128), (32, 128), (64, 192)])
+def test_this_process_may_open_a_socket_to_each_of_the_others(monkeypatch, processes, needed):
+    allowed = []
+    monkeypatch.setattr(resource, "getrlimit", lambda _: (40, 4096))
+    monkeypatch.setattr(resource, "setrlimit", lambda _, limits: allowed.append(limits))
+    allow_open_files(BenchOptions(clients=64), processes)
+    assert allowed == [(needed, 4096)]
+
+
+def test_more_processes_than_open_files_allow_are_refused(monkeypatch):
+    monkeypatch.setattr(resource, "getrlimit", lambda _: (40, 100))
+    with pytest.raises(OptionError, match="--processes: 64 need 192 open files, and 100"):
+        allow_open_files(BenchOptions(clients=64), 64)
+
+
 def test_open_files_are_limited_for_each_process(flags, serve, monkeypatch):
     monkeypatch.setattr(resource, "getrlimit", lambda _: (128, 128))
     flags |= {"url": str(serve().base_url), "clients": "100", "duration": "0.3"}
@@ -231,16 +363,11 @@ def test_a_process_that_does_not_start_is_told_in_one_line(
 
 
 def test_a_process_that_fails_says_why(capfd):
-    nowhere = Work(Target("127.0.0.1", 1, "gone"), [b"request"], [], 0.0, 1.0)
-
     async def with_a_bad_share() -> None:
-        async with Crew(nowhere, 2, tell=False) as crew:
+        async with Crew(NOWHERE, 2, tell=False) as crew:
             await crew.open([Share(1, None, 0), Share(1, None, -1)])
 
-    with (
-        asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner,
-        pytest.raises(GeneratorError, match="was ended with status 1"),
-    ):
-        runner.run(with_a_bad_share())
+    with pytest.raises(GeneratorError, match="was ended with status 1"):
+        in_a_loop(with_a_bad_share())
     assert "ValueError" in capfd.readouterr().err
     assert workers() == []

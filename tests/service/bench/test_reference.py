@@ -6,12 +6,15 @@ import json
 
 import numpy as np
 import pytest
+from color_model import color_contract, write_color_model
 from hypothesis import given
 from hypothesis import strategies as st
+from images import colored
 
 from service.bench.load import CHANGED_LABEL, OK, RIGHT
-from service.bench.reference import WRONG_ANSWER, Checker, Expected, judge
+from service.bench.reference import WRONG_ANSWER, Checker, Expected, from_model_file, judge
 from service.bench.wire import Answer
+from service.contract import Tolerance
 
 CAT, DOG, COW = "n1", "n2", "n3"
 CLEAR = Expected((CAT, 0.7), ((DOG, 0.2),))
@@ -39,7 +42,8 @@ def test_the_expected_label_and_probability_are_right():
 
 
 @pytest.mark.parametrize("other", [body(DOG, 0.7), body(CAT, 0.702), body(DOG, 0.2), b"", b"{}",
-                                   b'{"results":[]}', body(CAT, float("nan")),
+                                   b'{"results":[]}', b"[" * 100_000,
+                                   body(CAT, 10**400), body(CAT, float("nan")),
                                    body(COW, float("nan"))])  # fmt: skip
 def test_another_label_or_probability_is_wrong_also_after_a_right_answer(other):
     """The second answer takes the fast way, by comparing bytes."""
@@ -123,3 +127,30 @@ def test_an_error_counts_by_its_code_or_else_by_its_status():
     assert judged(CLEAR, b'{"code":"queue_full"}', b"<html>", b"[]", status=503) == [
         "queue_full", "http_503", "http_503",
     ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "ok", "changed_label", "wrong_answer", "timeout", "connect_failed", "connection_lost",
+        "bad_response", "http_200", "\x1b[31mred", "two\nlines", "Capital", "a" * 65, "", 5,
+        None, {},
+    ],
+)  # fmt: skip
+def test_a_code_that_is_none_or_could_be_taken_for_another_kind_is_passed_over(code):
+    assert judged(CLEAR, json.dumps({"code": code}).encode(), status=500) == ["http_500"]
+
+
+def test_an_error_that_is_nested_too_deep_counts_by_its_status():
+    assert judged(CLEAR, b"[" * 100_000, status=500) == ["http_500"]
+
+
+@pytest.mark.parametrize(("tolerance", "known"), [(0.01, 1), (0.6, 2)])
+def test_of_a_model_files_labels_those_are_kept_that_its_tolerance_reaches(
+    tmp_path, tolerance, known
+):
+    """Of three. The first that is out of reach stays, and tells that the rest is too."""
+    path = tmp_path / "color.onnx"
+    write_color_model(path, color_contract(tolerance=Tolerance(cpu=0.01, cuda=tolerance)))
+    (expected,) = from_model_file(path, [colored("red")], lambda _: None)
+    assert len(expected.others) == known

@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from service.bench.errors import OptionError
 from service.bench.options import BenchOptions
 from service.bench.shares import deal, process_count, schedule, split
 
@@ -61,3 +62,13 @@ def test_no_process_is_without_a_client():
 
 def test_what_is_asked_for_counts():
     assert process_count(BenchOptions(processes=3), 256) == 3
+
+
+@pytest.mark.parametrize("times", ["0\n1.9\n", "1\n12\n13\n"])
+def test_a_trace_of_which_nothing_would_be_measured_is_refused(tmp_path, times):
+    """It ends before the warm-up does, or has its gap just there."""
+    trace = tmp_path / "trace.txt"
+    trace.write_text(times)
+    options = BenchOptions(mode="trace", trace=trace, warm_up=2, duration=10)
+    with pytest.raises(OptionError, match=r"--trace .* nothing arrives .*--warm-up, 2 s, .* 12 s"):
+        schedule(options, None)

@@ -76,6 +76,14 @@ def test_errors_are_counted_by_kind_and_are_no_answers():
     assert figures["refusals"]["from_sent_ms"]["max"] == pytest.approx(4)
 
 
+def test_errors_of_the_warm_up_are_counted_by_themselves():
+    samples = [sample(9, 5, "timeout"), sample(9.5, 5, "timeout"), sample(9, 5), sample(10, 5)]
+    figures = summarise([*samples, sample(9.9, 5, "wrong_answer")], WINDOW, None)
+    assert figures["errors"] == {}
+    assert figures["warm_up_errors"] == {"timeout": 2, "wrong_answer": 1}
+    assert figures["requests"] == 1
+
+
 def test_a_changed_label_is_a_right_answer_that_lowers_the_agreement():
     kinds = [OK, OK, CHANGED_LABEL, OK, "wrong_answer"]
     figures = summarise([sample(10.1, 5, kind) for kind in kinds], WINDOW, None)
@@ -96,6 +104,16 @@ def test_server_timing_is_read_and_nonsense_passed_over():
     header = b'receive;dur=0.4, decode;desc="x";dur=1.5, cache, queue;dur=soon'
     assert parse_timing(header) == {"receive": 0.4, "decode": 1.5}
     assert parse_timing(b"") == {}
+
+
+@pytest.mark.parametrize("ms", ["nan", "inf", "-inf", "1e308", "-1"])
+def test_a_time_that_can_be_none_is_passed_over(ms):
+    assert parse_timing(f"infer;dur={ms}, decode;dur=1".encode()) == {"decode": 1}
+
+
+@pytest.mark.parametrize("name", [b"\x1b[31mred", b"a b", b"", b"x" * 65, b"\xff"])
+def test_a_stage_has_a_plain_name(name):
+    assert parse_timing(name + b";dur=1, decode;dur=1") == {"decode": 1}
 
 
 def test_stages_come_in_the_order_of_the_road():

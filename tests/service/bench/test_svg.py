@@ -34,7 +34,7 @@ def test_larger_values_are_drawn_further_right_and_higher():
     assert a[1] > b[1] > c[1]
 
 
-@pytest.mark.parametrize("values", [[], [0.0], [0.0, 0.0], [1e-9, 1e9], [5.0]])
+@pytest.mark.parametrize("values", [[], [0.0], [0.0, 0.0], [1e-9, 1e9], [5e-324], [5.0]])
 def test_odd_ranges_are_drawn(values):
     parsed(line_plot([Line("a", list(enumerate(values)))], "x", "y", log_x=True))
     parsed(line_plot([Line("a", list(enumerate(values)))], "x", "y"))

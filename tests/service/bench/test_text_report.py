@@ -16,7 +16,7 @@ def facts(kinds: list[str], processes: int = 1, busiest: float = 0.1) -> dict[st
     run = summarise(samples, WINDOW, None) | {
         "mode": "closed", "server": {"cpu_s": None},
         "generator": {"processes": processes, "cpu_s": 12.0, "cpu_cores": 1.2,
-                      "busiest_cores": busiest},
+                      "busiest_cores": busiest, "silent_processes": 0},
     }  # fmt: skip
     return dict(fact_rows(run, {"deadline_ms": None}))
 
@@ -36,3 +36,15 @@ def test_agreement_is_told_where_answers_were_compared():
     said = facts([OK, OK, OK, CHANGED_LABEL])["agreement"]
     assert said == "75.00% have the reference's best label, 1 another as probable"
     assert "agreement" not in facts(["queue_full"])
+
+
+def test_however_many_kinds_of_errors_there_are_the_report_stays_short():
+    said = facts(["often"] * 3 + [f"kind_{i}" for i in range(1000)])["errors"]
+    assert said.startswith("often 3, kind_0 1, ")
+    assert said.endswith(", 989 other kinds 989")
+    assert len(said) < 200
+
+
+def test_that_nothing_was_measured_is_said():
+    assert facts([])["requests"] == "0 in 10.0 s (0.00 a second): nothing was measured"
+    assert facts([OK])["requests"] == "1 in 10.0 s (0.10 a second)"
