@@ -6,6 +6,8 @@ import traceback
 
 from service.errors import RequestError
 
+_BEGINNING = "Traceback (most recent call last)"
+
 
 def forget_frames(error: BaseException, *, logged: bool = False) -> None:
     """Drop the tracebacks of an error, and of its causes and contexts.
@@ -16,7 +18,7 @@ def forget_frames(error: BaseException, *, logged: bool = False) -> None:
     traceback, as a note.
     """
     if not logged and not isinstance(error, RequestError):
-        error.add_note("".join(traceback.format_exception(error)).rstrip())
+        _keep_text(error)
     seen: set[int] = set()
     left: list[BaseException | None] = [error]
     while left:
@@ -25,3 +27,9 @@ def forget_frames(error: BaseException, *, logged: bool = False) -> None:
             seen.add(id(one))
             one.__traceback__ = None
             left += [one.__cause__, one.__context__]
+
+
+def _keep_text(error: BaseException) -> None:
+    """Note an error's traceback, once: one that is raised again has its first one still."""
+    if not any(note.startswith(_BEGINNING) for note in getattr(error, "__notes__", ())):
+        error.add_note("".join(traceback.format_exception(error)).rstrip())

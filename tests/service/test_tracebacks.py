@@ -60,6 +60,34 @@ def test_a_defects_traceback_stays_as_text_until_it_is_logged():
         assert ("in defect" in notes) == (not logged)
 
 
+def test_an_error_that_is_raised_again_and_again_does_not_grow():
+    error = RuntimeError("always the same")
+    for _ in range(50):
+        try:
+            raise error
+        except RuntimeError:
+            forget_frames(error)
+    assert len("".join(error.__notes__)) < 1000
+
+
+def test_a_defect_with_a_cause_tells_both():
+    """What it begins with is the cause's traceback."""
+
+    def defect() -> None:
+        try:
+            int("x")
+        except ValueError as cause:
+            raise RuntimeError("the defect") from cause
+
+    with pytest.raises(RuntimeError) as raised:
+        defect()
+    for _ in range(2):
+        forget_frames(raised.value)
+    (note,) = raised.value.__notes__
+    assert "invalid literal" in note
+    assert "the defect" in note
+
+
 def test_errors_that_know_each_other_end():
     one, other = ValueError("one"), ValueError("other")
     one.__context__, other.__context__ = other, one
