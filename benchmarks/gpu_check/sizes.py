@@ -45,7 +45,7 @@ def _alternating(context: Context, part: Part, engine: Engine, batches: dict[int
     rounds = max(3, int(_ROUNDS * context.scale))
     repeated = {size: median_of(partial(_run, engine, batches[size]), rounds) for size in SIZES}
     times: dict[int, list[float]] = {size: [] for size in SIZES}
-    for size in itertools.chain(*[(*SIZES, *SIZES[-2::-1])] * rounds):
+    for size in itertools.chain(*[(*SIZES, *SIZES[-2:0:-1])] * rounds):
         started = time.perf_counter()
         _run(engine, batches[size])
         times[size].append(time.perf_counter() - started)
