@@ -87,7 +87,10 @@ class Run:
 
 @dataclass(frozen=True, slots=True)
 class RunningBatch:
-    """A batch that is under way: its model's table, its images, the seconds that it still takes."""
+    """A batch that is under way: its model's table, its images, the seconds that it still takes.
+
+    `ends_at` is as planned, and may be over.
+    """
 
     latencies: LatencyTable
     images: int
@@ -161,15 +164,15 @@ class RunnerPool:
                 continue
             begins_at = run.since
             if lane.serial:
-                before = [other.ends_at for other in found if other.lane is lane]
+                before = [max(now, other.ends_at) for other in found if other.lane is lane]
                 begins_at = max(begins_at, *before, lane.ended_at)
-            ends_at = max(now, begins_at + latencies.median_s(len(run.batch)))
-            rest_s = ends_at - max(now, begins_at)
+            ends_at = begins_at + latencies.median_s(len(run.batch))
+            rest_s = max(0.0, ends_at - max(now, begins_at))
             found.append(RunningBatch(latencies, len(run.batch), rest_s, ends_at, lane))
         return found
 
     def free_at(self, lane: Lane) -> float:
-        """When all batches under way in a lane should have ended; 0 if there are none."""
+        """When all batches under way in a lane are planned to end; 0 if there are none."""
         return max((batch.ends_at for batch in self.running() if batch.lane is lane), default=0.0)
 
     def runs_of(self, source: Source) -> list[Run]:

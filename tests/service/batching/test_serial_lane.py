@@ -50,20 +50,6 @@ def test_an_incomplete_batch_waits_while_another_is_computed_and_goes_on_growing
         scene.end()
 
 
-def test_it_is_taken_a_little_before_its_turn_so_that_it_is_ready_then():
-    with on_gpu() as scene:
-        scene.submit(0)
-        scene.settle()
-        scene.submit(0)
-        scene.advance(0.6)
-        scene.settle()
-        assert values(scene) == [[1]], "0.4 s are left, and to get ready takes 0.3 at most"
-        scene.advance(0.15)
-        scene.settle()
-        assert values(scene) == [[1], [2]]
-        scene.end()
-
-
 def test_a_full_batch_does_not_wait():
     with on_gpu() as scene:
         scene.submit(0)
@@ -82,20 +68,23 @@ def test_models_take_turns_on_the_device():
         scene.submit(0)
         scene.settle()
         scene.submit(1)
+        scene.advance(0.9)
         scene.settle()
         assert values(scene) == [[1]], "the other model's batch is computed"
-        scene.advance(0.8)
-        scene.settle()
-        assert values(scene) == [[1], [2]]
+        end_one(scene)
+        assert values(scene) == [[2]]
         scene.end()
 
 
-def test_a_batch_that_takes_longer_than_planned_keeps_nobody_from_getting_ready():
+def test_a_batch_that_takes_far_longer_than_planned_keeps_nobody_from_getting_ready():
     with on_gpu() as scene:
         scene.submit(0)
         scene.settle()
-        scene.advance(5)
         scene.submit(0)
+        scene.advance(1.9)
+        scene.settle()
+        assert values(scene) == [[1]], "planned were 1 s, and as long again is waited"
+        scene.advance(0.2)
         scene.settle()
         assert values(scene) == [[1], [2]]
         scene.end()
