@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import codecs
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -68,7 +69,8 @@ def parse_json(body: bytes, max_images: int) -> EncodedImages:
         _check_count(max(body.count(b'"data"'), 1), max_images)
         raise MalformedJsonError(f"too many items; expected {_JSON_FORM}")
     try:
-        items = JsonImages.model_validate_json(body).images
+        # Some editors and PowerShell begin a text with a byte order mark (RFC 8259, section 8.1).
+        items = JsonImages.model_validate_json(body.removeprefix(codecs.BOM_UTF8)).images
     except ValidationError as error:
         first = error.errors()[0]
         where = _shortened(".".join(str(part) for part in first["loc"]))
@@ -80,12 +82,17 @@ def parse_json(body: bytes, max_images: int) -> EncodedImages:
 
 
 def _from_base64(data: str) -> bytes | RequestError:
+    """Read base64, with line ends as MIME has them (RFC 2045), or a data: URL (RFC 2397) of it."""
+    if data[:5].lower() == "data:":
+        head, comma, data = data.partition(",")
+        if not (comma and head.lower().endswith(";base64")):
+            return InvalidBase64Error("data is a data: URL that is not in base64")
+    if "\n" in data or "\r" in data:
+        data = data.replace("\r", "").replace("\n", "")
     try:
         return base64.b64decode(data, validate=True)
     except (binascii.Error, ValueError) as error:
-        return InvalidBase64Error(
-            f"data is not standard base64 (RFC 4648, section 4, no data: prefix): {error}"
-        )
+        return InvalidBase64Error(f"data is not standard base64 (RFC 4648, section 4): {error}")
 
 
 def parse_multipart(body: bytes, boundary: bytes, max_images: int) -> EncodedImages:

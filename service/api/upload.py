@@ -11,6 +11,8 @@ from service.errors import (
     EmptyBodyError,
 )
 
+_SHOWN_BYTES = 100
+
 
 class HeldBytes:
     """A body's bytes in a gate, taken as they arrive, given back when the block ends.
@@ -43,12 +45,7 @@ async def read_body(exchange: Exchange, held: HeldBytes, limit: int) -> bytes:
     read, else as soon as the limit is passed), `InflightBytesError`, `ClientDisconnectedError` or
     `EmptyBodyError`.
     """
-    encoding = exchange.headers.get(b"content-encoding", b"identity").lower()
-    if encoding != b"identity":
-        raise ContentEncodingError(
-            f"Content-Encoding {encoding.decode('latin-1')!r} is not accepted; "
-            "send the image as it is"
-        )
+    _check_encoding(exchange.headers.get(b"content-encoding", b""))
     _check_size(exchange.announced, limit)
     held.gate.check(exchange.announced)
     chunks: list[bytes] = []
@@ -68,6 +65,16 @@ async def read_body(exchange: Exchange, held: HeldBytes, limit: int) -> bytes:
     if not held.size:
         raise EmptyBodyError("the body has no bytes; send an image, a form or JSON")
     return chunks[0] if len(chunks) == 1 else b"".join(chunks)
+
+
+def _check_encoding(value: bytes) -> None:
+    """Refuse a coding; neither "identity" nor an empty element is one (RFC 9110, 5.6.1, 8.4)."""
+    codings = [coding.strip().lower() for coding in value.split(b",")]
+    if any(coding not in {b"", b"identity"} for coding in codings):
+        shown = value[:_SHOWN_BYTES].decode("latin-1")
+        raise ContentEncodingError(
+            f"Content-Encoding {shown!r} is not accepted; send the image as it is"
+        )
 
 
 def _check_size(size: int, limit: int) -> None:

@@ -258,8 +258,18 @@ def test_a_full_queue_is_refused_with_retry_after(serve, held_engine):
     assert still_answers(client)
 
 
-def test_a_compressed_body_is_refused_by_name(client):
-    response = client.post("/v1/classify", content=b"x", headers={"Content-Encoding": "gzip"})
+@pytest.mark.parametrize("value", ["", "identity", "IDENTITY", ", identity ,", ","])
+def test_what_is_no_coding_is_none(client, value):
+    headers = {"Content-Encoding": value}
+    response = client.post("/v1/classify", content=colored("green"), headers=headers)
+    assert response.status_code == 200
+
+
+@pytest.mark.parametrize("value", ["gzip", "identity, gzip", "br,", "x" * 300])
+def test_a_compressed_body_is_refused_by_name(client, value):
+    response = client.post("/v1/classify", content=b"x", headers={"Content-Encoding": value})
+    assert value[:100] in response.json()["detail"]
+    assert len(response.json()["detail"]) < 200
     assert (response.status_code, response.json()["code"]) == (
         415, "unsupported_content_encoding",
     )  # fmt: skip
