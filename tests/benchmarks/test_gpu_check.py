@@ -76,6 +76,19 @@ def test_an_unknown_part_is_refused():
     assert "'attest', 'sizes'" in done.stderr
 
 
+def test_a_python_without_the_service_is_told_what_it_lacks():
+    done = subprocess.run(
+        [sys.executable, "-S", str(SCRIPT), "--dry-run"],
+        check=False,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 1
+    assert done.stderr.startswith("gpu-check: error: ")
+    assert "is not installed for" in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+
+
 def test_findings_reach_their_targets_or_fall_short():
     part = Part("sizes")
     part.at_most("small", 1.2, 1.2)
