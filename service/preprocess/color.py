@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
-from PIL.TiffImagePlugin import TiffImageFile
 
 from service.errors import CorruptImageError, UnsupportedPixelsError
-
-_BITS_PER_SAMPLE, _PHOTOMETRIC = 258, 262  # TIFF tags
-_WHITE_IS_ZERO = 0  # a value of the latter
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
@@ -43,23 +40,23 @@ def scale_transparency(image: Image.Image, bits: int) -> None:
     transparent = image.info.get("transparency")
     if image.mode == "L" and bits in {2, 4} and isinstance(transparent, int):
         image.info["transparency"] = transparent * 255 // (2**bits - 1)
-    if image.mode == "RGB" and bits == 16 and isinstance(transparent, tuple):
-        image.info["transparency"] = tuple(value >> 8 for value in transparent)
 
 
 def _eight_bits(image: Image.Image) -> Image.Image:
-    """Grey of 12 or 16 bits to 8; Pillow's own conversion clips at 255 instead.
+    """Grey of 16 bits to 8; Pillow's own conversion clips at 255 instead.
 
-    Nor does Pillow scale 12 bits, turn a TIFF round whose 0 is white, or heed a transparent value.
+    Nor does Pillow heed a transparent value.
     """
-    tags = image.tag_v2 if isinstance(image, TiffImageFile) else {}
-    largest = 4095 if tags.get(_BITS_PER_SAMPLE) == (12,) else 65535
-    table = (np.arange(65536).clip(max=largest) * 255 + largest // 2) // largest
-    if tags.get(_PHOTOMETRIC) == _WHITE_IS_ZERO:
-        table = 255 - table
+    table = scale_table(16)
     if isinstance(transparent := image.info.get("transparency"), int):
         table[transparent] = 255
-    return Image.fromarray(table.astype(np.uint8)[np.asarray(image)])
+    return Image.fromarray(table[np.asarray(image)])
+
+
+def scale_table(bits: int) -> NDArray[np.uint8]:
+    """Make the table that brings values of so many bits to 8, rounded."""
+    largest = (1 << bits) - 1
+    return ((np.arange(largest + 1) * 255 + largest // 2) // largest).astype(np.uint8)
 
 
 def _on_white(image: Image.Image) -> Image.Image:

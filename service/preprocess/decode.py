@@ -7,16 +7,14 @@ full list, an EPS file would reach Ghostscript.
 from __future__ import annotations
 
 import re
-import struct
 import warnings
-import zlib
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
 from service.contract import Preprocessing
 from service.errors import (
@@ -26,41 +24,28 @@ from service.errors import (
     RequestError,
     TruncatedImageError,
 )
-from service.preprocess.color import scale_transparency, to_rgb
-from service.preprocess.limits import (
-    JPEG_FORMATS,
-    PieceReader,
-    check_pieces,
-    check_size,
-    check_work,
-    too_large,
-)
-from service.preprocess.memory import DecodingMemory, decoding_bytes, plain_jpeg_bytes
+from service.preprocess import bmp, gif, jpeg, png, tiff, tiff_tags, webp
+from service.preprocess.encoded import EncodedImage
+from service.preprocess.limits import check_pixels, check_size
+from service.preprocess.memory import DecodingMemory
 from service.preprocess.plain_jpeg import decode_plain, plain_size
 from service.preprocess.transform import Box, resized_size, transform
 
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")
 """Pillow's names of the accepted formats."""
 
-# What Pillow's decoders raise on bad data, beside OSError: found by feeding them broken files.
-# Anything else is a defect, and is answered and logged as one.
-_BROKEN = (OSError, ValueError, SyntaxError, EOFError, IndexError, TypeError, KeyError,
-           OverflowError, AssertionError, struct.error, zlib.error)  # fmt: skip
-
-# What tells an image whose header is broken from what is no image. The two letters of a BMP say
-# too little without a header size that exists.
-_SIGNATURES = {
-    rb"\xff\xd8\xff": "JPEG",
-    rb"\x89PNG\r\n\x1a\n": "PNG",
-    rb"RIFF....WEBP": "WEBP",
-    rb"GIF8[79]a": "GIF",
-    rb"BM.{12}[\x0c\x28\x34\x38\x40\x6c\x7c]\0\0\0": "BMP",
-    rb"II[*+]\0|MM\0[*+]": "TIFF",
-}
+# What files begin with. Only these formats have a decoder, whatever a request's header says.
+_READERS: tuple[tuple[re.Pattern[bytes], Callable[[bytes, int], EncodedImage]], ...] = (
+    (re.compile(re.escape(jpeg.SIGNATURE)), jpeg.read),
+    (re.compile(re.escape(png.SIGNATURE)), png.read),
+    (re.compile(webp.SIGNATURE, re.DOTALL), webp.read),
+    (re.compile(gif.SIGNATURE), gif.read),
+    (re.compile(bmp.SIGNATURE, re.DOTALL), bmp.read),
+    (re.compile(tiff_tags.SIGNATURE), tiff.read),
+)
 
 _AT_ONCE_BYTES, _AT_ONCE_SIDE = 16_384, 96  # the latter in pixels, of the image and for the model
 
-_ORIENTATION = 0x0112  # EXIF tag
 _TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -73,7 +58,6 @@ _TURNS = {
 _SIDEWAYS = {5, 6, 7, 8}  # orientations that swap width and height
 _END_TO_LEFT = {2, 3, 6, 7}  # those that bring the right or lower edge to the left
 _END_TO_TOP = {3, 4, 7, 8}  # those that bring it to the top
-_TURNED_BACK = {6: 8, 8: 6}  # the others undo themselves
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,7 +134,7 @@ def _decode_plain(
     check_size(*size, policy.max_image_pixels)
     if _is_reduced(size, preprocessing, policy):
         return None
-    with policy.memory.hold(plain_jpeg_bytes(*size)):
+    with policy.memory.hold(size[0] * size[1] * jpeg.BYTES_PER_PIXEL):
         return _plain_image(data, size, preprocessing)
 
 
@@ -171,17 +155,16 @@ def _plain_image(
 
 
 def _decode_any(data: bytes, preprocessing: Preprocessing, policy: DecodePolicy) -> DecodedImage:
-    with _open(data, policy) as image:
-        check_work(image, data, policy.max_image_pixels)
-        width, height = image.size
-        with _told_apart():
-            extent = _draft(image, preprocessing, policy.jpeg_draft_ratio)
-        with policy.memory.hold(decoding_bytes(image, data, (width, height))):
-            upright, turn = _upright(image, data, preprocessing.exif)
-            if turn in _SIDEWAYS:
-                width, height = height, width
-            content = _turned_content(extent, upright.size, turn)
-            pixels = transform(upright, preprocessing, (width, height), content)
+    image = read(data, policy.max_image_pixels)
+    turn = image.orientation if preprocessing.exif == "apply" else 1
+    width, height = image.size[::-1] if turn in _SIDEWAYS else image.size
+    with _told_apart():
+        least = _draft_size(image.size, preprocessing, policy.jpeg_draft_ratio)
+        extent = None if least is None else image.reduce(least)
+    with policy.memory.hold(image.peak_bytes()):
+        upright = _upright(image, turn)
+        content = _turned_content(extent, upright.size, turn)
+        pixels = transform(upright, preprocessing, (width, height), content)
     return DecodedImage(pixels, width, height)
 
 
@@ -192,54 +175,46 @@ def decode_upright(data: bytes, policy: DecodePolicy) -> Image.Image:
     """
     if not data:
         raise EmptyImageError("the image has no bytes")
-    with _open(data, policy) as image:
-        check_work(image, data, policy.max_image_pixels)
-        with policy.memory.hold(decoding_bytes(image, data, image.size)):
-            return _upright(image, data, "apply")[0]
+    image = read(data, policy.max_image_pixels)
+    with policy.memory.hold(image.peak_bytes()):
+        return _upright(image, image.orientation)
 
 
-def _upright(image: Image.Image, data: bytes, exif: str) -> tuple[Image.Image, int]:
-    """Decode an opened image to RGB and turn it; gives by which orientation it was turned too."""
+def read(data: bytes, max_pixels: int) -> EncodedImage:
+    """Read an image's structure; nothing is decoded.
+
+    Raises `NotAnImageError`, `ImageTooLargeError`, or the `RequestError` of what is wrong with it.
+    """
+    for signature, reader in _READERS:
+        if signature.match(data):
+            image = reader(data, max_pixels)
+            check_pixels(image.pixels, max_pixels)
+            return image
+    raise NotAnImageError(
+        f"the content is none of the accepted image formats ({', '.join(FORMATS)})"
+    )
+
+
+def _upright(image: EncodedImage, turn: int) -> Image.Image:
+    """Decode an image to RGB and turn it."""
     with _told_apart():
-        turn = _load(image, exif)
-        if image.format == "PNG":
-            scale_transparency(image, bits=data[24])  # where IHDR, always first, has them
-        upright = to_rgb(image)
-    return (upright.transpose(_TURNS[turn]) if turn in _TURNS else upright), turn
+        picture = image.to_rgb()
+    return picture.transpose(_TURNS[turn]) if turn in _TURNS else picture
 
 
 @contextmanager
 def _told_apart() -> Generator[None]:
-    """Raise what Pillow raises on bad data as one of our errors."""
+    """Raise whatever a decoding library makes of bad data as one of our errors.
+
+    They raise far more than they document (a KeyError of a JPEG's sampling, say), and no file may
+    be answered as if it was a defect of the service.
+    """
     try:
         yield
-    except _BROKEN as error:
+    except (RequestError, MemoryError):
+        raise
+    except Exception as error:
         raise _broken(error) from error
-
-
-def _open(data: bytes, policy: DecodePolicy) -> Image.Image:
-    check_pieces(data)
-    try:
-        return Image.open(PieceReader(data), formats=FORMATS)
-    except Image.DecompressionBombError as error:
-        raise too_large("the image has far too many pixels", policy.max_image_pixels) from error
-    except _BROKEN as error:
-        raise _not_opened(data, error) from error
-
-
-def _not_opened(data: bytes, error: Exception) -> RequestError:
-    """Tell a broken image from what is no image, or none that is accepted."""
-    for signature, name in _SIGNATURES.items():
-        if re.match(signature, data, re.DOTALL):
-            if isinstance(error, UnidentifiedImageError):
-                return CorruptImageError(
-                    f"the content begins as {name}, but its header is broken, cut off or of a "
-                    "kind that is not supported"
-                )
-            return _broken(error)
-    return NotAnImageError(
-        f"the content is none of the accepted image formats ({', '.join(FORMATS)})"
-    )
 
 
 def _broken(error: Exception) -> TruncatedImageError | CorruptImageError:
@@ -250,21 +225,6 @@ def _broken(error: Exception) -> TruncatedImageError | CorruptImageError:
     return CorruptImageError("the image's data is corrupt and can't be decoded")
 
 
-def _draft(
-    image: Image.Image, preprocessing: Preprocessing, ratio: float
-) -> tuple[float, float] | None:
-    """Ask the JPEG decoder for a smaller image, where enough pixels remain for the resize.
-
-    Gives the exact size, with fractions, at which the picture will lie in the decoded pixels: the
-    last block of a row or column is only partly filled.
-    """
-    least = _draft_size(image.size, preprocessing, ratio)
-    if least is None or image.format not in JPEG_FORMATS:
-        return None
-    drafted = image.draft(image.mode, least)
-    return None if drafted is None else drafted[1][2:]
-
-
 def _draft_size(
     size: tuple[int, int], preprocessing: Preprocessing, ratio: float
 ) -> tuple[int, int] | None:
@@ -273,25 +233,6 @@ def _draft_size(
         return None
     width, height = resized_size(*size, preprocessing.resize)
     return int(width * ratio), int(height * ratio)
-
-
-def _load(image: Image.Image, exif: str) -> int:
-    """Decode, and give the orientation, 1 to 8, by which the pixels are still to be turned."""
-    if image.format == "TIFF":  # Pillow turns it while it loads, and then forgets the tag
-        stored = _orientation(image)
-        image.load()
-        return 1 if exif == "apply" else _TURNED_BACK.get(stored, stored)
-    image.load()  # first: a PNG may have its EXIF data after the pixels
-    return _orientation(image) if exif == "apply" else 1
-
-
-def _orientation(image: Image.Image) -> int:
-    """EXIF orientation 1 to 8; broken EXIF is no reason to refuse a good image."""
-    try:
-        value = image.getexif().get(_ORIENTATION, 1)
-    except _BROKEN:
-        return 1
-    return value if isinstance(value, int) and 1 <= value <= 8 else 1
 
 
 def _turned_content(

@@ -8,32 +8,6 @@ from collections import deque
 from collections.abc import Generator
 from contextlib import contextmanager
 
-from PIL import Image
-
-from service.preprocess.limits import is_in_scans
-
-# Peaks of Pillow's decoders with our own conversions, in bytes a pixel, measured over modes, turned
-# by EXIF or transparent: JPEG 4 to 8, GIF 5, 16-bit grey 7, palette 9, RGBA 12, WebP 16 to 20.
-_BYTES_PER_PIXEL = {"JPEG": 8, "MPO": 8, "WEBP": 20}
-_OTHERS = 12
-_IN_SCANS = 6
-"""More for each pixel of a JPEG in several scans: all coefficients are kept until the last one, of
-the full size also where the image is decoded at a reduced one."""
-
-
-def decoding_bytes(image: Image.Image, data: bytes, full: tuple[int, int]) -> int:
-    """Estimate the peak of memory that decoding an opened image takes.
-
-    `image.size` is what it is decoded to, and `full` the size in its header.
-    """
-    size = math.prod(image.size) * _BYTES_PER_PIXEL.get(image.format or "", _OTHERS)
-    return size + (_IN_SCANS * math.prod(full) if is_in_scans(image, data) else 0)
-
-
-def plain_jpeg_bytes(width: int, height: int) -> int:
-    """Estimate the same of a baseline JPEG that is decoded at its full size."""
-    return width * height * _BYTES_PER_PIXEL["JPEG"]
-
 
 class DecodingMemory:
     """Bytes that are being used for decoding, at most `limit` of them at a time.

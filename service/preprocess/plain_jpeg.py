@@ -14,10 +14,9 @@ import numpy as np
 import simplejpeg
 from numpy.typing import NDArray
 
-from service.preprocess.limits import JPEG_START, START_OF_SCAN
-
 # Frames that are not baseline, and segments that say how pixels are meant: EXIF and XMP (turned),
 # Adobe's (colours). JFIF and ICC profiles are in most files, and change nothing in Pillow either.
+_START, _START_OF_SCAN = b"\xff\xd8", b"\xff\xda"
 _COLORS = {"YCbCr": 3, "Gray": 1}
 _SPECIAL = re.compile(rb"\xff[\xc1-\xc3\xc5-\xc7\xc9-\xcb\xcd-\xcf\xe1\xe3-\xef]")
 
@@ -28,14 +27,14 @@ def plain_size(data: bytes) -> tuple[int, int] | None:
     Where bytes only look like a marker, that is None as well.
     """
     # One scan: the two bytes are then where it starts, and can't be inside of a segment.
-    if not data.startswith(JPEG_START) or data.count(START_OF_SCAN) != 1:
+    if not data.startswith(_START) or data.count(_START_OF_SCAN) != 1:
         return None
-    scan = data.index(START_OF_SCAN)
+    scan = data.index(_START_OF_SCAN)
     if _SPECIAL.search(data, 0, scan):
         return None
     try:
         height, width, colors, _ = simplejpeg.decode_jpeg_header(data)
-    except ValueError:
+    except (ValueError, KeyError):  # the latter of samplings that it has no name for
         return None
     # All colours in that scan: else the decoder would wait for others, and keep what it has.
     in_scan = data[scan + 4] if len(data) > scan + 4 else 0
@@ -46,6 +45,6 @@ def decode_plain(data: bytes) -> NDArray[np.uint8] | None:
     """Decode a JPEG that has a `plain_size` to RGB [height, width, 3]; None if it is damaged."""
     try:
         pixels: NDArray[np.uint8] = simplejpeg.decode_jpeg(data, "RGB")
-    except ValueError:
+    except (ValueError, KeyError):  # the latter of samplings that it has no name for
         return None
     return pixels

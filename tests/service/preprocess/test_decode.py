@@ -6,7 +6,6 @@ import io
 import struct
 
 import numpy as np
-import PIL
 import pytest
 from images import encode, photo, plain_pixels, png, png_chunk, smooth, tiff
 from PIL import Image, ImageOps
@@ -259,10 +258,9 @@ def test_16_bit_color_is_rescaled():
     assert color_of(png((SIDE, SIDE), 16, 2, row(*values, code="H") * SIDE)) == (234, 117, 0)
     pixels = struct.pack(f"<{3 * SIDE}H", *values) * SIDE
     of = {"width": SIDE, "height": SIDE, "bits": [16] * 3, "samples": 3, "photometric": 2}
-    assert color_of(tiff(pixels, **of)) == (234, 117, 0)
+    assert color_of(tiff(pixels, **of)) == (233, 117, 0), "rounded; of a PNG the high byte"
 
 
-@pytest.mark.skipif(int(PIL.__version__.partition(".")[0]) < 13, reason="Pillow can't read it")
 def test_grey_times_alpha_becomes_grey_on_white():
     """A TIFF's associated alpha: 64 at alpha 128 is a grey of 128, half covered."""
     of = {"width": SIDE, "height": SIDE, "bits": [8, 8], "samples": 2, "extra_samples": 1}

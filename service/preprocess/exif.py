@@ -1,0 +1,48 @@
+"""The one thing that is read of EXIF data: how the image is turned.
+
+Exif 2.32, section 4.6: a TIFF of which only the first directory is looked at, within bounds. A
+library's reader would make numbers of every tag, and of directories that tags point to.
+"""
+
+from __future__ import annotations
+
+import struct
+
+PREFIX = b"Exif\0\0"
+"""What EXIF data in a JPEG begin with; by mistake also those in other formats, and twice."""
+
+_MAX_BYTES = 65_536  # as in a JPEG, whose segments can't have more
+_MAX_ENTRIES = 1000
+_ORIENTATION = 0x0112
+_SHORT, _LONG = 3, 4
+_ORDERS = {b"II*\0": "<", b"MM\0*": ">"}
+
+
+def orientation(data: bytes) -> int | None:
+    """Give the orientation of EXIF data, 1 to 8; None where they tell none that exists.
+
+    It is read as one SHORT or LONG only. Broken EXIF is no reason to refuse a good image.
+    """
+    while data.startswith(PREFIX):
+        data = data[len(PREFIX) :]
+    data = data[:_MAX_BYTES]
+    order = _ORDERS.get(data[:4])
+    if order is None:
+        return None
+    try:
+        (at,) = struct.unpack_from(f"{order}I", data, 4)
+        (entries,) = struct.unpack_from(f"{order}H", data, at)
+        for entry in range(at + 2, at + 2 + 12 * min(entries, _MAX_ENTRIES), 12):
+            tag, kind, count = struct.unpack_from(f"{order}HHI", data, entry)
+            if tag == _ORIENTATION:
+                return _valid(data, entry + 8, order, kind) if count == 1 else None
+    except struct.error:
+        pass
+    return None
+
+
+def _valid(data: bytes, at: int, order: str, kind: int) -> int | None:
+    if kind not in {_SHORT, _LONG}:
+        return None
+    (value,) = struct.unpack_from(f"{order}{'H' if kind == _SHORT else 'I'}", data, at)
+    return int(value) if 1 <= value <= 8 else None

@@ -1,0 +1,133 @@
+"""GIF (87a and 89a): its blocks up to the first picture, which is decoded as a file of its own."""
+
+from __future__ import annotations
+
+import struct
+from dataclasses import dataclass, field
+
+from PIL import Image
+
+from service.preprocess.color import to_rgb
+from service.preprocess.encoded import (
+    MAX_PIECES,
+    EncodedImage,
+    area,
+    corrupt,
+    on_canvas,
+    open_as,
+    truncated,
+)
+from service.preprocess.limits import check_size
+
+SIGNATURE = rb"GIF8[79]a"
+"""A pattern."""
+
+_EXTENSION, _PICTURE, _TRAILER = 0x21, 0x2C, 0x3B  # what a block begins with
+_CONTROL, _APPLICATION = 0xF9, 0xFF  # extensions
+_TRANSPARENT = 1  # a flag in the former
+_HAS_PALETTE, _PALETTE_BITS = 0x80, 0x07  # flags of the screen and of a picture
+# XMP lies in the file as it is, and only a trailer makes blocks of whatever its letters say as
+# lengths (XMP specification, part 3, section 1.1.2).
+_XMP = b"\x0bXMP DataXMP"
+_XMP_TRAILER = b"\x01" + bytes(range(255, -1, -1)) + b"\0"
+_BYTES_PER_BLOCK = 32  # more blocks than MAX_PIECES only in a file that is that much larger
+_BYTES_PER_PIXEL = 9  # of the picture: indices, with alpha, RGB; the screen takes three more
+
+
+@dataclass(kw_only=True)
+class GifImage(EncodedImage):
+    """The first picture of a GIF on its screen, which is transparent where the picture isn't."""
+
+    data: bytes = field(repr=False)
+    picture_size: tuple[int, int]
+    picture_at: tuple[int, int]
+
+    @property
+    def pixels(self) -> int:
+        """Pixels of the screen and of the picture."""
+        return max(self.width * self.height, area(self.picture_size))
+
+    def peak_bytes(self) -> int:
+        """Estimate the peak of memory that decoding takes."""
+        screen = 3 * self.width * self.height
+        return len(self.data) + _BYTES_PER_PIXEL * area(self.picture_size) + screen
+
+    def to_rgb(self) -> Image.Image:
+        """Decode the picture to RGB, and put it on a white screen."""
+        image = open_as("GIF", self.data, self.picture_size)
+        image.load()
+        return on_canvas(to_rgb(image), self.size, self.picture_at)
+
+
+def read(data: bytes, max_pixels: int) -> GifImage:
+    """Read a GIF's structure up to its first picture. Raises `RequestError` where it is broken."""
+    try:
+        return _read(data, max_pixels)
+    except (struct.error, IndexError) as error:
+        raise truncated() from error
+
+
+def _read(data: bytes, max_pixels: int) -> GifImage:
+    width, height, flags = struct.unpack_from("<HHB", data, 6)
+    palette_end = 13 + _palette_bytes(flags)
+    control, at = b"", palette_end
+    left = MAX_PIECES + len(data) // _BYTES_PER_BLOCK
+    while (kind := data[at]) != _PICTURE:
+        if kind == _TRAILER:
+            raise corrupt("it has no picture")
+        if kind == 0:  # encoders that end an extension twice
+            at, left = at + 1, left - 1
+            continue
+        if kind != _EXTENSION or left <= 0:
+            raise corrupt("it has blocks of no known kind before its picture, or far too many")
+        label, start = data[at + 1], at + 2
+        if label == _CONTROL and data[start] == 4:
+            control = data[at : start + 6]
+        at, blocks = _after(data, start, left)
+        left -= blocks
+    image = _picture(data, at, (width, height), data[13:palette_end], flags, control)
+    check_size(*image.size, max_pixels)
+    return image
+
+
+def _after(data: bytes, at: int, most: int) -> tuple[int, int]:
+    """Go through an extension's blocks: give where it ends, and how many it has."""
+    if data.startswith(_XMP, at) and (trailer := data.find(_XMP_TRAILER, at)) >= 0:
+        return trailer + len(_XMP_TRAILER), 1
+    for count in range(1, most + 1):
+        length = data[at]
+        at += 1 + length
+        if not length:
+            return at, count
+    raise corrupt("it is in far too many pieces")
+
+
+def _picture(
+    data: bytes, at: int, screen: tuple[int, int], palette: bytes, flags: int, control: bytes
+) -> GifImage:
+    """Make a file of the picture alone, on a screen of its own size."""
+    x, y, width, height, own = struct.unpack_from("<HHHHB", data, at + 1)
+    if not width or not height:
+        raise corrupt("it has no pixels")
+    head = b"GIF89a" + struct.pack("<HHBBB", width, height, flags, 0, 0)
+    box = struct.pack("<BHHHHB", _PICTURE, 0, 0, width, height, own)
+    # Left as they are: Pillow reads no further than to the picture's end.
+    rest = data[at + 10 :]
+    if control and control[3] & _TRANSPARENT:
+        # The way of disposal says what comes after the picture, and nothing does.
+        control = control[:3] + bytes([_TRANSPARENT, 0, 0]) + control[6:7] + b"\0"
+    else:
+        control = b""
+    return GifImage(
+        format="GIF",
+        # A screen that is too small, or of no size at all, grows as it does in browsers.
+        width=max(screen[0], x + width),
+        height=max(screen[1], y + height),
+        data=b"".join([head, palette, control, box, rest]),
+        picture_size=(width, height),
+        picture_at=(x, y),
+    )
+
+
+def _palette_bytes(flags: int) -> int:
+    return 3 << (flags & _PALETTE_BITS) + 1 if flags & _HAS_PALETTE else 0

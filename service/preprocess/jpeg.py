@@ -1,0 +1,254 @@
+"""JPEG (ITU-T T.81): its segments up to the pixels, and the scans that these are in.
+
+EXIF, XMP, profiles, comments and what phones put behind the picture are left out of what the
+decoder gets: Pillow would go through it all in Python, and look for further pictures.
+"""
+
+from __future__ import annotations
+
+import re
+import struct
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+import simplejpeg
+from PIL import Image, ImageFile
+
+from service.errors import ImageTooLargeError
+from service.preprocess import exif
+from service.preprocess.color import to_rgb
+from service.preprocess.encoded import (
+    MAX_PIECES,
+    EncodedImage,
+    corrupt,
+    open_as,
+    truncated,
+    unsupported,
+)
+from service.preprocess.limits import check_size
+
+SIGNATURE = b"\xff\xd8\xff"
+
+_START, _END = b"\xff\xd8", b"\xff\xd9"
+_APP0, _EXIF, _ADOBE, _SCAN, _ARITHMETIC = 0xE0, 0xE1, 0xEE, 0xDA, 0xCC
+_TABLES = {0xC4, 0xDB, 0xDD, _ARITHMETIC}  # of codes, of quantisation, the restart interval
+# Encoders fill up with FF before a marker; what else lies there, decoders pass over.
+_MARKER = re.compile(rb"\xff+([\x01-\xfe])", re.DOTALL)
+# Within a scan 0 after FF is a pixel's, and eight markers are restarts.
+_AFTER_SCAN = re.compile(rb"\xff([\x01-\xcf\xd8-\xfe])", re.DOTALL)
+
+_PROGRESSIVE = {0xC2, 0xCA}
+_FRAMES = {0xC0, 0xC1, 0xC2, 0xC3, 0xC9, 0xCA}  # what libjpeg-turbo decodes
+_OTHER_FRAMES = {
+    0xC5: "hierarchical", 0xC6: "hierarchical", 0xC7: "hierarchical",
+    0xCB: "lossless arithmetic", 0xCD: "hierarchical", 0xCE: "hierarchical",
+    0xCF: "hierarchical", 0xF7: "JPEG-LS",
+}  # fmt: skip
+_ACCEPTED = "JPEGs of 8 bits and 1, 3 or 4 colours are"
+
+# Each scan goes over all pixels. Encoders make ten of them, those that try for the smallest file
+# some twenty.
+_MAX_SCANS = 32
+# What libjpeg and Pillow take for each pixel, measured; in several scans all coefficients are kept
+# until the last one, of the full size also where the image is decoded at a reduced one.
+BYTES_PER_PIXEL = 8
+"""At most, of an image that is decoded at its full size."""
+_BYTES_PER_PIXEL_IN_SCANS = 6
+
+
+@dataclass(kw_only=True)
+class JpegImage(EncodedImage):
+    """A JPEG, which may be decoded at 1/2, 1/4 or 1/8 of its size."""
+
+    data: bytes = field(repr=False)
+    channels: int
+    scans: int  # 0 if all is in the first one
+    has_end: bool
+    decoded_size: tuple[int, int]
+    opened: ImageFile.ImageFile | None = field(default=None, repr=False)
+
+    def reduce(self, least: tuple[int, int]) -> tuple[float, float] | None:
+        """Have it decoded smaller, where enough pixels remain."""
+        image = open_as("JPEG", self.data, self.size)
+        drafted = image.draft(image.mode, least)
+        if drafted is None or image.size == self.size:
+            return None
+        self.opened, self.decoded_size = image, image.size
+        _, (_, _, width, height) = drafted
+        return width, height
+
+    def peak_bytes(self) -> int:
+        """Estimate the peak of memory that decoding takes."""
+        width, height = self.decoded_size
+        size = len(self.data) + BYTES_PER_PIXEL * width * height
+        return size + (_BYTES_PER_PIXEL_IN_SCANS * self.width * self.height if self.scans else 0)
+
+    def to_rgb(self) -> Image.Image:
+        """Decode to RGB."""
+        if not self.has_end:
+            _check_last_scan(self.data, self.channels)
+        image = self.opened or open_as("JPEG", self.data, self.size)
+        image.load()
+        return to_rgb(image)
+
+
+@dataclass
+class _Head:
+    """What lies before the pixels."""
+
+    kept: list[bytes] = field(default_factory=list)  # its segments, whole
+    frame: bytes = b""  # the segment of the size
+    kind: int = 0  # the marker of that
+    scan: int = 0  # where the first scan begins
+    orientation: int | None = None
+
+
+def read(data: bytes, max_pixels: int) -> JpegImage:
+    """Read a JPEG's structure. Raises `RequestError` where it is broken or not supported."""
+    try:
+        return _read(data, max_pixels)
+    except (struct.error, IndexError) as error:
+        raise truncated() from error
+
+
+def _read(data: bytes, max_pixels: int) -> JpegImage:
+    head = _head(data)
+    height, width, channels = struct.unpack_from(">HHB", head.frame, 5)
+    if not width or not height:
+        raise corrupt("it has no pixels, or does not say how many")
+    check_size(width, height, max_pixels)
+    scans, end, has_end = 0, len(data), True
+    if head.kind in _PROGRESSIVE or data[head.scan + 4] < channels:
+        scans, end, has_end = _scans(data, head, channels)
+    parts = [_START, *head.kept, data[head.scan : end], b"" if has_end else _END]
+    return JpegImage(
+        format="JPEG",
+        width=width,
+        height=height,
+        orientation=head.orientation or 1,
+        data=b"".join(parts),
+        channels=channels,
+        scans=scans,
+        has_end=has_end,
+        decoded_size=(width, height),
+    )
+
+
+def _head(data: bytes) -> _Head:
+    """Go through the segments before the pixels, and keep those that these depend on."""
+    head = _Head()
+    for marker, segment, at in _segments(data):
+        if marker == _SCAN:
+            if not head.frame:
+                raise corrupt("its pixels come before its size")
+            head.scan = at
+            break
+        if marker in _FRAMES or marker in _OTHER_FRAMES:
+            if head.frame:
+                raise corrupt("it tells its size twice")
+            _check_frame(marker, segment)
+            head.frame, head.kind = segment, marker
+        if marker in _TABLES or marker in _FRAMES or marker in {_APP0, _ADOBE}:
+            head.kept.append(segment)
+        elif marker == _EXIF and not head.orientation and segment.startswith(exif.PREFIX, 4):
+            head.orientation = exif.orientation(segment[4:])  # of several, the first that tells it
+    return head
+
+
+def _segments(data: bytes) -> Iterator[tuple[int, bytes, int]]:
+    """Give the segments up to the first scan's: the marker, all of it, and where it begins."""
+    at = len(_START)
+    for _ in range(MAX_PIECES):
+        found = _MARKER.search(data, at)
+        if found is None:
+            raise truncated()
+        marker, at = found[1][0], found.end() - 2
+        if marker in {0xD8, 0xD9}:
+            raise corrupt("it ends, or begins again, before its pixels")
+        if marker == 0x01 or 0xD0 <= marker <= 0xD7:  # these have no length
+            at += 2
+            continue
+        length = int.from_bytes(data[at + 2 : at + 4])
+        segment = data[at : at + 2 + length]
+        if len(segment) < 2 + length:
+            raise truncated()
+        if length < 2:
+            raise corrupt("one of its segments has no length")
+        yield marker, segment, at
+        at += 2 + length
+    raise corrupt("it is in far too many pieces")
+
+
+def _check_frame(marker: int, segment: bytes) -> None:
+    """Refuse by name what libjpeg-turbo or Pillow does not decode."""
+    if marker in _OTHER_FRAMES:
+        raise unsupported(f"JPEGs of a {_OTHER_FRAMES[marker]} kind", _ACCEPTED)
+    bits, channels = segment[4], segment[9]
+    if bits != 8:
+        raise unsupported(f"JPEGs of {bits} bits a channel", _ACCEPTED)
+    if channels not in {1, 3, 4}:
+        raise unsupported(f"JPEGs of {channels} colours", _ACCEPTED)
+    if len(segment) < 10 + 3 * channels:
+        raise corrupt("the segment of its size is too short")
+
+
+def _scans(data: bytes, head: _Head, channels: int) -> tuple[int, int, bool]:
+    """Count the scans of an image in several.
+
+    Gives where the last one ends too, and whether the image's end is marked. Raises
+    `TruncatedImageError` if it is not and, by their headers, scans are missing, or
+    `ImageTooLargeError` if they are very many.
+    """
+    bits = {head.frame[10 + 3 * i]: [-1] * 64 for i in range(channels)}
+    at, scans = head.scan, 0
+    while scans < _MAX_SCANS or data[at + 1] != _SCAN:
+        if data[at + 1] == _SCAN:
+            scans += 1
+            _note(data, at, bits, is_progressive=head.kind in _PROGRESSIVE)
+        length = int.from_bytes(data[at + 2 : at + 4])
+        found = _AFTER_SCAN.search(data, at + 2 + max(2, length))
+        if found is None:
+            if any(any(left) for left in bits.values()):
+                raise truncated()
+            return scans, len(data), False
+        at = found.start()
+        if found[1] == _END[1:]:
+            return scans, at + 2, True
+    raise ImageTooLargeError(
+        f"the image's pixels are in more than {_MAX_SCANS} scans, each over all of them; "
+        f"at most {_MAX_SCANS} are allowed"
+    )
+
+
+def _note(data: bytes, at: int, bits: dict[int, list[int]], *, is_progressive: bool) -> None:
+    """Note what a scan gives: how many low bits of each coefficient are left to later ones."""
+    count = data[at + 4]
+    first, last, approximation = struct.unpack_from("BBB", data, at + 5 + 2 * count)
+    if not is_progressive:
+        first, last, approximation = 0, 63, 0
+    for i in range(count):
+        left = bits.get(data[at + 5 + 2 * i])
+        if left is not None:
+            left[first : last + 1] = [approximation & 15] * len(left[first : last + 1])
+
+
+def _check_last_scan(data: bytes, channels: int) -> None:
+    """Refuse an image whose last scan breaks off.
+
+    libjpeg makes grey of what is missing, with a warning that only simplejpeg raises.
+    """
+    try:
+        simplejpeg.decode_jpeg(data, "CMYK" if channels == 4 else "GRAY")
+    except (ValueError, KeyError) as error:
+        raise truncated() from error
+
+
+def check_part(data: bytes, sizes: set[tuple[int, int]], channels: int) -> None:
+    """Refuse a JPEG that is part of another file's image if it is not what that says.
+
+    It may lack tables. Raises `RequestError`.
+    """
+    part = read(data, sys.maxsize)
+    if part.size not in sizes or part.channels != channels:
+        raise corrupt("a part of it is of another size than its header says")

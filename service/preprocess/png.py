@@ -1,0 +1,190 @@
+"""PNG (ISO/IEC 15948, third edition, with APNG): its chunks, and those of them that make pixels."""
+
+from __future__ import annotations
+
+import struct
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from itertools import chain
+
+import numpy as np
+from PIL import Image
+
+from service.preprocess import exif
+from service.preprocess.color import scale_transparency, to_rgb
+from service.preprocess.encoded import (
+    MAX_PIECES,
+    EncodedImage,
+    corrupt,
+    on_canvas,
+    open_as,
+    truncated,
+    unsupported,
+)
+from service.preprocess.limits import check_size
+
+SIGNATURE = b"\x89PNG\r\n\x1a\n"
+
+_BYTES_PER_CHUNK = 400  # more chunks than MAX_PIECES only in a file that is that much larger
+_DEPTHS = {0: {1, 2, 4, 8, 16}, 2: {8, 16}, 3: {1, 2, 4, 8}, 4: {8, 16}, 6: {8, 16}}
+_RGB = 2  # a colour type
+_BYTES_PER_PIXEL = 12  # at most, measured over colour types: with alpha, turned
+_BYTES_PER_DEEP_PIXEL = 20  # of 16 bits with a transparent colour, which are decoded twice
+
+_Chunk = tuple[bytes, int, int]
+"""A chunk's type, and where it begins and ends."""
+
+
+@dataclass(kw_only=True)
+class PngImage(EncodedImage):
+    """A PNG, or the first frame of an animated one, which may be smaller than the picture."""
+
+    data: bytes = field(repr=False)
+    bits: int
+    frame_size: tuple[int, int]
+    frame_at: tuple[int, int] = (0, 0)
+    deep_transparent: tuple[int, int, int] | None = None  # of 16 bits a colour
+
+    def peak_bytes(self) -> int:
+        """Estimate the peak of memory that decoding takes."""
+        each = _BYTES_PER_PIXEL if self.deep_transparent is None else _BYTES_PER_DEEP_PIXEL
+        return len(self.data) + each * self.pixels
+
+    def to_rgb(self) -> Image.Image:
+        """Decode to RGB on white."""
+        image = open_as("PNG", self.data, self.frame_size)
+        image.load()
+        if self.deep_transparent is not None:
+            del image.info["transparency"]
+            picture = self._on_white(image, self.deep_transparent)
+        else:
+            scale_transparency(image, self.bits)
+            picture = to_rgb(image)
+        return on_canvas(picture, self.size, self.frame_at)
+
+    def _on_white(self, image: Image.Image, transparent: tuple[int, int, int]) -> Image.Image:
+        """Make white just the pixels of one colour of 16 bits; Pillow keeps their high bytes.
+
+        To be read with the other order of bytes gives the low ones.
+        """
+        low = open_as("PNG", self.data, self.frame_size)
+        low.tile = [tile._replace(args="RGB;16L") for tile in low.tile]
+        pixels = np.array(image)
+        is_high = pixels == [value >> 8 for value in transparent]
+        is_low = np.asarray(low) == [value & 255 for value in transparent]
+        pixels[(is_high & is_low).all(axis=-1)] = 255
+        return Image.fromarray(pixels)
+
+
+def read(data: bytes, max_pixels: int) -> PngImage:
+    """Read a PNG's structure. Raises `RequestError` where it is broken or not supported."""
+    width, height, bits, kind_of_colors = _header(data)
+    check_size(width, height, max_pixels)
+    kept: dict[bytes, list[bytes]] = {b"PLTE": [], b"tRNS": [], b"IDAT": []}
+    controls, moving = list[bytes](), list[bytes]()
+    animated, orientation = False, 1
+    for kind, start, end in _chunks(data):
+        if kind == b"IDAT" or (kind in kept and not kept[b"IDAT"]):
+            kept[kind].append(_checked(data, start, end))
+        elif kind == b"acTL":
+            animated = not kept[b"IDAT"]
+        elif kind == b"fcTL":
+            # Before the still image, it says that this is the first frame.
+            controls.append(data[start + 8 : end - 4] if kept[b"IDAT"] else b"")
+        elif kind == b"fdAT" and len(controls) == 1 and controls[0]:
+            moving.append(_checked(data, start, end)[12:-4])
+        elif kind == b"eXIf":
+            orientation = exif.orientation(data[start + 8 : end - 4]) or 1
+    if not kept[b"IDAT"]:
+        raise truncated()
+    if len(kept[b"PLTE"]) > 1 or len(kept[b"tRNS"]) > 1:
+        raise corrupt("it has several palettes")
+    size, at = (width, height), (0, 0)
+    if animated and moving:
+        size, at = _frame(controls[0], size)
+        kept[b"IDAT"] = [_chunk(b"IDAT", b"".join(moving))]
+    header = _chunk(b"IHDR", struct.pack(">II", *size) + data[24:29])
+    return PngImage(
+        format="PNG",
+        width=width,
+        height=height,
+        orientation=orientation,
+        data=b"".join([SIGNATURE, header, *chain(*kept.values()), _chunk(b"IEND", b"")]),
+        bits=bits,
+        frame_size=size,
+        frame_at=at,
+        deep_transparent=_deep_transparent(kept[b"tRNS"], bits, kind_of_colors),
+    )
+
+
+def _header(data: bytes) -> tuple[int, int, int, int]:
+    """Give width, height, bits a sample and colour type."""
+    if data[12:16] == b"CgBI":
+        raise unsupported("PNGs of Apple's own kind (CgBI)", "those of the standard are accepted")
+    if len(data) < 33:
+        raise truncated()
+    _checked(data, 8, 33)
+    length, kind, width, height, bits, colors, packing, filtering, interlaced = struct.unpack_from(
+        ">I4sIIBBBBB", data, 8
+    )
+    if (length, kind) != (13, b"IHDR"):
+        raise corrupt("its first chunk is not IHDR")
+    if not width or not height:
+        raise corrupt("it has no pixels")
+    if bits not in _DEPTHS.get(colors, ()) or packing or filtering or interlaced > 1:
+        raise corrupt("its header has values that PNG does not have")
+    return width, height, bits, colors
+
+
+def _chunks(data: bytes) -> Iterator[_Chunk]:
+    """Give the chunks after the header up to IEND, or to the first that ends beyond the file."""
+    at, left = 33, MAX_PIECES + len(data) // _BYTES_PER_CHUNK
+    while at + 12 <= len(data):
+        length, kind = struct.unpack_from(">I4s", data, at)
+        end = at + 12 + length
+        left -= 1
+        if left < 0:
+            raise corrupt("it is in far too many pieces")
+        if end > len(data) and kind in {b"PLTE", b"tRNS", b"IDAT"}:
+            raise truncated()
+        if kind == b"IEND" or end > len(data):
+            return
+        if length or kind != b"IDAT":  # encoders that stream write empty ones
+            yield kind, at, end
+        at = end
+
+
+def _checked(data: bytes, start: int, end: int) -> bytes:
+    """Give a whole chunk, whose checksum must be right."""
+    chunk = data[start:end]
+    if zlib.crc32(memoryview(chunk)[4:-4]) != int.from_bytes(chunk[-4:]):
+        raise corrupt(f"the checksum of its chunk {chunk[4:8].decode('latin-1')} is wrong")
+    return chunk
+
+
+def _chunk(kind: bytes, content: bytes) -> bytes:
+    body = kind + content
+    return struct.pack(">I", len(content)) + body + struct.pack(">I", zlib.crc32(body))
+
+
+def _frame(control: bytes, canvas: tuple[int, int]) -> tuple[tuple[int, int], tuple[int, int]]:
+    """Give the first frame's size and where it lies, from its fcTL chunk."""
+    if len(control) < 20:
+        raise corrupt("its frame control chunk is too short")
+    _, width, height, x, y = struct.unpack_from(">IIIII", control)
+    if not width or not height or x + width > canvas[0] or y + height > canvas[1]:
+        raise corrupt("its first frame is not within the image")
+    return (width, height), (x, y)
+
+
+def _deep_transparent(
+    chunks: list[bytes], bits: int, kind_of_colors: int
+) -> tuple[int, int, int] | None:
+    """Give the transparent colour of a PNG of 16 bits a colour, which Pillow can't tell exactly."""
+    if bits != 16 or kind_of_colors != _RGB or not chunks:
+        return None
+    if len(chunks[0]) != 12 + 6:
+        raise corrupt("its transparent colour has not three values")
+    red, green, blue = struct.unpack_from(">HHH", chunks[0], 8)
+    return red, green, blue

@@ -1,0 +1,199 @@
+"""TIFF (6.0, and BigTIFF): how its samples are stored, and what they mean.
+
+libtiff and Pillow each read the tags in their own way, so neither gets the file: they get one with
+just the tags that unpack its strips or tiles (`tiff_samples`), and colours are made of them here.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from service.preprocess import tiff_tags as tags
+from service.preprocess.color import scale_table, to_rgb
+from service.preprocess.encoded import EncodedImage, corrupt, unsupported
+from service.preprocess.limits import check_size
+from service.preprocess.tiff_samples import COMPRESSIONS, JPEG, Samples, read_samples
+from service.preprocess.tiff_tags import Directory, read_directory
+
+_WHITE_IS_ZERO, _BLACK_IS_ZERO, _RGB, _PALETTE, _CMYK, _YCBCR = 0, 1, 2, 3, 5, 6  # photometric
+_COLORS = {_WHITE_IS_ZERO: 1, _BLACK_IS_ZERO: 1, _RGB: 3, _PALETTE: 1, _CMYK: 4, _YCBCR: 3}
+_OTHER_COLORS = {
+    4: "a mask", 8: "CIE L*a*b*", 9: "ICC L*a*b*", 10: "ITU L*a*b*", 32803: "raw sensor data",
+    32844: "LogL", 32845: "LogLuv", 34892: "raw linear data",
+}  # fmt: skip
+_FORMATS = {2: "signed integers", 3: "floats", 5: "complex integers", 6: "complex floats"}
+_BITS = {1, 2, 4, 8, 12, 16}
+_MAX_SAMPLES = 8
+_PREMULTIPLIED, _ALPHA = 1, 2  # values of ExtraSamples
+# As JPEG has them; others are refused.
+_COEFFICIENTS, _REFERENCE = (0.299, 0.587, 0.114), (0.0, 255.0, 128.0, 255.0, 128.0, 255.0)
+_ACCEPTED = (
+    "TIFFs of 1, 2, 4, 8, 12 or 16 bits in grey, RGB, palette or CMYK are, and of 8 bits in YCbCr"
+)
+
+
+@dataclass(kw_only=True)
+class TiffImage(EncodedImage):
+    """A TIFF's first image."""
+
+    samples: Samples
+    photometric: int
+    alpha: int  # a value of ExtraSamples, or 0
+    alpha_at: int  # among the samples
+    palette: NDArray[np.uint8] | None = None
+
+    @property
+    def pixels(self) -> int:
+        """Pixels of its whole strips or tiles."""
+        return max(self.width * self.height, self.samples.stored_pixels)
+
+    def peak_bytes(self) -> int:
+        """Estimate the peak of memory that decoding takes."""
+        return self.samples.peak_bytes() + 12 * self.width * self.height
+
+    def to_rgb(self) -> Image.Image:
+        """Decode to RGB on white."""
+        values = self.samples.unpack()
+        colors = self._colors(values)
+        if not self.alpha:
+            return Image.fromarray(colors)
+        alpha = self._eight_bits(values[..., self.alpha_at])
+        if self.alpha == _PREMULTIPLIED:
+            white = 255 - alpha
+            return Image.fromarray(np.minimum(colors, alpha[..., None]) + white[..., None])
+        return to_rgb(Image.fromarray(np.dstack([colors, alpha])))
+
+    def _colors(self, values: NDArray[np.generic]) -> NDArray[np.uint8]:
+        """Make RGB, uint8 [height, width, 3], of samples [height, width, samples]."""
+        if self.palette is not None:
+            indexed: NDArray[np.uint8] = self.palette[values[..., 0]]
+            return indexed
+        colors = self._eight_bits(values[..., : _COLORS[self.photometric]])
+        if self.photometric == _WHITE_IS_ZERO:
+            colors = 255 - colors
+        if colors.shape[-1] == 1:
+            return colors.repeat(3, axis=-1)
+        if self.photometric == _CMYK:
+            return np.asarray(Image.fromarray(colors, "CMYK").convert("RGB"))
+        if self.photometric == _YCBCR and self.samples.compression != JPEG:
+            return np.asarray(Image.fromarray(colors, "YCbCr").convert("RGB"))
+        return colors
+
+    def _eight_bits(self, values: NDArray[np.generic]) -> NDArray[np.uint8]:
+        if self.samples.bits == 8:
+            return np.ascontiguousarray(values, np.uint8)
+        scaled: NDArray[np.uint8] = scale_table(self.samples.bits)[values]
+        return scaled
+
+
+def read(data: bytes, max_pixels: int) -> TiffImage:
+    """Read a TIFF's structure. Raises `RequestError` where it is broken or not supported."""
+    directory = read_directory(data)
+    width, height = (directory.number(tag, 0) for tag in (tags.WIDTH, tags.HEIGHT))
+    if not width or not height:
+        raise corrupt("it has no pixels, or does not say how many")
+    check_size(width, height, max_pixels)
+    compression = directory.number(tags.COMPRESSION, 1)
+    if compression not in COMPRESSIONS:
+        raise unsupported(f"TIFFs of compression {compression}", _ACCEPTED)
+    count = directory.number(tags.SAMPLES, 1)
+    if not 0 < count <= _MAX_SAMPLES:
+        raise unsupported(f"TIFFs of {count} samples a pixel", _ACCEPTED)
+    photometric = _photometric(directory, count)
+    bits = _bits(directory, count)
+    _check_meaning(directory, photometric, bits, compression)
+    alpha, alpha_at = _alpha(directory, photometric, count)
+    return TiffImage(
+        format="TIFF",
+        width=width,
+        height=height,
+        orientation=_orientation(directory),
+        samples=read_samples(directory, (width, height), count, bits, ycbcr=photometric == _YCBCR),
+        photometric=photometric,
+        alpha=alpha,
+        alpha_at=alpha_at,
+        palette=_palette(directory, bits) if photometric == _PALETTE else None,
+    )
+
+
+def _photometric(directory: Directory, count: int) -> int:
+    """Give what the samples mean; without the tag, what libtiff takes them for."""
+    missing = _RGB if count >= 3 else _BLACK_IS_ZERO
+    photometric = directory.number(tags.PHOTOMETRIC, missing)
+    if photometric not in _COLORS:
+        name = _OTHER_COLORS.get(photometric, f"kind {photometric}")
+        raise unsupported(f"TIFFs whose colours are {name}", _ACCEPTED)
+    if count < _COLORS[photometric]:
+        raise corrupt(f"it has {count} samples a pixel, fewer than its colours are")
+    return photometric
+
+
+def _bits(directory: Directory, count: int) -> int:
+    """Give the bits of a sample, which must be the same for all."""
+    bits = directory.numbers(tags.BITS, (1,))
+    formats = set(directory.numbers(tags.SAMPLE_FORMAT, (1,)))
+    for number, name in _FORMATS.items():
+        if number in formats:
+            raise unsupported(f"TIFFs of {bits[0]} bits as {name}", _ACCEPTED)
+    if len(set(bits)) > 1 or bits[0] not in _BITS:
+        told = ", ".join(str(value) for value in bits)
+        raise unsupported(f"TIFFs of {told} bits a sample", _ACCEPTED)
+    if len(bits) not in {1, count} and len(bits) < count:
+        raise corrupt(f"it tells the bits of {len(bits)} samples, and has {count}")
+    return bits[0]
+
+
+def _check_meaning(directory: Directory, photometric: int, bits: int, compression: int) -> None:
+    """Refuse by name colours that would come out wrong."""
+    if photometric == _PALETTE and bits > 8:
+        raise unsupported(f"TIFFs of {bits} bits with a palette", _ACCEPTED)
+    if photometric == _CMYK and directory.number(tags.INK_SET, 1) != 1:
+        raise unsupported("TIFFs of other inks than CMYK", _ACCEPTED)
+    if photometric != _YCBCR or compression == JPEG:
+        return
+    if bits != 8 or directory.numbers(tags.YCBCR_SUBSAMPLING, (2, 2)) != [1, 1]:
+        raise unsupported("TIFFs of subsampled YCbCr that is not in JPEGs", _ACCEPTED)
+    coefficients = directory.fractions(tags.YCBCR_COEFFICIENTS, _COEFFICIENTS)
+    reference = directory.fractions(tags.REFERENCE, _REFERENCE)
+    if not _close(coefficients, _COEFFICIENTS, 0.001) or not _close(reference, _REFERENCE, 0.5):
+        raise unsupported("TIFFs of YCbCr in another range than JPEG's", _ACCEPTED)
+
+
+def _close(values: list[float], others: tuple[float, ...], allowed: float) -> bool:
+    return len(values) == len(others) and all(
+        math.isclose(a, b, abs_tol=allowed) for a, b in zip(values, others, strict=True)
+    )
+
+
+def _alpha(directory: Directory, photometric: int, count: int) -> tuple[int, int]:
+    """Give the kind of alpha, or 0, and which sample it is."""
+    first = _COLORS[photometric]
+    kinds = directory.numbers(tags.EXTRA_SAMPLES, (0,))[: count - first]
+    for at, kind in enumerate(kinds, first):
+        if kind in {_PREMULTIPLIED, _ALPHA}:
+            return kind, at
+    return 0, 0
+
+
+def _palette(directory: Directory, bits: int) -> NDArray[np.uint8]:
+    """Give the palette, uint8 [256, 3], black where it has no entries."""
+    stored = np.array(directory.numbers(tags.COLOR_MAP, (0,), most=3 << 8))
+    if len(stored) != 3 << bits:
+        raise corrupt("its palette is not as long as its bits say")
+    # Of 16 bits; some writers use 8 of them.
+    eight = stored >> 8 if stored.max() > 255 else stored
+    palette = np.zeros((256, 3), np.uint8)
+    palette[: 1 << bits] = eight.reshape(3, -1).T
+    return palette
+
+
+def _orientation(directory: Directory) -> int:
+    if directory.entries.get(tags.ORIENTATION, (0, 0, 0))[1] != 1:
+        return 1
+    value = directory.number(tags.ORIENTATION, 1)
+    return value if 1 <= value <= 8 else 1

@@ -1,0 +1,324 @@
+"""The samples of a TIFF: where its strips or tiles lie, and how they are unpacked.
+
+What is packed goes to libtiff through Pillow, as a file made here: of grey, as wide as a pixel has
+samples, so that nothing but unpacking is left to them. Predictors are undone here.
+"""
+
+from __future__ import annotations
+
+import struct
+import sys
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from service.errors import ImageTooLargeError
+from service.preprocess import jpeg, webp
+from service.preprocess import tiff_tags as tags
+from service.preprocess.encoded import corrupt, open_as, truncated, unsupported
+from service.preprocess.tiff_tags import Directory
+
+NONE, _LZW, JPEG, _PACKBITS, _WEBP = 1, 5, 7, 32773, 50001
+_CCITT = {2, 3, 4, 32771}
+_WITH_PREDICTOR = {_LZW, 8, 32946, 34925, 50000}  # LZW, deflate twice, LZMA, Zstandard
+COMPRESSIONS = {NONE, JPEG, _PACKBITS, _WEBP, *_CCITT, *_WITH_PREDICTOR}
+"""Values of the tag that are decoded."""
+
+_ACCEPTED = "CCITT, PackBits, LZW, deflate, LZMA, Zstandard, JPEG and WebP of 8 bits are"
+_MAX_PARTS = 300_000  # strips or tiles; a row each of the longest image with its colours apart
+# Tiles reach beyond the image. More than this of nothing is no writer's doing.
+_MAX_PADDING, _SPARE_PIXELS = 4, 2**22
+# Writers that find equal tiles store them once. Each is unpacked, so a small file could mean much.
+_MAX_SHARED = 2
+_BLACK_IS_ZERO, _RGB, _CMYK, _YCBCR = 1, 2, 5, 6  # photometric
+_ALPHA = 2  # a value of ExtraSamples
+_SHORT, _LONG, _UNDEFINED = 3, 4, 7
+_SIZES = {_SHORT: 2, _LONG: 4, _UNDEFINED: 1}
+_SHORTS = {
+    tags.BITS, tags.COMPRESSION, tags.PHOTOMETRIC, tags.SAMPLES, tags.EXTRA_SAMPLES,
+}  # fmt: skip
+_REVERSED = bytes(int(f"{byte:08b}"[::-1], 2) for byte in range(256))
+
+
+@dataclass(kw_only=True)
+class Samples:
+    """Strips or tiles of `part_size`, in rows, one set of them for each plane."""
+
+    data: bytes = field(repr=False)
+    order: str
+    size: tuple[int, int]
+    count: int  # samples of a pixel
+    bits: int
+    compression: int
+    predictor: int
+    planes: int
+    part_size: tuple[int, int]
+    tiled: bool
+    parts: list[tuple[int, int]] = field(repr=False)  # where each begins and ends
+    reverse_bits: bool
+    ycbcr: bool
+    options: dict[int, int]  # tags for CCITT
+    tables: bytes  # for JPEG
+
+    @property
+    def stored_pixels(self) -> int:
+        """Pixels of all parts of a plane, which are unpacked whole."""
+        if not self.tiled:
+            return self.size[0] * self.size[1]
+        return self.part_size[0] * self.part_size[1] * (len(self.parts) // self.planes)
+
+    def peak_bytes(self) -> int:
+        """Estimate the peak of memory that unpacking takes."""
+        part = self.part_size[0] * self.part_size[1]
+        each = 2 if self.bits > 8 else 1
+        stored = self.size[0] * self.size[1] * self.count * each
+        return len(self.data) + 2 * stored + part * self.count * each
+
+    def unpack(self) -> NDArray[np.unsignedinteger]:
+        """Give the samples, [height, width, count]; of 8 bits or less in uint8, else in uint16.
+
+        Raises a `RequestError`, or whatever Pillow makes of bad data.
+        """
+        each = len(self.parts) // self.planes
+        planes = [
+            self._undo_predictor(self._plane(self.parts[at : at + each]))
+            for at in range(0, len(self.parts), each)
+        ]
+        return planes[0] if len(planes) == 1 else np.concatenate(planes, axis=-1)
+
+    def _plane(self, parts: list[tuple[int, int]]) -> NDArray[np.unsignedinteger]:
+        """Unpack one plane, or all samples if they are in one; [height, width, samples]."""
+        width, height = self.size
+        count = self.count // self.planes
+        wide = 1 if self.compression in {JPEG, _WEBP} else count
+        with open_as("TIFF", self._file(parts, wide, count), (width * wide, height)) as image:
+            image.load()
+            values = np.asarray(image)
+        if self.bits > 8:
+            values = values.astype(np.uint16)  # in the order of bytes of this machine
+        elif self.bits < 8:
+            # Pillow has made 255 of the largest, or true.
+            largest = 1 if self.bits == 1 else 255
+            values = values.astype(np.uint8) // (largest // ((1 << self.bits) - 1))
+        return values.reshape(height, width, count)
+
+    def _undo_predictor(self, values: NDArray[np.unsignedinteger]) -> NDArray[np.unsignedinteger]:
+        """Add up what a predictor made differences of, along the rows of each part."""
+        if self.predictor == 1:
+            return values
+        step = self.part_size[0]
+        columns = [
+            np.cumsum(values[:, at : at + step], axis=1, dtype=values.dtype)
+            for at in range(0, self.size[0], step)
+        ]
+        return columns[0] if len(columns) == 1 else np.concatenate(columns, axis=1)
+
+    def _file(self, parts: list[tuple[int, int]], wide: int, count: int) -> bytes:
+        """Make a TIFF of some parts, each of whose pixels is `wide` pixels of grey."""
+        pieces = [self.data[start:end] for start, end in parts]
+        if self.reverse_bits:
+            pieces = [piece.translate(_REVERSED) for piece in pieces]
+        rows = self.part_size[1]
+        if self.compression == NONE and not self.tiled:  # Pillow goes through them one by one
+            pieces, rows = [b"".join(pieces)], self.size[1]
+        samples = 1 if wide == count else count
+        entries: dict[int, list[int]] = {
+            tags.WIDTH: [self.size[0] * wide],
+            tags.HEIGHT: [self.size[1]],
+            tags.BITS: [self.bits] * samples,
+            tags.COMPRESSION: [self.compression],
+            tags.PHOTOMETRIC: [_photometric(samples, ycbcr=self.ycbcr)],
+            tags.SAMPLES: [samples],
+        }
+        entries |= {tag: [value] for tag, value in self.options.items()}
+        if samples == 4 and self.compression == _WEBP:
+            entries[tags.PHOTOMETRIC], entries[tags.EXTRA_SAMPLES] = [_RGB], [_ALPHA]
+        if self.tiled:
+            entries |= {tags.TILE_WIDTH: [self.part_size[0] * wide], tags.TILE_HEIGHT: [rows]}
+        else:
+            entries[tags.ROWS_PER_STRIP] = [rows]
+        # Only of 16 bits the order matters, and Pillow knows 12 bits in one order alone.
+        order = self.order if self.bits == 16 else "<"
+        return _write(entries, pieces, self.tables, tiled=self.tiled, order=order)
+
+
+def read_samples(
+    directory: Directory, size: tuple[int, int], count: int, bits: int, *, ycbcr: bool
+) -> Samples:
+    """Read where the samples are stored. Raises `RequestError` where that can't be."""
+    compression = directory.number(tags.COMPRESSION, NONE)
+    planes = count if directory.number(tags.PLANAR, 1) == 2 else 1
+    _check_kind(compression, count // planes, bits, ycbcr_planes=ycbcr and planes > 1)
+    layout = _layout(directory, size, planes)
+    row_bits = layout.part_size[0] * count // planes * bits
+    samples = Samples(
+        data=directory.data,
+        order=directory.order,
+        size=size,
+        count=count,
+        bits=bits,
+        compression=compression,
+        predictor=_predictor(directory, compression, bits),
+        planes=planes,
+        part_size=layout.part_size,
+        tiled=layout.tiled,
+        parts=_parts(directory, layout, (row_bits + 7) // 8 if compression == NONE else 0),
+        reverse_bits=directory.number(tags.FILL_ORDER, 1) == 2,
+        ycbcr=ycbcr,
+        options=_options(directory, compression),
+        tables=directory.blob(tags.JPEG_TABLES) if compression == JPEG else b"",
+    )
+    _check_parts(samples, layout.rows)
+    return samples
+
+
+@dataclass
+class _Layout:
+    """How an image is cut into parts."""
+
+    tiled: bool
+    part_size: tuple[int, int]
+    rows: list[int]  # of each part of all planes
+
+
+def _layout(directory: Directory, size: tuple[int, int], planes: int) -> _Layout:
+    width, height = size
+    if tags.TILE_WIDTH in directory.entries:
+        side = directory.number(tags.TILE_WIDTH, 0), directory.number(tags.TILE_HEIGHT, 0)
+        if not all(side):
+            raise corrupt("its tiles have no size")
+        across, down = -(-width // side[0]), -(-height // side[1])
+        padded = across * side[0] * down * side[1]
+        if padded > _MAX_PADDING * width * height + _SPARE_PIXELS:
+            raise ImageTooLargeError(
+                f"the image has {width} x {height} pixels, and tiles of {side[0]} x {side[1]} "
+                f"that hold {padded}; at most {_MAX_PADDING} times its pixels are allowed, "
+                f"and {_SPARE_PIXELS} more"
+            )
+        number, rows = across * down * planes, [side[1]]
+    else:
+        side = width, min(directory.number(tags.ROWS_PER_STRIP, height), height)
+        if not side[1]:
+            raise corrupt("its strips have no rows")
+        number = -(-height // side[1]) * planes
+        rows = [side[1]] * (height // side[1]) + [height % side[1]] * (height % side[1] > 0)
+    if number > _MAX_PARTS:
+        raise corrupt(f"it has {number} strips or tiles")
+    return _Layout(tags.TILE_WIDTH in directory.entries, side, rows * (number // len(rows)))
+
+
+def _parts(directory: Directory, layout: _Layout, row_bytes: int) -> list[tuple[int, int]]:
+    """Give where each part begins and ends; its length follows from `row_bytes` if that is told."""
+    number = len(layout.rows)
+    wanted = (tags.TILE_OFFSETS, tags.STRIP_OFFSETS)[:: 1 if layout.tiled else -1]
+    starts = next(
+        (directory.numbers(tag, most=_MAX_PARTS) for tag in wanted if tag in directory.entries), []
+    )
+    if len(starts) < number:
+        raise corrupt(f"it has {number} strips or tiles, and tells of {len(starts)}")
+    if row_bytes:
+        lengths = [row_bytes * rows for rows in layout.rows]
+    else:
+        lengths = _lengths(directory, starts, number)
+    parts = [(start, start + n) for start, n in zip(starts, lengths, strict=False)]
+    if max(end for _, end in parts) > len(directory.data):
+        raise truncated()
+    if sum(lengths) > _MAX_SHARED * len(directory.data):
+        raise corrupt("its strips or tiles share their data")
+    return parts
+
+
+def _lengths(directory: Directory, starts: list[int], number: int) -> list[int]:
+    """Give the lengths of packed parts; a single one may have none, and ends with the file."""
+    counts = (tags.TILE_COUNTS, tags.STRIP_COUNTS)
+    tag = next((tag for tag in counts if tag in directory.entries), 0)
+    lengths = directory.numbers(tag, (0,), most=_MAX_PARTS) if tag else [0]
+    if number == 1 and not lengths[0]:
+        return [max(0, len(directory.data) - starts[0])]
+    if len(lengths) < number or 0 in lengths[:number]:
+        raise corrupt("not all of its strips or tiles have a length")
+    return lengths[:number]
+
+
+def _check_kind(compression: int, count: int, bits: int, *, ycbcr_planes: bool) -> None:
+    """Refuse by name what the compression is not for, or is not decoded of it."""
+    if ycbcr_planes and compression == JPEG:
+        raise unsupported("TIFFs of JPEGs in planes of YCbCr", _ACCEPTED)
+    if compression in _CCITT and (bits != 1 or count != 1):
+        raise corrupt("its compression is for one bit a pixel")
+    if compression == JPEG and (bits != 8 or count not in {1, 3, 4}):
+        raise unsupported(f"TIFFs of JPEGs of {count} samples of {bits} bits", _ACCEPTED)
+    if compression == _WEBP and (bits != 8 or count not in {3, 4}):
+        raise corrupt("its compression is for three or four samples of 8 bits")
+
+
+def _predictor(directory: Directory, compression: int, bits: int) -> int:
+    """Give 2 if the samples are stored as differences, else 1."""
+    predictor = directory.number(tags.PREDICTOR, 1)
+    if predictor == 1 or compression not in _WITH_PREDICTOR:
+        return 1
+    if predictor != 2 or bits not in {8, 16}:
+        raise unsupported(f"TIFFs of {bits} bits with predictor {predictor}", _ACCEPTED)
+    return 2
+
+
+def _options(directory: Directory, compression: int) -> dict[int, int]:
+    wanted = {3: tags.T4_OPTIONS, 4: tags.T6_OPTIONS}.get(compression)
+    return {wanted: directory.number(wanted, 0)} if wanted in directory.entries else {}
+
+
+def _check_parts(samples: Samples, rows: list[int]) -> None:
+    """Refuse JPEGs and WebPs that are not just what their part of the image is."""
+    if samples.compression not in {JPEG, _WEBP}:
+        return
+    width = samples.part_size[0]
+    for (start, end), height in zip(samples.parts, rows, strict=True):
+        part = samples.data[start:end]
+        if samples.compression == JPEG:
+            # The last strip may be as high as the others.
+            sizes = {(width, height), (width, samples.part_size[1])}
+            jpeg.check_part(part, sizes, samples.count // samples.planes)
+        elif webp.read(part, sys.maxsize).size != (width, height):
+            raise corrupt("a part of it is of another size than its header says")
+
+
+def _photometric(count: int, *, ycbcr: bool) -> int:
+    """Give what libtiff is told of the colours, which only matters for JPEGs and WebPs."""
+    if count == 3:
+        return _YCBCR if ycbcr else _RGB
+    return _CMYK if count == 4 else _BLACK_IS_ZERO
+
+
+def _write(
+    entries: dict[int, list[int]], pieces: list[bytes], tables: bytes, *, tiled: bool, order: str
+) -> bytes:
+    """Write a TIFF: the header, its pieces, and its directory, of SHORTs and LONGs."""
+    starts, at = list[int](), 8
+    for piece in pieces:
+        starts.append(at)
+        at += len(piece)
+    entries[tags.TILE_OFFSETS if tiled else tags.STRIP_OFFSETS] = starts
+    entries[tags.TILE_COUNTS if tiled else tags.STRIP_COUNTS] = [len(piece) for piece in pieces]
+    number = len(entries) + bool(tables)
+    outside, outside_at = list[bytes](), at + 2 + 12 * number + 4
+    directory = [struct.pack(order + "H", number)]
+    packed = {
+        tag: (_SHORT, struct.pack(f"{order}{len(values)}H", *values))
+        if tag in _SHORTS
+        else (_LONG, struct.pack(f"{order}{len(values)}I", *values))
+        for tag, values in entries.items()
+    }
+    if tables:
+        packed[tags.JPEG_TABLES] = (_UNDEFINED, tables)
+    for tag, (kind, content) in sorted(packed.items()):
+        count = len(content) // _SIZES[kind]
+        directory.append(struct.pack(order + "HHI", tag, kind, count))
+        if len(content) <= 4:
+            directory.append(content.ljust(4, b"\0"))
+        else:
+            directory.append(struct.pack(order + "I", outside_at))
+            outside.append(content)
+            outside_at += len(content)
+    head = (b"II*\0" if order == "<" else b"MM\0*") + struct.pack(order + "I", at)
+    return b"".join([head, *pieces, *directory, bytes(4), *outside])

@@ -1,0 +1,157 @@
+"""WebP (RFC 9649): its chunks, and those of them that make the picture, or the first frame."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+from PIL import Image
+
+from service.preprocess import exif
+from service.preprocess.color import to_rgb
+from service.preprocess.encoded import (
+    MAX_PIECES,
+    EncodedImage,
+    area,
+    corrupt,
+    on_canvas,
+    open_as,
+    truncated,
+)
+from service.preprocess.limits import check_size
+
+SIGNATURE = rb"RIFF....WEBP"
+"""A pattern."""
+
+_ALPHA = 0x10  # a flag of VP8X
+_STREAMS = {b"VP8 ", b"VP8L"}
+_BYTES_PER_CHUNK = 400  # more chunks than MAX_PIECES only in a file that is that much larger
+_BYTES_PER_PIXEL = 20  # at most, measured: 16 in libwebp's decoder of animations, 20 with alpha
+
+_Chunk = tuple[bytes, bytes]
+"""A chunk's type, and what it holds."""
+
+
+@dataclass(kw_only=True)
+class WebpImage(EncodedImage):
+    """A WebP, or the first frame of an animated one on its canvas, which is transparent."""
+
+    data: bytes = field(repr=False)
+    frame_size: tuple[int, int]
+    frame_at: tuple[int, int]
+
+    def peak_bytes(self) -> int:
+        """Estimate the peak of memory that decoding takes."""
+        return (
+            len(self.data)
+            + _BYTES_PER_PIXEL * area(self.frame_size)
+            + (3 * self.width * self.height if self.frame_size != self.size else 0)
+        )
+
+    def to_rgb(self) -> Image.Image:
+        """Decode to RGB on white."""
+        image = open_as("WEBP", self.data, self.frame_size)
+        image.load()
+        return on_canvas(to_rgb(image), self.size, self.frame_at)
+
+
+def read(data: bytes, max_pixels: int) -> WebpImage:
+    """Read a WebP's structure. Raises `RequestError` where it is broken."""
+    end = 8 + int.from_bytes(data[4:8], "little")
+    if end > len(data):
+        raise truncated()
+    orientation, canvas, at = 1, None, (0, 0)
+    parts, frame = list[_Chunk](), list[_Chunk]()
+    for kind, content in _chunks(data, 12, end):
+        if kind == b"VP8X":
+            canvas = _canvas(content)
+            check_size(*canvas, max_pixels)
+        elif kind == b"ANMF" and not frame:
+            at, frame = _frame(content)
+        elif kind == b"EXIF":
+            orientation = exif.orientation(content) or 1
+        elif kind in _STREAMS or kind == b"ALPH":
+            parts.append((kind, content))
+    stream, size = _stream(frame or parts)
+    canvas = canvas or size
+    check_size(*canvas, max_pixels)
+    if at[0] + size[0] > canvas[0] or at[1] + size[1] > canvas[1] or (not frame and size != canvas):
+        raise corrupt("its header contradicts its picture about the size")
+    return WebpImage(
+        format="WEBP",
+        width=canvas[0],
+        height=canvas[1],
+        orientation=orientation,
+        data=_file(stream, size),
+        frame_size=size,
+        frame_at=at,
+    )
+
+
+def _chunks(data: bytes, at: int, end: int) -> Iterator[_Chunk]:
+    """Give the chunks that lie between two places. Raises `RequestError` if one reaches beyond."""
+    left = MAX_PIECES + len(data) // _BYTES_PER_CHUNK
+    while at + 8 <= end:
+        left -= 1
+        if left < 0:
+            raise corrupt("it is in far too many pieces")
+        kind, length = struct.unpack_from("<4sI", data, at)
+        if at + 8 + length > end:
+            raise truncated()
+        yield kind, data[at + 8 : at + 8 + length]
+        at += 8 + length + length % 2
+
+
+def _canvas(content: bytes) -> tuple[int, int]:
+    if len(content) < 10:
+        raise corrupt("its header is too short")
+    return _uint24(content, 4) + 1, _uint24(content, 7) + 1
+
+
+def _frame(content: bytes) -> tuple[tuple[int, int], list[_Chunk]]:
+    """Give where a frame lies on the canvas, and its chunks."""
+    if len(content) < 16:
+        raise corrupt("its frame is too short")
+    return (2 * _uint24(content, 0), 2 * _uint24(content, 3)), list(
+        _chunks(content, 16, len(content))
+    )
+
+
+def _stream(parts: list[_Chunk]) -> tuple[list[_Chunk], tuple[int, int]]:
+    """Give the first picture of some chunks with its alpha, and its size."""
+    alpha: list[_Chunk] = []
+    for kind, content in parts:
+        if kind == b"ALPH":
+            alpha = [(kind, content)]
+        elif kind == b"VP8L":
+            if len(content) < 5 or content[0] != 0x2F:
+                raise corrupt("its picture does not begin as one")
+            bits = int.from_bytes(content[1:5], "little")
+            size = (bits & 0x3FFF) + 1, (bits >> 14 & 0x3FFF) + 1
+            return [(kind, content)], size
+        elif kind == b"VP8 ":
+            if len(content) < 10 or content[3:6] != b"\x9d\x01\x2a":
+                raise corrupt("its picture does not begin as one")
+            width, height = struct.unpack_from("<HH", content, 6)
+            if not width & 0x3FFF or not height & 0x3FFF:
+                raise corrupt("it has no pixels")
+            return [*alpha, (kind, content)], (width & 0x3FFF, height & 0x3FFF)
+    raise truncated()
+
+
+def _file(chunks: list[_Chunk], size: tuple[int, int]) -> bytes:
+    """Make a file of one picture."""
+    if len(chunks) > 1:
+        sides = b"".join((side - 1).to_bytes(3, "little") for side in size)
+        chunks = [(b"VP8X", bytes([_ALPHA, 0, 0, 0]) + sides), *chunks]
+    body = b"".join(
+        piece
+        for kind, content in chunks
+        for piece in (kind, struct.pack("<I", len(content)), content, b"\0" * (len(content) % 2))
+    )
+    return b"RIFF" + struct.pack("<I", len(body) + 4) + b"WEBP" + body
+
+
+def _uint24(data: bytes, at: int) -> int:
+    return int.from_bytes(data[at : at + 3], "little")
