@@ -136,7 +136,7 @@ class Settings(BaseModel):
     max_decoding_bytes: Count = Field(
         512 * 2**20,
         description="memory of the images that are decoded at a time at most, by their headers; "
-        "a larger one is decoded alone",
+        "one that alone would take more is refused",
     )
     jpeg_draft_ratio: float = Field(
         4,

@@ -33,7 +33,7 @@ _KINDS = {
 }
 _555 = (0x7C00, 0x03E0, 0x001F, 0)
 _888 = (0xFF0000, 0xFF00, 0xFF, 0)
-_BYTES_PER_PIXEL = 24  # at most, measured: of 32 bits with masks of their own
+_BYTES_PER_PIXEL, _BYTES_PER_MASKED_PIXEL = 12, 24  # at most, measured
 
 _Masks = tuple[int, int, int, int]
 """Bits of red, green, blue and alpha in a pixel; none of them where there is no such channel."""
@@ -53,7 +53,9 @@ class BmpImage(EncodedImage):
 
     def peak_bytes(self) -> int:
         """Estimate the peak of memory that decoding takes."""
-        return _BYTES_PER_PIXEL * self.pixels
+        return self.pixels * (
+            _BYTES_PER_MASKED_PIXEL if self.bits in {16, 32} else _BYTES_PER_PIXEL
+        )
 
     def to_rgb(self) -> Image.Image:
         """Decode to RGB, on white where there is alpha at all."""

@@ -6,6 +6,7 @@ full list, an EPS file would reach Ghostscript.
 
 from __future__ import annotations
 
+import math
 import re
 import warnings
 from collections.abc import Callable, Generator
@@ -56,6 +57,7 @@ _TURNS = {
     8: Image.Transpose.ROTATE_90,
 }
 _SIDEWAYS = {5, 6, 7, 8}  # orientations that swap width and height
+_BYTES_PER_TURNED_PIXEL = 9  # both pictures, measured
 _END_TO_LEFT = {2, 3, 6, 7}  # those that bring the right or lower edge to the left
 _END_TO_TOP = {3, 4, 7, 8}  # those that bring it to the top
 
@@ -161,7 +163,7 @@ def _decode_any(data: bytes, preprocessing: Preprocessing, policy: DecodePolicy)
     with _told_apart():
         least = _draft_size(image.size, preprocessing, policy.jpeg_draft_ratio)
         extent = None if least is None else image.reduce(least)
-    with policy.memory.hold(image.peak_bytes()):
+    with policy.memory.hold(_peak_bytes(image, turn)):
         upright = _upright(image, turn)
         content = _turned_content(extent, upright.size, turn)
         pixels = transform(upright, preprocessing, (width, height), content)
@@ -176,7 +178,7 @@ def decode_upright(data: bytes, policy: DecodePolicy) -> Image.Image:
     if not data:
         raise EmptyImageError("the image has no bytes")
     image = read(data, policy.max_image_pixels)
-    with policy.memory.hold(image.peak_bytes()):
+    with policy.memory.hold(_peak_bytes(image, image.orientation)):
         return _upright(image, image.orientation)
 
 
@@ -193,6 +195,12 @@ def read(data: bytes, max_pixels: int) -> EncodedImage:
     raise NotAnImageError(
         f"the content is none of the accepted image formats ({', '.join(FORMATS)})"
     )
+
+
+def _peak_bytes(image: EncodedImage, turn: int) -> int:
+    """Estimate the peak of memory: of decoding, or of turning what was decoded."""
+    turning = _BYTES_PER_TURNED_PIXEL * math.prod(image.decoded_size) if turn in _TURNS else 0
+    return max(image.peak_bytes(), turning)
 
 
 def _upright(image: EncodedImage, turn: int) -> Image.Image:

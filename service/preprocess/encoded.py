@@ -38,6 +38,11 @@ class EncodedImage(ABC):
         return self.width, self.height
 
     @property
+    def decoded_size(self) -> tuple[int, int]:
+        """Width and height of what `to_rgb` gives."""
+        return self.size
+
+    @property
     def pixels(self) -> int:
         """Pixels that its decoder goes through, those outside of the picture included."""
         return self.width * self.height
@@ -80,6 +85,11 @@ def on_canvas(picture: Image.Image, size: tuple[int, int], at: tuple[int, int]) 
     canvas = Image.new("RGB", size, "white")
     canvas.paste(picture, at)
     return canvas
+
+
+def canvas_bytes(image: EncodedImage, picture: tuple[int, int]) -> int:
+    """Give what the canvas takes of memory beside a picture that is to be put on it."""
+    return 0 if picture == image.size else 4 * area(image.size)
 
 
 def area(size: tuple[int, int]) -> int:

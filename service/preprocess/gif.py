@@ -12,6 +12,7 @@ from service.preprocess.encoded import (
     MAX_PIECES,
     EncodedImage,
     area,
+    canvas_bytes,
     corrupt,
     on_canvas,
     open_as,
@@ -31,7 +32,7 @@ _HAS_PALETTE, _PALETTE_BITS = 0x80, 0x07  # flags of the screen and of a picture
 _XMP = b"\x0bXMP DataXMP"
 _XMP_TRAILER = b"\x01" + bytes(range(255, -1, -1)) + b"\0"
 _BYTES_PER_BLOCK = 32  # more blocks than MAX_PIECES only in a file that is that much larger
-_BYTES_PER_PIXEL = 9  # of the picture: indices, with alpha, RGB; the screen takes three more
+_BYTES_PER_PIXEL, _BYTES_PER_TRANSPARENT_PIXEL = 7, 11  # of the picture, measured
 
 
 @dataclass(kw_only=True)
@@ -39,6 +40,7 @@ class GifImage(EncodedImage):
     """The first picture of a GIF on its screen, which is transparent where the picture isn't."""
 
     data: bytes = field(repr=False)
+    has_transparent: bool
     picture_size: tuple[int, int]
     picture_at: tuple[int, int]
 
@@ -49,8 +51,9 @@ class GifImage(EncodedImage):
 
     def peak_bytes(self) -> int:
         """Estimate the peak of memory that decoding takes."""
-        screen = 3 * self.width * self.height
-        return len(self.data) + _BYTES_PER_PIXEL * area(self.picture_size) + screen
+        each = _BYTES_PER_TRANSPARENT_PIXEL if self.has_transparent else _BYTES_PER_PIXEL
+        screen = canvas_bytes(self, self.picture_size)
+        return len(self.data) + each * area(self.picture_size) + screen
 
     def to_rgb(self) -> Image.Image:
         """Decode the picture to RGB, and put it on a white screen."""
@@ -124,6 +127,7 @@ def _picture(
         width=max(screen[0], x + width),
         height=max(screen[1], y + height),
         data=b"".join([head, palette, control, box, rest]),
+        has_transparent=bool(control),
         picture_size=(width, height),
         picture_at=(x, y),
     )

@@ -53,8 +53,9 @@ _MAX_SCANS = 32
 # What libjpeg and Pillow take for each pixel, measured; in several scans all coefficients are kept
 # until the last one, of the full size also where the image is decoded at a reduced one.
 BYTES_PER_PIXEL = 8
-"""At most, of an image that is decoded at its full size."""
-_BYTES_PER_PIXEL_IN_SCANS = 6
+"""At most, of an image that is decoded at its full size; of CMYK two more."""
+
+_BYTES_PER_COEFFICIENT = 2
 
 
 @dataclass(kw_only=True)
@@ -65,8 +66,13 @@ class JpegImage(EncodedImage):
     channels: int
     scans: int  # 0 if all is in the first one
     has_end: bool
-    decoded_size: tuple[int, int]
+    reduced_size: tuple[int, int] | None = None
     opened: ImageFile.ImageFile | None = field(default=None, repr=False)
+
+    @property
+    def decoded_size(self) -> tuple[int, int]:
+        """Width and height of what `to_rgb` gives."""
+        return self.reduced_size or self.size
 
     def reduce(self, least: tuple[int, int]) -> tuple[float, float] | None:
         """Have it decoded smaller, where enough pixels remain."""
@@ -74,15 +80,16 @@ class JpegImage(EncodedImage):
         drafted = image.draft(image.mode, least)
         if drafted is None or image.size == self.size:
             return None
-        self.opened, self.decoded_size = image, image.size
+        self.opened, self.reduced_size = image, image.size
         _, (_, _, width, height) = drafted
         return width, height
 
     def peak_bytes(self) -> int:
         """Estimate the peak of memory that decoding takes."""
         width, height = self.decoded_size
-        size = len(self.data) + BYTES_PER_PIXEL * width * height
-        return size + (_BYTES_PER_PIXEL_IN_SCANS * self.width * self.height if self.scans else 0)
+        each = BYTES_PER_PIXEL + 2 * (self.channels == 4)
+        kept = _BYTES_PER_COEFFICIENT * self.channels if self.scans else 0
+        return len(self.data) + each * width * height + kept * self.width * self.height
 
     def to_rgb(self) -> Image.Image:
         """Decode to RGB."""
@@ -131,7 +138,6 @@ def _read(data: bytes, max_pixels: int) -> JpegImage:
         channels=channels,
         scans=scans,
         has_end=has_end,
-        decoded_size=(width, height),
     )
 
 

@@ -8,6 +8,8 @@ from collections import deque
 from collections.abc import Generator
 from contextlib import contextmanager
 
+from service.errors import ImageTooLargeError
+
 
 class DecodingMemory:
     """Bytes that are being used for decoding, at most `limit` of them at a time.
@@ -24,13 +26,19 @@ class DecodingMemory:
 
     @contextmanager
     def hold(self, size: int) -> Generator[None]:
-        """Hold so many bytes, once there is room for them; more than the limit only alone."""
+        """Hold so many bytes, once there is room for them.
+
+        Raises `ImageTooLargeError` if there never will be.
+        """
+        if size > self.limit:
+            raise ImageTooLargeError(
+                f"to decode the image would take some {size} bytes of memory; "
+                f"at most {self.limit} are allowed (max_decoding_bytes)"
+            )
         with self._changed:
             me = object()
             self._line.append(me)
-            self._changed.wait_for(
-                lambda: self._line[0] is me and (not self.held or self.held + size <= self.limit)
-            )
+            self._changed.wait_for(lambda: self._line[0] is me and self.held + size <= self.limit)
             self._line.popleft()
             self.held += size
             self._changed.notify_all()

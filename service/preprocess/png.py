@@ -16,6 +16,8 @@ from service.preprocess.color import scale_transparency, to_rgb
 from service.preprocess.encoded import (
     MAX_PIECES,
     EncodedImage,
+    area,
+    canvas_bytes,
     corrupt,
     on_canvas,
     open_as,
@@ -29,8 +31,10 @@ SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _BYTES_PER_CHUNK = 400  # more chunks than MAX_PIECES only in a file that is that much larger
 _DEPTHS = {0: {1, 2, 4, 8, 16}, 2: {8, 16}, 3: {1, 2, 4, 8}, 4: {8, 16}, 6: {8, 16}}
 _RGB = 2  # a colour type
-_BYTES_PER_PIXEL = 12  # at most, measured over colour types: with alpha, turned
-_BYTES_PER_DEEP_PIXEL = 20  # of 16 bits with a transparent colour, which are decoded twice
+# What Pillow and `to_rgb` take for each pixel, measured over colour types, without and with a
+# transparent colour; of 16 bits with one, the pixels are decoded twice.
+_BYTES_PER_PIXEL = {0: (6, 10), 2: (5, 13), 3: (6, 10), 4: (13, 13), 6: (9, 9)}
+_BYTES_PER_DEEP_PIXEL, _BYTES_PER_DEEP_GREY = 22, 8
 
 _Chunk = tuple[bytes, int, int]
 """A chunk's type, and where it begins and ends."""
@@ -42,14 +46,20 @@ class PngImage(EncodedImage):
 
     data: bytes = field(repr=False)
     bits: int
+    kind_of_colors: int
+    has_transparent: bool
     frame_size: tuple[int, int]
     frame_at: tuple[int, int] = (0, 0)
     deep_transparent: tuple[int, int, int] | None = None  # of 16 bits a colour
 
     def peak_bytes(self) -> int:
         """Estimate the peak of memory that decoding takes."""
-        each = _BYTES_PER_PIXEL if self.deep_transparent is None else _BYTES_PER_DEEP_PIXEL
-        return len(self.data) + each * self.pixels
+        each = _BYTES_PER_PIXEL[self.kind_of_colors][self.has_transparent]
+        if self.deep_transparent is not None:
+            each = _BYTES_PER_DEEP_PIXEL
+        elif self.bits == 16:
+            each = max(each, _BYTES_PER_DEEP_GREY)
+        return len(self.data) + each * area(self.frame_size) + canvas_bytes(self, self.frame_size)
 
     def to_rgb(self) -> Image.Image:
         """Decode to RGB on white."""
@@ -112,6 +122,8 @@ def read(data: bytes, max_pixels: int) -> PngImage:
         orientation=orientation,
         data=b"".join([SIGNATURE, header, *chain(*kept.values()), _chunk(b"IEND", b"")]),
         bits=bits,
+        kind_of_colors=kind_of_colors,
+        has_transparent=bool(kept[b"tRNS"]),
         frame_size=size,
         frame_at=at,
         deep_transparent=_deep_transparent(kept[b"tRNS"], bits, kind_of_colors),

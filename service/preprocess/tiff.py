@@ -17,7 +17,16 @@ from service.preprocess import tiff_tags as tags
 from service.preprocess.color import scale_table, to_rgb
 from service.preprocess.encoded import EncodedImage, corrupt, unsupported
 from service.preprocess.limits import check_size
-from service.preprocess.tiff_samples import COMPRESSIONS, JPEG, Samples, read_samples
+from service.preprocess.tiff_samples import (
+    ACCEPTED as COMPRESSIONS_ACCEPTED,
+)
+from service.preprocess.tiff_samples import (
+    COMPRESSIONS,
+    JPEG,
+    OTHER_COMPRESSIONS,
+    Samples,
+    read_samples,
+)
 from service.preprocess.tiff_tags import Directory, read_directory
 
 _WHITE_IS_ZERO, _BLACK_IS_ZERO, _RGB, _PALETTE, _CMYK, _YCBCR = 0, 1, 2, 3, 5, 6  # photometric
@@ -29,6 +38,7 @@ _OTHER_COLORS = {
 _FORMATS = {2: "signed integers", 3: "floats", 5: "complex integers", 6: "complex floats"}
 _BITS = {1, 2, 4, 8, 12, 16}
 _MAX_SAMPLES = 8
+_BYTES_PER_PIXEL, _BYTES_PER_TRANSPARENT_PIXEL = 10, 15  # of colours, measured
 _PREMULTIPLIED, _ALPHA = 1, 2  # values of ExtraSamples
 # As JPEG has them; others are refused.
 _COEFFICIENTS, _REFERENCE = (0.299, 0.587, 0.114), (0.0, 255.0, 128.0, 255.0, 128.0, 255.0)
@@ -54,7 +64,8 @@ class TiffImage(EncodedImage):
 
     def peak_bytes(self) -> int:
         """Estimate the peak of memory that decoding takes."""
-        return self.samples.peak_bytes() + 12 * self.width * self.height
+        each = _BYTES_PER_TRANSPARENT_PIXEL if self.alpha else _BYTES_PER_PIXEL
+        return self.samples.peak_bytes(each * self.width * self.height)
 
     def to_rgb(self) -> Image.Image:
         """Decode to RGB on white."""
@@ -100,7 +111,8 @@ def read(data: bytes, max_pixels: int) -> TiffImage:
     check_size(width, height, max_pixels)
     compression = directory.number(tags.COMPRESSION, 1)
     if compression not in COMPRESSIONS:
-        raise unsupported(f"TIFFs of compression {compression}", _ACCEPTED)
+        name = OTHER_COMPRESSIONS.get(compression, f"number {compression}")
+        raise unsupported(f"TIFFs of compression {name}", COMPRESSIONS_ACCEPTED)
     count = directory.number(tags.SAMPLES, 1)
     if not 0 < count <= _MAX_SAMPLES:
         raise unsupported(f"TIFFs of {count} samples a pixel", _ACCEPTED)

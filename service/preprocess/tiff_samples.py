@@ -7,36 +7,44 @@ samples, so that nothing but unpacking is left to them. Predictors are undone he
 from __future__ import annotations
 
 import struct
-import sys
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import accumulate
 
 import numpy as np
 from numpy.typing import NDArray
 
 from service.errors import ImageTooLargeError
-from service.preprocess import jpeg, webp
+from service.preprocess import jpeg
 from service.preprocess import tiff_tags as tags
 from service.preprocess.encoded import corrupt, open_as, truncated, unsupported
 from service.preprocess.tiff_tags import Directory
 
-NONE, _LZW, JPEG, _PACKBITS, _WEBP = 1, 5, 7, 32773, 50001
+NONE, _LZW, JPEG, _PACKBITS = 1, 5, 7, 32773
 _CCITT = {2, 3, 4, 32771}
 _WITH_PREDICTOR = {_LZW, 8, 32946, 34925, 50000}  # LZW, deflate twice, LZMA, Zstandard
-COMPRESSIONS = {NONE, JPEG, _PACKBITS, _WEBP, *_CCITT, *_WITH_PREDICTOR}
+COMPRESSIONS = {NONE, JPEG, _PACKBITS, *_CCITT, *_WITH_PREDICTOR}
 """Values of the tag that are decoded."""
 
-_ACCEPTED = "CCITT, PackBits, LZW, deflate, LZMA, Zstandard, JPEG and WebP of 8 bits are"
+OTHER_COMPRESSIONS = {
+    6: "old-style JPEG", 32809: "ThunderScan", 34676: "SGI LogLuv", 34712: "JPEG 2000",
+    34887: "LERC", 50001: "WebP", 50002: "JPEG XL",
+}  # fmt: skip
+"""Names of some that are not: libtiff is not built with them, or would read the tags by itself."""
+
+ACCEPTED = "none, CCITT, PackBits, LZW, deflate, LZMA, Zstandard and JPEG of 8 bits are"
+"""Compressions, for messages."""
+
 _MAX_PARTS = 300_000  # strips or tiles; a row each of the longest image with its colours apart
 # Tiles reach beyond the image. More than this of nothing is no writer's doing.
 _MAX_PADDING, _SPARE_PIXELS = 4, 2**22
 # Writers that find equal tiles store them once. Each is unpacked, so a small file could mean much.
 _MAX_SHARED = 2
 _BLACK_IS_ZERO, _RGB, _CMYK, _YCBCR = 1, 2, 5, 6  # photometric
-_ALPHA = 2  # a value of ExtraSamples
 _SHORT, _LONG, _UNDEFINED = 3, 4, 7
 _SIZES = {_SHORT: 2, _LONG: 4, _UNDEFINED: 1}
 _SHORTS = {
-    tags.BITS, tags.COMPRESSION, tags.PHOTOMETRIC, tags.SAMPLES, tags.EXTRA_SAMPLES,
+    tags.BITS, tags.COMPRESSION, tags.PHOTOMETRIC, tags.SAMPLES,
 }  # fmt: skip
 _REVERSED = bytes(int(f"{byte:08b}"[::-1], 2) for byte in range(256))
 
@@ -68,12 +76,13 @@ class Samples:
             return self.size[0] * self.size[1]
         return self.part_size[0] * self.part_size[1] * (len(self.parts) // self.planes)
 
-    def peak_bytes(self) -> int:
-        """Estimate the peak of memory that unpacking takes."""
+    def peak_bytes(self, colors: int) -> int:
+        """Estimate the peak of memory: of unpacking, or of what is then made of the samples."""
         part = self.part_size[0] * self.part_size[1]
         each = 2 if self.bits > 8 else 1
         stored = self.size[0] * self.size[1] * self.count * each
-        return len(self.data) + 2 * stored + part * self.count * each
+        # Pillow's image, and its bytes twice while they are handed over.
+        return len(self.data) + part * self.count * each + max(3 * stored, stored + colors)
 
     def unpack(self) -> NDArray[np.unsignedinteger]:
         """Give the samples, [height, width, count]; of 8 bits or less in uint8, else in uint16.
@@ -91,7 +100,7 @@ class Samples:
         """Unpack one plane, or all samples if they are in one; [height, width, samples]."""
         width, height = self.size
         count = self.count // self.planes
-        wide = 1 if self.compression in {JPEG, _WEBP} else count
+        wide = 1 if self.compression == JPEG else count
         with open_as("TIFF", self._file(parts, wide, count), (width * wide, height)) as image:
             image.load()
             values = np.asarray(image)
@@ -116,12 +125,13 @@ class Samples:
 
     def _file(self, parts: list[tuple[int, int]], wide: int, count: int) -> bytes:
         """Make a TIFF of some parts, each of whose pixels is `wide` pixels of grey."""
-        pieces = [self.data[start:end] for start, end in parts]
+        data = memoryview(self.data)
+        pieces: list[bytes | memoryview] = [data[start:end] for start, end in parts]
         if self.reverse_bits:
-            pieces = [piece.translate(_REVERSED) for piece in pieces]
-        rows = self.part_size[1]
-        if self.compression == NONE and not self.tiled:  # Pillow goes through them one by one
-            pieces, rows = [b"".join(pieces)], self.size[1]
+            pieces = [bytes(piece).translate(_REVERSED) for piece in pieces]
+        rows, lengths = self.part_size[1], [len(piece) for piece in pieces]
+        if self.compression == NONE and not self.tiled:  # Pillow goes through strips one by one
+            rows, lengths = self.size[1], [sum(lengths)]
         samples = 1 if wide == count else count
         entries: dict[int, list[int]] = {
             tags.WIDTH: [self.size[0] * wide],
@@ -132,15 +142,18 @@ class Samples:
             tags.SAMPLES: [samples],
         }
         entries |= {tag: [value] for tag, value in self.options.items()}
-        if samples == 4 and self.compression == _WEBP:
-            entries[tags.PHOTOMETRIC], entries[tags.EXTRA_SAMPLES] = [_RGB], [_ALPHA]
         if self.tiled:
             entries |= {tags.TILE_WIDTH: [self.part_size[0] * wide], tags.TILE_HEIGHT: [rows]}
         else:
             entries[tags.ROWS_PER_STRIP] = [rows]
         # Only of 16 bits the order matters, and Pillow knows 12 bits in one order alone.
         order = self.order if self.bits == 16 else "<"
-        return _write(entries, pieces, self.tables, tiled=self.tiled, order=order)
+        places = tags.TILE_OFFSETS if self.tiled else tags.STRIP_OFFSETS
+        entries[places] = [
+            8 + end - length for end, length in zip(accumulate(lengths), lengths, strict=True)
+        ]
+        entries[tags.TILE_COUNTS if self.tiled else tags.STRIP_COUNTS] = lengths
+        return _write(entries, pieces, self.tables, order)
 
 
 def read_samples(
@@ -244,13 +257,11 @@ def _lengths(directory: Directory, starts: list[int], number: int) -> list[int]:
 def _check_kind(compression: int, count: int, bits: int, *, ycbcr_planes: bool) -> None:
     """Refuse by name what the compression is not for, or is not decoded of it."""
     if ycbcr_planes and compression == JPEG:
-        raise unsupported("TIFFs of JPEGs in planes of YCbCr", _ACCEPTED)
+        raise unsupported("TIFFs of JPEGs in planes of YCbCr", ACCEPTED)
     if compression in _CCITT and (bits != 1 or count != 1):
         raise corrupt("its compression is for one bit a pixel")
     if compression == JPEG and (bits != 8 or count not in {1, 3, 4}):
-        raise unsupported(f"TIFFs of JPEGs of {count} samples of {bits} bits", _ACCEPTED)
-    if compression == _WEBP and (bits != 8 or count not in {3, 4}):
-        raise corrupt("its compression is for three or four samples of 8 bits")
+        raise unsupported(f"TIFFs of JPEGs of {count} samples of {bits} bits", ACCEPTED)
 
 
 def _predictor(directory: Directory, compression: int, bits: int) -> int:
@@ -259,7 +270,7 @@ def _predictor(directory: Directory, compression: int, bits: int) -> int:
     if predictor == 1 or compression not in _WITH_PREDICTOR:
         return 1
     if predictor != 2 or bits not in {8, 16}:
-        raise unsupported(f"TIFFs of {bits} bits with predictor {predictor}", _ACCEPTED)
+        raise unsupported(f"TIFFs of {bits} bits with predictor {predictor}", ACCEPTED)
     return 2
 
 
@@ -269,37 +280,28 @@ def _options(directory: Directory, compression: int) -> dict[int, int]:
 
 
 def _check_parts(samples: Samples, rows: list[int]) -> None:
-    """Refuse JPEGs and WebPs that are not just what their part of the image is."""
-    if samples.compression not in {JPEG, _WEBP}:
+    """Refuse JPEGs that are not just what their part of the image is."""
+    if samples.compression != JPEG:
         return
     width = samples.part_size[0]
     for (start, end), height in zip(samples.parts, rows, strict=True):
-        part = samples.data[start:end]
-        if samples.compression == JPEG:
-            # The last strip may be as high as the others.
-            sizes = {(width, height), (width, samples.part_size[1])}
-            jpeg.check_part(part, sizes, samples.count // samples.planes)
-        elif webp.read(part, sys.maxsize).size != (width, height):
-            raise corrupt("a part of it is of another size than its header says")
+        # The last strip may be as high as the others.
+        sizes = {(width, height), (width, samples.part_size[1])}
+        jpeg.check_part(samples.data[start:end], sizes, samples.count // samples.planes)
 
 
 def _photometric(count: int, *, ycbcr: bool) -> int:
-    """Give what libtiff is told of the colours, which only matters for JPEGs and WebPs."""
+    """Give what libtiff is told of the colours, which only matters for JPEGs."""
     if count == 3:
         return _YCBCR if ycbcr else _RGB
     return _CMYK if count == 4 else _BLACK_IS_ZERO
 
 
 def _write(
-    entries: dict[int, list[int]], pieces: list[bytes], tables: bytes, *, tiled: bool, order: str
+    entries: dict[int, list[int]], pieces: Sequence[bytes | memoryview], tables: bytes, order: str
 ) -> bytes:
     """Write a TIFF: the header, its pieces, and its directory, of SHORTs and LONGs."""
-    starts, at = list[int](), 8
-    for piece in pieces:
-        starts.append(at)
-        at += len(piece)
-    entries[tags.TILE_OFFSETS if tiled else tags.STRIP_OFFSETS] = starts
-    entries[tags.TILE_COUNTS if tiled else tags.STRIP_COUNTS] = [len(piece) for piece in pieces]
+    at = 8 + sum(len(piece) for piece in pieces)
     number = len(entries) + bool(tables)
     outside, outside_at = list[bytes](), at + 2 + 12 * number + 4
     directory = [struct.pack(order + "H", number)]

@@ -14,6 +14,7 @@ from service.preprocess.encoded import (
     MAX_PIECES,
     EncodedImage,
     area,
+    canvas_bytes,
     corrupt,
     on_canvas,
     open_as,
@@ -27,7 +28,8 @@ SIGNATURE = rb"RIFF....WEBP"
 _ALPHA = 0x10  # a flag of VP8X
 _STREAMS = {b"VP8 ", b"VP8L"}
 _BYTES_PER_CHUNK = 400  # more chunks than MAX_PIECES only in a file that is that much larger
-_BYTES_PER_PIXEL = 20  # at most, measured: 16 in libwebp's decoder of animations, 20 with alpha
+# Measured: 16 in libwebp's decoder of animations, and the conversion of what has alpha.
+_BYTES_PER_PIXEL, _BYTES_PER_TRANSPARENT_PIXEL = 17, 18
 
 _Chunk = tuple[bytes, bytes]
 """A chunk's type, and what it holds."""
@@ -38,16 +40,15 @@ class WebpImage(EncodedImage):
     """A WebP, or the first frame of an animated one on its canvas, which is transparent."""
 
     data: bytes = field(repr=False)
+    has_alpha: bool
     frame_size: tuple[int, int]
     frame_at: tuple[int, int]
 
     def peak_bytes(self) -> int:
         """Estimate the peak of memory that decoding takes."""
-        return (
-            len(self.data)
-            + _BYTES_PER_PIXEL * area(self.frame_size)
-            + (3 * self.width * self.height if self.frame_size != self.size else 0)
-        )
+        each = _BYTES_PER_TRANSPARENT_PIXEL if self.has_alpha else _BYTES_PER_PIXEL
+        canvas = canvas_bytes(self, self.frame_size)
+        return len(self.data) + each * area(self.frame_size) + canvas
 
     def to_rgb(self) -> Image.Image:
         """Decode to RGB on white."""
@@ -73,7 +74,7 @@ def read(data: bytes, max_pixels: int) -> WebpImage:
             orientation = exif.orientation(content) or 1
         elif kind in _STREAMS or kind == b"ALPH":
             parts.append((kind, content))
-    stream, size = _stream(frame or parts)
+    stream, size, has_alpha = _stream(frame or parts)
     canvas = canvas or size
     check_size(*canvas, max_pixels)
     if at[0] + size[0] > canvas[0] or at[1] + size[1] > canvas[1] or (not frame and size != canvas):
@@ -84,6 +85,7 @@ def read(data: bytes, max_pixels: int) -> WebpImage:
         height=canvas[1],
         orientation=orientation,
         data=_file(stream, size),
+        has_alpha=has_alpha,
         frame_size=size,
         frame_at=at,
     )
@@ -118,8 +120,8 @@ def _frame(content: bytes) -> tuple[tuple[int, int], list[_Chunk]]:
     )
 
 
-def _stream(parts: list[_Chunk]) -> tuple[list[_Chunk], tuple[int, int]]:
-    """Give the first picture of some chunks with its alpha, and its size."""
+def _stream(parts: list[_Chunk]) -> tuple[list[_Chunk], tuple[int, int], bool]:
+    """Give the first picture of some chunks with its alpha, its size, and if it has alpha."""
     alpha: list[_Chunk] = []
     for kind, content in parts:
         if kind == b"ALPH":
@@ -129,14 +131,14 @@ def _stream(parts: list[_Chunk]) -> tuple[list[_Chunk], tuple[int, int]]:
                 raise corrupt("its picture does not begin as one")
             bits = int.from_bytes(content[1:5], "little")
             size = (bits & 0x3FFF) + 1, (bits >> 14 & 0x3FFF) + 1
-            return [(kind, content)], size
+            return [(kind, content)], size, bool(bits >> 28 & 1)
         elif kind == b"VP8 ":
             if len(content) < 10 or content[3:6] != b"\x9d\x01\x2a":
                 raise corrupt("its picture does not begin as one")
             width, height = struct.unpack_from("<HH", content, 6)
             if not width & 0x3FFF or not height & 0x3FFF:
                 raise corrupt("it has no pixels")
-            return [*alpha, (kind, content)], (width & 0x3FFF, height & 0x3FFF)
+            return [*alpha, (kind, content)], (width & 0x3FFF, height & 0x3FFF), bool(alpha)
     raise truncated()
 
 
