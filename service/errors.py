@@ -293,6 +293,12 @@ class NotAnImageError(RequestError):
     status, code, title = 415, "not_an_image", "Not an accepted image format"
 
 
+class HeicNotSupportedError(RequestError):
+    """The image is a HEIC, and its decoder, an extra, is not installed."""
+
+    status, code, title = 415, "heic_not_supported", "HEIC is not supported here"
+
+
 class ImageTooLargeError(RequestError):
     """The image has more than `max_image_pixels`, or asks for as much work, by its header."""
 

@@ -103,13 +103,6 @@ class BmpImage(EncodedImage):
 
 def read(data: bytes, max_pixels: int) -> BmpImage:
     """Read a bitmap's header. Raises `RequestError` where it is broken or not supported."""
-    try:
-        return _read(data, max_pixels)
-    except struct.error as error:
-        raise truncated() from error
-
-
-def _read(data: bytes, max_pixels: int) -> BmpImage:
     start, header = struct.unpack_from("<II", data, 10)
     if header == _CORE:
         width, height, _, bits = struct.unpack_from("<HHHH", data, 18)

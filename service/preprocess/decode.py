@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import re
+import struct
 import warnings
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
@@ -15,7 +16,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import AvifImagePlugin, Image
 
 from service.contract import Preprocessing
 from service.errors import (
@@ -25,15 +26,26 @@ from service.errors import (
     RequestError,
     TruncatedImageError,
 )
-from service.preprocess import bmp, gif, jpeg, png, tiff, tiff_tags, webp
-from service.preprocess.encoded import EncodedImage
+from service.preprocess import avif, bmp, gif, heic, heif, jpeg, png, tiff, tiff_tags, webp
+from service.preprocess.encoded import SIDEWAYS, TURNS, EncodedImage, truncated, turned_size
 from service.preprocess.limits import check_pixels, check_size
 from service.preprocess.memory import DecodingMemory
 from service.preprocess.plain_jpeg import decode_plain, plain_size
 from service.preprocess.transform import Box, resized_size, transform
 
-FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")
-"""Pillow's names of the accepted formats."""
+FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF")
+"""Names of the accepted formats, beside HEIC where that is set up."""
+
+
+def _read_heif(data: bytes, max_pixels: int) -> EncodedImage:
+    """Read a file that may be of either format, or of none that is accepted."""
+    brands = heif.brands(data)
+    if brands & avif.BRANDS:
+        return avif.read(data, max_pixels)
+    if brands & heic.BRANDS:
+        return heic.read(data, max_pixels)
+    raise _not_an_image()
+
 
 # What files begin with. Only these formats have a decoder, whatever a request's header says.
 _READERS: tuple[tuple[re.Pattern[bytes], Callable[[bytes, int], EncodedImage]], ...] = (
@@ -43,20 +55,11 @@ _READERS: tuple[tuple[re.Pattern[bytes], Callable[[bytes, int], EncodedImage]], 
     (re.compile(gif.SIGNATURE), gif.read),
     (re.compile(bmp.SIGNATURE, re.DOTALL), bmp.read),
     (re.compile(tiff_tags.SIGNATURE), tiff.read),
+    (re.compile(heif.SIGNATURE, re.DOTALL), _read_heif),
 )
 
 _AT_ONCE_BYTES, _AT_ONCE_SIDE = 16_384, 96  # the latter in pixels, of the image and for the model
 
-_TURNS = {
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
-}
-_SIDEWAYS = {5, 6, 7, 8}  # orientations that swap width and height
 _BYTES_PER_TURNED_PIXEL = 9  # both pictures, measured
 _END_TO_LEFT = {2, 3, 6, 7}  # those that bring the right or lower edge to the left
 _END_TO_TOP = {3, 4, 7, 8}  # those that bring it to the top
@@ -92,6 +95,7 @@ def prepare_decoding() -> None:
     be printed and kept. `warnings.catch_warnings` around a decode is not safe with threads.
     """
     Image.init()
+    AvifImagePlugin.DEFAULT_MAX_THREADS = 1  # images are decoded on threads already
     warnings.filterwarnings("ignore", module=r"PIL\.")
 
 
@@ -159,7 +163,7 @@ def _plain_image(
 def _decode_any(data: bytes, preprocessing: Preprocessing, policy: DecodePolicy) -> DecodedImage:
     image = read(data, policy.max_image_pixels)
     turn = image.orientation if preprocessing.exif == "apply" else 1
-    width, height = image.size[::-1] if turn in _SIDEWAYS else image.size
+    width, height = turned_size(image.size, turn)
     with _told_apart():
         least = _draft_size(image.size, preprocessing, policy.jpeg_draft_ratio)
         extent = None if least is None else image.reduce(least)
@@ -189,17 +193,25 @@ def read(data: bytes, max_pixels: int) -> EncodedImage:
     """
     for signature, reader in _READERS:
         if signature.match(data):
-            image = reader(data, max_pixels)
+            try:
+                image = reader(data, max_pixels)
+            except (struct.error, IndexError) as error:  # they read where the file says
+                raise truncated() from error
             check_pixels(image.pixels, max_pixels)
             return image
-    raise NotAnImageError(
-        f"the content is none of the accepted image formats ({', '.join(FORMATS)})"
+    raise _not_an_image()
+
+
+def _not_an_image() -> NotAnImageError:
+    accepted = (*FORMATS, "HEIC") if heic.is_installed() else FORMATS
+    return NotAnImageError(
+        f"the content is none of the accepted image formats ({', '.join(accepted)})"
     )
 
 
 def _peak_bytes(image: EncodedImage, turn: int) -> int:
     """Estimate the peak of memory: of decoding, or of turning what was decoded."""
-    turning = _BYTES_PER_TURNED_PIXEL * math.prod(image.decoded_size) if turn in _TURNS else 0
+    turning = _BYTES_PER_TURNED_PIXEL * math.prod(image.decoded_size) if turn in TURNS else 0
     return max(image.peak_bytes(), turning)
 
 
@@ -207,7 +219,7 @@ def _upright(image: EncodedImage, turn: int) -> Image.Image:
     """Decode an image to RGB and turn it."""
     with _told_apart():
         picture = image.to_rgb()
-    return picture.transpose(_TURNS[turn]) if turn in _TURNS else picture
+    return picture.transpose(TURNS[turn]) if turn in TURNS else picture
 
 
 @contextmanager
@@ -249,7 +261,7 @@ def _turned_content(
     """Find where in the upright pixels the picture lies, if that isn't all of them."""
     if extent is None:
         return None
-    width, height = reversed(extent) if turn in _SIDEWAYS else extent
+    width, height = reversed(extent) if turn in SIDEWAYS else extent
     left = size[0] - width if turn in _END_TO_LEFT else 0.0
     top = size[1] - height if turn in _END_TO_TOP else 0.0
     return left, top, left + width, top + height

@@ -19,6 +19,20 @@ from service.errors import CorruptImageError, TruncatedImageError, UnsupportedPi
 MAX_PIECES = 10_000
 """Pieces that a file may consist of however small it is; Python goes through them one by one."""
 
+TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+"""What brings an image of each EXIF orientation upright; 1 is."""
+
+SIDEWAYS = frozenset({5, 6, 7, 8})
+"""Orientations that swap width and height."""
+
 
 @dataclass(kw_only=True)
 class EncodedImage(ABC):
@@ -90,6 +104,11 @@ def on_canvas(picture: Image.Image, size: tuple[int, int], at: tuple[int, int]) 
 def canvas_bytes(image: EncodedImage, picture: tuple[int, int]) -> int:
     """Give what the canvas takes of memory beside a picture that is to be put on it."""
     return 0 if picture == image.size else 4 * area(image.size)
+
+
+def turned_size(size: tuple[int, int], orientation: int) -> tuple[int, int]:
+    """Give the size of an image of an EXIF orientation once it is upright."""
+    return (size[1], size[0]) if orientation in SIDEWAYS else size
 
 
 def area(size: tuple[int, int]) -> int:

@@ -16,7 +16,6 @@ from service.preprocess.encoded import (
     corrupt,
     on_canvas,
     open_as,
-    truncated,
 )
 from service.preprocess.limits import check_size
 
@@ -64,13 +63,6 @@ class GifImage(EncodedImage):
 
 def read(data: bytes, max_pixels: int) -> GifImage:
     """Read a GIF's structure up to its first picture. Raises `RequestError` where it is broken."""
-    try:
-        return _read(data, max_pixels)
-    except (struct.error, IndexError) as error:
-        raise truncated() from error
-
-
-def _read(data: bytes, max_pixels: int) -> GifImage:
     width, height, flags = struct.unpack_from("<HHB", data, 6)
     palette_end = 13 + _palette_bytes(flags)
     control, at = b"", palette_end

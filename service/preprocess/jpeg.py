@@ -113,13 +113,6 @@ class _Head:
 
 def read(data: bytes, max_pixels: int) -> JpegImage:
     """Read a JPEG's structure. Raises `RequestError` where it is broken or not supported."""
-    try:
-        return _read(data, max_pixels)
-    except (struct.error, IndexError) as error:
-        raise truncated() from error
-
-
-def _read(data: bytes, max_pixels: int) -> JpegImage:
     head = _head(data)
     height, width, channels = struct.unpack_from(">HHB", head.frame, 5)
     if not width or not height:

@@ -88,13 +88,6 @@ class Directory:
 
 def read_directory(data: bytes) -> Directory:
     """Read a TIFF's first directory. Raises `RequestError` where it is broken."""
-    try:
-        return _read(data)
-    except struct.error as error:
-        raise truncated() from error
-
-
-def _read(data: bytes) -> Directory:
     order = "<" if data.startswith(b"II") else ">"
     big = _BIG in data[2:4]
     word = "Q" if big else "I"  # of offsets and counts

@@ -76,7 +76,7 @@ NO_IMAGES = {
     "icon": b"\0\0\x01\0\x01\0" + bytes(40),
     "photoshop": b"8BPS\0\x01" + bytes(40),
     "jpeg 2000": b"\0\0\0\x0cjP  \r\n\x87\n" + bytes(40),
-    "avif": b"\0\0\0\x1cftypavif" + bytes(40),
+    "mp4": b"\0\0\0\x1cftypisom" + bytes(40),
     "riff that is sound": b"RIFF" + struct.pack("<I", 36) + b"WAVEfmt " + bytes(28),
 }  # fmt: skip
 
@@ -92,7 +92,7 @@ def test_content_of_no_accepted_format_is_not_an_image(data):
         assert image_format in message(data)
 
 
-@pytest.mark.parametrize("image_format", ["PPM", "ICO", "PCX", "TGA", "JPEG2000", "AVIF"])
+@pytest.mark.parametrize("image_format", ["PPM", "ICO", "PCX", "TGA", "JPEG2000"])
 def test_a_good_image_of_another_format_is_not_an_accepted_one(image_format):
     assert refused(encode(Image.new("RGB", (16, 16)), image_format)) == NOT_AN_IMAGE
 

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from images import encode, photo
 
 from service.contract import Preprocessing
+from service.errors import ImageTooLargeError
 from service.preprocess.decode import DecodePolicy, decode
 from service.preprocess.memory import DecodingMemory
 
@@ -19,7 +20,7 @@ RULE = Preprocessing(resize=64, crop=64, interpolation="bilinear", mean=(0, 0, 0
 
 @settings(deadline=None, max_examples=50)
 @given(st.lists(st.integers(1, 20), min_size=1, max_size=12), st.integers(1, 30))
-def test_no_more_is_held_than_allowed_but_for_a_larger_image_alone(sizes, limit):
+def test_no_more_is_held_than_allowed_and_what_never_fits_is_refused(sizes, limit):
     memory = DecodingMemory(limit)
     held: list[int] = []
     lock = threading.Lock()
@@ -29,14 +30,17 @@ def test_no_more_is_held_than_allowed_but_for_a_larger_image_alone(sizes, limit)
         with memory.hold(size):
             with lock:
                 held.append(size)
-                if sum(held) > limit and len(held) > 1:
+                if sum(held) > limit:
                     wrong.append([*held])
             with lock:
                 held.remove(size)
 
     with ThreadPoolExecutor(6) as pool:
-        for future in [pool.submit(work, size) for size in sizes]:
-            future.result(20)
+        futures = [pool.submit(work, size) for size in sizes]
+        errors = [future.exception(20) for future in futures]
+    assert [isinstance(error, ImageTooLargeError) for error in errors] == [
+        size > limit for size in sizes
+    ]
     assert not wrong
     assert memory.held == 0
 
@@ -93,7 +97,7 @@ class Asked(DecodingMemory):
 
 @pytest.mark.parametrize(
     ("image_format", "options", "per_pixel"),
-    [("JPEG", {}, 8), ("PNG", {}, 12), ("WEBP", {}, 20), ("JPEG", {"progressive": True}, 8 + 6)],
+    [("JPEG", {}, 8), ("PNG", {}, 5), ("WEBP", {}, 17), ("JPEG", {"progressive": True}, 8 + 6)],
 )
 def test_what_a_format_takes_counts(image_format, options, per_pixel):
     memory = Asked()
@@ -110,3 +114,13 @@ def test_a_reduced_jpeg_counts_as_what_it_is_decoded_to_but_for_its_coefficients
     decode(files[1], RULE, DecodePolicy(10**7, 4, progressive))
     assert plain.asked == 256 * 256 * 8 + len(files[0])
     assert progressive.asked == 256 * 256 * 8 + 1024 * 1024 * 6 + len(files[1])
+
+
+def test_an_image_that_alone_would_take_more_than_allowed_is_refused_with_both_numbers():
+    """38 bytes of WebP can ask for a gigabyte."""
+    data = encode(photo(100, 80, 1), "WEBP")
+    policy = DecodePolicy(10**6, 0, DecodingMemory(100 * 80 * 17))
+    with pytest.raises(ImageTooLargeError, match=r"some 13\d{4} bytes.*at most 136000") as refusal:
+        decode(data, RULE, policy)
+    assert "max_decoding_bytes" in str(refusal.value)
+    assert policy.memory.held == 0

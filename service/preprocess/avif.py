@@ -1,0 +1,180 @@
+"""AVIF (AV1 Image File Format 1.2): its still image, whose frames must be what its header says.
+
+A decoder makes room for what AV1's own header says, and decodes all frames that lie before the one
+that is shown, whatever the file around them tells.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+from PIL import Image, features
+
+from service.preprocess import heif
+from service.preprocess.bits import Bits
+from service.preprocess.color import to_rgb
+from service.preprocess.encoded import (
+    TURNS,
+    EncodedImage,
+    area,
+    corrupt,
+    open_as,
+    truncated,
+    turned_size,
+    unsupported,
+)
+from service.preprocess.limits import check_size
+
+BRANDS = frozenset({b"avif", b"avis"})
+
+_SEQUENCE, _FRAME_HEADER, _FRAME = 1, 3, 6  # AV1's units (AV1 specification, section 6.2.2)
+_MAX_FRAMES = 4  # of an item, in as many layers as an image may have
+_HEADER_BYTES = 128  # a sequence's header is shorter
+# Alpha, a thumbnail and a map of gains beside the picture, and tiles that reach beyond it.
+_MAX_PICTURES, _SPARE_PIXELS = 4, 2**20
+# Measured: dav1d's and libavif's planes of up to 12 bits, RGBA, and RGB.
+_BYTES_PER_PIXEL, _BYTES_PER_DEEP_PIXEL = 13, 24
+
+
+@dataclass(kw_only=True)
+class AvifImage(EncodedImage):
+    """The primary image of an AVIF, turned as the file itself says."""
+
+    data: bytes = field(repr=False)
+    coded_size: tuple[int, int]
+    is_deep: bool  # of more than 8 bits
+    aperture: tuple[int, int, int, int]
+    turn: int
+
+    @property
+    def pixels(self) -> int:
+        """Pixels that are decoded, of which not all may be shown."""
+        return area(self.coded_size)
+
+    def peak_bytes(self) -> int:
+        """Estimate the peak of memory that decoding takes."""
+        each = _BYTES_PER_DEEP_PIXEL if self.is_deep else _BYTES_PER_PIXEL
+        return len(self.data) + each * self.pixels
+
+    def to_rgb(self) -> Image.Image:
+        """Decode to RGB on white."""
+        image = open_as("AVIF", self.data, self.coded_size)
+        image.load()
+        picture = to_rgb(image)
+        if self.aperture != (0, 0, *self.coded_size):
+            picture = picture.crop(self.aperture)
+        return picture.transpose(TURNS[self.turn]) if self.turn in TURNS else picture
+
+
+def read(data: bytes, max_pixels: int) -> AvifImage:
+    """Read an AVIF's structure. Raises `RequestError` where it is broken or not supported."""
+    if not features.check("avif"):
+        raise unsupported("AVIFs, with this build of Pillow,", "its wheels decode them")
+    file = heif.read(data)
+    size = file.items[file.primary].size(data)
+    check_size(*size, max_pixels)
+    coded, deep = 0, False
+    for item in file.pictures():
+        if item.kind != b"av01":
+            raise unsupported(
+                f"AVIFs with parts of kind {item.kind.decode('latin-1')!r}", "those of AV1 are"
+            )
+        coded += area(item.size(data))
+        deep = deep or _is_deep(item, data)
+        _check(item.payload(data), item.size(data))
+    if coded > _MAX_PICTURES * area(size) + _SPARE_PIXELS:
+        raise corrupt("its parts hold far more pixels than it has")
+    turn, aperture = file.orientation(data), file.aperture(data)
+    left, top, right, bottom = aperture
+    width, height = turned_size((right - left, bottom - top), turn)
+    return AvifImage(
+        format="AVIF",
+        width=width,
+        height=height,
+        data=heif.still(data, file, b"avif"),
+        coded_size=size,
+        is_deep=deep,
+        aperture=aperture,
+        turn=turn,
+    )
+
+
+def _check(stream: bytes, size: tuple[int, int]) -> None:
+    """Refuse frames of another size than told, or many of them."""
+    frames, told = 0, False
+    for kind, unit in _units(stream):
+        if kind == _SEQUENCE:
+            told = True
+            if _sequence_size(unit) != size:
+                raise corrupt("its frames are of another size than its header says")
+        frames += kind in {_FRAME_HEADER, _FRAME}
+    if not told:
+        raise corrupt("its frames have no header")
+    if frames > _MAX_FRAMES:
+        raise corrupt(f"one of its pictures has {frames} frames")
+
+
+def _is_deep(item: heif.Item, data: bytes) -> bool:
+    """Whether an item has more than 8 bits a channel, or does not say (AV1-ISOBMFF, 2.3.3)."""
+    flags = next((data[start + 2] for kind, start, _ in item.properties if kind == b"av1C"), 64)
+    return bool(flags & 64)
+
+
+def _units(stream: bytes) -> Iterator[tuple[int, bytes]]:
+    """Give each unit's type, and the beginning of its content."""
+    at = 0
+    while at < len(stream):
+        head = stream[at]
+        at += 1 + (head >> 2 & 1)
+        if head >> 1 & 1:
+            length, at = _leb128(stream, at)
+        else:
+            length = len(stream) - at
+        if length < 0 or at + length > len(stream):
+            raise truncated()
+        yield head >> 3 & 15, stream[at : at + min(length, _HEADER_BYTES)]
+        at += length
+
+
+def _leb128(stream: bytes, at: int) -> tuple[int, int]:
+    value = 0
+    for i in range(8):
+        if at + i >= len(stream):
+            break
+        value |= (stream[at + i] & 127) << 7 * i
+        if not stream[at + i] & 128:
+            return value, at + i + 1
+    raise truncated()
+
+
+def _sequence_size(unit: bytes) -> tuple[int, int]:
+    """Give the largest width and height of a sequence (AV1 specification, section 5.5.1)."""
+    bits = Bits(unit.ljust(_HEADER_BYTES, b"\0"))
+    bits.take(4)  # profile, and if it is a still picture
+    if bits.take(1):  # the short form of that
+        bits.take(5)
+    else:
+        _skip_operating_points(bits)
+    width_bits, height_bits = bits.take(4) + 1, bits.take(4) + 1
+    return bits.take(width_bits) + 1, bits.take(height_bits) + 1
+
+
+def _skip_operating_points(bits: Bits) -> None:
+    delay_bits = 0
+    if bits.take(1):  # timing
+        bits.take(64)
+        if bits.take(1):
+            bits.take_counted()
+        if bits.take(1):  # the decoder's model
+            delay_bits = bits.take(5) + 1
+            bits.take(32 + 5 + 5)
+    has_display_delay = bits.take(1)
+    for _ in range(bits.take(5) + 1):
+        bits.take(12)
+        if bits.take(5) > 7:
+            bits.take(1)
+        if delay_bits and bits.take(1):
+            bits.take(2 * delay_bits + 1)
+        if has_display_delay and bits.take(1):
+            bits.take(4)

@@ -1,0 +1,186 @@
+"""HEIC (ISO/IEC 23008-12, annex B), decoded by pillow-heif where that is installed.
+
+It is an extra, since its wheel holds an encoder of another licence. As of AVIF, what HEVC's own
+headers say must be what the file around them says.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+from PIL import Image
+
+from service.errors import HeicNotSupportedError
+from service.preprocess import heif
+from service.preprocess.bits import Bits
+from service.preprocess.color import to_rgb
+from service.preprocess.encoded import (
+    EncodedImage,
+    area,
+    corrupt,
+    truncated,
+    turned_size,
+    unsupported,
+)
+from service.preprocess.limits import check_size
+
+BRANDS = frozenset({b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx"})
+
+_CODED = {b"hvc1", b"hev1"}
+_SEQUENCE = 33  # a NAL unit's type (ITU-T H.265, table 7-1); those below 32 hold pixels
+_PIXELS_BELOW = 32
+_MAX_FRAMES = 2
+_CONFIGURATION = 22  # bytes of an hvcC box before its lists of units
+_LARGEST_BLOCK = 64  # pictures are coded in blocks, and cut to their size
+_MAX_PICTURES, _SPARE_PIXELS = 4, 2**20  # as of AVIF
+# Measured: libde265's and libheif's planes, RGBA, and RGB.
+_BYTES_PER_PIXEL, _BYTES_PER_DEEP_PIXEL = 13, 24
+
+
+@dataclass(kw_only=True)
+class HeicImage(EncodedImage):
+    """The primary image of a HEIC, which its decoder turns as the file itself says."""
+
+    data: bytes = field(repr=False)
+    coded_size: tuple[int, int]
+    is_deep: bool  # of more than 8 bits
+
+    @property
+    def pixels(self) -> int:
+        """Pixels that are decoded, of which not all may be shown."""
+        return area(self.coded_size)
+
+    def peak_bytes(self) -> int:
+        """Estimate the peak of memory that decoding takes."""
+        each = _BYTES_PER_DEEP_PIXEL if self.is_deep else _BYTES_PER_PIXEL
+        return len(self.data) + each * self.pixels
+
+    def to_rgb(self) -> Image.Image:
+        """Decode to RGB on white."""
+        import pillow_heif  # noqa: PLC0415 -- an extra
+
+        picture = pillow_heif.read_heif(self.data).to_pillow()
+        if picture.size != self.size:
+            raise corrupt("its header contradicts its picture about the size")
+        return to_rgb(picture)
+
+
+def is_installed() -> bool:
+    """Whether there is a decoder."""
+    return importlib.util.find_spec("pillow_heif") is not None
+
+
+def read(data: bytes, max_pixels: int) -> HeicImage:
+    """Read a HEIC's structure.
+
+    Raises `HeicNotSupportedError` without a decoder, or the `RequestError` of what is wrong.
+    """
+    if not is_installed():
+        raise HeicNotSupportedError(
+            "the image is a HEIC, which this server is not set up to decode; convert it to JPEG, "
+            "or have the server installed with its extra: pip install '.[heic]'"
+        )
+    file = heif.read(data)
+    size = file.items[file.primary].size(data)
+    check_size(*size, max_pixels)
+    coded, deep = 0, False
+    for item in file.pictures():
+        if item.kind not in _CODED:
+            raise unsupported(
+                f"HEICs with parts of kind {item.kind.decode('latin-1')!r}", "those of HEVC are"
+            )
+        coded += area(item.size(data))
+        deep = deep or _is_deep(item, data)
+        _check(data, item)
+    if coded > _MAX_PICTURES * area(size) + _SPARE_PIXELS:
+        raise corrupt("its parts hold far more pixels than it has")
+    left, top, right, bottom = file.aperture(data)
+    width, height = turned_size((right - left, bottom - top), file.orientation(data))
+    return HeicImage(
+        format="HEIC",
+        width=width,
+        height=height,
+        data=heif.still(data, file, b"heic"),
+        coded_size=size,
+        is_deep=deep,
+    )
+
+
+def _check(data: bytes, item: heif.Item) -> None:
+    """Refuse frames of another size than told, or many of them."""
+    where = next(((s, e) for kind, s, e in item.properties if kind == b"hvcC"), None)
+    if where is None:
+        raise corrupt("its frames have no header")
+    configuration = data[where[0] : where[1]]
+    if len(configuration) <= _CONFIGURATION:
+        raise truncated()
+    frames, sizes = 0, [_sequence_size(unit) for unit in _configured(configuration)]
+    for unit in _units(item.payload(data), (configuration[21] & 3) + 1):
+        kind = unit[0] >> 1 & 63
+        if kind == _SEQUENCE:
+            sizes.append(_sequence_size(unit))
+        frames += kind < _PIXELS_BELOW and len(unit) > 2 and unit[2] >> 7  # its first slice
+    told = item.size(data)
+    if not sizes or any(
+        not 0 <= side - least < _LARGEST_BLOCK
+        for size in sizes
+        for side, least in zip(size, told, strict=True)
+    ):
+        raise corrupt("its frames are of another size than its header says")
+    if frames > _MAX_FRAMES:
+        raise corrupt(f"one of its pictures has {frames} frames")
+
+
+def _is_deep(item: heif.Item, data: bytes) -> bool:
+    """Whether an item has more than 8 bits a channel, or does not say."""
+    where = next((start for kind, start, _ in item.properties if kind == b"hvcC"), None)
+    return where is None or bool((data[where + 17] | data[where + 18]) & 7)
+
+
+def _configured(configuration: bytes) -> Iterator[bytes]:
+    """Give the sequence headers of an hvcC box (ISO/IEC 14496-15, section 8.3.3)."""
+    at = _CONFIGURATION + 1
+    for _ in range(configuration[_CONFIGURATION]):
+        if at + 3 > len(configuration):
+            raise truncated()
+        kind, count = configuration[at] & 63, int.from_bytes(configuration[at + 1 : at + 3])
+        at += 3
+        for _ in range(count):
+            length = int.from_bytes(configuration[at : at + 2])
+            unit = configuration[at + 2 : at + 2 + length]
+            if len(unit) < max(length, 2):
+                raise truncated()
+            if kind == _SEQUENCE:
+                yield unit
+            at += 2 + length
+
+
+def _units(stream: bytes, length_size: int) -> Iterator[bytes]:
+    """Give the units of an item, each of which follows its length."""
+    at = 0
+    while at < len(stream):
+        length = int.from_bytes(stream[at : at + length_size])
+        unit = stream[at + length_size : at + length_size + length]
+        if len(unit) < max(length, 2):
+            raise truncated()
+        yield unit
+        at += length_size + length
+
+
+def _sequence_size(unit: bytes) -> tuple[int, int]:
+    """Give width and height of coded pictures (ITU-T H.265, section 7.3.2.2)."""
+    bits = Bits(unit[2:514].replace(b"\0\0\3", b"\0\0"))
+    bits.take(4)
+    layers = bits.take(3)
+    bits.take(1 + 88 + 8)  # the general profile and level
+    present = [(bits.take(1), bits.take(1)) for _ in range(layers)]
+    if layers:
+        bits.take(2 * (8 - layers))
+    for profile, level in present:
+        bits.take(88 * profile + 8 * level)
+    bits.take_counted()
+    if bits.take_counted() == 3:  # 4:4:4
+        bits.take(1)
+    return bits.take_counted(), bits.take_counted()

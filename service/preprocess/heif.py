@@ -1,0 +1,285 @@
+"""HEIF files (ISO/IEC 23008-12), which AVIF and HEIC are: the items of the image, and its turn.
+
+Only what a still image consists of is read, each box once and within its bounds.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from fractions import Fraction
+
+from service.preprocess.encoded import MAX_PIECES, corrupt, truncated, unsupported
+
+SIGNATURE = rb"....ftyp"
+"""A pattern; the brands that follow tell what it is."""
+
+_FULL = 4  # bytes of version and flags, which most boxes begin with
+_MAX_ITEMS, _MAX_BRANDS = 4096, 64
+_SEQUENCES = {b"avis", b"msf1", b"hevc", b"hevx"}  # brands
+_EXIF_BY_TURN = {  # quarters turned to the left, and then mirrored along an axis or not at all
+    (0, None): 1, (1, None): 8, (2, None): 3, (3, None): 6,
+    (0, 0): 4, (1, 0): 5, (2, 0): 2, (3, 0): 7,
+    (0, 1): 2, (1, 1): 7, (2, 1): 4, (3, 1): 5,
+}  # fmt: skip
+
+_Box = tuple[bytes, int, int]
+"""A box's type, and where its content begins and ends."""
+
+
+@dataclass
+class Item:
+    """An item: a coded picture, a grid of such, or metadata."""
+
+    kind: bytes
+    kind_at: int  # where in the file its type is told
+    places: list[tuple[int, int]] = field(default_factory=list)  # where its bytes begin and end
+    properties: list[_Box] = field(default_factory=list)
+
+    def payload(self, data: bytes) -> bytes:
+        """Give its bytes."""
+        return b"".join(data[start:end] for start, end in self.places)
+
+    def size(self, data: bytes) -> tuple[int, int]:
+        """Give width and height as its property tells them. Raises `CorruptImageError`."""
+        for kind, start, end in self.properties:
+            if kind == b"ispe" and end - start >= _FULL + 8:
+                width, height = struct.unpack_from(">II", data, start + _FULL)
+                if width and height:
+                    return width, height
+        raise corrupt("it has no pixels, or does not say how many")
+
+
+@dataclass
+class Heif:
+    """What a file says of its items."""
+
+    brands: set[bytes]
+    primary: int
+    items: dict[int, Item]
+    parts: dict[int, list[int]]  # of grids: the items that they are made of
+    beside: dict[int, list[int]]  # of alpha and the like: the items that they go with
+
+    def pictures(self) -> list[Item]:
+        """Give the items that the primary image and what goes with it are made of."""
+        tops = [self.primary, *(number for number, of in self.beside.items() if self.primary in of)]
+        numbers = list(dict.fromkeys(part for top in tops for part in self.parts.get(top, [top])))
+        if any(number not in self.items for number in numbers):
+            raise corrupt("a part of it is missing")
+        return [self.items[number] for number in numbers]
+
+    def aperture(self, data: bytes) -> tuple[int, int, int, int]:
+        """Give the part of the primary image that is shown: left, top, right, bottom.
+
+        Raises `RequestError` where that is none of whole pixels within it.
+        """
+        width, height = self.items[self.primary].size(data)
+        for kind, start, end in self.items[self.primary].properties:
+            if kind == b"clap":
+                if end - start < 32:
+                    raise truncated()
+                w, w_of, h, h_of, x, x_of, y, y_of = struct.unpack_from(">IIIIiIiI", data, start)
+                across = _shown(width, (w, w_of), (x, x_of))
+                down = _shown(height, (h, h_of), (y, y_of))
+                return across[0], down[0], across[1], down[1]
+        return 0, 0, width, height
+
+    def orientation(self, data: bytes) -> int:
+        """Give the primary item's turn and mirroring as an EXIF orientation, 1 to 8."""
+        quarters, axis = 0, None
+        for kind, start, end in self.items[self.primary].properties:
+            if start < end and kind == b"irot":
+                quarters = data[start] & 3
+            elif start < end and kind == b"imir":
+                axis = data[start] & 1
+        return _EXIF_BY_TURN[quarters, axis]
+
+
+def brands(data: bytes) -> set[bytes]:
+    """Give the brands of a file that begins as one of this form."""
+    return {data[8:12], *(data[at : at + 4] for at in range(16, _brands_end(data), 4))}
+
+
+def _brands_end(data: bytes) -> int:
+    return min(int.from_bytes(data[:4]), len(data), 8 + 4 * _MAX_BRANDS) - 3
+
+
+def boxes(data: bytes, at: int, end: int) -> Iterator[_Box]:
+    """Give the boxes that lie between two places. Raises `RequestError` if one reaches beyond."""
+    for _ in range(MAX_PIECES):
+        if at >= end:
+            return
+        size, kind = struct.unpack_from(">I4s", data, at)
+        start = at + 8
+        if size == 1:
+            (size,) = struct.unpack_from(">Q", data, start)
+            start += 8
+        elif size == 0:
+            size = end - at
+        if size < start - at:
+            raise corrupt("one of its boxes is shorter than its own head")
+        if at + size > end:
+            raise truncated()
+        yield kind, start, at + size
+        at += size
+    raise corrupt("it is in far too many pieces")
+
+
+def still(data: bytes, file: Heif, brand: bytes) -> bytes:
+    """Give the file without its film and its metadata, which decoders would read."""
+    patched = bytearray(data)
+    for at in (8, *range(16, _brands_end(data), 4)):
+        if at == 8 or data[at : at + 4] in _SEQUENCES:  # else decoders want the film
+            patched[at : at + 4] = brand
+    for kind, start, _ in boxes(data, 0, len(data)):
+        if kind == b"moov":  # its length may follow its name
+            at = start - 4 if data[start - 4 : start] == kind else start - 12
+            patched[at : at + 4] = b"free"
+    for item in file.items.values():
+        if item.kind in {b"Exif", b"mime"}:
+            patched[item.kind_at : item.kind_at + 4] = b"none"
+    return bytes(patched)
+
+
+def read(data: bytes) -> Heif:
+    """Read a file's items. Raises `RequestError` where it is broken or not supported."""
+    meta = next((box for box in boxes(data, 0, len(data)) if box[0] == b"meta"), None)
+    if meta is None:
+        raise unsupported("films and sequences without a still image", "still images are")
+    found: dict[bytes, tuple[int, int]] = {}
+    for kind, start, end in boxes(data, meta[1] + _FULL, meta[2]):
+        if kind in found:
+            raise corrupt(f"its box {kind.decode('latin-1')} is there twice")
+        found[kind] = start, end
+    for kind in (b"pitm", b"iinf", b"iloc", b"iprp"):
+        if kind not in found:
+            raise corrupt(f"its box {kind.decode('latin-1')} is missing")
+    items = _items(data, *found[b"iinf"])
+    _places(data, found[b"iloc"], found.get(b"idat"), items)
+    _properties(data, *found[b"iprp"], items)
+    parts, beside = dict[int, list[int]](), dict[int, list[int]]()
+    if b"iref" in found:
+        parts = _references(data, *found[b"iref"], b"dimg")
+        beside = _references(data, *found[b"iref"], b"auxl")
+    start, _ = found[b"pitm"]
+    primary = _uint(data, start + _FULL, 4 if data[start] else 2)
+    if primary not in items:
+        raise corrupt("its primary item is missing")
+    return Heif(brands(data), primary, items, parts, beside)
+
+
+def _items(data: bytes, start: int, end: int) -> dict[int, Item]:
+    items: dict[int, Item] = {}
+    count_size = 4 if data[start] else 2
+    for kind, at, _ in boxes(data, start + _FULL + count_size, end):
+        version = data[at]
+        if kind != b"infe" or version < 2:
+            continue
+        number_size = 2 if version == 2 else 4
+        number = _uint(data, at + _FULL, number_size)
+        kind_at = at + _FULL + number_size + 2
+        if number in items or len(items) >= _MAX_ITEMS:
+            raise corrupt("it has an item twice, or far too many of them")
+        items[number] = Item(data[kind_at : kind_at + 4], kind_at)
+    return items
+
+
+def _places(
+    data: bytes, iloc: tuple[int, int], idat: tuple[int, int] | None, items: dict[int, Item]
+) -> None:
+    """Note where each item's bytes lie."""
+    start, _ = iloc
+    version = data[start]
+    offset_size, length_size = data[start + 4] >> 4, data[start + 4] & 15
+    base_size, index_size = data[start + 5] >> 4, data[start + 5] & 15 if version else 0
+    wide = 4 if version == 2 else 2
+    at = start + 6 + wide
+    for _ in range(_uint(data, start + 6, wide)):
+        number, method = _uint(data, at, wide), 0
+        at += wide
+        if version:
+            method, at = data[at + 1] & 15, at + 2
+        base = _uint(data, at + 2, base_size)
+        extents = _uint(data, at + 2 + base_size, 2)
+        at += 4 + base_size
+        item = items.get(number)
+        for _ in range(extents):
+            offset = base + _uint(data, at + index_size, offset_size)
+            length = _uint(data, at + index_size + offset_size, length_size)
+            at += index_size + offset_size + length_size
+            if item is not None:
+                item.places.append(_place(data, idat, method, offset, length))
+                if len(item.places) > _MAX_ITEMS:
+                    raise corrupt("one of its items is in far too many pieces")
+
+
+def _place(
+    data: bytes, idat: tuple[int, int] | None, method: int, offset: int, length: int
+) -> tuple[int, int]:
+    if method > 1 or (method == 1 and idat is None):
+        raise corrupt("one of its items lies nowhere")
+    first, last = idat if method == 1 and idat is not None else (0, len(data))
+    end = first + offset + length if length else last
+    if first + offset > last or end > last:
+        raise truncated()
+    return first + offset, end
+
+
+def _properties(data: bytes, start: int, end: int, items: dict[int, Item]) -> None:
+    """Note which properties each item has."""
+    properties = list[_Box]()
+    for kind, at, box_end in boxes(data, start, end):
+        if kind == b"ipco":
+            properties = list(boxes(data, at, box_end))
+        elif kind == b"ipma":
+            _associate(data, at, properties, items)
+
+
+def _associate(data: bytes, start: int, properties: list[_Box], items: dict[int, Item]) -> None:
+    number_size = 4 if data[start] else 2
+    index_size = 2 if data[start + 3] & 1 else 1
+    at = start + _FULL + 4
+    for _ in range(_uint(data, start + _FULL, 4)):
+        item = items.get(_uint(data, at, number_size))
+        count = data[at + number_size]
+        at += number_size + 1
+        for _ in range(count):
+            index = _uint(data, at, index_size) & (1 << 8 * index_size - 1) - 1
+            at += index_size
+            if item is not None and 0 < index <= len(properties):
+                item.properties.append(properties[index - 1])
+
+
+def _references(data: bytes, start: int, end: int, wanted: bytes) -> dict[int, list[int]]:
+    """Give the items that others refer to in some way. Raises `CorruptImageError` if twice."""
+    size = 4 if data[start] else 2
+    parts: dict[int, list[int]] = {}
+    for kind, at, _ in boxes(data, start + _FULL, end):
+        if kind == wanted:
+            count, first = _uint(data, at + size, 2), at + size + 2
+            numbers = [_uint(data, first + size * i, size) for i in range(count)]
+            if len(set(numbers)) < count or len(parts) >= _MAX_ITEMS:
+                raise corrupt("one of its items refers to another twice, or far too many do")
+            parts[_uint(data, at, size)] = numbers
+    return parts
+
+
+def _shown(side: int, length: tuple[int, int], offset: tuple[int, int]) -> tuple[int, int]:
+    """Give where what is shown of a side begins and ends; the offset is between the middles."""
+    if not length[1] or not offset[1]:
+        raise corrupt("the part of it that is to be shown has no size")
+    shown = Fraction(*length)
+    begin = Fraction(*offset) + (side - shown) / 2
+    if shown.denominator > 1 or begin.denominator > 1:
+        raise unsupported("images of which parts of pixels are shown", "whole pixels are")
+    if begin < 0 or shown < 1 or begin + shown > side:
+        raise corrupt("the part of it that is to be shown is not within it")
+    return int(begin), int(begin + shown)
+
+
+def _uint(data: bytes, at: int, size: int) -> int:
+    """Give a big-endian number. Raises `IndexError` beyond the end."""
+    if at + size > len(data):
+        raise IndexError(at)
+    return int.from_bytes(data[at : at + size])
