@@ -1,0 +1,200 @@
+"""Bitmaps of every header, depth, mask and run length."""
+
+from __future__ import annotations
+
+import struct
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from images import encode, photo
+from PIL import Image
+
+from service.errors import RequestError
+from service.preprocess.decode import DecodePolicy, decode_upright
+
+POLICY = DecodePolicy(max_image_pixels=1_000_000, jpeg_draft_ratio=0)
+A = np.asarray(photo(23, 17))
+RANDOM = np.random.default_rng(3)
+
+
+def header(size: int, width: int, height: int, bits: int, compression: int = 0, used: int = 0):
+    if size == 12:
+        return struct.pack("<IHHHH", 12, width, height, 1, bits)
+    return struct.pack(
+        "<IiiHHIIiiII", size, width, height, 1, bits, compression, 0, 2835, 2835, used, 0
+    )
+
+
+def bitmap(head: bytes, palette: bytes, pixels: bytes) -> bytes:
+    start = 14 + len(head) + len(palette)
+    return struct.pack("<2sIHHI", b"BM", start + len(pixels), 0, 0, start) + head + palette + pixels
+
+
+def rows(values: np.ndarray, bits: int) -> bytes:
+    """Rows from the lowest up, each filled up to four bytes."""
+    out = b""
+    for row in values[::-1]:
+        if bits < 8:
+            planes = (row[..., None] >> np.arange(bits - 1, -1, -1) & 1).astype(np.uint8)
+            packed = np.packbits(planes.reshape(-1)).tobytes()
+        else:
+            packed = row.tobytes()
+        out += packed.ljust(-(-len(packed) // 4) * 4, b"\0")
+    return out
+
+
+def found(data: bytes) -> np.ndarray:
+    return np.asarray(decode_upright(data, POLICY))
+
+
+@pytest.mark.parametrize("size", [12, 40, 52, 56, 64, 108, 124])
+@pytest.mark.parametrize("bits", [1, 2, 4, 8])
+def test_palettes_give_their_colors(size, bits):
+    colors = RANDOM.integers(0, 256, (1 << bits, 3), np.uint8)
+    index = RANDOM.integers(0, 1 << bits, (17, 23), np.uint8)
+    entries = (
+        colors[:, ::-1] if size == 12 else np.c_[colors[:, ::-1], np.zeros(1 << bits, np.uint8)]
+    )
+    head = header(size, 23, 17, bits).ljust(size, b"\0")
+    assert np.array_equal(found(bitmap(head, entries.tobytes(), rows(index, bits))), colors[index])
+
+
+@pytest.mark.parametrize("size", [12, 40, 108, 124])
+@pytest.mark.parametrize("top_down", [False, True])
+def test_24_bits_are_blue_green_red(size, top_down):
+    if size == 12 and top_down:
+        pytest.skip("its height has no sign")
+    head = header(size, 23, -17 if top_down else 17, 24).ljust(size, b"\0")
+    values = np.ascontiguousarray((A[::-1] if top_down else A)[..., ::-1])
+    assert np.array_equal(found(bitmap(head, b"", rows(values, 24))), A)
+
+
+def masked(size: int, bits: int, masks: tuple[int, ...], values: np.ndarray) -> bytes:
+    """A bitmap whose masks are in its header, or follow it."""
+    head = header(
+        size, values.shape[1], values.shape[0], bits, 3 if len(masks) < 4 or size > 40 else 6
+    )
+    told = struct.pack(f"<{len(masks)}I", *masks)
+    head = head + told if size == 40 else (head + told).ljust(size, b"\0")
+    return bitmap(head, b"", rows(values.astype(f"<u{bits // 8}"), bits))
+
+
+LAYOUTS = {
+    "565": (16, (0xF800, 0x7E0, 0x1F)), "555": (16, (0x7C00, 0x3E0, 0x1F)),
+    "444": (16, (0xF00, 0xF0, 0xF)), "BGR 565": (16, (0x1F, 0x7E0, 0xF800)),
+    "1555": (16, (0x7C00, 0x3E0, 0x1F, 0x8000)), "4444": (16, (0xF00, 0xF0, 0xF, 0xF000)),
+    "8888": (32, (0xFF0000, 0xFF00, 0xFF, 0xFF000000)), "888": (32, (0xFF0000, 0xFF00, 0xFF)),
+    "RGBA": (32, (0xFF, 0xFF00, 0xFF0000, 0xFF000000)),
+    "ABGR": (32, (0xFF000000, 0xFF0000, 0xFF00, 0xFF)),
+    "10 bits": (32, (0x3FF00000, 0xFFC00, 0x3FF)),
+    "2 of alpha": (32, (0x3FF, 0xFFC00, 0x3FF00000, 0xC0000000)),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("size", [40, 56, 108, 124])
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_masks_give_their_colors(size, layout):
+    bits, masks = LAYOUTS[layout]
+    values = RANDOM.integers(0, 1 << bits, (17, 23), np.uint64)
+    channels = []
+    for mask in masks:
+        shift = (mask & -mask).bit_length() - 1
+        channels.append(((values & mask) >> shift) / (mask >> shift) * 255)
+    expected = np.stack(channels[:3], -1)
+    if len(masks) == 4:
+        share = channels[3][..., None] / 255
+        expected = expected * share + 255 * (1 - share)
+    assert np.abs(found(masked(size, bits, masks, values)) - expected).max() <= 1.5
+
+
+@pytest.mark.parametrize("size", [56, 108, 124])
+@pytest.mark.parametrize("layout", ["1555", "4444", "8888", "2 of alpha"])
+def test_an_alpha_that_is_0_everywhere_is_none(size, layout):
+    """Programs that know no alpha write such files."""
+    bits, masks = LAYOUTS[layout]
+    values = RANDOM.integers(0, 1 << bits, (17, 23), np.uint64) & ~np.uint64(masks[3])
+    opaque = masked(size, bits, (*masks[:3], 0), values)
+    assert np.array_equal(found(masked(size, bits, masks, values)), found(opaque))
+    assert found(opaque).min() < 100
+
+
+def test_a_fourth_byte_that_no_mask_names_is_nothing():
+    values = np.dstack([A[..., ::-1], np.zeros((17, 23), np.uint8)])
+    assert np.array_equal(found(bitmap(header(40, 23, 17, 32), b"", rows(values, 32))), A)
+
+
+GREYS = b"".join(bytes([n, n, n, 0]) for n in range(256))
+FOURS = b"".join(bytes([n, n, n, 0]) for n in range(16))
+
+
+def runs_of(row: np.ndarray, *, four_bits: bool, plain: bool) -> bytes:
+    """A row as runs of one pixel each, or as pixels one after the other."""
+    out = b""
+    if plain and len(row) > 2:
+        values = row.tolist() + [0] * (len(row) % 2)
+        stored = row.tobytes()
+        if four_bits:
+            stored = bytes(a << 4 | b for a, b in zip(values[::2], values[1::2], strict=True))
+        return bytes([0, len(row)]) + stored + b"\0" * (len(stored) % 2)
+    for value in row.tolist():
+        out += bytes([1, value << 4 if four_bits else value])
+    return out
+
+
+@given(st.integers(1, 40), st.integers(1, 9), st.booleans(), st.booleans(), st.integers(0, 99))
+def test_run_lengths_unpack_to_what_was_packed(width, height, four_bits, plain, seed):
+    index = np.random.default_rng(seed).integers(
+        0, 16 if four_bits else 256, (height, width), np.uint8
+    )
+    data = (
+        b"".join(runs_of(row, four_bits=four_bits, plain=plain) + b"\0\0" for row in index[::-1])
+        + b"\0\1"
+    )
+    head = header(40, width, height, 4 if four_bits else 8, 2 if four_bits else 1)
+    result = found(bitmap(head, FOURS if four_bits else GREYS, data))
+    assert np.array_equal(result[..., 0], index)
+
+
+def test_long_runs_alternate_two_pixels_of_four_bits():
+    data = bytes([5, 0x3A, 0, 0, 0, 1])
+    assert found(bitmap(header(40, 5, 1, 4, 2), FOURS, data))[0, :, 0].tolist() == [3, 10, 3, 10, 3]
+
+
+def test_empty_rows_and_steps_leave_the_first_color():
+    data = b"\2\7\0\0" + b"\0\0" + b"\0\2\1\0" + b"\1\x09" + b"\0\1"
+    picture = found(bitmap(header(40, 3, 4, 8, 1), GREYS, data))[::-1, :, 0]
+    assert picture.tolist() == [[7, 7, 0], [0, 0, 0], [0, 9, 0], [0, 0, 0]]
+
+
+def test_run_lengths_that_break_off_are_truncated():
+    with pytest.raises(RequestError) as refusal:
+        found(bitmap(header(40, 300, 200, 8, 1), GREYS, b"\1\7" * 50))
+    assert refusal.value.code == "truncated_image"
+
+
+def test_runs_far_beyond_the_picture_are_refused():
+    with pytest.raises(RequestError, match="far too many pieces"):
+        found(bitmap(header(40, 3, 3, 8, 1), GREYS, b"\xff\7" * 100_000))
+
+
+@pytest.mark.parametrize(
+    ("bits", "compression"), [(8, 4), (24, 5), (8, 11), (64, 0), (24, 1), (3, 0), (8, 3)]
+)
+def test_what_is_not_decoded_is_refused_by_name(bits, compression):
+    with pytest.raises(RequestError, match=f"compression {compression}") as refusal:
+        found(bitmap(header(40, 8, 8, bits, compression), b"", bytes(2000)))
+    assert refusal.value.code == "unsupported_pixels"
+
+
+def test_a_mask_with_gaps_is_refused():
+    with pytest.raises(RequestError, match="neighbouring"):
+        found(masked(108, 32, (0xF0F, 0xF000, 0xF0000), np.zeros((2, 2))))
+
+
+def test_pillows_own_bitmaps_are_decoded():
+    for mode in ("1", "L", "P", "RGB"):
+        picture = Image.fromarray(A).convert(mode)
+        expected = np.asarray(picture.convert("RGB"))
+        assert np.array_equal(found(encode(picture, "BMP")), expected)
