@@ -137,6 +137,6 @@ def test_without_its_decoder_a_heic_is_refused_by_name(monkeypatch):
 def test_bits_are_taken_from_the_highest_on():
     bits = Bits(bytes([0b10110010, 0b00011011]))
     assert [bits.take(1), bits.take(3), bits.take(4)] == [1, 3, 2]
-    assert bits.take_counted() == 10  # three zeros, then 1011, less one
+    assert bits.take_counted() == 12  # three zeros, then 1101, less one
     with pytest.raises(RequestError):
         bits.take(10)
