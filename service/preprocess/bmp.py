@@ -64,10 +64,10 @@ class BmpImage(EncodedImage):
             colors = self.palette[indices]
         elif self.bits <= 8:
             colors = self.palette[self._indices()]
-        elif self.bits == 24:
-            colors = self._rows()[:, : 3 * self.width].reshape(self.height, self.width, 3)[
-                ..., ::-1
-            ]
+        elif self.bits == 24 or (self.bits, self.masks) == (32, _888):
+            rows, form = self._rows(), "BGR" if self.bits == 24 else "BGRX"
+            order = 1 if self.top_down else -1
+            return Image.frombytes("RGB", self.size, rows, "raw", form, rows.shape[1], order)
         else:
             colors = self._masked()
         if not self.top_down:

@@ -11,7 +11,9 @@ import struct
 PREFIX = b"Exif\0\0"
 """What EXIF data in a JPEG begin with; by mistake also those in other formats, and twice."""
 
-_MAX_BYTES = 65_536  # as in a JPEG, whose segments can't have more
+MAX_BYTES = 65_536
+"""As in a JPEG, whose segments can't have more; what lies behind is not looked at."""
+
 _MAX_ENTRIES = 1000
 _ORIENTATION = 0x0112
 _SHORT, _LONG = 3, 4
@@ -25,7 +27,7 @@ def orientation(data: bytes) -> int | None:
     """
     while data.startswith(PREFIX):
         data = data[len(PREFIX) :]
-    data = data[:_MAX_BYTES]
+    data = data[:MAX_BYTES]
     order = _ORDERS.get(data[:4])
     if order is None:
         return None

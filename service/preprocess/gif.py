@@ -30,7 +30,7 @@ _HAS_PALETTE, _PALETTE_BITS = 0x80, 0x07  # flags of the screen and of a picture
 # lengths (XMP specification, part 3, section 1.1.2).
 _XMP = b"\x0bXMP DataXMP"
 _XMP_TRAILER = b"\x01" + bytes(range(255, -1, -1)) + b"\0"
-_BYTES_PER_BLOCK = 32  # more blocks than MAX_PIECES only in a file that is that much larger
+_BYTES_PER_BLOCK = 64  # more blocks than MAX_PIECES only in a file that is that much larger
 _BYTES_PER_PIXEL, _BYTES_PER_TRANSPARENT_PIXEL = 7, 11  # of the picture, measured
 
 
@@ -107,7 +107,7 @@ def _picture(
     head = b"GIF89a" + struct.pack("<HHBBB", width, height, flags, 0, 0)
     box = struct.pack("<BHHHHB", _PICTURE, 0, 0, width, height, own)
     # Left as they are: Pillow reads no further than to the picture's end.
-    rest = data[at + 10 :]
+    rest = memoryview(data)[at + 10 :]
     if control and control[3] & _TRANSPARENT:
         # The way of disposal says what comes after the picture, and nothing does.
         control = control[:3] + bytes([_TRANSPARENT, 0, 0]) + control[6:7] + b"\0"

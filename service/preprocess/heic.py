@@ -55,7 +55,7 @@ class HeicImage(EncodedImage):
     def peak_bytes(self) -> int:
         """Estimate the peak of memory that decoding takes."""
         each = _BYTES_PER_DEEP_PIXEL if self.is_deep else _BYTES_PER_PIXEL
-        return len(self.data) + each * self.pixels
+        return 2 * len(self.data) + each * self.pixels
 
     def to_rgb(self) -> Image.Image:
         """Decode to RGB on white."""

@@ -121,7 +121,8 @@ def read(data: bytes, max_pixels: int) -> JpegImage:
     scans, end, has_end = 0, len(data), True
     if head.kind in _PROGRESSIVE or data[head.scan + 4] < channels:
         scans, end, has_end = _scans(data, head, channels)
-    parts = [_START, *head.kept, data[head.scan : end], b"" if has_end else _END]
+    parts: list[bytes | memoryview] = [_START, *head.kept]
+    parts += [memoryview(data)[head.scan : end], b"" if has_end else _END]
     return JpegImage(
         format="JPEG",
         width=width,

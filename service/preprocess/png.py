@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import struct
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import chain
 
@@ -91,8 +91,8 @@ def read(data: bytes, max_pixels: int) -> PngImage:
     """Read a PNG's structure. Raises `RequestError` where it is broken or not supported."""
     width, height, bits, kind_of_colors = _header(data)
     check_size(width, height, max_pixels)
-    kept: dict[bytes, list[bytes]] = {b"PLTE": [], b"tRNS": [], b"IDAT": []}
-    controls, moving = list[bytes](), list[bytes]()
+    kept: dict[bytes, list[memoryview | bytes]] = {b"PLTE": [], b"tRNS": [], b"IDAT": []}
+    controls, moving = list[bytes](), list[memoryview]()
     animated, orientation = False, 1
     for kind, start, end in _chunks(data):
         if kind == b"IDAT" or (kind in kept and not kept[b"IDAT"]):
@@ -105,7 +105,9 @@ def read(data: bytes, max_pixels: int) -> PngImage:
         elif kind == b"fdAT" and len(controls) == 1 and controls[0]:
             moving.append(_checked(data, start, end)[12:-4])
         elif kind == b"eXIf":
-            orientation = exif.orientation(data[start + 8 : end - 4]) or 1
+            orientation = (
+                exif.orientation(data[start + 8 : min(end - 4, start + 8 + exif.MAX_BYTES)]) or 1
+            )
     if not kept[b"IDAT"]:
         raise truncated()
     if len(kept[b"PLTE"]) > 1 or len(kept[b"tRNS"]) > 1:
@@ -167,11 +169,12 @@ def _chunks(data: bytes) -> Iterator[_Chunk]:
         at = end
 
 
-def _checked(data: bytes, start: int, end: int) -> bytes:
+def _checked(data: bytes, start: int, end: int) -> memoryview:
     """Give a whole chunk, whose checksum must be right."""
-    chunk = data[start:end]
-    if zlib.crc32(memoryview(chunk)[4:-4]) != int.from_bytes(chunk[-4:]):
-        raise corrupt(f"the checksum of its chunk {chunk[4:8].decode('latin-1')} is wrong")
+    chunk = memoryview(data)[start:end]
+    if zlib.crc32(chunk[4:-4]) != int.from_bytes(chunk[-4:]):
+        kind = str(chunk[4:8], "latin-1")
+        raise corrupt(f"the checksum of its chunk {kind!r} is wrong")
     return chunk
 
 
@@ -191,7 +194,7 @@ def _frame(control: bytes, canvas: tuple[int, int]) -> tuple[tuple[int, int], tu
 
 
 def _deep_transparent(
-    chunks: list[bytes], bits: int, kind_of_colors: int
+    chunks: Sequence[bytes | memoryview], bits: int, kind_of_colors: int
 ) -> tuple[int, int, int] | None:
     """Give the transparent colour of a PNG of 16 bits a colour, which Pillow can't tell exactly."""
     if bits != 16 or kind_of_colors != _RGB or not chunks:

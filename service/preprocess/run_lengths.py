@@ -8,10 +8,11 @@ from numpy.typing import NDArray
 from service.preprocess.encoded import corrupt, truncated
 
 _END_OF_LINE, _END, _DELTA = 0, 1, 2  # what a run of no length is; more are that many pixels
-_RUNS_AT_ONCE = 512
-# Each step between runs is one of Python's; a picture of 1000 x 1000 of nothing but grain has as
-# many as this.
-_MAX_STEPS = 250_000
+# Between runs each step is one of Python's, some microsecond: a picture of 1000 x 1000 of nothing
+# but grain has at most as many as this.
+_MAX_STEPS = 1_000_000
+_SHORT = 32  # bytes of runs that are unpacked one by one: numpy takes longer to begin
+_RUNS_AT_ONCE = 4096
 
 
 def unpack(data: bytes, size: tuple[int, int], *, four_bits: bool) -> NDArray[np.uint8]:
@@ -22,42 +23,54 @@ def unpack(data: bytes, size: tuple[int, int], *, four_bits: bool) -> NDArray[np
     they are far more than a picture of that size takes.
     """
     width, height = size
-    pixels = np.zeros((height, width), np.uint8)
-    flat = np.frombuffer(data, np.uint8)
-    x = y = at = steps = unpacked = 0
+    pixels = bytearray(width * height)
+    x = y = at = 0
+    steps_left = min(_MAX_STEPS, 2 * width * height + 4 * height + 1000)
+    pixels_left = 2 * width * height + 255 * _RUNS_AT_ONCE
     while y < height:
-        at, run = _runs(flat, at, four_bits=four_bits)
-        x += _put(pixels[y], x, run)
-        steps, unpacked = steps + 1, unpacked + len(run)
-        if steps > _MAX_STEPS or unpacked > 2 * pixels.size + 255 * _RUNS_AT_ONCE:
+        steps_left -= 1
+        if steps_left < 0 or pixels_left < 0:
             raise corrupt("it is in far too many pieces")
         if at + 2 > len(data):
             raise truncated()
-        if data[at]:  # more runs
-            continue
-        kind, at = data[at + 1], at + 2
-        if kind == _END:
+        length, value = data[at], data[at + 1]
+        at += 2
+        if length:
+            run, at = _run(data, at - 2, four_bits=four_bits)
+        elif value == _END:
             break
-        if kind == _END_OF_LINE:
+        elif value == _END_OF_LINE:
             x, y = 0, y + 1
-        elif kind == _DELTA:
+            continue
+        elif value == _DELTA:
             if at + 2 > len(data):
                 raise truncated()
             x, y, at = x + data[at], y + data[at + 1], at + 2
+            continue
         else:
-            length = (kind + 1) // 2 if four_bits else kind
-            if at + length > len(data):
+            stored = (value + 1) // 2 if four_bits else value
+            if at + stored > len(data):
                 raise truncated()
-            stored = flat[at : at + length]
-            x += _put(pixels[y], x, _halves(stored)[:kind] if four_bits else stored)
-            at += length + length % 2
-    return pixels
+            run = data[at : at + stored]
+            run = _halves(run)[:value] if four_bits else run
+            at += stored + stored % 2
+        room = max(0, width - x)
+        start = y * width + min(x, width)
+        pixels[start : start + min(len(run), room)] = run[:room]
+        x += len(run)
+        pixels_left -= len(run)
+    return np.frombuffer(pixels, np.uint8).reshape(height, width)
 
 
-def _runs(flat: NDArray[np.uint8], at: int, *, four_bits: bool) -> tuple[int, NDArray[np.uint8]]:
-    """Unpack the runs that follow one another; give where they end, and their pixels."""
-    window = flat[at : at + 2 * _RUNS_AT_ONCE]
-    pairs = window[: len(window) // 2 * 2].reshape(-1, 2)
+def _run(data: bytes, at: int, *, four_bits: bool) -> tuple[bytes, int]:
+    """Unpack a run, or very many of them at once; give where they end too."""
+    if data.find(0, at, at + _SHORT) >= 0 or len(data) < at + _SHORT:
+        length, value = data[at], data[at + 1]
+        if four_bits:
+            return (bytes([value >> 4, value & 15]) * ((length + 1) // 2))[:length], at + 2
+        return bytes([value]) * length, at + 2
+    pairs = np.frombuffer(data, np.uint8, min(len(data) - at, 2 * _RUNS_AT_ONCE) // 2 * 2, at)
+    pairs = pairs.reshape(-1, 2)
     ends = np.flatnonzero(pairs[:, 0] == 0)
     if len(ends):
         pairs = pairs[: ends[0]]
@@ -67,15 +80,8 @@ def _runs(flat: NDArray[np.uint8], at: int, *, four_bits: bool) -> tuple[int, ND
         begins = np.repeat(np.cumsum(lengths) - lengths, lengths)
         is_second = (np.arange(len(pixels)) - begins) % 2 == 1
         pixels = np.where(is_second, pixels & 15, pixels >> 4)
-    return at + 2 * len(pairs), pixels
+    return pixels.tobytes(), at + 2 * len(pairs)
 
 
-def _put(row: NDArray[np.uint8], x: int, pixels: NDArray[np.uint8]) -> int:
-    """Put pixels into a row; give how many there were."""
-    part = pixels[: max(0, len(row) - x)]
-    row[x : x + len(part)] = part
-    return len(pixels)
-
-
-def _halves(stored: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    return np.stack([stored >> 4, stored & 15], axis=-1).reshape(-1)
+def _halves(stored: bytes) -> bytes:
+    return bytes(half for byte in stored for half in (byte >> 4, byte & 15))

@@ -83,7 +83,8 @@ class Directory:
         kind = np.dtype(self.order + form)
         if at + count * kind.itemsize > len(self.data):
             raise truncated()
-        return [int(value) for value in np.frombuffer(self.data, kind, count, at)]
+        values: list[int] = np.frombuffer(self.data, kind, count, at).tolist()
+        return values
 
 
 def read_directory(data: bytes) -> Directory:

@@ -31,7 +31,7 @@ _BYTES_PER_CHUNK = 400  # more chunks than MAX_PIECES only in a file that is tha
 # Measured: 16 in libwebp's decoder of animations, and the conversion of what has alpha.
 _BYTES_PER_PIXEL, _BYTES_PER_TRANSPARENT_PIXEL = 17, 18
 
-_Chunk = tuple[bytes, bytes]
+_Chunk = tuple[bytes, memoryview]
 """A chunk's type, and what it holds."""
 
 
@@ -71,7 +71,7 @@ def read(data: bytes, max_pixels: int) -> WebpImage:
         elif kind == b"ANMF" and not frame:
             at, frame = _frame(content)
         elif kind == b"EXIF":
-            orientation = exif.orientation(content) or 1
+            orientation = exif.orientation(bytes(content[: exif.MAX_BYTES])) or 1
         elif kind in _STREAMS or kind == b"ALPH":
             parts.append((kind, content))
     stream, size, has_alpha = _stream(frame or parts)
@@ -91,7 +91,7 @@ def read(data: bytes, max_pixels: int) -> WebpImage:
     )
 
 
-def _chunks(data: bytes, at: int, end: int) -> Iterator[_Chunk]:
+def _chunks(data: bytes | memoryview, at: int, end: int) -> Iterator[_Chunk]:
     """Give the chunks that lie between two places. Raises `RequestError` if one reaches beyond."""
     left = MAX_PIECES + len(data) // _BYTES_PER_CHUNK
     while at + 8 <= end:
@@ -101,17 +101,17 @@ def _chunks(data: bytes, at: int, end: int) -> Iterator[_Chunk]:
         kind, length = struct.unpack_from("<4sI", data, at)
         if at + 8 + length > end:
             raise truncated()
-        yield kind, data[at + 8 : at + 8 + length]
+        yield kind, memoryview(data)[at + 8 : at + 8 + length]
         at += 8 + length + length % 2
 
 
-def _canvas(content: bytes) -> tuple[int, int]:
+def _canvas(content: memoryview) -> tuple[int, int]:
     if len(content) < 10:
         raise corrupt("its header is too short")
     return _uint24(content, 4) + 1, _uint24(content, 7) + 1
 
 
-def _frame(content: bytes) -> tuple[tuple[int, int], list[_Chunk]]:
+def _frame(content: memoryview) -> tuple[tuple[int, int], list[_Chunk]]:
     """Give where a frame lies on the canvas, and its chunks."""
     if len(content) < 16:
         raise corrupt("its frame is too short")
@@ -133,7 +133,7 @@ def _stream(parts: list[_Chunk]) -> tuple[list[_Chunk], tuple[int, int], bool]:
             size = (bits & 0x3FFF) + 1, (bits >> 14 & 0x3FFF) + 1
             return [(kind, content)], size, bool(bits >> 28 & 1)
         elif kind == b"VP8 ":
-            if len(content) < 10 or content[3:6] != b"\x9d\x01\x2a":
+            if len(content) < 10 or bytes(content[3:6]) != b"\x9d\x01\x2a":
                 raise corrupt("its picture does not begin as one")
             width, height = struct.unpack_from("<HH", content, 6)
             if not width & 0x3FFF or not height & 0x3FFF:
@@ -146,14 +146,13 @@ def _file(chunks: list[_Chunk], size: tuple[int, int]) -> bytes:
     """Make a file of one picture."""
     if len(chunks) > 1:
         sides = b"".join((side - 1).to_bytes(3, "little") for side in size)
-        chunks = [(b"VP8X", bytes([_ALPHA, 0, 0, 0]) + sides), *chunks]
-    body = b"".join(
-        piece
-        for kind, content in chunks
-        for piece in (kind, struct.pack("<I", len(content)), content, b"\0" * (len(content) % 2))
-    )
-    return b"RIFF" + struct.pack("<I", len(body) + 4) + b"WEBP" + body
+        header = bytes([_ALPHA, 0, 0, 0]) + sides
+        chunks = [(b"VP8X", memoryview(header)), *chunks]
+    pieces: list[bytes | memoryview] = [b"WEBP"]
+    for kind, content in chunks:
+        pieces += [kind, struct.pack("<I", len(content)), content, b"\0" * (len(content) % 2)]
+    return b"".join([b"RIFF", struct.pack("<I", sum(map(len, pieces))), *pieces])
 
 
-def _uint24(data: bytes, at: int) -> int:
+def _uint24(data: memoryview, at: int) -> int:
     return int.from_bytes(data[at : at + 3], "little")

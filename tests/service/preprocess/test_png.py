@@ -175,7 +175,7 @@ def test_a_wrong_checksum_of_what_pixels_are_made_of_is_corrupt(kind):
     data = bytearray(file(samples(PALETTE, 8), PALETTE, 8))
     length = int.from_bytes(data[data.index(kind) - 4 : data.index(kind)])
     data[data.index(kind) + 4 + length] ^= 1
-    with pytest.raises(RequestError, match=f"checksum of its chunk {kind.decode()}"):
+    with pytest.raises(RequestError, match=f"checksum of its chunk '{kind.decode()}'"):
         decode_upright(bytes(data), POLICY)
 
 
