@@ -30,10 +30,10 @@ from service.batching.admission import ByteGate
 from service.batching.jobs import JobQueue
 from service.cpus import cpu_count
 from service.engine.base import Opener
+from service.loader import load_repository
 from service.metrics import Metrics
 from service.preprocess.decode import DecodePolicy, prepare_decoding
 from service.preprocess.memory import DecodingMemory
-from service.repository import load_repository
 from service.settings import Settings
 from service.watchdog import watch
 

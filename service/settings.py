@@ -56,7 +56,12 @@ class Settings(BaseModel):
     host: str = Field("127.0.0.1", description="address to listen on")
     port: int = Field(8000, ge=0, le=65_535, description="port to listen on; 0 picks a free one")
     models: Path | None = Field(
-        None, description="folder of model files: NAME.onnx or NAME/VERSION.onnx"
+        None, description="folder of model files, NAME.onnx or NAME/VERSION.onnx; or one such file"
+    )
+    strict_models: bool = Field(
+        False,
+        description="let one broken file in the model folder stop the start, as a broken default "
+        "model always does; without, the others are served",
     )
     builtin: bool = Field(
         False, description="serve the built-in model beside --models (it is served alone without)"

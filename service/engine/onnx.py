@@ -15,7 +15,7 @@ from service.contract import INPUT_NAME, PROBABILITIES, ModelContract, parse_con
 from service.cpus import cpu_count
 from service.engine.base import Engine
 from service.engine.bound import Session
-from service.engine.cpu import CpuEngine, stated_classes
+from service.engine.cpu import CpuEngine, stated_classes, stated_input
 from service.engine.cuda import CudaEngine, GpuModel
 from service.engine.gpu import Gpu
 from service.engine.providers import driver_problem
@@ -236,6 +236,7 @@ def _described(path: Path, *, tf32: bool) -> tuple[GpuModel, ModelContract]:
         name=contract.name,
         metadata=metadata,
         classes=stated_classes(session),
+        input_shape=stated_input(session),
         side=contract.preprocessing.crop,
         outputs=(PROBABILITIES, *contract.optional_outputs),
         layout="NHWC" if contract.precision == "fp16" or rounds else "NCHW",
