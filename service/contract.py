@@ -7,6 +7,7 @@ nothing else in either states an input size, a label or a tolerance.
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping
 from typing import Annotated, Literal
 
@@ -169,6 +170,14 @@ class ModelContract(_Part):
         return self
 
 
+def way_to_a_model_file(file: str) -> str:
+    """Say how another program's ONNX file, or trained weights, become a model file."""
+    return (
+        f"`resnet-export adopt {shlex.quote(file)} --output NAME.onnx` makes a model file of "
+        "another program's ONNX file, `resnet-export export` one of trained weights"
+    )
+
+
 def parse_contract(metadata: Mapping[str, str], *, file: str) -> ModelContract:
     """Read the contract from a model file's metadata.
 
@@ -178,7 +187,7 @@ def parse_contract(metadata: Mapping[str, str], *, file: str) -> ModelContract:
     if text is None:
         raise ContractError(
             f"{file}: has no contract, so its labels and preprocessing are unknown; "
-            "make a model file with `resnet-export export`"
+            f"{way_to_a_model_file(file)}"
         )
     try:
         return ModelContract.model_validate_json(text)

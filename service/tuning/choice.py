@@ -43,7 +43,7 @@ class Choice:
 
     @property
     def why(self) -> str:
-        """Say in a line why it is this one: what decided, and the figures of each that was tried."""
+        """Say in a line what decided, with the figures of each that was tried."""
         if not self.trials:
             return self.note
         when = "measured by an earlier start" if self.source == "cache" else "measured now"
