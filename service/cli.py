@@ -19,6 +19,14 @@ if TYPE_CHECKING:
 
 _LOG_FLUSH_S = 1.0
 
+_SERVE_EXAMPLES = """\
+examples:
+  resnet-serve serve                                       the built-in model on 127.0.0.1:8000
+  resnet-serve serve --models models --default-model flowers --port 8080
+  resnet-serve serve --models flowers.onnx --host 0.0.0.0 --root-path /images
+  RESNET_SERVE_MODELS=models resnet-serve serve --log-level warning
+"""
+
 _EXAMPLES = """\
 examples:
   resnet-serve serve
@@ -68,7 +76,10 @@ def _parser() -> argparse.ArgumentParser:
         "serve",
         help="answer images over HTTP",
         description="Answer images over HTTP. Flags win over the environment "
-        f"({PREFIX}PORT for --port), which wins over the defaults [in brackets].",
+        f"({PREFIX}PORT\nfor --port), which wins over the defaults [in brackets].",
+        epilog=_SERVE_EXAMPLES,
+        usage="%(prog)s [FLAGS]",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
     add_flags(serve)

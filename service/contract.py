@@ -21,6 +21,7 @@ from pydantic import (
 )
 
 from service.errors import ContractError
+from service.wording import what_is_wrong
 
 METADATA_KEY = "resnet_serve.contract"
 """The ONNX metadata property that holds the contract."""
@@ -194,5 +195,7 @@ def parse_contract(metadata: Mapping[str, str], *, file: str) -> ModelContract:
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"])
-        what = " ".join(f"{where + ': ' if where else ''}{first['msg']}".split())  # one line
+        what = " ".join(
+            f"{where + ': ' if where else ''}{what_is_wrong(first)}".split()
+        )  # one line
         raise ContractError(f"{file}: its contract does not hold: {what}") from error
