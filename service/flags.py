@@ -4,13 +4,20 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Mapping
-from typing import Any
+from pathlib import Path
+from typing import Any, Literal
 
 from pydantic import BaseModel
 
-from service.wording import what_is_allowed, what_is_wrong
+from service.wording import Kind, what_is_wrong
 
-_METAVARS = {"integer": "N", "number": "N", "array": "A,B,...", "object": "NAME=N,..."}
+_PLACEHOLDERS: Mapping[Any, str] = {
+    int: "N",
+    float: "N",
+    Path: "PATH",
+    tuple: "A,B,...",
+    dict: "NAME=N,...",
+}
 
 
 def flag_of(name: str) -> str:
@@ -29,18 +36,17 @@ def add_flags(
     `groups` has the title of each group by its first field, `names` the flags that are not called
     as their field is. A switch whose field is called `no_...` can only be set.
     """
-    schemas = model.model_json_schema()["properties"]
     group: argparse._ActionsContainer = parser
     for name, field in model.model_fields.items():
         if name in groups:
             group = parser.add_argument_group(groups[name])
         flag = flag_of((names or {}).get(name, name))
-        schema = schemas[name]
+        kind = Kind.of(field.annotation, field.metadata)
         unset = field.default is False or field.default in (None, (), {})
         default = "" if unset else f" [{field.default}]"
-        text = f"{field.description}{_allowed(schema)}{default}".replace("%", "%%")
+        text = f"{field.description}{_allowed(kind)}{default}".replace("%", "%%")
         if field.annotation is not bool:
-            group.add_argument(flag, dest=name, default=None, help=text, metavar=_metavar(schema))
+            group.add_argument(flag, dest=name, default=None, help=text, metavar=_placeholder(kind))
         elif name.startswith("no_"):
             group.add_argument(flag, dest=name, action="store_true", default=None, help=text)
         else:
@@ -61,22 +67,18 @@ def what_is_wrong_with_flag(
     name = str(item["loc"][0])
     said = what_is_wrong(item)
     if item["type"] != "value_error":
-        said = f"must be {what_is_allowed(model.model_json_schema()['properties'][name])}"
+        field = model.model_fields[name]
+        said = f"must be {Kind.of(field.annotation, field.metadata)}"
     return f"{flag or flag_of(name)}: {said}, got {item['input']!r}"
 
 
-def _allowed(schema: Mapping[str, Any]) -> str:
+def _allowed(kind: Kind) -> str:
     """Give the range of a number for a help text; of other values the placeholder says enough."""
-    said = what_is_allowed(schema)
+    said = str(kind)
     return f"; {said}" if "number" in said else ""
 
 
-def _metavar(schema: Mapping[str, Any]) -> str:
-    for choice in schema.get("anyOf", ()):
-        if choice.get("type") != "null":
-            return _metavar(choice)
-    if "enum" in schema:
-        return "{" + ",".join(schema["enum"]) + "}"
-    if schema.get("format") == "path":
-        return "PATH"
-    return _METAVARS.get(schema.get("type", ""), "TEXT")
+def _placeholder(kind: Kind) -> str:
+    if kind.origin is Literal:
+        return "{" + ",".join(kind.parts) + "}"
+    return _PLACEHOLDERS.get(kind.origin, "TEXT")

@@ -251,8 +251,8 @@ def _check_agreement(
     if batch is not None and not batch == settings.max_batch == 1:
         way_out = "; `--max-batch 1` serves it" if batch == 1 else ""
         raise ModelFileError(
-            f"{file.path}: takes batches of exactly {batch}, and is run with 1 to as many images "
-            f"as wait{way_out}"
+            f"{file.path}: takes batches of exactly {batch}, but batches are of as many images as "
+            f"are waiting{way_out}"
         )
 
 

@@ -99,10 +99,11 @@ def discover(models: Path) -> Discovery:
             else:
                 files.append(ModelFile(path.stem, 1, path))
     if not files:
+        if passed_over:
+            more = f" (and {len(passed_over) - 1} more like it)" if len(passed_over) > 1 else ""
+            raise ModelSelectionError(f"{passed_over[0]}{more}")
         raise ModelSelectionError(
-            str(passed_over[0])
-            if passed_over
-            else f"{models}: holds no NAME.onnx and no NAME/VERSION.onnx (--models); make one with "
+            f"{models}: holds no NAME.onnx and no NAME/VERSION.onnx (--models); make one with "
             "`resnet-export export`, or leave --models away to serve the built-in model"
         )
     return Discovery(sorted(files), passed_over)

@@ -208,7 +208,7 @@ class Settings(BaseModel):
             if origin == "*":
                 continue
             if "://" not in origin:
-                raise ValueError(f"{origin!r} has no scheme, as in https://{origin}")
+                raise ValueError(f"{origin!r} has no scheme, as in {f'https://{origin}'!r}")
             if not _ORIGIN.fullmatch(origin):
                 raise ValueError(
                     f"{origin!r} is not as browsers write origins: scheme, host and maybe port, in "

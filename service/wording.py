@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal, get_args, get_origin
 
 _KINDS = {
     "missing": "is missing",
@@ -36,12 +38,12 @@ _KINDS = {
     "string_pattern_mismatch": "must match {pattern}",
 }
 
-_SIMPLE = {
-    "boolean": "true or false",
-    "integer": "a whole number",
-    "number": "a number",
-    "string": "text",
-    "path": "a path",
+_SIMPLE: Mapping[Any, str] = {
+    bool: "true or false",
+    int: "a whole number",
+    float: "a number",
+    str: "text",
+    Path: "a path",
 }
 
 
@@ -53,32 +55,51 @@ def what_is_wrong(item: Mapping[str, Any]) -> str:
     return str(item["msg"]).removeprefix("Value error, ").replace("Input should", "must")
 
 
-def what_is_allowed(schema: Mapping[str, Any]) -> str:
-    """Say what the values of a JSON schema are, as in "a whole number from 0 to 65535"."""
-    for choice in schema.get("anyOf", ()):
-        if choice.get("type") != "null":
-            return what_is_allowed(choice)
-    if "enum" in schema:
-        *others, last = schema["enum"]
-        return f"{', '.join(others)} or {last}"
-    match schema["type"]:
-        case "array":
-            return f"a list, separated by commas, each {what_is_allowed(schema['items'])}"
-        case "object":
-            each = what_is_allowed(schema["additionalProperties"])
-            return f"pairs NAME=VALUE, separated by commas, each value {each}"
-        case kind:
-            return _SIMPLE[schema.get("format", kind)] + _range(schema)
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """A type as pydantic's fields have it, taken apart: what it is, and what bounds it."""
 
+    origin: Any
+    """`bool`, `int`, `float`, `str`, `Path`, `Literal`, `tuple` or `dict`."""
+    parts: tuple[Any, ...]
+    """The values of a `Literal`, the kind of the values of a `tuple` or `dict`."""
+    bounds: Mapping[str, float]
+    """By pydantic's names: gt, ge, lt, le."""
 
-def _range(schema: Mapping[str, Any]) -> str:
-    least, above = schema.get("minimum"), schema.get("exclusiveMinimum")
-    most = schema.get("maximum")
-    if least is not None and most is not None:
-        return f" from {least} to {most}"
-    bounds = [
-        f"{word} {bound}"
-        for word, bound in (("above", above), ("at least", least), ("at most", most))
-        if bound is not None
-    ]
-    return " " + " and ".join(bounds) if bounds else ""
+    @classmethod
+    def of(cls, annotation: Any, metadata: Iterable[Any] = ()) -> Kind:
+        """Take a type apart; of one that may be None, the other one."""
+        origin, parts = get_origin(annotation), get_args(annotation)
+        if origin is Annotated:
+            inner = (item for part in parts[1:] for item in getattr(part, "metadata", [part]))
+            return cls.of(parts[0], [*metadata, *inner])
+        if type(None) in parts:
+            return cls.of(next(part for part in parts if part is not type(None)), metadata)
+        if origin in (tuple, dict):
+            values = parts[0] if origin is tuple else parts[1]
+            parts = (cls.of(values),)
+        bounds = {
+            name: bound
+            for item in metadata
+            for name in ("gt", "ge", "lt", "le")
+            if (bound := getattr(item, name, None)) is not None
+        }
+        return cls(origin or annotation, parts, bounds)
+
+    def __str__(self) -> str:
+        """Say what is allowed, as in "a whole number from 0 to 65535"."""
+        if self.origin is Literal:
+            *others, last = self.parts
+            return f"{', '.join(others)} or {last}"
+        if self.origin is tuple:
+            return f"a list, separated by commas, each {self.parts[0]}"
+        if self.origin is dict:
+            return f"pairs NAME=VALUE, separated by commas, each value {self.parts[0]}"
+        return _SIMPLE.get(self.origin, "text") + self._range()
+
+    def _range(self) -> str:
+        if {"ge", "le"} <= self.bounds.keys():
+            return f" from {self.bounds['ge']} to {self.bounds['le']}"
+        words = {"gt": "above", "ge": "at least", "lt": "below", "le": "at most"}
+        bounds = [f"{words[name]} {bound}" for name, bound in sorted(self.bounds.items())]
+        return " " + " and ".join(bounds) if bounds else ""

@@ -234,8 +234,8 @@ def test_a_list_is_separated_by_commas(text, expected):
 @pytest.mark.parametrize(
     ("origin", "said"),
     [
-        ("shop.example", "has no scheme, as in https://shop.example"),
-        ("localhost:3000", "has no scheme, as in https://localhost:3000"),
+        ("shop.example", "has no scheme, as in 'https://shop.example'"),
+        ("localhost:3000", "has no scheme, as in 'https://localhost:3000'"),
         ("null", "has no scheme"),
         ("https://shop.example/", "no path nor / behind"),
         ("https://shop.example/cart", "no path nor / behind"),
