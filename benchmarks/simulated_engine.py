@@ -89,6 +89,7 @@ class SimulatedEngine:
     ) -> None:
         """`table` gives the milliseconds of a batch by its size, see `batch_ms`."""
         self.metadata, self.classes = metadata, len(contract.labels)
+        self.input_shape = (None, None, None)
         self.sizes: Sequence[int] = ()
         self._table = dict(table)
         # One device: a second caller waits, or two threads would be two GPUs.

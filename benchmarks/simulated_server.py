@@ -28,7 +28,7 @@ from service.cpus import cpu_count
 from service.engine.providers import prepare_runtime
 from service.logs import LogWriter, configure_logs
 from service.model_files import builtin_file
-from service.server import run_server
+from service.server import bind, run_server
 from service.settings import add_flags, load_settings
 
 _LOG_FLUSH_S = 1.0
@@ -77,7 +77,9 @@ def main() -> int:
     logs = LogWriter(sys.stderr)
     configure_logs(settings.log_format, settings.log_level, logs)
     if kind == "service":
-        status = run_server(create_app(settings, SimulatedOpener(table)), settings, logs)
+        with bind(settings.host, settings.port) as listener:
+            app = create_app(settings, SimulatedOpener(table))
+            status = run_server(app, settings, logs, listener)
         logs.close(_LOG_FLUSH_S)
         return status
     pipeline = load_pipeline(builtin_file().path) if kind == "decode" else None

@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from model_export.errors import ExportError, MissingPackageError, OptionsError
 from model_export.interrupts import Interrupts
 from model_export.options import make_parser
-from service.engine.providers import prepare_runtime
+from service.engine.providers import install_command, prepare_runtime
 from service.errors import ResnetServeError
 
 _PACKAGES = {"torch", "onnx", "onnxscript", "safetensors", "httpx", "rich", "google"}
@@ -68,7 +68,7 @@ def _command(name: str) -> Callable[[argparse.Namespace], None]:
         if package not in _PACKAGES:
             raise
         raise MissingPackageError(
-            f"the package {package} is not installed; run `pip install 'resnet-serve[export,cpu]'`"
+            f"the package {package} is not installed; run {install_command('export,cpu')}"
         ) from error
     return command
 

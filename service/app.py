@@ -1,7 +1,7 @@
 """Wires the service. Read this first.
 
     settings -> metrics, repository (models loaded, not yet warm), gates, jobs (decoding) -> Service
-    CORS, if set -> Edge (id, metrics, log line, errors) -> Classify, or routes (operations)
+    CORS, root path -> Edge (id, metrics, log line, errors) -> Classify, or routes (operations)
 
 The server listens before the models are warm: probes see "starting", and a request gets 503.
 """
@@ -25,15 +25,16 @@ from service.api.edge import Edge
 from service.api.in_flight import InFlight
 from service.api.openapi import CLASSIFY_PATH, describe, documented
 from service.api.problems import add_problem_handlers
+from service.api.root_path import WithoutRootPath, WithRootPath
 from service.api.state import Service
 from service.batching.admission import ByteGate
 from service.batching.jobs import JobQueue
 from service.cpus import cpu_count
 from service.engine.base import Opener
+from service.loader import load_repository
 from service.metrics import Metrics
 from service.preprocess.decode import DecodePolicy, prepare_decoding
 from service.preprocess.memory import DecodingMemory
-from service.repository import load_repository
 from service.settings import Settings
 from service.watchdog import watch
 
@@ -54,7 +55,7 @@ def create_app(settings: Settings, opener: Opener | None = None) -> FastAPI:
     )
     app.state.service = service
     add_problem_handlers(app)
-    describe(app)
+    describe(app, settings.root_path)
     app.include_router(documented)
     app.include_router(operations.probes)
     app.include_router(operations.router)
@@ -91,12 +92,18 @@ def entry_of(app: FastAPI) -> ASGIApp:
     Not one of its middlewares: those run inside several layers of the framework's own.
     """
     service: Service = app.state.service
-    edge: ASGIApp = Edge(app, service, {("POST", CLASSIFY_PATH): Classify(service)})
-    if not service.settings.cors_origins:
+    settings = service.settings
+    direct = {("POST", CLASSIFY_PATH): Classify(service)}
+    if settings.root_path is None:
+        edge: ASGIApp = Edge(app, service, direct)
+    else:
+        framework = WithRootPath(app, settings.root_path)
+        edge = WithoutRootPath(Edge(framework, service, direct), settings.root_path)
+    if not settings.cors_origins:
         return edge
     return CORSMiddleware(  # outermost: errors of the edge get its headers too
         edge,
-        allow_origins=service.settings.cors_origins,
+        allow_origins=settings.cors_origins,
         allow_methods=["GET", "POST"],
         allow_headers=["*"],
         expose_headers=["X-Request-Id", "Server-Timing", "Retry-After"],

@@ -1,49 +1,73 @@
-"""The program `resnet-serve`."""
+"""The program `resnet-serve`.
+
+What is imported here at the top is small: until `main` runs, a signal has its default effect, which
+for process 1 of a container is none.
+"""
 
 from __future__ import annotations
 
-import argparse
 import os
-import signal
 import sys
-import threading
 from collections.abc import Sequence
 
 from service import __version__
-from service.bench.cli import add_bench, run_bench
-from service.engine.providers import prepare_runtime
-from service.errors import StartupError
-from service.settings import PREFIX, add_flags, load_settings
+from service.starting import INTERRUPTED, LeaveAtSignal, open_missing_streams
+
+TYPE_CHECKING = False  # as type checkers know it: `typing` itself takes longer than all of these
+if TYPE_CHECKING:
+    import argparse
 
 _LOG_FLUSH_S = 1.0
-_INTERRUPTED = 130  # 128 and the signal's number, as a shell has it
+
+_SERVE_EXAMPLES = """\
+examples:
+  resnet-serve serve                                       the built-in model on 127.0.0.1:8000
+  resnet-serve serve --models models --default-model flowers --port 8080
+  resnet-serve serve --models flowers.onnx --host 0.0.0.0 --root-path /images
+  RESNET_SERVE_MODELS=models resnet-serve serve --log-level warning
+"""
+
+_EXAMPLES = """\
+examples:
+  resnet-serve serve
+  resnet-serve serve --models models --default-model flowers --port 8080
+  resnet-serve bench --images synthetic:64x64 --clients 32
+"""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the program; gives its exit status. A mistake at the start is one line and status 1."""
-    arguments = vars(_parser().parse_args(argv))
+    open_missing_streams()
+    given = sys.argv[1:] if argv is None else list(argv)
+    leaving = LeaveAtSignal()
+    if given[:1] == ["serve"]:
+        leaving.begin()
+    from service.errors import StartupError  # noqa: PLC0415
+
+    arguments = vars(_parser().parse_args(given))
     command = arguments.pop("command")
     try:
-        return _serve(arguments) if command == "serve" else _bench(arguments)
+        if command == "serve":
+            return _serve(arguments, leaving)
+        return _bench(arguments)
     except StartupError as error:
         print(f"resnet-serve: error: {error}", file=sys.stderr)  # noqa: T201
         return 1
     except KeyboardInterrupt:
-        return _INTERRUPTED
-
-
-def _leave_while_starting(*_: object) -> None:
-    """Nothing has been accepted yet, so to leave at once is a clean stop.
-
-    Without the interpreter's own end, which aborts while another thread opens a model.
-    """
-    os._exit(0)
+        return INTERRUPTED
 
 
 def _parser() -> argparse.ArgumentParser:
+    import argparse  # noqa: PLC0415
+
+    from service.bench.cli import add_bench  # noqa: PLC0415
+    from service.settings import PREFIX, add_flags  # noqa: PLC0415
+
     parser = argparse.ArgumentParser(
         prog="resnet-serve",
         description="Serve image classifiers, and measure it.",
+        epilog=_EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
     parser.add_argument("--version", action="version", version=__version__)
@@ -52,7 +76,10 @@ def _parser() -> argparse.ArgumentParser:
         "serve",
         help="answer images over HTTP",
         description="Answer images over HTTP. Flags win over the environment "
-        f"({PREFIX}PORT for --port), which wins over the defaults [in brackets].",
+        f"({PREFIX}PORT\nfor --port), which wins over the defaults [in brackets].",
+        epilog=_SERVE_EXAMPLES,
+        usage="%(prog)s [FLAGS]",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
     add_flags(serve)
@@ -61,37 +88,38 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _bench(flags: dict[str, object]) -> int:
+    from service.bench.cli import run_bench  # noqa: PLC0415
+    from service.engine.providers import prepare_runtime  # noqa: PLC0415
+
     prepare_runtime()
     return run_bench(flags)
 
 
-def _serve(flags: dict[str, object]) -> int:
-    # As process 1 of a container, a signal without a handler would be lost until the server runs.
-    signal.signal(signal.SIGTERM, _leave_while_starting)
+def _serve(flags: dict[str, object], leaving: LeaveAtSignal) -> int:
+    from service.engine.providers import prepare_runtime  # noqa: PLC0415
+    from service.settings import load_settings  # noqa: PLC0415
+
     settings, warnings = load_settings(flags, os.environ)
     prepare_runtime()
     # Only now: these import ONNX Runtime.
+    import threading  # noqa: PLC0415
+
     import structlog  # noqa: PLC0415
 
     from service.app import create_app  # noqa: PLC0415
     from service.logs import LogWriter, configure_logs  # noqa: PLC0415
-    from service.server import run_server  # noqa: PLC0415
+    from service.server import bind, run_server  # noqa: PLC0415
 
     logs = LogWriter(sys.stderr)
-
-    def leave() -> None:
-        logs.close(_LOG_FLUSH_S)
-        _leave_while_starting()
-
-    # On a thread, since the handler may have interrupted the log itself.
-    signal.signal(signal.SIGTERM, lambda *_: threading.Thread(target=leave).start())
+    leaving.before_leaving = lambda: logs.close(_LOG_FLUSH_S)
     try:
         configure_logs(settings.log_format, settings.log_level, logs)
         for warning in warnings:
             structlog.get_logger(__name__).warning("setting_passed_over", detail=warning)
-        status = run_server(create_app(settings), settings, logs)
+        with bind(settings.host, settings.port) as listener:
+            status = run_server(create_app(settings), settings, logs, listener)
     except KeyboardInterrupt:
-        status = _INTERRUPTED
+        status = INTERRUPTED
     finally:
         logs.close(_LOG_FLUSH_S)
     if threading.active_count() > 1:

@@ -7,6 +7,7 @@ nothing else in either states an input size, a label or a tolerance.
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping
 from typing import Annotated, Literal
 
@@ -20,6 +21,7 @@ from pydantic import (
 )
 
 from service.errors import ContractError
+from service.wording import what_is_wrong
 
 METADATA_KEY = "resnet_serve.contract"
 """The ONNX metadata property that holds the contract."""
@@ -169,6 +171,14 @@ class ModelContract(_Part):
         return self
 
 
+def way_to_a_model_file(file: str) -> str:
+    """Say how another program's ONNX file, or trained weights, become a model file."""
+    return (
+        f"`resnet-export adopt {shlex.quote(file)} --output NAME.onnx` makes a model file of "
+        "another program's ONNX file, `resnet-export export` one of trained weights"
+    )
+
+
 def parse_contract(metadata: Mapping[str, str], *, file: str) -> ModelContract:
     """Read the contract from a model file's metadata.
 
@@ -178,12 +188,14 @@ def parse_contract(metadata: Mapping[str, str], *, file: str) -> ModelContract:
     if text is None:
         raise ContractError(
             f"{file}: has no contract, so its labels and preprocessing are unknown; "
-            "make a model file with `resnet-export export`"
+            f"{way_to_a_model_file(file)}"
         )
     try:
         return ModelContract.model_validate_json(text)
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"])
-        what = " ".join(f"{where + ': ' if where else ''}{first['msg']}".split())  # one line
+        what = " ".join(
+            f"{where + ': ' if where else ''}{what_is_wrong(first)}".split()
+        )  # one line
         raise ContractError(f"{file}: its contract does not hold: {what}") from error

@@ -8,7 +8,7 @@ A request's road, and the classes that can end it on each stretch:
 
     request   --HTTP/1.1-->      MalformedRequestError, HeadersTooLargeError, HeadersTimeoutError
               --query-->         InvalidParameterError, ModelRequiredError, UnknownModelError,
-                                 TopKError, NotReadyError
+                                 BrokenModelError, TopKError, NotReadyError
               --headers-->       InvalidTimeoutError, InvalidPriorityError
               --upload-->        UnsupportedMediaTypeError, ContentEncodingError,
                                  BodyTooLargeError, InflightBytesError, BodyTimeoutError,
@@ -158,8 +158,14 @@ class StoppingError(RequestError):
     retry_after_s = 1
 
 
+class BrokenModelError(RequestError):
+    """The model's file can't be loaded, or disagreed with its golden cases; others are served."""
+
+    status, code, title = 503, "model_broken", "The model is broken"
+
+
 class NotReadyError(RequestError):
-    """The model is warming up, is loaded again, or disagreed with its golden cases."""
+    """The model is warming up, or is loaded again."""
 
     status, code, title = 503, "model_not_ready", "The model is not ready"
     retry_after_s = 1

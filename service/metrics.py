@@ -40,6 +40,7 @@ class ModelMetrics:
     slow_batches: Counter
     queue_length: Gauge
     ready: Gauge
+    broken: Gauge
 
 
 class _Outcomes(dict[str, Counter]):
@@ -158,6 +159,12 @@ class Metrics:
         self._ready = Gauge(
             "resnet_serve_model_ready", "1 when the model answers.", list(_MODEL), registry=registry
         )
+        self._broken = Gauge(
+            "resnet_serve_model_broken",
+            "1 when the model's file can't be loaded, or disagreed with its golden cases.",
+            list(_MODEL),
+            registry=registry,
+        )
         self._model_info = Gauge(
             "resnet_serve_model_info",
             "1, with what is served in the labels.",
@@ -203,7 +210,13 @@ class Metrics:
             slow_batches=self.slow_batches.labels(*labels),
             queue_length=self._queue_length.labels(*labels),
             ready=self._ready.labels(*labels),
+            broken=self._broken.labels(*labels),
         )
+
+    def show_broken(self, name: str, version: int) -> None:
+        """Show a model whose file can't be loaded."""
+        self._ready.labels(name, str(version)).set(0)
+        self._broken.labels(name, str(version)).set(1)
 
     def set_model_info(
         self, name: str, version: int, *, architecture: str, precision: str, provider: str

@@ -1,12 +1,11 @@
-"""The models that are served: loaded, warmed, looked up by name."""
+"""The models that are served: warmed, watched, looked up by name."""
 
 from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from functools import partial
-from pathlib import Path
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import structlog
@@ -14,42 +13,46 @@ import structlog
 from service.batching.admission import Device
 from service.batching.jobs import JobQueue
 from service.batching.runners import Lane, RunnerPool
-from service.contract import parse_contract
 from service.cpus import cpu_count
-from service.engine.base import Engine, Opener
-from service.engine.onnx import CudaOptions, OnnxOpener
+from service.engine.base import Opener
 from service.errors import (
+    BrokenModelError,
     DeviceLostError,
-    ModelFileError,
     ModelRequiredError,
-    ModelSelectionError,
     UnknownModelError,
 )
-from service.memory import give_back_freed
-from service.metrics import Metrics
-from service.model_files import ModelFile, builtin_file, discover
-from service.served import LoadedModel, ServedModel
-from service.settings import Settings
-from service.tuning.cache import ProfileCache
-from service.tuning.choice import Choice, choose_layout
-from service.tuning.facts import facts_of
-from service.tuning.profile import Profile
-from service.tuning.trials import OneEngine
+from service.model_files import BrokenModel
+from service.served import ServedModel
+from service.tuning.choice import Choice
 
 _log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class ModelSet:
+    """The models of a start: those that were loaded, and those whose file can't be.
+
+    `default` is the name for requests that name none. When `strict`, none may be broken.
+    """
+
+    loaded: Sequence[ServedModel]
+    broken: Sequence[BrokenModel] = ()
+    default: str | None = None
+    strict: bool = False
 
 
 class Repository:
     """All served models, by name and version. Fixed once loaded."""
 
     def __init__(
-        self, models: Iterable[ServedModel], default: str | None, device: Device, jobs: JobQueue,
-        layout: Choice, stuck_after_s: float, opener: Opener,
+        self, models: ModelSet, device: Device, jobs: JobQueue, layout: Choice,
+        stuck_after_s: float, opener: Opener,
     ) -> None:  # fmt: skip
-        self._models: dict[str, dict[int, ServedModel]] = {}
-        for model in models:
-            self._models.setdefault(model.name, {})[model.version] = model
-        self._default = default or (next(iter(self._models)) if len(self._models) == 1 else None)
+        self._all: dict[str, dict[int, ServedModel | BrokenModel]] = {}
+        known: list[ServedModel | BrokenModel] = [*models.loaded, *models.broken]
+        for model in known:
+            self._all.setdefault(model.name, {})[model.version] = model
+        self._models = models
         self._device, self._jobs = device, jobs
         self.layout = layout
         self._stuck_after_s = stuck_after_s
@@ -64,8 +67,7 @@ class Repository:
             model.on_device_lost = self._lose_device
 
     def __iter__(self) -> Iterator[ServedModel]:
-        for versions in self._models.values():
-            yield from versions.values()
+        yield from self._models.loaded
 
     def start(self) -> None:
         """Start the device's threads, which all models share; call on the event loop.
@@ -111,8 +113,29 @@ class Repository:
 
     def title(self, model: ServedModel) -> str:
         """Name a model, with its version if there are others of that name."""
-        several = len(self._models[model.name]) > 1
+        several = len(self._all[model.name]) > 1
         return f"{model.name}/{model.version}" if several else model.name
+
+    def broken(self) -> list[BrokenModel]:
+        """List the models whose file can't be loaded, or whose answers are not the expected ones.
+
+        Of the latter, one that could not be run at all may still be mended: it is tried again.
+        """
+        found = [BrokenModel(m.name, m.version, m.reason) for m in self if m.broken]
+        return sorted([*self._models.broken, *found], key=lambda model: (model.name, model.version))
+
+    def needed(self) -> list[ServedModel]:
+        """List the models that have to be ready for the service to be.
+
+        A broken one is not needed beside others that are whole, unless it answers who names none,
+        or the start was to be strict.
+        """
+        if self._models.strict or all(model.broken for model in self):
+            return list(self)
+        return [model for model in self if not model.broken or self._answers_by_default(model)]
+
+    def _answers_by_default(self, model: ServedModel) -> bool:
+        return model.name == self.default and model.version == max(self._all[model.name])
 
     def troubles(self) -> dict[str, str]:
         """Say what only a restart mends, by model, and of decoding."""
@@ -141,154 +164,29 @@ class Repository:
     @property
     def default(self) -> str | None:
         """The model for requests that name none."""
-        return self._default
+        return self._models.default
 
     def find(self, name: str | None, version: int | None = None) -> ServedModel:
         """Look a model up; without a version, the highest. A name is never used as a path.
 
-        Raises `ModelRequiredError` or `UnknownModelError`, both listing what there is.
+        Raises `ModelRequiredError` or `UnknownModelError`, both listing what there is, and
+        `BrokenModelError`: no other version answers in the place of a broken one.
         """
-        known = ", ".join(sorted(self._models))
-        name = name or self._default
+        name = name or self.default
         if name is None:
-            raise ModelRequiredError(f"name one of the models with ?model=: {known}")
-        versions = self._models.get(name)
+            raise ModelRequiredError(f"name one of the models with ?model=: {self._served()}")
+        versions = self._all.get(name)
         if versions is None:
-            raise UnknownModelError(f"there is no model of that name; served are: {known}")
+            raise UnknownModelError(f"there is no model of that name; served are: {self._served()}")
         if version is None:
-            return versions[max(versions)]
-        if version not in versions:
+            version = max(versions)
+        found = versions.get(version)
+        if found is None:
             there = ", ".join(str(number) for number in sorted(versions))
             raise UnknownModelError(f"model {name} has no version {version}; it has: {there}")
-        return versions[version]
+        if isinstance(found, BrokenModel) or found.broken:
+            raise BrokenModelError(f"model {name} version {version} is broken: {found.reason}")
+        return found
 
-
-def load_repository(
-    settings: Settings,
-    metrics: Metrics,
-    jobs: JobQueue | None = None,
-    opener: Opener | None = None,
-) -> Repository:
-    """Load every model that the settings ask for; each is "warming" until `warm_up` has run.
-
-    `opener` opens them in the place of ONNX Runtime, as a simulated device does.
-
-    Raises a `StartupError` that names the file or setting at fault.
-    """
-    files = discover(settings.models) if settings.models else []
-    if settings.builtin or not settings.models:
-        files.append(builtin_file())
-    seen: dict[tuple[str, int], Path] = {}
-    for file in files:
-        other = seen.setdefault((file.name, file.version), file.path)
-        if other != file.path:
-            raise ModelSelectionError(
-                f"{file.path} and {other} are both {file.name} version {file.version}"
-            )
-    names = {file.name for file in files}
-    if settings.default_model is not None and settings.default_model not in names:
-        raise ModelSelectionError(
-            f"--default-model: there is no {settings.default_model!r}; "
-            f"served are: {', '.join(sorted(names))}"
-        )
-    unknown = sorted(set(settings.model_timeout_ms) - names)
-    if unknown:
-        raise ModelSelectionError(
-            f"--model-timeout-ms: there is no {unknown[0]!r}; served are: "
-            f"{', '.join(sorted(names))}"
-        )
-    jobs = jobs or JobQueue(1)
-    cache = ProfileCache(settings.cache_dir)
-    first = _first_asked_for(files, settings.default_model)
-    opener = opener or onnx_opener(settings)
-    engines = OneEngine(opener, first.path)
-    choice = choose_layout(first.path, opener, engines, settings, models=len(files), cache=cache)
-    opened = {first: engines.with_threads(choice.layout.intra_op_threads)}
-    on_cpu = opened[first].provider == "cpu"
-    # A GPU computes one batch at a time, whatever else is got ready beside it.
-    device = Device(choice.layout.runners if on_cpu else 1, jobs)
-    models = []
-    for file in files:
-        open_engine = partial(
-            opener.open, file.path, intra_op_threads=choice.layout.intra_op_threads
-        )
-        loaded = _load(file, opened.get(file) or open_engine(), open_engine, settings, cache)
-        models.append(_serve(loaded, metrics, settings, device))
-    give_back_freed()
-    return Repository(
-        models, settings.default_model, device, jobs, choice, settings.stuck_after_s, opener
-    )
-
-
-def _first_asked_for(files: Sequence[ModelFile], default: str | None) -> ModelFile:
-    """Give the default model's highest version; without a default, that of the first model."""
-    name = default or files[0].name
-    return max((file for file in files if file.name == name), key=lambda file: file.version)
-
-
-def onnx_opener(settings: Settings) -> OnnxOpener:
-    """Make what opens model files with ONNX Runtime, as the settings ask."""
-    cuda = CudaOptions(
-        settings.device_id,
-        settings.tf32,
-        settings.cuda_graphs,
-        **({"batches": settings.runners} if settings.runners else {}),
-    )
-    return OnnxOpener(settings.provider, cuda)
-
-
-def _load(
-    file: ModelFile,
-    engine: Engine,
-    open_engine: partial[Engine],
-    settings: Settings,
-    cache: ProfileCache,
-) -> LoadedModel:
-    contract = parse_contract(engine.metadata, file=str(file.path))
-    if engine.classes not in (None, len(contract.labels)):
-        raise ModelFileError(
-            f"{file.path}: gives {engine.classes} probabilities, "
-            f"but its contract has {len(contract.labels)} labels"
-        )
-
-    def facts(engine: Engine) -> dict[str, Any] | None:
-        return facts_of(
-            file.path,
-            engine.provider,
-            device_id=settings.device_id,
-            tf32=engine.tf32,
-            max_batch=settings.max_batch,
-            intra_op_threads=open_engine.keywords["intra_op_threads"],
-            **engine.attested,
-        )
-
-    return LoadedModel(
-        file,
-        engine,
-        contract,
-        # Where it runs now: plans, threads and metrics are made for that, and "auto" would take a
-        # GPU that fails for none.
-        reopen=partial(open_engine, provider=engine.provider),
-        profile=Profile(cache, facts),
-    )
-
-
-def _serve(
-    loaded: LoadedModel, metrics: Metrics, settings: Settings, device: Device
-) -> ServedModel:
-    file, engine, contract = loaded.file, loaded.engine, loaded.contract
-    metrics.set_model_info(
-        file.name,
-        file.version,
-        architecture=contract.architecture,
-        precision=contract.precision,
-        provider=engine.provider,
-    )
-    _log.info(
-        "model_loaded",
-        model=file.name,
-        version=file.version,
-        path=str(file.path),
-        provider=engine.provider,
-    )
-    return ServedModel(loaded, metrics.for_model(file.name, file.version), settings, device)
+    def _served(self) -> str:
+        return ", ".join(sorted({model.name for model in self}))

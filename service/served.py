@@ -78,11 +78,13 @@ class ServedModel:
         self._batcher: Batcher | None = None
         self._closing = threading.Event()
         self._swapping = threading.Lock()
+        self._lost = False  # with its device
         self._failed_at = 0.0  # of time.perf_counter(), while the state is "reloading"
         self.on_device_lost: Callable[[DeviceLostError], None] = self.give_up
         """Called on the thread that met the loss."""
         metrics.queue_length.set_function(lambda: self.gate.admitted)
         metrics.ready.set_function(lambda: self.state == "ready")
+        metrics.broken.set_function(lambda: self.broken)
 
     def start(self, pool: RunnerPool, lane: Lane) -> None:
         """Let the pool's threads serve the queue; call on the event loop."""
@@ -198,6 +200,7 @@ class ServedModel:
 
     def give_up(self, error: DeviceLostError) -> None:
         """Answer nobody any more: the device is lost, and the process is to end."""
+        self._lost = True
         self.state, self.reason = "failed", f"the device was lost: {error}"
         if self._batcher is not None:
             self._batcher.suspend(error)
@@ -251,6 +254,11 @@ class ServedModel:
         if self._batcher is not None:
             self._batcher.resume(engine)  # last: from here on it can fail again
         return True
+
+    @property
+    def broken(self) -> bool:
+        """Whether its file is at fault: its golden cases disagree, or it can't be run."""
+        return self.state == "failed" and not self._lost
 
     def latency_ms(self) -> dict[int, float]:
         """Give the median milliseconds of a batch, by its size."""

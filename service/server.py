@@ -27,6 +27,7 @@ from service.errors import SettingsError
 from service.http1 import http1_protocol
 from service.logs import LogWriter
 from service.settings import Settings
+from service.starting import signals_to_stop_at
 
 _BACKLOG = 2048
 _JUST_CONNECTED_S = 0.1
@@ -45,9 +46,9 @@ _log = structlog.get_logger(__name__)
 
 
 class Server(uvicorn.Server):
-    """Serves until SIGTERM, SIGINT or the loss of a device, then stops in order.
+    """Serves until SIGTERM, SIGINT, SIGHUP or the loss of a device, then stops in order.
 
-    A second signal exits at once.
+    A second SIGTERM or SIGINT exits at once.
 
     1. Readiness goes: `/readyz` answers 503, so that no new clients are sent here.
     2. For `drain_delay_s` everything is still served, while that news spreads.
@@ -70,14 +71,16 @@ class Server(uvicorn.Server):
 
     @contextmanager
     def capture_signals(self) -> Generator[None]:
-        """Handle both signals on the event loop; uvicorn would raise them again at the end."""
+        """Handle signals on the event loop; uvicorn would raise them again at the end."""
         self._loop = loop = asyncio.get_running_loop()
-        for number in (signal.SIGTERM, signal.SIGINT):
+        for number in signals_to_stop_at():
             loop.add_signal_handler(number, self._on_signal, number)
         yield
 
     def _on_signal(self, number: signal.Signals) -> None:
         if self._stopping is not None:
+            if number == signal.SIGHUP:  # a terminal that closes, or systemd, sends it as well
+                return
             _log.warning("stopped_at_once", signal=number.name)
             self._logs.close(_LAST_WORDS_S)
             os._exit(128 + number)  # threads and unanswered clients are left as they are
@@ -145,15 +148,18 @@ def uvicorn_config(app: FastAPI, settings: Settings) -> uvicorn.Config:
     )
 
 
-def run_server(app: FastAPI, settings: Settings, logs: LogWriter) -> int:
-    """Serve until stopped; gives the exit status: 0 when every accepted request was answered.
+def run_server(app: FastAPI, settings: Settings, logs: LogWriter, listener: socket.socket) -> int:
+    """Serve on a bound socket until stopped; 0 when every accepted request was answered.
 
-    It is 1 when requests were given up, or a device was lost.
+    The exit status is 1 when requests were given up, or a device was lost.
 
     Raises `SettingsError` when the address can't be listened on.
     """
-    listener = _listen(settings.host, settings.port)
     host, port = listener.getsockname()[:2]
+    try:
+        listener.listen(_BACKLOG)
+    except OSError as error:  # another process that had bound it meanwhile, too, was faster
+        raise _no_listener(settings.host, port, error) from error
     _log.info("listening", url=f"http://{f'[{host}]' if ':' in host else host}:{port}")
     service: Service = app.state.service
     sys.setswitchinterval(_SWITCH_S)
@@ -163,18 +169,28 @@ def run_server(app: FastAPI, settings: Settings, logs: LogWriter) -> int:
     return 1 if service.given_up or service.repository.lost else 0
 
 
-def _listen(host: str, port: int) -> socket.socket:
-    """Listen before uvicorn would, for an error that names the setting."""
+def bind(host: str, port: int) -> socket.socket:
+    """Take the address, before models are loaded: a port in use is told at once.
+
+    Nobody can connect until `run_server` listens. Raises `SettingsError`, naming the settings.
+    """
     try:
         family, _, _, _, address = socket.getaddrinfo(
             host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
         )[0]
         listener = socket.socket(family, socket.SOCK_STREAM)
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.bind(address)
-        listener.listen(_BACKLOG)
+        try:
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            listener.bind(address)
+        except BaseException:
+            listener.close()
+            raise
     except OSError as error:
-        raise SettingsError(
-            f"can't listen on {host} port {port} (--host, --port): {error.strerror or error}"
-        ) from error
+        raise _no_listener(host, port, error) from error
     return listener
+
+
+def _no_listener(host: str, port: int, error: OSError) -> SettingsError:
+    return SettingsError(
+        f"can't listen on {host} port {port} (--host, --port): {error.strerror or error}"
+    )

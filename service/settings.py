@@ -22,6 +22,7 @@ from pydantic import (
     model_validator,
 )
 
+from service import flags
 from service.errors import SettingsError
 
 PREFIX = "RESNET_SERVE_"
@@ -48,6 +49,22 @@ CPU_MAX_BATCH = 8
 """Maximum images per batch on a CPU, where none is set: larger ones gain nothing there."""
 
 
+_GROUPS = {
+    "host": "address",
+    "models": "models",
+    "provider": "device",
+    "runners": "batches and threads",
+    "request_timeout_ms": "requests",
+    "drain_delay_s": "stopping and connections",
+    "log_format": "log",
+}
+"""The title of each group of flags, by its first field."""
+
+_ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://([a-z0-9.-]+|\[[0-9a-f:.]+\])(:[0-9]{1,5})?")
+_LEFT_OUT = re.compile(r"http://.*:80|https://.*:443")
+_ROOT_PATH = re.compile(r"(/[A-Za-z0-9._~-]+)+")
+
+
 class Settings(BaseModel):
     """Everything that can be set. Field names are the flags and, in capitals, the variables."""
 
@@ -55,8 +72,23 @@ class Settings(BaseModel):
 
     host: str = Field("127.0.0.1", description="address to listen on")
     port: int = Field(8000, ge=0, le=65_535, description="port to listen on; 0 picks a free one")
+    root_path: str | None = Field(
+        None,
+        description="path that a proxy serves this at, as in /images; requests may come with it or "
+        "without, and /docs and the API's description name it",
+    )
+    cors_origins: tuple[str, ...] = Field(
+        (),
+        description="origins that browsers may call from, as in https://shop.example,"
+        "http://localhost:3000, or *; none: CORS off",
+    )
     models: Path | None = Field(
-        None, description="folder of model files: NAME.onnx or NAME/VERSION.onnx"
+        None, description="folder of model files, NAME.onnx or NAME/VERSION.onnx; or one such file"
+    )
+    strict_models: bool = Field(
+        False,
+        description="let one broken file in the model folder stop the start, as a broken default "
+        "model always does; without, the others are served",
     )
     builtin: bool = Field(
         False, description="serve the built-in model beside --models (it is served alone without)"
@@ -157,9 +189,6 @@ class Settings(BaseModel):
         "/livez fail",
     )
     keep_alive_s: Count = Field(75, description="how long an idle connection is kept")
-    cors_origins: tuple[str, ...] = Field(
-        (), description="origins that browsers may call from, separated by commas; none: CORS off"
-    )
     log_format: Literal["auto", "json", "text"] = Field(
         "auto", description="auto writes text to a terminal and JSON elsewhere"
     )
@@ -171,6 +200,37 @@ class Settings(BaseModel):
     @classmethod
     def _split_origins(cls, value: Any) -> Any:
         return _split(value) if isinstance(value, str) else value
+
+    @field_validator("cors_origins")
+    @classmethod
+    def _are_origins(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for origin in value:
+            if origin == "*":
+                continue
+            if "://" not in origin:
+                raise ValueError(f"{origin!r} has no scheme, as in {f'https://{origin}'!r}")
+            if not _ORIGIN.fullmatch(origin):
+                raise ValueError(
+                    f"{origin!r} is not as browsers write origins: scheme, host and maybe port, in "
+                    "small letters, and no path nor / behind"
+                )
+            if _LEFT_OUT.fullmatch(origin):
+                raise ValueError(f"{origin!r}: browsers leave out the usual port, so leave it out")
+        return value
+
+    @field_validator("root_path")
+    @classmethod
+    def _is_a_root_path(cls, value: str | None) -> str | None:
+        if value in (None, "", "/"):
+            return None
+        if not _ROOT_PATH.fullmatch(value):
+            raise ValueError(
+                "must begin with / and not end with it, as in /images or /a/b, and have letters, "
+                "digits and `._~-` between"
+            )
+        if f"{value}/".startswith("/v1/"):
+            raise ValueError("must not begin with /v1, as the service's own paths do")
+        return value
 
     @field_validator("model_timeout_ms", mode="before")
     @classmethod
@@ -215,27 +275,18 @@ def _split(text: str) -> list[str]:
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
     """Add one flag for each setting; values stay text, so that `Settings` alone judges them."""
-    for name, field in Settings.model_fields.items():
-        flag = "--" + name.replace("_", "-")
-        default = "" if field.default in (None, (), {}) else f" [{field.default}]"
-        text = f"{field.description}{default}".replace("%", "%%")
-        if field.annotation is bool:
-            parser.add_argument(
-                flag, action=argparse.BooleanOptionalAction, default=None, help=text
-            )
-        else:
-            parser.add_argument(flag, default=None, help=text, metavar="VALUE")
+    flags.add_flags(parser, Settings, _GROUPS)
 
 
 def load_settings(
-    flags: Mapping[str, Any], environ: Mapping[str, str]
+    given: Mapping[str, Any], environ: Mapping[str, str]
 ) -> tuple[Settings, tuple[str, ...]]:
-    """Join flags (None: not given), environment and defaults.
+    """Join the flags that were given (None: not), environment and defaults.
 
     Returns the settings and warnings to log. Raises `SettingsError`, naming every bad setting.
     """
     values, warnings = _from_environment(environ)
-    values |= {name: value for name, value in flags.items() if value is not None}
+    values |= {name: value for name, value in given.items() if value is not None}
     values.setdefault("cache_dir", _default_cache(environ))
     try:
         return Settings.model_validate(values), warnings
@@ -275,9 +326,6 @@ def _default_cache(environ: Mapping[str, str]) -> Path | None:
 
 
 def _describe(item: Any) -> str:
-    message = item["msg"].removeprefix("Value error, ")
-    if not item["loc"]:
-        return str(message)
-    name = str(item["loc"][0])
-    flag = "--" + name.replace("_", "-")
-    return f"{flag} ({PREFIX}{name.upper()}): {message}, got {item['input']!r}"
+    name = str(item["loc"][0]) if item["loc"] else ""
+    named = f"{flags.flag_of(name)} ({PREFIX}{name.upper()})"
+    return flags.what_is_wrong_with_flag(item, Settings, named)

@@ -81,20 +81,24 @@ def classify(query: Annotated[ClassifyQuery, Query()]) -> None:
     """
 
 
-def describe(app: FastAPI) -> None:
+def describe(app: FastAPI, root_path: str | None = None) -> None:
     """Make the app's OpenAPI document name our bodies and problems instead of FastAPI's 422."""
 
     def openapi() -> dict[str, Any]:
         if app.openapi_schema is None:
-            app.openapi_schema = _document(app)
+            app.openapi_schema = _document(app, root_path)
         return app.openapi_schema
 
     app.openapi = openapi  # type: ignore[method-assign]  # the way FastAPI documents
 
 
-def _document(app: FastAPI) -> dict[str, Any]:
+def _document(app: FastAPI, root_path: str | None) -> dict[str, Any]:
     document = get_openapi(
-        title=app.title, version=app.version, summary=app.summary, routes=app.routes
+        title=app.title,
+        version=app.version,
+        summary=app.summary,
+        routes=app.routes,
+        servers=[{"url": root_path}] if root_path else None,
     )
     schemas = document["components"]["schemas"]
     for name in ("HTTPValidationError", "ValidationError"):

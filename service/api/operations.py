@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from dataclasses import asdict
 from typing import Any
 
 from fastapi import APIRouter, Request
@@ -34,6 +35,7 @@ async def health(request: Request) -> Response:
         "layout": service.repository.layout.described(),
         "devices": service.repository.devices(),
         "models": [_model_health(model) for model in service.repository],
+        "broken": _broken(service.repository),
     }
     return _json(body, 200 if state == "ready" else 503)
 
@@ -47,11 +49,11 @@ async def livez(request: Request) -> Response:
 
 @router.get("/readyz", response_model=Probe, responses={503: {"model": Probe}})
 async def readyz(request: Request) -> Response:
-    """Readiness: 503 until every model agrees with its golden cases, and once stopping."""
+    """Readiness: 503 until every model that is not broken is ready, and once stopping."""
     service = service_of(request)
     reasons = ["draining"] if service.draining else []
     repository = service.repository
-    unready = {repository.title(m): m.reason for m in repository if m.state != "ready"}
+    unready = {repository.title(m): m.reason for m in repository.needed() if m.state != "ready"}
     found = repository.troubles() | unready
     return _probe([*reasons, *(f"{name}: {reason}" for name, reason in found.items())])
 
@@ -64,13 +66,16 @@ async def metrics(request: Request) -> Response:
 
 @router.get("/v1/models", response_model=Models)
 async def models(request: Request) -> Response:
-    """List what is served."""
+    """List what is served, and what is broken."""
     repository = service_of(request).repository
-    return _json({"models": [_summary(model, repository) for model in repository]})
+    listed = [_summary(model, repository) for model in repository]
+    return _json({"models": listed, "broken": _broken(repository)})
 
 
 @router.get(
-    "/v1/models/{name}", response_model=ModelDetail, responses=problems(s404="Unknown model")
+    "/v1/models/{name}",
+    response_model=ModelDetail,
+    responses=problems(s404="Unknown model", s503="The model is broken"),
 )
 async def model_detail(request: Request, name: str, version: WholeNumber | None = None) -> Response:
     """One model: its preprocessing, provenance, parity with PyTorch and classes."""
@@ -100,7 +105,7 @@ for probe in (health, livez, readyz, metrics):
 def _state(service: Service) -> str:
     if service.draining:
         return "draining"
-    states = {model.state for model in service.repository}
+    states = {model.state for model in service.repository.needed()}
     if "failed" in states or service.repository.troubles():
         return "failed"
     if "reloading" in states:
@@ -120,6 +125,10 @@ def _model_health(model: ServedModel) -> dict[str, Any]:
         "latency_ms": model.latency_ms(),
         "queue": {"images": model.gate.admitted, "limit": model.gate.limit},
     }
+
+
+def _broken(repository: Repository) -> list[dict[str, Any]]:
+    return [asdict(model) for model in repository.broken()]
 
 
 def _summary(model: ServedModel, repository: Repository) -> dict[str, Any]:

@@ -124,6 +124,14 @@ class ModelHealth(BaseModel):
     queue: Queue
 
 
+class Broken(BaseModel):
+    """A model that is not served; requests for it are answered 503 with the reason."""
+
+    name: str
+    version: int
+    reason: str
+
+
 class LayoutTrial(BaseModel):
     """How a layout did when it was tried."""
 
@@ -143,6 +151,7 @@ class Layout(BaseModel):
     source: Literal["settings", "measured", "cache", "default"] = Field(
         description="cache: measured by an earlier start; default: there was nothing to choose"
     )
+    why: str = Field(description="what decided, in a line")
     candidates: list[LayoutTrial]
 
 
@@ -156,7 +165,10 @@ class Device(BaseModel):
 
 
 class Health(BaseModel):
-    """The service's state: "failed" when no start can help a model, "draining" after SIGTERM."""
+    """The service's state: "ready" also beside broken models, "draining" after SIGTERM.
+
+    "failed" is it when nothing can answer, or not the default model, or a thread or device is lost.
+    """
 
     state: Literal["starting", "ready", "reloading", "draining", "failed"]
     version: str
@@ -164,6 +176,7 @@ class Health(BaseModel):
     layout: Layout
     devices: list[Device] = Field(description="the GPU in use; empty on the CPU")
     models: list[ModelHealth]
+    broken: list[Broken]
 
 
 class Probe(BaseModel):
@@ -192,6 +205,7 @@ class Models(BaseModel):
     """All served models."""
 
     models: list[ModelSummary]
+    broken: list[Broken]
 
 
 class ModelDetail(ModelSummary):

@@ -17,18 +17,29 @@ if TYPE_CHECKING:
 
 _INTERRUPTED = 130  # 128 and the signal's number, as a shell has it
 
+_DESCRIPTION = """\
+Send load to a server on this machine, check every answer, and report latency, throughput and
+errors. With --limits, measure what the model and decoding could do without a server."""
+
+_EPILOG = """\
+examples:
+  resnet-serve bench --images synthetic:64x64 --clients 32 --html report.html
+  resnet-serve bench --images photos/ --mode poisson --sweep 100,200,400 --deadline-ms 1000
+
+Exit status: 0 when no answer was wrong (other errors are only reported); 1 when one was, also in
+the warm-up, or when it can't be done as asked, which is told in one line; 2 for flags that there
+are not; 130 after Ctrl-C."""
+
 
 def add_bench(subparsers: _SubParsersAction[argparse.ArgumentParser]) -> None:
     """Add the command `bench` with its flags."""
     parser = subparsers.add_parser(
         "bench",
         help="send load to a server on this machine and check its answers",
-        description="Send load to a server on this machine, check every answer, and report "
-        "latency, throughput and errors. With --limits, measure what the model and decoding "
-        "could do without a server.",
-        epilog="Exit status: 0 when no answer was wrong (other errors are only reported); 1 when "
-        "one was, also in the warm-up, or when it can't be done as asked, which is told in one "
-        "line; 2 for flags that there are not; 130 after Ctrl-C.",
+        description=_DESCRIPTION,
+        epilog=_EPILOG,
+        usage="%(prog)s [FLAGS]",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
     add_flags(parser)

@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
+from service import flags
 from service.bench.errors import OptionError
 
 DEFAULT_URL = "http://127.0.0.1:8000"
@@ -19,6 +20,14 @@ Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
 _PATH = re.compile(r"/[!-\"$-~]*")  # visible ASCII but for #
 _FLAGS = {"json_file": "json", "html_file": "html"}
+_GROUPS = {
+    "url": "what is sent",
+    "mode": "load",
+    "reference": "right answers",
+    "server_pid": "measuring",
+    "json_file": "reports",
+}
+"""The title of each group of flags, by its first field."""
 
 
 class BenchOptions(BaseModel):
@@ -153,13 +162,7 @@ class BenchOptions(BaseModel):
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
     """Add one flag for each field; values stay text, so that `BenchOptions` alone judges them."""
-    for name, field in BenchOptions.model_fields.items():
-        default = "" if field.default in (None, (), False) else f" [{field.default}]"
-        text = f"{field.description}{default}".replace("%", "%%")
-        if field.annotation is bool:
-            parser.add_argument(_flag(name), dest=name, action="store_true", help=text)
-        else:
-            parser.add_argument(_flag(name), dest=name, default=None, help=text, metavar="VALUE")
+    flags.add_flags(parser, BenchOptions, _GROUPS, _FLAGS)
 
 
 def read_options(arguments: Mapping[str, Any]) -> BenchOptions:
@@ -172,11 +175,9 @@ def read_options(arguments: Mapping[str, Any]) -> BenchOptions:
 
 
 def _flag(name: str) -> str:
-    return "--" + _FLAGS.get(name, name).replace("_", "-")
+    return flags.flag_of(_FLAGS.get(name, name))
 
 
 def _describe(item: Any) -> str:
-    message = str(item["msg"]).removeprefix("Value error, ")
-    if not item["loc"]:
-        return message
-    return f"{_flag(str(item['loc'][0]))}: {message}, got {item['input']!r}"
+    flag = _flag(str(item["loc"][0])) if item["loc"] else None
+    return flags.what_is_wrong_with_flag(item, BenchOptions, flag)

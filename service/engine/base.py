@@ -54,6 +54,10 @@ class Engine(Protocol):
         """C of the probabilities, if the file states it."""
 
     @property
+    def input_shape(self) -> tuple[int | None, int | None, int | None]:
+        """N, H and W of the images, where the file fixes them."""
+
+    @property
     def attested(self) -> Mapping[str, Any]:
         """How batches are really computed, for people, and for what is kept of measurements."""
 

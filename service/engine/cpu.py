@@ -24,7 +24,7 @@ class CpuEngine:
     def __init__(self, session: onnxruntime.InferenceSession) -> None:
         self._session = session
         self.metadata: Mapping[str, str] = dict(session.get_modelmeta().custom_metadata_map)
-        self.classes = stated_classes(session)
+        self.classes, self.input_shape = stated_classes(session), stated_input(session)
 
     def prepare(self, sizes: Sequence[int]) -> None:
         """Any size runs as it comes, so there is nothing to do."""
@@ -45,3 +45,12 @@ def stated_classes(session: onnxruntime.InferenceSession) -> int | None:
     outputs = {output.name: output.shape for output in session.get_outputs()}
     size = outputs[PROBABILITIES][1]
     return size if isinstance(size, int) else None
+
+
+def stated_input(
+    session: onnxruntime.InferenceSession,
+) -> tuple[int | None, int | None, int | None]:
+    """Return N, H and W of the images, each None where the file leaves it open."""
+    (images,) = session.get_inputs()
+    batch, height, width = (n if isinstance(n, int) else None for n in images.shape[:3])
+    return batch, height, width

@@ -42,6 +42,7 @@ class GpuModel:
     name: str
     metadata: Mapping[str, str]
     classes: int | None
+    input_shape: tuple[int | None, int | None, int | None]
     side: int
     outputs: Sequence[str]
     layout: str  # of the convolutions: "NCHW" or "NHWC"
@@ -73,6 +74,7 @@ class CudaEngine:
         `open_session` is called on the GPU's thread. Raises what it raises.
         """
         self.tf32, self.metadata, self.classes = model.tf32, model.metadata, model.classes
+        self.input_shape = model.input_shape
         self.sizes: Sequence[int] = ()
         self._gpu, self._model, self._open_session = gpu, model, open_session
         self._place = Place(device, gpu.device_id, (model.side, model.side, 3))

@@ -11,14 +11,20 @@ from typing import Any
 import onnxruntime
 import structlog
 
-from service.contract import INPUT_NAME, PROBABILITIES, ModelContract, parse_contract
+from service.contract import (
+    INPUT_NAME,
+    PROBABILITIES,
+    ModelContract,
+    parse_contract,
+    way_to_a_model_file,
+)
 from service.cpus import cpu_count
 from service.engine.base import Engine
 from service.engine.bound import Session
-from service.engine.cpu import CpuEngine, stated_classes
+from service.engine.cpu import CpuEngine, stated_classes, stated_input
 from service.engine.cuda import CudaEngine, GpuModel
 from service.engine.gpu import Gpu
-from service.engine.providers import driver_problem
+from service.engine.providers import driver_problem, install_command
 from service.errors import (
     DeviceLostError,
     ModelFileError,
@@ -33,8 +39,8 @@ _log = structlog.get_logger(__name__)
 _DEVICE = "cuda"  # ONNX Runtime's name of where buffers lie
 _CUDA, _CPU = "CUDAExecutionProvider", "CPUExecutionProvider"
 _CUDA_HINT = (
-    "is a GPU visible (`nvidia-smi`), and did `pip install 'resnet-serve[gpu]'` bring "
-    "the CUDA libraries? `--provider cpu` serves without a GPU"
+    f"is a GPU visible (`nvidia-smi`), and did {install_command('gpu')} bring the CUDA libraries? "
+    "`--provider cpu` serves without a GPU"
 )
 _END_S = 10.0
 _ERRORS_ONLY = 3  # of ONNX Runtime's severities
@@ -183,7 +189,7 @@ def _load_on_cuda(path: Path, cuda: CudaOptions, gpu: Gpu | None, threads: int) 
     if _CUDA not in onnxruntime.get_available_providers():
         raise ProviderError(
             "provider cuda was asked for, but this ONNX Runtime is built for the CPU only; "
-            "run `pip uninstall -y onnxruntime`, then `pip install 'resnet-serve[gpu]'`"
+            f"run `pip uninstall -y onnxruntime`, then {install_command('gpu')}"
         )
     # Asked first, since ONNX Runtime would print its own account of it in several lines.
     if problem := driver_problem():
@@ -236,6 +242,7 @@ def _described(path: Path, *, tf32: bool) -> tuple[GpuModel, ModelContract]:
         name=contract.name,
         metadata=metadata,
         classes=stated_classes(session),
+        input_shape=stated_input(session),
         side=contract.preprocessing.crop,
         outputs=(PROBABILITIES, *contract.optional_outputs),
         layout="NHWC" if contract.precision == "fp16" or rounds else "NCHW",
@@ -305,8 +312,11 @@ def _check_graph(session: Session, path: Path) -> None:
     if not fits:
         raise ModelFileError(
             f"{path}: takes {inputs or 'nothing'}, not the one input `{INPUT_NAME}` "
-            "uint8 [N, H, W, 3]; make a model file with `resnet-export export`"
+            f"uint8 [N, H, W, 3]; {way_to_a_model_file(str(path))}"
         )
     outputs = {node.name: (node.type, len(node.shape)) for node in session.get_outputs()}
     if outputs.get(PROBABILITIES) != ("tensor(float)", 2):
-        raise ModelFileError(f"{path}: has no output `{PROBABILITIES}` float32 [N, C]")
+        raise ModelFileError(
+            f"{path}: has no output `{PROBABILITIES}` float32 [N, C]; "
+            f"{way_to_a_model_file(str(path))}"
+        )

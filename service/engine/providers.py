@@ -13,6 +13,11 @@ import os
 from service.errors import RuntimeConflictError, RuntimeMissingError
 
 
+def install_command(extra: str) -> str:
+    """Say how an extra of this package is installed, which is on no index."""
+    return f"`pip install '.[{extra}]'` in the folder of its source"
+
+
 def prepare_runtime() -> None:
     """Make sure that exactly one build of ONNX Runtime is installed, and keep it to itself.
 
@@ -26,14 +31,14 @@ def prepare_runtime() -> None:
     found = [name for name in ("onnxruntime", "onnxruntime-gpu") if _installed(name)]
     if not found:
         raise RuntimeMissingError(
-            "no ONNX Runtime is installed; run `pip install 'resnet-serve[cpu]'`, "
-            "or `pip install 'resnet-serve[gpu]'` for an NVIDIA GPU"
+            f"no ONNX Runtime is installed; run {install_command('cpu')}, or with [gpu] for an "
+            "NVIDIA GPU"
         )
     if len(found) > 1:
         raise RuntimeConflictError(
             "onnxruntime and onnxruntime-gpu are both installed and overwrite each other; run "
-            "`pip uninstall -y onnxruntime onnxruntime-gpu`, then `pip install "
-            "'resnet-serve[cpu]'` or `pip install 'resnet-serve[gpu]'`"
+            f"`pip uninstall -y onnxruntime onnxruntime-gpu`, then {install_command('cpu')}, or "
+            "with [gpu] for an NVIDIA GPU"
         )
 
 

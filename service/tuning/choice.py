@@ -14,6 +14,7 @@ from pydantic import BaseModel
 from service.contract import parse_contract
 from service.cpus import cpu_count
 from service.engine.base import Opener
+from service.errors import first_line
 from service.golden import golden_pattern
 from service.settings import CPU_MAX_BATCH, LayoutGoal, Settings
 from service.tuning.cache import ProfileCache
@@ -37,6 +38,28 @@ class Choice:
     goal: LayoutGoal
     source: Source
     trials: Sequence[Trial] = ()
+    note: str = ""
+    """Why, where that does not follow from trials."""
+
+    @property
+    def why(self) -> str:
+        """Say in a line what decided, with the figures of each that was tried."""
+        if not self.trials:
+            return self.note
+        when = "measured by an earlier start" if self.source == "cache" else "measured now"
+        figures = ", ".join(
+            f"{trial.layout} {trial.images_per_s:.4g} images/s and a lone image in "
+            f"{trial.lone_s * 1000:.3g} ms"
+            for trial in self.trials
+        )
+        return f"{when}: {figures}; {self.layout} {self._merit()}"
+
+    def _merit(self) -> str:
+        if self.goal == "latency":
+            return "answers a lone image soonest"
+        if self.layout == max(self.trials, key=lambda trial: trial.images_per_s).layout:
+            return "gives the most images a second"
+        return "is taken as long as no other is clearly and steadily faster"
 
     def described(self) -> dict[str, Any]:
         """Give it as /health and the log show it."""
@@ -45,6 +68,7 @@ class Choice:
             "intra_op_threads": self.layout.intra_op_threads,
             "goal": self.goal,
             "source": self.source,
+            "why": self.why,
             "candidates": [
                 {
                     "runners": trial.layout.runners,
@@ -78,18 +102,29 @@ def choose_layout(
     Raises the `StartupError` with which a model file is refused; a model that can't run is left to
     the warm-up to tell.
     """
-    given: Source = "settings" if settings.runners or settings.intra_op_threads else "default"
+    given, note = _given(settings)
     if opener.may_use_gpu():
         threads = settings.intra_op_threads or 1
         if engines.with_threads(threads).provider != "cpu":
             layout = Layout(settings.runners or _GPU_BATCHES, threads)
-            return _told(Choice(layout, settings.layout_goal, given))
+            note = note or "on a GPU one batch is computed while the next is copied"
+            return Choice(layout, settings.layout_goal, given, note=note)
     layouts = candidates(
         cpu_count(), models, runners=settings.runners, threads=settings.intra_op_threads
     )
     if len(layouts) == 1:
-        return _told(Choice(layouts[0], settings.layout_goal, given))
-    return _told(_tried(model_file, engines, settings, layouts, cache))
+        note = note or "one core leaves nothing to choose"
+        return Choice(layouts[0], settings.layout_goal, given, note=note)
+    return _tried(model_file, engines, settings, layouts, cache)
+
+
+def _given(settings: Settings) -> tuple[Source, str]:
+    flags = {"--runners": settings.runners, "--intra-op-threads": settings.intra_op_threads}
+    given = [flag for flag, value in flags.items() if value]
+    if not given:
+        return "default", ""
+    rest = "" if len(given) == len(flags) else "; the other follows from the cores"
+    return "settings", f"set by {' and '.join(given)}{rest}"
 
 
 def _tried(
@@ -117,14 +152,9 @@ def _tried(
         trials = try_out(layouts, engines, image, max_batch=settings.max_batch or CPU_MAX_BATCH)
     except Exception as error:  # noqa: BLE001 - the warm-up will meet it too, and tell of it
         _log.warning("layout_not_measured", detail=str(error))
-        return Choice(layouts[0], goal, "default")
+        return Choice(layouts[0], goal, "default", note=f"not measured: {first_line(error)}")
     if all(trial.steady for trial in trials):
         cache.write("layout", facts, _Trials(trials=list(trials)))
     else:
         _log.info("layout_not_kept", detail="two tries differ; the next start measures again")
     return Choice(choose(trials, goal), goal, "measured", trials)
-
-
-def _told(choice: Choice) -> Choice:
-    _log.info("layout_chosen", **choice.described())
-    return choice

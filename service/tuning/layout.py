@@ -36,6 +36,11 @@ class Layout:
     runners: int
     intra_op_threads: int
 
+    def __str__(self) -> str:
+        """Give it as people read it, as in "2 runners x 1 thread"."""
+        runners = f"{self.runners} runner{'s' * (self.runners > 1)}"
+        return f"{runners} x {self.intra_op_threads} thread{'s' * (self.intra_op_threads > 1)}"
+
 
 @dataclass(frozen=True, slots=True)
 class Trial:

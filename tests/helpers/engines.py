@@ -21,6 +21,7 @@ class FakeEngine:
     sizes: tuple[int, ...] = ()
     metadata: Mapping[str, str] = MappingProxyType({})
     classes = None
+    input_shape = (None, None, None)
     attested: Mapping[str, object] = MappingProxyType({})
 
     def prepare(self, sizes) -> None:

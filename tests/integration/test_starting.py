@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import re
+import signal
 import socket
+import subprocess
+from pathlib import Path
 
+import httpx
 import pytest
 from images import colored, top_label
-from process import PROGRAM, client_of, run_to_end, serving
+from process import PROGRAM, clean_environment, client_of, run_to_end, serving
 
 
 def refusal(*flags: object, **variables: str) -> str:
@@ -90,10 +94,31 @@ def test_an_unknown_variable_stops_the_start_with_its_name():
     assert "RESNET_SERVE_MAX_BACH" in refusal(RESNET_SERVE_MAX_BACH="4")
 
 
-def test_a_broken_model_file_stops_the_start_with_its_name(model_folder):
+def break_beside(model_folder: Path) -> Path:
     broken = model_folder / "broken.onnx"
     broken.write_bytes((model_folder / "color.onnx").read_bytes()[:100])
-    assert str(broken) in refusal("--models", model_folder)
+    return broken
+
+
+@pytest.mark.parametrize(
+    "flags", [["--strict-models"], ["--default-model", "broken"], ["--models", "broken.onnx"]]
+)
+def test_a_broken_model_file_that_is_needed_stops_the_start_with_its_name(model_folder, flags):
+    broken = break_beside(model_folder)
+    flags = [str(broken) if flag == "broken.onnx" else flag for flag in flags]
+    assert str(broken) in refusal("--models", model_folder, *flags)
+
+
+def test_a_broken_model_file_beside_others_is_told_and_they_are_served(model_folder):
+    broken = break_beside(model_folder)
+    with serving("--models", model_folder) as server, client_of(server) as client:
+        (told,) = [event for event in server.events if event["event"] == "model_broken"]
+        assert (told["level"], told["path"]) == ("error", str(broken))
+        assert client.get("/readyz").status_code == 200
+        answer = client.post("/v1/classify?model=color", content=colored("blue"))
+        assert top_label(answer) == "blue"
+        refused = client.post("/v1/classify?model=broken", content=colored())
+        assert (refused.status_code, refused.json()["code"]) == (503, "model_broken")
 
 
 def test_a_port_in_use_stops_the_start():
@@ -103,6 +128,37 @@ def test_a_port_in_use_stops_the_start():
     assert ended.returncode == 1
     assert f"port {port}" in ended.stderr.splitlines()[-1]
     assert "Traceback" not in ended.stderr
+
+
+def test_a_port_in_use_is_told_before_anything_is_loaded(model_folder):
+    (model_folder / "color.onnx").write_bytes(b"no model")
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        assert f"port {port}" in refusal("--models", model_folder, "--port", port)
+
+
+@pytest.mark.parametrize("closed", ["2>&-", ">&-", "<&-", "<&- >&- 2>&-"])
+def test_it_starts_whichever_standard_streams_are_closed(model_folder, closed):
+    """And gives their numbers to no connection and no file that a library could print into."""
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        port = probe.getsockname()[1]
+    command = [*PROGRAM, "serve", "--port", str(port), "--models", str(model_folder)]
+    shell = ["sh", "-c", f'exec "$@" {closed}', "sh", *command]
+    with subprocess.Popen(shell, env=clean_environment(), stderr=subprocess.PIPE) as process:
+        try:
+            transport = httpx.HTTPTransport(retries=10)
+            with httpx.Client(base_url=f"http://127.0.0.1:{port}", transport=transport) as client:
+                while client.get("/readyz").status_code != 200:
+                    assert process.poll() is None
+                answer = client.post("/v1/classify", content=colored("blue"))
+                assert top_label(answer) == "blue"
+            for number in re.findall(r"[<>]", closed.replace("2>", "")):
+                opened = Path(f"/proc/{process.pid}/fd/{'<>'.index(number)}")
+                assert opened.readlink() == Path("/dev/null")
+            process.send_signal(signal.SIGTERM)
+            assert process.wait(timeout=30) == 0
+        finally:
+            process.kill()
 
 
 def test_the_runtime_leaves_no_device_id_and_sends_nothing(model_folder, tmp_path):
@@ -121,3 +177,13 @@ def test_help_lists_every_setting_with_its_default():
     assert ended.returncode == 0
     assert "--max-batch" in ended.stdout
     assert "[8000]" in ended.stdout
+
+
+@pytest.mark.parametrize("command", [[], ["serve"], ["bench"]])
+def test_every_help_ends_with_examples_that_its_own_flags_understand(command):
+    ended = run_to_end([*PROGRAM, *command, "--help"])
+    known = set(re.findall(r"--[\w-]+", ended.stdout.partition("examples:")[0]))
+    examples = re.findall(r"^  (?:\w+=\w+ )?resnet-serve (.+)$", ended.stdout, re.MULTILINE)
+    assert examples
+    for example in examples if command else []:
+        assert set(re.findall(r"--[\w-]+", example)) <= known

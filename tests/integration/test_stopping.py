@@ -14,14 +14,39 @@ from process import PROGRAM, clean_environment, client_of, serving
 from wire import connect, head, read_all, read_answer
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 def test_an_idle_server_stops_with_status_0(model_folder, number):
     """Also with a kept-alive connection open."""
     with serving("--models", model_folder) as server, client_of(server) as client:
         assert client.get("/readyz").status_code == 200
         server.signal(number)
+        assert server.wait_for("draining")["signal"] == number.name
         assert server.exit_status() == 0
         assert server.events[-1]["event"] == "stopped"
+
+
+def test_sighup_is_passed_over_where_it_was_ignored_at_the_start(model_folder):
+    """As nohup has it: the service outlives its terminal."""
+    program = ["sh", "-c", "trap '' HUP; exec \"$@\"", "sh", *PROGRAM]
+    with serving("--models", model_folder, program=program) as server:
+        assert not catches(server.process.pid, signal.SIGHUP)
+        server.signal(signal.SIGHUP)
+        with client_of(server) as client:
+            assert client.get("/readyz").status_code == 200
+        server.signal()
+        assert server.exit_status() == 0
+        assert [e["signal"] for e in server.events if e["event"] == "draining"] == ["SIGTERM"]
+
+
+def test_sighup_again_while_stopping_cuts_nothing_short(model_folder):
+    """A terminal that closes sends it from several sides, and systemd right after SIGTERM."""
+    with serving("--models", model_folder, "--drain-delay-s", 1) as server:
+        server.signal()
+        server.wait_for("draining")
+        server.signal(signal.SIGHUP)
+        with client_of(server) as client:
+            assert client.get("/livez").status_code == 200
+        assert server.exit_status() == 0
 
 
 def test_readiness_goes_first_and_requests_are_served_meanwhile(model_folder):
@@ -103,13 +128,20 @@ def test_a_stop_that_meets_the_sending_of_an_error_loses_and_logs_nothing(model_
     assert [event for event in server.events if "exception" in event] == []
 
 
-def test_a_signal_while_models_load_is_a_clean_stop(model_folder):
+# What a start has mapped into its memory tells how far it has come.
+STAGES = {"before anything is imported": "", "settings": "pydantic_core", "engine": "onnxruntime"}
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+@pytest.mark.parametrize("stage", STAGES)
+def test_a_signal_while_starting_ends_it_at_once_and_cleanly(model_folder, stage, number):
     """As process 1 of a container it would be lost without a handler from the start."""
     command = [*PROGRAM, "serve", "--port", "0", "--models", str(model_folder)]
     with subprocess.Popen(command, env=clean_environment(), stderr=subprocess.PIPE) as process:
-        while not catches(process.pid, signal.SIGTERM):
+        maps = Path(f"/proc/{process.pid}/maps")
+        while not catches(process.pid, number) or STAGES[stage] not in maps.read_text("utf-8"):
             assert process.poll() is None
-        process.send_signal(signal.SIGTERM)
+        process.send_signal(number)
         assert process.wait(timeout=30) == 0
         assert process.stderr is not None
         assert b"Traceback" not in process.stderr.read()

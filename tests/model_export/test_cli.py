@@ -370,5 +370,5 @@ def test_a_missing_package_is_one_line():
     assert result.returncode == 1
     assert result.stderr == (
         "resnet-export: error: the package torch is not installed; "
-        "run `pip install 'resnet-serve[export,cpu]'`\n"
+        "run `pip install '.[export,cpu]'` in the folder of its source\n"
     )

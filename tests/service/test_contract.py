@@ -43,8 +43,11 @@ def test_a_contract_comes_back_from_a_model_file(tmp_path):
     assert parse_contract(engine.metadata, file="x") == contract
 
 
-def test_a_file_without_a_contract_is_told_the_command_that_makes_one():
-    assert "resnet-export export" in refusal({"producer": "someone"})
+def test_a_file_without_a_contract_is_told_the_commands_that_make_one():
+    """It is mostly another program's ONNX file."""
+    message = refusal({"producer": "someone"})
+    assert "`resnet-export adopt models/some.onnx --output NAME.onnx`" in message
+    assert "resnet-export export" in message
 
 
 @pytest.mark.parametrize("text", ["", "{", "null", "[]", "not JSON", '{"name": "x"}'])

@@ -21,8 +21,8 @@ from images import COLOR_VALUES, colored, top_label
 from structlog.testing import capture_logs
 
 from service.errors import ProviderError
+from service.loader import load_repository
 from service.metrics import Metrics
-from service.repository import load_repository
 from service.served import buckets
 from service.settings import Settings
 from service.tuning.profile import Profile
@@ -123,7 +123,7 @@ def test_the_log_of_the_start_tells_what_was_taken(loaded):
 def test_the_largest_batch_is_measured_where_none_is_set(
     loaded, device, monkeypatch, milliseconds, largest
 ):
-    monkeypatch.setattr("service.repository.Profile", partial(Profile, clock=device.clock))
+    monkeypatch.setattr("service.loader.Profile", partial(Profile, clock=device.clock))
     device.batch_s = lambda size: milliseconds[size] / 1000
     model, _ = loaded()
     assert (model.state, model.max_batch) == ("ready", largest)

@@ -7,6 +7,7 @@ import threading
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 from color_model import write_color_model
 from engines import FakeOpener
@@ -17,7 +18,7 @@ from structlog.testing import capture_logs
 from service.contract import GoldenPattern, Label
 from service.engine.onnx import load_engine
 from service.errors import (
-    ContractError,
+    BrokenModelError,
     ModelFileError,
     ModelRequiredError,
     ModelSelectionError,
@@ -25,8 +26,9 @@ from service.errors import (
     StartupError,
     UnknownModelError,
 )
+from service.loader import load_repository
 from service.metrics import Metrics
-from service.repository import Repository, load_repository
+from service.repository import Repository
 from service.served import ServedModel, buckets
 from service.settings import Settings
 from service.tuning.choice import choose_layout
@@ -48,17 +50,166 @@ def refusal(error: type[StartupError], folder: Path, **options) -> str:
 # Loading
 
 
-def test_a_broken_model_stops_the_start_with_its_name(tmp_path):
-    write_color_model(tmp_path / "good.onnx")
-    broken = tmp_path / "broken.onnx"
-    broken.write_bytes((tmp_path / "good.onnx").read_bytes()[:200])
-    assert str(broken) in refusal(ModelFileError, tmp_path)
+def cut(path: Path) -> Path:
+    path.write_bytes(path.read_bytes()[:200])
+    return path
 
 
-def test_a_model_without_a_contract_stops_the_start_with_its_name(tmp_path):
-    path = write_color_model(tmp_path / "color.onnx")
+def without_contract(path: Path) -> Path:
     path.write_bytes(path.read_bytes().replace(b"resnet_serve.contract", b"resnet_serve.contrast"))
-    assert f"{path}: has no contract" in refusal(ContractError, tmp_path)
+    return path
+
+
+def of_two_labels(path: Path) -> Path:
+    labels = tuple(Label(id=str(i), label=str(i)) for i in range(2))
+    golden = (GoldenPattern(seed=1, probabilities=(0.5, 0.5)),)
+    return write_color_model(path, labels=labels, golden=golden)
+
+
+def empty(path: Path) -> Path:
+    path.write_bytes(b"")
+    return path
+
+
+@pytest.mark.parametrize(
+    ("damage", "said"),
+    [
+        (cut, "is no model that ONNX Runtime can load"),
+        (empty, "is no model that ONNX Runtime can load"),
+        (without_contract, "has no contract"),
+        (of_two_labels, "3 probabilities, but its contract has 2 labels"),
+    ],
+)
+@pytest.mark.parametrize("name", ["a", "z"])
+def test_a_broken_file_does_not_keep_the_others_from_being_served(tmp_path, name, damage, said):
+    """Also when it comes first, and the layout would be measured by it."""
+    for good in ("b", "c"):
+        write_color_model(tmp_path / f"{good}.onnx")
+    path = damage(write_color_model(tmp_path / f"{name}.onnx"))
+    metrics = Metrics()
+    with capture_logs() as logs:
+        repository = loaded(tmp_path, metrics, intra_op_threads=0)
+    assert [model.name for model in repository] == ["b", "c"]
+    (broken,) = repository.broken()
+    assert (broken.name, broken.version) == (name, 1)
+    assert said in broken.reason
+    assert str(tmp_path) not in broken.reason, "clients need not know where files lie"
+    with pytest.raises(BrokenModelError, match=f"model {name} version 1 is broken: "):
+        repository.find(name)
+    assert repository.find("c").name == "c"
+    (told,) = [entry for entry in logs if entry["event"] == "model_broken"]
+    assert (told["log_level"], told["path"]) == ("error", str(path))
+    assert said in told["detail"]
+    text = metrics.render().decode()
+    assert f'resnet_serve_model_broken{{model="{name}",version="1"}} 1.0' in text
+    assert f'resnet_serve_model_ready{{model="{name}",version="1"}} 0.0' in text
+    assert 'resnet_serve_model_broken{model="b",version="1"} 0.0' in text
+
+
+def test_one_model_that_is_left_of_several_does_not_become_the_default(tmp_path):
+    """Else requests that named none would be answered, or not, as files break."""
+    write_color_model(tmp_path / "good.onnx")
+    cut(write_color_model(tmp_path / "other.onnx"))
+    repository = loaded(tmp_path)
+    with pytest.raises(ModelRequiredError, match="good"):
+        repository.find(None)
+
+
+def test_when_no_file_can_be_loaded_the_start_stops_with_the_first(tmp_path):
+    paths = [cut(write_color_model(tmp_path / f"{name}.onnx")) for name in ("a", "b")]
+    with capture_logs() as logs:
+        assert str(paths[0]) in refusal(ModelFileError, tmp_path)
+    assert [entry["path"] for entry in logs] == [str(path) for path in paths]
+
+
+def test_a_broken_default_model_stops_the_start_with_its_name(several):
+    path = cut(several / "b" / "12.onnx")
+    assert str(path) in refusal(ModelFileError, several, default_model="b")
+    assert loaded(several, default_model="a").broken() != []
+
+
+def test_the_highest_version_of_an_only_model_is_the_default_and_stops_the_start(tmp_path):
+    for version in (1, 2):
+        write_color_model(tmp_path / "color" / f"{version}.onnx")
+    path = cut(tmp_path / "color" / "2.onnx")
+    assert str(path) in refusal(ModelFileError, tmp_path)
+
+
+def test_no_other_version_answers_in_the_place_of_a_broken_one(several):
+    """Who asks for no version expects the newest, and must not get an old one's answers."""
+    cut(several / "b" / "12.onnx")
+    repository = loaded(several)
+    with pytest.raises(BrokenModelError, match="version 12"):
+        repository.find("b")
+    assert key(repository.find("b", 3)) == ("b", 3)
+
+
+@pytest.mark.parametrize("damage", [cut, without_contract, of_two_labels])
+def test_a_strict_start_is_stopped_by_any_broken_file(several, damage):
+    path = damage(several / "b" / "1.onnx")
+    assert str(path) in refusal(ModelFileError, several, strict_models=True, default_model="a")
+
+
+def test_what_can_not_be_a_model_is_told_and_stops_a_strict_start(several):
+    link = several / "gone.onnx"
+    link.symlink_to("nowhere")
+    with capture_logs() as logs:
+        assert len(list(loaded(several))) == 4
+    (told,) = [entry for entry in logs if entry["event"] == "model_file_passed_over"]
+    assert (told["path"], told["detail"]) == (str(link), "is a link that leads nowhere")
+    message = refusal(ModelSelectionError, several, strict_models=True)
+    assert message == f"{link}: is a link that leads nowhere (--strict-models)"
+
+
+def test_a_file_alone_is_served(model_folder):
+    write_color_model(model_folder / "other.onnx")
+    repository = loaded(model_folder / "color.onnx")
+    assert [key(model) for model in repository] == [("color", 1)]
+    assert repository.default == "color"
+
+
+def with_input(path: Path, *sizes: int | None) -> Path:
+    """A color model whose file fixes N, H or W of its input."""
+    model = onnx.load(path)
+    for dim, size in zip(model.graph.input[0].type.tensor_type.shape.dim, sizes, strict=False):
+        if size is not None:
+            dim.dim_value = size
+    onnx.save(model, path)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("sizes", "said"),
+    [
+        ((None, 16, 16), "takes images of 16 x 16 pixels"),
+        ((None, 8, 16), "takes images of 16 x 8 pixels"),
+        ((None, 9, None), "takes images of any x 9 pixels"),
+    ],
+)
+def test_a_graph_of_another_size_than_its_contract_crops_to_is_refused(tmp_path, sizes, said):
+    """At load, and not as an error of every request."""
+    path = with_input(write_color_model(tmp_path / "color.onnx"), *sizes)
+    message = refusal(ModelFileError, tmp_path)
+    assert message.startswith(f"{path}: {said}")
+    assert message.endswith("its contract crops to 8 x 8")
+
+
+def test_a_graph_that_states_the_size_of_its_contract_is_served(tmp_path):
+    with_input(write_color_model(tmp_path / "color.onnx"), None, 8, 8)
+    assert len(list(loaded(tmp_path))) == 1
+
+
+def test_a_graph_of_a_fixed_batch_is_refused_with_the_way_to_serve_it(tmp_path):
+    with_input(write_color_model(tmp_path / "color.onnx"), 1)
+    assert "batches of exactly 1" in refusal(ModelFileError, tmp_path)
+    assert "`--max-batch 1` serves it" in refusal(ModelFileError, tmp_path)
+    (model,) = loaded(tmp_path, max_batch=1)
+    model.warm_up(threading.Event())
+    assert model.state == "ready"
+    with_input(write_color_model(tmp_path / "color.onnx"), 4)
+    message = refusal(ModelFileError, tmp_path, max_batch=1)
+    assert "batches of exactly 4" in message
+    assert "--max-batch" not in message
 
 
 def test_a_contract_of_another_number_of_classes_than_the_graph_is_refused(tmp_path):
@@ -109,6 +260,15 @@ def several(tmp_path):
     return tmp_path / "several"
 
 
+def test_the_chosen_layout_is_logged_once_with_why(several):
+    cut(several / "a.onnx")
+    with capture_logs() as logs:
+        repository = loaded(several)
+    (told,) = [entry for entry in logs if entry["event"] == "layout_chosen"]
+    assert told["why"] == "set by --intra-op-threads; the other follows from the cores"
+    assert told["runners"] == repository.layout.layout.runners
+
+
 def test_the_layout_is_that_of_the_pool_and_of_every_session(several):
     opened = []
 
@@ -146,7 +306,7 @@ def test_the_layout_is_measured_on_the_model_that_is_asked_for_by_default(
         asked.append((path, models))
         return choose_layout(path, *others, models=models, cache=cache)
 
-    monkeypatch.setattr("service.repository.choose_layout", chosen)
+    monkeypatch.setattr("service.loader.choose_layout", chosen)
     loaded(several, default_model=default)
     assert asked == [(several / measured, 4)]
 
@@ -305,15 +465,58 @@ def test_a_model_that_disagrees_with_its_golden_cases_is_failed_and_says_why(tmp
     golden = (GoldenPattern(seed=1, probabilities=(0.2, 0.3, 0.5)),)
     write_color_model(tmp_path / "color.onnx", golden=golden)
     metrics = Metrics()
-    (model,) = loaded(tmp_path, metrics)
+    repository = loaded(tmp_path, metrics)
+    (model,) = repository
     with capture_logs() as logs:
         model.warm_up(threading.Event())
     assert model.state == "failed"
     assert "golden pattern 1 differs by" in model.reason
     assert [entry["event"] for entry in logs] == ["model_disagrees"]
     assert b'model_ready{model="color",version="1"} 0.0' in metrics.render()
+    assert b'model_broken{model="color",version="1"} 1.0' in metrics.render()
     with pytest.raises(NotReadyError, match="golden pattern 1"):
         model.batcher()
+    with pytest.raises(BrokenModelError, match="golden pattern 1"):
+        repository.find("color")
+    assert repository.needed() == [model], "nothing else can answer"
+
+
+@pytest.mark.parametrize(
+    ("options", "needed"),
+    [
+        ({}, ["a 1", "b 1", "b 3"]),
+        ({"default_model": "a"}, ["a 1", "b 1", "b 3"]),
+        ({"default_model": "b"}, ["a 1", "b 1", "b 3", "b 12"]),
+        ({"strict_models": True}, ["a 1", "b 1", "b 3", "b 12"]),
+    ],
+)
+def test_a_model_that_disagrees_is_needed_only_by_default_or_when_strict(several, options, needed):
+    golden = (GoldenPattern(seed=1, probabilities=(0.2, 0.3, 0.5)),)
+    write_color_model(several / "b" / "12.onnx", golden=golden)
+    repository = loaded(several, **options)
+    for model in repository:
+        model.warm_up(threading.Event())
+    assert [f"{model.name} {model.version}" for model in repository.needed()] == needed
+    assert [(broken.name, broken.version) for broken in repository.broken()] == [("b", 12)]
+
+
+def test_a_model_that_could_not_run_is_broken_until_another_try_succeeds(several, monkeypatch):
+    monkeypatch.setattr("service.served._RELOAD_FIRST_S", 0.2)
+    repository = loaded(several)
+    model = repository.find("a")
+
+    def broken(pixels, outputs):
+        raise RuntimeError("no such node")
+
+    model.engine.run = broken
+    with capture_logs():
+        model.warm_up(threading.Event())
+        assert model.broken
+        while repository.broken():
+            pass
+    assert repository.find("a") is model
+    assert model.state == "ready"
+    repository.close(20)
 
 
 def test_a_model_that_can_not_run_is_failed_and_the_others_go_on(several, monkeypatch):
@@ -324,11 +527,11 @@ def test_a_model_that_can_not_run_is_failed_and_the_others_go_on(several, monkey
     def broken(pixels, outputs):
         raise RuntimeError("no such node")
 
-    repository.find("a").engine.run = broken
+    failed = repository.find("a")
+    failed.engine.run = broken
     with capture_logs():
         for model in repository:
             model.warm_up(threading.Event())
-    failed = repository.find("a")
     assert [model.state for model in repository if model is not failed] == ["ready"] * 3
     assert failed.state == "failed"
     assert "no such node" in failed.reason

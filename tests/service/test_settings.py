@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import re
 from pathlib import Path
 
 import pytest
@@ -228,6 +229,101 @@ def test_a_variable_set_to_nothing_is_not_set(name):
 def test_a_list_is_separated_by_commas(text, expected):
     assert loaded(CORS_ORIGINS=text).cors_origins == expected
     assert loaded({"cors_origins": text}).cors_origins == expected
+
+
+@pytest.mark.parametrize(
+    ("origin", "said"),
+    [
+        ("shop.example", "has no scheme, as in 'https://shop.example'"),
+        ("localhost:3000", "has no scheme, as in 'https://localhost:3000'"),
+        ("null", "has no scheme"),
+        ("https://shop.example/", "no path nor / behind"),
+        ("https://shop.example/cart", "no path nor / behind"),
+        ("https://Shop.example", "in small letters"),
+        ("https://", "not as browsers write origins"),
+        ("https://*.example", "not as browsers write origins"),
+        ("https://shop.example:443", "leave out the usual port"),
+        ("http://shop.example:80", "leave out the usual port"),
+    ],
+)
+def test_an_origin_that_no_browser_sends_is_refused(origin, said):
+    """It would be allowed in vain."""
+    message = refusal(CORS_ORIGINS=f"https://good.example,{origin}")
+    assert "--cors-origins (RESNET_SERVE_CORS_ORIGINS)" in message
+    assert repr(origin) in message
+    assert said in message
+
+
+@pytest.mark.parametrize(
+    "origin",
+    ["http://localhost:3000", "http://[::1]:81", "https://a.b-c.example:8443", "app://x", "*"],
+)
+def test_an_origin_as_browsers_send_it_is_accepted(origin):
+    assert loaded(CORS_ORIGINS=origin).cors_origins == (origin,)
+
+
+@pytest.mark.parametrize("text", ["/images", "/a/b", "/a-b/c.d~e_f"])
+def test_a_root_path_is_a_path(text):
+    assert loaded({"root_path": text}).root_path == text
+
+
+@pytest.mark.parametrize("text", ["", "/"])
+def test_the_root_itself_is_no_root_path(text):
+    assert loaded({"root_path": text}).root_path is None
+
+
+@pytest.mark.parametrize(
+    "text", ["images", "/images/", "//images", "/a b", "/a?b", "/a#b", "/ä", "/v1", "/v1/x"]
+)
+def test_a_root_path_that_could_not_be_one_is_named(text):
+    message = refusal({"root_path": text})
+    assert message.startswith("--root-path (RESNET_SERVE_ROOT_PATH): must ")
+    assert repr(text) in message
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "allowed"),
+    [
+        ("port", "x", "a whole number from 0 to 65535"),
+        ("port", "1.5", "a whole number from 0 to 65535"),
+        ("max_queue", "0", "a whole number at least 1"),
+        ("stuck_after_s", "nan", "a number above 0 and at most 86400"),
+        ("max_delay_ms", "-1", "a number from 0 to 10000"),
+        ("provider", "tpu", "auto, cpu or cuda"),
+        ("cuda_graphs", "on", "auto or off"),
+        ("builtin", "maybe", "true or false"),
+        (
+            "model_timeout_ms",
+            "a=x",
+            "pairs NAME=VALUE, separated by commas, each value a whole number from 1 to 86400000",
+        ),
+    ],
+)
+def test_a_bad_value_is_told_with_what_is_allowed(name, value, allowed):
+    flag = "--" + name.replace("_", "-")
+    got = value.removeprefix("a=")
+    expected = f"{flag} ({PREFIX}{name.upper()}): must be {allowed}, got {got!r}"
+    assert refusal({name: value}) == expected
+
+
+def test_help_has_groups_placeholders_and_ranges():
+    """What may be given is seen before it is refused."""
+    parser = argparse.ArgumentParser(prog="x")
+    add_flags(parser)
+    text = " ".join(parser.format_help().split())
+    for said in (
+        "--provider {auto,cpu,cuda}",
+        "--port N port to listen on; 0 picks a free one; a whole number from 0 to 65535 [8000]",
+        "--drain-delay-s N",
+        "--models PATH",
+        "[0]",
+    ):
+        assert said in text
+    titles = re.findall(r"^(\w[\w ]*):$", parser.format_help(), re.MULTILINE)
+    assert titles == [
+        "options", "address", "models", "device", "batches and threads", "requests",
+        "stopping and connections", "log",
+    ]  # fmt: skip
 
 
 @pytest.mark.parametrize("text", ["1", "true", "True", "yes", "on"])

@@ -10,8 +10,8 @@ from images import colored
 from structlog.testing import capture_logs
 
 from service.errors import DeviceLostError
+from service.loader import load_repository
 from service.metrics import Metrics
-from service.repository import load_repository
 from service.settings import Settings
 
 POST = "/v1/classify"

@@ -12,8 +12,8 @@ from structlog.testing import capture_logs
 
 from service.engine.onnx import load_engine
 from service.errors import DeviceMemoryError, ProviderError, SessionFailedError
+from service.loader import load_repository
 from service.metrics import Metrics
-from service.repository import load_repository
 from service.settings import Settings
 
 POST = "/v1/classify"

@@ -32,7 +32,7 @@ def test_health_tells_state_models_providers_and_queues(client):
     assert body["version"] == __version__
     assert body["uptime_s"] >= 0
     assert body["layout"].keys() == {
-        "runners", "intra_op_threads", "goal", "source", "candidates",
+        "runners", "intra_op_threads", "goal", "source", "why", "candidates",
     }  # fmt: skip
     latency_ms = body["models"][0].pop("latency_ms")
     assert list(latency_ms) == ["1", "2", "4", "8"]
@@ -62,26 +62,70 @@ def test_health_tells_a_layout_that_was_given(serve):
     layout = serve(runners=2, intra_op_threads=3).get("/health").json()["layout"]
     assert layout == {
         "runners": 2, "intra_op_threads": 3, "goal": "throughput", "source": "settings",
-        "candidates": [],
+        "why": "set by --runners and --intra-op-threads", "candidates": [],
     }  # fmt: skip
 
 
-def test_a_model_that_disagrees_with_its_golden_cases_is_not_ready_and_says_why(
-    serve, model_folder
-):
-    """It is refused by name while its neighbour serves."""
+def write_wrong_model(path) -> None:
+    """A model that does not answer as it did where it was exported."""
     wrong = (GoldenPattern(seed=1, probabilities=(1.0, 0.0, 0.0)),)
-    write_color_model(model_folder / "wrong.onnx", color_contract(golden=wrong))
+    write_color_model(path, color_contract(golden=wrong))
+
+
+def write_cut_model(path) -> None:
+    write_color_model(path)
+    path.write_bytes(path.read_bytes()[:200])
+
+
+@pytest.mark.parametrize(
+    ("write", "reason"),
+    [
+        (write_wrong_model, "golden pattern 1 differs"),
+        (write_cut_model, "is no model that ONNX Runtime can load"),
+    ],
+)
+def test_a_broken_model_is_told_everywhere_while_the_others_serve(
+    serve, model_folder, write, reason
+):
+    write(model_folder / "wrong.onnx")
     client = serve(default_model="color")
+    assert client.get("/readyz").json() == {"ok": True, "reasons": []}
+    assert client.get("/livez").status_code == 200
+    health = client.get("/health")
+    assert (health.status_code, health.json()["state"]) == (200, "ready")
+    for body in (health.json(), client.get("/v1/models").json()):
+        (broken,) = body["broken"]
+        assert (broken["name"], broken["version"]) == ("wrong", 1)
+        assert reason in broken["reason"]
+    for refused in (
+        client.post("/v1/classify?model=wrong", content=colored()),
+        client.post("/v1/classify?model=wrong&version=1", content=colored()),
+        client.get("/v1/models/wrong"),
+    ):
+        assert (refused.status_code, refused.json()["code"]) == (503, "model_broken")
+        assert reason in refused.json()["detail"]
+    assert client.get("/v1/models/wrong?version=2").status_code == 404
+    assert client.post("/v1/classify", content=colored()).status_code == 200
+    found = samples(client)
+    for model, broken in (("wrong", 1), ("color", 0)):
+        labels = {"model": model, "version": "1"}
+        assert value(found, "resnet_serve_model_broken", **labels) == broken
+        assert value(found, "resnet_serve_model_ready", **labels) == 1 - broken
+
+
+@pytest.mark.parametrize("settings", [{"default_model": "wrong"}, {"strict_models": True}])
+def test_a_default_model_that_disagrees_is_not_ready_and_so_is_any_of_a_strict_start(
+    serve, model_folder, settings
+):
+    write_wrong_model(model_folder / "wrong.onnx")
+    client = serve(**settings)
     ready = client.get("/readyz")
     assert ready.status_code == 503
     assert "golden pattern 1 differs" in ready.json()["reasons"][0]
     assert client.get("/livez").status_code == 200
     health = client.get("/health")
     assert (health.status_code, health.json()["state"]) == (503, "failed")
-    refused = client.post("/v1/classify?model=wrong", content=colored())
-    assert (refused.status_code, refused.json()["code"]) == (503, "model_not_ready")
-    assert client.post("/v1/classify", content=colored()).status_code == 200
+    assert client.post("/v1/classify?model=color", content=colored()).status_code == 200
 
 
 def test_a_model_is_not_ready_while_it_warms_up(serve):

@@ -46,6 +46,8 @@ def test_the_help_states_the_shape_of_bursts_and_every_flag(capsys):
         parsed("--help")
     text = " ".join(capsys.readouterr().out.split())
     assert "3x the mean rate for 1 s every 5 s" in text
+    assert "--mode {closed,poisson,burst,trace}" in text
+    assert "--rate N mean arrivals a second (poisson, burst); a number above 0" in text
     assert "Exit status: 0 when no answer was wrong" in text
     for name in BenchOptions.model_fields:
         assert re.search(rf"{_flag(name)}(?![\w-])", text), name
@@ -54,7 +56,8 @@ def test_the_help_states_the_shape_of_bursts_and_every_flag(capsys):
 @pytest.mark.parametrize(
     ("flags", "said"),
     [
-        ({"clients": "none"}, "--clients: .*'none'"),
+        ({"clients": "none"}, "^--clients: must be a whole number from 1 to 10000, got 'none'$"),
+        ({"rate": "x"}, "^--rate: must be a number above 0, got 'x'$"),
         ({"clients": "0"}, "--clients"),
         ({"duration": "nan"}, "--duration"),
         ({"mode": "sometimes"}, "--mode"),

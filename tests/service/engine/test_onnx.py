@@ -202,6 +202,7 @@ def test_a_model_of_other_inputs_is_told_what_it_takes_and_what_is_wanted(tmp_pa
     message = refusal(changed(tmp_path, change))
     assert said in message
     assert "`images` uint8 [N, H, W, 3]" in message
+    assert f"`resnet-export adopt {tmp_path}/changed.onnx --output NAME.onnx`" in message
     assert "resnet-export export" in message
 
 
@@ -209,7 +210,9 @@ def test_a_model_without_probabilities_is_refused(tmp_path):
     def rename_output(model: onnx.ModelProto) -> None:
         model.graph.output[0].name = model.graph.node[-1].output[0] = "logits2"
 
-    assert f"no output `{PROBABILITIES}`" in refusal(changed(tmp_path, rename_output))
+    message = refusal(changed(tmp_path, rename_output))
+    assert f"no output `{PROBABILITIES}`" in message
+    assert "resnet-export adopt" in message
 
 
 # Providers. The fakes stand for an NVIDIA GPU and for a machine whose CUDA libraries are missing.
@@ -269,7 +272,7 @@ FELL_BACK = ["CPUExecutionProvider"]
 )
 def test_cuda_on_a_build_for_the_cpu_is_refused_with_the_command_to_run(model):
     message = refusal(model, ProviderError, provider="cuda")
-    assert "pip install 'resnet-serve[gpu]'" in message
+    assert "pip install '.[gpu]'" in message
 
 
 @pytest.mark.skipif(

@@ -85,8 +85,7 @@ def test_no_build_is_told_the_commands_that_install_one(installed):
     with pytest.raises(RuntimeMissingError) as caught:
         prepare_runtime()
     message = str(caught.value)
-    assert "pip install 'resnet-serve[cpu]'" in message
-    assert "pip install 'resnet-serve[gpu]'" in message
+    assert "run `pip install '.[cpu]'` in the folder of its source, or with [gpu]" in message
     assert "\n" not in message
 
 
@@ -96,6 +95,7 @@ def test_both_builds_are_told_the_command_that_removes_them(installed):
     with pytest.raises(RuntimeConflictError) as caught:
         prepare_runtime()
     assert "pip uninstall -y onnxruntime onnxruntime-gpu" in str(caught.value)
+    assert "then `pip install '.[cpu]'`" in str(caught.value)
     assert "\n" not in str(caught.value)
 
 

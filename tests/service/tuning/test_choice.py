@@ -66,15 +66,46 @@ def chosen(
 
 
 def test_it_is_measured_with_the_real_runtime_where_nothing_is_given(model):
-    with capture_logs() as logs:
-        choice = chosen(model)
+    choice = chosen(model)
     assert choice.source == "measured"
     assert [trial.layout for trial in choice.trials] == [TWO_ONES, ONE_TWO]
     assert choice.layout in (TWO_ONES, ONE_TWO)
-    told = [entry for entry in logs if entry["event"] == "layout_chosen"]
-    assert [{key: entry[key] for key in choice.described()} for entry in told] == [
-        choice.described()
-    ]
+    assert choice.why.startswith("measured now: 2 runners x 1 thread ")
+    for trial in choice.trials:
+        assert f"{trial.layout} {trial.images_per_s:.4g} images/s" in choice.why
+
+
+FIGURES = (
+    "2 runners x 1 thread 200 images/s and a lone image in 10 ms, "
+    "1 runner x 2 threads 150 images/s and a lone image in 6 ms"
+)
+
+
+@pytest.mark.parametrize(
+    ("goal", "because"),
+    [
+        ("throughput", "2 runners x 1 thread gives the most images a second"),
+        ("latency", "1 runner x 2 threads answers a lone image soonest"),
+    ],
+)
+def test_a_choice_says_why_with_the_figures_of_each_that_was_tried(
+    model, cache, trials, goal, because
+):
+    assert chosen(model, cache, layout_goal=goal).why == f"measured now: {FIGURES}; {because}"
+    again = chosen(model, cache, layout_goal=goal)
+    assert again.why == f"measured by an earlier start: {FIGURES}; {because}"
+
+
+@pytest.mark.parametrize(
+    ("given", "why"),
+    [
+        ({"runners": 3, "intra_op_threads": 5}, "set by --runners and --intra-op-threads"),
+        ({"runners": 1}, "set by --runners; the other follows from the cores"),
+        ({"intra_op_threads": 1}, "set by --intra-op-threads; the other follows from the cores"),
+    ],
+)
+def test_a_choice_that_was_given_says_by_what(model, given, why):
+    assert chosen(model, **given).why == why
 
 
 @pytest.mark.parametrize(("goal", "layout"), [("throughput", TWO_ONES), ("latency", ONE_TWO)])
@@ -102,6 +133,7 @@ def test_one_cpu_leaves_nothing_to_choose(model, trials, monkeypatch):
     monkeypatch.setattr(choice_module, "cpu_count", lambda: 1)
     choice = chosen(model)
     assert (choice.layout, choice.source) == (Layout(1, 1), "default")
+    assert choice.why == "one core leaves nothing to choose"
     assert trials == []
 
 
@@ -145,6 +177,7 @@ def test_figures_of_a_busy_machine_are_used_and_not_kept(model, cache, monkeypat
     with capture_logs() as logs:
         choice = chosen(model, cache)
     assert (choice.layout, choice.source) == (TWO_ONES, "measured")
+    assert choice.why.endswith("is taken as long as no other is clearly and steadily faster")
     assert [candidate["steady"] for candidate in choice.described()["candidates"]] == [True, False]
     assert "layout_not_kept" in [entry["event"] for entry in logs]
     assert chosen(model, cache).source == "measured"
@@ -165,6 +198,7 @@ def test_a_model_that_can_not_run_gets_a_runner_for_each_cpu(model, cache, tmp_p
     with capture_logs() as logs:
         choice = chosen(model, cache, opener=FakeOpener(broken))
     assert (choice.layout, choice.source, list(choice.trials)) == (TWO_ONES, "default", [])
+    assert choice.why == "not measured: out of memory"
     assert ("layout_not_measured", "out of memory") in [
         (entry["event"], entry.get("detail")) for entry in logs
     ]

@@ -1,0 +1,84 @@
+"""Flags of the command line, made of a pydantic model: one for each field, judged by it alone."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel
+
+from service.wording import Kind, what_is_wrong
+
+_PLACEHOLDERS: Mapping[Any, str] = {
+    int: "N",
+    float: "N",
+    Path: "PATH",
+    tuple: "A,B,...",
+    dict: "NAME=N,...",
+}
+
+
+def flag_of(name: str) -> str:
+    """Give a field's flag."""
+    return "--" + name.replace("_", "-")
+
+
+def add_flags(
+    parser: argparse.ArgumentParser,
+    model: type[BaseModel],
+    groups: Mapping[str, str],
+    names: Mapping[str, str] | None = None,
+) -> None:
+    """Add one flag for each field; values stay text.
+
+    `groups` has the title of each group by its first field, `names` the flags that are not called
+    as their field is. A switch whose field is called `no_...` can only be set.
+    """
+    group: argparse._ActionsContainer = parser
+    for name, field in model.model_fields.items():
+        if name in groups:
+            group = parser.add_argument_group(groups[name])
+        flag = flag_of((names or {}).get(name, name))
+        kind = Kind.of(field.annotation, field.metadata)
+        unset = field.default is False or field.default in (None, (), {})
+        default = "" if unset else f" [{field.default}]"
+        text = f"{field.description}{_allowed(kind)}{default}".replace("%", "%%")
+        if field.annotation is not bool:
+            group.add_argument(flag, dest=name, default=None, help=text, metavar=_placeholder(kind))
+        elif name.startswith("no_"):
+            group.add_argument(flag, dest=name, action="store_true", default=None, help=text)
+        else:
+            group.add_argument(
+                flag, dest=name, action=argparse.BooleanOptionalAction, default=None, help=text
+            )
+
+
+def what_is_wrong_with_flag(
+    item: Mapping[str, Any], model: type[BaseModel], flag: str | None = None
+) -> str:
+    """Say which flag has which bad value and what is allowed; `item` is one of pydantic's errors.
+
+    An error of several fields together names them itself.
+    """
+    if not item["loc"]:
+        return what_is_wrong(item)
+    name = str(item["loc"][0])
+    said = what_is_wrong(item)
+    if item["type"] != "value_error":
+        field = model.model_fields[name]
+        said = f"must be {Kind.of(field.annotation, field.metadata)}"
+    return f"{flag or flag_of(name)}: {said}, got {item['input']!r}"
+
+
+def _allowed(kind: Kind) -> str:
+    """Give the range of a number for a help text; of other values the placeholder says enough."""
+    said = str(kind)
+    return f"; {said}" if "number" in said else ""
+
+
+def _placeholder(kind: Kind) -> str:
+    if kind.origin is Literal:
+        return "{" + ",".join(kind.parts) + "}"
+    return _PLACEHOLDERS.get(kind.origin, "TEXT")

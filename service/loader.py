@@ -1,0 +1,277 @@
+"""Loads the models that the settings ask for."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import structlog
+
+from service.batching.admission import Device
+from service.batching.jobs import JobQueue
+from service.contract import ModelContract, parse_contract
+from service.engine.base import Engine, Opener
+from service.engine.onnx import CudaOptions, OnnxOpener
+from service.errors import ModelFileError, ModelSelectionError
+from service.memory import give_back_freed
+from service.metrics import Metrics
+from service.model_files import BrokenModel, ModelFile, builtin_file, discover
+from service.repository import ModelSet, Repository
+from service.served import LoadedModel, ServedModel
+from service.settings import Settings
+from service.tuning.cache import ProfileCache
+from service.tuning.choice import Choice, choose_layout
+from service.tuning.facts import facts_of
+from service.tuning.profile import Profile
+from service.tuning.trials import OneEngine
+
+_log = structlog.get_logger(__name__)
+
+
+def load_repository(
+    settings: Settings,
+    metrics: Metrics,
+    jobs: JobQueue | None = None,
+    opener: Opener | None = None,
+) -> Repository:
+    """Load every model that the settings ask for; each is "warming" until `warm_up` has run.
+
+    `opener` opens them in the place of ONNX Runtime, as a simulated device does. A file that is
+    broken does not keep the others from being served, see `_Loading`.
+
+    Raises a `StartupError` that names the file or setting at fault.
+    """
+    files = _asked_for(settings)
+    names = list(dict.fromkeys(file.name for file in files))
+    default = settings.default_model or (names[0] if len(names) == 1 else None)
+    jobs = jobs or JobQueue(1)
+    cache = ProfileCache(settings.cache_dir)
+    first = _first_asked_for(files, settings.default_model)
+    required = first if default else None
+    loading = _Loading(settings, opener or onnx_opener(settings), cache, required)
+    choice = loading.choose([first, *(file for file in files if file != first)])
+    _log.info("layout_chosen", **choice.described())
+    for file in files:
+        loading.load(file, choice.layout.intra_op_threads)
+    on_cpu = next(iter(loading.loaded.values())).engine.provider == "cpu"
+    # A GPU computes one batch at a time, whatever else is got ready beside it.
+    device = Device(choice.layout.runners if on_cpu else 1, jobs)
+    served = [
+        _serve(loading.loaded[file], metrics, settings, device)
+        for file in files
+        if file in loading.loaded
+    ]
+    for model in loading.broken:
+        metrics.show_broken(model.name, model.version)
+    give_back_freed()
+    models = ModelSet(served, loading.broken, default, settings.strict_models)
+    return Repository(models, device, jobs, choice, settings.stuck_after_s, loading.opener)
+
+
+def _asked_for(settings: Settings) -> list[ModelFile]:
+    """Find the files that the settings ask for; logs what of a folder can't be one."""
+    files: list[ModelFile] = []
+    if settings.models:
+        found = discover(settings.models)
+        for passed_over in found.passed_over:
+            if settings.strict_models:
+                raise ModelSelectionError(f"{passed_over} (--strict-models)")
+            _log.warning(
+                "model_file_passed_over", path=str(passed_over.path), detail=passed_over.reason
+            )
+        files += found.files
+    if settings.builtin or not settings.models:
+        files.append(builtin_file())
+    seen: dict[tuple[str, int], Path] = {}
+    for file in files:
+        other = seen.setdefault((file.name, file.version), file.path)
+        if other != file.path:
+            raise ModelSelectionError(
+                f"{file.path} and {other} are both {file.name} version {file.version}"
+            )
+    names = {file.name for file in files}
+    for flag, name in (
+        ("--default-model", settings.default_model),
+        *(("--model-timeout-ms", name) for name in sorted(settings.model_timeout_ms)),
+    ):
+        if name is not None and name not in names:
+            raise ModelSelectionError(
+                f"{flag}: there is no {name!r}; served are: {', '.join(sorted(names))}"
+            )
+    return files
+
+
+class _Loading:
+    """Loads files one by one; those that can't be are told and left out.
+
+    All must load when the start is to be strict, and always at least one, and the one that answers
+    requests that name none (`required`).
+    """
+
+    def __init__(
+        self, settings: Settings, opener: Opener, cache: ProfileCache, required: ModelFile | None
+    ) -> None:
+        self.opener = opener
+        self.loaded: dict[ModelFile, LoadedModel] = {}
+        self.broken: list[BrokenModel] = []
+        self._settings, self._cache, self._required = settings, cache, required
+        self._tried: set[ModelFile] = set()
+
+    def choose(self, files: Sequence[ModelFile]) -> Choice:
+        """Choose the layout by the first file that can be loaded, and load that.
+
+        Raises the first file's error when none can.
+        """
+        first_error: ModelFileError | None = None
+        for file in files:
+            engines = OneEngine(self.opener, file.path)
+            try:
+                choice = choose_layout(
+                    file.path, self.opener, engines, self._settings,
+                    models=len(files), cache=self._cache,
+                )  # fmt: skip
+                threads = choice.layout.intra_op_threads
+                self._load(file, threads, engines.with_threads(threads))
+            except ModelFileError as error:
+                self._note(file, error)
+                first_error = first_error or error
+                continue
+            return choice
+        assert first_error is not None  # noqa: S101 - `discover` gives at least one file
+        raise first_error
+
+    def load(self, file: ModelFile, threads: int) -> None:
+        """Load a file, unless that was tried before."""
+        if file in self._tried:
+            return
+        try:
+            self._load(file, threads)
+        except ModelFileError as error:
+            self._note(file, error)
+
+    def _load(self, file: ModelFile, threads: int, engine: Engine | None = None) -> None:
+        open_engine = partial(self.opener.open, file.path, intra_op_threads=threads)
+        engine = engine or open_engine()
+        try:
+            loaded = _described(file, engine, open_engine, self._settings, self._cache)
+        except ModelFileError:
+            engine.close()
+            raise
+        self._tried.add(file)
+        self.loaded[file] = loaded
+
+    def _note(self, file: ModelFile, error: ModelFileError) -> None:
+        """Tell of a file that can't be loaded; raises its error where it has to be."""
+        if self._settings.strict_models or file == self._required:
+            raise error
+        self._tried.add(file)
+        _log.error(
+            "model_broken",
+            model=file.name,
+            version=file.version,
+            path=str(file.path),
+            detail=str(error),
+        )
+        self.broken.append(BrokenModel(file.name, file.version, _for_clients(error, file.path)))
+
+
+def _for_clients(error: ModelFileError, path: Path) -> str:
+    """Say what is wrong with a file without saying where it lies."""
+    reason = str(error).removeprefix(f"{path}: ")
+    return reason.replace(str(path), path.name).replace(f"{path.parent}/", "")
+
+
+def _first_asked_for(files: Sequence[ModelFile], default: str | None) -> ModelFile:
+    """Give the default model's highest version; without a default, that of the first model."""
+    name = default or files[0].name
+    return max((file for file in files if file.name == name), key=lambda file: file.version)
+
+
+def onnx_opener(settings: Settings) -> OnnxOpener:
+    """Make what opens model files with ONNX Runtime, as the settings ask."""
+    cuda = CudaOptions(
+        settings.device_id,
+        settings.tf32,
+        settings.cuda_graphs,
+        **({"batches": settings.runners} if settings.runners else {}),
+    )
+    return OnnxOpener(settings.provider, cuda)
+
+
+def _described(
+    file: ModelFile,
+    engine: Engine,
+    open_engine: partial[Engine],
+    settings: Settings,
+    cache: ProfileCache,
+) -> LoadedModel:
+    contract = parse_contract(engine.metadata, file=str(file.path))
+    _check_agreement(file, engine, contract, settings)
+
+    def facts(engine: Engine) -> dict[str, Any] | None:
+        return facts_of(
+            file.path,
+            engine.provider,
+            device_id=settings.device_id,
+            tf32=engine.tf32,
+            max_batch=settings.max_batch,
+            intra_op_threads=open_engine.keywords["intra_op_threads"],
+            **engine.attested,
+        )
+
+    return LoadedModel(
+        file,
+        engine,
+        contract,
+        # Where it runs now: plans, threads and metrics are made for that, and "auto" would take a
+        # GPU that fails for none.
+        reopen=partial(open_engine, provider=engine.provider),
+        profile=Profile(cache, facts),
+    )
+
+
+def _check_agreement(
+    file: ModelFile, engine: Engine, contract: ModelContract, settings: Settings
+) -> None:
+    """Raise `ModelFileError` where the graph states other sizes than its contract."""
+    if engine.classes not in (None, len(contract.labels)):
+        raise ModelFileError(
+            f"{file.path}: gives {engine.classes} probabilities, "
+            f"but its contract has {len(contract.labels)} labels"
+        )
+    batch, height, width = engine.input_shape
+    crop = contract.preprocessing.crop
+    if height not in (None, crop) or width not in (None, crop):
+        raise ModelFileError(
+            f"{file.path}: takes images of {width or 'any'} x {height or 'any'} pixels (width x "
+            f"height), but its contract crops to {crop} x {crop}"
+        )
+    if batch is not None and not batch == settings.max_batch == 1:
+        way_out = "; `--max-batch 1` serves it" if batch == 1 else ""
+        raise ModelFileError(
+            f"{file.path}: takes batches of exactly {batch}, but batches are of as many images as "
+            f"are waiting{way_out}"
+        )
+
+
+def _serve(
+    loaded: LoadedModel, metrics: Metrics, settings: Settings, device: Device
+) -> ServedModel:
+    file, engine, contract = loaded.file, loaded.engine, loaded.contract
+    metrics.set_model_info(
+        file.name,
+        file.version,
+        architecture=contract.architecture,
+        precision=contract.precision,
+        provider=engine.provider,
+    )
+    _log.info(
+        "model_loaded",
+        model=file.name,
+        version=file.version,
+        path=str(file.path),
+        provider=engine.provider,
+    )
+    return ServedModel(loaded, metrics.for_model(file.name, file.version), settings, device)

@@ -1,0 +1,105 @@
+"""What a value may be, and what is wrong with one, in the words of who gives it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal, get_args, get_origin
+
+_KINDS = {
+    "missing": "is missing",
+    "extra_forbidden": "is unknown here; a newer release may have written it",
+    "bool_type": "must be true or false",
+    "bool_parsing": "must be true or false",
+    "int_type": "must be a whole number",
+    "int_parsing": "must be a whole number",
+    "int_parsing_size": "must be a whole number of fewer digits",
+    "int_from_float": "must be a whole number",
+    "float_type": "must be a number",
+    "float_parsing": "must be a number",
+    "finite_number": "must be a finite number",
+    "string_type": "must be text",
+    "greater_than": "must be above {gt}",
+    "greater_than_equal": "must be at least {ge}",
+    "less_than": "must be below {lt}",
+    "less_than_equal": "must be at most {le}",
+    "literal_error": "must be {expected}",
+    "too_short": "must have at least {min_length} entries",
+    "too_long": "must have at most {max_length} entries",
+    "tuple_type": "must be a list",
+    "list_type": "must be a list",
+    "dict_type": "must be an object",
+    "model_type": "must be an object",
+    "model_attributes_type": "must be an object",
+    "json_invalid": "is no JSON: {error}",
+    "union_tag_not_found": "says no kind",
+    "union_tag_invalid": "must be of one of the kinds {expected_tags}",
+    "string_pattern_mismatch": "must match {pattern}",
+}
+
+_SIMPLE: Mapping[Any, str] = {
+    bool: "true or false",
+    int: "a whole number",
+    float: "a number",
+    str: "text",
+    Path: "a path",
+}
+
+
+def what_is_wrong(item: Mapping[str, Any]) -> str:
+    """Put one of pydantic's errors into a few plain words, as in "must be at least 1"."""
+    words = _KINDS.get(item["type"])
+    if words is not None:
+        return words.format(**item.get("ctx", {}))
+    return str(item["msg"]).removeprefix("Value error, ").replace("Input should", "must")
+
+
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """A type as pydantic's fields have it, taken apart: what it is, and what bounds it."""
+
+    origin: Any
+    """`bool`, `int`, `float`, `str`, `Path`, `Literal`, `tuple` or `dict`."""
+    parts: tuple[Any, ...]
+    """The values of a `Literal`, the kind of the values of a `tuple` or `dict`."""
+    bounds: Mapping[str, float]
+    """By pydantic's names: gt, ge, lt, le."""
+
+    @classmethod
+    def of(cls, annotation: Any, metadata: Iterable[Any] = ()) -> Kind:
+        """Take a type apart; of one that may be None, the other one."""
+        origin, parts = get_origin(annotation), get_args(annotation)
+        if origin is Annotated:
+            inner = (item for part in parts[1:] for item in getattr(part, "metadata", [part]))
+            return cls.of(parts[0], [*metadata, *inner])
+        if type(None) in parts:
+            return cls.of(next(part for part in parts if part is not type(None)), metadata)
+        if origin in (tuple, dict):
+            values = parts[0] if origin is tuple else parts[1]
+            parts = (cls.of(values),)
+        bounds = {
+            name: bound
+            for item in metadata
+            for name in ("gt", "ge", "lt", "le")
+            if (bound := getattr(item, name, None)) is not None
+        }
+        return cls(origin or annotation, parts, bounds)
+
+    def __str__(self) -> str:
+        """Say what is allowed, as in "a whole number from 0 to 65535"."""
+        if self.origin is Literal:
+            *others, last = self.parts
+            return f"{', '.join(others)} or {last}"
+        if self.origin is tuple:
+            return f"a list, separated by commas, each {self.parts[0]}"
+        if self.origin is dict:
+            return f"pairs NAME=VALUE, separated by commas, each value {self.parts[0]}"
+        return _SIMPLE.get(self.origin, "text") + self._range()
+
+    def _range(self) -> str:
+        if {"ge", "le"} <= self.bounds.keys():
+            return f" from {self.bounds['ge']} to {self.bounds['le']}"
+        words = {"gt": "above", "ge": "at least", "lt": "below", "le": "at most"}
+        bounds = [f"{words[name]} {bound}" for name, bound in sorted(self.bounds.items())]
+        return " " + " and ".join(bounds) if bounds else ""
