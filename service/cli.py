@@ -8,12 +8,14 @@ import signal
 import sys
 import threading
 from collections.abc import Sequence
+from typing import BinaryIO
 
 from service import __version__
 from service.bench.cli import add_bench, run_bench
 from service.engine.providers import prepare_runtime
 from service.errors import StartupError
-from service.settings import PREFIX, add_flags, load_settings
+from service.settings import PREFIX, Settings, add_flags, load_settings
+from service.standard_streams import open_standard_streams
 
 _LOG_FLUSH_S = 1.0
 _INTERRUPTED = 130  # 128 and the signal's number, as a shell has it
@@ -21,6 +23,7 @@ _INTERRUPTED = 130  # 128 and the signal's number, as a shell has it
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the program; gives its exit status. A mistake at the start is one line and status 1."""
+    open_standard_streams()
     arguments = vars(_parser().parse_args(argv))
     command = arguments.pop("command")
     try:
@@ -70,6 +73,20 @@ def _serve(flags: dict[str, object]) -> int:
     signal.signal(signal.SIGTERM, _leave_while_starting)
     settings, warnings = load_settings(flags, os.environ)
     prepare_runtime()
+    from service.logs.configure import as_text  # noqa: PLC0415 - imports structlog
+    from service.logs.native import native_output_logged  # noqa: PLC0415
+
+    text = as_text(settings.log_format, sys.stderr)
+    with native_output_logged(as_text=text, level=settings.log_level) as stderr:
+        status = _serve_logged(settings, warnings, stderr)
+    if threading.active_count() > 1:
+        # A decode, batch or warm-up that does not end must not keep the process from ending.
+        os._exit(status)
+    return status
+
+
+def _serve_logged(settings: Settings, warnings: Sequence[str], stderr: BinaryIO) -> int:
+    """Serve with a log that goes to the real stderr."""
     # Only now: these import ONNX Runtime.
     import structlog  # noqa: PLC0415
 
@@ -77,7 +94,7 @@ def _serve(flags: dict[str, object]) -> int:
     from service.logs import LogWriter, configure_logs  # noqa: PLC0415
     from service.server import run_server  # noqa: PLC0415
 
-    logs = LogWriter(sys.stderr)
+    logs = LogWriter(stderr)
 
     def leave() -> None:
         logs.close(_LOG_FLUSH_S)
@@ -89,12 +106,8 @@ def _serve(flags: dict[str, object]) -> int:
         configure_logs(settings.log_format, settings.log_level, logs)
         for warning in warnings:
             structlog.get_logger(__name__).warning("setting_passed_over", detail=warning)
-        status = run_server(create_app(settings), settings, logs)
+        return run_server(create_app(settings), settings, logs)
     except KeyboardInterrupt:
-        status = _INTERRUPTED
+        return _INTERRUPTED
     finally:
         logs.close(_LOG_FLUSH_S)
-    if threading.active_count() > 1:
-        # A decode, batch or warm-up that does not end must not keep the process from ending.
-        os._exit(status)
-    return status
