@@ -15,7 +15,7 @@ from service.bench.cli import add_bench, run_bench
 from service.engine.providers import prepare_runtime
 from service.errors import StartupError
 from service.settings import PREFIX, Settings, add_flags, load_settings
-from service.standard_streams import open_standard_streams
+from service.starting import open_missing_streams
 
 _LOG_FLUSH_S = 1.0
 _INTERRUPTED = 130  # 128 and the signal's number, as a shell has it
@@ -23,11 +23,11 @@ _INTERRUPTED = 130  # 128 and the signal's number, as a shell has it
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the program; gives its exit status. A mistake at the start is one line and status 1."""
-    open_standard_streams()
+    open_missing_streams()
     arguments = vars(_parser().parse_args(argv))
     command = arguments.pop("command")
     try:
-        return _serve(arguments) if command == "serve" else _bench(arguments)
+        return _serve(arguments) if command == "serve" else run_bench(arguments)
     except StartupError as error:
         print(f"resnet-serve: error: {error}", file=sys.stderr)  # noqa: T201
         return 1
@@ -61,11 +61,6 @@ def _parser() -> argparse.ArgumentParser:
     add_flags(serve)
     add_bench(commands)
     return parser
-
-
-def _bench(flags: dict[str, object]) -> int:
-    prepare_runtime()
-    return run_bench(flags)
 
 
 def _serve(flags: dict[str, object]) -> int:

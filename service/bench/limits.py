@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import itertools
 import statistics
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -146,11 +147,14 @@ def _in_rounds(
 ) -> list[dict[str, Any]]:  # fmt: skip
     """Measure all cases in each round; gives them with median, least and most."""
     rates: list[list[float]] = [[] for _ in cases]
+    total, begun = repeats * len(cases), time.perf_counter()
+    progress(f"0/{total}")
     for done, (_, (index, case)) in enumerate(
         itertools.product(range(repeats), enumerate(cases)), 1
     ):
         rates[index].append(run(case))
-        progress(f"{done}/{repeats * len(cases)}")
+        left_s = (time.perf_counter() - begun) / done * (total - done)
+        progress(f"{done}/{total}, about {left_s:.0f} s left")
     return [
         case | {"images_per_s": statistics.median(r), "least": min(r), "most": max(r)}
         for case, r in zip(cases, rates, strict=True)

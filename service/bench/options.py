@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from service.bench.errors import OptionError
+from service.flags import complaint
 
 DEFAULT_URL = "http://127.0.0.1:8000"
 BURST_PERIOD_S, BURST_LENGTH_S, BURST_FACTOR = 5.0, 1.0, 3.0
@@ -19,6 +20,24 @@ Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
 _PATH = re.compile(r"/[!-\"$-~]*")  # visible ASCII but for #
 _FLAGS = {"json_file": "json", "html_file": "html"}
+
+SYNTHETIC = re.compile(r"synthetic(?::([1-9]\d{0,3})x([1-9]\d{0,3}))?")
+
+STDOUT = Path("-")
+"""In the place of a file's name."""
+
+GROUPS = {
+    "server": ("url", "path", "model", "top_k", "server_pid"),
+    "images": ("images", "image_count", "seed"),
+    "load": (
+        "mode", "clients", "rate", "sweep", "trace", "duration", "warm_up", "connections",
+        "processes",
+    ),
+    "answers": ("deadline_ms", "no_deadline_header", "timeout_s", "reference", "model_file"),
+    "limits": ("limits", "repeats"),
+    "report": ("json_file", "html_file"),
+}  # fmt: skip
+"""The flags as the help shows them, by field."""
 
 
 class BenchOptions(BaseModel):
@@ -67,8 +86,8 @@ class BenchOptions(BaseModel):
         0,
         ge=0,
         le=64,
-        description="processes that send the load, clients or arrivals dealt out to them; 0, the "
-        "default: one for four cores, 8 at most",
+        description="processes that send the load, clients or arrivals dealt out to them; 0: one "
+        "for four cores, 8 at most",
     )
     deadline_ms: Positive | None = Field(
         None,
@@ -97,8 +116,12 @@ class BenchOptions(BaseModel):
     )
     repeats: int = Field(3, ge=1, le=100, description="interleaved repeats of --limits")
     seed: int = Field(0, ge=0, description="of arrivals, image order and synthetic images")
-    json_file: Path | None = Field(None, description="write the report as JSON")
-    html_file: Path | None = Field(None, description="write the report as HTML with plots")
+    json_file: Path | None = Field(
+        None, description="write the report as JSON; - is stdout, and the text then goes to stderr"
+    )
+    html_file: Path | None = Field(
+        None, description="write the report as HTML with plots; - as for --json"
+    )
 
     @model_validator(mode="before")
     @classmethod
@@ -112,6 +135,13 @@ class BenchOptions(BaseModel):
     def _names_a_file(cls, value: Any) -> Any:
         if value == "":  # as in --json "$UNSET"; as a path it would be the current folder
             raise ValueError("must not be empty")
+        return value
+
+    @field_validator("images")
+    @classmethod
+    def _has_a_size(cls, value: str) -> str:
+        if value.startswith("synthetic") and not SYNTHETIC.fullmatch(value):
+            raise ValueError("must be synthetic or synthetic:WIDTHxHEIGHT, up to 9999x9999")
         return value
 
     @field_validator("path")
@@ -138,12 +168,19 @@ class BenchOptions(BaseModel):
             raise ValueError(f"--processes: each needs one of the {self.most_connections} {kind}")
         if self.no_deadline_header and self.deadline_ms is None:
             raise ValueError("--no-deadline-header goes with --deadline-ms")
+        if self.json_file == STDOUT == self.html_file:
+            raise ValueError("--json and --html: only one can go to stdout")
         return self
 
     @property
     def target_url(self) -> str | None:
         """The server to load; None when only the limits are asked for."""
         return self.url or (None if self.limits else DEFAULT_URL)
+
+    @property
+    def takes_stdout(self) -> bool:
+        """Whether a report goes to stdout that must be alone there."""
+        return STDOUT in {self.json_file, self.html_file}
 
     @property
     def most_connections(self) -> int:
@@ -153,13 +190,15 @@ class BenchOptions(BaseModel):
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
     """Add one flag for each field; values stay text, so that `BenchOptions` alone judges them."""
-    for name, field in BenchOptions.model_fields.items():
-        default = "" if field.default in (None, (), False) else f" [{field.default}]"
-        text = f"{field.description}{default}".replace("%", "%%")
-        if field.annotation is bool:
-            parser.add_argument(_flag(name), dest=name, action="store_true", help=text)
-        else:
-            parser.add_argument(_flag(name), dest=name, default=None, help=text, metavar="VALUE")
+    for title, names in GROUPS.items():
+        group = parser.add_argument_group(title)
+        for name in names:
+            field = BenchOptions.model_fields[name]
+            text = str(field.description).replace("%", "%%")
+            if field.annotation is bool:
+                group.add_argument(_flag(name), dest=name, action="store_true", help=text)
+            else:
+                group.add_argument(_flag(name), dest=name, default=None, help=text, metavar="VALUE")
 
 
 def read_options(arguments: Mapping[str, Any]) -> BenchOptions:
@@ -176,7 +215,5 @@ def _flag(name: str) -> str:
 
 
 def _describe(item: Any) -> str:
-    message = str(item["msg"]).removeprefix("Value error, ")
-    if not item["loc"]:
-        return message
-    return f"{_flag(str(item['loc'][0]))}: {message}, got {item['input']!r}"
+    said = complaint(BenchOptions, item)
+    return f"{_flag(str(item['loc'][0]))}: {said}" if item["loc"] else said

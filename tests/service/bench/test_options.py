@@ -9,7 +9,7 @@ import pytest
 
 from service.bench.cli import add_bench
 from service.bench.errors import OptionError
-from service.bench.options import BenchOptions, _flag, read_options
+from service.bench.options import GROUPS, BenchOptions, _flag, read_options
 
 
 def parsed(*flags: str) -> dict[str, object]:
@@ -46,15 +46,29 @@ def test_the_help_states_the_shape_of_bursts_and_every_flag(capsys):
         parsed("--help")
     text = " ".join(capsys.readouterr().out.split())
     assert "3x the mean rate for 1 s every 5 s" in text
-    assert "Exit status: 0 when no answer was wrong" in text
+    assert "exit status: 0 no answer was wrong" in text
     for name in BenchOptions.model_fields:
         assert re.search(rf"{_flag(name)}(?![\w-])", text), name
+
+
+def test_every_option_is_in_one_of_the_helps_groups(capsys):
+    named = [name for names in GROUPS.values() for name in names]
+    assert sorted(named) == sorted(BenchOptions.model_fields)
+    with pytest.raises(SystemExit):
+        parsed("--help")
+    text = capsys.readouterr().out
+    for title in GROUPS:
+        assert f"\n{title}:\n" in text
+    assert "examples:\n  resnet-serve bench" in text
+    assert "(closed, poisson, burst or trace) [closed]" in " ".join(text.split())
 
 
 @pytest.mark.parametrize(
     ("flags", "said"),
     [
-        ({"clients": "none"}, "--clients: .*'none'"),
+        ({"clients": "none"}, "--clients: must be a whole number from 1 to 10000, not 'none'"),
+        ({"images": "synthetic:0x7"}, "--images: must be synthetic or synthetic:WIDTHxHEIGHT"),
+        ({"json_file": "-", "html_file": "-"}, "only one can go to stdout"),
         ({"clients": "0"}, "--clients"),
         ({"duration": "nan"}, "--duration"),
         ({"mode": "sometimes"}, "--mode"),

@@ -6,7 +6,7 @@ import os
 import sys
 
 
-def open_standard_streams() -> None:
+def open_missing_streams() -> None:
     """Open those that are closed on /dev/null. Call it before anything else opens a file.
 
     A file or connection that got such a number would be sent what libraries print.
