@@ -112,7 +112,8 @@ class Relay:
             return False
         self._patience_s = PATIENCE_S
         try:
-            # A pipe takes so much in one piece, and doesn't wait when it has said that it has room.
+            # A pipe takes so much in one piece, and at once where the server's log has not just
+            # taken that room.
             os.write(self._sink, _rendered(event, level, values, as_text=self._as_text))
         except OSError:
             return False

@@ -58,10 +58,14 @@ def test_nobody_who_reads_it_is_no_reason_to_stop():
     progress.clear()
 
 
-def test_the_limits_say_how_many_of_how_many_they_have_measured(monkeypatch):
-    monkeypatch.setattr(limits.time, "perf_counter", iter([0.0, 2.0, 4.0, 6.0, 8.0]).__next__)
-    shown: list[str] = []
-    limits._in_rounds([{}, {}], lambda case: 1.0, 2, shown.append)
+def test_the_limits_say_how_far_they_are_and_how_long_it_will_take():
+    clock, shown = Clock(), list[str]()
+
+    def measure(case: dict[str, object]) -> float:
+        clock.now += 2
+        return 1.0
+
+    limits.in_rounds([{}, {}], measure, 2, shown.append, clock)
     assert shown == [
         "0/4", "1/4, about 6 s left", "2/4, about 4 s left", "3/4, about 2 s left",
         "4/4, about 0 s left",

@@ -5,9 +5,10 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import json
-import os
+import signal
 import subprocess
 import sys
+import termios
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
@@ -140,7 +141,7 @@ def test_a_log_that_nobody_reads_does_not_keep_it_from_reading(start):
 
 def unread(descriptor: int) -> int:
     """How much of a pipe has not been read, in bytes."""
-    found = fcntl.ioctl(descriptor, 0x541B, bytes(4))  # FIONREAD
+    found = fcntl.ioctl(descriptor, termios.FIONREAD, bytes(4))
     return int.from_bytes(found, sys.byteorder)
 
 
@@ -162,6 +163,6 @@ def test_signals_to_end_do_not_end_it(start):
     process.stdin.write(b"started\n")
     process.stdin.flush()
     process.stderr.readline()
-    os.kill(process.pid, 15)
-    os.kill(process.pid, 2)
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        process.send_signal(number)
     assert texts(relayed(process, b"last\n")) == ["last"]
