@@ -7,6 +7,7 @@ import select
 import threading
 from collections import deque
 from collections.abc import Callable
+from io import RawIOBase
 from typing import BinaryIO
 
 _GATHER_S = 0.02
@@ -23,7 +24,7 @@ class LogWriter:
 
     def __init__(self, file: BinaryIO, room: int = 10_000, room_bytes: int = 8 * 2**20) -> None:
         self.describe_dropped: Callable[[int], str] = _described
-        self._file = file
+        self._file: RawIOBase | BinaryIO = file
         self._lines: deque[bytes] = deque()
         self._room, self._room_bytes = room, room_bytes
         self._held = self._held_bytes = 0  # with those that are being written
@@ -97,10 +98,19 @@ class LogWriter:
         left = memoryview(data)
         try:
             while left:
-                left = left[self._file.write(left) :]
+                written = self._file.write(left)
+                if written is None:  # full, and made non-blocking by another that shares it
+                    self._wait_for_room()
+                else:
+                    left = left[written:]
         except (OSError, ValueError):
             return False
         return True
+
+    def _wait_for_room(self) -> None:
+        room = select.poll()
+        room.register(self._file, select.POLLOUT)
+        room.poll()
 
 
 def _described(dropped: int) -> str:

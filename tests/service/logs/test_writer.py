@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import threading
 
 from service.logs import LogWriter
@@ -174,3 +175,18 @@ def test_a_file_that_takes_a_part_only_gets_the_rest():
     writer.write("a line of some length\n")
     writer.close(20)
     assert told(reader) == ["a line of some length"]
+
+
+def test_a_pipe_that_is_full_and_non_blocking_is_waited_for():
+    """Whoever shares it may have made it so."""
+    read, write = os.pipe()
+    os.set_blocking(write, False)
+    with open(read, "rb") as reader, open(write, "wb", buffering=0) as file:  # noqa: PTH123
+        writer = LogWriter(file)
+        for number in range(2000):
+            writer.write(f"{number:099}\n")
+        closing = threading.Thread(target=writer.close, args=(20,))
+        closing.start()
+        lines = [reader.readline() for _ in range(2000)]
+        closing.join()
+    assert [int(line) for line in lines] == [*range(2000)]
