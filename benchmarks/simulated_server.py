@@ -74,7 +74,7 @@ def main() -> int:
     kind, table = flags.pop("kind"), flags.pop("table")
     settings, _ = load_settings(flags, {})
     prepare_runtime()
-    logs = LogWriter(sys.stderr)
+    logs = LogWriter(open(2, "wb", buffering=0, closefd=False))  # noqa: SIM115 - stays open
     configure_logs(settings.log_format, settings.log_level, logs)
     if kind == "service":
         with bind(settings.host, settings.port) as listener:

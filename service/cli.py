@@ -16,6 +16,9 @@ from service.starting import INTERRUPTED, LeaveAtSignal, open_missing_streams
 TYPE_CHECKING = False  # as type checkers know it: `typing` itself takes longer than all of these
 if TYPE_CHECKING:
     import argparse
+    from typing import BinaryIO
+
+    from service.settings import Settings
 
 _LOG_FLUSH_S = 1.0
 
@@ -89,40 +92,50 @@ def _parser() -> argparse.ArgumentParser:
 
 def _bench(flags: dict[str, object]) -> int:
     from service.bench.cli import run_bench  # noqa: PLC0415
-    from service.engine.providers import prepare_runtime  # noqa: PLC0415
 
-    prepare_runtime()
     return run_bench(flags)
 
 
 def _serve(flags: dict[str, object], leaving: LeaveAtSignal) -> int:
+    import threading  # noqa: PLC0415
+
     from service.engine.providers import prepare_runtime  # noqa: PLC0415
     from service.settings import load_settings  # noqa: PLC0415
 
     settings, warnings = load_settings(flags, os.environ)
     prepare_runtime()
-    # Only now: these import ONNX Runtime.
-    import threading  # noqa: PLC0415
+    from service.logs.configure import as_text  # noqa: PLC0415 - imports structlog
+    from service.logs.native import native_output_logged  # noqa: PLC0415
 
+    text = as_text(settings.log_format, sys.stderr)
+    with native_output_logged(as_text=text, level=settings.log_level) as stderr:
+        status = _serve_logged(settings, warnings, stderr, leaving)
+    if threading.active_count() > 1:
+        # A decode, batch or warm-up that does not end must not keep the process from ending.
+        os._exit(status)
+    return status
+
+
+def _serve_logged(
+    settings: Settings, warnings: Sequence[str], stderr: BinaryIO, leaving: LeaveAtSignal
+) -> int:
+    """Serve with a log that goes to the real stderr."""
+    # Only now: these import ONNX Runtime.
     import structlog  # noqa: PLC0415
 
     from service.app import create_app  # noqa: PLC0415
     from service.logs import LogWriter, configure_logs  # noqa: PLC0415
     from service.server import bind, run_server  # noqa: PLC0415
 
-    logs = LogWriter(sys.stderr)
+    logs = LogWriter(stderr)
     leaving.before_leaving = lambda: logs.close(_LOG_FLUSH_S)
     try:
         configure_logs(settings.log_format, settings.log_level, logs)
         for warning in warnings:
             structlog.get_logger(__name__).warning("setting_passed_over", detail=warning)
         with bind(settings.host, settings.port) as listener:
-            status = run_server(create_app(settings), settings, logs, listener)
+            return run_server(create_app(settings), settings, logs, listener)
     except KeyboardInterrupt:
-        status = INTERRUPTED
+        return INTERRUPTED
     finally:
         logs.close(_LOG_FLUSH_S)
-    if threading.active_count() > 1:
-        # A decode, batch or warm-up that does not end must not keep the process from ending.
-        os._exit(status)
-    return status

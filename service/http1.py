@@ -232,6 +232,7 @@ class Http1Protocol(HttpToolsProtocol):
         _log.info(
             "request",
             request_id=name,
+            client=(self.client or (None,))[0],
             status=error.status,
             code=error.code,
             images=0,

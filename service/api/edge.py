@@ -82,6 +82,7 @@ class Edge:
             request_id=trace.request_id,
             method=scope["method"],
             path=scope["path"],
+            client=(scope.get("client") or (None,))[0],
             status=exchange.status,
             code=trace.code,
             model=trace.model,

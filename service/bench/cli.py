@@ -7,10 +7,12 @@ import sys
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TextIO
 
+from service.bench.checks import check
 from service.bench.errors import OptionError
-from service.bench.options import add_flags, read_options
+from service.bench.options import STDOUT, add_flags, read_options
+from service.engine.providers import prepare_runtime
 
 if TYPE_CHECKING:
     from argparse import _SubParsersAction
@@ -18,17 +20,25 @@ if TYPE_CHECKING:
 _INTERRUPTED = 130  # 128 and the signal's number, as a shell has it
 
 _DESCRIPTION = """\
-Send load to a server on this machine, check every answer, and report latency, throughput and
-errors. With --limits, measure what the model and decoding could do without a server."""
+Send load to a server on this machine, check every answer, and report latency,
+throughput and errors. With --limits, measure what the model and decoding could
+do without a server. Defaults are [in brackets].
+"""
 
 _EPILOG = """\
 examples:
   resnet-serve bench --images synthetic:64x64 --clients 32 --html report.html
-  resnet-serve bench --images photos/ --mode poisson --sweep 100,200,400 --deadline-ms 1000
+  resnet-serve bench --images photos/ --mode poisson --sweep 100,200 --deadline-ms 1000
+  resnet-serve bench --json - | jq '.runs[0].latency_ms'
+  resnet-serve bench --limits
 
-Exit status: 0 when no answer was wrong (other errors are only reported); 1 when one was, also in
-the warm-up, or when it can't be done as asked, which is told in one line; 2 for flags that there
-are not; 130 after Ctrl-C."""
+exit status:
+  0    no answer was wrong (other errors are only reported)
+  1    an answer was wrong, also in the warm-up, or it can't be done as asked,
+       which is told in one line
+  2    a flag that there is not
+  130  after Ctrl-C
+"""
 
 
 def add_bench(subparsers: _SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -51,9 +61,11 @@ def run_bench(arguments: Mapping[str, Any]) -> int:
     It is 130 when Ctrl-C ended it (what was measured is reported), 1 when an answer was wrong,
     also one in the warm-up.
 
-    Raises a `StartupError` when it can't be done as asked. Call `prepare_runtime` before.
+    Raises a `StartupError` when it can't be done as asked.
     """
     options = read_options(arguments)
+    check(options)
+    prepare_runtime()
     # Only now: --help and a bad flag need none of this.
     from service.bench.html_report import render_html  # noqa: PLC0415
     from service.bench.load import WRONG_ANSWER  # noqa: PLC0415
@@ -65,9 +77,6 @@ def run_bench(arguments: Mapping[str, Any]) -> int:
         (options.json_file, render_json),
         (options.html_file, render_html),
     ]
-    for path, _ in outputs:
-        if path is not None:
-            _write(path, "", "a")  # told before minutes of load, not after
     progress = Progress()
     try:
         report = measure(options, progress)
@@ -77,7 +86,7 @@ def run_bench(arguments: Mapping[str, Any]) -> int:
         for path, render in reversed(outputs):
             if path is not None:
                 files.callback(_render, render, report, path)
-        _print(render_text(report))
+        _print(render_text(report), sys.stderr if options.takes_stdout else sys.stdout)
     if report["interrupted"]:
         return _INTERRUPTED
     runs = report.get("runs", ())
@@ -85,22 +94,21 @@ def run_bench(arguments: Mapping[str, Any]) -> int:
 
 
 def _render(render: Callable[[dict[str, Any]], str], report: dict[str, Any], path: Path) -> None:
-    _write(path, render(report))
-
-
-def _print(text: str) -> None:
-    encoding = sys.stdout.encoding or "utf-8"
+    text = render(report)
+    if path == STDOUT:
+        _print(text, sys.stdout)
+        return
     try:
-        # What the terminal can't show, as a file's name that is no UTF-8, must not cost the report.
-        sys.stdout.write(text.encode(encoding, "backslashreplace").decode(encoding))
-        sys.stdout.flush()
-    except OSError as error:
-        raise OptionError(f"the report can't be printed: {error.strerror}") from error
-
-
-def _write(path: Path, text: str, mode: str = "w") -> None:
-    try:
-        with path.open(mode, encoding="utf-8", errors="backslashreplace") as file:
-            file.write(text)
+        path.write_text(text, "utf-8", "backslashreplace")
     except OSError as error:
         raise OptionError(f"{path}: can't be written: {error.strerror}") from error
+
+
+def _print(text: str, stream: TextIO) -> None:
+    encoding = stream.encoding or "utf-8"
+    try:
+        # What the terminal can't show, as a file's name that is no UTF-8, must not cost the report.
+        stream.write(text.encode(encoding, "backslashreplace").decode(encoding))
+        stream.flush()
+    except OSError as error:
+        raise OptionError(f"the report can't be printed: {error.strerror}") from error

@@ -25,6 +25,33 @@ class ModelFacts(BaseModel):
     """How far a probability may be off, as the model is computed there."""
 
 
+class _Layout(BaseModel):
+    runners: int
+    intra_op_threads: int
+    goal: str
+    source: str
+
+
+class _Queue(BaseModel):
+    limit: int
+
+
+class _ModelHealth(BaseModel):
+    name: str
+    version: int
+    provider: str
+    max_batch: int
+    queue: _Queue
+
+
+class ServerSettings(BaseModel):
+    """How a server is set, as far as its /health tells."""
+
+    version: str
+    layout: _Layout
+    models: list[_ModelHealth]
+
+
 class Described(NamedTuple):
     """A server: `about` is what goes into the report."""
 
@@ -37,13 +64,15 @@ async def describe_server(target: Target, options: BenchOptions) -> Described:
     client = SerialClient(target, _TIMEOUT_S)
     try:
         listed = await _read(client, target, "/v1/models")
+        health = await _read(client, target, "/health")
         name = options.model or _default_model(listed)
         detail: dict[str, Any] = {}
         if name is not None and options.path is None:  # no telling what answers at a --path
             detail = await _read(client, target, f"/v1/models/{quote(name, '', errors='replace')}")
     finally:
         await client.close()
-    return Described({**listed, "url": f"http://{target.authority}"}, _facts(detail))
+    about = {**listed, "url": f"http://{target.authority}", "settings": _settings(health)}
+    return Described(about, _facts(detail))
 
 
 async def _read(client: SerialClient, target: Target, path: str) -> dict[str, Any]:
@@ -84,3 +113,10 @@ def _facts(detail: dict[str, Any]) -> ModelFacts:
         return ModelFacts.model_validate(detail)
     except ValidationError:
         return ModelFacts()
+
+
+def _settings(health: dict[str, Any]) -> dict[str, Any] | None:
+    try:
+        return ServerSettings.model_validate(health).model_dump()
+    except ValidationError:  # of another kind
+        return None

@@ -6,35 +6,25 @@ from collections.abc import Sequence
 from html import escape
 from typing import Any
 
+from service.bench.facts import INTERRUPTED, report_rows
 from service.bench.page import page
 from service.bench.svg import Line, bar_plot, line_plot
 from service.bench.text_report import (
-    INTERRUPTED,
     fact_rows,
     limit_tables,
     spread_rows,
     title_of,
-    tolerance_of,
-    versions_of,
 )
 
 
 def render_html(report: dict[str, Any]) -> str:
     """Give the page."""
-    machine, options, runs = report["machine"], report["options"], report.get("runs", [])
-    size = report["images"]["bytes"]
+    options, runs = report["options"], report.get("runs", [])
     parts = [
         "<h1>resnet-serve bench</h1>",
-        f"<p><code>{escape(machine['command'])}</code></p>",
         f"<p>{INTERRUPTED}</p>" if report["interrupted"] else "",
-        _facts([
-            ("machine", f"{machine['cpu']}, {machine['cores']} cores, "
-                        f"{machine['memory_bytes'] / 2**30:.0f} GiB, {machine['system']}"),
-            ("versions", versions_of(machine)),
-            ("images", f"{report['images']['count']} distinct, median {size['p50'] / 1000:.1f} kB"),
-            *_server_facts(report),
-        ]),
-    ]  # fmt: skip
+        _facts(report_rows(report)),
+    ]
     if len(runs) > 1:
         parts.append(_sweep(runs))
     parts += [_run(run, options) for run in runs]
@@ -43,27 +33,6 @@ def render_html(report: dict[str, Any]) -> str:
         for title, header, rows in limit_tables(report["limits"]):
             parts.append(f"<p>{escape(title)}</p>{_table(header, rows)}")
     return page("resnet-serve bench", parts)
-
-
-def _server_facts(report: dict[str, Any]) -> list[tuple[str, str]]:
-    if "server" not in report:
-        return []
-    models = report["server"].get("models")
-    named = ", ".join(map(_model, models if isinstance(models, list) else ()))
-    return [
-        ("server", f"{report['server']['url']} {named}"),
-        ("answers", tolerance_of(report)),
-    ]
-
-
-def _model(model: object) -> str:
-    """Name a model by what the server tells of it; one of another kind may list bare names."""
-    if not isinstance(model, dict):
-        return str(model)
-    version = f" version {model['version']}" if "version" in model else ""
-    known = [str(model[key]) for key in ("architecture", "precision", "provider") if key in model]
-    details = f" ({', '.join(known)})" if known else ""
-    return f"{model.get('name')}{version}{details}"
 
 
 def _run(run: dict[str, Any], options: dict[str, Any]) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import re
 import tarfile
 from collections.abc import Iterator
 from itertools import islice
@@ -13,9 +12,9 @@ import numpy as np
 from PIL import Image
 
 from service.bench.errors import ImagesError
+from service.bench.options import SYNTHETIC
 
 _SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff"}
-_SYNTHETIC = re.compile(r"synthetic(?::([1-9]\d{0,3})x([1-9]\d{0,3}))?")
 _SYNTHETIC_SIZE = (500, 375)  # of a typical ImageNet photo, in pixels
 
 
@@ -25,7 +24,7 @@ def read_images(source: str, count: int, seed: int) -> list[bytes]:
     `source` is a folder (searched through), a tar, "synthetic" or "synthetic:WIDTHxHEIGHT".
     Raises `ImagesError`.
     """
-    if match := _SYNTHETIC.fullmatch(source):
+    if match := SYNTHETIC.fullmatch(source):
         width, height = _SYNTHETIC_SIZE if match[1] is None else (int(match[1]), int(match[2]))
         return [synthetic_jpeg(width, height, seed + i) for i in range(count)]
     path = Path(source)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import itertools
 import statistics
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -96,7 +97,7 @@ def _model_alone(
         images = batches[case["batch"]]
         return rate_of([lambda: len(probabilities(engine, images))] * case["callers"])
 
-    return _in_rounds(cases, run, repeats, lambda done: progress(f"model alone {done}"))
+    return in_rounds(cases, run, repeats, lambda done: progress(f"model alone {done}"))
 
 
 def _decode_and_model(
@@ -133,24 +134,27 @@ def _decode_and_model(
         for runners, threads, batch in dict.fromkeys(staged_layouts)
         for options in OPTIONS
     ]
-    rows = _in_rounds(
+    rows = in_rounds(
         cases, lambda case: float(case["measure"]()), repeats,
         lambda done: progress(f"decode + model {done}"),
     )  # fmt: skip
     return [{key: value for key, value in row.items() if key != "measure"} for row in rows]
 
 
-def _in_rounds(
+def in_rounds(
     cases: Sequence[dict[str, Any]], run: Callable[[dict[str, Any]], float], repeats: int,
-    progress: Callable[[str], None],
+    progress: Callable[[str], None], clock: Callable[[], float] = time.perf_counter,
 ) -> list[dict[str, Any]]:  # fmt: skip
     """Measure all cases in each round; gives them with median, least and most."""
     rates: list[list[float]] = [[] for _ in cases]
+    total, begun = repeats * len(cases), clock()
+    progress(f"0/{total}")
     for done, (_, (index, case)) in enumerate(
         itertools.product(range(repeats), enumerate(cases)), 1
     ):
         rates[index].append(run(case))
-        progress(f"{done}/{repeats * len(cases)}")
+        left_s = (clock() - begun) / done * (total - done)
+        progress(f"{done}/{total}, about {left_s:.0f} s left")
     return [
         case | {"images_per_s": statistics.median(r), "least": min(r), "most": max(r)}
         for case, r in zip(cases, rates, strict=True)

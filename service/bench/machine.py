@@ -30,6 +30,15 @@ def describe_machine() -> dict[str, Any]:
     }
 
 
+def command_of(pid: int) -> str | None:
+    """Give the command line that a process was started with; None when it has ended."""
+    try:
+        words = Path(f"/proc/{pid}/cmdline").read_bytes().decode("utf-8", "replace")
+    except OSError:
+        return None
+    return shlex.join(words.rstrip("\0").split("\0"))
+
+
 def _version(name: str) -> str | None:
     try:
         return importlib.metadata.version(name)

@@ -8,7 +8,6 @@ import time
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from service.bench.errors import OptionError
 from service.bench.exposition import Exposition, batch_sizes, parse_exposition
 from service.bench.target import Target
 from service.bench.wire import SerialClient
@@ -39,8 +38,6 @@ class Monitor:
         self._client = SerialClient(target, _SCRAPE_TIMEOUT_S)
         self._before, self._after = Exposition(), Exposition()
         self.usage: list[Usage] = []
-        if pid is not None and not Path(f"/proc/{pid}/stat").exists():
-            raise OptionError(f"--server-pid: there is no process {pid}")
 
     async def watch(self, start: float, end: float) -> None:
         """Sample at `start`, every second, and at `end` (seconds of `time.perf_counter`).

@@ -29,6 +29,11 @@ _GROUPS = {
 }
 """The title of each group of flags, by its first field."""
 
+SYNTHETIC = re.compile(r"synthetic(?::([1-9]\d{0,3})x([1-9]\d{0,3}))?")
+
+STDOUT = Path("-")
+"""In the place of a file's name."""
+
 
 class BenchOptions(BaseModel):
     """Everything that can be asked for. Field names are the flags, but for `_FLAGS`."""
@@ -76,8 +81,8 @@ class BenchOptions(BaseModel):
         0,
         ge=0,
         le=64,
-        description="processes that send the load, clients or arrivals dealt out to them; 0, the "
-        "default: one for four cores, 8 at most",
+        description="processes that send the load, clients or arrivals dealt out to them; 0: one "
+        "for four cores, 8 at most",
     )
     deadline_ms: Positive | None = Field(
         None,
@@ -106,8 +111,12 @@ class BenchOptions(BaseModel):
     )
     repeats: int = Field(3, ge=1, le=100, description="interleaved repeats of --limits")
     seed: int = Field(0, ge=0, description="of arrivals, image order and synthetic images")
-    json_file: Path | None = Field(None, description="write the report as JSON")
-    html_file: Path | None = Field(None, description="write the report as HTML with plots")
+    json_file: Path | None = Field(
+        None, description="write the report as JSON; - is stdout, and the text then goes to stderr"
+    )
+    html_file: Path | None = Field(
+        None, description="write the report as HTML with plots; - as for --json"
+    )
 
     @model_validator(mode="before")
     @classmethod
@@ -121,6 +130,13 @@ class BenchOptions(BaseModel):
     def _names_a_file(cls, value: Any) -> Any:
         if value == "":  # as in --json "$UNSET"; as a path it would be the current folder
             raise ValueError("must not be empty")
+        return value
+
+    @field_validator("images")
+    @classmethod
+    def _has_a_size(cls, value: str) -> str:
+        if value.startswith("synthetic") and not SYNTHETIC.fullmatch(value):
+            raise ValueError("must be synthetic or synthetic:WIDTHxHEIGHT, up to 9999x9999")
         return value
 
     @field_validator("path")
@@ -147,12 +163,19 @@ class BenchOptions(BaseModel):
             raise ValueError(f"--processes: each needs one of the {self.most_connections} {kind}")
         if self.no_deadline_header and self.deadline_ms is None:
             raise ValueError("--no-deadline-header goes with --deadline-ms")
+        if self.json_file == STDOUT == self.html_file:
+            raise ValueError("--json and --html: only one can go to stdout")
         return self
 
     @property
     def target_url(self) -> str | None:
         """The server to load; None when only the limits are asked for."""
         return self.url or (None if self.limits else DEFAULT_URL)
+
+    @property
+    def takes_stdout(self) -> bool:
+        """Whether a report goes to stdout that must be alone there."""
+        return STDOUT in {self.json_file, self.html_file}
 
     @property
     def most_connections(self) -> int:

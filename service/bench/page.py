@@ -13,11 +13,12 @@ body { font: 15px/1.5 system-ui, sans-serif; color: var(--ink); background: var(
   max-width: 1180px; margin: 2rem auto; padding: 0 1rem; }
 h1 { font-size: 1.5rem; } h2 { font-size: 1.2rem; margin-top: 2.5rem; }
 h3 { font-size: .95rem; margin: 0 0 .3rem; }
-code { overflow-wrap: anywhere; }
 table { border-collapse: collapse; margin: .6rem 0; }
 td, th { padding: .2rem .8rem .2rem 0; text-align: right; border-bottom: 1px solid var(--rule);
   font-variant-numeric: tabular-nums; }
-td:first-child, th:first-child { text-align: left; } .facts td { text-align: left; }
+td:first-child, th:first-child { text-align: left; }
+.facts td { text-align: left; overflow-wrap: anywhere; }
+.facts td:first-child { white-space: nowrap; }
 .plots { display: grid; gap: 1.5rem; grid-template-columns: repeat(auto-fit, minmax(380px, 1fr)); }
 svg { width: 100%; height: auto; font-size: 12px; } svg text { fill: var(--soft); }
 .grid { stroke: var(--rule); } .line { fill: none; stroke: var(--c); stroke-width: 2; }

@@ -1,4 +1,4 @@
-"""One line on the terminal that says how far it is; nothing where stderr is no terminal."""
+"""Says on stderr how far it is: a line written over on a terminal, else a line now and then."""
 
 from __future__ import annotations
 
@@ -7,36 +7,45 @@ import math
 import sys
 import time
 from collections.abc import Callable
+from typing import TextIO
 
 from service.bench.generator import Tally
 from service.bench.summary import Window
 
-_EVERY_S = 0.2
+_EVERY_S, _EVERY_S_IN_A_FILE = 0.2, 10.0
+_LONGEST = 100  # characters: what most terminals have in a line
 
 
 class Progress:
-    """The line; it is written over until `clear`."""
+    """What is shown until `clear`."""
 
-    def __init__(self) -> None:
-        self.shown = sys.stderr.isatty()
-        self._shown_at = 0.0
+    def __init__(
+        self, stream: TextIO | None = None, clock: Callable[[], float] = time.perf_counter
+    ) -> None:
+        self._stream = sys.stderr if stream is None else stream
+        self._clock = clock
+        self.on_terminal = self._stream.isatty()
+        self._every_s = _EVERY_S if self.on_terminal else _EVERY_S_IN_A_FILE
+        self._shown_at = -math.inf if self.on_terminal else clock()
 
     def show(self, text: str) -> None:
         """Show a text, unless the last one is quite new."""
-        if self.shown and time.perf_counter() - self._shown_at > _EVERY_S:
-            self._shown_at = time.perf_counter()
-            sys.stderr.write(f"\r\x1b[K{text[:100]}")
-            sys.stderr.flush()
+        if self._clock() - self._shown_at >= self._every_s:
+            self._shown_at = self._clock()
+            line = text[:_LONGEST]
+            self._write(f"\r\x1b[K{line}" if self.on_terminal else f"{line}\n")
 
     def clear(self) -> None:
-        """Take the line away."""
-        if self.shown:
-            sys.stderr.write("\r\x1b[K")
-            sys.stderr.flush()
+        """Take the line away; those in a file stay."""
+        if self.on_terminal:
+            self._write("\r\x1b[K")
 
     async def follow(self, tally: Callable[[], Tally], title: str, window: Window) -> None:
-        """Show each second how the load does; runs until it is cancelled."""
-        while self.shown:
+        """Show on a terminal each second how the load does; runs until it is cancelled.
+
+        Not elsewhere: to find that out takes time from the sending.
+        """
+        while self.on_terminal:
             await asyncio.sleep(1)
             right, errors, in_flight, p50 = tally()
             now = time.perf_counter()
@@ -46,3 +55,10 @@ class Progress:
                 f"{title} {phase}: {right} answers/s, p50 {p50 or math.nan:.1f} ms, "
                 f"{errors} errors, {in_flight} in flight"
             )
+
+    def _write(self, text: str) -> None:
+        try:
+            self._stream.write(text)
+            self._stream.flush()
+        except OSError:  # nobody reads any more, which is no reason to measure nothing
+            self._every_s = math.inf

@@ -8,6 +8,7 @@ import math
 import time
 from collections.abc import Sequence
 from contextlib import AsyncExitStack
+from datetime import datetime
 from typing import Any, TypeVar
 
 import uvloop
@@ -15,7 +16,7 @@ import uvloop
 from service.bench.crew import Crew
 from service.bench.described import describe_server
 from service.bench.generator import Generator, OneProcess, Work
-from service.bench.machine import describe_machine
+from service.bench.machine import command_of, describe_machine
 from service.bench.monitor import Monitor
 from service.bench.open_files import allow_open_files
 from service.bench.options import BenchOptions
@@ -45,6 +46,7 @@ def measure(
     target = parse_target(options.target_url) if options.target_url else None
     images, expected = prepared or prepare(options, progress)
     report: dict[str, Any] = {
+        "date": datetime.now().astimezone().isoformat(timespec="seconds"),
         "machine": describe_machine(),
         "options": options.model_dump(mode="json"),
         "images": {"count": len(images), "bytes": spread([len(image) for image in images])},
@@ -77,6 +79,8 @@ async def _against_server(
 ) -> None:
     """Add `server`, `tolerance` and `runs` to the report, each run as soon as it is over."""
     report["server"], model = await describe_server(target, options)
+    if options.server_pid is not None:
+        report["server"]["command"] = command_of(options.server_pid)
     report["tolerance"] = TOLERANCE if model.tolerance is None else model.tolerance
     if expected is None:
         path = options.path or classify_path(options.model, model.classes or _SOME_LABELS)
@@ -96,7 +100,7 @@ async def _against_server(
     async with AsyncExitStack() as stack:
         generator: Generator = OneProcess(work)
         if processes > 1:
-            crew = Crew(work, processes, tell=progress.shown)
+            crew = Crew(work, processes, tell=progress.on_terminal)
             generator = await stack.enter_async_context(crew)
         for rate in options.sweep or (options.rate,):
             run = await _one_run(options, target, generator, rate, progress)

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-INTERRUPTED = "Interrupted: this is what was measured until then."
+from service.bench.facts import INTERRUPTED, report_rows
+
 _LATE_MS = 10
 _NEARLY_A_CORE = 0.9
 _KINDS = 12  # of errors that are told by name; a server may make up any number
@@ -14,13 +15,7 @@ _SPREAD = ("p50", "p95", "p99", "max")
 
 def render_text(report: dict[str, Any]) -> str:
     """Give the whole report as text, ending with a newline."""
-    machine = report["machine"]
-    parts = [
-        f"{machine['command']}\n{versions_of(machine)}\n"
-        f"{machine['cpu']}, {machine['cores']} cores; {report['images']['count']} images"
-    ]
-    if "tolerance" in report:
-        parts[0] += f"; {tolerance_of(report)}"
+    parts = ["\n".join(f"{name:10} {value}" for name, value in report_rows(report))]
     if report["interrupted"]:
         parts.append(INTERRUPTED)
     parts += [_run(run, report["options"]) for run in report.get("runs", ())]
@@ -61,17 +56,6 @@ def title_of(run: dict[str, Any], options: dict[str, Any]) -> str:
     else:
         title = f"open loop, {run['mode']}, {run['rate']:g} arrivals/s"
     return f"{title} (interrupted)" if run["interrupted"] else title
-
-
-def versions_of(machine: dict[str, Any]) -> str:
-    """List what was measured with."""
-    packages = "".join(f", {name} {version}" for name, version in machine["packages"].items())
-    return f"resnet-serve {machine['resnet_serve']}, Python {machine['python']}{packages}"
-
-
-def tolerance_of(report: dict[str, Any]) -> str:
-    """Say what counts as a right answer."""
-    return f"right within {report['tolerance']:g} of the reference's probabilities"
 
 
 def fact_rows(run: dict[str, Any], options: dict[str, Any]) -> list[tuple[str, str]]:

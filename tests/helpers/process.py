@@ -6,6 +6,7 @@ import json
 import os
 import queue
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -22,6 +23,13 @@ EXPORT = [str(Path(sys.executable).with_name("resnet-export"))]
 def clean_environment(**variables: str) -> dict[str, str]:
     kept = {k: v for k, v in os.environ.items() if not k.startswith("RESNET_SERVE_")}
     return kept | {"RESNET_SERVE_CACHE_DIR": "none"} | variables  # who runs tests has a cache too
+
+
+def free_port() -> int:
+    """A port for a program that can't say which one it got."""
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        port: int = probe.getsockname()[1]
+        return port
 
 
 def run_to_end(command: list[str], **variables: str) -> subprocess.CompletedProcess[str]:

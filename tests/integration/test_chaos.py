@@ -305,7 +305,7 @@ run, where = CpuEngine.run, sys.argv.pop(1)
 
 def hang(self, pixels, outputs):
     if threading.current_thread().name.startswith(where):
-        os.write(2, b'{"event": "hanging"}\\n')  # one piece, beside the log's thread
+        os.write(2, b"hanging\\n")  # past the log's thread
         threading.Event().wait()
     return run(self, pixels, outputs)
 
@@ -324,8 +324,8 @@ def hanging(where: str, model_folder: Path) -> AbstractContextManager[Serving]:
 
 def wait_until_it_hangs(server: Serving) -> None:
     """It says so at once, maybe before the log's own thread has written older lines."""
-    if all(event["event"] != "hanging" for event in server.events):
-        server.wait_for("hanging")
+    while all(event.get("text") != "hanging" for event in server.events):
+        server.wait_for("native_output")
 
 
 def test_a_warm_up_that_hangs_keeps_no_process_alive(model_folder):

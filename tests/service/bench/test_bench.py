@@ -6,6 +6,8 @@ import json
 import os
 import re
 from collections.abc import Callable, Sequence
+from datetime import datetime
+from html import unescape
 from pathlib import Path
 from xml.etree import ElementTree as ET
 
@@ -14,6 +16,7 @@ import numpy as np
 import pytest
 from images import colored
 
+from service import __version__
 from service.bench.cli import run_bench
 from service.bench.errors import ReferenceAnswerError, TargetError
 from service.contract import PROBABILITIES
@@ -138,12 +141,28 @@ def test_a_wrong_answer_in_the_warm_up_is_reported_too(bench, serve, monkeypatch
     assert "<td>warm-up errors</td><td>wrong_answer 1</td>" in (tmp_path / "r.html").read_text()
 
 
-def test_a_report_says_what_it_was_measured_with(bench, serve, tmp_path, capsys, monkeypatch):
+def test_each_form_of_a_report_says_what_was_measured_when_and_with_what(
+    bench, serve, tmp_path, capsys, monkeypatch
+):
     monkeypatch.setattr("sys.argv", ["/bin/resnet-serve", "bench", "--trace", "caf\udce9"])
-    bench(serve(), duration=0.2)
-    for report in (capsys.readouterr().out, (tmp_path / "r.html").read_text()):
-        assert "resnet-serve bench --trace" in report
-        assert f"numpy {np.__version__}" in report
+    began = datetime.now().astimezone().replace(microsecond=0)
+    report = bench(serve(max_queue=77), duration=0.2, server_pid=os.getpid())
+    date = datetime.fromisoformat(report["date"])
+    assert began <= date <= datetime.now().astimezone()
+    settings = report["server"]["settings"]
+    assert settings["version"] == __version__
+    assert settings["layout"]["runners"] > 0
+    assert settings["models"][0]["queue"]["limit"] == 77
+    threads = settings["layout"]["intra_op_threads"]
+    for shown in (capsys.readouterr().out, unescape((tmp_path / "r.html").read_text())):
+        assert report["date"] in shown
+        assert "resnet-serve bench --trace" in shown
+        assert f"numpy {np.__version__}" in shown
+        assert f"resnet-serve {__version__}; " in shown
+        assert f"runners x {threads} intra-op threads" in shown
+        assert "color version 1: cpu, max_batch 8, max_queue 77" in shown
+        assert report["server"]["command"] in shown
+    assert report["server"]["command"].split()[0].endswith("python")
 
 
 def test_a_report_that_fails_in_one_form_is_there_in_the_others(bench, serve, monkeypatch, capsys):

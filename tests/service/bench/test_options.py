@@ -48,9 +48,18 @@ def test_the_help_states_the_shape_of_bursts_and_every_flag(capsys):
     assert "3x the mean rate for 1 s every 5 s" in text
     assert "--mode {closed,poisson,burst,trace}" in text
     assert "--rate N mean arrivals a second (poisson, burst); a number above 0" in text
-    assert "Exit status: 0 when no answer was wrong" in text
+    assert "exit status: 0 no answer was wrong" in text
     for name in BenchOptions.model_fields:
         assert re.search(rf"{_flag(name)}(?![\w-])", text), name
+
+
+def test_the_help_has_groups_and_examples(capsys):
+    with pytest.raises(SystemExit):
+        parsed("--help")
+    text = capsys.readouterr().out
+    for title in ("what is sent", "load", "right answers", "measuring", "reports"):
+        assert f"\n{title}:\n" in text
+    assert "examples:\n  resnet-serve bench" in text
 
 
 @pytest.mark.parametrize(
@@ -58,6 +67,8 @@ def test_the_help_states_the_shape_of_bursts_and_every_flag(capsys):
     [
         ({"clients": "none"}, "^--clients: must be a whole number from 1 to 10000, got 'none'$"),
         ({"rate": "x"}, "^--rate: must be a number above 0, got 'x'$"),
+        ({"images": "synthetic:0x7"}, "--images: must be synthetic or synthetic:WIDTHxHEIGHT"),
+        ({"json_file": "-", "html_file": "-"}, "only one can go to stdout"),
         ({"clients": "0"}, "--clients"),
         ({"duration": "nan"}, "--duration"),
         ({"mode": "sometimes"}, "--mode"),

@@ -131,7 +131,8 @@ def test_a_server_without_metrics_can_be_measured(bench):
     _, report = bench()
     assert report["runs"][0]["server"]["cpu_s"] is None
     assert report["runs"][0]["server"]["batch_sizes"] == {}
-    assert set(report["server"]) == {"url", "detail"}
+    assert set(report["server"]) == {"url", "detail", "settings"}
+    assert report["server"]["settings"] is None
 
 
 @pytest.mark.parametrize(

@@ -1,23 +1,20 @@
-"""Logs: one line for each event, whoever logs it, and ids that are safe in them."""
+"""Logs: one line for each event, whoever logs it and whatever it holds."""
 
 from __future__ import annotations
 
-import io
 import json
 import logging
+import os
 import re
 import sys
-import threading
 import warnings
 from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 import structlog
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
-from service.logs import LogWriter, configure_logs, request_id
+from service.logs import LogWriter, configure_logs
 
 QUIETED = ("PIL", "python_multipart")
 
@@ -121,12 +118,112 @@ def test_auto_writes_text_to_a_terminal(configure, capsys, monkeypatch):
     assert "\x1b[" in text, "in colour"
 
 
+def test_a_line_of_text_begins_with_how_a_request_ended(configure, capsys):
+    """And has nothing that says nothing; JSON keeps every field, for programs."""
+    values = {
+        "request_id": "r-1", "method": "GET", "path": "/x", "client": "::1", "status": 404,
+        "code": "not_found", "model": None, "images": 0, "batch_size": 0, "detail": "",
+        "total_ms": 0.5,
+    }  # fmt: skip
+    configure("text", "info")
+    structlog.get_logger("any").info("request", **values)
+    _, _, told = capsys.readouterr().err.partition("request ")
+    assert told.split() == [
+        "status=404", "total_ms=0.5", "method='GET'", "path='/x'", "client='::1'",
+        "code='not_found'", "request_id='r-1'",
+    ]  # fmt: skip
+    configure("json", "info")
+    structlog.get_logger("other").info("request", **values)
+    assert values.items() <= lines(capsys)[0].items()
+
+
+def test_a_zero_that_tells_something_is_shown(configure, capsys):
+    configure("text", "info")
+    structlog.get_logger("any").info("stopped", unanswered=0)
+    assert "unanswered=0" in capsys.readouterr().err
+
+
 def test_a_client_can_not_send_control_characters_to_a_terminal(configure, capsys):
     configure("text", "info")
     structlog.get_logger("any").info("request", path="/\x1b[2J\x07", model="a\nfake line")
+    logging.getLogger("library").warning("said \x1b[2J\nfake line")
     text = capsys.readouterr().err
-    assert text.count("\n") == 1
+    assert text.count("\n") == 2
     assert not re.search(r"[\x00-\x09\x0b-\x1f]", text)
+
+
+def test_nor_in_the_message_of_an_error(configure, capsys):
+    configure("text", "info")
+    try:
+        int("\x1b[2J\x9b2J")
+    except ValueError:
+        structlog.get_logger("any").exception("internal_error")
+    try:
+        "".encode("/\x1b[2J")
+    except LookupError:
+        logging.getLogger("library").exception("failed")
+    text = capsys.readouterr().err
+    assert "encoding: /\\x1b[2J" in text
+    assert not re.search(r"[\x00-\x09\x0b-\x1f\x7f-\x9f]", text)
+
+
+@pytest.mark.parametrize("log_format", ["json", "text"])
+@pytest.mark.parametrize(
+    "value",
+    ["/" + "x" * 60_000, b"x" * 60_000, ["x" * 60_000], {"agent": "x" * 60_000},
+     Path("x" * 60_000), {"x" * 60_000: 1}],
+    ids=["text", "bytes", "list", "dict", "path", "key"],
+)  # fmt: skip
+def test_whatever_a_client_sends_a_line_stays_short(configure, capsys, log_format, value):
+    configure(log_format, "info")
+    structlog.get_logger("any").info("request", sent=value, status=404)
+    logging.getLogger("library").warning("got %s", value)
+    logged = capsys.readouterr().err.splitlines()
+    assert len(logged) == 2
+    assert all("xxx..." in line and len(line) < 1000 for line in logged)
+    assert "404" in logged[0]
+
+
+@pytest.mark.parametrize("log_format", ["json", "text"])
+def test_a_long_traceback_keeps_both_ends(configure, capsys, log_format):
+    """The message of an error may hold a whole body."""
+    configure(log_format, "info")
+    try:
+        {}["x" * 10**6 + " is the end"]
+    except KeyError:
+        structlog.get_logger("any").exception("internal_error")
+    text = capsys.readouterr().err
+    assert len(text) < 20_000
+    assert "Traceback" in text
+    assert "is the end" in text
+    assert "characters left out" in text
+
+
+@pytest.mark.parametrize("log_format", ["json", "text"])
+def test_what_is_no_unicode_is_spelled_out(configure, capsys, log_format):
+    """As names of files and bytes may be; it must not cost the line, nor who logs it."""
+    configure(log_format, "info")
+    log = structlog.get_logger("any")
+    log.info("loaded", path=Path("caf\udce9.onnx"), raw=b"\xff", names=["\udce9"])
+    assert len(capsys.readouterr().err.splitlines()) == 1
+
+
+@pytest.mark.parametrize("log_format", ["json", "text"])
+def test_the_number_of_dropped_lines_is_a_line_like_others(configure, log_format):
+    """Read by whoever looks for warnings."""
+    read, write = os.pipe()
+    with open(read, "rb") as reader, open(write, "wb", buffering=0) as file:  # noqa: PTH123
+        writer = LogWriter(file, room=0)
+        configure(log_format, "info", writer)
+        structlog.get_logger("any").info("hello")
+        line = reader.readline().decode()
+        writer.close(20)
+    assert "log_lines_dropped" in line
+    assert "warning" in line
+    if log_format == "json":
+        assert json.loads(line)["count"] == 1
+    else:
+        assert "count=1" in line
 
 
 def test_a_traceback_in_text_does_not_show_variables(configure, capsys):
@@ -141,100 +238,3 @@ def test_a_traceback_in_text_does_not_show_variables(configure, capsys):
     text = capsys.readouterr().err
     assert text.count("ValueError: substring not found") == 2
     assert "the client's image" not in text
-
-
-@pytest.mark.parametrize("offered", [b"a", b"abc-123.X:y_z", b"0" * 128])
-def test_a_well_formed_id_is_kept(offered):
-    assert request_id(offered) == offered.decode()
-
-
-@pytest.mark.parametrize(
-    "offered",
-    [None, b"", b"0" * 129, b"-a", b"a b", b"a\n", b"a\r\nX: y", b"\xff", b'"', b"a;b", b"a/b"],
-)
-def test_any_other_id_is_replaced(offered):
-    assert re.fullmatch(r"[0-9a-f]{32}", request_id(offered))
-
-
-def test_made_ids_are_all_different():
-    assert len({request_id(None) for _ in range(1000)}) == 1000
-
-
-@given(offered=st.binary(max_size=140) | st.text("aZ09._:-\n", max_size=140).map(str.encode))
-@settings(max_examples=200, deadline=None, derandomize=True)
-def test_no_id_holds_what_could_break_a_header_or_a_line(offered):
-    assert re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._:-]{0,127}", request_id(offered))
-
-
-class Reader(io.StringIO):
-    """A log's file that can be blocked, or fail once."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.open = threading.Event()
-        self.open.set()
-        self.fail_next = False
-
-    def write(self, text: str) -> int:
-        assert self.open.wait(20)
-        if self.fail_next:
-            self.fail_next = False
-            raise OSError("no space left on device")
-        return super().write(text)
-
-
-def test_the_writer_loses_no_line_and_keeps_each_writers_order():
-    reader = Reader()
-    writer = LogWriter(reader)
-
-    def write(name: int) -> None:
-        for number in range(300):
-            writer.write(f"{name} {number}\n")
-
-    threads = [threading.Thread(target=write, args=(name,)) for name in range(4)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    writer.close(20)
-    written = reader.getvalue().splitlines()
-    assert len(written) == 1200
-    for name in range(4):
-        own = [line for line in written if line.startswith(f"{name} ")]
-        assert own == [f"{name} {number}" for number in range(300)]
-
-
-def test_what_finds_no_room_is_dropped_and_counted():
-    reader = Reader()
-    reader.open.clear()
-    writer = LogWriter(reader, room=3)
-    for number in range(20):
-        writer.write(f"{number}\n")
-    reader.open.set()
-    writer.close(20)
-    lines = reader.getvalue().splitlines()
-    dropped = sum(json.loads(line)["count"] for line in lines if line.startswith("{"))
-    assert dropped + sum(not line.startswith("{") for line in lines) == 20
-    assert dropped > 0
-
-
-def test_a_reader_that_does_not_read_holds_up_neither_writing_nor_closing():
-    reader = Reader()
-    reader.open.clear()
-    writer = LogWriter(reader)
-    writer.write("waits\n")
-    writer.close(0.05)
-    assert reader.getvalue() == ""
-    reader.open.set()
-
-
-def test_a_write_that_fails_costs_only_its_own_lines():
-    reader = Reader()
-    writer = LogWriter(reader)
-    reader.fail_next = True
-    writer.write("lost\n")
-    while reader.fail_next:
-        pass
-    writer.write("kept\n")
-    writer.close(20)
-    assert reader.getvalue() == "kept\n"

@@ -1,0 +1,37 @@
+"""What the flags name outside of the program, looked at before anything slow is imported."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from service.bench.errors import OptionError
+from service.bench.options import STDOUT, SYNTHETIC, BenchOptions
+from service.bench.target import parse_target
+
+
+def check(options: BenchOptions) -> None:
+    """Make sure that files can be read and reports written, and that the address is one to load.
+
+    Told after minutes of load it would be a nuisance. Raises `OptionError` or `TargetError`.
+    """
+    if options.target_url is not None:
+        parse_target(options.target_url)
+    if not SYNTHETIC.fullmatch(options.images) and not Path(options.images).is_dir():
+        _can_open("--images", Path(options.images), "rb")
+    if options.trace is not None:
+        _can_open("--trace", options.trace, "rb")
+    if options.model_file is not None:
+        _can_open("--model-file", options.model_file, "rb")
+    if options.server_pid is not None and not Path(f"/proc/{options.server_pid}/stat").exists():
+        raise OptionError(f"--server-pid: there is no process {options.server_pid}")
+    for flag, path in (("--json", options.json_file), ("--html", options.html_file)):
+        if path is not None and path != STDOUT:
+            _can_open(flag, path, "ab")
+
+
+def _can_open(flag: str, path: Path, mode: str) -> None:
+    try:
+        path.open(mode).close()
+    except OSError as error:
+        done = "read" if mode == "rb" else "written"
+        raise OptionError(f"{flag} {path}: can't be {done}: {error.strerror}") from error

@@ -1,0 +1,65 @@
+"""What a report was measured with, as rows of name and text that every form of it shows."""
+
+from __future__ import annotations
+
+from typing import Any
+
+INTERRUPTED = "Interrupted: this is what was measured until then."
+
+
+def report_rows(report: dict[str, Any]) -> list[tuple[str, str]]:
+    """Give date, command, machine, versions and images, and what is known of the server."""
+    machine, images = report["machine"], report["images"]
+    rows = [
+        ("date", report["date"]),
+        ("command", machine["command"]),
+        ("versions", _versions(machine)),
+        ("machine", f"{machine['cpu']}, {machine['cores']} cores, "
+                    f"{machine['memory_bytes'] / 2**30:.0f} GiB, {machine['system']}"),
+        ("images", f"{images['count']} distinct, median {images['bytes']['p50'] / 1000:.1f} kB"),
+    ]  # fmt: skip
+    return rows + (_server(report["server"], report) if "server" in report else [])
+
+
+def _server(server: dict[str, Any], report: dict[str, Any]) -> list[tuple[str, str]]:
+    models = server.get("models")
+    named = ", ".join(map(_model, models if isinstance(models, list) else ()))
+    rows = [("server", f"{server['url']} {named}".rstrip())]
+    if command := server.get("command"):
+        rows.append(("started by", command))
+    if server["settings"] is not None:
+        rows.append(("settings", _settings(server["settings"])))
+    if "tolerance" in report:
+        tolerance = f"{report['tolerance']:g}"
+        rows.append(("answers", f"right within {tolerance} of the reference's probabilities"))
+    return rows
+
+
+def _versions(machine: dict[str, Any]) -> str:
+    packages = "".join(f", {name} {version}" for name, version in machine["packages"].items())
+    return f"resnet-serve {machine['resnet_serve']}, Python {machine['python']}{packages}"
+
+
+def _settings(told: dict[str, Any]) -> str:
+    layout = told["layout"]
+    models = [
+        f"{model['name']} version {model['version']}: {model['provider']}, max_batch "
+        f"{model['max_batch']}, max_queue {model['queue']['limit']}"
+        for model in told["models"]
+    ]
+    return "; ".join([
+        f"resnet-serve {told['version']}",
+        f"{layout['runners']} runners x {layout['intra_op_threads']} intra-op threads "
+        f"({layout['source']}, for {layout['goal']})",
+        *models,
+    ])  # fmt: skip
+
+
+def _model(model: object) -> str:
+    """Name a model by what the server tells of it; one of another kind may list bare names."""
+    if not isinstance(model, dict):
+        return str(model)
+    version = f" version {model['version']}" if "version" in model else ""
+    known = [str(model[key]) for key in ("architecture", "precision", "provider") if key in model]
+    details = f" ({', '.join(known)})" if known else ""
+    return f"{model.get('name')}{version}{details}"

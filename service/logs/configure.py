@@ -1,0 +1,76 @@
+"""Where events go, and in which form."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from collections.abc import MutableMapping
+from typing import Any, Literal, TextIO, cast
+
+import structlog
+from pydantic_core import to_json
+
+from service.logs.text import text_processors
+from service.logs.values import cut_values
+from service.logs.writer import LogWriter
+
+LogFormat = Literal["auto", "json", "text"]
+
+# These libraries log what is wrong with a request's data; the request's own line says it already.
+_OF_EACH_BAD_REQUEST = ("PIL", "python_multipart")
+
+
+def configure_logs(
+    log_format: LogFormat, level: str, file: LogWriter | TextIO | None = None
+) -> None:
+    """Send this package's events and the standard library's records (uvicorn's) to a file.
+
+    The file is stderr by default.
+    """
+    target = cast("TextIO", file or sys.stderr)
+    shared: list[structlog.typing.Processor] = [
+        structlog.stdlib.add_log_level,
+        structlog.processors.TimeStamper(fmt="iso", utc=True),
+    ]
+    renderer: list[structlog.typing.Processor] = [
+        structlog.processors.format_exc_info,
+        cut_values,
+        *(text_processors(colors=target.isatty()) if as_text(log_format, target) else [_to_json]),
+    ]
+    structlog.configure(
+        processors=[*shared, *renderer],
+        wrapper_class=structlog.make_filtering_bound_logger(level),
+        logger_factory=structlog.WriteLoggerFactory(file=target),
+        cache_logger_on_first_use=True,
+    )
+    handler = logging.StreamHandler(target)
+    handler.setFormatter(
+        structlog.stdlib.ProcessorFormatter(
+            foreign_pre_chain=shared,
+            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *renderer],
+        )
+    )
+    logging.basicConfig(handlers=[handler], level=logging.WARNING, force=True)
+    logging.captureWarnings(True)
+    for name in _OF_EACH_BAD_REQUEST:
+        logging.getLogger(name).setLevel(logging.CRITICAL)
+    if isinstance(file, LogWriter):
+        file.describe_dropped = lambda count: _dropped(count, [*shared, *renderer])
+
+
+def as_text(log_format: LogFormat, file: LogWriter | TextIO) -> bool:
+    """Tell whether lines are to be text."""
+    return log_format == "text" or (log_format == "auto" and file.isatty())
+
+
+def _dropped(count: int, processors: list[structlog.typing.Processor]) -> str:
+    """Render what the writer says of itself as every other line."""
+    event: Any = {"event": "log_lines_dropped", "count": count}
+    for process in processors:
+        event = process(None, "warning", event)
+    return f"{event}\n"
+
+
+def _to_json(_: object, __: str, event: MutableMapping[str, Any]) -> str:
+    """Render an event as JSON, a fifth of the time that the standard library takes for it."""
+    return to_json(event, serialize_unknown=True, inf_nan_mode="null").decode()
