@@ -11,8 +11,8 @@ from typing import Any
 
 import structlog
 
-from service.batching.admission import Device
 from service.batching.jobs import JobQueue
+from service.batching.plan import Device
 from service.batching.runners import Lane, RunnerPool
 from service.contract import parse_contract
 from service.cpus import cpu_count
@@ -75,8 +75,8 @@ class Repository:
         runners, decoders = self.layout.layout.runners, self._jobs.threads
         threads = max(runners, decoders) if self._on_cpu() else runners + decoders
         # Those that decode at a time, and have a core for it.
-        decoding = min(decoders, cpu_count())
-        self._device.decoding_threads = decoding if self._on_cpu() else 0
+        self._device.decoders = min(decoders, cpu_count())
+        self._device.shares_threads = self._on_cpu()
         self._pool = RunnerPool(threads)
         self._device.running = self._pool.running
         self._jobs.start(self._pool)

@@ -10,9 +10,10 @@ from typing import Literal
 
 import structlog
 
-from service.batching.admission import Device, ImageGate
+from service.batching.admission import ImageGate
 from service.batching.batcher import Batcher
 from service.batching.latency import LatencyTable
+from service.batching.plan import Device
 from service.batching.runners import Lane, RunnerPool
 from service.contract import ModelContract
 from service.engine.base import Engine
@@ -71,6 +72,7 @@ class ServedModel:
             max_batch=self.max_batch,
             latencies=self._latencies,
             device=device,
+            patience_s=settings.model_timeout_ms.get(self.name, settings.request_timeout_ms) / 1000,
         )
         self.state: State = "warming"
         self.reason = "warming up"

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from service.batching.demand import Ranked
 from service.batching.latency import LatencyTable
 
 _LOOK_S = 0.05
@@ -63,8 +64,11 @@ class Source(Protocol):
     def urgency(self) -> Urgency:
         """How urgent the next piece is; only asked of a source that has one."""
 
-    def may_wait(self) -> bool:
-        """Whether the next piece would gain by what other lanes do in the meantime."""
+    def lasts_s(self) -> float:
+        """Predict how long the next piece takes; only asked of a source that has one."""
+
+    def may_wait(self, for_s: float = 0.0) -> bool:
+        """Whether the next piece would gain by what other lanes do, in so many seconds or more."""
 
     def take(self, idle: int) -> list[Any]:
         """Take the next piece; `idle` threads are free to take the rest, this one included."""
@@ -87,13 +91,13 @@ class Run:
 
 @dataclass(frozen=True, slots=True)
 class RunningBatch:
-    """A batch that is under way: its model's table, its images, the seconds that it still takes.
+    """A batch that is under way: its model's table, its tickets, the seconds that it still takes.
 
     `ends_at` is as planned, and may be over.
     """
 
     latencies: LatencyTable
-    images: int
+    tickets: Sequence[Ranked]
     rest_s: float
     ends_at: float = 0.0
     lane: Lane | None = None
@@ -168,7 +172,7 @@ class RunnerPool:
                 begins_at = max(begins_at, *before, lane.ended_at)
             ends_at = begins_at + latencies.median_s(len(run.batch))
             rest_s = max(0.0, ends_at - max(now, begins_at))
-            found.append(RunningBatch(latencies, len(run.batch), rest_s, ends_at, lane))
+            found.append(RunningBatch(latencies, run.batch, rest_s, ends_at, lane))
         return found
 
     def free_at(self, lane: Lane) -> float:
@@ -281,7 +285,9 @@ class RunnerPool:
             peers = [other for other in ready if other.urgency()[0] <= priority]
             if any(other.lane is not source.lane for other in peers):
                 others = [other for other in peers if not other.may_wait()]
-                source = min(others, key=_urgency, default=source)
+                passing = min(others, key=_urgency, default=source)
+                if source.may_wait(passing.lasts_s()):
+                    source = passing
         return source, None
 
 
