@@ -179,8 +179,8 @@ def test_predictions_learn_from_jobs_that_were_done_to_their_end_alone():
 
         before_s = jobs.expect_s(SMALL)
         for _ in range(10):
+            broken = partial(decode, before_s / 100, ValueError("broken"))
             with pytest.raises(ValueError, match="broken"):
-                broken = partial(decode, before_s / 100, ValueError("broken"))
                 await jobs.call(broken, FAR, Priority.HIGH, SMALL)
         assert jobs.expect_s(SMALL) == before_s
         for _ in range(10):
