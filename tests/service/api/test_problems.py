@@ -12,6 +12,7 @@ from images import colored, encode, photo, top_label
 from wire import connect, read_answer
 
 from service import errors
+from service.preprocess.decode import decode, decode_at_once
 
 
 def request_errors() -> list[type[errors.RequestError]]:
