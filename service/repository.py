@@ -13,7 +13,8 @@ import structlog
 
 from service.batching.jobs import JobQueue
 from service.batching.plan import Device
-from service.batching.runners import Lane, RunnerPool
+from service.batching.runners import RunnerPool
+from service.batching.schedule import Lane
 from service.contract import parse_contract
 from service.cpus import cpu_count
 from service.engine.base import Engine, Opener

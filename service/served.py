@@ -14,7 +14,8 @@ from service.batching.admission import ImageGate
 from service.batching.batcher import Batcher
 from service.batching.latency import LatencyTable
 from service.batching.plan import Device
-from service.batching.runners import Lane, RunnerPool
+from service.batching.runners import RunnerPool
+from service.batching.schedule import Lane
 from service.contract import ModelContract
 from service.engine.base import Engine
 from service.errors import (

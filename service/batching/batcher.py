@@ -17,7 +17,8 @@ import structlog
 from service.batching.hand_over import HandOver
 from service.batching.latency import LatencyTable
 from service.batching.queue import Taken, TicketQueue
-from service.batching.runners import Lane, RunnerPool, Urgency
+from service.batching.runners import RunnerPool
+from service.batching.schedule import Lane, Urgency
 from service.batching.ticket import Answer, Ticket
 from service.contract import PROBABILITIES
 from service.engine.base import DeviceOutputs, Engine, Outputs

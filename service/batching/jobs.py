@@ -12,7 +12,8 @@ from service.batching.costs import UNKNOWN_WORK, JobCosts, Work
 from service.batching.demand import Demand, Rank
 from service.batching.hand_over import HandOver
 from service.batching.line import Line
-from service.batching.runners import Lane, Run, RunnerPool, Urgency
+from service.batching.runners import RunnerPool
+from service.batching.schedule import Lane, Run, Urgency
 from service.batching.ticket import Priority, half_time
 from service.errors import ModelUnavailableError, StoppingError
 from service.tracebacks import forget_frames

@@ -19,7 +19,7 @@ from typing import Protocol
 from service.batching.costs import Work
 from service.batching.demand import Demand, Rank, who_passes
 from service.batching.latency import LatencyTable
-from service.batching.runners import RunningBatch
+from service.batching.schedule import RunningBatch
 from service.batching.ticket import Priority
 
 

@@ -15,7 +15,7 @@ from service.batching import admission
 from service.batching.admission import ByteGate, ImageGate, Places
 from service.batching.latency import LatencyTable
 from service.batching.plan import Device
-from service.batching.runners import RunningBatch
+from service.batching.schedule import RunningBatch
 from service.batching.ticket import Priority
 from service.errors import (
     DeadlineExceededError,

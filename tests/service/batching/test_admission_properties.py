@@ -23,15 +23,15 @@ from dataclasses import dataclass, field
 from itertools import accumulate
 
 import numpy as np
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
-from stage import Clock, simulated_time
+from stage import Clock, FixedTable, simulated_time
 
 from service.batching.admission import ImageGate
 from service.batching.latency import LatencyTable
 from service.batching.plan import Device
 from service.batching.queue import TicketQueue
-from service.batching.runners import RunningBatch
+from service.batching.schedule import RunningBatch
 from service.batching.ticket import Priority, Ticket
 from service.errors import DeadlineUnreachableError
 
@@ -97,8 +97,8 @@ class Simulation:
         ]
         self.models: list[Model] = []
         for times in tables:
-            table = LatencyTable(enumerate(times, 1))
-            planned = LatencyTable((size, s * ROUNDING) for size, s in enumerate(times, 1))
+            table = FixedTable(times)
+            planned = FixedTable([seconds * ROUNDING for seconds in times])
             gate = ImageGate(10**6, max_batch=self.max_batch, latencies=planned, device=device)
             self.models.append(Model(table, gate))
         self.running: list[Batch] = []
@@ -189,7 +189,7 @@ def requests(models: int, priorities: list[Priority]) -> st.SearchStrategy[list[
     one = st.builds(
         Request,
         gap_s=st.one_of(st.just(0.0), st.floats(0, 4)),
-        spare_s=st.floats(0.3, 12),
+        spare_s=st.one_of(st.floats(0.3, 12), st.floats(0.3, 86_400)),
         model=st.integers(0, models - 1),
         images=st.one_of(st.just(1), st.integers(1, 6)),
         priority=st.sampled_from(priorities),
@@ -203,7 +203,6 @@ def requests(models: int, priorities: list[Priority]) -> st.SearchStrategy[list[
     )
 
 
-@settings(deadline=None)
 @given(unit_s=units, max_batch=sizes, runners=st.integers(1, 4), those=requests(3, [HIGH, LOW]))
 def test_models_of_one_speed_keep_every_promise_on_any_number_of_runners(
     unit_s, max_batch, runners, those
@@ -213,7 +212,6 @@ def test_models_of_one_speed_keep_every_promise_on_any_number_of_runners(
         assert simulation.late == []
 
 
-@settings(deadline=None)
 @given(speeds=st.lists(units, min_size=3, max_size=3), max_batch=sizes,
        those=requests(3, [HIGH, LOW]))  # fmt: skip
 def test_models_of_any_speeds_keep_every_promise_on_one_runner(speeds, max_batch, those):
@@ -222,7 +220,6 @@ def test_models_of_any_speeds_keep_every_promise_on_one_runner(speeds, max_batch
         assert simulation.late == []
 
 
-@settings(deadline=None)
 @given(
     times=st.lists(st.floats(0.05, 3), min_size=1, max_size=8).map(lambda s: [*accumulate(s, max)]),
     runners=st.integers(1, 4),
