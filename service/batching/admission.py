@@ -159,22 +159,25 @@ class ImageGate:
     def late_s(self, rank: Rank, load: Load, now: float) -> float:
         """Give the seconds by which a load of that rank would make late who is let in here.
 
-        0 if nobody is, or only who is late in any case. Their needs grow with their deadlines: if
-        the last of some needs no more time than the first has, all are in time.
+        0 if nobody is, or only who is late in any case. Needs grow with deadlines, but for the
+        longest image: if the last of some needs no more time than the first has, were the longest
+        of all its own, then all are in time.
         """
+        device, decoding = self._device, self._device.decoding
         deadlines = list(dict.fromkeys(self.demand.later(rank.deadline)))
         spans = [(0, len(deadlines))] if deadlines else []
         while spans:
             begin, end = spans.pop()
             left_s, last = deadlines[begin] - now, Rank(deadlines[end - 1])
-            planned_s = self._device.planned_s(last, self, now, more=load)
-            late_s = self.needed_s(planned_s, last, now) - left_s
+            longest_s = decoding.longest_s(deadlines[begin], last.deadline) if decoding else 0.0
+            own = Load(longest_s=longest_s)
+            late_s = self.needed_s(device.planned_s(last, self, now, load, own), last, now) - left_s
             if late_s <= 0:
                 continue
             if end - begin > 1:
                 middle = (begin + end) // 2
                 spans += [(middle, end), (begin, middle)]
-            elif self._device.planned_s(last, self, now) <= left_s:
+            elif device.planned_s(last, self, now, own=own) <= left_s:
                 return late_s
         return 0.0
 

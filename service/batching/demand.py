@@ -119,6 +119,11 @@ class Demand:
             return high
         return high + sum([low.amount for low in who_passes(tuple(self._low), rank, until)])
 
+    def largest(self, first: float, last: float) -> float:
+        """Give the largest piece of high priority that is due from `first` to `last`, or 0."""
+        begin = bisect.bisect_left(self._deadlines, first)
+        return max(self._amounts[begin : bisect.bisect_right(self._deadlines, last)], default=0.0)
+
     def later(self, deadline: float) -> list[float]:
         """Give the deadlines, in order, of what is of high priority and due after that one."""
         return self._deadlines[bisect.bisect_right(self._deadlines, deadline) :]

@@ -128,6 +128,10 @@ class JobQueue:
         """Seconds of work that wait, for one thread, and are done before somebody of that rank."""
         return self._demand.before(rank, until)
 
+    def longest_s(self, first: float, last: float) -> float:
+        """Predict the longest job of high priority that waits and is due from `first` to `last`."""
+        return self._demand.largest(first, last)
+
     def _under_way(self) -> list[Run]:
         """List what is being done; not what is done, though its thread has not gone on yet."""
         runs = self._pool.runs_of(self) if self._pool is not None else []

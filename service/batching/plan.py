@@ -39,6 +39,9 @@ class Decoding(Protocol):
     def before_s(self, rank: Rank, until: float) -> float:
         """Seconds of work that wait, for one thread, and are done before somebody of that rank."""
 
+    def longest_s(self, first: float, last: float) -> float:
+        """Predict the longest job of high priority that waits and is due from `first` to `last`."""
+
 
 class Gate(Protocol):
     """What plans ask of a model's gate, and what gates of one device tell each other."""
@@ -57,7 +60,10 @@ class Gate(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Load:
-    """What a request asks for: a number of images of one model, to be decoded first."""
+    """What a request asks for: a number of images of one model, to be decoded first.
+
+    Of one that was let in only `longest_s` is given: all else counts in the demand already.
+    """
 
     of: Gate | None = None
     images: int = 0
@@ -96,8 +102,7 @@ class Device:
     ) -> float:
         """Predict the seconds until what is of that rank is answered by a model.
 
-        `own` is its load unless it counts in the demand already, and `more` what else is to come
-        before it.
+        `own` is its load, and `more` what else is to come before it.
         """
         view = _View(self, of, more, own)
         if rank.priority is Priority.LOW:

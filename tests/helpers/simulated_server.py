@@ -28,7 +28,7 @@ from service.batching.plan import Device
 from service.batching.runners import RunnerPool
 from service.batching.schedule import Lane, Schedule
 from service.batching.ticket import Answer, Priority, Ticket
-from service.errors import DeadlineUnreachableError, QueueFullError
+from service.errors import DeadlineExceededError, DeadlineUnreachableError, QueueFullError
 from service.metrics import Metrics
 
 PIXELS = np.zeros((1, 1, 3), np.uint8)
@@ -155,12 +155,10 @@ class Server:
                 call = partial(self._decode, work, future, deadline, request, outcome)
                 self.jobs.submit(call, future, deadline, request.priority, work)
             try:
-                for future in futures:
-                    await future
-            except BaseException:
+                await asyncio.gather(*futures)
+            finally:  # as a request that is given up does
                 for future in futures:
                     future.cancel()
-                raise
             outcome.was, outcome.took_s = "answered", self.clock.now - outcome.arrived
             places.answered()
 
@@ -216,10 +214,10 @@ class Server:
                     run, _ = self.pool.begin(thread, self.threads - len(self._ends))
                     if run is not None:
                         self._ends[thread] = self.clock.now + self._lasts_s(run)
-        with contextlib.suppress(IndexError):
-            while self._deadlines[0][2].done():
-                task = heapq.heappop(self._deadlines)[2]
-                task.cancelled() or task.result()
+        while self._deadlines and (task := self._deadlines[0][2]).done():
+            heapq.heappop(self._deadlines)
+            with contextlib.suppress(asyncio.CancelledError, DeadlineExceededError):
+                task.result()
 
     def _lasts_s(self, run) -> float:
         if run.source is self.jobs:
