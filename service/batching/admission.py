@@ -206,8 +206,14 @@ class ImageGate:
         """Add to the plans of those who are passed by somebody of that rank."""
         if not (self.demand.has_low or self.demand.later(rank.deadline)):
             return
+        low, due = Priority.LOW, rank.deadline
         for places in self._places:
-            if (places.rank.priority, places.rank.deadline) > (rank.priority, rank.deadline):
+            other = places.rank
+            if other.priority is not rank.priority:
+                is_passed = other.priority is low
+            else:
+                is_passed = other.deadline > due
+            if is_passed:
                 places.planned_s += seconds
 
     def _is_patient(self, places: Places) -> bool:

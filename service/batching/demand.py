@@ -8,7 +8,6 @@ from __future__ import annotations
 import bisect
 import math
 from collections.abc import Iterable
-from dataclasses import dataclass
 from typing import NamedTuple, Protocol, TypeVar
 
 from service.batching.ticket import Priority
@@ -30,8 +29,7 @@ class Ranked(Protocol):
         """When low priority becomes high."""
 
 
-@dataclass(frozen=True, slots=True)
-class Rank:
+class Rank(NamedTuple):
     """The place in that order of what stands in no line."""
 
     deadline: float

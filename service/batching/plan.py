@@ -13,8 +13,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from service.batching.costs import Work
 from service.batching.demand import Demand, Rank, who_passes
@@ -58,8 +57,7 @@ class Gate(Protocol):
         """Add to the plans of those who are passed by somebody of that rank."""
 
 
-@dataclass(frozen=True, slots=True)
-class Load:
+class Load(NamedTuple):
     """What a request asks for: a number of images of one model, to be decoded first.
 
     Of one that was let in only `longest_s` is given: all else counts in the demand already.
@@ -92,10 +90,10 @@ class Device:
     @property
     def is_idle(self) -> bool:
         """Whether there is nothing at all to be done."""
-        decoding = self.decoding
-        if decoding is not None and not decoding.is_idle:
-            return False
-        return not any(gate.demand for gate in self.gates)
+        for gate in self.gates:
+            if gate.demand:
+                return False
+        return self.decoding is None or self.decoding.is_idle
 
     def planned_s(
         self, rank: Rank, of: Gate, now: float, more: Load = NOTHING, own: Load = NOTHING
@@ -111,7 +109,7 @@ class Device:
             moved_up = Rank(rank.deadline)
             return min(view.finish_s(rank, now), waits_s + view.finish_s(moved_up, math.inf))
         planned_s = view.finish_s(rank, now)
-        while view.has_low:  # those that move up meanwhile may pass it, and so may others then
+        while view.has_low():  # those that move up meanwhile may pass it, and so may others then
             later_s = view.finish_s(rank, now + planned_s)
             if later_s <= planned_s:
                 break
@@ -129,12 +127,13 @@ class Device:
 class _View:
     """A device at one moment, seen by who waits for one of its models."""
 
+    __slots__ = ("_device", "_more", "_of", "_own", "_rests", "_running")
+
     def __init__(self, device: Device, of: Gate, more: Load, own: Load) -> None:
         self._device, self._of, self._more, self._own = device, of, more, own
         self._running = device.running()
         self._rests = [] if device.decoding is None else device.decoding.rests_s()
 
-    @property
     def has_low(self) -> bool:
         """Whether images of low priority wait or run."""
         return any(gate.demand.has_low for gate in self._device.gates)
@@ -142,9 +141,10 @@ class _View:
     def finish_s(self, rank: Rank, until: float) -> float:
         """Give the seconds until the answer, if who moves up until then has done so."""
         device, own = self._device, self._own
-        others_s = sum([
-            self._others_s(gate, rank, until) for gate in device.gates if gate is not self._of
-        ])  # fmt: skip
+        others_s = 0.0
+        for gate in device.gates:
+            if gate is not self._of:
+                others_s += self._others_s(gate, rank, until)
         waiting = self._waiting(self._of, rank, until) + own.images
         # Idle runners share out what waits, so a batch may be smaller than the table's best.
         most = min(self._of.max_batch, -(-waiting // device.runners))
@@ -193,6 +193,8 @@ def filled_s(rests_s: Sequence[float], threads: int, work_s: float) -> float:
 
     Each is free after its rest of the work that it does now; those without one are free at once.
     """
+    if not rests_s:
+        return work_s / threads
     free = [0.0] * (threads - len(rests_s)) + sorted(rests_s)
     busy_s = work_s
     for count, next_s in enumerate(free):

@@ -120,6 +120,7 @@ class Server:
         self._ends: dict[int, float] = {}  # by thread
         self._deadlines: list[tuple[float, int, asyncio.Task[None]]] = []
         self._order = count()
+        self._decode_s: dict[asyncio.Future[Answer], float] = {}
         self._first_costs = JobCosts()
 
     async def serve(self, requests: Sequence[Request]) -> list[Outcome]:
@@ -152,7 +153,8 @@ class Server:
             for work in request.works:
                 future = asyncio.get_running_loop().create_future()
                 futures.append(future)
-                call = partial(self._decode, work, future, deadline, request, outcome)
+                self._decode_s[future] = self._takes_s(work)
+                call = partial(self._decode, future, deadline, request, outcome)
                 self.jobs.submit(call, future, deadline, request.priority, work)
             try:
                 await asyncio.gather(*futures)
@@ -163,10 +165,9 @@ class Server:
             places.answered()
 
     def _decode(
-        self, work: Work, future: asyncio.Future[Answer], deadline: float, request: Request,
-        outcome: Outcome,
-    ) -> None:  # fmt: skip
-        self.clock.now += self._decodes_in_s(work)
+        self, future: asyncio.Future[Answer], deadline: float, request: Request, outcome: Outcome
+    ) -> None:
+        self.clock.now += self._decode_s.pop(future)
         self.batchers[request.model].submit(
             Ticket(
                 PIXELS, future, self.clock.now, deadline, request.priority, outcome.arrived,
@@ -175,7 +176,7 @@ class Server:
             wake=False,
         )  # fmt: skip
 
-    def _decodes_in_s(self, work: Work) -> float:
+    def _takes_s(self, work: Work) -> float:
         if self.decode_s is not None:
             return self.decode_s(work)
         return self._first_costs.expect_s(work)
@@ -221,7 +222,7 @@ class Server:
 
     def _lasts_s(self, run) -> float:
         if run.source is self.jobs:
-            return self._decodes_in_s(run.batch[0].work)
+            return self._decode_s[run.batch[0].future]
         return self.tables[self.batchers.index(run.source)][len(run.batch) - 1]
 
 
