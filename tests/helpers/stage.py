@@ -396,7 +396,7 @@ class Stage:
         self.settle()  # so that who is told to be late is known to be so by the time until now
         with self.pool.changed:
             self.clock.now += seconds
-            if self.lane.serial:  # an alarm of a thread is by the real clock
+            if self.lane.serial or self.max_delay_s:  # a thread's alarm is by the real clock
                 self.pool.changed.notify_all()
 
     def close_model(self, model: int) -> None:

@@ -126,8 +126,6 @@ def test_max_delay_does_not_make_an_image_late(batch_s):
         scene.advance(1.0 - margin_s - 0.01)
         assert scene.batchers[0].ready_at() == pytest.approx(image.deadline - margin_s)
         scene.advance(0.02)
-        with scene.pool.changed:
-            scene.pool.wake()  # an alarm of a thread is by the real clock
         scene.settle()
         assert [call.values for call in scene.blocked()] == [[image.value]]
         scene.end()
@@ -162,12 +160,17 @@ def test_max_delay_ends_also_when_the_thread_that_decoded_goes_on_to_another_ima
 
 def test_max_delay_ends():
     """An incomplete batch runs when its oldest ticket has waited long enough."""
-
-    async def use(batcher, engine):
-        await asyncio.gather(*submit(batcher, 1, 2))
-        assert engine.batches == [[1, 2]]
-
-    with_batcher(use, max_delay_s=0.05)
+    with stage([[1e-3] * 4], threads=1, max_batch=4, max_delay_s=5.0) as scene:
+        (first,) = scene.submit(0)
+        scene.advance(3.0)
+        (second,) = scene.submit(0)
+        scene.advance(1.9)
+        scene.settle()
+        assert scene.blocked() == []
+        scene.advance(0.2)
+        scene.settle()
+        assert [call.values for call in scene.blocked()] == [[first.value, second.value]]
+        scene.end()
 
 
 def test_cancelled_tickets_are_dropped_before_they_cost_inference():
