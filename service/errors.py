@@ -331,7 +331,7 @@ class DeadlineExceededError(RequestError):
 
 
 class DeadlineUnreachableError(RequestError):
-    """By the queue and measured times, the deadline could not be met, or an accepted one any more."""
+    """By queue and measured times, the deadline could not be met, or an accepted one any more."""
 
     status, code, title = 503, "deadline_unreachable", "Deadline unreachable"
     retry_after_s = 1
