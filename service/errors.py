@@ -275,7 +275,7 @@ class InvalidPriorityError(RequestError):
 
 
 class QueueFullError(RequestError):
-    """Taking the request's images would exceed `max_queue`."""
+    """Taking the request's images would exceed `max_queue`, or half of it where time is long."""
 
     status, code, title = 503, "queue_full", "Queue full"
     retry_after_s = 1
@@ -343,7 +343,7 @@ class DeadlineExceededError(RequestError):
 
 
 class DeadlineUnreachableError(RequestError):
-    """By the queue and the model's measured speed, the deadline could not be met."""
+    """By queue and measured times, the deadline could not be met, or an accepted one any more."""
 
     status, code, title = 503, "deadline_unreachable", "Deadline unreachable"
     retry_after_s = 1

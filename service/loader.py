@@ -9,8 +9,8 @@ from typing import Any
 
 import structlog
 
-from service.batching.admission import Device
 from service.batching.jobs import JobQueue
+from service.batching.plan import Device
 from service.contract import ModelContract, parse_contract
 from service.engine.base import Engine, Opener
 from service.engine.onnx import CudaOptions, OnnxOpener

@@ -10,9 +10,10 @@ from typing import Any
 
 import structlog
 
-from service.batching.admission import Device
 from service.batching.jobs import JobQueue
-from service.batching.runners import Lane, RunnerPool
+from service.batching.plan import Device
+from service.batching.runners import RunnerPool
+from service.batching.schedule import Lane
 from service.cpus import cpu_count
 from service.engine.base import Opener
 from service.errors import (
@@ -77,8 +78,8 @@ class Repository:
         runners, decoders = self.layout.layout.runners, self._jobs.threads
         threads = max(runners, decoders) if self._on_cpu() else runners + decoders
         # Those that decode at a time, and have a core for it.
-        decoding = min(decoders, cpu_count())
-        self._device.decoding_threads = decoding if self._on_cpu() else 0
+        self._device.decoders = min(decoders, cpu_count())
+        self._device.shares_threads = self._on_cpu()
         self._pool = RunnerPool(threads)
         self._device.running = self._pool.running
         self._jobs.start(self._pool)

@@ -10,10 +10,12 @@ from typing import Literal
 
 import structlog
 
-from service.batching.admission import Device, ImageGate
+from service.batching.admission import ImageGate
 from service.batching.batcher import Batcher
 from service.batching.latency import LatencyTable
-from service.batching.runners import Lane, RunnerPool
+from service.batching.plan import Device
+from service.batching.runners import RunnerPool
+from service.batching.schedule import Lane
 from service.contract import ModelContract
 from service.engine.base import Engine
 from service.errors import (
@@ -71,6 +73,7 @@ class ServedModel:
             max_batch=self.max_batch,
             latencies=self._latencies,
             device=device,
+            patience_s=settings.model_timeout_ms.get(self.name, settings.request_timeout_ms) / 1000,
         )
         self.state: State = "warming"
         self.reason = "warming up"

@@ -146,7 +146,9 @@ class Settings(BaseModel):
         {}, description="the same for single models, as in resnet50=2000,tiny=500"
     )
     max_queue: Count = Field(
-        256, description="images of a model between admission and answer at most"
+        256,
+        description="images of a model between admission and answer at most; of requests that "
+        "ask for more time than the default, half as many",
     )
     coalesce: bool = Field(
         False, description="compute identical images that are in flight together once"

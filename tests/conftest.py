@@ -2,22 +2,53 @@
 
 from __future__ import annotations
 
+import os
+import random
 import signal
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
 import uvicorn
 from color_model import write_color_model
 from fastapi import FastAPI
+from hypothesis import HealthCheck, settings
 
 from service.app import create_app
 from service.engine.base import Opener
 from service.server import uvicorn_config
 from service.settings import Settings
+
+_IN_CI = "CI" in os.environ
+
+# No test is judged by the real clock: on a busy machine that says nothing of the code.
+settings.register_profile(
+    "tests",
+    deadline=None,
+    suppress_health_check=[HealthCheck.too_slow],
+    derandomize=_IN_CI,
+    print_blob=True,
+)
+settings.load_profile("tests")
+
+
+@pytest.hookimpl(tryfirst=True)  # before the plugin reads it, and xdist hands it to its workers
+def pytest_configure(config: pytest.Config) -> None:
+    """Draw other examples in each run, by a seed that can be told; in CI always the same."""
+    if config.option.hypothesis_seed is None and not _IN_CI:
+        config.option.hypothesis_seed = str(random.SystemRandom().randrange(2**32))
+
+
+def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
+    """Say how to draw the same examples once more."""
+    if config.option.hypothesis_seed is not None and terminalreporter.stats.get("failed"):
+        terminalreporter.write_line(
+            f"replay with --hypothesis-seed={config.option.hypothesis_seed}"
+        )
 
 
 def pytest_sessionstart() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from dataclasses import replace
 from functools import lru_cache, partial
 from typing import Any
 from urllib.parse import parse_qsl
@@ -21,6 +22,7 @@ from service.api.state import Service
 from service.api.trace import Trace
 from service.api.upload import HeldBytes, read_body
 from service.batching.batcher import Batcher
+from service.batching.costs import NO_WORK, Work
 from service.batching.ticket import Answer, Ticket
 from service.errors import (
     AllImagesFailedError,
@@ -31,6 +33,7 @@ from service.errors import (
 )
 from service.postprocess.top_k import top_k
 from service.preprocess.decode import DecodedImage, decode, decode_at_once
+from service.preprocess.header import read_header
 from service.served import ServedModel
 from service.tracebacks import forget_frames
 
@@ -55,7 +58,7 @@ class Classify:
         urgency = urgency_of(exchange.headers, trace, settings, served.name)
         parse = form_of(exchange.headers.get(b"content-type"))
         # What can't be answered in time is refused before its body is read.
-        served.gate.check(1, urgency.left_s(), urgency.priority)
+        served.gate.check(1, urgency.deadline, urgency.priority)
 
         async with TimeLimit(urgency, trace, settings.body_timeout_s) as limit:
             with HeldBytes(service.body_bytes) as held:
@@ -66,9 +69,12 @@ class Classify:
                     if parse is not None:
                         images = await self._parse(parse, body, urgency)
                     trace.images = len(images)
+                    works = [_work(image, served, service) for image in images]
                     with served.gate.admit(
-                        len(images), urgency.left_s(), urgency.priority
+                        len(images), urgency.deadline, urgency.priority, works
                     ) as places:
+                        if places.is_tried:
+                            urgency = replace(urgency, is_tried=True)
                         road = _Road(service, served, batcher, trace, labels, urgency)
                         results = await road.classify_all(images)
                         if road.ran == len(images):
@@ -77,8 +83,9 @@ class Classify:
 
     async def _parse(self, parse: FormParser, body: bytes, urgency: Urgency) -> EncodedImages:
         """Take a form apart, off the event loop: a large one takes its time."""
-        work = partial(parse, body, self._service.settings.max_images)
-        return await self._service.jobs.call(work, urgency.deadline, urgency.priority)
+        call = partial(parse, body, self._service.settings.max_images)
+        work = Work("form", size=len(body))
+        return await self._service.jobs.call(call, urgency.deadline, urgency.priority, work)
 
 
 @lru_cache(maxsize=256)
@@ -98,6 +105,17 @@ def _labels_wanted(top: int | None, served: ServedModel) -> int:
     if not 1 <= top <= classes:
         raise TopKError(f"top_k is {top}; {served.name} allows 1 to {classes}")
     return top
+
+
+def _work(image: bytes | RequestError, served: ServedModel, service: Service) -> Work:
+    """Say what is known of an image before it is decoded; of one that will be refused, nothing."""
+    if isinstance(image, RequestError):
+        return NO_WORK
+    policy = service.decode_policy
+    header = read_header(image, served.contract.preprocessing, policy.jpeg_draft_ratio)
+    if header.pixels > policy.max_image_pixels:
+        return NO_WORK
+    return Work(header.kind, header.pixels, len(image))
 
 
 class _Road:
@@ -240,6 +258,7 @@ class _Road:
             way.future,
             way.urgency.deadline,
             way.urgency.priority,
+            _work(image, self._served, self._service),
         )
 
     def _decode(self, image: bytes, way: Way) -> None:
@@ -256,7 +275,13 @@ class _Road:
         urgency = way.urgency
         self._batcher.submit(
             Ticket(
-                decoded.pixels, way.future, now, urgency.deadline, urgency.priority, way.started
+                decoded.pixels,
+                way.future,
+                now,
+                urgency.deadline,
+                urgency.priority,
+                way.started,
+                urgency.is_tried,
             ),
             wake=wake,
         )

@@ -29,6 +29,8 @@ class Urgency:
     deadline: float
     timeout_ms: int
     priority: Priority
+    is_tried: bool = False
+    """Whether it was let in although its plan was too long, and is run however late it looks."""
 
     def left_s(self) -> float:
         """Seconds until the deadline; negative after it."""

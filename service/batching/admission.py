@@ -1,5 +1,20 @@
 """Refusal at the door: a service that can't answer in time says so now, not after a queue.
 
+A request is let in if, by plan,
+
+1. it is answered in time, behind what runs and what waits that is due no later (`plan.py`), and
+2. everyone of high priority who was let in before, is due later and would be answered in time
+   without it, still is: to be accepted is a promise, and no later request breaks it.
+
+What is due later than a request never speaks against it otherwise, since it is served first. Where
+nothing is to be done, a request is let in whatever the plan says: plans may be wrong, and only what
+is run can tell. Low priority is promised nothing but its own plan.
+
+Where batches don't pay, as on a busy CPU, plans are exact but for how long the pieces take. Where
+they do, an image with little time left can force a smaller batch than was counted on; who gets late
+by that is told so at its deadline. On several runners so is, rarely, who is passed by a fast
+model's image with an earlier deadline that came later.
+
 All of this is used on the event loop alone, so it needs no lock.
 """
 
@@ -8,13 +23,14 @@ from __future__ import annotations
 import asyncio
 import math
 import time
-from collections.abc import Callable, Sequence
-from typing import Protocol
+from collections.abc import Sequence
 
 from service.batching.correction import Correction
+from service.batching.costs import Work
+from service.batching.demand import Demand, Rank
 from service.batching.latency import LatencyTable
-from service.batching.runners import RunningBatch
-from service.batching.ticket import Priority
+from service.batching.plan import Device, Load
+from service.batching.ticket import Priority, half_time
 from service.errors import (
     DeadlineExceededError,
     DeadlineUnreachableError,
@@ -25,51 +41,11 @@ from service.errors import (
 _TOO_LATE = (asyncio.CancelledError, DeadlineExceededError)
 
 
-class Decoding(Protocol):
-    """What admission asks of the decoders."""
-
-    def predict_s(self, images: int) -> float:
-        """Seconds until `images` more would be decoded."""
-
-    def work_s(self, images: int) -> float:
-        """Seconds that one thread needs for what is not yet decoded and `images` more."""
-
-    @property
-    def is_stale(self) -> bool:
-        """Whether nothing has been decoded for so long that `forget` is in place."""
-
-    def forget(self) -> None:
-        """Forget how long decoding took."""
-
-
-class Device:
-    """What admission knows of a device: its models' gates, its runners and what they run."""
-
-    def __init__(self, runners: int = 1, decoding: Decoding | None = None) -> None:
-        self.runners = runners
-        """How many batches are computed at a time."""
-        self.decoding = decoding
-        self.decoding_threads = 0
-        """How many threads do both, decode and run batches; 0 where decoders have their own."""
-        self.gates: list[ImageGate] = []
-        self.running: Callable[[], Sequence[RunningBatch]] = tuple
-        """Lists the batches under way."""
-
-    @property
-    def admitted(self) -> int:
-        """Images of all models that were let in and are not yet answered."""
-        return sum([gate.admitted for gate in self.gates])
-
-
 class ImageGate:
     """Counts a model's images from before they are decoded until they are answered.
 
-    Predicts from that count and the measured times when a new request would be answered, as if it
-    ran after everyone of its priority, in batches of the best size. Where batches don't pay, as on
-    a busy CPU, that is exact. Where they do, an image with little time left can force a smaller
-    batch than was counted on; who gets late by that is told so at its deadline. So is, rarely, who
-    is passed by a fast model's image with an earlier deadline that came later, or by images of low
-    priority that have moved up.
+    `patience_s` is the time that requests have unless they ask for more; those that do may fill
+    half of the places.
     """
 
     def __init__(
@@ -79,170 +55,223 @@ class ImageGate:
         max_batch: int = 1,
         latencies: LatencyTable | None = None,
         device: Device | None = None,
+        patience_s: float = math.inf,
     ) -> None:
         self.limit = limit
         self.max_batch = max_batch
-        self._latencies = latencies or LatencyTable()
-        self._counts = dict.fromkeys(Priority, 0)
+        self.latencies = latencies or LatencyTable()
+        self.demand = Demand()
+        self.admitted = 0
+        """Images let in and not yet answered."""
+        self._patience_s, self._patient = patience_s, 0
+        self._places: set[Places] = set()
         # Who is passed by others takes longer for no fault of the plans.
         self._corrections = {priority: Correction() for priority in Priority}
         self._device = device or Device()
         self._device.gates.append(self)
 
-    @property
-    def admitted(self) -> int:
-        """Images let in and not yet answered."""
-        return self._counts[Priority.HIGH] + self._counts[Priority.LOW]
+    def check(
+        self, images: int, deadline: float, priority: Priority, works: Sequence[Work] = ()
+    ) -> float:
+        """Refuse what does not fit, or could not be answered in time, or would make others late.
 
-    def check(self, images: int, time_left_s: float, priority: Priority) -> float:
-        """Refuse what does not fit or could not be answered within `time_left_s`.
-
-        Gives the seconds that the answer is planned to take. Raises `QueueFullError` or
+        `works` is what is known of the images before they are decoded; nothing while they are not
+        there. Gives the seconds that the answer is planned to take. Raises `QueueFullError` or
         `DeadlineUnreachableError`, with the seconds after which a try is worth it.
         """
-        admitted = self.admitted
-        if admitted + images > self.limit:
-            excess = admitted + images - self.limit
-            raise QueueFullError(
-                f"{admitted} images are waiting or being answered and {images} more would "
-                f"exceed {self.limit} (max_queue); try again later",
-                retry_after_s=self._whole_seconds(self._drain_s(excess)),
-            )
-        planned_s = self._planned_s(images, priority)
-        needed_s = self._needed_s(planned_s, priority)
-        if needed_s > time_left_s and not admitted and self._doubts(images, time_left_s):
-            planned_s = self._planned_s(images, priority)
-            needed_s = self._needed_s(planned_s, priority)
+        return self.admit(images, deadline, priority, works).planned_s
+
+    def admit(
+        self,
+        images: int,
+        deadline: float = math.inf,
+        priority: Priority = Priority.HIGH,
+        works: Sequence[Work] = (),
+    ) -> Places:
+        """Give places for all images of a request, held while they are entered as a block.
+
+        Refuses as `check` does.
+        """
+        now = time.perf_counter()
+        self._check_places(images, deadline - now)
+        rank, load = Rank(deadline, priority, half_time(now, deadline)), self._load(images, works)
+        planned_s = self._device.planned_s(rank, self, now, own=load)
+        if not self._device.is_idle:
+            planned_s = self._check_times(planned_s, rank, load, now)
+        return Places(self, rank, load, now, planned_s)
+
+    def _check_times(self, planned_s: float, rank: Rank, load: Load, now: float) -> float:
+        time_left_s = rank.deadline - now
+        needed_s = self.needed_s(planned_s, rank, now)
+        if needed_s > time_left_s and not self.admitted and self._doubts(load.images, time_left_s):
+            planned_s = self._device.planned_s(rank, self, now, own=load)
+            needed_s = self.needed_s(planned_s, rank, now)
         if needed_s > time_left_s:
             raise DeadlineUnreachableError(
                 f"the answer would take about {needed_s * 1000:.0f} ms, and only "
                 f"{max(time_left_s, 0) * 1000:.0f} ms are left; try again later or allow more "
                 "time (X-Request-Timeout-Ms)",
-                retry_after_s=self._whole_seconds(needed_s - time_left_s),
+                retry_after_s=_whole_seconds(needed_s - time_left_s),
+            )
+        late_s = max([gate.late_s(rank, load, now) for gate in self._device.gates])
+        if late_s > 0:
+            raise DeadlineUnreachableError(
+                "images that were accepted before and are due later would get late by it; try "
+                "again later or allow more time (X-Request-Timeout-Ms)",
+                retry_after_s=_whole_seconds(late_s),
             )
         return planned_s
 
+    def _check_places(self, images: int, time_left_s: float) -> None:
+        excess = self.admitted + images - self.limit
+        if excess > 0:
+            raise QueueFullError(
+                f"{self.admitted} images are waiting or being answered and {images} more would "
+                f"exceed {self.limit} (max_queue); try again later",
+                retry_after_s=_whole_seconds(self._drain_s(excess)),
+            )
+        if not self.admitted or time_left_s <= self._patience_s:
+            return
+        excess = self._patient + images - self.limit // 2
+        if excess > 0:
+            raise QueueFullError(
+                f"{self._patient} images with more than {self._patience_s:g} s are waiting or "
+                f"being answered and {images} more would exceed {self.limit // 2}, half of "
+                "max_queue; try again later or with less time (X-Request-Timeout-Ms)",
+                retry_after_s=_whole_seconds(self._drain_s(excess)),
+            )
+
+    def _load(self, images: int, works: Sequence[Work]) -> Load:
+        decoding = self._device.decoding
+        if decoding is None or not works:
+            return Load(self, images)
+        seconds = [decoding.expect_s(work) for work in works]
+        return Load(self, images, sum(seconds), max(seconds))
+
     def _doubts(self, images: int, time_left_s: float) -> bool:
         """Doubt times of long ago, by which nobody is let in who could tell of better ones."""
-        decoding, latencies = self._device.decoding, self._latencies
-        slow_decoding = decoding is not None and decoding.is_stale
-        if decoding is not None and slow_decoding:
-            decoding.forget()
-        alone_s, _ = latencies.plan(images, self.max_batch)
-        slow_model = latencies.is_stale and alone_s > time_left_s
-        if slow_model:
-            latencies.doubt()
-        return slow_decoding or slow_model
+        alone_s, _ = self.latencies.plan(images, self.max_batch)
+        if not self.latencies.is_stale or alone_s <= time_left_s:
+            return False
+        self.latencies.doubt()
+        return True
 
-    def admit(
-        self, images: int, time_left_s: float = math.inf, priority: Priority = Priority.HIGH
-    ) -> Places:
-        """Hold places for all images of a request while the block runs.
+    def late_s(self, rank: Rank, load: Load, now: float) -> float:
+        """Give the seconds by which a load of that rank would make late who is let in here.
 
-        Refuses as `check` does, and holds none then.
+        0 if nobody is, or only who is late in any case. Needs grow with deadlines, but for the
+        longest image: if the last of some needs no more time than the first has, were the longest
+        of all its own, then all are in time.
         """
-        planned_s = self.check(images, time_left_s, priority)
-        return Places(self, images, priority, planned_s)
+        device, decoding = self._device, self._device.decoding
+        deadlines = list(dict.fromkeys(self.demand.later(rank.deadline)))
+        spans = [(0, len(deadlines))] if deadlines else []
+        while spans:
+            begin, end = spans.pop()
+            left_s, last = deadlines[begin] - now, Rank(deadlines[end - 1])
+            longest_s = decoding.longest_s(deadlines[begin], last.deadline) if decoding else 0.0
+            own = Load(longest_s=longest_s)
+            late_s = self.needed_s(device.planned_s(last, self, now, load, own), last, now) - left_s
+            if late_s <= 0:
+                continue
+            if end - begin > 1:
+                middle = (begin + end) // 2
+                spans += [(middle, end), (begin, middle)]
+            elif device.planned_s(last, self, now, own=own) <= left_s:
+                return late_s
+        return 0.0
 
     def learn(self, planned_s: float, took_s: float, priority: Priority) -> None:
         """Take note of how long a request was planned to take and took."""
         self._corrections[priority].learn(planned_s, took_s, time.perf_counter())
 
-    def hold(self, images: int, priority: Priority) -> None:
-        """Count images in; a negative number counts them out."""
-        self._counts[priority] += images
+    def hold(self, places: Places) -> None:
+        """Count a request's images in; whom it passes waits longer than was planned."""
+        seconds = self._device.alone_s(places.load)
+        for gate in self._device.gates:
+            gate.put_off(places.rank, seconds)
+        self._places.add(places)
+        self.demand.add(places.rank, places.load.images)
+        self.admitted += places.load.images
+        self._patient += places.load.images if self._is_patient(places) else 0
 
-    def _planned_s(self, images: int, priority: Priority) -> float:
-        """Plan by the measured times alone.
+    def let_go(self, places: Places) -> None:
+        """Count a request's images out."""
+        self._places.remove(places)
+        self.demand.remove(places.rank, places.load.images)
+        self.admitted -= places.load.images
+        self._patient -= places.load.images if self._is_patient(places) else 0
 
-        Where decoding and inference have threads of their own, they run side by side, and the
-        slower of them decides; the first image has to be decoded before anything can run.
-        """
-        running = self._device.running()
-        rest_s = sum([batch.rest_s for batch in running])
-        others_s = 0.0
-        if len(self._device.gates) > 1:
-            others = [gate for gate in self._device.gates if gate is not self]
-            others_s = sum([gate.backlog_s(priority, running) for gate in others])
-        waiting = self._waiting(priority, running) + images
-        # Idle runners share out what waits, so a batch may be smaller than the table's best.
-        most = min(self.max_batch, -(-waiting // self._device.runners))
-        own_s, last_s = self._latencies.plan(waiting, most)
-        # Graham's bound for list scheduling: when the last batch begins, no runner was idle.
-        infer_s = (rest_s + others_s + own_s - last_s) / self._device.runners + last_s
-        decoding, threads = self._device.decoding, self._device.decoding_threads
-        if decoding is None:
-            return infer_s
-        if threads:
-            return infer_s + decoding.work_s(images) / threads
-        return max(decoding.predict_s(images), decoding.predict_s(0) + infer_s)
+    def put_off(self, rank: Rank, seconds: float) -> None:
+        """Add to the plans of those who are passed by somebody of that rank."""
+        if not (self.demand.has_low or self.demand.later(rank.deadline)):
+            return
+        low, due = Priority.LOW, rank.deadline
+        for places in self._places:
+            other = places.rank
+            if other.priority is not rank.priority:
+                is_passed = other.priority is low
+            else:
+                is_passed = other.deadline > due
+            if is_passed:
+                places.planned_s += seconds
 
-    def backlog_s(self, priority: Priority, running: Sequence[RunningBatch]) -> float:
-        """Give the seconds of inference that wait here and go before a request of that priority.
+    def _is_patient(self, places: Places) -> bool:
+        return places.rank.deadline - places.asked_at > self._patience_s
 
-        On one runner, and without the batches that run.
-        """
-        return self._latencies.plan(self._waiting(priority, running), self.max_batch)[0]
-
-    def _waiting(self, priority: Priority, running: Sequence[RunningBatch]) -> int:
-        high, low = self._counts[Priority.HIGH], self._counts[Priority.LOW]
-        # Which of them run is not known; batches of low priority are not interrupted.
-        if priority is Priority.HIGH:
-            low = min(low, self.max_batch * self._device.runners)
-        runs = sum([batch.images for batch in running if batch.latencies is self._latencies])
-        return max(0, high + low - runs)
-
-    def _needed_s(self, planned_s: float, priority: Priority) -> float:
+    def needed_s(self, planned_s: float, rank: Rank, now: float) -> float:
         """Give the time that a request must have left: the more, the more there is before it.
 
         Whoever is let in with none to spare is run at the last moment, in a batch as small as it
         takes to make it; under load that would go for everyone, and small batches are slow. So
         there must be time for how far answers are from plans, and for a batch of the best size.
         """
-        if not self._device.admitted:
-            return planned_s
-        now, correction = time.perf_counter(), self._corrections[priority]
+        correction = self._corrections[rank.priority]
         needed_s = correction.expected_s(planned_s, now)
-        if self.admitted >= self.max_batch:
-            size = self._latencies.best_size(self.max_batch, math.inf)
-            needed_s += correction.margin_s(now) + 2 * self._latencies.p95_s(size)
+        if self.demand.before(rank, now) >= self.max_batch:
+            size = self.latencies.best_size(self.max_batch, math.inf)
+            needed_s += correction.margin_s(now) + 2 * self.latencies.p95_s(size)
         return needed_s
 
     def _drain_s(self, images: int) -> float:
-        seconds, _ = self._latencies.plan(images, self.max_batch)
+        seconds, _ = self.latencies.plan(images, self.max_batch)
         return seconds / self._device.runners
-
-    @staticmethod
-    def _whole_seconds(seconds: float) -> int:
-        """Retry-After has whole seconds (RFC 9110, section 10.2.3)."""
-        return max(1, math.ceil(seconds))
 
 
 class Places:
     """The places of one request, held while the block runs."""
 
-    def __init__(self, gate: ImageGate, images: int, priority: Priority, planned_s: float) -> None:
-        self._gate, self._images, self._priority = gate, images, priority
-        self._planned_s = planned_s
+    def __init__(
+        self, gate: ImageGate, rank: Rank, load: Load, asked_at: float, planned_s: float
+    ) -> None:
+        self._gate, self.rank, self.load, self.asked_at = gate, rank, load, asked_at
+        self.planned_s = planned_s
+        """Seconds until the answer, by plan; more once others pass."""
+        self.is_tried = planned_s > rank.deadline - asked_at
+        """Whether it was let in although the plan was too long, since there was nothing to do."""
 
     def __enter__(self) -> Places:
         """Hold them."""
-        self._started = time.perf_counter()
-        self._gate.hold(self._images, self._priority)
+        self._gate.hold(self)
         return self
 
     def __exit__(self, _: object, error: BaseException | None, __: object) -> None:
         """Give them back; who had waited longer than planned when it was given up tells that."""
-        self._gate.hold(-self._images, self._priority)
-        if isinstance(error, _TOO_LATE) and self._took_s() > self._planned_s:
+        self._gate.let_go(self)
+        if isinstance(error, _TOO_LATE) and self._took_s() > self.planned_s:
             self.answered()
 
     def answered(self) -> None:
         """Let the gate learn from it; call it if all images were run, and ran for this request."""
-        self._gate.learn(self._planned_s, self._took_s(), self._priority)
+        self._gate.learn(self.planned_s, self._took_s(), self.rank.priority)
 
     def _took_s(self) -> float:
-        return time.perf_counter() - self._started
+        return time.perf_counter() - self.asked_at
+
+
+def _whole_seconds(seconds: float) -> int:
+    """Retry-After has whole seconds (RFC 9110, section 10.2.3)."""
+    return max(1, math.ceil(seconds))
 
 
 class ByteGate:

@@ -17,7 +17,8 @@ import structlog
 from service.batching.hand_over import HandOver
 from service.batching.latency import LatencyTable
 from service.batching.queue import Taken, TicketQueue
-from service.batching.runners import Lane, RunnerPool, Urgency
+from service.batching.runners import RunnerPool
+from service.batching.schedule import Lane, Urgency
 from service.batching.ticket import Answer, Ticket
 from service.contract import PROBABILITIES
 from service.engine.base import DeviceOutputs, Engine, Outputs
@@ -40,6 +41,9 @@ _UNHURRIED = 4.0
 """Who has less time left than so many batches take, or has waited as long, waits for no fuller one:
 others' images may go on being decoded for ever."""
 
+_WAKE_UP_S = 0.05
+"""Time before a deadline at which a batch that waits for more is run at the latest, and more where
+the model is slow: on a busy machine a thread may wake up late."""
 
 _SLOW, _SLOW_LOG_S = 10.0, 60.0
 """A batch that takes so many times its size's median is counted, and logged at most so often."""
@@ -144,10 +148,10 @@ class Batcher:
         at = self._turn_at()
         if not self._max_delay_s or len(self._waiting) >= self.max_batch or self._closing:
             return at
-        waited_for_s = _UNHURRIED * self.latencies.p95_s(len(self._waiting))
+        margin_s = max(_WAKE_UP_S, _UNHURRIED * self.latencies.p95_s(len(self._waiting)))
         last_call = min(
             self._waiting.oldest_submitted() + self._max_delay_s,
-            self._waiting.earliest_deadline() - waited_for_s,
+            self._waiting.earliest_deadline() - margin_s,
         )
         return max(at, last_call)
 
@@ -169,14 +173,23 @@ class Batcher:
         """Priority and deadline of the first ticket in line."""
         return self._waiting.urgency(time.perf_counter())
 
-    def may_wait(self) -> bool:
-        """Whether more images would make a batch that pays, and there is time for that."""
+    def lasts_s(self) -> float:
+        """Predict how long the next batch takes."""
+        best = self.latencies.best_size(self.max_batch, math.inf)
+        return self.latencies.p95_s(min(best, len(self._waiting)))
+
+    def may_wait(self, for_s: float = 0.0) -> bool:
+        """Whether more images would make a batch that pays, and there is time for that.
+
+        Not for what takes `for_s` if that is long: a thread that decodes a huge image is gone.
+        """
         best = self.latencies.best_size(self.max_batch, math.inf)
         if len(self._waiting) >= best:
             return False
         now, long_s = time.perf_counter(), _UNHURRIED * self.latencies.p95_s(best)
         waited_s = now - self._waiting.oldest_submitted()
-        return waited_s < long_s and self._waiting.urgency(now)[1] - now > long_s
+        left_s = self._waiting.urgency(now)[1] - now
+        return waited_s < long_s and for_s <= long_s < left_s - for_s
 
     def take(self, idle: int) -> list[Ticket]:
         """Take the next batch; who has gone or can't be answered in time costs no inference.

@@ -8,27 +8,28 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
+from service.batching.costs import UNKNOWN_WORK, JobCosts, Work
+from service.batching.demand import Demand, Rank
 from service.batching.hand_over import HandOver
-from service.batching.latency import STALE_S
 from service.batching.line import Line
-from service.batching.runners import Lane, RunnerPool, Urgency
+from service.batching.runners import RunnerPool
+from service.batching.schedule import Lane, Run, Urgency
 from service.batching.ticket import Priority, half_time
 from service.errors import ModelUnavailableError, StoppingError
 from service.tracebacks import forget_frames
 
 T = TypeVar("T")
 
-_NEWEST = 0.1
-"""Weight of the newest job in the mean: it follows a change within some twenty of them."""
-
 
 @dataclass(frozen=True, slots=True)
 class _Job:
-    work: Callable[[], None]
+    call: Callable[[], None]
     future: asyncio.Future[Any]
     deadline: float
     priority: Priority
     moves_up_at: float
+    work: Work
+    expected_s: float
 
 
 class JobQueue:
@@ -44,8 +45,8 @@ class JobQueue:
         self.threads = threads
         self.lane = Lane(threads)
         self._jobs: Line[_Job] = Line()
-        self._mean_s: float | None = None
-        self._done_at = 0.0
+        self._demand = Demand()  # seconds, of those that are in line
+        self._costs = JobCosts()
         self._pool: RunnerPool | None = None
         self._waiters: HandOver | None = None
 
@@ -56,14 +57,16 @@ class JobQueue:
 
     def submit(
         self,
-        work: Callable[[], None],
+        call: Callable[[], None],
         future: asyncio.Future[Any],
         deadline: float,
         priority: Priority,
+        work: Work = UNKNOWN_WORK,
     ) -> None:
-        """Queue work that resolves `future` itself; what it raises is set on the future.
+        """Queue a call that resolves `future` itself; what it raises is set on the future.
 
-        Raises `StoppingError` once closed, and `ModelUnavailableError` when the threads have died.
+        By `work`, what is known of it, is predicted how long it takes. Raises `StoppingError` once
+        closed, and `ModelUnavailableError` when the threads have died.
         """
         pool = self._pool
         if pool is None:
@@ -72,7 +75,10 @@ class JobQueue:
             if pool.ended:
                 raise _ended()
             moves_up_at = half_time(time.perf_counter(), deadline)
-            self._jobs.push(_Job(work, future, deadline, priority, moves_up_at))
+            seconds = self._costs.expect_s(work)
+            job = _Job(call, future, deadline, priority, moves_up_at, work, seconds)
+            self._jobs.push(job)
+            self._demand.add(job, seconds)
             pool.wake()
         # What a job holds, as a body of many megabytes, must not wait for its turn to be dropped.
         future.add_done_callback(self._drop)
@@ -80,39 +86,56 @@ class JobQueue:
     def _drop(self, future: asyncio.Future[Any]) -> None:
         if future.cancelled() and (pool := self._pool) is not None:
             with pool.changed:
-                self._jobs.remove(future)
+                job = self._jobs.remove(future)
+                if job is not None:
+                    self._demand.remove(job, job.expected_s)
 
-    def call(self, work: Callable[[], T], deadline: float, priority: Priority) -> asyncio.Future[T]:
-        """Queue work; the future gives what it returns."""
+    def call(
+        self, call: Callable[[], T], deadline: float, priority: Priority, work: Work = UNKNOWN_WORK
+    ) -> asyncio.Future[T]:
+        """Queue a call; the future gives what it returns."""
         waiters = self._waiters
         if waiters is None:
             raise _stopping()
         future: asyncio.Future[T] = asyncio.get_running_loop().create_future()
-        self.submit(lambda: waiters.resolve([(future, work())]), future, deadline, priority)
+        self.submit(lambda: waiters.resolve([(future, call())]), future, deadline, priority, work)
         return future
 
-    def predict_s(self, images: int) -> float:
-        """Seconds until `images` more would be decoded, by the jobs before them."""
-        mean = self._mean_s or 0.0
-        return mean * max(1.0, (len(self._jobs) + self.lane.running + images) / self.threads)
-
-    def work_s(self, images: int) -> float:
-        """Seconds of work that wait here or are being done, with `images` more, for one thread."""
-        return (self._mean_s or 0.0) * (len(self._jobs) + self.lane.running + images)
+    # What plans ask for.
 
     @property
-    def is_stale(self) -> bool:
-        """Whether the last job was so long ago that `forget` is in place.
+    def is_idle(self) -> bool:
+        """Whether no job waits or is being done."""
+        return not self._jobs and not self._under_way()
 
-        If jobs took so long that nobody's deadline allows one, there will be no further ones that
-        could tell of better times.
+    def expect_s(self, work: Work) -> float:
+        """Predict how long a job takes a thread."""
+        return self._costs.expect_s(work)
+
+    def rests_s(self) -> list[float]:
+        """Predict how long each job that is being done still takes.
+
+        One that has taken longer than expected is taken to need as long again.
         """
-        idle = not self.lane.running and not self._jobs
-        return idle and self._mean_s is not None and time.perf_counter() - self._done_at > STALE_S
+        now = time.perf_counter()
+        rests = []
+        for run in self._under_way():
+            took_s, expected_s = now - run.since, run.batch[0].expected_s
+            rests.append(expected_s - took_s if took_s < expected_s else took_s)
+        return rests
 
-    def forget(self) -> None:
-        """Take jobs for as short as if there had been none."""
-        self._mean_s = None
+    def before_s(self, rank: Rank, until: float) -> float:
+        """Seconds of work that wait, for one thread, and are done before somebody of that rank."""
+        return self._demand.before(rank, until)
+
+    def longest_s(self, first: float, last: float) -> float:
+        """Predict the longest job of high priority that waits and is due from `first` to `last`."""
+        return self._demand.largest(first, last)
+
+    def _under_way(self) -> list[Run]:
+        """List what is being done; not what is done, though its thread has not gone on yet."""
+        runs = self._pool.runs_of(self) if self._pool is not None else []
+        return [run for run in runs if not _has_value(run.batch[0].future)]
 
     def trouble(self, stuck_after_s: float) -> str | None:
         """Say so if a job takes longer than that: its thread is lost for others."""
@@ -128,7 +151,7 @@ class JobQueue:
         pool, self._pool = self._pool, None
         if pool is not None:
             with pool.changed:
-                jobs = self._jobs.drain()
+                jobs = self._drain()
             self._fail(jobs, _stopping)
 
     # What a thread asks for.
@@ -139,20 +162,25 @@ class JobQueue:
         while (job := self._jobs.first(now)) is not None:
             if not job.future.cancelled():
                 return 0.0
-            self._jobs.pop(now)
+            self._pop(now)
         return None
 
     def urgency(self) -> Urgency:
         """Priority and deadline of the first job."""
         return self._jobs.urgency(time.perf_counter())
 
-    def may_wait(self) -> bool:
+    def lasts_s(self) -> float:
+        """Predict how long the first job takes."""
+        job = self._jobs.first(time.perf_counter())
+        return 0.0 if job is None else job.expected_s
+
+    def may_wait(self, for_s: float = 0.0) -> bool:  # noqa: ARG002 - it never does
         """Never: each job is done by itself, and batches come of it."""
         return False
 
     def take(self, idle: int) -> list[_Job]:  # noqa: ARG002 - a job is for one thread
         """Take the first job that somebody waits for."""
-        job = self._jobs.pop(time.perf_counter())
+        job = self._pop(time.perf_counter())
         return [] if job is None or job.future.cancelled() else [job]
 
     def run(self, batch: list[_Job]) -> None:
@@ -160,25 +188,37 @@ class JobQueue:
         (job,) = batch
         started = time.perf_counter()
         try:
-            job.work()
+            job.call()
         except Exception as error:  # noqa: BLE001 - whatever it is, who waits must hear of it
             forget_frames(error)
             if self._waiters is not None:
                 self._waiters.reject([(job.future, error)])
-        self._done_at = time.perf_counter()
-        seconds = self._done_at - started
-        mean = seconds if self._mean_s is None else self._mean_s
-        self._mean_s = mean + _NEWEST * (seconds - mean)
+        else:  # what was refused amid the work says nothing of the rest
+            self._costs.learn(job.work, time.perf_counter() - started)
 
     def stopped(self, left: Sequence[_Job]) -> None:
         """Fail the job of a thread that has died, and all if it was the last."""
         if self._pool is not None and self._pool.ended:
-            left = [*left, *self._jobs.drain()]
+            left = [*left, *self._drain()]
         self._fail(left, _ended)
+
+    def _pop(self, now: float) -> _Job | None:
+        job = self._jobs.pop(now)
+        if job is not None:
+            self._demand.remove(job, job.expected_s)
+        return job
+
+    def _drain(self) -> list[_Job]:
+        self._demand.clear()
+        return self._jobs.drain()
 
     def _fail(self, jobs: Sequence[_Job], error: Callable[[], Exception]) -> None:
         if self._waiters is not None:
             self._waiters.reject([(job.future, error()) for job in jobs])
+
+
+def _has_value(future: asyncio.Future[Any]) -> bool:
+    return future.done() and not future.cancelled()
 
 
 def _stopping() -> StoppingError:

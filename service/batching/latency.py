@@ -204,6 +204,8 @@ class LatencyTable:
 
     def _fitting(self, most: int, time_left_s: float) -> int:
         """Give the most images, of at most that many, whose 95th percentile fits; 0 if none."""
+        if time_left_s == math.inf:
+            return most
         highs = self._plans.highs
         if _at(highs, most) <= time_left_s:
             return most
@@ -217,13 +219,17 @@ class LatencyTable:
         """
         if images <= 0:
             return 0.0, 0.0
-        size = self.best_size(min(images, max_batch), math.inf)
+        plans = self._plans
+        best, medians = plans.best, plans.medians
+        largest = len(best) - 1 if plans.rows else 0
+        size = best[min(images, max_batch, largest)] if largest else min(images, max_batch)
+        last_s = _at(medians, size)
         whole = max(0, -(-(images - max_batch) // size))  # as long as more waits than fits in one
-        total_s, last_s = whole * self.median_s(size), self.median_s(size)
+        total_s = whole * last_s
         images -= whole * size
         while images > 0:
-            size = self.best_size(images, math.inf)
-            last_s = self.median_s(size)
+            size = best[min(images, largest)] if largest else images
+            last_s = _at(medians, size)
             total_s, images = total_s + last_s, images - size
         return total_s, last_s
 

@@ -12,27 +12,16 @@ from collections.abc import Iterator
 from itertools import count
 from typing import Any, Generic, Protocol, TypeVar
 
+from service.batching.demand import Ranked
 from service.batching.ticket import Priority
 
 
-class Waiting(Protocol):
+class Waiting(Ranked, Protocol):
     """What can stand in a line."""
 
     @property
     def future(self) -> asyncio.Future[Any]:
         """Cancelled when nobody waits for it any more."""
-
-    @property
-    def deadline(self) -> float:
-        """When it is due, of `time.perf_counter()`."""
-
-    @property
-    def priority(self) -> Priority:
-        """Whether it passes others, or is passed."""
-
-    @property
-    def moves_up_at(self) -> float:
-        """When low priority becomes high: a stream of others must not keep it back for good."""
 
 
 W = TypeVar("W", bound=Waiting)
@@ -72,7 +61,7 @@ class Line(Generic[W]):
         heap = self._heap(now)
         return heapq.heappop(heap)[2] if heap else None
 
-    def remove(self, future: asyncio.Future[Any]) -> None:
+    def remove(self, future: asyncio.Future[Any]) -> W | None:
         """Take out whose future that is, wherever it stands."""
         for heap in (self._high, self._low):
             for index, (_, _, item) in enumerate(heap):
@@ -80,7 +69,8 @@ class Line(Generic[W]):
                     heap[index] = heap[-1]
                     heap.pop()
                     heapq.heapify(heap)
-                    return
+                    return item
+        return None
 
     def sweep(self) -> int:
         """Take out all that nobody waits for any more; gives how many."""

@@ -34,7 +34,7 @@ class TicketQueue(Line[Ticket]):
         while (ticket := self.first(now)) is not None:
             if ticket.future.cancelled():
                 taken.abandoned += 1
-            elif now + latencies.median_s(1) > ticket.deadline:
+            elif now + (0.0 if ticket.tried else latencies.median_s(1)) > ticket.deadline:
                 taken.late.append(ticket)
             else:
                 break

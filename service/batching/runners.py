@@ -9,107 +9,23 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any, Protocol
 
-from service.batching.latency import LatencyTable
+from service.batching.schedule import Run, Schedule, Source
 
 _LOOK_S = 0.05
 
-Urgency = tuple[int, float]
-"""Priority, then deadline: the least is served first."""
 
+class RunnerPool(Schedule):
+    """A fixed number of threads, and the schedule by which they work.
 
-@dataclass(slots=True)
-class Lane:
-    """How many threads may work for some sources at a time.
-
-    In a `serial` lane their batches are computed one after the other, as on a GPU; who comes while
-    one is computed gets the next ready.
+    A thread holds `changed` while it looks for work, and waits for it where there is none.
     """
 
-    limit: int
-    serial: bool = False
-    running: int = 0
-    ended_at: float = 0.0
-    """When the last batch of a serial lane ended (`time.perf_counter()`)."""
-
-    @property
-    def free(self) -> int:
-        """Count the threads that may still join."""
-        return self.limit - self.running
-
-    @property
-    def parts(self) -> int:
-        """Count the batches that what waits is worth being divided into."""
-        return 1 if self.serial else self.free
-
-
-class Source(Protocol):
-    """What a pool takes work from. All but `run` is called with `RunnerPool.changed` held."""
-
-    @property
-    def lane(self) -> Lane:
-        """The lane whose limit counts for this source."""
-
-    @property
-    def latencies(self) -> LatencyTable | None:
-        """What batches take; None for work that is no batch."""
-
-    def ready_at(self) -> float | None:
-        """When work can be taken (`time.perf_counter()`); None while nothing waits."""
-
-    def urgency(self) -> Urgency:
-        """How urgent the next piece is; only asked of a source that has one."""
-
-    def may_wait(self) -> bool:
-        """Whether the next piece would gain by what other lanes do in the meantime."""
-
-    def take(self, idle: int) -> list[Any]:
-        """Take the next piece; `idle` threads are free to take the rest, this one included."""
-
-    def run(self, batch: list[Any]) -> None:
-        """Do the work and answer for it."""
-
-    def stopped(self, left: Sequence[Any]) -> None:
-        """Fail `left`, the work of a thread that has died of a defect."""
-
-
-@dataclass(frozen=True, slots=True)
-class Run:
-    """Work that is being done."""
-
-    source: Source
-    batch: list[Any]
-    since: float
-
-
-@dataclass(frozen=True, slots=True)
-class RunningBatch:
-    """A batch that is under way: its model's table, its images, the seconds that it still takes.
-
-    `ends_at` is as planned, and may be over.
-    """
-
-    latencies: LatencyTable
-    images: int
-    rest_s: float
-    ends_at: float = 0.0
-    lane: Lane | None = None
-
-
-class RunnerPool:
-    """A fixed number of threads and the sources that they serve.
-
-    `changed` guards the sources' queues as well: a thread looks at all of them and waits for any.
-    """
-
-    def __init__(self, runners: int, *, name: str = "cpu") -> None:
+    def __init__(
+        self, runners: int, *, name: str = "cpu", changed: threading.Condition | None = None
+    ) -> None:
+        super().__init__(changed or threading.Condition())
         self.runners = runners
-        self.changed = threading.Condition()
-        self._sources: list[Source] = []
-        self._runs: dict[int, Run] = {}
         self._idle = 0
         self._alarm: float | None = None
         self._removing = 0
@@ -121,11 +37,6 @@ class RunnerPool:
         ]
         for thread in self._threads:
             thread.start()
-
-    def add(self, source: Source) -> None:
-        """Serve one more source."""
-        with self.changed:
-            self._sources.append(source)
 
     def remove(self, source: Source, timeout_s: float) -> bool:
         """Serve a source to its end; False if that took longer than `timeout_s`."""
@@ -153,31 +64,6 @@ class RunnerPool:
             self.changed.notify_all()
         elif self._idle:
             self.changed.notify()
-
-    def running(self) -> list[RunningBatch]:
-        """List the batches under way, the oldest first; any thread may ask."""
-        now = time.perf_counter()
-        found: list[RunningBatch] = []
-        for run in sorted(self._runs.values(), key=_since):
-            latencies, lane = run.source.latencies, run.source.lane
-            if latencies is None:
-                continue
-            begins_at = run.since
-            if lane.serial:
-                before = [max(now, other.ends_at) for other in found if other.lane is lane]
-                begins_at = max(begins_at, *before, lane.ended_at)
-            ends_at = begins_at + latencies.median_s(len(run.batch))
-            rest_s = max(0.0, ends_at - max(now, begins_at))
-            found.append(RunningBatch(latencies, len(run.batch), rest_s, ends_at, lane))
-        return found
-
-    def free_at(self, lane: Lane) -> float:
-        """When all batches under way in a lane are planned to end; 0 if there are none."""
-        return max((batch.ends_at for batch in self.running() if batch.lane is lane), default=0.0)
-
-    def runs_of(self, source: Source) -> list[Run]:
-        """List what is being done for one source."""
-        return [run for run in tuple(self._runs.values()) if run.source is source]
 
     @property
     def ended(self) -> bool:
@@ -208,7 +94,7 @@ class RunnerPool:
             # Also when a thread dies of a defect: nobody may wait for one that is gone.
             with self.changed:
                 self._alive -= 1
-                died = self._end_run(index)
+                died = self.end(index)
                 if died:
                     died.source.stopped(died.batch)
                 if self.ended:
@@ -219,24 +105,19 @@ class RunnerPool:
     def _next(self, index: int) -> Run | None:
         """End the last piece of work and wait for another; None means that the pool is closed."""
         with self.changed:
-            self._end_run(index)
+            self.end(index)
             if self._removing:
                 self.changed.notify_all()
             self._idle += 1
             try:
                 while not self._closing:
-                    source, wait_s = self._most_urgent()
-                    if source is None:
-                        self._wait(wait_s)
-                        continue
-                    batch = source.take(min(self._idle, source.lane.parts))
-                    if batch:
-                        self._runs[index] = run = Run(source, batch, time.perf_counter())
-                        source.lane.running += 1
+                    run, wait_s = self.begin(index, self._idle)
+                    if run is not None:
                         # Another idle thread may take what is left, or wait for its time.
-                        if self._idle > 1 and self._most_urgent() != (None, None):
+                        if self._idle > 1 and self.has_work:
                             self.wake()
                         return run
+                    self._wait(wait_s)
                 return None
             finally:
                 self._idle -= 1
@@ -254,40 +135,3 @@ class RunnerPool:
         self.changed.wait(seconds)
         if self._alarm == at:
             self._alarm = None
-
-    def _end_run(self, index: int) -> Run | None:
-        run = self._runs.pop(index, None)
-        if run is not None:
-            run.source.lane.running -= 1
-        return run
-
-    def _most_urgent(self) -> tuple[Source | None, float | None]:
-        """Give the source to serve now, or the seconds until one may be ready (None: unknown)."""
-        now, first = time.perf_counter(), None
-        ready: list[Source] = []
-        for source in self._sources:
-            at = source.ready_at()
-            if at is None or not source.lane.free:
-                continue
-            if at <= now:
-                ready.append(source)
-            else:
-                first = at if first is None else min(first, at)
-        if not ready:
-            return None, None if first is None else first - now
-        source = ready[0] if len(ready) == 1 else min(ready, key=_urgency)
-        if len(ready) > 1 and source.may_wait():
-            priority, _ = source.urgency()
-            peers = [other for other in ready if other.urgency()[0] <= priority]
-            if any(other.lane is not source.lane for other in peers):
-                others = [other for other in peers if not other.may_wait()]
-                source = min(others, key=_urgency, default=source)
-        return source, None
-
-
-def _urgency(source: Source) -> Urgency:
-    return source.urgency()
-
-
-def _since(run: Run) -> float:
-    return run.since

@@ -41,6 +41,7 @@ class Ticket:
     deadline: float
     priority: Priority = Priority.HIGH
     arrived: float | None = None  # when its image began to wait to be decoded, if it had to
+    tried: bool = False  # run however late it looks: it was let in although its plan was too long
 
     @property
     def moves_up_at(self) -> float:

@@ -8,7 +8,6 @@ would only kill the runner.
 from __future__ import annotations
 
 import asyncio
-import linecache
 import sys
 import threading
 import time
@@ -27,7 +26,8 @@ from engines import FakeEngine, answered
 from service.batching.batcher import Batcher
 from service.batching.jobs import JobQueue
 from service.batching.latency import LatencyTable
-from service.batching.runners import Lane, RunnerPool
+from service.batching.runners import RunnerPool
+from service.batching.schedule import Lane
 from service.batching.ticket import Answer, Priority, Ticket
 from service.errors import ModelUnavailableError, StoppingError
 from service.metrics import Metrics
@@ -64,8 +64,37 @@ def simulated_time(clock: Clock) -> Iterator[None]:
         yield
 
 
+class Sleepers(threading.Condition):
+    """A condition that knows how many threads wait to be notified, and not only for its lock."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._sleeping: list[object] = []  # the first is notified first
+
+    @property
+    def asleep(self) -> int:
+        """Count them."""
+        with self:
+            return len(self._sleeping)
+
+    def wait(self, timeout: float | None = None) -> bool:
+        me = object()
+        self._sleeping.append(me)
+        try:
+            return super().wait(timeout)
+        finally:
+            if me in self._sleeping:  # not notified
+                self._sleeping.remove(me)
+
+    def notify(self, n: int = 1) -> None:
+        del self._sleeping[:n]
+        super().notify(n)
+
+
 class FixedTable(LatencyTable):
-    """Knows its times from the start and learns none."""
+    """Knows its times from the start, learns none and is never doubted."""
+
+    is_stale = False
 
     def __init__(self, times: list[float]) -> None:
         super().__init__()
@@ -274,7 +303,8 @@ class Stage:
         self.loop = asyncio.new_event_loop()
         self.loop.set_exception_handler(lambda _, context: self.wrong.append(str(context)))
         self.name = f"stage{next(_NAMES)}"
-        self.pool = RunnerPool(threads, name=self.name)
+        self.sleepers = Sleepers()
+        self.pool = RunnerPool(threads, name=self.name, changed=self.sleepers)
         self.lane = Lane(runners or threads, serial=serial)
         self.max_delay_s = max_delay_s
         self.jobs = StagedJobs(self, decoders or threads)
@@ -366,7 +396,7 @@ class Stage:
         self.settle()  # so that who is told to be late is known to be so by the time until now
         with self.pool.changed:
             self.clock.now += seconds
-            if self.lane.serial:  # an alarm of a thread is by the real clock
+            if self.lane.serial or self.max_delay_s:  # a thread's alarm is by the real clock
                 self.pool.changed.notify_all()
 
     def close_model(self, model: int) -> None:
@@ -465,21 +495,9 @@ class Stage:
     def wait_for_sleepers(self, number: int) -> None:
         """Wait until so many of the pool's threads and of who closes models wait to be woken."""
         end = time.monotonic() + PATIENCE_S
-        while (asleep := self._asleep()) != number:
+        while (asleep := self.sleepers.asleep) != number:
             assert time.monotonic() < end, f"{asleep} asleep"
             time.sleep(_PAUSE_S)
-
-    def _asleep(self) -> int:
-        """Count the threads that wait for a condition, and not only for its lock."""
-        closers = [batcher.closer for batcher in self.batchers if batcher.closer is not None]
-        threads = {thread.ident for thread in (*self._threads(), *closers)}
-        with self.pool.changed:  # so that nobody wakes up meanwhile
-            frames = [frame for id_, frame in sys._current_frames().items() if id_ in threads]
-            return sum(
-                frame.f_code is threading.Condition.wait.__code__
-                and "waiter.acquire(" in linecache.getline(frame.f_code.co_filename, frame.f_lineno)
-                for frame in frames
-            )
 
     def _unsettled(self) -> str | None:
         sources = (self.jobs, *self.batchers)

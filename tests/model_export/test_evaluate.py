@@ -47,7 +47,7 @@ def test_top1_and_classes_are_counted(model: Path, photos: Path):
     assert all(one.low <= one.confidence <= one.high for one in result.bins)
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(st.lists(st.tuples(st.integers(0, 255), st.booleans()), min_size=1, max_size=12))
 def test_calibration_error_is_the_mean_distance_of_confidence_and_accuracy(tmp_path_factory, drawn):
     """Guo et al.'s expected calibration error, over 15 bins, computed here by its definition."""

@@ -131,7 +131,7 @@ requests = st.tuples(
 )
 
 
-@settings(deadline=None, max_examples=150)
+@settings(max_examples=150)
 @given(st.lists(requests, max_size=3), st.data())
 def test_requests_are_the_same_however_the_bytes_are_cut(sent, data):
     """In any number of pieces, pipelined or not, with an offer to upgrade or without."""

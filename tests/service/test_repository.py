@@ -547,7 +547,7 @@ def test_the_batch_sizes_to_be_ready_for_are_powers_of_two_and_the_largest(max_b
 
 
 @given(max_batch=st.integers(1, 1024))
-@settings(max_examples=100, deadline=None, derandomize=True)
+@settings(max_examples=100)
 def test_every_batch_fits_a_size_at_most_twice_its_own(max_batch):
     sizes = buckets(max_batch)
     assert sizes == sorted(set(sizes))

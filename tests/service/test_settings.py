@@ -16,7 +16,7 @@ from service.settings import PREFIX, Settings, add_flags, load_settings
 
 FIELDS = sorted(Settings.model_fields)
 NUMBERS = [name for name in FIELDS if Settings.model_fields[name].annotation in (int, float)]
-bounded = settings(max_examples=200, deadline=None, derandomize=True)
+bounded = settings(max_examples=200)
 
 
 def loaded(flags: dict[str, object] | None = None, **environ: str) -> Settings:

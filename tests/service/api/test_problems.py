@@ -12,6 +12,7 @@ from images import colored, encode, photo, top_label
 from wire import connect, read_answer
 
 from service import errors
+from service.preprocess.decode import decode, decode_at_once
 
 
 def request_errors() -> list[type[errors.RequestError]]:
@@ -137,12 +138,24 @@ def test_a_malformed_request_id_is_replaced(client, bad):
 
 
 @pytest.mark.parametrize("coalesce", [False, True])
-@pytest.mark.parametrize("image_format", ["PNG", "JPEG"])  # decoded on a thread, and at once
-def test_an_internal_error_gives_an_id_and_no_traceback(serve, image_format, coalesce):
-    """A defect in the road is answered with 500 as a problem, and the server goes on."""
+@pytest.mark.parametrize(
+    ("image_format", "decoder"), [("PNG", decode), ("JPEG", decode_at_once)], ids=["PNG", "JPEG"]
+)
+def test_an_internal_error_gives_an_id_and_no_traceback(
+    serve, monkeypatch, image_format, decoder, coalesce
+):
+    """A defect in the road is answered with 500 as a problem, and the server goes on.
+
+    On a thread, where a PNG is decoded, and on the event loop.
+    """
     client, image = serve(coalesce=coalesce), encode(photo(40, 30), image_format)
-    service = client.app.state.service
-    service.decode_policy = None  # a defect: every decode now raises AttributeError
+
+    def broken(data: bytes, *arguments: object) -> object:
+        if data == image:
+            raise AttributeError
+        return decoder(data, *arguments)
+
+    monkeypatch.setattr(f"service.api.classify.{decoder.__name__}", broken)
     response = client.post("/v1/classify", content=image)
     problem = response.json()
     assert (response.status_code, problem["code"]) == (500, "internal_error")

@@ -11,10 +11,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from stage import Clock, simulated_time
 
-from service.batching.admission import ByteGate, Device, ImageGate
-from service.batching.jobs import JobQueue
+from service.batching import admission
+from service.batching.admission import ByteGate, ImageGate, Places
 from service.batching.latency import LatencyTable
-from service.batching.runners import RunnerPool, RunningBatch
+from service.batching.plan import Device
+from service.batching.schedule import RunningBatch
 from service.batching.ticket import Priority
 from service.errors import (
     DeadlineExceededError,
@@ -22,6 +23,18 @@ from service.errors import (
     InflightBytesError,
     QueueFullError,
 )
+
+
+@pytest.fixture(autouse=True)
+def clock():
+    clock = Clock()
+    with simulated_time(clock):
+        yield clock
+
+
+def soon(seconds: float) -> float:
+    """Give the time of the simulated clock in so many seconds."""
+    return admission.time.perf_counter() + seconds
 
 
 def planned(gate: ImageGate, images: int, priority: Priority = Priority.HIGH) -> float:
@@ -65,28 +78,126 @@ def test_a_deadline_that_the_measured_times_can_not_meet_is_refused():
     """Five images ahead and two new ones, of a second each, on one runner."""
     latencies = LatencyTable((size, float(size)) for size in (1, 2, 4, 8))
     gate = ImageGate(100, max_batch=8, latencies=latencies)
-    with gate.admit(5):
-        gate.check(2, 7.0, Priority.HIGH)
+    with gate.admit(5, soon(6)):
+        gate.check(2, soon(7.0), Priority.HIGH)
         with pytest.raises(DeadlineUnreachableError, match="7000 ms") as refused:
-            gate.check(2, 4.9, Priority.HIGH)
-        assert refused.value.retry_after_s == 3
+            gate.check(2, soon(6.1), Priority.HIGH)
+        assert refused.value.retry_after_s == 1
 
 
-def test_high_priority_passes_low_but_for_the_batch_that_may_have_begun():
+def test_where_nothing_is_to_be_done_a_request_is_let_in_whatever_the_plan_says():
+    """It costs nobody anything, and tells whether the plan was right."""
+    device = Device()
+    gate = ImageGate(100, latencies=LatencyTable([(1, 5.0)]), device=device)
+    neighbour = ImageGate(100, latencies=LatencyTable([(1, 0.1)]), device=device)
+    assert gate.admit(3, soon(0.1)).is_tried
+    assert not gate.admit(3, soon(16)).is_tried
+    with neighbour.admit(1), pytest.raises(DeadlineUnreachableError):
+        gate.check(1, soon(0.1), Priority.HIGH)
+
+
+def test_what_is_due_later_does_not_count_however_much_it_is():
+    gate = ImageGate(1000, latencies=LatencyTable([(1, 1.0)]))
+    with gate.admit(500, soon(86_400)):
+        needs(gate, 1.0)
+        assert gate.check(1, soon(86_400.1), Priority.HIGH) == 501
+
+
+def test_who_would_make_late_who_was_let_in_before_is_refused():
+    gate = ImageGate(100, max_batch=99, latencies=LatencyTable([(1, 1.0)]))
+    with gate.admit(4, soon(4.5)), gate.admit(1, soon(20)):
+        with pytest.raises(DeadlineUnreachableError, match="accepted before") as refused:
+            gate.check(2, soon(4), Priority.HIGH)
+        assert refused.value.retry_after_s == 2
+        gate.check(2, soon(8), Priority.HIGH)
+
+
+def test_who_is_late_in_any_case_is_no_reason_to_refuse_others(clock):
+    gate = ImageGate(100, max_batch=99, latencies=LatencyTable([(1, 1.0)]))
+    with gate.admit(4, soon(4.5)), gate.admit(3, soon(20)):
+        clock.now += 2  # and nothing was run
+        gate.check(1, soon(2), Priority.HIGH)
+        with pytest.raises(DeadlineUnreachableError, match="accepted before"):
+            gate.check(12, soon(17), Priority.HIGH)
+
+
+def test_another_models_promises_are_kept_too():
+    device = Device()
+    gate = ImageGate(100, max_batch=99, latencies=LatencyTable([(1, 1.0)]), device=device)
+    neighbour = ImageGate(100, max_batch=99, latencies=LatencyTable([(1, 2.0)]), device=device)
+    with neighbour.admit(2, soon(5.5)):
+        gate.check(1, soon(3), Priority.HIGH)
+        with pytest.raises(DeadlineUnreachableError, match="accepted before"):
+            gate.check(2, soon(3), Priority.HIGH)
+
+
+def test_all_who_are_due_later_are_looked_at():
+    """Each has half a second to spare, but for one that has a quarter."""
+    for tight in range(16):
+        device = Device()
+        gate = ImageGate(100, max_batch=99, latencies=LatencyTable([(1, 1.0)]), device=device)
+        more = ImageGate(100, latencies=LatencyTable([(1, 0.3)]), device=device)
+        with contextlib.ExitStack() as admitted:
+            for number in range(16):
+                spare_s = 0.25 if number == tight else 0.5
+                admitted.enter_context(gate.admit(1, soon(number + 1 + spare_s)))
+            with pytest.raises(DeadlineUnreachableError, match="accepted before"):
+                more.check(1, soon(1), Priority.HIGH)
+            more.latencies = LatencyTable([(1, 0.2)])
+            more.check(1, soon(1), Priority.HIGH)
+
+
+def test_high_priority_passes_low_but_for_the_batch_that_runs():
     latencies = LatencyTable((size, float(size)) for size in (1, 2))
-    gate = ImageGate(100, max_batch=2, latencies=latencies)
-    with gate.admit(10, priority=Priority.LOW):
+    device = Device()
+    gate = ImageGate(100, max_batch=2, latencies=latencies, device=device)
+    with gate.admit(10, priority=Priority.LOW) as places:
+        assert planned(gate, 1, Priority.LOW) == 11
+        assert planned(gate, 1) == 1
+        device.running = lambda: [RunningBatch(latencies, [places.rank] * 2, 2.0)]
         assert planned(gate, 1, Priority.LOW) == 11
         assert planned(gate, 1) == 3
+
+
+def test_low_priority_that_has_moved_up_or_will_have_counts(clock):
+    """At half of its time, and then if it is due earlier."""
+    gate = ImageGate(100, latencies=LatencyTable([(1, 1.0)]))
+    with gate.admit(10, soon(100), Priority.LOW), gate.admit(60, soon(200)):
+        assert gate.check(1, soon(300), Priority.HIGH) == 71
+        assert gate.check(1, soon(199), Priority.HIGH) == 1
+        clock.now += 60
+        assert gate.check(1, soon(139), Priority.HIGH) == 11
+        assert gate.check(1, soon(30), Priority.HIGH) == 1
+
+
+def test_low_priority_waits_for_no_more_than_half_of_its_time():
+    """Then only what is due earlier is before it."""
+    gate = ImageGate(1000, latencies=LatencyTable([(1, 1.0)]))
+    with gate.admit(500, soon(86_400)), gate.admit(2, soon(9)):
+        assert gate.check(1, soon(10), Priority.LOW) == 5 + 3
+        with pytest.raises(DeadlineUnreachableError):
+            gate.check(1, soon(5), Priority.LOW)
+
+
+def test_the_patient_may_fill_half_of_the_places():
+    """Those who have more time than is usual must not leave none to others."""
+    gate = ImageGate(8, patience_s=30)
+    with gate.admit(1, soon(30)), gate.admit(4, soon(31)):
+        with pytest.raises(QueueFullError, match=r"half of .?max_queue"):
+            gate.check(1, soon(40), Priority.HIGH)
+        with gate.admit(3, soon(10)), pytest.raises(QueueFullError):
+            gate.check(1, soon(10), Priority.HIGH)
+    gate.check(8, soon(86_400), Priority.HIGH)
 
 
 def test_the_batch_that_runs_counts_with_what_is_left_of_it():
     latencies = LatencyTable([(1, 1.0), (2, 2.0)])
     device = Device()
-    device.running = lambda: [RunningBatch(latencies, 2, 0.5)]
     gate = ImageGate(100, max_batch=2, latencies=latencies, device=device)
-    with gate.admit(2):
+    with gate.admit(2, soon(9)) as places:
+        device.running = lambda: [RunningBatch(latencies, [places.rank] * 2, 0.5)]
         assert planned(gate, 1) == 1.5
+        assert gate.check(1, soon(2), Priority.HIGH) == 1.5, "though they are due later"
 
 
 def test_runners_share_what_waits_and_other_models_of_the_device_count():
@@ -102,19 +213,12 @@ def test_under_load_an_image_needs_time_to_spare():
     """Let in with none, each would run at the last moment, in a batch of one."""
     latencies = LatencyTable((size, 1.0) for size in (1, 2, 4))
     gate = ImageGate(100, max_batch=4, latencies=latencies)
-    with gate.admit(3):
-        gate.check(1, 1.0, Priority.HIGH)
-    with gate.admit(4):
+    with gate.admit(3, soon(1)):
+        gate.check(1, soon(1.0), Priority.HIGH)
+    with gate.admit(4, soon(1)):
         with pytest.raises(DeadlineUnreachableError):
-            gate.check(1, 2.0, Priority.HIGH)
-        gate.check(1, 4.0, Priority.HIGH)
-
-
-@pytest.fixture
-def clock():
-    clock = Clock()
-    with simulated_time(clock):
-        yield clock
+            gate.check(1, soon(2.0), Priority.HIGH)
+        gate.check(1, soon(4.0), Priority.HIGH)
 
 
 def learn(gate: ImageGate, clock: Clock, took_s: float, priority: Priority = Priority.HIGH) -> None:
@@ -127,21 +231,19 @@ def learn(gate: ImageGate, clock: Clock, took_s: float, priority: Priority = Pri
 
 def needs(gate: ImageGate, seconds: float) -> None:
     """Assert that so much time is needed, and no more."""
-    gate.check(1, seconds * 1.001, Priority.HIGH)
+    gate.check(1, soon(seconds * 1.001), Priority.HIGH)
     with pytest.raises(DeadlineUnreachableError):
-        gate.check(1, seconds * 0.999, Priority.HIGH)
+        gate.check(1, soon(seconds * 0.999), Priority.HIGH)
 
 
 def test_who_waits_longer_than_planned_makes_others_need_more_time(clock):
     latencies = LatencyTable([(1, 1.0), (8, 8.0)])
     gate = ImageGate(100, max_batch=8, latencies=latencies)
     learn(gate, clock, took_s=1.5)
-    latencies.observe(1, 1.0)
-    needs(gate, 1.0)  # when nobody is before it, a plan is the best guess
-    with gate.admit(1):
-        gate.check(1, 3.0, Priority.HIGH)
+    with gate.admit(1, soon(1)):
+        gate.check(1, soon(3.0), Priority.HIGH)
         with pytest.raises(DeadlineUnreachableError):
-            gate.check(1, 2.6, Priority.HIGH)
+            gate.check(1, soon(2.6), Priority.HIGH)
 
 
 def test_another_models_images_on_the_device_are_before_it_too(clock):
@@ -149,16 +251,38 @@ def test_another_models_images_on_the_device_are_before_it_too(clock):
     gate = ImageGate(100, latencies=LatencyTable([(1, 1.0)]), device=device)
     neighbour = ImageGate(100, latencies=LatencyTable([(1, 1.0)]), device=device)
     learn(gate, clock, took_s=2.0)
-    with neighbour.admit(1):
-        gate.check(1, 4.0, Priority.HIGH)
+    with neighbour.admit(1, soon(1)):
+        gate.check(1, soon(4.0), Priority.HIGH)
         with pytest.raises(DeadlineUnreachableError):
-            gate.check(1, 2.5, Priority.HIGH)
+            gate.check(1, soon(2.5), Priority.HIGH)
 
 
-def test_who_is_passed_by_others_says_nothing_of_their_time(clock):
+def test_another_models_last_batch_is_filled_with_what_is_due_later():
+    device = Device()
+    gate = ImageGate(100, latencies=LatencyTable([(1, 1.0)]), device=device)
+    table = LatencyTable([(1, 1.0), (4, 2.0)])
+    neighbour = ImageGate(100, max_batch=4, latencies=table, device=device)
+    with neighbour.admit(1, soon(1)), neighbour.admit(9, soon(99)):
+        assert gate.check(1, soon(5), Priority.HIGH) == 2 + 1
+
+
+def test_who_is_passed_by_low_priority_says_nothing_of_high(clock):
     gate = ImageGate(100, max_batch=8, latencies=LatencyTable([(1, 1.0), (8, 8.0)]))
     learn(gate, clock, took_s=4.0, priority=Priority.LOW)
-    with gate.admit(1):
+    with gate.admit(1, soon(1)):
+        needs(gate, 2.0)
+
+
+def test_to_be_passed_by_those_who_are_due_earlier_is_no_fault_of_a_plan(clock):
+    """Answers after a day's wait behind others must not close the door to those."""
+    gate = ImageGate(100, max_batch=99, latencies=LatencyTable([(1, 1.0)]))
+    for _ in range(100):
+        with gate.admit(1, soon(1000)) as patient:
+            with gate.admit(3, soon(5)):
+                clock.now += 3
+            clock.now += 1
+            patient.answered()
+    with gate.admit(1, soon(1)):
         needs(gate, 2.0)
 
 
@@ -169,13 +293,13 @@ def test_a_request_that_ends_in_an_error_tells_only_that_it_had_waited_too_long(
     gate = ImageGate(100, max_batch=8, latencies=LatencyTable([(1, 1.0), (8, 8.0)]))
     learn(gate, clock, took_s=1.5)
     for took_s in (0.5, 3.0):
-        with gate.admit(1):
+        with gate.admit(1, soon(1)):
             before_s = _least(gate)
         for _ in range(10):
             with contextlib.suppress(type(error)), gate.admit(1):
                 clock.now += took_s
                 raise error
-        with gate.admit(1):
+        with gate.admit(1, soon(1)):
             after_s = _least(gate)
         assert (after_s > before_s) == (took_s == 3.0 and not isinstance(error, RuntimeError))
 
@@ -184,98 +308,47 @@ def _least(gate: ImageGate) -> float:
     """Find the least time that is enough, to a millisecond."""
     for ms in range(10000):
         with contextlib.suppress(DeadlineUnreachableError):
-            gate.check(1, ms / 1000, Priority.HIGH)
+            gate.check(1, soon(ms / 1000), Priority.HIGH)
             return ms / 1000
     raise AssertionError
 
 
+def busy_neighbour(device: Device) -> Places:
+    """Keep a device from being idle, with work that is due after all else."""
+    return ImageGate(9, latencies=LatencyTable([(1, 1e-9)]), device=device).admit(1)
+
+
 def test_a_door_that_bad_times_have_closed_opens_again(clock):
     """Nothing is let in, so nothing is run that could tell of better times."""
-    latencies = LatencyTable([(1, 0.01), (2, 0.02)])
-    gate = ImageGate(100, max_batch=2, latencies=latencies)
-    gate.check(1, 0.1, Priority.HIGH)
-    for _ in range(50):
-        with gate.admit(1) as places:
-            latencies.observe(1, 0.5)
-            clock.now += 0.5
-            places.answered()
-    for _ in range(5):
-        with pytest.raises(DeadlineUnreachableError):
-            gate.check(1, 0.1, Priority.HIGH)
-        clock.now += 1
-    clock.now += 10
-    gate.check(1, 0.1, Priority.HIGH)
-
-
-def test_a_door_that_slow_decoding_has_closed_opens_again(clock):
-    """One large image was enough to close it, and what is refused is not decoded."""
-
-    async def main() -> None:
-        pool, jobs = RunnerPool(1), JobQueue(1)
-        jobs.start(pool)
-        device = Device(1, jobs)
-        device.decoding_threads = 1
-        gate = ImageGate(100, latencies=LatencyTable([(1, 0.01)]), device=device)
-
-        def decode() -> None:
-            clock.now += 2.0
-
-        await jobs.call(decode, math.inf, Priority.HIGH)
-        while pool.runs_of(jobs):  # noqa: ASYNC110 - a pool has no event for it
-            await asyncio.sleep(0)
+    latencies, device = LatencyTable([(1, 0.01), (2, 0.02)]), Device()
+    gate = ImageGate(100, max_batch=2, latencies=latencies, device=device)
+    with busy_neighbour(device):
+        gate.check(1, soon(0.1), Priority.HIGH)
+        for _ in range(50):
+            with gate.admit(1) as places:
+                latencies.observe(1, 0.5)
+                clock.now += 0.5
+                places.answered()
         for _ in range(5):
             with pytest.raises(DeadlineUnreachableError):
-                gate.check(1, 0.5, Priority.HIGH)
+                gate.check(1, soon(0.1), Priority.HIGH)
             clock.now += 1
         clock.now += 10
-        gate.check(1, 0.5, Priority.HIGH)
-        jobs.close()
-        assert pool.close(20)
-
-    asyncio.run(main())
+        gate.check(1, soon(0.1), Priority.HIGH)
 
 
 def test_a_door_that_was_closed_by_a_busy_start_opens_in_the_end(clock):
     """What was measured then is doubted while nobody is let in by it."""
-    latencies = LatencyTable([(1, 1.0)])
-    gate = ImageGate(100, latencies=latencies)
-    for _ in range(5):
-        with contextlib.suppress(DeadlineUnreachableError):
-            gate.check(1, 0.2, Priority.HIGH)
-        clock.now += 11
-    gate.check(1, 0.2, Priority.HIGH)
-    latencies.observe(1, 0.1)
-    assert latencies.median_s(1) == 0.1
-
-
-class Decoders:
-    """Two images wait for decoders that take a second for each."""
-
-    def predict_s(self, images: int) -> float:
-        return 2.0 + images
-
-    def work_s(self, images: int) -> float:
-        return 2.0 + images
-
-    is_stale = False
-
-    def forget(self) -> None:
-        raise AssertionError
-
-
-def test_decoders_with_threads_of_their_own_work_beside_the_runners():
-    gate = ImageGate(100, latencies=LatencyTable([(1, 4.0)]), device=Device(1, Decoders()))
-    assert planned(gate, 1) == 2 + 4, "the first has to be decoded"
-    assert planned(gate, 9) == 2 + 36
-    quick = ImageGate(100, latencies=LatencyTable([(1, 0.1)]), device=Device(1, Decoders()))
-    assert planned(quick, 9) == 2 + 9, "decoding is the slower"
-
-
-def test_threads_that_do_both_have_the_sum_to_do():
-    device = Device(2, Decoders())
-    device.decoding_threads = 2
-    gate = ImageGate(100, latencies=LatencyTable([(1, 4.0)]), device=device)
-    assert planned(gate, 1) == 4 + 3 / 2
+    latencies, device = LatencyTable([(1, 1.0)]), Device()
+    gate = ImageGate(100, latencies=latencies, device=device)
+    with busy_neighbour(device):
+        for _ in range(5):
+            with contextlib.suppress(DeadlineUnreachableError):
+                gate.check(1, soon(0.2), Priority.HIGH)
+            clock.now += 11
+        gate.check(1, soon(0.2), Priority.HIGH)
+        latencies.observe(1, 0.1)
+        assert latencies.median_s(1) == 0.1
 
 
 def test_the_byte_gate_refuses_what_would_pass_its_limit_and_holds_none_of_it():

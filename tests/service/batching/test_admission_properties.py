@@ -23,20 +23,22 @@ from dataclasses import dataclass, field
 from itertools import accumulate
 
 import numpy as np
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
-from stage import Clock, simulated_time
+from stage import Clock, FixedTable, simulated_time
 
-from service.batching.admission import Device, ImageGate
+from service.batching.admission import ImageGate
 from service.batching.latency import LatencyTable
+from service.batching.plan import Device
 from service.batching.queue import TicketQueue
-from service.batching.runners import RunningBatch
+from service.batching.schedule import RunningBatch
 from service.batching.ticket import Priority, Ticket
 from service.errors import DeadlineUnreachableError
 
 PIXELS = np.zeros((1, 1, 3), np.uint8)
 HIGH, LOW = Priority.HIGH, Priority.LOW
-ROUNDING_S = 1e-6
+ROUNDING = 1 + 1e-9
+"""By so much plans are longer than what happens, lest a rounding error make anyone late."""
 
 
 @dataclass
@@ -90,13 +92,14 @@ class Simulation:
         self.loop = asyncio.new_event_loop()  # never run; futures need one
         device = Device(runners)
         device.running = lambda: [
-            RunningBatch(batch.model.table, len(batch.tickets), max(0.0, batch.end - clock.now))
+            RunningBatch(batch.model.gate.latencies, batch.tickets, max(0.0, batch.end - clock.now))
             for batch in self.running
         ]
         self.models: list[Model] = []
         for times in tables:
-            table = LatencyTable(enumerate(times, 1))
-            gate = ImageGate(10**6, max_batch=self.max_batch, latencies=table, device=device)
+            table = FixedTable(times)
+            planned = FixedTable([seconds * ROUNDING for seconds in times])
+            gate = ImageGate(10**6, max_batch=self.max_batch, latencies=planned, device=device)
             self.models.append(Model(table, gate))
         self.running: list[Batch] = []
         self.places: dict[int, Place] = {}
@@ -115,16 +118,16 @@ class Simulation:
 
     def _arrive(self, request: Request) -> None:
         model, now = self.models[request.model], self.clock.now
+        deadline = now + request.spare_s
         place = Place(request.images, contextlib.ExitStack())
         try:
-            place.exits.enter_context(
-                model.gate.admit(request.images, request.spare_s - ROUNDING_S, request.priority)
-            )
+            places = model.gate.admit(request.images, deadline, request.priority)
+            place.exits.enter_context(places)
         except DeadlineUnreachableError:
             return
         for _ in range(request.images):
             future = self.loop.create_future()
-            ticket = Ticket(PIXELS, future, now, now + request.spare_s, request.priority)
+            ticket = Ticket(PIXELS, future, now, deadline, request.priority, tried=places.is_tried)
             model.queue.push(ticket)
             self.places[id(ticket)] = place
             self.admitted.append(ticket)
@@ -152,12 +155,12 @@ class Simulation:
             self.clock.now = batch.end
             self.running.remove(batch)
             for ticket in batch.tickets:
-                self._done(ticket, late=batch.end > ticket.deadline + ROUNDING_S)
+                self._done(ticket, late=batch.end > ticket.deadline)
             self._take()
         self.clock.now = max(self.clock.now, end if end < math.inf else 0.0)
 
     def _done(self, ticket: Ticket, *, late: bool) -> None:
-        if late and ticket.priority is HIGH:
+        if late and ticket.priority is HIGH and not ticket.tried:
             self.late.append(ticket)
         self.places.pop(id(ticket)).one_is_done()
 
@@ -186,7 +189,7 @@ def requests(models: int, priorities: list[Priority]) -> st.SearchStrategy[list[
     one = st.builds(
         Request,
         gap_s=st.one_of(st.just(0.0), st.floats(0, 4)),
-        spare_s=st.floats(0.3, 12),
+        spare_s=st.one_of(st.floats(0.3, 12), st.floats(0.3, 86_400)),
         model=st.integers(0, models - 1),
         images=st.one_of(st.just(1), st.integers(1, 6)),
         priority=st.sampled_from(priorities),
@@ -200,7 +203,6 @@ def requests(models: int, priorities: list[Priority]) -> st.SearchStrategy[list[
     )
 
 
-@settings(deadline=None)
 @given(unit_s=units, max_batch=sizes, runners=st.integers(1, 4), those=requests(3, [HIGH, LOW]))
 def test_models_of_one_speed_keep_every_promise_on_any_number_of_runners(
     unit_s, max_batch, runners, those
@@ -210,7 +212,6 @@ def test_models_of_one_speed_keep_every_promise_on_any_number_of_runners(
         assert simulation.late == []
 
 
-@settings(deadline=None)
 @given(speeds=st.lists(units, min_size=3, max_size=3), max_batch=sizes,
        those=requests(3, [HIGH, LOW]))  # fmt: skip
 def test_models_of_any_speeds_keep_every_promise_on_one_runner(speeds, max_batch, those):
@@ -219,7 +220,6 @@ def test_models_of_any_speeds_keep_every_promise_on_one_runner(speeds, max_batch
         assert simulation.late == []
 
 
-@settings(deadline=None)
 @given(
     times=st.lists(st.floats(0.05, 3), min_size=1, max_size=8).map(lambda s: [*accumulate(s, max)]),
     runners=st.integers(1, 4),

@@ -12,6 +12,7 @@ import pytest
 from engines import HeldEngine, first_pixels
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from stage import Sleepers, stage
 
 from service.batching.batcher import Batcher
 from service.batching.jobs import JobQueue
@@ -56,7 +57,7 @@ def with_batcher(
     async def main() -> None:
         engine = HeldEngine()
         options.setdefault("latencies", one_time_for_all_sizes(max_batch))
-        pool = RunnerPool(runners)
+        pool = RunnerPool(runners, changed=Sleepers())
         batcher = Batcher(engine, metrics.for_model("m", 1), pool, max_batch=max_batch, **options)
         try:
             async with asyncio.timeout(30):
@@ -116,16 +117,18 @@ def test_max_delay_lets_an_incomplete_batch_wait_for_more():
     with_batcher(use, max_delay_s=60)
 
 
-def test_max_delay_does_not_make_an_image_late():
-    """On an idle runner: the batch runs before its deadline, full or not."""
-
-    async def use(batcher, engine):
-        now = time.perf_counter()
-        future = asyncio.get_running_loop().create_future()
-        batcher.submit(Ticket(ticket(1).pixels, future, now, now + 0.5))
-        assert (await future).probabilities[0] == 1
-
-    with_batcher(use, max_delay_s=100)
+@pytest.mark.parametrize("batch_s", [1e-4, 1e-3, 0.02, 0.1])
+def test_max_delay_does_not_make_an_image_late(batch_s):
+    """The batch runs before its deadline, full or not, and with time for a late wake-up."""
+    with stage([[batch_s] * 4], threads=1, max_batch=4, max_delay_s=100) as scene:
+        (image,) = scene.submit(0, time_s=1.0)
+        margin_s = max(0.05, 4 * batch_s)
+        scene.advance(1.0 - margin_s - 0.01)
+        assert scene.batchers[0].ready_at() == pytest.approx(image.deadline - margin_s)
+        scene.advance(0.02)
+        scene.settle()
+        assert [call.values for call in scene.blocked()] == [[image.value]]
+        scene.end()
 
 
 def test_max_delay_ends_also_when_the_thread_that_decoded_goes_on_to_another_image():
@@ -139,7 +142,7 @@ def test_max_delay_ends_also_when_the_thread_that_decoded_goes_on_to_another_ima
 
         def decode() -> None:
             assert both.wait(20)
-            while not pool.changed._waiters:  # the idle one has looked, and sleeps
+            while not pool.changed.asleep:  # the idle one has looked, and sleeps
                 pass
             batcher.submit(image, wake=False)
 
@@ -157,12 +160,17 @@ def test_max_delay_ends_also_when_the_thread_that_decoded_goes_on_to_another_ima
 
 def test_max_delay_ends():
     """An incomplete batch runs when its oldest ticket has waited long enough."""
-
-    async def use(batcher, engine):
-        await asyncio.gather(*submit(batcher, 1, 2))
-        assert engine.batches == [[1, 2]]
-
-    with_batcher(use, max_delay_s=0.05)
+    with stage([[1e-3] * 4], threads=1, max_batch=4, max_delay_s=5.0) as scene:
+        (first,) = scene.submit(0)
+        scene.advance(3.0)
+        (second,) = scene.submit(0)
+        scene.advance(1.9)
+        scene.settle()
+        assert scene.blocked() == []
+        scene.advance(0.2)
+        scene.settle()
+        assert [call.values for call in scene.blocked()] == [[first.value, second.value]]
+        scene.end()
 
 
 def test_cancelled_tickets_are_dropped_before_they_cost_inference():
@@ -442,7 +450,7 @@ def check_runs(batches: list[list[int]]) -> None:
     assert first_runs == sorted(first_runs)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     max_batch=st.integers(1, 5),
     steps=st.lists(

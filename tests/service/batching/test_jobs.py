@@ -6,9 +6,13 @@ import asyncio
 import threading
 import weakref
 from collections.abc import Awaitable, Callable
+from functools import partial
 
 import pytest
+from stage import Clock, simulated_time
 
+from service.batching.costs import Work
+from service.batching.demand import Rank
 from service.batching.jobs import JobQueue
 from service.batching.runners import RunnerPool
 from service.batching.ticket import Priority
@@ -101,29 +105,92 @@ def test_no_more_threads_than_allowed_work_on_jobs():
     with_jobs(use, threads=2)
 
 
-def test_predictions_follow_the_mean_and_what_waits():
-    async def use(jobs: JobQueue, pool: RunnerPool) -> None:
-        assert jobs.predict_s(5) == jobs.work_s(5) == 0
-        await jobs.call(lambda: None, FAR, Priority.HIGH)
-        # The value is there a moment before the thread is free.
-        while pool.runs_of(jobs):  # noqa: ASYNC110 - a pool has no event for it
-            await asyncio.sleep(0)
-        one = jobs.work_s(1)
-        assert 0 < one < 10
-        assert jobs.predict_s(1) == pytest.approx(one), "a lone image can't be shared out"
-        assert jobs.predict_s(6) == pytest.approx(3 * one)
-        held = [Held(), Held()]
-        futures = [jobs.call(job, FAR, Priority.HIGH) for job in held]
-        waiting = jobs.call(lambda: None, FAR, Priority.HIGH)
-        await begun(held[0])
-        await begun(held[1])
-        assert jobs.work_s(1) == pytest.approx(4 * one)
-        assert jobs.predict_s(1) == pytest.approx(2 * one)
-        for job in held:
-            job.go.set()
-        await asyncio.gather(*futures, waiting)
+SMALL, LARGE = Work("png", 64 * 64, 8_000), Work("png", 50_000_000, 400_000)
 
-    with_jobs(use, threads=2)
+
+def soon(clock: Clock, seconds: float, priority: Priority = Priority.HIGH) -> Rank:
+    return Rank(clock.now + seconds, priority, clock.now + seconds / 2)
+
+
+def test_what_is_before_whom_is_predicted_from_what_is_known_of_each_job():
+    """Those that are due later are not, however large they are."""
+    clock = Clock()
+
+    async def use(jobs: JobQueue, _: RunnerPool) -> None:
+        small_s, large_s = jobs.expect_s(SMALL), jobs.expect_s(LARGE)
+        assert jobs.is_idle
+        held = Held()
+        running = jobs.call(held, clock.now + 50, Priority.HIGH, LARGE)
+        await begun(held)
+        waiting = [
+            jobs.call(lambda: None, clock.now + 1, Priority.HIGH, SMALL),
+            jobs.call(lambda: None, clock.now + 99, Priority.HIGH, LARGE),
+            jobs.call(lambda: None, clock.now + 2, Priority.LOW, LARGE),
+        ]
+        now = clock.now
+        assert not jobs.is_idle
+        assert jobs.before_s(soon(clock, 0.9), now) == 0
+        assert jobs.before_s(soon(clock, 10), now) == small_s
+        assert jobs.before_s(soon(clock, 10), now + 1) == pytest.approx(small_s + large_s)
+        assert jobs.before_s(soon(clock, 99), now) == pytest.approx(small_s + large_s)
+        low_s = jobs.before_s(soon(clock, 3, Priority.LOW), now)
+        assert low_s == pytest.approx(small_s + 2 * large_s)
+        waiting.pop().cancel()
+        await asyncio.sleep(0)
+        assert jobs.before_s(soon(clock, 10), now + 1) == small_s
+        held.go.set()
+        await asyncio.gather(running, *waiting)
+        assert jobs.before_s(soon(clock, 1e6), now) == 0
+        assert jobs.is_idle
+
+    with simulated_time(clock):
+        with_jobs(use)
+
+
+def test_what_is_left_of_a_job_is_predicted_and_as_much_again_once_it_takes_longer():
+    clock = Clock()
+
+    async def use(jobs: JobQueue, _: RunnerPool) -> None:
+        held = Held()
+        running = jobs.call(held, FAR, Priority.HIGH, LARGE)
+        await begun(held)
+        expected_s = jobs.expect_s(LARGE)
+        clock.now += expected_s / 4
+        assert jobs.rests_s() == [pytest.approx(expected_s * 3 / 4)]
+        clock.now += expected_s
+        assert jobs.rests_s() == [pytest.approx(expected_s * 5 / 4)]
+        held.go.set()
+        await running
+        assert jobs.rests_s() == [], "though its thread may not have gone on yet"
+
+    with simulated_time(clock):
+        with_jobs(use)
+
+
+def test_predictions_learn_from_jobs_that_were_done_to_their_end_alone():
+    """A broken file is refused early, and says nothing of whole ones."""
+    clock = Clock()
+
+    async def use(jobs: JobQueue, _: RunnerPool) -> None:
+        def decode(took_s: float, error: Exception | None = None) -> None:
+            clock.now += took_s
+            if error:
+                raise error
+
+        before_s = jobs.expect_s(SMALL)
+        for _ in range(10):
+            broken = partial(decode, before_s / 100, ValueError("broken"))
+            with pytest.raises(ValueError, match="broken"):
+                await jobs.call(broken, FAR, Priority.HIGH, SMALL)
+        assert jobs.expect_s(SMALL) == before_s
+        for _ in range(10):
+            slow = partial(decode, 4 * before_s)
+            await jobs.call(slow, FAR, Priority.HIGH, SMALL)
+        # The value is there a moment before the thread has learned from the last one.
+        assert jobs.expect_s(SMALL) > 1.5 * before_s
+
+    with simulated_time(clock):
+        with_jobs(use)
 
 
 def test_a_job_that_takes_too_long_is_reported():

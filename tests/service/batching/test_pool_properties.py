@@ -105,9 +105,7 @@ class SharedPool(RuleBasedStateMachine):
 
 TestSharedPool = SharedPool.TestCase
 TestSharedPool.settings = settings(
-    max_examples=200,
     stateful_step_count=40,
-    deadline=None,
     # Not shrunk: each attempt at a wake-up that never comes would take all of the patience.
     phases=set(Phase) - {Phase.shrink},
 )

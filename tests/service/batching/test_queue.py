@@ -3,18 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 
 import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service.batching.admission import Device, ImageGate
 from service.batching.latency import LatencyTable
 from service.batching.queue import TicketQueue
-from service.batching.runners import RunningBatch
 from service.batching.ticket import Priority, Ticket
-from service.errors import DeadlineUnreachableError
 
 PIXELS = np.zeros((1, 1, 3), np.uint8)
 HIGH, LOW = Priority.HIGH, Priority.LOW
@@ -35,8 +31,10 @@ class Simulation:
     def __exit__(self, *_: object) -> None:
         self.loop.close()
 
-    def push(self, deadline: float, priority: Priority = HIGH, now: float = 0.0) -> None:
-        ticket = Ticket(PIXELS, self.loop.create_future(), now, deadline, priority)
+    def push(
+        self, deadline: float, priority: Priority = HIGH, now: float = 0.0, *, tried: bool = False
+    ) -> None:
+        ticket = Ticket(PIXELS, self.loop.create_future(), now, deadline, priority, tried=tried)
         self.tickets.append(ticket)
         self.queue.push(ticket)
 
@@ -97,6 +95,17 @@ def test_who_can_not_be_answered_in_time_is_passed_over_as_late():
         assert simulation.numbers(taken.late) == [0]
 
 
+def test_who_is_tried_is_run_however_late_it_looks_but_not_after_its_deadline():
+    """It was let in although its plan was too long, since that can be wrong."""
+    with Simulation(LatencyTable([(1, 1.0), (2, 1.0)])) as simulation:
+        simulation.push(0.2, tried=True)
+        simulation.push(9)
+        assert simulation.take(now=0.1) == [0]
+        simulation.push(0.2, tried=True)
+        taken = simulation.queue.take(0.3, simulation.latencies, 8)
+        assert (simulation.numbers(taken.batch), simulation.numbers(taken.late)) == ([1], [2])
+
+
 def test_who_has_gone_is_passed_over_and_counted():
     with Simulation() as simulation:
         for _ in range(3):
@@ -136,43 +145,3 @@ def test_every_ticket_leaves_the_queue_exactly_once(arrivals, measured, max_batc
         assert len({id(ticket) for ticket in ran + late}) == len(ran) + len(late)
         assert abandoned == sum(cancelled for _, _, cancelled in arrivals)
         assert not any(ticket.future.cancelled() for ticket in ran + late)
-
-
-@given(
-    st.lists(st.tuples(st.floats(0, 3), st.floats(0.5, 9)), min_size=1, max_size=60),
-    st.integers(1, 8),
-)
-def test_what_is_admitted_as_feasible_is_answered_in_time(arrivals, max_batch):
-    """Simulated arrivals, each with its own time to spare, where batches don't pay.
-
-    `arrivals` are gaps and times to spare, in units of the time that one image takes.
-    """
-    latencies = LatencyTable((size, float(size)) for size in range(1, max_batch + 1))
-    device = Device()
-    gate = ImageGate(1000, max_batch=max_batch, latencies=latencies, device=device)
-    with Simulation(latencies) as simulation, contextlib.ExitStack() as admitted:
-        now = free_at = 0.0
-        running: list[Ticket] = []
-        places: dict[int, contextlib.ExitStack] = {}
-        device.running = lambda: [RunningBatch(latencies, len(running), max(0.0, free_at - now))]
-        for gap, spare in arrivals:
-            later = now + gap
-            while (running or len(simulation.queue)) and free_at <= later:
-                now = free_at
-                for ticket in running:
-                    places.pop(id(ticket)).close()
-                taken = simulation.queue.take(now, latencies, max_batch)
-                assert not taken.late
-                running = taken.batch
-                free_at = now + len(running)
-                assert all(free_at <= ticket.deadline + 1e-6 for ticket in running)
-            now = later
-            free_at = free_at if running else now
-            place = admitted.enter_context(contextlib.ExitStack())
-            with contextlib.suppress(DeadlineUnreachableError):
-                place.enter_context(gate.admit(1, spare - 1e-6, HIGH))
-                simulation.push(now + spare, now=now)
-                places[id(simulation.tickets[-1])] = place
-            if not running and len(simulation.queue):
-                running = simulation.queue.take(now, latencies, max_batch).batch
-                free_at = now + len(running)

@@ -98,8 +98,8 @@ def test_when_batches_should_end_counts_that_one_waits_for_the_other():
         scene.submit(0, count=4)
         scene.settle()
         first, second = scene.pool.running()
-        assert (first.images, first.rest_s) == (1, pytest.approx(0.25))
-        assert (second.images, second.rest_s) == (4, pytest.approx(1.0))
+        assert (len(first.tickets), first.rest_s) == (1, pytest.approx(0.25))
+        assert (len(second.tickets), second.rest_s) == (4, pytest.approx(1.0))
         assert second.ends_at == pytest.approx(scene.clock.now + 1.25)
         scene.end()
 

@@ -18,7 +18,7 @@ from service.preprocess.memory import DecodingMemory
 RULE = Preprocessing(resize=64, crop=64, interpolation="bilinear", mean=(0, 0, 0), std=(1, 1, 1))
 
 
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 @given(st.lists(st.integers(1, 20), min_size=1, max_size=12), st.integers(1, 30))
 def test_no_more_is_held_than_allowed_and_what_never_fits_is_refused(sizes, limit):
     memory = DecodingMemory(limit)

@@ -65,7 +65,7 @@ def with_segment(marker: int, content: bytes) -> bytes:
     rule=RULES,
     ratio=st.sampled_from([0, 1, 2]),
 )
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 def test_pixels_are_those_of_the_long_way(size, mode, options, rule, ratio):
     data = encode(photo(*size).convert(mode), "JPEG", **options)
     # Tables of a bad quality have bytes that look like a marker.
@@ -80,7 +80,7 @@ def test_pixels_are_those_of_the_long_way(size, mode, options, rule, ratio):
         st.tuples(st.integers(0, len(PLAIN) - 1), st.integers(0, 255)), min_size=0, max_size=3
     ),
 )
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=400)
 def test_a_damaged_image_meets_what_it_meets_on_the_long_way(cut, changes):
     data = bytearray(PLAIN)
     for at, value in changes:

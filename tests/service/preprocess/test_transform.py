@@ -12,7 +12,7 @@ from PIL import Image
 from service.contract import Preprocessing
 from service.preprocess.transform import crop_of, resized_size, transform
 
-bounded = settings(max_examples=400, deadline=None, derandomize=True)
+bounded = settings(max_examples=400)
 
 RESAMPLING = {
     "bilinear": Image.Resampling.BILINEAR,

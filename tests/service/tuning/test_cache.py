@@ -113,7 +113,7 @@ def test_what_is_broken_is_told_passed_over_and_written_anew(cache, folder, cont
 
 
 @given(data=st.data())
-@settings(max_examples=200, deadline=None, derandomize=True)
+@settings(max_examples=200)
 def test_a_file_cut_off_or_overwritten_anywhere_never_raises(tmp_path_factory, data):
     folder = tmp_path_factory.mktemp("cache")
     cache = ProfileCache(folder)

@@ -39,7 +39,7 @@ def test_sessions_that_can_run_at_once_share_the_cpus():
 
 
 @given(cpus=st.integers(1, 300), models=st.integers(1, 20))
-@settings(max_examples=300, deadline=None, derandomize=True)
+@settings(max_examples=300)
 def test_no_layout_has_more_threads_than_cpus(cpus, models):
     layouts = candidates(cpus, models)
     assert layouts[0] == Layout(cpus, 1)
@@ -67,7 +67,7 @@ def test_with_threads_given_the_runners_fill_the_cpus(threads, expected):
 
 
 @given(cpus=st.integers(1, 64), models=st.integers(1, 8), number=st.integers(1, 64))
-@settings(max_examples=300, deadline=None, derandomize=True)
+@settings(max_examples=300)
 def test_with_one_given_the_other_is_kept_within_the_cpus(cpus, models, number):
     (by_runners,) = candidates(cpus, models, runners=number)
     (by_threads,) = candidates(cpus, models, threads=number)

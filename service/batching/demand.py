@@ -1,0 +1,127 @@
+"""How much work comes before a request, by its deadline and priority.
+
+Not thread-safe, but for `before`: it may be a piece off while others add and remove.
+"""
+
+from __future__ import annotations
+
+import bisect
+import math
+from collections.abc import Iterable
+from typing import NamedTuple, Protocol, TypeVar
+
+from service.batching.ticket import Priority
+
+
+class Ranked(Protocol):
+    """What has a place in the order of a `Line`. Times are of `time.perf_counter()`."""
+
+    @property
+    def deadline(self) -> float:
+        """When it is due."""
+
+    @property
+    def priority(self) -> Priority:
+        """Whether it passes others, or is passed."""
+
+    @property
+    def moves_up_at(self) -> float:
+        """When low priority becomes high."""
+
+
+class Rank(NamedTuple):
+    """The place in that order of what stands in no line."""
+
+    deadline: float
+    priority: Priority = Priority.HIGH
+    moves_up_at: float = math.inf
+
+
+R = TypeVar("R", bound=Ranked)
+
+
+def who_passes(others: Iterable[R], rank: Rank, until: float) -> list[R]:
+    """Give who of the others is served before somebody of that rank, who waits until then."""
+    due, high = rank.deadline, Priority.HIGH
+    if rank.priority is high:
+        return [
+            other
+            for other in others
+            if other.deadline <= due and (other.priority is high or other.moves_up_at <= until)
+        ]
+    return [
+        other
+        for other in others
+        if other.deadline <= due or other.priority is high or other.moves_up_at <= until
+    ]
+
+
+class _Low(NamedTuple):
+    """Work of low priority."""
+
+    deadline: float
+    priority: Priority
+    moves_up_at: float
+    amount: float
+
+
+class Demand:
+    """Amounts of work by rank, those of high priority in order of their deadlines."""
+
+    def __init__(self) -> None:
+        self._deadlines: list[float] = []
+        self._amounts: list[float] = []
+        self._low: list[_Low] = []
+
+    def __bool__(self) -> bool:
+        return bool(self._amounts or self._low)
+
+    def add(self, rank: Ranked, amount: float) -> None:
+        """Add work."""
+        if rank.priority is Priority.LOW:
+            self._low.append(_Low(rank.deadline, rank.priority, rank.moves_up_at, amount))
+            return
+        index = bisect.bisect_right(self._deadlines, rank.deadline)
+        self._deadlines.insert(index, rank.deadline)
+        self._amounts.insert(index, amount)
+
+    def remove(self, rank: Ranked, amount: float) -> None:
+        """Take out what was added; it must be there."""
+        if rank.priority is Priority.LOW:
+            self._low.remove(_Low(rank.deadline, rank.priority, rank.moves_up_at, amount))
+            return
+        index = self._amounts.index(amount, bisect.bisect_left(self._deadlines, rank.deadline))
+        del self._deadlines[index], self._amounts[index]
+
+    def clear(self) -> None:
+        """Take all out."""
+        self._deadlines, self._amounts, self._low = [], [], []
+
+    @property
+    def total(self) -> float:
+        """Give the amount of all."""
+        return sum(self._amounts) + sum([low.amount for low in self._low])
+
+    @property
+    def has_low(self) -> bool:
+        """Whether some of it is of low priority."""
+        return bool(self._low)
+
+    def before(self, rank: Rank, until: float) -> float:
+        """Give how much of it is served before somebody of that rank, who waits until then."""
+        if rank.priority is Priority.LOW:
+            high = sum(self._amounts)
+        else:
+            high = sum(self._amounts[: bisect.bisect_right(self._deadlines, rank.deadline)])
+        if not self._low:
+            return high
+        return high + sum([low.amount for low in who_passes(tuple(self._low), rank, until)])
+
+    def largest(self, first: float, last: float) -> float:
+        """Give the largest piece of high priority that is due from `first` to `last`, or 0."""
+        begin = bisect.bisect_left(self._deadlines, first)
+        return max(self._amounts[begin : bisect.bisect_right(self._deadlines, last)], default=0.0)
+
+    def later(self, deadline: float) -> list[float]:
+        """Give the deadlines, in order, of what is of high priority and due after that one."""
+        return self._deadlines[bisect.bisect_right(self._deadlines, deadline) :]

@@ -1,0 +1,235 @@
+"""A server without threads and HTTP, on a simulated clock: what happens is all in its order.
+
+The gates, the queues, the batchers and the schedule are the real ones. Only decoding and computing
+are not done: they take the time that the test says.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import heapq
+import math
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from itertools import count
+
+import numpy as np
+from engines import FakeEngine, answered
+from stage import Clock, FixedTable
+
+from service.batching.admission import ImageGate
+from service.batching.batcher import Batcher
+from service.batching.costs import JobCosts, Work
+from service.batching.jobs import JobQueue
+from service.batching.plan import Device
+from service.batching.runners import RunnerPool
+from service.batching.schedule import Lane, Schedule
+from service.batching.ticket import Answer, Priority, Ticket
+from service.errors import DeadlineExceededError, DeadlineUnreachableError, QueueFullError
+from service.metrics import Metrics
+
+PIXELS = np.zeros((1, 1, 3), np.uint8)
+ROUNDING = 1 + 1e-9
+"""By so much plans are longer than what happens, lest a rounding error make anyone late."""
+
+
+@dataclass(frozen=True)
+class Request:
+    """Images that arrive together."""
+
+    gap_s: float  # since the request before
+    time_s: float  # until the deadline
+    works: tuple[Work, ...]
+    model: int = 0
+    priority: Priority = Priority.HIGH
+
+
+@dataclass
+class Outcome:
+    """What became of a request."""
+
+    request: Request
+    arrived: float
+    was: str = "under way"  # then refused, answered or late
+    tried: bool = False
+    took_s: float = math.nan
+
+
+class Engine(FakeEngine):
+    """Takes the time of its table."""
+
+    def __init__(self, clock: Clock, times: Sequence[float]) -> None:
+        self._clock, self._times = clock, times
+
+    def run(self, pixels, outputs):
+        self._clock.now += self._times[len(pixels) - 1]
+        return answered(np.zeros((len(pixels), 1), np.float32))
+
+
+class Unthreaded(RunnerPool):
+    """A pool whose threads are played by the simulation."""
+
+    ended = False
+
+    def __init__(self, threads: int) -> None:
+        Schedule.__init__(self, threading.Condition())
+        self.runners = threads
+
+    def wake(self) -> None:
+        pass
+
+
+@dataclass
+class Server:
+    """Construct it on a running event loop, with the clock in force."""
+
+    clock: Clock
+    tables: list[list[float]]  # for each model the seconds of 1, 2, ... images
+    threads: int = 2
+    decode_s: Callable[[Work], float] | None = None  # None: as expected
+    limit: int = 10**6
+    outcomes: list[Outcome] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.pool, self.jobs = Unthreaded(self.threads), JobQueue(self.threads)
+        self.jobs.start(self.pool)
+        self.device = Device(self.threads, self.jobs)
+        self.device.decoders, self.device.shares_threads = self.threads, True
+        self.device.running = self.pool.running
+        self.gates, self.batchers = [], []
+        lane, metrics = Lane(self.threads), Metrics()
+        for number, times in enumerate(self.tables):
+            planned = FixedTable([seconds * ROUNDING for seconds in times])
+            largest = len(times)
+            self.gates.append(
+                ImageGate(self.limit, max_batch=largest, latencies=planned, device=self.device)
+            )
+            self.batchers.append(
+                Batcher(
+                    Engine(self.clock, times),
+                    metrics.for_model(f"m{number}", 1),
+                    self.pool,
+                    max_batch=largest,
+                    latencies=planned,
+                    lane=lane,
+                )
+            )
+        self._ends: dict[int, float] = {}  # by thread
+        self._deadlines: list[tuple[float, int, asyncio.Task[None]]] = []
+        self._order = count()
+        self._decode_s: dict[asyncio.Future[Answer], float] = {}
+        self._first_costs = JobCosts()
+
+    async def serve(self, requests: Sequence[Request]) -> list[Outcome]:
+        """Let requests come, and run what was let in to its end."""
+        for request in requests:
+            await self._run_until(self.clock.now + request.gap_s)
+            await self._arrive(request)
+        await self._run_until(math.inf)
+        return self.outcomes
+
+    async def _arrive(self, request: Request) -> None:
+        outcome = Outcome(request, self.clock.now)
+        self.outcomes.append(outcome)
+        task = asyncio.create_task(self._answer(request, outcome))
+        deadline = self.clock.now + request.time_s
+        heapq.heappush(self._deadlines, (deadline, next(self._order), task))
+        await self._settle()
+
+    async def _answer(self, request: Request, outcome: Outcome) -> None:
+        deadline, gate = self.clock.now + request.time_s, self.gates[request.model]
+        try:
+            places = gate.admit(len(request.works), deadline, request.priority, request.works)
+        except (DeadlineUnreachableError, QueueFullError):
+            outcome.was = "refused"
+            return
+        outcome.tried = places.is_tried
+        futures: list[asyncio.Future[Answer]] = []
+        with places:
+            outcome.was = "late"
+            for work in request.works:
+                future = asyncio.get_running_loop().create_future()
+                futures.append(future)
+                self._decode_s[future] = self._takes_s(work)
+                call = partial(self._decode, future, deadline, request, outcome)
+                self.jobs.submit(call, future, deadline, request.priority, work)
+            try:
+                await asyncio.gather(*futures)
+            finally:  # as a request that is given up does
+                for future in futures:
+                    future.cancel()
+            outcome.was, outcome.took_s = "answered", self.clock.now - outcome.arrived
+            places.answered()
+
+    def _decode(
+        self, future: asyncio.Future[Answer], deadline: float, request: Request, outcome: Outcome
+    ) -> None:
+        self.clock.now += self._decode_s.pop(future)
+        self.batchers[request.model].submit(
+            Ticket(
+                PIXELS, future, self.clock.now, deadline, request.priority, outcome.arrived,
+                outcome.tried,
+            ),
+            wake=False,
+        )  # fmt: skip
+
+    def _takes_s(self, work: Work) -> float:
+        if self.decode_s is not None:
+            return self.decode_s(work)
+        return self._first_costs.expect_s(work)
+
+    async def _run_until(self, end: float) -> None:
+        while True:
+            at, thread = min(((at, thread) for thread, at in self._ends.items()), default=(end, -1))
+            due = self._deadlines[0][0] if self._deadlines else end
+            if min(at, due) >= end:
+                break
+            if due < at:
+                self.clock.now = due
+                heapq.heappop(self._deadlines)[2].cancel()
+            else:
+                self._finish(thread, at)
+            await self._settle()
+        self.clock.now = max(self.clock.now, end if end < math.inf else 0.0)
+
+    def _finish(self, thread: int, at: float) -> None:
+        """Do what a thread has been doing till now."""
+        del self._ends[thread]
+        run = self.pool._runs[thread]
+        self.clock.now = run.since
+        run.source.run(run.batch)
+        self.clock.now = at
+        with self.pool.changed:
+            self.pool.end(thread)
+
+    async def _settle(self) -> None:
+        """Let all hear of what has happened, and idle threads begin work."""
+        for _ in range(4):
+            await asyncio.sleep(0)
+        with self.pool.changed:
+            for thread in range(self.threads):
+                if thread not in self._ends:
+                    run, _ = self.pool.begin(thread, self.threads - len(self._ends))
+                    if run is not None:
+                        self._ends[thread] = self.clock.now + self._lasts_s(run)
+        while self._deadlines and (task := self._deadlines[0][2]).done():
+            heapq.heappop(self._deadlines)
+            with contextlib.suppress(asyncio.CancelledError, DeadlineExceededError):
+                task.result()
+
+    def _lasts_s(self, run) -> float:
+        if run.source is self.jobs:
+            return self._decode_s[run.batch[0].future]
+        return self.tables[self.batchers.index(run.source)][len(run.batch) - 1]
+
+
+def simulate(clock: Clock, requests: Sequence[Request], *args, **options) -> list[Outcome]:
+    """Serve requests by a server with these options."""
+
+    async def main() -> list[Outcome]:
+        return await Server(clock, *args, **options).serve(requests)
+
+    return asyncio.run(main())
