@@ -17,8 +17,8 @@ from pydantic_core import to_json
 
 _REQUEST_ID = re.compile(rb"^[A-Za-z0-9][A-Za-z0-9._:-]{0,127}$")
 
-# These libraries log what is wrong with a request's data; the request's own line says it already.
-_OF_EACH_BAD_REQUEST = ("PIL", "python_multipart")
+# Pillow logs what is wrong with a request's data; the request's own line says it already.
+_OF_EACH_BAD_REQUEST = ("PIL",)
 
 _GATHER_S = 0.02
 """Lines of so long are written together: to wake a thread for each costs more than the line."""

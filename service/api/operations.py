@@ -6,10 +6,10 @@ import time
 from typing import Any
 
 from fastapi import APIRouter, Request
-from pydantic_core import to_json
 from starlette.responses import Response
 
 from service import __version__
+from service.api.json_body import json_body
 from service.api.openapi import problems
 from service.api.parameters import WholeNumber
 from service.api.schemas import Health, ModelDetail, Models, Probe
@@ -143,4 +143,4 @@ def _probe(reasons: list[str]) -> Response:
 
 
 def _json(body: dict[str, Any], status: int = 200) -> Response:
-    return Response(to_json(body), status, media_type="application/json")
+    return Response(json_body(body), status, media_type="application/json")

@@ -16,9 +16,9 @@ _STRICT = ConfigDict(extra="forbid")
 
 
 class ClassifyQuery(BaseModel):
-    """The query of a classify request; names that are not here are passed over."""
+    """The query of a classify request; a name that is not here is refused."""
 
-    model_config = ConfigDict(frozen=True)
+    model_config = ConfigDict(frozen=True, extra="forbid")
     top_k: WholeNumber | None = Field(
         None, description="labels for each image; default 5, or all of fewer"
     )
@@ -61,6 +61,9 @@ class ImageError(BaseModel):
 class ImageResult(BaseModel):
     """One image's labels, most probable first, or its error."""
 
+    name: str | None = Field(
+        None, description="the file's name, where a form gives it; at most 255 characters"
+    )
     labels: list[Prediction] | None = None
     width: int | None = Field(None, description="pixels, as displayed (after EXIF orientation)")
     height: int | None = None
