@@ -1,10 +1,14 @@
 """Resident memory of a server over thousands of refused requests of each kind.
 
     python benchmarks/refusals.py [--requests N] [--only KIND]... [-- FLAGS of resnet-serve serve]
+    python benchmarks/refusals.py --large [--requests N] [--only KIND]... [-- FLAGS]
 
 A refusal must leave nothing behind: no body, no pixels, no form. Each kind gets a server of its own
 and N requests, one client after the other and eight at a time; its resident memory after all of
 them is compared with that after the first tenth. The goal is at most 10 MB more.
+
+With `--large`, bodies are of 30 MB and come from one client: the memory after all of them and a
+rest is compared with that after the first two and a rest, and the peak is shown beside it.
 """
 
 from __future__ import annotations
@@ -16,6 +20,7 @@ import io
 import json
 import sys
 import threading
+import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -33,6 +38,8 @@ from service.bench.text_report import table
 
 _MOST_GROWTH_MB = 10.0
 _CLIENTS = 8
+_LARGE_BYTES = 30 * 2**20
+_REST_S = 15.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,11 +53,11 @@ class Refusal:
     """Whether the client leaves once it has sent its request."""
 
 
-def _photo(image_format: str) -> bytes:
-    y, x = np.mgrid[0:1000, 0:1500]
+def _photo(image_format: str, width: int = 1500, height: int = 1000, **options: int) -> bytes:
+    y, x = np.mgrid[0:height, 0:width]
     pixels = np.stack([x * 7 % 256, y * 5 % 256, (x + y) * 3 % 256], axis=-1).astype(np.uint8)
     file = io.BytesIO()
-    Image.fromarray(pixels).save(file, image_format)
+    Image.fromarray(pixels).save(file, image_format, **options)
     return file.getvalue()
 
 
@@ -86,6 +93,41 @@ def kinds() -> Mapping[str, Refusal]:
                 json.dumps({"images": images}).encode(), "application/json", 422
             ),
             "client that leaves": Refusal(png, octets, 0, leaves=True),
+        }
+    )
+
+
+def large_kinds() -> Mapping[str, Refusal]:
+    """Make a request of each kind with a body of some 30 MB."""
+    whole = _photo("PNG", 3800, 3000, compress_level=0)
+    one, third = whole[:_LARGE_BYTES], _photo("PNG", 1700, 1600, compress_level=0)[:-10_000]
+    nothing = b"no image " * (_LARGE_BYTES // 9)
+    octets, multipart = "application/octet-stream", "multipart/form-data; boundary=b"
+    several = [third] * 3
+    in_json = json.dumps(
+        {"images": [{"data": base64.b64encode(each).decode()} for each in several]}
+    ).encode()
+    begun = b'{"images": [{"data": "'
+    near = b"\r\n--bX" * (_LARGE_BYTES // 7)
+    return MappingProxyType(
+        {
+            "PNG cut off": Refusal(one, octets, 422),
+            "no image": Refusal(nothing, octets, 415),
+            "form cut off": Refusal(_form(one)[:-20], multipart, 400),
+            "form of near-boundaries": Refusal(_form(near), multipart, 415),
+            "form of broken images": Refusal(_form(*several), multipart, 422),
+            "form of no images": Refusal(_form(nothing[: len(nothing) // 2]), multipart, 415),
+            "JSON cut off": Refusal(begun + b"A" * _LARGE_BYTES, "application/json", 400),
+            "JSON of another form": Refusal(
+                begun + b"A" * _LARGE_BYTES + b'", "x": 1}]}', "application/json", 400
+            ),
+            "JSON of no base64": Refusal(
+                begun + b"%" * _LARGE_BYTES + b'"}]}', "application/json", 422
+            ),
+            "JSON of broken images": Refusal(in_json, "application/json", 422),
+            "another type": Refusal(nothing, "text/html", 415),
+            "client that leaves": Refusal(one, octets, 0, leaves=True),
+            "client that leaves a form": Refusal(_form(*several), multipart, 0, leaves=True),
         }
     )
 
@@ -141,29 +183,59 @@ def measure(refusal: Refusal, requests: int, flags: Sequence[str]) -> tuple[floa
     return marks[0], marks[1], set(statuses) == {refusal.status}
 
 
+def measure_large(
+    refusal: Refusal, requests: int, flags: Sequence[str]
+) -> tuple[float, float, float, bool]:
+    """Give the memory before the requests, after a rest, and at most, and whether all were refused.
+
+    A few of them come before, so that what is loaded or set up once does not count.
+    """
+    program = [str(Path(sys.executable).with_name("resnet-serve")), "serve"]
+    with serving("service", [*program, "--log-level", "error", *flags]) as server:
+        port = int(server.url.rpartition(":")[2])
+        statuses = _repeat(port, refusal, 2, 1)
+        time.sleep(_REST_S)
+        before = resident_mb(server.pid)
+        statuses += _repeat(port, refusal, requests, 1)
+        time.sleep(_REST_S)
+        status = Path(f"/proc/{server.pid}/status").read_text("utf-8")
+        peak = int(status.partition("VmHWM:")[2].split()[0]) / 1024
+        return before, resident_mb(server.pid), peak, set(statuses) == {refusal.status}
+
+
 def main() -> int:
     """Measure and print; gives 1 when memory grew by more, or a request was not refused so."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--requests", type=count, default=10_000, help="[%(default)s]")
-    parser.add_argument("--only", action="append", choices=kinds(), metavar="KIND",
-                        help=f"may be given again: {', '.join(kinds())}")  # fmt: skip
+    parser.add_argument("--large", action="store_true", help="bodies of 30 MB, from one client")
+    parser.add_argument("--requests", type=count, help="[10000; with --large 100]")
+    parser.add_argument("--only", action="append", choices=[*kinds(), *large_kinds()],
+                        metavar="KIND", help="may be given again; all, if none")  # fmt: skip
     parser.add_argument("flags", nargs="*", help="flags of resnet-serve serve, after --")
     arguments = parser.parse_args()
+    requests = arguments.requests or (100 if arguments.large else 10_000)
     rows, bad = [], False
-    for name, refusal in kinds().items():
+    for name, refusal in (large_kinds() if arguments.large else kinds()).items():
         if arguments.only and name not in arguments.only:
             continue
-        first, last, refused = measure(refusal, arguments.requests, arguments.flags)
-        grown = last - first
+        if arguments.large:
+            *marks, peak, refused = measure_large(refusal, requests, arguments.flags)
+        else:
+            *marks, refused = measure(refusal, requests, arguments.flags)
+        grown = marks[1] - marks[0]
         bad |= grown > _MOST_GROWTH_MB or not refused
-        verdict = "ok" if refused and grown <= _MOST_GROWTH_MB else "short"
-        rows.append([name, f"{first:.0f}", f"{last:.0f}", f"{grown:+.0f}",
+        verdict = "ok" if grown <= _MOST_GROWTH_MB else "short"
+        row = [name, f"{marks[0]:.0f}", f"{marks[1]:.0f}", f"{grown:+.0f}"]
+        rows.append([*row, *([f"{peak:.0f}"] if arguments.large else []),
                      verdict if refused else "not refused as expected"])  # fmt: skip
         print(*rows[-1], file=sys.stderr)
-    tenth, whole = arguments.requests // 10, arguments.requests
-    print(table(["refused", f"MB after {tenth}", f"after {whole}", "grown", ""], rows))
+    columns = (
+        ["MB before", f"after {requests}", "grown", "at most"]
+        if arguments.large
+        else [f"MB after {requests // 10}", f"after {requests}", "grown"]
+    )
+    print(table(["refused", *columns, ""], rows))
     return int(bad)
 
 

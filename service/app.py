@@ -32,6 +32,7 @@ from service.batching.jobs import JobQueue
 from service.cpus import cpu_count
 from service.engine.base import Opener
 from service.loader import load_repository
+from service.memory import give_back_while_running, share_one_arena
 from service.metrics import Metrics
 from service.preprocess.decode import DecodePolicy, prepare_decoding
 from service.preprocess.memory import DecodingMemory
@@ -64,6 +65,7 @@ def create_app(settings: Settings, opener: Opener | None = None) -> FastAPI:
 
 def create_service(settings: Settings, opener: Opener | None = None) -> Service:
     """Load the models, and make what the routes share."""
+    share_one_arena()
     metrics = Metrics()
     metrics.set_build(__version__)
     jobs = JobQueue(settings.decode_threads or cpu_count())
@@ -118,10 +120,12 @@ async def _lifespan(app: FastAPI) -> AsyncGenerator[None]:
     warm_up = threading.Thread(target=_warm_up, args=(app, service), name="warm-up", daemon=True)
     warm_up.start()
     watchdog = asyncio.create_task(watch(service.repository))
+    giver = asyncio.create_task(give_back_while_running())
     try:
         yield
     finally:
         watchdog.cancel()
+        giver.cancel()
         # Every accepted request has been answered or given up by now.
         service.warm_up_stop.set()
         service.jobs.close()

@@ -179,7 +179,7 @@ class InflightBytesError(RequestError):
 
 
 class InvalidParameterError(RequestError):
-    """A query parameter is not of its type."""
+    """A query parameter is unknown, given twice, or not of its type."""
 
     status, code, title = 400, "invalid_parameter", "Invalid query parameter"
 
@@ -209,7 +209,7 @@ class UnsupportedMediaTypeError(RequestError):
 
 
 class ContentEncodingError(RequestError):
-    """The body is compressed."""
+    """The body is compressed, or a part of a form is in an unknown encoding."""
 
     status, code, title = 415, "unsupported_content_encoding", "Unsupported content encoding"
 
@@ -221,7 +221,7 @@ class BodyTooLargeError(RequestError):
 
 
 class BodyTimeoutError(RequestError):
-    """The body did not arrive within `body_timeout_s`."""
+    """The body did not arrive within `body_timeout_s`, or the request's own time."""
 
     status, code, title = 408, "body_timeout", "Request body too slow"
 
@@ -282,7 +282,7 @@ class QueueFullError(RequestError):
 
 
 class InvalidBase64Error(RequestError):
-    """An image in a JSON body is not base64."""
+    """An image in a JSON body, or a form's part in base64, is not base64."""
 
     status, code, title = 422, "invalid_base64", "Invalid base64"
 

@@ -17,11 +17,11 @@ from typing import Any, cast
 
 import httptools
 import structlog
-from pydantic_core import to_json
 from starlette.types import Scope
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 from service.api.exchange import ON_DISCONNECT, REFUSED
+from service.api.json_body import json_body
 from service.api.problems import MEDIA_TYPE, problem
 from service.errors import (
     HeadersTimeoutError,
@@ -30,6 +30,7 @@ from service.errors import (
     RequestError,
 )
 from service.logs import request_id
+from service.writing import JoinedWrites, WriteTimeout
 
 _MAX_HEAD_BYTES = 64 * 1024
 _MAX_PIPELINED = 16
@@ -45,9 +46,11 @@ Refused = Callable[[str], None]
 """Counts a refusal by its code."""
 
 
-def http1_protocol(head_timeout_s: float, refused: Refused) -> partial[Http1Protocol]:
+def http1_protocol(
+    head_timeout_s: float, write_timeout_s: float, refused: Refused
+) -> partial[Http1Protocol]:
     """Make the protocol class for uvicorn's configuration."""
-    return partial(Http1Protocol, head_timeout_s, refused)
+    return partial(Http1Protocol, head_timeout_s, write_timeout_s, refused)
 
 
 class Http1Protocol(HttpToolsProtocol):
@@ -57,9 +60,16 @@ class Http1Protocol(HttpToolsProtocol):
     what follows on it can't be told apart any more (RFC 9112, section 9.3).
     """
 
-    def __init__(self, head_timeout_s: float, refused: Refused, *args: Any, **kwargs: Any) -> None:
+    def __init__(
+        self,
+        head_timeout_s: float,
+        write_timeout_s: float,
+        refused: Refused,
+        *args: Any,
+        **kwargs: Any,
+    ) -> None:
         super().__init__(*args, **kwargs)
-        self._head_timeout_s = head_timeout_s
+        self._head_timeout_s, self._write_timeout_s = head_timeout_s, write_timeout_s
         self._count_refused = refused
         self._head_timer: asyncio.TimerHandle | None = None
         self._other_bytes = 0  # of heads and trailers, since the last piece of a body
@@ -74,10 +84,24 @@ class Http1Protocol(HttpToolsProtocol):
         self.timeout_keep_alive_task = self.loop.call_later(
             self.timeout_keep_alive, self.timeout_keep_alive_handler
         )
+        self._write_timeout = WriteTimeout(
+            transport, self.loop, self._write_timeout_s, self._client_dropped
+        )
+
+    def pause_writing(self) -> None:
+        """Wait for a client that has not taken all of its answer, for a time."""
+        super().pause_writing()
+        self._write_timeout.start()
+
+    def resume_writing(self) -> None:
+        """Go on: the client has taken all."""
+        self._write_timeout.stop()
+        super().resume_writing()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """End."""
         self._stop_timer()
+        self._write_timeout.stop()
         self._unset_keepalive_if_required()
         unfinished = [cycle for cycle in self._cycles if not cycle.response_complete]
         super().connection_lost(exc)
@@ -126,9 +150,11 @@ class Http1Protocol(HttpToolsProtocol):
                     "answers before sending more"
                 )
             )
+        if not self.url.startswith(b"/"):
+            self.url = _with_path(self.url)
         super().on_headers_complete()
         self._cycles.append(self.cycle)
-        self.cycle.transport = _JoinedWrites(self.transport, self.loop)  # type: ignore[assignment]
+        self.cycle.transport = JoinedWrites(self.transport, self.loop)  # type: ignore[assignment]
 
     def on_header(self, name: bytes, value: bytes) -> None:
         """Keep a header; a trailer field is none and is dropped (RFC 9110, section 6.5.1)."""
@@ -164,14 +190,18 @@ class Http1Protocol(HttpToolsProtocol):
         return refusal
 
     def _feed(self, data: bytes) -> None:
-        while True:
-            try:
-                self.parser.feed_data(data)
-            except httptools.HttpParserUpgrade as offer:
-                data = data[offer.args[0] :]
-                self._decline_upgrade()
-            else:
-                return
+        # Outside of the handler of the offer, which would stand as the cause of what comes then.
+        while (end := self._parse(data)) is not None:
+            data = data[end:]
+            self._decline_upgrade()
+
+    def _parse(self, data: bytes) -> int | None:
+        """Parse data; gives where the parser stopped at an offer to upgrade."""
+        try:
+            self.parser.feed_data(data)
+        except httptools.HttpParserUpgrade as offer:
+            return int(offer.args[0])
+        return None
 
     def _decline_upgrade(self) -> None:
         """Go on as if the offer were not there, as a server may (RFC 9110, section 7.8).
@@ -226,6 +256,7 @@ class Http1Protocol(HttpToolsProtocol):
             broken.disconnected = True
             broken.message_event.set()
             cast("Scope", broken.scope)[REFUSED] = error
+            cast("JoinedWrites", broken.transport).mute()
             if under_way:
                 self.pipeline.popleft()
         name = request_id(None)
@@ -241,7 +272,7 @@ class Http1Protocol(HttpToolsProtocol):
         if under_way:
             under_way[-1].keep_alive = False
             return
-        body = to_json(problem(error, name))
+        body = json_body(problem(error, name))
         status = HTTPStatus(error.status)
         head = (
             f"HTTP/1.1 {status.value} {status.phrase}\r\ncontent-type: {MEDIA_TYPE}\r\n"
@@ -267,45 +298,21 @@ class Http1Protocol(HttpToolsProtocol):
             )
         )
 
+    def _client_dropped(self, left: int) -> None:
+        _log.info("client_dropped", detail="it did not read its answer", bytes_left=left)
+
     def _stop_timer(self) -> None:
         if self._head_timer is not None:
             self._head_timer.cancel()
             self._head_timer = None
 
 
-class _JoinedWrites:
-    """A transport that sends an answer's head along with the body.
-
-    uvicorn writes them one after the other. One system call less, and the client wakes once.
-    """
-
-    def __init__(self, transport: asyncio.Transport, loop: asyncio.AbstractEventLoop) -> None:
-        self._transport, self._loop = transport, loop
-        self._held = b""
-
-    def write(self, data: bytes) -> None:
-        """Hold data until the next write, or until the event loop comes round."""
-        if self._transport.is_closing():
-            self._held = b""  # uvloop raises where asyncio would drop it
-        elif self._held:
-            held, self._held = self._held, b""
-            self._transport.write(held + data)
-        elif data:
-            self._held = data
-            self._loop.call_soon(self._flush)
-
-    def close(self) -> None:
-        """Close once all is sent."""
-        self._flush()
-        self._transport.close()
-
-    def is_closing(self) -> bool:
-        """Say whether the connection is going."""
-        return self._transport.is_closing()
-
-    def _flush(self) -> None:
-        if self._held:
-            self.write(b"")
+def _with_path(target: bytes) -> bytes:
+    """Give an absolute target without a path the path "/" (RFC 9110, section 4.2.3)."""
+    url: Any = httptools.parse_url(target)
+    if url.path is not None:
+        return target
+    return b"/" if url.query is None else b"/?" + url.query
 
 
 def _head_too_large() -> HeadersTooLargeError:

@@ -136,7 +136,9 @@ def uvicorn_config(app: FastAPI, settings: Settings) -> uvicorn.Config:
     return uvicorn.Config(
         entry_of(app),
         loop="uvloop",
-        http=http1_protocol(settings.body_timeout_s, service.metrics.count_refusal),  # type: ignore[arg-type]  # makes protocols
+        http=http1_protocol(  # type: ignore[arg-type]  # makes protocols
+            settings.body_timeout_s, settings.write_timeout_s, service.metrics.count_refusal
+        ),
         ws="none",
         log_config=None,
         access_log=False,

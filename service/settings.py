@@ -161,6 +161,9 @@ class Settings(BaseModel):
     body_timeout_s: Seconds = Field(
         30, description="time for a request's headers to arrive, and then for its body, in all"
     )
+    write_timeout_s: Seconds = Field(
+        30, description="a client that takes nothing of its answer for so long is dropped"
+    )
     max_image_pixels: int = Field(
         50_000_000,
         ge=1,

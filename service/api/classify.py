@@ -10,12 +10,13 @@ from typing import Any
 from urllib.parse import parse_qsl
 
 from pydantic import ValidationError
-from pydantic_core import to_json
 
 from service.api.deadline import TimeLimit, Urgency, urgency_of
 from service.api.exchange import Exchange
-from service.api.forms import EncodedImages, FormParser, form_of
+from service.api.forms import FormParser, PostedImage, form_of
 from service.api.in_flight import Way, answer_of
+from service.api.json_body import json_body
+from service.api.multipart import shortened
 from service.api.problems import invalid_parameters, known_error
 from service.api.schemas import ClassifyQuery
 from service.api.state import Service
@@ -28,6 +29,7 @@ from service.errors import (
     AllImagesFailedError,
     DeadlineExceededError,
     InternalError,
+    InvalidParameterError,
     RequestError,
     TopKError,
 )
@@ -65,11 +67,11 @@ class Classify:
                 body = await read_body(exchange, held, settings.max_body_bytes)
                 limit.body_is_read()
                 with exchange.cancelled_when_client_leaves():
-                    images: EncodedImages = [body]
+                    images = [PostedImage(body)]
                     if parse is not None:
                         images = await self._parse(parse, body, urgency)
                     trace.images = len(images)
-                    works = [_work(image, served, service) for image in images]
+                    works = [_work(image.content, served, service) for image in images]
                     with served.gate.admit(
                         len(images), urgency.deadline, urgency.priority, works
                     ) as places:
@@ -81,19 +83,28 @@ class Classify:
                             places.answered()
         await exchange.respond(200, "application/json", _answer(served, trace, results))
 
-    async def _parse(self, parse: FormParser, body: bytes, urgency: Urgency) -> EncodedImages:
+    async def _parse(self, parse: FormParser, body: bytes, urgency: Urgency) -> list[PostedImage]:
         """Take a form apart, off the event loop: a large one takes its time."""
         call = partial(parse, body, self._service.settings.max_images)
         work = Work("form", size=len(body))
         return await self._service.jobs.call(call, urgency.deadline, urgency.priority, work)
 
 
-@lru_cache(maxsize=256)
+@lru_cache(maxsize=64)
 def _read_query(query_string: bytes) -> ClassifyQuery:
     """Judge the query; clients send few different ones. Raises `InvalidParameterError`."""
-    pairs = parse_qsl(query_string.decode("latin-1"), keep_blank_values=True)
+    query: dict[str, str] = {}
+    for name, value in parse_qsl(query_string.decode("latin-1"), keep_blank_values=True):
+        if name not in ClassifyQuery.model_fields:
+            allowed = ", ".join(ClassifyQuery.model_fields)
+            raise InvalidParameterError(
+                f"there is no parameter {shortened(name)!r}; allowed are {allowed}"
+            )
+        if name in query:
+            raise InvalidParameterError(f"{name} is given twice")
+        query[name] = value
     try:
-        return ClassifyQuery.model_validate(dict(pairs))
+        return ClassifyQuery.model_validate(query)
     except ValidationError as error:
         raise invalid_parameters(error.errors()) from None
 
@@ -137,14 +148,14 @@ class _Road:
         self.ran = 0
         """Images that were run for this request, and not for another that sent the same ones."""
 
-    async def classify_all(self, images: EncodedImages) -> list[dict[str, Any]]:
+    async def classify_all(self, images: list[PostedImage]) -> list[dict[str, Any]]:
         """Give each image's result; the error of an only image is raised.
 
         So is the first where every image failed for no fault of its own, as when a device is lost:
         a proxy or client that sees a 503 tries again.
         """
         if len(images) == 1:
-            return [await self._counted(images[0])]
+            return [_named(images[0], await self._counted(images[0].content))]
         try:
             results = await asyncio.gather(*map(self._result_or_error, images))
         except asyncio.CancelledError:
@@ -157,14 +168,14 @@ class _Road:
             raise AllImagesFailedError(f"all {len(images)} images failed; see results", results)
         return results
 
-    async def _result_or_error(self, image: bytes | RequestError) -> dict[str, Any]:
+    async def _result_or_error(self, image: PostedImage) -> dict[str, Any]:
         try:
-            return await self._counted(image)
+            result = await self._counted(image.content)
         except Exception as error:  # noqa: BLE001 - one image's failure must not reach another
             shown = known_error(error, self._trace)
             forget_frames(error, logged=True)
             self._failures.append(shown)
-            return {
+            result = {
                 "error": {
                     "code": shown.code,
                     "status": shown.status,
@@ -172,6 +183,7 @@ class _Road:
                     "detail": str(shown),
                 }
             }
+        return _named(image, result)
 
     async def _counted(self, image: bytes | RequestError) -> dict[str, Any]:
         self._begun += 1
@@ -291,8 +303,13 @@ class _Road:
             self._trace.note_decode(way.decode_s)
 
 
+def _named(image: PostedImage, result: dict[str, Any]) -> dict[str, Any]:
+    """Put the name that a form gives an image before its result."""
+    return result if image.name is None else {"name": image.name} | result
+
+
 def _answer(served: ServedModel, trace: Trace, results: list[dict[str, Any]]) -> bytes:
-    return to_json(
+    return json_body(
         {
             "model": served.name,
             "version": served.version,

@@ -70,15 +70,15 @@ class TimeLimit:
     """Cancels the block when its body, or its answer, is not there in time.
 
     One timer for both, since to arm one takes as long as to read an image's header: until
-    `body_is_read` it stands for whichever is earlier. Raises `BodyTimeoutError` or
-    `DeadlineExceededError`.
+    `body_is_read` it stands for whichever is earlier. Raises `BodyTimeoutError`, whichever limit
+    a body is late for, or `DeadlineExceededError`.
     """
 
     def __init__(self, urgency: Urgency, trace: Trace, body_timeout_s: float) -> None:
         self._urgency, self._body_timeout_s = urgency, body_timeout_s
-        self._body_left_s = body_timeout_s - trace.elapsed_s()
-        self._in_body = self._body_left_s < urgency.left_s()
-        self._timeout = asyncio.timeout(self._body_left_s if self._in_body else urgency.left_s())
+        body_left_s, left_s = body_timeout_s - trace.elapsed_s(), urgency.left_s()
+        self._in_body, self._body_first = True, body_left_s < left_s
+        self._timeout = asyncio.timeout(body_left_s if self._body_first else left_s)
 
     async def __aenter__(self) -> TimeLimit:
         """Start the timer."""
@@ -87,8 +87,8 @@ class TimeLimit:
 
     def body_is_read(self) -> None:
         """Go on to the deadline."""
-        if self._in_body:
-            self._in_body = False
+        self._in_body = False
+        if self._body_first:
             self._timeout.reschedule(asyncio.get_running_loop().time() + self._urgency.left_s())
 
     async def __aexit__(
@@ -102,10 +102,13 @@ class TimeLimit:
             await self._timeout.__aexit__(kind, error, trace)
         except TimeoutError:
             if self._in_body:
-                raise BodyTimeoutError(
-                    f"the body did not arrive within {self._body_timeout_s:g} s (body_timeout_s)"
-                ) from None
+                raise BodyTimeoutError(f"the body did not arrive within {self._limit()}") from None
             raise DeadlineExceededError(
                 f"the answer was not there within {self._urgency.timeout_ms} ms "
                 "(X-Request-Timeout-Ms)"
             ) from None
+
+    def _limit(self) -> str:
+        if self._body_first:
+            return f"{self._body_timeout_s:g} s (body_timeout_s)"
+        return f"{self._urgency.timeout_ms} ms (X-Request-Timeout-Ms or request_timeout_ms)"

@@ -10,9 +10,9 @@ import asyncio
 from collections.abc import Mapping
 from types import MappingProxyType
 
-from pydantic_core import to_json
 from starlette.types import Message, Receive, Scope, Send
 
+from service.api.json_body import json_body
 from service.api.problems import MEDIA_TYPE, headers_of, problem
 from service.api.state import Service
 from service.api.trace import Trace
@@ -100,7 +100,7 @@ class Exchange:
         """Send an error, if no answer has begun."""
         if not self._started:
             self.trace.code = error.code
-            body = to_json(problem(error, self.trace.request_id))
+            body = json_body(problem(error, self.trace.request_id))
             await self.respond(error.status, MEDIA_TYPE, body, headers_of(error))
 
     def cancelled_when_client_leaves(self) -> _Watch:

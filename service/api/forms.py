@@ -1,6 +1,6 @@
 """The three forms of a body: the raw image, multipart/form-data, and JSON with base64.
 
-Each becomes a list of encoded images. Where one of several is bad already here (base64), its
+Each becomes a list of encoded images. Where one of several is bad already here (its encoding), its
 place holds its error, so that its neighbours are served.
 """
 
@@ -10,15 +10,21 @@ import base64
 import binascii
 import codecs
 from collections.abc import Callable
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass
 
 from pydantic import ValidationError
-from python_multipart.exceptions import FormParserError
-from python_multipart.multipart import MultipartParser, parse_options_header
 
+from service.api.multipart import (
+    boundary_of,
+    file_name,
+    names_a_file,
+    parameters_of,
+    parts_of,
+    shortened,
+)
 from service.api.schemas import JsonImages
 from service.errors import (
+    ContentEncodingError,
     InvalidBase64Error,
     MalformedJsonError,
     MalformedMultipartError,
@@ -28,13 +34,23 @@ from service.errors import (
     UnsupportedMediaTypeError,
 )
 
-EncodedImages = list[bytes | RequestError]
-FormParser = Callable[[bytes, int], EncodedImages]
+
+@dataclass(frozen=True, slots=True)
+class PostedImage:
+    """An image file, or why there is none, and the name that a form gives it."""
+
+    content: bytes | RequestError
+    name: str | None = None
+
+
+FormParser = Callable[[bytes, int], list[PostedImage]]
 """Takes a body and `max_images`."""
 
 _JSON_FORM = '{"images": [{"data": "<base64>"}]}'
 _SPARE_COMMAS = 100
-_SHOWN_CHARACTERS = 100
+_MAX_TYPE_BYTES = 1000
+_OPTIONS = frozenset({b"top_k", b"model", b"version"})
+_PLAIN_TRANSFER = frozenset({b"", b"binary", b"8bit", b"7bit"})
 
 
 def form_of(content_type: bytes | None) -> FormParser | None:
@@ -44,24 +60,29 @@ def form_of(content_type: bytes | None) -> FormParser | None:
     """
     if not content_type:
         return None
-    kind_bytes, options = parse_options_header(content_type)
-    kind = kind_bytes.decode("latin-1").strip().lower()
-    if kind.startswith("image/") or kind == "application/octet-stream":
+    if len(content_type) > _MAX_TYPE_BYTES:
+        raise UnsupportedMediaTypeError(f"the Content-Type is longer than {_MAX_TYPE_BYTES} bytes")
+    kind, parameters = parameters_of(content_type)
+    if _is_image(kind):
         return None
-    if kind == "application/json":
+    if kind == b"application/json":
         return parse_json
-    if kind == "multipart/form-data":
-        boundary = options.get(b"boundary")
-        if not boundary:
-            raise MalformedMultipartError("the Content-Type has no boundary")
+    if kind == b"multipart/form-data":
+        boundary = boundary_of(parameters)
         return lambda body, max_images: parse_multipart(body, boundary, max_images)
     raise UnsupportedMediaTypeError(
-        f"Content-Type {kind!r} is not accepted; send an image as image/jpeg (any image/* or "
-        "application/octet-stream), several as multipart/form-data, or base64 as application/json"
+        f"Content-Type {shortened(kind)!r} is not accepted; send an image as image/jpeg (any "
+        "image/* or application/octet-stream), several as multipart/form-data, or base64 as "
+        "application/json"
     )
 
 
-def parse_json(body: bytes, max_images: int) -> EncodedImages:
+def _is_image(kind: bytes) -> bool:
+    """Whether a media type may stand over an image file."""
+    return kind.startswith(b"image/") or kind == b"application/octet-stream"
+
+
+def parse_json(body: bytes, max_images: int) -> list[PostedImage]:
     """Read `{"images": [{"data": "<base64>"}]}`."""
     # Counted before they are parsed, since millions of small items would take gigabytes. Neither
     # base64 nor the form has other commas; one for each image is spare for `data:` prefixes.
@@ -73,12 +94,12 @@ def parse_json(body: bytes, max_images: int) -> EncodedImages:
         items = JsonImages.model_validate_json(body.removeprefix(codecs.BOM_UTF8)).images
     except ValidationError as error:
         first = error.errors()[0]
-        where = _shortened(".".join(str(part) for part in first["loc"]))
+        where = shortened(".".join(str(part) for part in first["loc"]))
         raise MalformedJsonError(
             f"{where + ': ' if where else ''}{first['msg']}; expected {_JSON_FORM}"
         ) from error
     _check_count(len(items), max_images)
-    return [_from_base64(item.data) for item in items]
+    return [PostedImage(_from_base64(item.data)) for item in items]
 
 
 def _from_base64(data: str) -> bytes | RequestError:
@@ -89,30 +110,57 @@ def _from_base64(data: str) -> bytes | RequestError:
             return InvalidBase64Error("data is a data: URL that is not in base64")
     if "\n" in data or "\r" in data:
         data = data.replace("\r", "").replace("\n", "")
+    return _decoded(data)
+
+
+def _decoded(data: bytes | str) -> bytes | RequestError:
     try:
         return base64.b64decode(data, validate=True)
     except (binascii.Error, ValueError) as error:
         return InvalidBase64Error(f"data is not standard base64 (RFC 4648, section 4): {error}")
 
 
-def parse_multipart(body: bytes, boundary: bytes, max_images: int) -> EncodedImages:
+def parse_multipart(body: bytes, boundary: bytes, max_images: int) -> list[PostedImage]:
     """Read the file parts of a form, in memory, whatever their fields are called."""
-    form = _Form(max_images)
-    try:
-        parser = MultipartParser(boundary, form.callbacks())
-        parser.write(body)
-        parser.finalize()
-    except FormParserError as error:
-        raise MalformedMultipartError(f"the form does not parse: {error}") from error
-    if not form.complete:
-        raise MalformedMultipartError("the form ends without its closing boundary")
-    _check_count(len(form.files), max_images)
-    return [bytes(part) for part in form.files]
+    images: list[PostedImage] = []
+    for headers, content in parts_of(body, boundary):
+        kind, parameters = parameters_of(headers.get(b"content-disposition", b""))
+        if kind != b"form-data":
+            raise MalformedMultipartError("a part has no Content-Disposition: form-data")
+        if not names_a_file(parameters):
+            _check_is_image(parameters.get(b"name", b""), headers.get(b"content-type", b""))
+        if len(images) == max_images:
+            _check_count(max_images + 1, max_images)
+        transfer = headers.get(b"content-transfer-encoding", b"").lower()
+        images.append(PostedImage(_transferred(content, transfer), file_name(parameters)))
+    _check_count(len(images), max_images)
+    return images
 
 
-def _shortened(name: str) -> str:
-    """Cut a name that the client chose, so that a message does not echo megabytes."""
-    return name if len(name) <= _SHOWN_CHARACTERS else f"{name[:_SHOWN_CHARACTERS]}..."
+def _check_is_image(field: bytes, content_type: bytes) -> None:
+    """Refuse a part that names no file, unless its type is an image's.
+
+    A type alone says nothing: many clients put one over a text field (.NET, Apache HttpClient).
+    """
+    if field in _OPTIONS or not _is_image(parameters_of(content_type)[0]):
+        raise MalformedMultipartError(
+            f"field {shortened(field)!r} is not a file; options such as top_k and model go into "
+            "the query, and an image has a filename or the Content-Type of one"
+        )
+
+
+def _transferred(content: bytes, encoding: bytes) -> bytes | RequestError:
+    """Undo a Content-Transfer-Encoding (RFC 2045, section 6), which some mail libraries write."""
+    if encoding in _PLAIN_TRANSFER:
+        return content
+    if encoding == b"base64":
+        return _decoded(content.translate(None, b"\r\n\t "))
+    if encoding == b"quoted-printable":
+        return binascii.a2b_qp(content)
+    return ContentEncodingError(
+        f"Content-Transfer-Encoding {shortened(encoding)!r} is not accepted; base64, "
+        "quoted-printable, binary, 8bit and 7bit are"
+    )
 
 
 def _check_count(images: int, max_images: int) -> None:
@@ -122,51 +170,3 @@ def _check_count(images: int, max_images: int) -> None:
         raise TooManyImagesError(
             f"the request holds more than {max_images} images (max_images); send several requests"
         )
-
-
-@dataclass
-class _Form:
-    """Collects what the multipart parser calls back."""
-
-    max_images: int
-    files: list[bytearray] = field(default_factory=list)
-    complete: bool = False
-    _header: list[bytearray] = field(default_factory=lambda: [bytearray(), bytearray()])
-    _headers: dict[bytes, bytes] = field(default_factory=dict)
-
-    def callbacks(self) -> Any:
-        return {
-            "on_part_begin": self._headers.clear,
-            "on_header_begin": self._new_header,
-            "on_header_field": lambda data, start, end: self._header[0].extend(data[start:end]),
-            "on_header_value": lambda data, start, end: self._header[1].extend(data[start:end]),
-            "on_header_end": self._keep_header,
-            "on_headers_finished": self._open_part,
-            "on_part_data": lambda data, start, end: self.files[-1].extend(
-                memoryview(data)[start:end]
-            ),
-            "on_end": self._end,
-        }
-
-    def _new_header(self) -> None:
-        self._header = [bytearray(), bytearray()]
-
-    def _keep_header(self) -> None:
-        self._headers[bytes(self._header[0]).lower()] = bytes(self._header[1])
-
-    def _open_part(self) -> None:
-        disposition = self._headers.get(b"content-disposition", b"")
-        kind, options = parse_options_header(disposition.decode("latin-1"))
-        if kind != b"form-data":
-            raise MalformedMultipartError("a part has no Content-Disposition: form-data")
-        if b"filename" not in options and b"content-type" not in self._headers:
-            name = _shortened(options.get(b"name", b"").decode("utf-8", "replace"))
-            raise MalformedMultipartError(
-                f"field {name!r} is not a file; options such as top_k and model go into the query"
-            )
-        if len(self.files) == self.max_images:
-            _check_count(self.max_images + 1, self.max_images)
-        self.files.append(bytearray())
-
-    def _end(self) -> None:
-        self.complete = True

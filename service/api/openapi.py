@@ -7,47 +7,92 @@ from typing import Annotated, Any
 from fastapi import APIRouter, FastAPI, Query
 from fastapi.openapi.utils import get_openapi
 from pydantic.json_schema import models_json_schema
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
 
+from service.api import examples
+from service.api.json_body import json_body
 from service.api.problems import MEDIA_TYPE
-from service.api.schemas import Classification, ClassifyQuery, JsonImages, Problem
+from service.api.schemas import (
+    Classification,
+    ClassifyQuery,
+    JsonImages,
+    Problem,
+    RequestHeaders,
+)
+from service.api.state import Service
 
 _REF = "#/components/schemas/{model}"
 _BINARY = {"schema": {"type": "string", "format": "binary"}}
+_FILES: dict[str, Any] = {
+    "type": "array",
+    "minItems": 1,
+    "items": {"type": "string", "format": "binary"},
+    "description": "image files; a field of any other name is read, too, if it is a file",
+}
 
 CLASSIFY_PATH = "/v1/classify"
-_CLASSIFY_BODY: dict[str, Any] = {
+_CLASSIFY: dict[str, Any] = {
+    "parameters": [
+        {
+            "name": name,
+            "in": "header",
+            "required": False,
+            "description": schema.pop("description"),
+            "schema": schema,
+        }
+        for name, schema in RequestHeaders.model_json_schema()["properties"].items()
+    ],
     "requestBody": {
         "required": True,
+        "description": "one image, a form of files, or JSON with base64",
         "content": {
             "image/*": _BINARY,
             "application/octet-stream": _BINARY,
             "multipart/form-data": {
                 "schema": {
                     "type": "object",
-                    "properties": {
-                        "files": {
-                            "type": "array",
-                            "items": {"type": "string", "format": "binary"},
-                        }
-                    },
+                    "properties": {"files": _FILES},
                     "required": ["files"],
+                    "additionalProperties": False,
                 }
             },
-            "application/json": {"schema": {"$ref": _REF.format(model="JsonImages")}},
+            "application/json": {
+                "schema": {"$ref": _REF.format(model="JsonImages")},
+                "example": examples.JSON_IMAGES,
+            },
         },
-    }
+    },
 }
-"""Every accepted form of a classify request."""
+"""The headers that a classify request may have, and every accepted form of its body."""
 
-_PROBLEM_CONTENT = {MEDIA_TYPE: {"schema": {"$ref": _REF.format(model="Problem")}}}
+TAGS = [
+    {"name": "classification", "description": "Images in, labels out."},
+    {"name": "models", "description": "What is served."},
+    {"name": "operations", "description": "Health, probes and metrics."},
+]
 
 
 def problems(**statuses: str) -> dict[int | str, dict[str, Any]]:
     """Describe error answers: `problems(s404="Unknown model")`."""
     return {
-        int(status.removeprefix("s")): {"description": what, "content": _PROBLEM_CONTENT}
+        int(status.removeprefix("s")): _problem(int(status.removeprefix("s")), what)
         for status, what in statuses.items()
     }
+
+
+def answers(
+    example: object, status: int = 200, media_type: str = "application/json"
+) -> dict[int | str, dict[str, Any]]:
+    """Give an answer's example; its schema is the route's."""
+    return {status: {"content": {media_type: {"example": example}}}}
+
+
+def _problem(status: int, what: str) -> dict[str, Any]:
+    schema = {"$ref": _REF.format(model="Problem")}
+    content = {MEDIA_TYPE: {"schema": schema, "example": examples.PROBLEMS[status]}}
+    return {"description": what, "content": content}
 
 
 documented = APIRouter()
@@ -58,18 +103,22 @@ answer to another method."""
 @documented.post(
     CLASSIFY_PATH,
     response_model=Classification,
-    responses=problems(
-        s400="Bad parameter or malformed body",
+    responses=answers(examples.CLASSIFICATION)
+    | problems(
+        s400="Bad parameter, header or body",
         s404="Unknown model",
         s408="The body took too long",
         s413="Body, image or number of images too large",
         s415="Not an accepted form of body or image format",
         s422="An image that can't be decoded, or all of several",
+        s431="Headers too large",
         s500="Internal error; the log has its cause under the request id",
         s503="Queue full, deadline out of reach, model not ready or stopping; see Retry-After",
         s504="The deadline passed before the answer was there",
     ),
-    openapi_extra=_CLASSIFY_BODY,
+    openapi_extra=_CLASSIFY,
+    operation_id="classify",
+    tags=["classification"],
     summary="Classify one or several images",
 )
 def classify(query: Annotated[ClassifyQuery, Query()]) -> None:
@@ -89,7 +138,12 @@ def describe(app: FastAPI, root_path: str | None = None) -> None:
             app.openapi_schema = _document(app, root_path)
         return app.openapi_schema
 
+    async def document(_: Request) -> Response:
+        return Response(json_body(app.openapi()), media_type="application/json")
+
     app.openapi = openapi  # type: ignore[method-assign]  # the way FastAPI documents
+    # Before FastAPI's own of the same path, whose answer does not end its line.
+    app.router.routes.insert(0, Route(str(app.openapi_url), document))
 
 
 def _document(app: FastAPI, root_path: str | None) -> dict[str, Any]:
@@ -99,6 +153,7 @@ def _document(app: FastAPI, root_path: str | None) -> dict[str, Any]:
         summary=app.summary,
         routes=app.routes,
         servers=[{"url": root_path}] if root_path else None,
+        tags=TAGS,
     )
     schemas = document["components"]["schemas"]
     for name in ("HTTPValidationError", "ValidationError"):
@@ -109,8 +164,20 @@ def _document(app: FastAPI, root_path: str | None) -> dict[str, Any]:
     schemas.update(ours["$defs"])
     for path in document["paths"].values():
         for operation in path.values():
-            answers = operation["responses"]
-            if "application/json" in answers.get("422", {}).get("content", {}):
-                del answers["422"]
-                answers["400"] = {"description": "Bad parameter", "content": _PROBLEM_CONTENT}
+            replies = operation["responses"]
+            if "application/json" in replies.get("422", {}).get("content", {}):
+                del replies["422"]
+                replies["400"] = _problem(400, "Bad parameter")
+    _state_limits(document, app.state.service)
     return document
+
+
+def _state_limits(document: dict[str, Any], service: Service) -> None:
+    """Put this service's own limits into the description."""
+    classify = document["paths"][CLASSIFY_PATH]["post"]
+    images = document["components"]["schemas"]["JsonImages"]["properties"]["images"]
+    form = classify["requestBody"]["content"]["multipart/form-data"]
+    (top_k,) = (each for each in classify["parameters"] if each["name"] == "top_k")
+    images["maxItems"] = service.settings.max_images
+    form["schema"]["properties"]["files"]["maxItems"] = service.settings.max_images
+    top_k["schema"]["maximum"] = max(len(model.contract.labels) for model in service.repository)

@@ -7,11 +7,12 @@ from dataclasses import asdict
 from typing import Any
 
 from fastapi import APIRouter, Request
-from pydantic_core import to_json
 from starlette.responses import Response
 
 from service import __version__
-from service.api.openapi import problems
+from service.api import examples
+from service.api.json_body import json_body
+from service.api.openapi import answers, problems
 from service.api.parameters import WholeNumber
 from service.api.schemas import Health, ModelDetail, Models, Probe
 from service.api.state import Service, service_of
@@ -23,7 +24,14 @@ from service.served import ServedModel
 router = APIRouter()
 
 
-@router.get("/health", response_model=Health, responses={503: {"model": Health}})
+@router.get(
+    "/health",
+    response_model=Health,
+    responses=answers(examples.HEALTH) | {503: {"model": Health, "description": "Not ready"}},
+    operation_id="health",
+    tags=["operations"],
+    summary="State of the service",
+)
 async def health(request: Request) -> Response:
     """State, layout, models, providers and queues; 503 unless the state is "ready"."""
     service = service_of(request)
@@ -40,14 +48,28 @@ async def health(request: Request) -> Response:
     return _json(body, 200 if state == "ready" else 503)
 
 
-@router.get("/livez", response_model=Probe, responses={503: {"model": Probe}})
+@router.get(
+    "/livez",
+    response_model=Probe,
+    responses=answers(examples.PROBE) | {503: {"model": Probe, "description": "No"}},
+    operation_id="livez",
+    tags=["operations"],
+    summary="Liveness",
+)
 async def livez(request: Request) -> Response:
     """Liveness: 503 when a thread is dead or stuck, or a device is lost: restart."""
     troubles = service_of(request).repository.troubles()
     return _probe([f"{name}: {trouble}" for name, trouble in troubles.items()])
 
 
-@router.get("/readyz", response_model=Probe, responses={503: {"model": Probe}})
+@router.get(
+    "/readyz",
+    response_model=Probe,
+    responses=answers(examples.PROBE) | {503: {"model": Probe, "description": "No"}},
+    operation_id="readyz",
+    tags=["operations"],
+    summary="Readiness",
+)
 async def readyz(request: Request) -> Response:
     """Readiness: 503 until every model that is not broken is ready, and once stopping."""
     service = service_of(request)
@@ -58,15 +80,29 @@ async def readyz(request: Request) -> Response:
     return _probe([*reasons, *(f"{name}: {reason}" for name, reason in found.items())])
 
 
-@router.get("/metrics", response_class=Response)
+@router.get(
+    "/metrics",
+    response_class=Response,
+    responses=answers(examples.METRICS, media_type="text/plain"),
+    operation_id="metrics",
+    tags=["operations"],
+    summary="Prometheus metrics",
+)
 async def metrics(request: Request) -> Response:
-    """Prometheus metrics."""
+    """All metrics, in Prometheus's text format."""
     return Response(service_of(request).metrics.render(), headers={"Content-Type": CONTENT_TYPE})
 
 
-@router.get("/v1/models", response_model=Models)
+@router.get(
+    "/v1/models",
+    response_model=Models,
+    responses=answers(examples.MODELS),
+    operation_id="models",
+    tags=["models"],
+    summary="List the models",
+)
 async def models(request: Request) -> Response:
-    """List what is served, and what is broken."""
+    """List what is served, with versions, states and accuracies, and what is broken."""
     repository = service_of(request).repository
     listed = [_summary(model, repository) for model in repository]
     return _json({"models": listed, "broken": _broken(repository)})
@@ -75,7 +111,11 @@ async def models(request: Request) -> Response:
 @router.get(
     "/v1/models/{name}",
     response_model=ModelDetail,
-    responses=problems(s404="Unknown model", s503="The model is broken"),
+    responses=answers(examples.MODEL_DETAIL)
+    | problems(s404="Unknown model", s503="The model is broken"),
+    operation_id="model",
+    tags=["models"],
+    summary="One model",
 )
 async def model_detail(request: Request, name: str, version: WholeNumber | None = None) -> Response:
     """One model: its preprocessing, provenance, parity with PyTorch and classes."""
@@ -152,4 +192,4 @@ def _probe(reasons: list[str]) -> Response:
 
 
 def _json(body: dict[str, Any], status: int = 200) -> Response:
-    return Response(to_json(body), status, media_type="application/json")
+    return Response(json_body(body), status, media_type="application/json")

@@ -8,11 +8,11 @@ from typing import Any
 import structlog
 from fastapi import FastAPI
 from fastapi.exceptions import RequestValidationError
-from pydantic_core import to_json
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 
+from service.api.json_body import json_body
 from service.api.trace import Trace, trace_of
 from service.errors import (
     AllImagesFailedError,
@@ -54,7 +54,7 @@ def problem_response(error: RequestError, trace: Trace) -> Response:
     """Answer with an error, and note it for the log and the metrics."""
     trace.code = error.code
     return Response(
-        to_json(problem(error, trace.request_id)),
+        json_body(problem(error, trace.request_id)),
         error.status,
         headers_of(error),
         media_type=MEDIA_TYPE,

@@ -6,38 +6,78 @@ more than the rest of the request.
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
+from pydantic.json_schema import SkipJsonSchema
 
 from service.api.parameters import WholeNumber
+from service.settings import MAX_TIMEOUT_MS
 
 _STRICT = ConfigDict(extra="forbid")
 
 
 class ClassifyQuery(BaseModel):
-    """The query of a classify request; names that are not here are passed over."""
+    """The query of a classify request; a name that is not here is refused."""
 
-    model_config = ConfigDict(frozen=True)
-    top_k: WholeNumber | None = Field(
-        None, description="labels for each image; default 5, or all of fewer"
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    top_k: WholeNumber | SkipJsonSchema[None] = Field(
+        None,
+        description="labels for each image; default 5, or as many as the model has if fewer",
     )
-    model: str | None = Field(None, description="model name; see /v1/models")
-    version: WholeNumber | None = Field(None, description="model version; default the highest")
+    model: Annotated[str, Field(min_length=1)] | SkipJsonSchema[None] = Field(
+        None, description="model name; see /v1/models"
+    )
+    version: WholeNumber | SkipJsonSchema[None] = Field(
+        None, description="model version; default the highest"
+    )
 
 
 class JsonImage(BaseModel):
     """One image of a JSON body."""
 
     model_config = _STRICT
-    data: str = Field(description="the encoded image file (JPEG, PNG, ...) in base64")
+    data: str = Field(
+        description="the encoded image file (JPEG, PNG, ...) in base64, or a data: URL of it",
+        json_schema_extra={
+            "minLength": 1,
+            "contentEncoding": "base64",
+            "contentMediaType": "image/*",
+        },
+    )
 
 
 class JsonImages(BaseModel):
     """A JSON body."""
 
     model_config = _STRICT
-    images: list[JsonImage]
+    images: list[JsonImage] = Field(
+        description="at most max_images of the service's settings",
+        json_schema_extra={"minItems": 1},
+    )
+
+
+class RequestHeaders(BaseModel):
+    """The headers of a classify request that it reads beside HTTP's own; `deadline.py` judges."""
+
+    timeout_ms: str = Field(
+        # No integer: a header is text, and tools that hold one against a number turn it down.
+        pattern=r"^([1-9][0-9]{0,6}|[1-7][0-9]{7}|8[0-5][0-9]{6}|86[0-3][0-9]{5}|86400000)$",
+        alias="X-Request-Timeout-Ms",
+        description=f"milliseconds that the client will wait, 1 to {MAX_TIMEOUT_MS}, counted from "
+        "the request's arrival: what can't make it is refused (503); default request_timeout_ms of "
+        "the service's settings",
+        examples=["2000"],
+    )
+    priority: Literal["high", "low"] = Field(
+        alias="X-Request-Priority",
+        description="low lets others pass until half of its time is gone; default high",
+    )
+    request_id: str = Field(
+        alias="X-Request-Id",
+        description="returned if it has 1 to 128 letters, digits and ._:-; otherwise one is made",
+        examples=["order-66:photo-2"],
+    )
 
 
 class Prediction(BaseModel):
@@ -61,6 +101,9 @@ class ImageError(BaseModel):
 class ImageResult(BaseModel):
     """One image's labels, most probable first, or its error."""
 
+    name: str | None = Field(
+        None, description="the file's name, where a form gives it; at most 255 characters"
+    )
     labels: list[Prediction] | None = None
     width: int | None = Field(None, description="pixels, as displayed (after EXIF orientation)")
     height: int | None = None

@@ -90,6 +90,7 @@ class RunnerPool(Schedule):
         try:
             while run := self._next(index):
                 run.source.run(run.batch)
+                del run  # a body of many megabytes would stay while the thread waits for the next
         finally:
             # Also when a thread dies of a defect: nobody may wait for one that is gone.
             with self.changed:

@@ -16,8 +16,8 @@ from service.logs.writer import LogWriter
 
 LogFormat = Literal["auto", "json", "text"]
 
-# These libraries log what is wrong with a request's data; the request's own line says it already.
-_OF_EACH_BAD_REQUEST = ("PIL", "python_multipart")
+# Pillow logs what is wrong with a request's data; the request's own line says it already.
+_OF_EACH_BAD_REQUEST = ("PIL",)
 
 
 def configure_logs(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import json
 from collections.abc import Callable, Coroutine
 from typing import Any
@@ -50,14 +51,14 @@ async def talk(
     chunks: Chunks,
     *,
     head_timeout_s: float = 30,
+    write_timeout_s: float = 30,
     app: Any = echo,
     refused: Callable[[str], None] = nobody,
     **config_: Any,
 ) -> bytes:
     """Send chunks over one connection, say that it was all, and give all that comes back."""
-    config = uvicorn.Config(
-        app, http=http1_protocol(head_timeout_s, refused), ws="none", log_config=None, **config_
-    )
+    protocol = http1_protocol(head_timeout_s, write_timeout_s, refused)
+    config = uvicorn.Config(app, http=protocol, ws="none", log_config=None, **config_)
     state = ServerState()
     config.load()
     loop = asyncio.get_running_loop()
@@ -302,6 +303,96 @@ def test_a_target_that_is_no_path_is_the_clients_error():
     assert all(log["event"] == "request" for log in logs)
 
 
+@pytest.mark.parametrize("offer", [b"", b"Connection: Upgrade\r\nUpgrade: websocket\r\n"])
+@pytest.mark.parametrize(
+    "target", [b"http://x:99999999/", b"http://[x/", b"http://a@b@c/", b"http://"]
+)
+def test_a_target_that_cant_be_read_is_no_defect_with_an_offer_to_upgrade_or_without(target, offer):
+    with structlog.testing.capture_logs() as logs:
+        answer = run(talk, [b"GET %b HTTP/1.1\r\nHost: x\r\n%b\r\n" % (target, offer)])
+    [(status, problem)] = answers(answer, 1)
+    assert (status, problem["detail"]) == (400, "the request's target is no path")
+    assert [(log["event"], log["log_level"]) for log in logs] == [("request", "info")]
+
+
+@pytest.mark.parametrize("offer", [b"", OFFER])
+@pytest.mark.parametrize(
+    ("target", "path"),
+    [
+        (b"http://x", "/"),
+        (b"HTTP://x:8000", "/"),
+        (b"http://x?a=1", "/"),
+        (b"http://x/", "/"),
+        (b"http://x/a?b=1", "/a"),
+        (b"*", "*"),
+    ],
+)
+def test_an_absolute_target_is_read_and_its_empty_path_is_the_root(target, path, offer):
+    """As proxies send it (RFC 9110, section 4.2.3)."""
+    answer = run(talk, [b"OPTIONS %b HTTP/1.1\r\nHost: x\r\n%b\r\n" % (target, offer), LAST])
+    assert answers(answer, 2)[0] == (200, ["OPTIONS", path, ""])
+
+
+def test_the_query_of_a_target_without_a_path_is_kept():
+    async def query(scope: Any, receive: Any, send: Any) -> None:
+        answer = json.dumps(scope["query_string"].decode()).encode()
+        length = [(b"content-length", str(len(answer)).encode())]
+        await send({"type": "http.response.start", "status": 200, "headers": length})
+        await send({"type": "http.response.body", "body": answer})
+
+    request = b"GET http://x?a=1 HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
+    assert answers(run(talk, [request], app=query), 1) == [(200, "a=1")]
+
+
+@pytest.mark.parametrize("offer", [b"", OFFER])
+@pytest.mark.parametrize("later", [True, False])
+def test_a_broken_body_that_was_to_be_asked_for_is_refused_once(offer, later, caplog):
+    """No "100 Continue" follows the refusal, which would be an error in the log."""
+    head = BROKEN_BODY[:-2] + b"Expect: 100-continue\r\n" + offer + b"\r\n"
+    answer = run(talk, [head, b"zz\r\n"] if later else [head + b"zz\r\n"])
+    final = answer.removeprefix(b"HTTP/1.1 100 Continue\r\n\r\n")
+    assert answers(final, 1)[0][1]["code"] == "malformed_request"
+    assert caplog.records == []
+
+
+async def large(scope: Any, receive: Any, send: Any) -> None:
+    """Answer with more than the kernel takes."""
+    length = [(b"content-length", b"50000000")]
+    await send({"type": "http.response.start", "status": 200, "headers": length})
+    await send({"type": "http.response.body", "body": bytes(50_000_000)})
+
+
+def test_a_client_that_does_not_read_its_answer_is_dropped():
+    async def ask_and_not_read() -> bytes:
+        protocol = http1_protocol(30, 0.05, nobody)
+        config = uvicorn.Config(large, http=protocol, ws="none", log_config=None)
+        config.load()
+        ended = asyncio.Event()
+
+        class Watched(config.http_protocol_class.func):  # type: ignore[name-defined, misc]
+            def connection_lost(self, exc: Exception | None) -> None:
+                super().connection_lost(exc)
+                ended.set()
+
+        made = functools.partial(Watched, *protocol.args, config=config, app_state={})
+        server = await asyncio.get_running_loop().create_server(
+            lambda: made(server_state=ServerState()), "127.0.0.1", 0
+        )
+        reader, writer = await asyncio.open_connection(*server.sockets[0].getsockname(), limit=1)
+        writer.write(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+        await ended.wait()
+        begun = await reader.readexactly(12)
+        writer.close()
+        server.close()
+        return begun
+
+    with structlog.testing.capture_logs() as logs:
+        assert run(ask_and_not_read) == b"HTTP/1.1 200"
+    [log] = logs
+    assert log["event"] == "client_dropped"
+    assert 0 < log["bytes_left"] < 50_000_000
+
+
 def test_head_and_body_of_an_answer_are_sent_together():
     """One packet, so that the client wakes once."""
 
@@ -327,8 +418,13 @@ def test_head_and_body_of_an_answer_are_sent_together():
 
         pause_reading = resume_reading
 
+        def set_write_buffer_limits(self, high: Any = None, low: Any = None) -> None:
+            pass
+
     async def exchange() -> list[bytes]:
-        config = uvicorn.Config(echo, http=http1_protocol(30, nobody), ws="none", log_config=None)
+        config = uvicorn.Config(
+            echo, http=http1_protocol(30, 30, nobody), ws="none", log_config=None
+        )
         config.load()
         state, transport = ServerState(), Transport()
         protocol = config.http_protocol_class(config=config, server_state=state, app_state={})

@@ -54,6 +54,21 @@ def test_a_form_of_files_gets_results_in_order(client):
     assert labels == ["red", "green", "blue", "red"]
 
 
+def test_results_of_a_form_carry_their_files_names(client):
+    """Labels and errors alike; no other form of a body has names."""
+    image = colored("red")
+    files = [("f", ("rot.png", image)), ("f", ("猫.txt", b"no image"))]
+    response = client.post("/v1/classify", files=files)
+    first, second = response.json()["results"]
+    assert (first["name"], second["name"]) == ("rot.png", "猫.txt")
+    assert "labels" in first
+    assert "error" in second
+    (alone,) = client.post("/v1/classify", files=files[:1]).json()["results"]
+    assert alone["name"] == "rot.png"
+    (raw,) = client.post("/v1/classify", content=image).json()["results"]
+    assert "name" not in raw
+
+
 def test_json_with_base64_gets_results_in_order(client):
     """`{"images": [{"data": "<base64>"}]}`."""
     images = [{"data": base64.b64encode(colored(c)).decode()} for c in ("blue", "red")]
@@ -85,6 +100,7 @@ def test_when_all_of_several_fail_the_answer_is_422_with_each_error(client):
     problem = response.json()
     assert problem["code"] == "all_images_failed"
     assert [r["error"]["code"] for r in problem["results"]] == ["not_an_image", "empty_image"]
+    assert [r["name"] for r in problem["results"]] == ["a", "b"]
 
 
 def test_a_single_images_error_is_the_status_of_the_answer(client):

@@ -9,7 +9,7 @@ import re
 import pytest
 import structlog
 from images import colored, encode, photo, top_label
-from wire import connect, read_answer
+from wire import connect, read_all, read_answer
 
 from service import errors
 from service.preprocess.decode import decode, decode_at_once
@@ -52,6 +52,10 @@ def test_each_error_class_stands_in_the_road_drawn_above_them():
         ("/v1/classify?top_k=1_0", 400, "invalid_parameter"),
         ("/v1/classify?version=1.0", 400, "invalid_parameter"),
         ("/v1/classify?top_k=" + "9" * 5000, 400, "invalid_parameter"),
+        ("/v1/classify?topk=2", 400, "invalid_parameter"),
+        ("/v1/classify?TOP_K=2", 400, "invalid_parameter"),
+        ("/v1/classify?" + "x" * 5000, 400, "invalid_parameter"),
+        ("/v1/classify?top_k=1&top_k=2", 400, "invalid_parameter"),
         ("/v1/nothing", 404, "not_found"),
         ("/v1/classify/", 404, "not_found"),
         ("/health", 405, "method_not_allowed"),
@@ -68,6 +72,37 @@ def test_a_bad_request_gets_a_problem_detail(client, path, status, code):
     assert len(problem["detail"]) < 300
     assert set(problem) == {"type", "title", "status", "detail", "code", "request_id"}
     assert top_label(client.post("/v1/classify", content=colored("blue"))) == "blue"
+
+
+def test_an_unknown_parameter_is_named_with_those_that_are_allowed(client):
+    """`topk=2` would give five labels."""
+    response = client.post("/v1/classify?top_k=1&topk=2", content=colored())
+    detail = "there is no parameter 'topk'; allowed are top_k, model, version"
+    assert response.json()["detail"] == detail
+
+
+@pytest.mark.parametrize("path", ["/health", "/livez", "/readyz", "/metrics"])
+def test_probes_and_metrics_pass_over_parameters(client, path):
+    """Monitors put their own there."""
+    assert client.get(f"{path}?target=x").status_code == 200
+
+
+@pytest.mark.parametrize("path", ["/health", "/livez", "/readyz", "/v1/models", "/v1/models/color",
+                                  "/openapi.json", "/nothing", "/v1/models/nope"])  # fmt: skip
+def test_json_ends_with_a_newline(client, path):
+    """A terminal's prompt begins a line."""
+    assert client.get(path).content.endswith(b"}\n")
+
+
+@pytest.mark.parametrize("body", [colored(), b"no image", b""])
+def test_json_about_images_ends_with_a_newline(client, body):
+    assert client.post("/v1/classify", content=body).content.endswith(b"}\n")
+
+
+def test_a_refusal_of_what_is_no_request_ends_with_a_newline(client):
+    with connect(client.base_url) as connection:
+        connection.sendall(b"nonsense\r\n\r\n")
+        assert read_all(connection).endswith(b"}\n")
 
 
 def test_a_wrong_method_is_told_the_right_one(client):

@@ -103,6 +103,26 @@ def test_a_body_that_dribbles_gets_408_in_all_however_often_it_moves(serve):
     assert still_answers(client)
 
 
+@pytest.mark.parametrize(
+    ("limits", "timeout", "limit"),
+    [
+        ({"body_timeout_s": 0.2, "request_timeout_ms": 200}, None, "ms (X-Request-Timeout-Ms"),
+        ({"body_timeout_s": 20, "request_timeout_ms": 200}, None, "200 ms (X-Request-Timeout-Ms"),
+        ({"body_timeout_s": 20}, "200", "200 ms (X-Request-Timeout-Ms"),
+        ({"body_timeout_s": 0.2}, "9000", "0.2 s (body_timeout_s)"),
+    ],
+)
+def test_a_body_that_is_late_is_the_clients_408_by_whichever_limit(serve, limits, timeout, limit):
+    """Equal limits, as both are by default, must not become a 504, which is the service's."""
+    client = serve(**limits)
+    headers = {} if timeout is None else {"X_Request_Timeout_Ms": timeout}
+    with connect(client.base_url) as connection:
+        connection.sendall(head(Content_Length=1000, **headers) + b"x")
+        status, body = read_answer(connection)
+    assert (status, code_of(body)) == (408, "body_timeout")
+    assert limit in json.loads(body)["detail"]
+
+
 def test_bodies_in_flight_are_limited_together(serve):
     """A second body that does not fit beside the first gets 503, and fits once that has gone."""
     client = serve(max_body_bytes=10_000, max_inflight_bytes=10_000)

@@ -236,6 +236,23 @@ def test_what_a_cancelled_job_holds_is_let_go_at_once():
     with_jobs(use)
 
 
+def test_a_thread_that_waits_holds_nothing_of_its_last_job():
+    """A body of many megabytes would stay with each of them until the next one comes."""
+
+    class Body:
+        def read(self) -> int:
+            return 7
+
+    async def use(jobs: JobQueue, _: RunnerPool) -> None:
+        body, gone, loop = Body(), asyncio.Event(), asyncio.get_running_loop()
+        weakref.finalize(body, lambda: loop.call_soon_threadsafe(gone.set))
+        assert await jobs.call(body.read, FAR, Priority.HIGH) == 7
+        del body
+        await gone.wait()  # its thread may not have come to its wait yet
+
+    with_jobs(use)
+
+
 def test_closing_fails_what_waits_and_takes_no_more():
     async def use(jobs: JobQueue, _: RunnerPool) -> None:
         job = Held()

@@ -16,7 +16,7 @@ import structlog
 
 from service.logs import LogWriter, configure_logs
 
-QUIETED = ("PIL", "python_multipart")
+QUIETED = ("PIL",)
 
 
 @pytest.fixture
@@ -81,7 +81,6 @@ def test_warnings_of_libraries_are_lines_too(configure, capsys):
 def test_what_libraries_find_wrong_with_a_requests_data_is_not_logged(configure, capsys):
     """Clients could fill the log; the request's own line has the cause."""
     configure("json", "info")
-    logging.getLogger("python_multipart.multipart").warning("Did not find CR")
     logging.getLogger("PIL.TiffImagePlugin").error("More samples per pixel than can be decoded")
     assert lines(capsys) == []
 

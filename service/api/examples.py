@@ -1,0 +1,174 @@
+"""Examples of the API's description: answers that the service gave with its built-in model."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from service.api.problems import problem
+from service.errors import (
+    BodyTimeoutError,
+    BodyTooLargeError,
+    DeadlineExceededError,
+    DeadlineUnreachableError,
+    HeadersTooLargeError,
+    InternalError,
+    InvalidParameterError,
+    NotAnImageError,
+    TruncatedImageError,
+    UnknownModelError,
+)
+
+_REQUEST_ID = "8f0b89b6fb7d9f8b9cc1fb3255346355"
+
+PROBLEMS: dict[int, dict[str, Any]] = {
+    error.status: problem(error, _REQUEST_ID)
+    for error in (
+        InvalidParameterError("there is no parameter 'topk'; allowed are top_k, model, version"),
+        UnknownModelError("there is no model of that name; served are: slim-resnet50"),
+        BodyTimeoutError("the body did not arrive within 30 s (body_timeout_s)"),
+        BodyTooLargeError("the body is larger than 33554432 bytes (max_body_bytes)"),
+        NotAnImageError(
+            "the content is none of the accepted image formats (JPEG, PNG, WEBP, GIF, BMP, TIFF, AVIF)"
+        ),
+        TruncatedImageError("the image's data ends before the image is complete"),
+        HeadersTooLargeError("the headers are larger than 65536 bytes"),
+        InternalError(f"an internal error; its id is {_REQUEST_ID}"),
+        DeadlineUnreachableError(
+            "the answer would take about 17 ms, and only 1 ms are left; try again later or allow "
+            "more time (X-Request-Timeout-Ms)"
+        ),
+        DeadlineExceededError("the answer was not there within 200 ms (X-Request-Timeout-Ms)"),
+    )
+}
+"""A problem detail of each status."""
+
+JSON_IMAGES = {
+    "images": [
+        {
+            "data": "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAIAAACQd1PeAAAADElEQVR4nGP4z8AAAAMBAQDJ/pLv"
+            "AAAAAElFTkSuQmCC"
+        }
+    ]
+}
+
+CLASSIFICATION = {
+    "model": "slim-resnet50",
+    "version": 1,
+    "results": [
+        {
+            "name": "koala.jpg",
+            "labels": [{"id": "n01882714", "label": "koala", "index": 12, "probability": 0.900238}],
+            "width": 500,
+            "height": 212,
+        },
+        {
+            "name": "notes.txt",
+            "error": {name: PROBLEMS[415][name] for name in ("code", "status", "title", "detail")},
+        },
+    ],
+    "timings_ms": {
+        "receive": 0.198,
+        "decode": 1.531,
+        "queue": 0.414,
+        "infer": 7.203,
+        "total": 10.062,
+    },
+}
+
+HEALTH = {
+    "state": "ready",
+    "version": "0.1.0",
+    "uptime_s": 207.221,
+    "layout": {
+        "runners": 1,
+        "intra_op_threads": 2,
+        "goal": "throughput",
+        "source": "measured",
+        "candidates": [
+            {
+                "runners": 2,
+                "intra_op_threads": 1,
+                "images_per_s": 110.2,
+                "lone_image_ms": 10.042,
+                "steady": True,
+            },
+            {
+                "runners": 1,
+                "intra_op_threads": 2,
+                "images_per_s": 119.0,
+                "lone_image_ms": 10.343,
+                "steady": True,
+            },
+        ],
+    },
+    "devices": [],
+    "models": [
+        {
+            "name": "slim-resnet50",
+            "version": 1,
+            "state": "ready",
+            "reason": "",
+            "provider": "cpu",
+            "engine": {},
+            "max_batch": 8,
+            "latency_ms": {"1": 15.308, "2": 26.405, "4": 53.127, "8": 115.12},
+            "queue": {"images": 0, "limit": 256},
+        }
+    ],
+}
+
+PROBE = {"ok": True, "reasons": []}
+
+METRICS = """\
+# HELP resnet_serve_requests_in_flight Requests being handled.
+# TYPE resnet_serve_requests_in_flight gauge
+resnet_serve_requests_in_flight 1.0
+"""
+
+_MODEL = {
+    "name": "slim-resnet50",
+    "version": 1,
+    "default": True,
+    "architecture": "resnet50",
+    "state": "ready",
+    "provider": "cpu",
+    "precision": "fp32",
+    "classes": 200,
+    "input_size": 64,
+    "accuracy": {
+        "data_set": "Tiny-ImageNet validation",
+        "images": 10000,
+        "top1": 0.6074,
+        "top5": 0.8282,
+    },
+}
+
+MODELS = {"models": [_MODEL], "broken": []}
+
+MODEL_DETAIL = _MODEL | {
+    "preprocessing": {
+        "resize": 64,
+        "crop": 64,
+        "interpolation": "bilinear",
+        "exif": "apply",
+        "mean": [0.485, 0.456, 0.406],
+        "std": [0.229, 0.224, 0.225],
+    },
+    "weights": {
+        "source": "ResNet-50 of half width, trained from scratch on Tiny-ImageNet's 100,000 "
+        "training images; research use only",
+        "sha256": "1ac055581414b01c7dd0d6ab28f6dee8325b7e56f5d3a5fa167782766118d2d5",
+    },
+    "parity": {
+        "max_abs_diff": 0.0005078315734863281,
+        "top1_agreement": 1.0,
+        "images": 40,
+        "batch_sizes": [1, 2, 5, 32],
+    },
+    "tolerance": 0.0001,
+    "labels": [
+        {"id": "n01443537", "label": "goldfish"},
+        {"id": "n01629819", "label": "European fire salamander"},
+    ],
+}
+"""With the first two of its labels."""
