@@ -17,8 +17,9 @@ A request's road, and the classes that can end it on each stretch:
                                  TooManyImagesError
               --admission-->     QueueFullError, DeadlineUnreachableError
      image    --base64-->        InvalidBase64Error
-              --decode-->        EmptyImageError, NotAnImageError, ImageTooLargeError,
-                                 TruncatedImageError, CorruptImageError, UnsupportedPixelsError
+              --decode-->        EmptyImageError, NotAnImageError, HeicNotSupportedError,
+                                 ImageTooLargeError, TruncatedImageError, CorruptImageError,
+                                 UnsupportedPixelsError
               --batch, engine--> DeadlineExceededError, ModelUnavailableError, InferenceError
               --device-->        DeviceLostError, SessionFailedError, DeviceMemoryError, each
                                  of which becomes a ModelUnavailableError

@@ -28,7 +28,8 @@ PROBLEMS: dict[int, dict[str, Any]] = {
         BodyTimeoutError("the body did not arrive within 30 s (body_timeout_s)"),
         BodyTooLargeError("the body is larger than 33554432 bytes (max_body_bytes)"),
         NotAnImageError(
-            "the content is none of the accepted image formats (JPEG, PNG, WEBP, GIF, BMP, TIFF, AVIF)"
+            "the content is none of the accepted image formats (JPEG, PNG, WEBP, GIF, BMP, TIFF, "
+            "AVIF)"
         ),
         TruncatedImageError("the image's data ends before the image is complete"),
         HeadersTooLargeError("the headers are larger than 65536 bytes"),
@@ -84,6 +85,9 @@ HEALTH = {
         "intra_op_threads": 2,
         "goal": "throughput",
         "source": "measured",
+        "why": "measured now: 2 runners x 1 thread 110 images/s and a lone image in 10 ms, "
+        "1 runner x 2 threads 119 images/s and a lone image in 10.3 ms; 1 runner x 2 threads "
+        "gives the most images a second",
         "candidates": [
             {
                 "runners": 2,
@@ -102,6 +106,7 @@ HEALTH = {
         ],
     },
     "devices": [],
+    "broken": [],
     "models": [
         {
             "name": "slim-resnet50",

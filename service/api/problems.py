@@ -22,8 +22,10 @@ from service.errors import (
     RequestError,
     RouteNotFoundError,
 )
+from service.wording import what_is_wrong
 
 _SHOWN_CHARACTERS = 100
+_PLACES = {"query", "path", "header"}  # where FastAPI says that a parameter is
 
 MEDIA_TYPE = "application/problem+json"
 
@@ -91,12 +93,13 @@ async def _on_validation_error(request: Request, error: Exception) -> Response:
 
 def invalid_parameters(errors: Iterable[Mapping[str, Any]]) -> InvalidParameterError:
     """Tell of parameters that did not validate; `errors` are pydantic's."""
-    return InvalidParameterError(
-        "; ".join(
-            f"{item['loc'][-1]}: {item['msg']}, got {str(item['input'])[:_SHOWN_CHARACTERS]!r}"
-            for item in errors
-        )
-    )
+    said: dict[str, str] = {}
+    for item in errors:
+        # A value that may be missing is judged twice, as a value and as none: the first counts.
+        name = next(str(part) for part in item["loc"] if part not in _PLACES)
+        shown = str(item["input"])[:_SHOWN_CHARACTERS]
+        said.setdefault(name, f"{name}: {what_is_wrong(item)}, got {shown!r}")
+    return InvalidParameterError("; ".join(said.values()))
 
 
 async def _on_http_exception(request: Request, error: Exception) -> Response:

@@ -13,6 +13,7 @@ from images import colored
 from wire import connect, head, read_answer
 
 from service.api import examples
+from service.preprocess import heic
 from service.settings import MAX_TIMEOUT_MS
 
 
@@ -149,7 +150,8 @@ def test_the_example_of_json_is_answered(client):
     assert base64.b64decode(examples.JSON_IMAGES["images"][0]["data"]).startswith(b"\x89PNG")
 
 
-def test_the_example_of_a_classification_has_the_form_of_a_real_answer(client):
+def test_the_example_of_a_classification_has_the_form_of_a_real_answer(client, monkeypatch):
+    monkeypatch.setattr(heic, "is_installed", lambda: False)
     files = [("files", ("koala.jpg", colored())), ("files", ("notes.txt", b"no image"))]
     answer = client.post("/v1/classify?top_k=1", files=files).json()
     for real, example in zip(answer["results"], examples.CLASSIFICATION["results"], strict=True):
@@ -158,8 +160,9 @@ def test_the_example_of_a_classification_has_the_form_of_a_real_answer(client):
     assert shape(answer["timings_ms"]) == shape(examples.CLASSIFICATION["timings_ms"])
 
 
-def test_the_examples_of_problems_are_real_answers(serve):
+def test_the_examples_of_problems_are_real_answers(serve, monkeypatch):
     """Of each status that a client can bring about alone."""
+    monkeypatch.setattr(heic, "is_installed", lambda: False)
     client = serve(models=None)
     cut = colored("red", (64, 64), image_format="PNG")[:-30]
     got = [
