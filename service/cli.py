@@ -75,8 +75,10 @@ def _serve(flags: dict[str, object]) -> int:
 
     from service.app import create_app  # noqa: PLC0415
     from service.logs import LogWriter, configure_logs  # noqa: PLC0415
+    from service.memory import share_one_arena  # noqa: PLC0415
     from service.server import run_server  # noqa: PLC0415
 
+    share_one_arena()  # before there is a thread
     logs = LogWriter(sys.stderr)
 
     def leave() -> None:
