@@ -12,7 +12,7 @@ _M_ARENA_MAX = -8  # of glibc's malloc.h
 _PERIOD_S = 1.0
 _MUCH = 32 * 2**20
 _SOME = 4 * 2**20
-_AGAIN_S, _LONGEST_WAIT_S = 10.0, 320.0
+_AGAIN_S, _LONGEST_WAIT_S = 10.0, 40.0
 _STATM = Path("/proc/self/statm")
 
 
