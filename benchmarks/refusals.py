@@ -39,7 +39,7 @@ from service.bench.text_report import table
 _MOST_GROWTH_MB = 10.0
 _CLIENTS = 8
 _LARGE_BYTES = 30 * 2**20
-_REST_S = 15.0
+_REST_S = 45.0
 
 
 @dataclass(frozen=True, slots=True)

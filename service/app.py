@@ -32,7 +32,7 @@ from service.batching.jobs import JobQueue
 from service.cpus import cpu_count
 from service.engine.base import Opener
 from service.loader import load_repository
-from service.memory import give_back_while_running, share_one_arena
+from service.memory import give_back_while_running
 from service.metrics import Metrics
 from service.preprocess.decode import DecodePolicy, prepare_decoding
 from service.preprocess.memory import DecodingMemory
@@ -65,7 +65,6 @@ def create_app(settings: Settings, opener: Opener | None = None) -> FastAPI:
 
 def create_service(settings: Settings, opener: Opener | None = None) -> Service:
     """Load the models, and make what the routes share."""
-    share_one_arena()
     metrics = Metrics()
     metrics.set_build(__version__)
     jobs = JobQueue(settings.decode_threads or cpu_count())

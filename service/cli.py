@@ -125,8 +125,10 @@ def _serve_logged(
 
     from service.app import create_app  # noqa: PLC0415
     from service.logs import LogWriter, configure_logs  # noqa: PLC0415
+    from service.memory import share_one_arena  # noqa: PLC0415
     from service.server import bind, run_server  # noqa: PLC0415
 
+    share_one_arena()  # before there is a thread
     logs = LogWriter(stderr)
     leaving.before_leaving = lambda: logs.close(_LOG_FLUSH_S)
     try:

@@ -10,8 +10,9 @@ from pathlib import Path
 
 _M_ARENA_MAX = -8  # of glibc's malloc.h
 _PERIOD_S = 1.0
-_GROWN_BYTES = 32 * 2**20
-_AGAIN_S = 10.0
+_MUCH = 32 * 2**20
+_SOME = 4 * 2**20
+_AGAIN_S, _LONGEST_WAIT_S = 10.0, 40.0
 _STATM = Path("/proc/self/statm")
 
 
@@ -54,24 +55,27 @@ def resident_bytes() -> int | None:
 class TrimPolicy:
     """Says when it is worth while to give memory back, by resident bytes and seconds.
 
-    At once when much has been added since the last time; and now and then while there is much more
-    than there has ever been after one, since what was in use at that time may be free by now.
+    At once when much has been added since the last time; and now and then while there is more than
+    there has ever been after one, since what was in use at that time may be free by now. Where that
+    gives little back, the next time is later: it takes some 10 ms, for which all threads wait.
     """
 
     def __init__(self, resident: int, now: float) -> None:
         self._least = self._last = resident
-        self._done_at = now
+        self._done_at, self._wait_s = now, _AGAIN_S
 
     def is_due(self, resident: int, now: float) -> bool:
         """Whether memory should be given back now."""
-        if resident - self._last > _GROWN_BYTES:
+        if resident - self._last > _MUCH:
             return True
-        return resident - self._least > _GROWN_BYTES and now - self._done_at >= _AGAIN_S
+        return resident - self._least > _SOME and now - self._done_at >= self._wait_s
 
-    def done(self, resident: int, now: float) -> None:
-        """Note what is resident after it was given back."""
-        self._least = min(self._least, resident)
-        self._last, self._done_at = resident, now
+    def done(self, before: int, after: int, now: float) -> None:
+        """Note what was resident before memory was given back, and is after it."""
+        gave_little = before - after <= _SOME
+        self._wait_s = min(2 * self._wait_s, _LONGEST_WAIT_S) if gave_little else _AGAIN_S
+        self._least = min(self._least, after)
+        self._last, self._done_at = after, now
 
 
 async def give_back_while_running() -> None:
@@ -85,4 +89,4 @@ async def give_back_while_running() -> None:
         resident = resident_bytes()
         if resident is not None and policy.is_due(resident, time.monotonic()):
             await asyncio.to_thread(give_back_freed)
-            policy.done(resident_bytes() or resident, time.monotonic())
+            policy.done(resident, resident_bytes() or resident, time.monotonic())

@@ -49,8 +49,8 @@ class JoinedWrites:
 class WriteTimeout:
     """Drops a connection whose client takes none of what is written to it for `seconds`.
 
-    Its memory and its place in a stop would be waited for without end. Who takes some is waited
-    for on. `dropped` is told how many bytes were left.
+    Otherwise its answers would be held for ever, and a stop would wait for it. A client that takes
+    some of them, however slowly, is waited for. `dropped` is told how many bytes were left.
     """
 
     def __init__(

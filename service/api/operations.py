@@ -51,7 +51,7 @@ async def health(request: Request) -> Response:
 @router.get(
     "/livez",
     response_model=Probe,
-    responses=answers(examples.PROBE) | {503: {"model": Probe, "description": "No"}},
+    responses=answers(examples.PROBE) | {503: {"model": Probe, "description": "Restart it"}},
     operation_id="livez",
     tags=["operations"],
     summary="Liveness",
@@ -65,7 +65,7 @@ async def livez(request: Request) -> Response:
 @router.get(
     "/readyz",
     response_model=Probe,
-    responses=answers(examples.PROBE) | {503: {"model": Probe, "description": "No"}},
+    responses=answers(examples.PROBE) | {503: {"model": Probe, "description": "Not ready"}},
     operation_id="readyz",
     tags=["operations"],
     summary="Readiness",

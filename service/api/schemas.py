@@ -20,7 +20,7 @@ _STRICT = ConfigDict(extra="forbid")
 class ClassifyQuery(BaseModel):
     """The query of a classify request; a name that is not here is refused."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True)
     top_k: WholeNumber | SkipJsonSchema[None] = Field(
         None,
         description="labels for each image; default 5, or as many as the model has if fewer",

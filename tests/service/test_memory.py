@@ -66,19 +66,34 @@ def test_memory_is_given_back_as_soon_as_much_has_been_added():
 def test_what_was_in_use_then_is_given_back_later():
     """It stayed when the rest was given back, and nothing has been added since."""
     policy = TrimPolicy(100 * MB, now=0)
-    policy.done(400 * MB, now=1)
+    policy.done(500 * MB, 400 * MB, now=1)
     assert not policy.is_due(400 * MB, now=2)
     assert policy.is_due(400 * MB, now=11)
-    policy.done(105 * MB, now=11)
-    assert not policy.is_due(105 * MB, now=1000)
+    policy.done(400 * MB, 104 * MB, now=11)
+    assert not policy.is_due(104 * MB, now=1000)
 
 
 def test_the_least_that_ever_was_is_what_counts():
     policy = TrimPolicy(150 * MB, now=0)
-    policy.done(100 * MB, now=1)
-    policy.done(131 * MB, now=2)
-    assert not policy.is_due(132 * MB, now=20)
-    assert policy.is_due(133 * MB, now=20)
+    policy.done(200 * MB, 100 * MB, now=1)
+    policy.done(200 * MB, 104 * MB, now=2)
+    assert not policy.is_due(104 * MB, now=20)
+    assert policy.is_due(105 * MB, now=20)
+
+
+def test_what_stays_is_tried_ever_more_seldom():
+    """A model that was loaded later is no freed memory; much more at once is tried at once."""
+    policy, now = TrimPolicy(100 * MB, now=0), 0
+    policy.done(200 * MB, 200 * MB, now)
+    for wait in (20, 40, 40, 40):
+        assert not policy.is_due(200 * MB, now + wait - 1)
+        now += wait
+        assert policy.is_due(200 * MB, now)
+        policy.done(200 * MB, 200 * MB, now)
+    assert not policy.is_due(232 * MB, now + 1)
+    assert policy.is_due(233 * MB, now + 1)
+    policy.done(233 * MB, 200 * MB, now + 1)
+    assert policy.is_due(205 * MB, now + 11)
 
 
 def test_a_running_service_gives_back_off_the_event_loop(monkeypatch):
