@@ -191,10 +191,11 @@ class _View:
 def filled_s(rests_s: Sequence[float], threads: int, work_s: float) -> float:
     """Give the time at which threads are done with so much work that can be divided at will.
 
-    Each is free after its rest of the work that it does now; those without one are free at once.
+    Each is free after its rest of the work that it does now; those without one are free at once. Of
+    more rests than threads, as where batches wait for a GPU, some are done after others.
     """
-    if not rests_s:
-        return work_s / threads
+    if not rests_s or len(rests_s) > threads:
+        return (work_s + sum(rests_s)) / threads
     free = [0.0] * (threads - len(rests_s)) + sorted(rests_s)
     busy_s = work_s
     for count, next_s in enumerate(free):
