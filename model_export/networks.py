@@ -16,7 +16,7 @@ from torch import nn
 
 from model_export.checkpoint import Checkpoint, read_checkpoint
 from model_export.errors import OptionsError, WeightsError
-from model_export.loading import build_network, load, stem_for
+from model_export.loading import build_network, load, of_architecture, stem_for
 from model_export.weights import (
     OfficialWeights,
     default_cache,
@@ -24,6 +24,7 @@ from model_export.weights import (
     known_weights,
     official_weights,
 )
+from model_export.wrappers import beside_line, unwrapped
 from service.contract import Weights
 
 
@@ -84,6 +85,13 @@ def find_checkpoint(options: Namespace, architecture: str) -> Checkpoint:
     trained = checkpoint.about.get("architecture", architecture)
     if trained != architecture:
         raise WeightsError(f"{path}: was trained as {trained}, not as {architecture}")
+    return _told(of_architecture(architecture, checkpoint))
+
+
+def _told(checkpoint: Checkpoint) -> Checkpoint:
+    """Say on stderr what of the file is left out."""
+    if line := beside_line(checkpoint):
+        sys.stderr.write(f"warning: {line}\n")
     return checkpoint
 
 
@@ -100,10 +108,8 @@ def _foreign(options: Namespace) -> Trained:
         raise OptionsError("--weights imagenet is for the architectures of this program")
     else:
         checkpoint = read_checkpoint(Path(options.weights), options.weights_entry)
-        # What looks like a wrapper's prefix may be the user's own name.
-        own = network.state_dict().keys()
-        state = checkpoint.stored if own <= checkpoint.stored.keys() else checkpoint.state
-        load(network, state, f"{checkpoint.path}: does not fit {options.module}")
+        checkpoint = _told(unwrapped(checkpoint, [network.state_dict().keys()]))
+        load(network, checkpoint.state, f"{checkpoint.path}: does not fit {options.module}")
         weights = Weights(
             source=options.source_note or _source(checkpoint, None), sha256=checkpoint.sha256
         )
