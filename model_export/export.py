@@ -74,7 +74,7 @@ def export(
             optional_outputs=optional_outputs(network),
             storage=storage,
             weights=subject.weights,
-            tools=tools(),
+            tools=tools("torch", "onnx", "onnxscript", "pillow"),
             parity=parity,
             tolerance=TOLERANCE,
             golden=golden_cases(pytorch.exact, preprocessing),
@@ -100,9 +100,9 @@ def export(
     return contract
 
 
-def tools() -> dict[str, str]:
-    """Give the versions of what makes a file what it is."""
-    packages = {name: version(name) for name in ("torch", "onnx", "onnxscript", "pillow")}
+def tools(*packages: str) -> dict[str, str]:
+    """Give the versions of these packages, of this one and of ONNX Runtime."""
+    versions = {name: version(name) for name in packages}
     # Asked of the module, since it comes from one of two distributions.
     runtime = {"onnxruntime": onnxruntime.__version__}
-    return {"resnet-serve": __version__} | packages | runtime
+    return {"resnet-serve": __version__} | versions | runtime
