@@ -7,7 +7,6 @@ images uint8 [N, H, W, 3] -> [N, 3, H, W] float32 -> minus mean x 255, over 255 
 from __future__ import annotations
 
 import sys
-from argparse import Namespace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +15,6 @@ import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto, compose, helper, numpy_helper
 
-from model_export.commands import checked_output, served_name
 from model_export.errors import AdoptError, ExportError, ParityError
 from model_export.export import tools
 from model_export.files import replacing, sha256_of
@@ -31,6 +29,7 @@ from model_export.foreign_graph import (
 from model_export.golden_cases import golden_cases
 from model_export.labels import labels_for
 from model_export.model_file import attach_contract, load_graph
+from model_export.options import AdoptOptions
 from model_export.preprocessing import preprocessing_of
 from model_export.reference import Reference
 from model_export.verify import SAME_WEIGHTS, TOLERANCE, answers_of, check_answers, compare
@@ -51,7 +50,7 @@ _LEAST_OPSET = 7  # of the added nodes as they are written
 _LEAST_IR = 4  # the first in which weights need not be inputs
 
 
-def adopt_command(options: Namespace) -> None:
+def adopt_command(options: AdoptOptions) -> None:
     """Adopt a file as the options say, and print what was measured."""
     try:
         _adopt(options)
@@ -59,31 +58,31 @@ def adopt_command(options: Namespace) -> None:
         raise AdoptError(f"{options.file}: {error}") from error
 
 
-def _adopt(options: Namespace) -> None:
-    output = checked_output(options.output)
+def _adopt(options: AdoptOptions) -> None:
+    said, output = options.contract, options.contract.output
     theirs = load_graph(options.file)
     source = image_input(theirs)
     result = chosen_output(theirs, options.output_name)
     check_modes(theirs)
-    preprocessing = preprocessing_of(options, side=side_of(source))
+    preprocessing = preprocessing_of(options.preprocessing, side=side_of(source))
     foreign = Foreign(options.file, source.name, result.name, preprocessing, options.channels)
     images = _three_images(preprocessing.crop)
     check_repeatable(theirs, foreign, images)
     answers = foreign(images)
     kind = kind_of(theirs, foreign, answers, options.gives)
-    labels = labels_for(answers.shape[1], options.labels)
+    labels = labels_for(answers.shape[1], said.labels)
     model = _wrapped(theirs, foreign, preprocessing.crop, len(labels), softmax=kind == "logits")
     with replacing(output) as file:
         onnx.save(model, file)
         reference = foreign.reference(softmax=kind == "logits")
-        parity = _compare(theirs, file, reference, preprocessing.crop, options.max_batch)
+        parity = _compare(theirs, file, reference, preprocessing.crop, said.max_batch)
         contract = ModelContract(
-            name=options.name or served_name(output),
+            name=said.name,
             architecture=options.architecture,
             preprocessing=preprocessing,
             labels=labels,
             weights=Weights(
-                source=options.source_note or options.file.name, sha256=sha256_of(options.file)
+                source=said.source_note or options.file.name, sha256=sha256_of(options.file)
             ),
             tools=tools("onnx", "pillow"),
             parity=parity,

@@ -12,14 +12,17 @@ from torch import nn
 
 from model_export.files import beside, replacing
 from model_export.golden_cases import golden_cases
-from model_export.graph import Storage, optional_outputs, prepare, to_onnx
+from model_export.graph import optional_outputs, prepare, to_onnx
 from model_export.model_file import attach_contract
+from model_export.options import Storage
 from model_export.precision import TOLERANCES, Lowering, lower
+from model_export.progress import step
 from model_export.reference import references
 from model_export.verify import (
     TOLERANCE,
     UNLIMITED,
     answers_of,
+    batch_sizes,
     check_answers,
     compare,
     measure_parity,
@@ -57,15 +60,18 @@ def export(
     is as it was.
     """
     preprocessing, storage = subject.preprocessing, subject.storage
-    served = prepare(network, preprocessing, storage)
-    pytorch = references(network, served, preprocessing, storage)
-    model = to_onnx(served, preprocessing.crop, storage)
+    sizes = batch_sizes(largest_batch)
+    with step("writing the graph"):
+        served = prepare(network, preprocessing, storage)
+        pytorch = references(network, served, preprocessing, storage)
+        model = to_onnx(served, preprocessing.crop, storage)
     with replacing(output) as file, beside(file, "fp32") as full:
         path = file if lowering is None else full
         onnx.save(model, path)
-        parity = measure_parity(
-            path, pytorch, storage, side=preprocessing.crop, largest_batch=largest_batch
-        )
+        with step(f"comparing with PyTorch at batch sizes {', '.join(map(str, sizes))}"):
+            parity = measure_parity(
+                path, pytorch, storage, side=preprocessing.crop, largest_batch=largest_batch
+            )
         contract = ModelContract(
             name=subject.name,
             architecture=subject.architecture,
@@ -80,7 +86,11 @@ def export(
             golden=golden_cases(pytorch.exact, preprocessing),
         )
         if lowering is not None:
-            model, agreement = lower(network, full, file, preprocessing, lowering)
+            with step(
+                f"making it {lowering.precision}, and comparing with float32",
+                has_bar=lowering.images is not None,
+            ):
+                model, agreement = lower(network, full, file, preprocessing, lowering)
             contract = contract.model_copy(
                 update={
                     "precision": lowering.precision,

@@ -10,7 +10,7 @@ import onnxruntime
 from numpy.typing import NDArray
 
 from model_export.errors import ParityError
-from model_export.graph import Storage
+from model_export.options import Storage
 from model_export.reference import Outputs, Reference, References
 from service.contract import INPUT_NAME, PROBABILITIES, ModelContract, Parity, Tolerance
 from service.engine.onnx import load_engine
