@@ -15,7 +15,7 @@ from service.errors import ResnetServeError
 
 _PACKAGES = {"torch", "onnx", "onnxscript", "safetensors", "httpx", "rich", "google", "typer"}
 
-Result = TypeVar("Result")
+_Result = TypeVar("_Result")
 
 _BY_SIGNAL = 128  # and the signal's number, as a shell has it
 
@@ -29,6 +29,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         with interrupts:
             job = _with_packages(lambda: _read(argv))
+            if interrupts.received:  # of which Typer makes an exit
+                raise KeyboardInterrupt  # noqa: TRY301 - as it came
             if job is not None:
                 prepare_runtime()
                 _with_packages(job)
@@ -50,7 +52,7 @@ def _read(argv: Sequence[str] | None) -> Callable[[], None] | None:
     return read_arguments(argv)
 
 
-def _with_packages(run: Callable[[], Result]) -> Result:
+def _with_packages(run: Callable[[], _Result]) -> _Result:
     """Run what imports packages of the `export` extra; raises `MissingPackageError` without one."""
     try:
         return run()

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from model_export.architectures import Stem
-from model_export.errors import OptionsError
+from model_export.errors import OptionsError, WeightsError
 from service.model_files import is_model_name, is_version
 
 Storage = Literal["fp32", "fp16"]
@@ -46,6 +46,11 @@ class WeightsOptions:
             raise OptionsError("--weights-entry goes with --weights")
         if self.cache_dir is not None and self.source != IMAGENET:
             raise OptionsError("--cache-dir is for --weights imagenet")
+
+    def check_file(self) -> None:
+        """Raise `WeightsError` if there is no such file; asked once all options fit together."""
+        if self.source not in {None, IMAGENET} and not Path(self.source or "").is_file():
+            raise WeightsError(f"{self.source}: no such file")
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,6 +157,9 @@ class ExportOptions:
     contract: ContractOptions
     preprocessing: PreprocessingOptions
     precision: PrecisionOptions
+
+    def __post_init__(self) -> None:
+        self.network.weights.check_file()
 
 
 @dataclass(frozen=True, slots=True)

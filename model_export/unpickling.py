@@ -25,6 +25,11 @@ _LEGACY = bytes.fromhex("6cfc9c46f9206aa85019")  # torch.save's mark before it w
 _LEGACY_PICKLES = 5  # mark, version, machine, content, storages' names
 _READ_PROTOCOL = 2  # which PyTorch writes; its safe loader knows few instructions of later ones
 _COMMON = ("builtins.", "_codecs.", "copyreg.")  # of most pickles
+_NUMPY = {
+    "scalar": "a NumPy number",
+    "_reconstruct": "a NumPy array",
+    "_frombuffer": "a NumPy array",
+}
 _NOT_RUN = "objects are not unpickled, since that could run code"
 _ADVICE = "save the network's state_dict() alone"
 
@@ -81,8 +86,8 @@ def what_is(value: object) -> str:
         return odd_tensor(value) or "a tensor"
     if isinstance(value, Stranger):
         last = value.name.rpartition(".")[2]
-        if value.name.startswith("numpy"):
-            return "a NumPy number" if last == "scalar" else "a NumPy array"
+        if value.name.startswith("numpy.") and last in _NUMPY:
+            return _NUMPY[last]
         return f"a path ({last})" if last.endswith("Path") else f"an object of {value.name}"
     if value is None or isinstance(value, bool):
         return str(value)

@@ -42,18 +42,19 @@ _NAMED = 3  # of a group that is left out or ambiguous
 
 @dataclass(frozen=True, slots=True)
 class _Network:
-    """The names of a network, and of those the ones that no file lacks."""
+    """The names of a network, of those the ones that no file lacks, and what they begin with."""
 
     all_names: frozenset[str]
     names: frozenset[str]
+    children: frozenset[str]
 
     @classmethod
     def of(cls, names: Collection[str]) -> _Network:
-        return cls(frozenset(names), frozenset(n for n in names if not n.endswith(_COUNTER)))
-
-    @property
-    def children(self) -> frozenset[str]:
-        return frozenset(name.partition(".")[0] for name in self.names)
+        return cls(
+            frozenset(names),
+            frozenset(name for name in names if not name.endswith(_COUNTER)),
+            frozenset(name.partition(".")[0] for name in names),
+        )
 
 
 def unwrapped(checkpoint: Checkpoint, networks: Sequence[Collection[str]]) -> Checkpoint:
@@ -67,20 +68,15 @@ def unwrapped(checkpoint: Checkpoint, networks: Sequence[Collection[str]]) -> Ch
     known = [_Network.of(names) for names in networks]
     state = _without_inner(checkpoint.state, known)
     prefix, network = _prefix(state, known, checkpoint)
-    inside = {n.removeprefix(prefix): v for n, v in state.items() if n.startswith(prefix)}
     kept, beside = {}, []
-    for name, value in inside.items():
-        if _is_beside(name, value, network):
-            beside.append(prefix + name)
-        else:
+    for stored, value in state.items():
+        name = stored.removeprefix(prefix)
+        if _is_beside(name, value, network, inside=stored.startswith(prefix)):
+            beside.append(stored)
+        elif stored.startswith(prefix) or stored not in network.all_names:
             kept[name] = value
-    for name, value in state.items():
-        if name.startswith(prefix):
-            continue
-        if _is_beside(name, value, network):
-            beside.append(name)
-        else:
-            kept[name if name not in kept else f"{name} (not of {prefix})"] = value
+        else:  # a layer of that name which is not the network's
+            kept[f"{stored} (not in {prefix})"] = value
     return replace(checkpoint, state=kept, beside=tuple(beside))
 
 
@@ -145,8 +141,8 @@ def _counts(names: Iterable[str], network: _Network) -> Counter[str]:
     return counts
 
 
-def _is_beside(name: str, value: Any, network: _Network) -> bool:
-    if name in network.all_names:
+def _is_beside(name: str, value: Any, network: _Network, *, inside: bool) -> bool:
+    if inside and name in network.all_names:
         return False
     if not isinstance(value, Tensor):
         return True

@@ -93,3 +93,4 @@ class TrainOptions:
             raise OptionsError(
                 f"--output {self.output}: lies among the images, as if it were a class"
             )
+        self.weights.check_file()
