@@ -27,6 +27,7 @@ from service.cpus import has_vnni
 def export_command(options: ExportOptions) -> None:
     """Export as the options say, and print what was measured."""
     said, output = options.contract, options.contract.output
+    lowering = _lowering(options.precision)
     with step("reading the weights"):
         trained = trained_network(options.network)
     preprocessing = preprocessing_of(
@@ -41,7 +42,6 @@ def export_command(options: ExportOptions) -> None:
         weights=trained.weights,
         storage=options.precision.storage or "fp32",
     )
-    lowering = _lowering(options.precision)
     contract = export(
         trained.network, subject, output, largest_batch=said.max_batch, lowering=lowering
     )
