@@ -5,32 +5,29 @@ No code in a file is ever run.
 
 from __future__ import annotations
 
-import argparse
-import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
 from model_export.errors import WeightsError
 from model_export.files import sha256_of
+from model_export.unpickling import Stranger, is_array, load_pickle, what_is
 
 # Where trainers put the parameters, averaged ones first: those are what they evaluate.
 _ENTRIES = ("model_ema", "state_dict_ema", "ema_state_dict", "ema", "state_dict",
-            "model_state_dict", "model", "network", "net")  # fmt: skip
+            "model_state_dict", "model", "network", "net", "module")  # fmt: skip
+_DEPTH = 3  # of entries within entries
 
-# What wrappers put before each name: DataParallel and AveragedModel, torch.compile, Lightning.
-_PREFIXES = ("module.", "_orig_mod.", "model.", "network.", "net.")
+_SUFFIXES = (".pth", ".pt", ".ckpt", ".bin", ".pth.tar")  # of what torch.save wrote
 
 TRAINED = "resnet_export"
 """The entry in which `resnet-export train` says what its network is: labels, preprocessing."""
 
-_AVERAGED = "n_averaged"  # AveragedModel's counter beside the parameters
 _SHOWN = 8  # keys listed of a file that has none of the known entries
 
 
@@ -38,24 +35,25 @@ _SHOWN = 8  # keys listed of a file that has none of the known entries
 class Checkpoint:
     """Named parameters as read from a file, and the file's SHA-256.
 
-    What wrappers put before all names is not in `state`, but is in `stored`. `entry` names the part
-    of the file that they are in, if not all of it. `about` is what `resnet-export train` says of
-    its network (see `TRAINED`), or empty.
+    `state` has what the file has beside them, too, until `wrappers.unwrapped` knows the network's
+    names; `beside` then names what was left out. `entry` names the part of the file that they are
+    in, if not all of it. `about` is what `resnet-export train` says of its network (see
+    `TRAINED`), or empty.
     """
 
     path: Path
     sha256: str
-    state: Mapping[str, Tensor]
-    stored: Mapping[str, Tensor]
+    state: Mapping[str, Any]
     entry: str = ""
     about: Mapping[str, Any] = field(default_factory=dict)
+    beside: tuple[str, ...] = ()
 
 
 def read_checkpoint(path: Path, entry: str | None = None) -> Checkpoint:
-    """Read a `.safetensors`, `.pth` or `.pt` file of parameters.
+    """Read a file of parameters: safetensors, or what `torch.save` wrote.
 
-    The parameters may be the file's only content or one of its entries: the named one, or else the
-    first of those that trainers use. Prefixes that all names have from a wrapper are dropped.
+    The parameters may be the file's only content or one of its entries: the named one, which may
+    also be what several names begin with, or else the first of those that trainers use.
 
     Raises `WeightsError`: no such file, of another kind, damaged, or without named tensors.
     """
@@ -63,20 +61,13 @@ def read_checkpoint(path: Path, entry: str | None = None) -> Checkpoint:
         raise WeightsError(f"{path}: no such file")
     if path.suffix == ".safetensors":
         content: Any = _read_safetensors(path)
-    elif path.suffix in {".pth", ".pt"}:
-        content = _read_pickle(path)
+    elif path.name.endswith(_SUFFIXES):
+        content = load_pickle(path)
     else:
-        raise WeightsError(f"{path}: is none of .safetensors, .pth and .pt")
+        raise WeightsError(f"{path}: is none of .safetensors, {', '.join(_SUFFIXES)}")
     state, found = _find(content, path, entry)
     about = content.get(TRAINED) if isinstance(content, dict) else None
-    return Checkpoint(
-        path,
-        sha256_of(path),
-        _without_prefixes(state),
-        state,
-        found,
-        about if isinstance(about, dict) else {},
-    )
+    return Checkpoint(path, sha256_of(path), state, found, about if isinstance(about, dict) else {})
 
 
 def _read_safetensors(path: Path) -> dict[str, Tensor]:
@@ -86,63 +77,66 @@ def _read_safetensors(path: Path) -> dict[str, Tensor]:
         raise WeightsError(f"{path}: is no whole safetensors file: {error}") from error
 
 
-def _read_pickle(path: Path) -> Any:
-    try:
-        # Many trainers keep their command line beside the parameters. Files of another pickle
-        # protocol are warned of, and then mostly refused.
-        with (
-            torch.serialization.safe_globals([argparse.Namespace]),
-            warnings.catch_warnings(action="ignore"),
-        ):
-            return torch.load(path, map_location="cpu", weights_only=True)
-    except OSError:
-        raise
-    except Exception as error:  # PyTorch's errors share no other root
-        raise WeightsError(
-            f"{path}: can't be loaded: the file is damaged, or it holds Python objects, which are "
-            "not unpickled since that could run code; save the network's state_dict() alone"
-        ) from error
-
-
-def _find(content: Any, path: Path, entry: str | None) -> tuple[Mapping[str, Tensor], str]:
+def _find(content: Any, path: Path, entry: str | None) -> tuple[Mapping[str, Any], str]:
     """Find the named tensors in a file's content, and the entry that they are."""
-    if entry is None and _is_state(content):
-        return content, ""
-    entries: dict[str, Any] = content if isinstance(content, dict) else {}
-    for name in _ENTRIES if entry is None else (entry,):
-        part: Any = entries.get(name)
-        if _is_state(part):
-            return part, name
-        if isinstance(part, dict) and _is_state(part.get("state_dict")):
-            return part["state_dict"], f"{name}.state_dict"
-    wanted = f"no named tensors as its entry {entry}" if entry else "no named tensors"
-    raise WeightsError(
-        f"{path}: has {wanted}, but {_keys(content)}; save the network's state_dict() alone"
-    )
-
-
-def _is_state(content: Any) -> bool:
-    return (
-        isinstance(content, dict)
-        and bool(content)
-        and all(
-            isinstance(key, str) and isinstance(value, Tensor) for key, value in content.items()
+    if entry is not None:
+        part = content.get(entry) if isinstance(content, dict) else None
+        found = next(_states(part, entry), None) or _begun(content, entry)
+    elif isinstance(content, dict) and content and all(map(_is_tensor, content.values())):
+        found = (content, "") if _is_state(content) else None
+    else:
+        found = next(_states(content, ""), None)
+    if found is None:
+        wanted = f"no named tensors as its entry {entry}" if entry else "no named tensors"
+        raise WeightsError(
+            f"{path}: has {wanted}, but {_keys(content)}; save the network's state_dict() alone"
         )
-    )
+    return found
+
+
+def _states(
+    content: Any, entry: str, depth: int = _DEPTH
+) -> Iterator[tuple[Mapping[str, Any], str]]:
+    """Give what can be a network's parameters, the likeliest first: those of known entries."""
+    if not isinstance(content, dict):
+        return
+    if depth > 0:
+        for name in _ENTRIES:
+            yield from _states(content.get(name), f"{entry}.{name}" if entry else name, depth - 1)
+    if _is_state(content):
+        yield content, entry
+
+
+def _begun(content: Any, entry: str) -> tuple[Mapping[str, Any], str] | None:
+    """Give the parameters whose names begin with that, as `teacher` in `teacher.conv1.weight`."""
+    state, _ = next(_states(content, ""), ({}, ""))
+    begin = f"{entry}."
+    chosen = {
+        name.removeprefix(begin): value for name, value in state.items() if name.startswith(begin)
+    }
+    return (chosen, entry) if chosen else None
+
+
+def _is_state(content: Mapping[Any, Any]) -> bool:
+    """Whether it has named arrays; numbers and others may be beside them."""
+    return all(isinstance(key, str) for key in content) and any(map(is_array, content.values()))
+
+
+def _is_tensor(value: object) -> bool:
+    return isinstance(value, Tensor)
 
 
 def _keys(content: Any) -> str:
     if not isinstance(content, dict):
-        return f"a {type(content).__name__}"
-    names = [str(key) for key in content]
+        return _told(content)
+    names = [
+        f"{key} ({_told(value)})" if isinstance(value, Stranger) else str(key)
+        for key, value in content.items()
+    ]
     more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
     return f"the keys {', '.join(names[:_SHOWN])}{more}" if names else "nothing"
 
 
-def _without_prefixes(state: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
-    state = {name: tensor for name, tensor in state.items() if name != _AVERAGED}
-    while prefix := next((p for p in _PREFIXES if all(n.startswith(p) for n in state)), None):
-        if not state:
-            break
-        state = {name.removeprefix(prefix): tensor for name, tensor in state.items()}
-    return state
+def _told(value: object) -> str:
+    refused = ", which is not unpickled since that could run code"
+    return what_is(value) + (refused if isinstance(value, Stranger) else "")

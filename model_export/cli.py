@@ -2,33 +2,22 @@
 
 from __future__ import annotations
 
-import argparse
-import importlib
 import signal
 import sys
 import traceback
 from collections.abc import Callable, Sequence
+from typing import TypeVar
 
 from model_export.errors import ExportError, MissingPackageError, OptionsError
 from model_export.interrupts import Interrupts
-from model_export.options import make_parser
 from service.engine.providers import install_command, prepare_runtime
 from service.errors import ResnetServeError
 
-_PACKAGES = {"torch", "onnx", "onnxscript", "safetensors", "httpx", "rich", "google"}
+_PACKAGES = {"torch", "onnx", "onnxscript", "safetensors", "httpx", "rich", "google", "typer"}
+
+_Result = TypeVar("_Result")
 
 _BY_SIGNAL = 128  # and the signal's number, as a shell has it
-
-_COMMANDS = {
-    "export": ("model_export.commands", "export_command"),
-    "verify": ("model_export.commands", "verify_command"),
-    "describe": ("model_export.describe", "describe_command"),
-    "list": ("model_export.listing", "list_command"),
-    "evaluate": ("model_export.evaluate", "evaluate_command"),
-    "compare": ("model_export.compare", "compare_command"),
-    "adopt": ("model_export.adopt", "adopt_command"),
-    "train": ("model_export.training.command", "train_command"),
-}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -36,14 +25,15 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     That is 0, 1 for an error, 2 for usage, 130 for Ctrl-C and 143 for SIGTERM.
     """
-    try:
-        options = make_parser().parse_args(argv)
-    except SystemExit as stop:  # argparse has printed why
-        return stop.code if isinstance(stop.code, int) else 2
     interrupts = Interrupts()
     try:
         with interrupts:
-            _command(options.command)(options)
+            job = _with_packages(lambda: _read(argv))
+            if interrupts.received:  # of which Typer makes an exit
+                raise KeyboardInterrupt  # noqa: TRY301 - as it came
+            if job is not None:
+                prepare_runtime()
+                _with_packages(job)
     except (Exception, KeyboardInterrupt) as error:  # noqa: BLE001 - explained, or with traceback
         if interrupts.received or isinstance(error, KeyboardInterrupt):
             number = interrupts.received or signal.SIGINT
@@ -55,14 +45,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _command(name: str) -> Callable[[argparse.Namespace], None]:
-    """Import the command, only now: PyTorch alone takes seconds."""
-    module, function = _COMMANDS[name]
-    prepare_runtime()
+def _read(argv: Sequence[str] | None) -> Callable[[], None] | None:
+    # Imported only here: Typer is not of the serving install.
+    from model_export.command_line.app import read_arguments  # noqa: PLC0415
+
+    return read_arguments(argv)
+
+
+def _with_packages(run: Callable[[], _Result]) -> _Result:
+    """Run what imports packages of the `export` extra; raises `MissingPackageError` without one."""
     try:
-        command: Callable[[argparse.Namespace], None] = getattr(
-            importlib.import_module(module), function
-        )
+        return run()
     except ModuleNotFoundError as error:
         package = (error.name or "").partition(".")[0]
         if package not in _PACKAGES:
@@ -70,7 +63,6 @@ def _command(name: str) -> Callable[[argparse.Namespace], None]:
         raise MissingPackageError(
             f"the package {package} is not installed; run {install_command('export,cpu')}"
         ) from error
-    return command
 
 
 def _explain(error: BaseException) -> tuple[str, int]:

@@ -4,54 +4,49 @@ from __future__ import annotations
 
 import json
 import sys
-from argparse import Namespace
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from rich.console import Console
-from rich.markup import escape
-from rich.table import Table
 
 from model_export.agreement import agreement_of
-from model_export.describe import describe_agreement
+from model_export.describe import Described, describe_agreement, table_of
 from model_export.errors import OptionsError
 from model_export.images import open_images
 from model_export.model_file import read_model
 from model_export.pixels import batches
-from model_export.speed import BATCHES, latencies_ms
+from model_export.speed import latencies_ms
 from service.contract import Agreement, ModelContract
-from service.cpus import cpu_model
 from service.engine.base import Engine, probabilities
 from service.engine.onnx import load_engine
 
+_ROWS = ("name", "architecture", "input", "precision", "parameters", "GFLOPs", "size",
+         "agreement with float32", "accuracy", "speed")  # fmt: skip
+"""Of those that `describe` shows: what may differ, and what one chooses by."""
 
-def compare_command(options: Namespace) -> None:
-    """Compare as the options say, and print a table, or JSON."""
-    files = [options.first, options.second]
+
+def compare_command(
+    files: tuple[Path, Path], images: Path, limit: int | None, *, as_json: bool
+) -> None:
+    """Compare two model files, and print a table as `describe` does, or JSON."""
     contracts = [read_model(file)[1] for file in files]
     if contracts[0].labels != contracts[1].labels:
         raise OptionsError(
             f"{files[0]} and {files[1]} have other labels, so their answers can't be compared"
         )
-    agreement = _agreement(files, contracts, options.images, options.limit)
-    times = latencies_ms(files)
-    rows = [_facts(*each) for each in zip(files, contracts, times, strict=True)]
-    if options.json:
-        facts = {"cpu": cpu_model(), "files": rows, "agreement": agreement.model_dump()}
+    agreement = _agreement(files, contracts, images, limit)
+    described = [Described.of(*each) for each in zip(files, latencies_ms(files), strict=True)]
+    if as_json:
+        facts = {
+            "files": [each.facts() for each in described],
+            "agreement": agreement.model_dump(),
+        }
         sys.stdout.write(json.dumps(facts, indent=2) + "\n")
         return
-    table = Table(title=cpu_model())
-    table.add_column()
-    for file in files:
-        table.add_column(escape(str(file)), justify="right", overflow="fold")
-    for name in rows[0]:
-        if name != "file":
-            table.add_row(name, *(_shown(row[name]) for row in rows))
     console = Console()
-    console.print(table)
+    console.print(table_of(described, _ROWS))
     console.print(
         describe_agreement(agreement, "the first file's"),
         highlight=False,
@@ -61,7 +56,7 @@ def compare_command(options: Namespace) -> None:
 
 
 def _agreement(
-    files: list[Path], contracts: list[ModelContract], source: Path, limit: int | None
+    files: Sequence[Path], contracts: list[ModelContract], source: Path, limit: int | None
 ) -> Agreement:
     """Run both files on the same images, each with its own preprocessing."""
     engines = [load_engine(file, provider="cpu") for file in files]
@@ -81,23 +76,3 @@ def _agreement(
     finally:
         for engine in engines:
             engine.close()
-
-
-def _facts(file: Path, contract: ModelContract, times: dict[int, float]) -> dict[str, Any]:
-    accuracy = contract.accuracy
-    return {
-        "file": str(file),
-        "precision": contract.precision,
-        "size_bytes": file.stat().st_size,
-        **{f"batch_{size}_ms": times[size] for size in BATCHES},
-        **{f"batch_{size}_images_per_s": size / times[size] * 1000 for size in BATCHES},
-        "accuracy_top1": accuracy.top1 if accuracy else None,
-    }
-
-
-def _shown(value: Any) -> str:
-    if value is None:
-        return "not measured"
-    if isinstance(value, float):
-        return f"{value:.4g}"
-    return f"{value:,}" if isinstance(value, int) else str(value)

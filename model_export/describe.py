@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import sys
-from argparse import Namespace
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 from rich.markup import escape
@@ -17,27 +19,67 @@ from service.contract import Agreement, ModelContract
 from service.cpus import cpu_model
 
 
-def describe_command(options: Namespace) -> None:
-    """Print the contract, cost and size of `options.file`, as JSON if `options.json`.
+@dataclass(frozen=True, slots=True)
+class Described:
+    """A model file: what it says of itself, and what is counted and measured.
+
+    `times` are milliseconds a batch, by the batch's size, or empty if they were not measured.
+    """
+
+    file: Path
+    contract: ModelContract
+    cost: Cost
+    size: int
+    times: Mapping[int, float]
+
+    @classmethod
+    def of(cls, file: Path, times: Mapping[int, float]) -> Described:
+        """Read a file. Raises `service.errors.ModelFileError` when it is no model file."""
+        model, contract = read_model(file)
+        return cls(file, contract, graph_cost(model), file.stat().st_size, times)
+
+    def facts(self) -> dict[str, Any]:
+        """Give all of it, for programs."""
+        return {
+            "file": str(self.file),
+            "size_bytes": self.size,
+            "parameters": self.cost.parameters,
+            "multiply_adds": self.cost.multiply_adds,
+            **({"cpu": cpu_model(), "batch_ms": self.times} if self.times else {}),
+            "contract": self.contract.model_dump(mode="json"),
+        }
+
+    def rows(self) -> dict[str, str]:
+        """Give it in words, for people."""
+        return _rows(self.contract, self.cost, self.size) | _speed_row(self.times)
+
+
+def describe_command(file: Path, *, as_json: bool, benchmark: bool) -> None:
+    """Print the contract, cost and size of a model file, and its speed if it is to be measured.
 
     Raises `service.errors.ModelFileError` when it is no model file.
     """
-    file: Path = options.file
-    model, contract = read_model(file)
-    cost, size = graph_cost(model), file.stat().st_size
-    times = _measured(file) if options.benchmark else {}
-    if options.json:
-        facts = {
-            "file": str(file),
-            "size_bytes": size,
-            "parameters": cost.parameters,
-            "multiply_adds": cost.multiply_adds,
-            **({"cpu": cpu_model(), "batch_ms": times} if times else {}),
-            "contract": contract.model_dump(mode="json"),
-        }
-        sys.stdout.write(json.dumps(facts, indent=2) + "\n")
+    read_model(file)  # before anything is measured
+    described = Described.of(file, _measured(file) if benchmark else {})
+    if as_json:
+        sys.stdout.write(json.dumps(described.facts(), indent=2) + "\n")
     else:
-        Console().print(_table(file, _rows(contract, cost, size) | _speed_row(times)))
+        Console().print(table_of([described]))
+
+
+def table_of(files: Sequence[Described], names: Collection[str] | None = None) -> Table:
+    """Make a table with a column for each file, of the rows of those names, or of all."""
+    single = len(files) == 1
+    titles = [escape(str(described.file)) for described in files]
+    table = Table(title=titles[0] if single else None, title_style="bold", show_header=not single)
+    table.add_column(style="cyan", no_wrap=True)
+    for title in titles:
+        table.add_column("" if single else title, overflow="fold")
+    columns = [described.rows() for described in files]
+    for name in columns[0]:
+        if names is None or name in names:
+            table.add_row(name, *(escape(rows[name]) for rows in columns))
+    return table
 
 
 def _measured(file: Path) -> dict[int, float]:
@@ -48,7 +90,7 @@ def _measured(file: Path) -> dict[int, float]:
     return times
 
 
-def _speed_row(times: dict[int, float]) -> dict[str, str]:
+def _speed_row(times: Mapping[int, float]) -> dict[str, str]:
     if not times:
         return {}
     text = "; ".join(
@@ -56,15 +98,6 @@ def _speed_row(times: dict[int, float]) -> dict[str, str]:
         for size, ms in times.items()
     )
     return {"speed": f"{text}; on {cpu_model()}"}
-
-
-def _table(file: Path, rows: dict[str, str]) -> Table:
-    table = Table(title=escape(str(file)), title_style="bold", show_header=False)
-    table.add_column(style="cyan", no_wrap=True)
-    table.add_column(overflow="fold")
-    for name, value in rows.items():
-        table.add_row(name, escape(value))
-    return table
 
 
 def _rows(contract: ModelContract, cost: Cost, size: int) -> dict[str, str]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import sys
-from argparse import Namespace
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -14,10 +13,10 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from model_export.errors import OptionsError
 from model_export.files import replacing
 from model_export.images import labelled, open_images
 from model_export.model_file import read_model, rewrite_contract
+from model_export.options import EvaluateOptions
 from model_export.pixels import BATCH, batches
 from model_export.plots import reliability_plot
 from service.contract import Accuracy, ModelContract
@@ -66,32 +65,31 @@ class Evaluation:
     bins: list[Bin]
 
 
-def evaluate_command(options: Namespace) -> None:
+def evaluate_command(options: EvaluateOptions) -> None:
     """Evaluate as the options say; print, plot and keep the result."""
-    if options.write and options.limit is not None:
-        raise OptionsError("--write is for all images, so not with --limit")
     _, contract = read_model(options.file)
     engine = load_engine(options.file, provider=options.provider)
     try:
         result = evaluate(engine, contract, options.images, options.limit)
     finally:
         engine.close()
-    data_set = options.data_set or options.images.resolve().name
     # Files first: who reads what is printed may stop, as `head` does.
     if options.plot is not None:
         with replacing(options.plot) as file:
             file.write_text(
-                reliability_plot(f"{contract.name} on {data_set}", _points(result)), "utf-8"
+                reliability_plot(f"{contract.name} on {options.data_set}", _points(result)), "utf-8"
             )
     if options.write:
         accuracy = Accuracy(
-            data_set=data_set, images=result.images, top1=result.top1, top5=result.top5
+            data_set=options.data_set, images=result.images, top1=result.top1, top5=result.top5
         )
         rewrite_contract(options.file, contract.model_copy(update={"accuracy": accuracy}))
-    if options.json:
-        sys.stdout.write(json.dumps({"data_set": data_set} | asdict(result), indent=2) + "\n")
+    if options.as_json:
+        sys.stdout.write(
+            json.dumps({"data_set": options.data_set} | asdict(result), indent=2) + "\n"
+        )
     else:
-        _print(result, options.file, data_set, all_classes=options.all_classes)
+        _print(result, options.file, options.data_set, all_classes=options.all_classes)
 
 
 def evaluate(

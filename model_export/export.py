@@ -12,14 +12,17 @@ from torch import nn
 
 from model_export.files import beside, replacing
 from model_export.golden_cases import golden_cases
-from model_export.graph import Storage, optional_outputs, prepare, to_onnx
+from model_export.graph import optional_outputs, prepare, to_onnx
 from model_export.model_file import attach_contract
+from model_export.options import Storage
 from model_export.precision import TOLERANCES, Lowering, lower
+from model_export.progress import step
 from model_export.reference import references
 from model_export.verify import (
     TOLERANCE,
     UNLIMITED,
     answers_of,
+    batch_sizes,
     check_answers,
     compare,
     measure_parity,
@@ -57,15 +60,18 @@ def export(
     is as it was.
     """
     preprocessing, storage = subject.preprocessing, subject.storage
-    served = prepare(network, preprocessing, storage)
-    pytorch = references(network, served, preprocessing, storage)
-    model = to_onnx(served, preprocessing.crop, storage)
+    sizes = batch_sizes(largest_batch)
+    with step("writing the graph"):
+        served = prepare(network, preprocessing, storage)
+        pytorch = references(network, served, preprocessing, storage)
+        model = to_onnx(served, preprocessing.crop, storage)
     with replacing(output) as file, beside(file, "fp32") as full:
         path = file if lowering is None else full
         onnx.save(model, path)
-        parity = measure_parity(
-            path, pytorch, storage, side=preprocessing.crop, largest_batch=largest_batch
-        )
+        with step(f"comparing with PyTorch at batch sizes {', '.join(map(str, sizes))}"):
+            parity = measure_parity(
+                path, pytorch, storage, side=preprocessing.crop, largest_batch=largest_batch
+            )
         contract = ModelContract(
             name=subject.name,
             architecture=subject.architecture,
@@ -74,13 +80,17 @@ def export(
             optional_outputs=optional_outputs(network),
             storage=storage,
             weights=subject.weights,
-            tools=tools(),
+            tools=tools("torch", "onnx", "onnxscript", "pillow"),
             parity=parity,
             tolerance=TOLERANCE,
             golden=golden_cases(pytorch.exact, preprocessing),
         )
         if lowering is not None:
-            model, agreement = lower(network, full, file, preprocessing, lowering)
+            with step(
+                f"making it {lowering.precision}, and comparing with float32",
+                has_bar=lowering.images is not None,
+            ):
+                model, agreement = lower(network, full, file, preprocessing, lowering)
             contract = contract.model_copy(
                 update={
                     "precision": lowering.precision,
@@ -100,9 +110,9 @@ def export(
     return contract
 
 
-def tools() -> dict[str, str]:
-    """Give the versions of what makes a file what it is."""
-    packages = {name: version(name) for name in ("torch", "onnx", "onnxscript", "pillow")}
+def tools(*packages: str) -> dict[str, str]:
+    """Give the versions of these packages, of this one and of ONNX Runtime."""
+    versions = {name: version(name) for name in packages}
     # Asked of the module, since it comes from one of two distributions.
     runtime = {"onnxruntime": onnxruntime.__version__}
-    return {"resnet-serve": __version__} | packages | runtime
+    return {"resnet-serve": __version__} | versions | runtime

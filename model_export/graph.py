@@ -26,13 +26,11 @@ from torch.nn.utils import fuse_conv_bn_eval
 
 from model_export.architectures.classifier import FeatureClassifier, pool
 from model_export.errors import GraphError
+from model_export.options import Storage
 from service.contract import INPUT_NAME, PROBABILITIES, Preprocessing
 
 if TYPE_CHECKING:
     from onnx import ModelProto
-
-Storage = Literal["fp32", "fp16"]
-"""How weights are kept in a file that computes in float32."""
 
 OutputName = Literal["embedding", "features", "classifier_weight"]
 

@@ -31,7 +31,7 @@ def labels_for(
                 f"{file}: has {len(labels)} labels for a network of {classes} classes"
             )
         return labels
-    if trained is not None and len(trained) == classes:
+    if trained is not None and len(trained) == classes == len(set(trained)):
         return tuple(Label(id=name, label=name) for name in trained)
     if classes != IMAGENET_CLASSES:
         raise LabelsError(

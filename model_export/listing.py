@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import sys
-from argparse import Namespace
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -34,10 +33,10 @@ class Row:
     size_bytes: int
 
 
-def list_command(options: Namespace) -> None:
+def list_command(*, as_json: bool) -> None:
     """Print the table, or JSON."""
     rows = [row_of(name) for name in ARCHITECTURES]
-    if options.json:
+    if as_json:
         sys.stdout.write(json.dumps([asdict(row) for row in rows], indent=2) + "\n")
         return
     table = Table(

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from dataclasses import replace
 from itertools import zip_longest
-from typing import get_args
+from typing import Any, get_args
 
+import torch
 from torch import Tensor, nn
 
 from model_export.architectures import ARCHITECTURES, Alex, Dense, Residual, Stem
 from model_export.architectures.build import build
 from model_export.checkpoint import Checkpoint
 from model_export.errors import WeightsError
+from model_export.unpickling import is_dense, odd_tensor, what_is
+from model_export.wrappers import unwrapped
 
 _ROWS = 12  # of the table of names that don't fit; the rest is counted
 
@@ -27,13 +31,26 @@ _SIZES: dict[type, tuple[str, str]] = {
 _OLD_DENSE = re.compile(r"(denselayer\d+\.(?:norm|conv))\.([12]\.)")
 
 
+def of_architecture(architecture: str, checkpoint: Checkpoint) -> Checkpoint:
+    """Name the checkpoint's parameters as that network's are named, see `wrappers.unwrapped`.
+
+    Raises `WeightsError`.
+    """
+    spec = ARCHITECTURES[architecture]
+    stems: tuple[Stem | None, ...] = ("imagenet", "deep") if isinstance(spec, Residual) else (None,)
+    with torch.device("meta"):
+        networks = [list(build(architecture, stem=stem).state_dict()) for stem in stems]
+    state = {_OLD_DENSE.sub(r"\1\2", name): value for name, value in checkpoint.state.items()}
+    return unwrapped(replace(checkpoint, state=state), networks)
+
+
 def build_network(architecture: str, checkpoint: Checkpoint, stem: Stem | None = None) -> nn.Module:
     """Build the network of that name with the checkpoint's parameters, ready for inference.
 
     Width, number of classes and, unless given, stem are those of the checkpoint. Raises
-    `WeightsError` when its names or shapes are not the network's.
+    `WeightsError` when its names (see `of_architecture`) or shapes are not the network's.
     """
-    state = _renamed(checkpoint.state)
+    state = checkpoint.state
     _, classes_of = _SIZES[type(ARCHITECTURES[architecture])]
     network = build(
         architecture,
@@ -45,12 +62,15 @@ def build_network(architecture: str, checkpoint: Checkpoint, stem: Stem | None =
     return network
 
 
-def load(network: nn.Module, state: Mapping[str, Tensor], failed: str) -> None:
+def load(network: nn.Module, state: Mapping[str, Any], failed: str) -> None:
     """Load parameters, all of them and no others, and make the network ready for inference.
 
-    Raises `WeightsError`, its message beginning with `failed`, with a table of what differs.
+    Raises `WeightsError`, its message beginning with `failed`, with what is no parameter or else
+    a table of what differs.
     """
     expected, given = network.state_dict(), dict(state)
+    if odd := _odd(given, expected):
+        raise WeightsError(f"{failed}: {odd}")
     for name in expected:
         # Counts training steps; old files lack it and inference has no use for it.
         if name.endswith(".num_batches_tracked"):
@@ -66,7 +86,7 @@ def load_backbone(network: nn.Module, checkpoint: Checkpoint) -> list[str]:
 
     Raises `WeightsError` when anything else is missing or of another shape.
     """
-    expected, state = network.state_dict(), _renamed(checkpoint.state)
+    expected, state = network.state_dict(), checkpoint.state
     classifier = list(expected)[-1].rpartition(".")[0]
     last = [name for name in expected if name.rpartition(".")[0] == classifier]
     left = [name for name in last if name in state and state[name].shape != expected[name].shape]
@@ -103,26 +123,44 @@ def stem_of(architecture: str, checkpoint: Checkpoint) -> Stem | None:
     if "conv1.0.weight" in checkpoint.state:
         return "deep"
     weight = checkpoint.state.get("conv1.weight")
-    if weight is None:
+    if not isinstance(weight, Tensor) or weight.is_nested:
         return spec.stem
     return "small" if weight.shape[2:] == (3, 3) else "imagenet"
 
 
-def _renamed(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    return {_OLD_DENSE.sub(r"\1\2", name): tensor for name, tensor in state.items()}
-
-
 def width_of(architecture: str, checkpoint: Checkpoint) -> int | None:
     """Give the width of the stem."""
-    return _length(_renamed(checkpoint.state), _SIZES[type(ARCHITECTURES[architecture])][0])
+    return _length(checkpoint.state, _SIZES[type(ARCHITECTURES[architecture])][0])
 
 
-def _length(state: Mapping[str, Tensor], name: str) -> int | None:
-    """First dimension of a parameter; a missing one is reported by `_mismatches`."""
-    return state[name].shape[0] if name in state and state[name].ndim > 0 else None
+def _length(state: Mapping[str, Any], name: str) -> int | None:
+    """First dimension of a parameter; a missing or odd one is reported by `load`."""
+    value = state.get(name)
+    if not isinstance(value, Tensor) or value.is_nested or value.ndim == 0:
+        return None
+    return value.shape[0]
 
 
-def _mismatches(state: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> str:
+def _odd(state: Mapping[str, Any], expected: Mapping[str, Any]) -> str:
+    """Say which values can't be parameters, and what they are; empty if all can be."""
+    odd = {}
+    for name, wanted in expected.items():
+        value = state.get(name, wanted)
+        if not isinstance(wanted, Tensor):
+            continue  # a module of the user's own may keep anything
+        plain = isinstance(value, Tensor) and not odd_tensor(value)
+        # A network may have masks or indices of its own.
+        same = isinstance(value, Tensor) and value.dtype == wanted.dtype and is_dense(value)
+        if not plain and not same:
+            odd[name] = what_is(value)
+    if not odd:
+        return ""
+    first, what = next(iter(odd.items()))
+    more = f" ({len(odd) - 1} more are none)" if len(odd) > 1 else ""
+    return f"{first} is {what}; parameters must be plain tensors of floats{more}"
+
+
+def _mismatches(state: Mapping[str, Any], expected: Mapping[str, Tensor]) -> str:
     """Say what differs: counts in one line, then names and shapes side by side."""
     missing = [_described(name, expected[name]) for name in expected if name not in state]
     unexpected = [_described(name, state[name]) for name in state if name not in expected]
@@ -151,5 +189,7 @@ def _mismatches(state: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> 
     return "\n".join([", ".join(counts), *lines])
 
 
-def _described(name: str, tensor: Tensor) -> str:
-    return f"{name} {'x'.join(map(str, tensor.shape)) or 'scalar'}"
+def _described(name: str, value: Any) -> str:
+    if not isinstance(value, Tensor) or value.is_nested:
+        return f"{name} {what_is(value)}"
+    return f"{name} {'x'.join(map(str, value.shape)) or 'scalar'}"

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import importlib
 import sys
-from argparse import Namespace
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,7 +15,8 @@ from torch import nn
 
 from model_export.checkpoint import Checkpoint, read_checkpoint
 from model_export.errors import OptionsError, WeightsError
-from model_export.loading import build_network, load, stem_for
+from model_export.loading import build_network, load, of_architecture, stem_for
+from model_export.options import IMAGENET, NetworkOptions, WeightsOptions
 from model_export.weights import (
     OfficialWeights,
     default_cache,
@@ -24,6 +24,7 @@ from model_export.weights import (
     known_weights,
     official_weights,
 )
+from model_export.wrappers import beside_line, unwrapped
 from service.contract import Weights
 
 
@@ -41,19 +42,14 @@ class Trained:
     about: Mapping[str, Any] = field(default_factory=dict)
 
 
-def trained_network(options: Namespace) -> Trained:
+def trained_network(options: NetworkOptions) -> Trained:
     """Build the network that the options name, with its weights.
 
     Raises `OptionsError`, `WeightsError` or `DownloadError`.
     """
-    if (options.architecture is None) == (options.module is None):
-        raise OptionsError("give the name of an architecture or --module, one of them")
-    check_weights_options(options)
-    if options.module is not None:
+    if options.architecture is None:
         return _foreign(options)
-    if options.weights is None:
-        raise OptionsError("--weights is missing")
-    checkpoint = find_checkpoint(options, options.architecture)
+    checkpoint = find_checkpoint(options.weights, options.architecture)
     official = known_weights(options.architecture, checkpoint.sha256)
     weights = Weights(
         source=options.source_note or _source(checkpoint, official), sha256=checkpoint.sha256
@@ -63,57 +59,49 @@ def trained_network(options: Namespace) -> Trained:
     return Trained(network, options.architecture, weights, official, checkpoint.about)
 
 
-def check_weights_options(options: Namespace) -> None:
-    """Raise `OptionsError` for what would do nothing with that --weights, or without."""
-    if options.weights_entry is not None and options.weights is None:
-        raise OptionsError("--weights-entry goes with --weights")
-    if options.cache_dir is not None and options.weights != "imagenet":
-        raise OptionsError("--cache-dir is for --weights imagenet")
-
-
-def find_checkpoint(options: Namespace, architecture: str) -> Checkpoint:
+def find_checkpoint(options: WeightsOptions, architecture: str) -> Checkpoint:
     """Read the file of `--weights`, fetched first if it is `imagenet`.
 
     Raises `WeightsError` also when `resnet-export train` says that it is of another architecture,
     since some have the same names and shapes.
     """
-    path = Path(options.weights)
-    if options.weights == "imagenet":
+    path = Path(options.source or "")
+    if options.source == IMAGENET:
         path = fetch(official_weights(architecture), options.cache_dir or default_cache())
-    checkpoint = read_checkpoint(path, options.weights_entry)
+    checkpoint = read_checkpoint(path, options.entry)
     trained = checkpoint.about.get("architecture", architecture)
     if trained != architecture:
         raise WeightsError(f"{path}: was trained as {trained}, not as {architecture}")
+    return _told(of_architecture(architecture, checkpoint))
+
+
+def _told(checkpoint: Checkpoint) -> Checkpoint:
+    """Say on stderr what of the file is left out."""
+    if line := beside_line(checkpoint):
+        sys.stderr.write(f"warning: {line}\n")
     return checkpoint
 
 
-def _foreign(options: Namespace) -> Trained:
+def _foreign(options: NetworkOptions) -> Trained:
     """Call a factory of the user's own code; weights are in what it gives, or in a file."""
-    network = _make(options.module)
-    if options.stem is not None:
-        raise OptionsError("--stem is for the architectures of this program, not for --module")
-    if options.weights is None:
+    module, given = options.module or "", options.weights
+    network = _make(module)
+    if given.source is None:
         weights = Weights(
-            source=options.source_note or f"as {options.module} gave it", sha256=_digest(network)
+            source=options.source_note or f"as {module} gave it", sha256=_digest(network)
         )
-    elif options.weights == "imagenet":
-        raise OptionsError("--weights imagenet is for the architectures of this program")
     else:
-        checkpoint = read_checkpoint(Path(options.weights), options.weights_entry)
-        # What looks like a wrapper's prefix may be the user's own name.
-        own = network.state_dict().keys()
-        state = checkpoint.stored if own <= checkpoint.stored.keys() else checkpoint.state
-        load(network, state, f"{checkpoint.path}: does not fit {options.module}")
+        checkpoint = read_checkpoint(Path(given.source), given.entry)
+        checkpoint = _told(unwrapped(checkpoint, [network.state_dict().keys()]))
+        load(network, checkpoint.state, f"{checkpoint.path}: does not fit {module}")
         weights = Weights(
             source=options.source_note or _source(checkpoint, None), sha256=checkpoint.sha256
         )
-    return Trained(network.eval(), options.module.rpartition(":")[2], weights)
+    return Trained(network.eval(), module.rpartition(":")[2], weights)
 
 
 def _make(spec: str) -> nn.Module:
-    module_name, colon, name = spec.partition(":")
-    if not (module_name and colon and name):
-        raise OptionsError(f"--module {spec}: must be package.module:factory")
+    module_name, _, name = spec.partition(":")
     # As `python -m` has it: modules beside the user are found.
     if "" not in sys.path:
         sys.path.insert(0, "")

@@ -9,11 +9,10 @@ from itertools import islice
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from model_export.errors import ImagesError
 from model_export.images import ImageSet
+from model_export.progress import counted
 from service.contract import Preprocessing
 from service.cpus import cpu_count
 from service.errors import RequestError
@@ -42,19 +41,10 @@ def batches(
         except RequestError as error:
             raise ImagesError(f"{data[0]}: {error}") from error
 
-    with progress(shown=title is not None) as bar, ThreadPoolExecutor(cpu_count()) as pool:
+    with counted(shown=title is not None) as bar, ThreadPoolExecutor(cpu_count()) as pool:
         task = bar.add_task(title or "", total=len(names))
         rest = iter(names)
         while some := list(islice(rest, BATCH)):
             # Read here: a tar has one position.
             yield np.stack(list(pool.map(pixels, [(name, images.read(name)) for name in some])))
             bar.update(task, advance=len(some))
-
-
-def progress(*, shown: bool = True) -> Progress:
-    """Make a bar that counts, on a terminal only."""
-    console = Console(stderr=True)
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(),
-               TimeRemainingColumn())  # fmt: skip
-    return Progress(*columns, console=console, transient=True,
-                    disable=not (shown and console.is_terminal))  # fmt: skip

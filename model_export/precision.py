@@ -24,8 +24,6 @@ from service.golden import golden_pattern
 if TYPE_CHECKING:
     from onnx import ModelProto
 
-Precision = Literal["fp32", "fp16", "int8"]
-
 TOLERANCES = {"fp16": Tolerance(cpu=5e-3, cuda=3e-2), "int8": Tolerance(cpu=8e-2, cuda=8e-2)}
 """For golden cases of lower precision, whose answers are the file's own on the exporter's CPU.
 

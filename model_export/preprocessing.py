@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from argparse import Namespace
 from collections.abc import Mapping
 from typing import Any
 
 from pydantic import ValidationError
 
 from model_export.errors import OptionsError
+from model_export.options import PreprocessingOptions, check_crop
 from model_export.weights import OfficialWeights
 from service.contract import Preprocessing
 
@@ -17,7 +17,7 @@ _RESIZE, _CROP = 256, 224  # the usual evaluation of ImageNet classifiers
 
 
 def preprocessing_of(
-    options: Namespace,
+    options: PreprocessingOptions,
     official: OfficialWeights | None = None,
     *,
     side: int | None = None,
@@ -35,17 +35,22 @@ def preprocessing_of(
         "mean": IMAGENET_MEAN,
         "std": IMAGENET_STD,
     } | dict(trained or {})
-    side = options.input_size or side or usual["crop"]
+    usual_crop, usual_resize = usual["crop"], usual["resize"]
+    side = options.input_size or side or usual_crop
+    # Another input size keeps the part of the image that is seen.
+    resize = options.resize or round(side * usual_resize / usual_crop)
+    check_crop(side, resize)
     try:
         return Preprocessing(
-            # Another input size keeps the part of the image that is seen.
-            resize=options.resize or round(side * usual["resize"] / usual["crop"]),
+            resize=resize,
             crop=side,
             interpolation=options.interpolation or usual["interpolation"],
             mean=options.mean or usual["mean"],
             std=options.std or usual["std"],
         )
-    except ValidationError as error:
+    except ValidationError as error:  # of what the weights or the network bring
         first = error.errors()[0]
-        where = "".join(f"{part}: " for part in first["loc"][:1])
-        raise OptionsError(f"the preprocessing does not hold: {where}{first['msg']}") from error
+        name = str(first["loc"][0])
+        raise OptionsError(
+            f"the preprocessing does not hold: {name} can't be {first['input']!r}"
+        ) from error

@@ -12,7 +12,8 @@ from torch import Tensor, nn
 
 from model_export.architectures.classifier import FeatureClassifier, pool
 from model_export.errors import GraphError
-from model_export.graph import ServedNetwork, Storage
+from model_export.graph import ServedNetwork
+from model_export.options import Storage
 from service.contract import PROBABILITIES, Preprocessing
 
 Outputs = Mapping[str, NDArray[np.float32]]

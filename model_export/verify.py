@@ -10,7 +10,7 @@ import onnxruntime
 from numpy.typing import NDArray
 
 from model_export.errors import ParityError
-from model_export.graph import Storage
+from model_export.options import Storage
 from model_export.reference import Outputs, Reference, References
 from service.contract import INPUT_NAME, PROBABILITIES, ModelContract, Parity, Tolerance
 from service.engine.onnx import load_engine
@@ -82,13 +82,14 @@ def measure_parity(
 
 
 def compare(
-    path: Path, reference: Reference, limits: Limits, *, side: int, largest_batch: int
-) -> Parity:
-    """Run formula images of `side` x `side` pixels through the file and through PyTorch.
+    path: Path, reference: Reference, limits: Limits, *, side: int, largest_batch: int,
+    whose: str = "PyTorch",
+) -> Parity:  # fmt: skip
+    """Run formula images of `side` x `side` pixels through the file and through a reference.
 
-    Every output is compared, at each of `batch_sizes`. Raises `ParityError` when the file is over
-    the limits or PyTorch's answer is not finite. A label that changes within the limits (a near
-    tie) is counted in the result and no error.
+    Every output is compared, at each of `batch_sizes`. Raises `ParityError`, which says `whose` the
+    reference is, when the file is over the limits or the reference's answer is not finite. A label
+    that changes within the limits (a near tie) is counted in the result and no error.
     """
     session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
     names = [output.name for output in session.get_outputs()]
@@ -99,7 +100,7 @@ def compare(
         seed += size
         expected = reference(images)
         got = dict(zip(names, session.run(names, {INPUT_NAME: images}), strict=True))
-        worst = max(worst, _check(got, expected, limits, size))
+        worst = max(worst, _check(got, expected, limits, size, whose))
         labels = (outputs[PROBABILITIES].argmax(axis=1) for outputs in (got, expected))
         same_label += int(np.equal(*labels).sum())
     return Parity(
@@ -108,7 +109,7 @@ def compare(
 
 
 def answers_of(path: Path) -> Reference:
-    """Give a file's own answers on the CPU, as if they were PyTorch's."""
+    """Give a file's own answers on the CPU as a reference."""
     session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
 
     def outputs(images: NDArray[np.uint8]) -> Outputs:
@@ -131,25 +132,25 @@ def check_answers(path: Path, contract: ModelContract) -> GoldenReport:
     return report
 
 
-def _check(got: Outputs, expected: Outputs, limits: Limits, batch: int) -> float:
+def _check(got: Outputs, expected: Outputs, limits: Limits, batch: int, whose: str) -> float:
     """Give the largest difference in a probability, if every output is within the limits."""
     differences = {}
     for name, reference in expected.items():
         if not np.isfinite(reference).all():
             raise ParityError(
-                f"PyTorch's own {name} is not finite for an ordinary image, so nothing can be "
+                f"{whose}'s own {name} is not finite for an ordinary image, so nothing can be "
                 "compared; are these trained weights?"
             )
         if got[name].shape != reference.shape:
             raise ParityError(
-                f"{name} is of shape {got[name].shape} in the file and {reference.shape} in PyTorch"
+                f"{name} is of shape {got[name].shape} in the file and {reference.shape} in {whose}"
             )
         differences[name] = float(np.max(np.abs(got[name] - reference)))
         limit = limits.of(name, reference)
         # Written so that NaN fails.
         if not differences[name] <= limit:
             raise ParityError(
-                f"the file's {name} differs from PyTorch's by {differences[name]:.3g} at batch "
+                f"the file's {name} differs from {whose}'s by {differences[name]:.3g} at batch "
                 f"size {batch}; {limit:.3g} is allowed"
             )
     return differences[PROBABILITIES]

@@ -7,7 +7,6 @@ import os
 import re
 import shlex
 import sys
-from argparse import Namespace
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -21,7 +20,7 @@ from model_export.architectures.build import build
 from model_export.checkpoint import TRAINED, Checkpoint
 from model_export.errors import OptionsError
 from model_export.loading import load_backbone, stem_for, width_of
-from model_export.networks import check_weights_options, find_checkpoint
+from model_export.networks import find_checkpoint
 from model_export.preprocessing import preprocessing_of
 from model_export.training.data import (
     Augmentation,
@@ -33,7 +32,8 @@ from model_export.training.data import (
     split,
 )
 from model_export.training.loop import Trainer
-from model_export.training.recipe import Amp, Recipe, as_plain
+from model_export.training.options import Amp, TrainOptions
+from model_export.training.recipe import Recipe, as_plain
 from model_export.training.state import BEST, RunFolder, best_epoch
 from model_export.weights import known_weights
 from service.preprocess.decode import prepare_decoding
@@ -41,24 +41,24 @@ from service.preprocess.decode import prepare_decoding
 _SCRATCH = {"sgd": 0.1, "sgd-noise": 0.1, "adamw": 1e-3}  # for a batch of 256
 _FINE_TUNED = {"sgd": 0.02, "sgd-noise": 0.02, "adamw": 2e-4}
 _USUAL_BATCH = 256
-_HELD_OUT = 0.2  # of each class
 _SHOWN = 5  # classes
 
 
-def train_command(options: Namespace) -> None:
+def train_command(options: TrainOptions) -> None:
     """Train as the options say; print a line for each epoch, and what to do with the result."""
     prepare_decoding()
-    check_weights_options(options)
     classes, training, validation = _examples(options)
-    begun = find_checkpoint(options, options.architecture) if options.weights else None
+    begun = (
+        find_checkpoint(options.weights, options.architecture) if options.weights.source else None
+    )
     preprocessing = preprocessing_of(
-        options,
+        options.preprocessing,
         known_weights(options.architecture, begun.sha256) if begun else None,
         trained=begun.about.get("preprocessing") if begun else None,
     )
     recipe = _recipe(options, preprocessing.crop)
     stem, width = _shape(options, begun)
-    augmentation = Augmentation(options.min_area, options.flip, options.jitter)
+    augmentation = Augmentation(**asdict(options.augmentation))
     facts = {
         # What `export` needs to know beside the parameters.
         TRAINED: {
@@ -74,7 +74,7 @@ def train_command(options: Namespace) -> None:
             "width": width,
             "weights": begun.sha256 if begun else None,
             "images": _digest(options.folder, training),
-            "validation images": _digest(options.validation or options.folder, validation),
+            "validation images": _digest(options.held_out.folder or options.folder, validation),
         },
     }
     torch.manual_seed(recipe.seed)
@@ -107,7 +107,7 @@ def train_command(options: Namespace) -> None:
         f"{options.architecture}, {len(classes)} classes, {len(training)} images to train on and "
         f"{len(validation)} held out"
     )
-    _run(trainer, folder, recipe.epochs, options.patience, facts)
+    _run(trainer, folder, recipe.epochs, options.held_out.patience, facts)
     _say_what_next(options, folder, len(validation))
 
 
@@ -134,7 +134,7 @@ def _run(
         folder.save_last(trainer.state() | facts)
 
 
-def _say_what_next(options: Namespace, folder: RunFolder, held_out: int) -> None:
+def _say_what_next(options: TrainOptions, folder: RunFolder, held_out: int) -> None:
     best, path = best_epoch(folder.history), options.output / BEST
     name = re.sub(r"[^A-Za-z0-9._-]+", "-", options.output.resolve().name).strip("-._") or "model"
     model = Path("models") / f"{name}.onnx"
@@ -153,44 +153,38 @@ def _say(text: str) -> None:
     sys.stdout.flush()
 
 
-def _examples(options: Namespace) -> tuple[list[str], list[Example], list[Example]]:
-    if options.output.resolve().is_relative_to(options.folder.resolve()):
-        raise OptionsError(
-            f"--output {options.output}: lies among the images, as if it were a class"
-        )
+def _examples(options: TrainOptions) -> tuple[list[str], list[Example], list[Example]]:
     classes, examples = find_classes(options.folder)
-    if options.validation is None:
-        fraction = options.validation_fraction or _HELD_OUT
-        return classes, *split(examples, fraction, options.seed)
-    if options.validation_fraction is not None:
-        raise OptionsError("--validation-fraction is for a run without --validation")
-    others, validation = find_classes(options.validation)
+    held_out = options.held_out
+    if held_out.folder is None:
+        return classes, *split(examples, held_out.fraction, options.recipe.seed)
+    others, validation = find_classes(held_out.folder)
     if others != classes:
         odd = sorted(set(classes) ^ set(others))
-        raise OptionsError(f"--validation {options.validation}: has other classes: {odd[0]}, ...")
+        raise OptionsError(f"--validation {held_out.folder}: has other classes: {odd[0]}, ...")
     return classes, examples, validation
 
 
-def _recipe(options: Namespace, side: int) -> Recipe:
-    usual = (_FINE_TUNED if options.weights else _SCRATCH)[options.optimiser]
+def _recipe(options: TrainOptions, side: int) -> Recipe:
+    usual, said = _FINE_TUNED if options.weights.source else _SCRATCH, options.recipe
     return Recipe(
-        epochs=options.epochs,
-        batch=options.batch,
-        optimiser=options.optimiser,
-        learning_rate=options.learning_rate or usual * options.batch / _USUAL_BATCH,
-        weight_decay=options.weight_decay,
+        epochs=said.epochs,
+        batch=said.batch,
+        optimiser=said.optimiser,
+        learning_rate=said.learning_rate or usual[said.optimiser] * said.batch / _USUAL_BATCH,
+        weight_decay=said.weight_decay,
         warmup_epochs=(
-            min(1.0, options.epochs / 2) if options.warmup_epochs is None else options.warmup_epochs
+            min(1.0, said.epochs / 2) if said.warmup_epochs is None else said.warmup_epochs
         ),
-        label_smoothing=options.label_smoothing,
-        ema_decay=options.ema_decay,
-        sizes=options.sizes or ((side, options.epochs),),
-        seed=options.seed,
+        label_smoothing=said.label_smoothing,
+        ema_decay=said.ema_decay,
+        sizes=said.sizes or ((side, said.epochs),),
+        seed=said.seed,
         amp=_amp(options),
     )
 
 
-def _shape(options: Namespace, begun: Checkpoint | None) -> tuple[Stem | None, int | None]:
+def _shape(options: TrainOptions, begun: Checkpoint | None) -> tuple[Stem | None, int | None]:
     """Give stem and width: as asked for, or those of the weights, or the architecture's."""
     if begun is not None:
         return (
@@ -202,16 +196,15 @@ def _shape(options: Namespace, begun: Checkpoint | None) -> tuple[Stem | None, i
     return stem, options.width
 
 
-def _amp(options: Namespace) -> Amp:
-    if options.amp != "auto":
-        chosen: Amp = options.amp
-        return chosen
+def _amp(options: TrainOptions) -> Amp:
+    if options.recipe.amp != "auto":
+        return options.recipe.amp
     if _device(options).type == "cpu":
         return "off"
     return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp16"
 
 
-def _device(options: Namespace) -> torch.device:
+def _device(options: TrainOptions) -> torch.device:
     available = torch.cuda.is_available()
     if options.device == "cuda" and not available:
         raise OptionsError("--device cuda: PyTorch finds no GPU here")

@@ -22,7 +22,8 @@ from torch.utils.data import Dataset, Sampler
 
 from model_export.errors import ImagesError
 from model_export.images import SUFFIXES, is_hidden
-from model_export.pixels import EXACT, progress
+from model_export.pixels import EXACT
+from model_export.progress import counted
 from service.contract import Preprocessing
 from service.cpus import cpu_count
 from service.errors import RequestError
@@ -128,7 +129,7 @@ def check_images(examples: Sequence[Example]) -> None:
         return None
 
     problems = []
-    with progress() as bar, ThreadPoolExecutor(cpu_count()) as pool:
+    with counted() as bar, ThreadPoolExecutor(cpu_count()) as pool:
         task = bar.add_task("reading all images once", total=len(examples))
         for start in range(0, len(examples), _AT_ONCE):
             some = examples[start : start + _AT_ONCE]

@@ -15,7 +15,7 @@ from torch.optim.swa_utils import AveragedModel
 from torch.utils.data import DataLoader
 
 from model_export.errors import ImagesError, TrainingError
-from model_export.pixels import progress
+from model_export.progress import counted
 from model_export.training.data import EpochOrder, TrainingImages, ValidationImages
 from model_export.training.recipe import Recipe, add_noise, averaged, optimiser_for
 from model_export.training.state import Metrics
@@ -152,7 +152,7 @@ class Trainer:
         self, loader: DataLoader[tuple[Tensor, int]], title: str
     ) -> Iterator[tuple[Tensor, Tensor]]:
         batches = iter(loader)  # forks the workers, so before the bar has a thread
-        with progress() as bar:
+        with counted() as bar:
             task = bar.add_task(title, total=len(loader))
             while (batch := _next(batches)) is not None:
                 images, target = batch

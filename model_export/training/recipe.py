@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import math
 from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from model_export.errors import OptionsError
-
-OptimiserName = Literal["sgd", "adamw", "sgd-noise"]
-Amp = Literal["off", "bf16", "fp16"]
+from model_export.training.options import Amp, OptimiserName
 
 _NOISE, _NOISE_DECAY = 0.01, 0.55  # eta and gamma of the paper
 
@@ -32,17 +29,6 @@ class Recipe:
     sizes: tuple[tuple[int, int], ...]
     seed: int
     amp: Amp
-
-    def __post_init__(self) -> None:
-        """Raise `OptionsError` for what does not fit together."""
-        sized = sum(epochs for _, epochs in self.sizes)
-        if sized != self.epochs:
-            raise OptionsError(f"--sizes are for {sized} epochs, and --epochs for {self.epochs}")
-        if self.warmup_epochs >= self.epochs:
-            raise OptionsError(
-                f"--warmup-epochs {self.warmup_epochs:g}: must be fewer than the {self.epochs} of "
-                "--epochs"
-            )
 
     def side_at(self, epoch: int) -> int:
         """Side of the training images in an epoch, counted from 0."""

@@ -159,6 +159,150 @@ def test_answers_of_one_by_one_pixel_are_flattened(tmp_path: Path):
     )
 
 
+def changed(file: Path, *nodes: onnx.NodeProto, opset: int = 17, **constants: object) -> Path:
+    """Put nodes behind the logits, which become `z`; the last one's result is the file's."""
+    model = onnx.load(file)
+    model.graph.node[-1].output[0] = "z"
+    model.graph.node.extend(nodes)
+    model.graph.output[0].name = nodes[-1].output[0]
+    del model.graph.output[0].type.tensor_type.shape.dim[:]
+    for name, value in constants.items():
+        model.graph.initializer.append(numpy_helper.from_array(np.array(value), name))
+    model.opset_import[0].version = opset
+    onnx.save(model, file)
+    return file
+
+
+def refusal(file: Path, capsys: pytest.CaptureFixture[str], *more: str, labels: int = 5) -> str:
+    """The one line that a file is refused with, which names it, and never PyTorch."""
+    output = file.parent / "adopted.onnx"
+    assert adopt(file, output, *more, labels=labels) == 1
+    err = capsys.readouterr().err
+    assert err.startswith(f"resnet-export: error: {file}: ")
+    assert err.count("\n") == 1
+    assert "PyTorch" not in err
+    assert not output.exists()
+    return err
+
+
+node = helper.make_node
+
+
+@pytest.mark.parametrize(
+    ("nodes", "constants", "cause"),
+    [
+        pytest.param([node("Softmax", ["z"], ["y"], axis=0)], {},
+                     "depends on the images beside it (Softmax over axis 0", id="softmax"),
+        pytest.param([node("ReduceMean", ["z"], ["m"], axes=[0]), node("Sub", ["z", "m"], ["y"])],
+                     {}, "", id="one image less its own mean"),
+        pytest.param([node("ReduceMax", ["z"], ["m"], axes=[0]), node("Mul", ["z", "m"], ["y"])],
+                     {}, "depends on the images beside it (ReduceMax over axis 0", id="maximum"),
+        pytest.param([node("Reshape", ["z", "row"], ["y"])], {"row": [1, -1]},
+                     "depends on the images beside it (Reshape to [1, -1])", id="one row"),
+        pytest.param([node("RandomNormalLike", ["z"], ["n"]), node("Add", ["z", "n"], ["y"])], {},
+                     "is random, another one each time: it has RandomNormalLike", id="random"),
+        pytest.param([node("Sub", ["z", "z"], ["n"]), node("Div", ["n", "n"], ["y"])], {},
+                     "is not finite", id="NaN"),
+        pytest.param([node("DynamicQuantizeLinear", ["z"], ["q", "s", "p"]),
+                      node("DequantizeLinear", ["q", "s", "p"], ["y"])], {},
+                     "is quantised dynamically (DynamicQuantizeLinear", id="dynamic quantisation"),
+    ],
+)  # fmt: skip
+def test_answers_that_depend_on_more_than_the_image_are_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], nodes, constants: dict, cause: str
+):
+    """By their cause."""
+    file = changed(foreign(tmp_path / "foreign.onnx"), *nodes, **constants)
+    assert cause in refusal(file, capsys)
+
+
+@pytest.mark.parametrize(
+    ("opset", "outputs", "more"),
+    [(14, ["y", "m", "v"], {"training_mode": 1}), (9, ["y", "m", "v", "sm", "sv"], {})],
+)
+def test_normalisation_in_training_mode_is_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], opset: int, outputs: list, more: dict
+):
+    """Whichever way an operator set has to say so; in inference mode it is taken."""
+    inputs = ["z", "one", "zero", "zero_mean", "one_variance"]
+    numbers = dict.fromkeys(inputs[1:], np.zeros(5, np.float32))
+    numbers |= {"one": np.ones(5, np.float32), "one_variance": np.ones(5, np.float32)}
+    file = foreign(tmp_path / "foreign.onnx", opset=opset)
+    changed(file, node("BatchNormalization", inputs, outputs, **more), opset=opset, **numbers)
+    assert "BatchNormalization is in training mode" in refusal(file, capsys)
+    file = foreign(tmp_path / "foreign.onnx", opset=opset)
+    changed(file, node("BatchNormalization", inputs, ["y"]), opset=opset, **numbers)
+    assert adopt(file, tmp_path / "adopted.onnx") == 0
+
+
+@pytest.mark.parametrize(
+    "nodes",
+    [
+        [node("Sigmoid", ["z"], ["y"])],
+        [node("Sigmoid", ["z"], ["s"]), node("Flatten", ["s"], ["y"])],
+        [node("Tanh", ["z"], ["y"])],
+        # As others write a sigmoid.
+        [node("Neg", ["z"], ["n"]), node("Exp", ["n"], ["e"]), node("Add", ["e", "unit"], ["a"]),
+         node("Reciprocal", ["a"], ["y"])],
+        [node("Softmax", ["z"], ["s"], axis=1), node("Mul", ["s", "hundred"], ["y"])],
+    ],
+    ids=["sigmoid", "flattened", "tanh", "in parts", "per cent"],
+)  # fmt: skip
+def test_what_is_neither_logits_nor_probabilities_is_asked_about(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], nodes: list
+):
+    file = changed(foreign(tmp_path / "foreign.onnx"), *nodes, unit=np.float32(1),
+                   hundred=np.float32(100))  # fmt: skip
+    assert "say --gives probabilities" in refusal(file, capsys)
+
+
+@pytest.mark.parametrize(("gives", "softmax"), [("probabilities", False), ("logits", True)])
+def test_sigmoids_are_served_as_they_are_said_to_be(tmp_path: Path, gives: str, softmax: bool):
+    file = changed(foreign(tmp_path / "foreign.onnx"), node("Sigmoid", ["z"], ["y"]))
+    assert adopt(file, tmp_path / "adopted.onnx", "--gives", gives) == 0
+    images = patterns(3, SIDE)
+    engine = load_engine(tmp_path / "adopted.onnx", provider="cpu")
+    np.testing.assert_allclose(
+        probabilities(engine, [*images]), expected(file, images, softmax=softmax), atol=1e-5
+    )
+
+
+def test_logits_are_no_probabilities_whatever_is_said(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    file = foreign(tmp_path / "foreign.onnx")
+    assert "its answers go from" in refusal(file, capsys, "--gives", "probabilities")
+
+
+def test_a_single_answer_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    """As of a classifier of yes and no."""
+    file = changed(foreign(tmp_path / "foreign.onnx"),
+                   node("ReduceSum", ["z", "axes"], ["s"]), node("Sigmoid", ["s"], ["y"]),
+                   axes=[1])  # fmt: skip
+    assert "is one number for an image, as for yes or no" in refusal(file, capsys, labels=2)
+
+
+@pytest.mark.parametrize("shape", [["N", "A", "B", "C"], ["N", SIDE, SIDE, 3]])
+def test_channels_last_is_seen_in_the_graph_too(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], shape: list
+):
+    """Where no dimension is declared."""
+    file = foreign(tmp_path / "foreign.onnx")
+    model = onnx.load(file)
+    model.graph.input[0].CopyFrom(helper.make_tensor_value_info("last", TensorProto.FLOAT, shape))
+    model.graph.node.insert(0, node("Identity", ["last"], ["same"]))
+    model.graph.node.insert(1, node("Transpose", ["same"], ["input"], perm=[0, 3, 1, 2]))
+    onnx.save(model, file)
+    assert "channels last, not float32 [N, 3, H, W]" in refusal(file, capsys)
+
+
+def test_only_what_was_involved_is_named(tmp_path: Path):
+    """An adopted file was made without PyTorch."""
+    assert adopt(foreign(tmp_path / "foreign.onnx"), tmp_path / "adopted.onnx") == 0
+    made_with = read_model(tmp_path / "adopted.onnx")[1].tools
+    assert made_with.keys() == {"resnet-serve", "onnx", "onnxruntime", "pillow"}
+
+
 def test_a_file_for_one_image_at_a_time_is_refused(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ):
@@ -194,8 +338,16 @@ def write_graph(path: Path, kind: int, shape: list) -> Path:
 @pytest.mark.parametrize(
     ("kind", "shape", "message"),
     [
-        (TensorProto.UINT8, ["N", 3, 8, 8], "is UINT8 [0, 3, 8, 8], not float32"),
-        (TensorProto.FLOAT, ["N", 8, 8, 3], "not float32 [N, 3, H, W]"),
+        (TensorProto.UINT8, ["N", 3, 8, 8], "is UINT8 [N, 3, 8, 8], not float32"),
+        (
+            TensorProto.FLOAT,
+            ["N", 8, 8, 3],
+            "[N, 8, 8, 3], channels last, not float32 [N, 3, H, W]",
+        ),
+        (TensorProto.FLOAT, ["N", "H", "W", 3], "[N, H, W, 3], channels last"),
+        (TensorProto.FLOAT, [None, None, None, 3], "[?, ?, ?, 3], channels last"),
+        (TensorProto.FLOAT, ["N", 1, 8, 8], "[N, 1, 8, 8], not float32 [N, 3, H, W]"),
+        (TensorProto.FLOAT, [8, 3, 8, 8], "takes 8 images at a time"),
         (TensorProto.FLOAT, ["N", 3, 8], "not float32 [N, 3, H, W]"),
         (TensorProto.FLOAT, ["N", 3, 8, 16], "16 x 8 pixels, and only squares"),
         (TensorProto.FLOAT, ["N", 3, 8, 8], "not float32 [1, C]"),

@@ -3,19 +3,26 @@
 from __future__ import annotations
 
 import argparse
+import collections
 import os
 import pickle
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from networks import random_network, save_checkpoint
 from safetensors.torch import save_file
 
-from model_export.checkpoint import read_checkpoint
+from model_export.checkpoint import Checkpoint, read_checkpoint
 from model_export.errors import WeightsError
 from model_export.files import sha256_of
 from model_export.loading import build_network, stem_of
+from model_export.wrappers import beside_line, unwrapped
+
+STATE = {"fc.weight": torch.ones(2, 3), "fc.bias": torch.zeros(2)}
+OTHER = {name: value + 1 for name, value in STATE.items()}
+AVERAGED = {"n_averaged": torch.tensor(3)} | {f"module.{n}": v for n, v in STATE.items()}
 
 
 class Malicious:
@@ -78,6 +85,72 @@ def test_code_in_a_pickle_is_refused_and_never_run(tmp_path: Path, zipped: bool)
     assert not trap.exists()
 
 
+@pytest.mark.parametrize(
+    "beside",
+    [
+        pytest.param(np.float64(77.1), id="a NumPy number"),
+        pytest.param(np.ones(3), id="a NumPy array"),
+        pytest.param(Path("/x"), id="a path"),
+        pytest.param(argparse.Namespace(output=Path("/x")), id="a command line"),
+        pytest.param(collections.defaultdict(list, {"loss": [1.0]}), id="a history"),
+        pytest.param(random_network(), id="a network"),
+    ],
+)
+def test_objects_beside_the_parameters_are_passed_over(tmp_path: Path, beside: object):
+    """Without making them."""
+    torch.save({"state_dict": STATE, "beside": beside}, tmp_path / "net.pth")
+    state = read_checkpoint(tmp_path / "net.pth").state
+    assert all(torch.equal(state[name], value) for name, value in STATE.items())
+
+
+class FilledList(list):
+    """Pickled as an object that is then appended to."""
+
+
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        (random_network(), "an object of model_export.architectures.resnet.ResNet, which is not"),
+        ({"model": random_network()}, "the keys model (an object of model_export.architectures"),
+        ({"model": STATE, "list": FilledList([1])}, "FilledList"),
+    ],
+)
+def test_objects_in_the_parameters_place_are_named(tmp_path: Path, content: object, told: str):
+    torch.save(content, tmp_path / "net.pth")
+    with pytest.raises(WeightsError, match="could run code") as caught:
+        read_checkpoint(tmp_path / "net.pth")
+    assert told in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_other_pickle_protocols_are_told(tmp_path: Path):
+    for protocol in (0, 4, 5):
+        torch.save(STATE, tmp_path / "net.pth", pickle_protocol=protocol)
+        with pytest.raises(WeightsError, match=rf"is of pickle protocol {protocol}\b"):
+            read_checkpoint(tmp_path / "net.pth")
+
+
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        (b"", "is not what torch.save writes"),
+        (b"<html>not found</html>", "is not what torch.save writes"),
+        (pickle.dumps(STATE["fc.bias"].tolist()), "is a bare pickle"),
+        (b"PK\x05\x06" + bytes(18), "is a zip file that torch.save did not write"),
+    ],
+)
+def test_other_files_are_told(tmp_path: Path, content: bytes, told: str):
+    (tmp_path / "net.pth").write_bytes(content)
+    with pytest.raises(WeightsError, match=told):
+        read_checkpoint(tmp_path / "net.pth")
+
+
+@pytest.mark.parametrize("name", ["last.ckpt", "pytorch_model.bin", "model_best.pth.tar"])
+def test_trainers_have_their_own_endings(tmp_path: Path, name: str):
+    torch.save(STATE, tmp_path / name)
+    assert read_checkpoint(tmp_path / name).state.keys() == STATE.keys()
+
+
 def test_truncated_files_are_refused(tmp_path: Path):
     """Of both formats."""
     save_checkpoint(random_network(), tmp_path / "net.pth")
@@ -98,11 +171,6 @@ def test_other_contents_are_refused(tmp_path: Path, content: object):
     assert wanted in str(caught.value)
 
 
-STATE = {"fc.weight": torch.ones(2, 3), "fc.bias": torch.zeros(2)}
-OTHER = {name: value + 1 for name, value in STATE.items()}
-AVERAGED = {"n_averaged": torch.tensor(3)} | {f"module.{n}": v for n, v in STATE.items()}
-
-
 @pytest.mark.parametrize(
     ("content", "entry"),
     [
@@ -115,6 +183,12 @@ AVERAGED = {"n_averaged": torch.tensor(3)} | {f"module.{n}": v for n, v in STATE
                      id="a command line beside it"),
         pytest.param({"model": {"state_dict": STATE, "version": 1}}, "model.state_dict",
                      id="nested"),
+        pytest.param({"model_ema": {"module": STATE, "decay": 0.9}, "model": OTHER},
+                     "model_ema.module", id="nested averaged"),
+        pytest.param({"ema": {"updates": torch.tensor(3)}, "model": STATE}, "model",
+                     id="an average's counters alone"),
+        pytest.param({"state_dict": STATE, "lr": torch.tensor([0.1])}, "state_dict",
+                     id="a tensor beside the entry"),
         pytest.param({f"module.{n}": v for n, v in STATE.items()}, "", id="DataParallel"),
         pytest.param({f"_orig_mod.module.{n}": v for n, v in STATE.items()}, "",
                      id="compiled DataParallel"),
@@ -124,16 +198,81 @@ AVERAGED = {"n_averaged": torch.tensor(3)} | {f"module.{n}": v for n, v in STATE
 )  # fmt: skip
 def test_what_trainers_wrap_around_parameters_is_taken_off(tmp_path: Path, content, entry: str):
     torch.save(content, tmp_path / "net.pth")
-    checkpoint = read_checkpoint(tmp_path / "net.pth")
+    checkpoint = unwrapped(read_checkpoint(tmp_path / "net.pth"), [STATE])
     assert checkpoint.entry == entry
     assert {name: value.tolist() for name, value in checkpoint.state.items()} == {
         name: value.tolist() for name, value in STATE.items()
     }
 
 
-def test_a_prefix_that_only_some_names_have_is_theirs(tmp_path: Path):
-    torch.save({"model.weight": torch.ones(1), "weight": torch.ones(1)}, tmp_path / "net.pth")
-    assert set(read_checkpoint(tmp_path / "net.pth").state) == {"model.weight", "weight"}
+def under(prefix: str, state: dict | None = None) -> dict:
+    return {prefix + name: value for name, value in (state or STATE).items()}
+
+
+def of_the_network(path: Path, content: object, entry: str | None = None) -> Checkpoint:
+    torch.save(content, path)
+    return unwrapped(read_checkpoint(path, entry), [STATE])
+
+
+@pytest.mark.parametrize(
+    "prefix",
+    ["", "module.", "model.", "_orig_mod.", "backbone.", "model._orig_mod.module.", "my.own."],
+)
+@pytest.mark.parametrize(
+    "beside",
+    [
+        pytest.param({"criterion.weight": torch.ones(2)}, id="a loss's weights"),
+        pytest.param({"class_weights": torch.ones(2)}, id="class weights"),
+        pytest.param({"train_acc.tp": torch.zeros(1), "val_f1.fn": torch.ones(1)}, id="metrics"),
+        pytest.param({"optimizer.exp_avg": torch.ones(2, 3)}, id="an optimizer's buffers"),
+        pytest.param({"n_averaged": torch.tensor(3)}, id="a counter"),
+        pytest.param(under("teacher.", OTHER) | {"ema_decay": 0.9}, id="a copy"),
+        pytest.param(
+            {"model_ema.fcweight": OTHER["fc.weight"], "model_ema.decay": torch.tensor(0.9)},
+            id="a copy with names of its own",
+        ),
+        pytest.param({"epoch": 3, "lr": 0.1, "arch": "resnet18"}, id="no tensors"),
+        pytest.param({"best": np.float64(77), "at": Path("runs")}, id="objects"),
+    ],
+)
+def test_names_beside_the_network_stop_no_prefix_from_being_taken_off(
+    tmp_path: Path, prefix: str, beside: dict
+):
+    """They are left out, and told."""
+    content = {"state_dict": under(prefix) | beside}
+    checkpoint = of_the_network(tmp_path / "net.pth", content)
+    assert checkpoint.state.keys() == STATE.keys()
+    assert all(torch.equal(checkpoint.state[name], value) for name, value in STATE.items())
+    assert set(checkpoint.beside) == set(beside)
+    assert f"beside the network: {next(iter(beside))}" in beside_line(checkpoint)
+
+
+@pytest.mark.parametrize("wrapper", ["_orig_mod", "_fsdp_wrapped_module"])
+def test_wrappers_of_parts_are_taken_off(tmp_path: Path, wrapper: str):
+    """As where each block is compiled for itself."""
+    content = {name.replace("fc.", f"fc.{wrapper}."): value for name, value in STATE.items()}
+    assert of_the_network(tmp_path / "net.pth", content).state.keys() == STATE.keys()
+
+
+@pytest.mark.parametrize(
+    "more",
+    [{"head.weight": torch.ones(3, 2)}, {"mean": torch.ones(3)}, {"model.fc.bn": torch.ones(2)}],
+)
+def test_what_may_be_computed_with_is_not_left_out(tmp_path: Path, more: dict):
+    """Another layer or a normalisation would change the answers."""
+    checkpoint = of_the_network(tmp_path / "net.pth", under("model.") | more)
+    assert checkpoint.beside == ()
+    (left,) = checkpoint.state.keys() - STATE.keys()
+    assert next(iter(more)).endswith(left)
+
+
+def test_of_several_networks_one_has_to_be_picked(tmp_path: Path):
+    """Unless all but one are by their names copies of it."""
+    path, content = tmp_path / "net.pth", under("first.") | under("second.", OTHER)
+    with pytest.raises(WeightsError, match=r"several networks, first., second.; --weights-entry"):
+        of_the_network(path, content)
+    picked = of_the_network(path, content, "second").state
+    assert torch.equal(picked["fc.bias"], OTHER["fc.bias"])
 
 
 def test_an_entry_can_be_asked_for(tmp_path: Path):

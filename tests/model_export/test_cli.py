@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -15,6 +17,7 @@ from full_disk import file_size_limited
 from networks import random_network, save_checkpoint
 
 from model_export.cli import main
+from model_export.command_line.app import COMMANDS, read_arguments
 from model_export.files import sha256_of
 from model_export.model_file import read_model
 from model_export.weights import OFFICIAL
@@ -44,12 +47,13 @@ def model(small: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def the_error(capsys: pytest.CaptureFixture[str]) -> str:
-    """The one line on stderr."""
+    """The one line on stderr, after those that tell how far it came."""
     out, err = capsys.readouterr()
     assert out == ""
-    assert err.startswith("resnet-export: ")
-    assert err.count("\n") == 1
-    return err
+    *steps, last = err.splitlines(keepends=True)
+    assert all(line.endswith(" ...\n") for line in steps)
+    assert last.startswith("resnet-export: ")
+    return last
 
 
 def test_export_writes_the_file_and_says_what_was_measured(
@@ -61,7 +65,11 @@ def test_export_writes_the_file_and_says_what_was_measured(
     assert export_small(small, output, *options) == 0
     out, err = capsys.readouterr()
     assert "top-1 agreement 100.0% on 6 images at batch sizes 1, 2, 3" in out
-    assert err == ""
+    assert err.splitlines() == [
+        "reading the weights ...",
+        "writing the graph ...",
+        "comparing with PyTorch at batch sizes 1, 2, 3 ...",
+    ]
     contract = read_model(output)[1]
     assert (contract.name, contract.architecture, contract.storage) == ("birds", "resnet50", "fp16")
     assert [label.id for label in contract.labels] == ["ant", "bee", "cat", "dog", "eel"]
@@ -201,7 +209,7 @@ def test_official_weights_bring_their_preprocessing(
         (["--output", "bl\u00fcten.onnx"], 2, "a model's name is letters, digits and"),
         (["--output", "net/01.onnx"], 2, "a version is a number from 1 on"),
         (["--resize", "16"], 2, "crop (32) is larger than resize (16)"),
-        (["--mean", "0", "nan", "0"], 2, "mean: Input should be a finite number"),
+        (["--mean", "0", "nan", "0"], 2, "'--mean': nan is no finite number"),
     ],
 )
 def test_export_errors_are_one_line_and_leave_no_file(
@@ -337,12 +345,20 @@ def test_a_defect_shows_its_traceback(
         ["export", "resnet50", "--weights", "a", "--output", "a.onnx", "--max-batch", "0"],
         ["export", "resnet50", "--weights", "a", "--output", "a.onnx", "--std", "1", "0", "1"],
         ["export", "resnet50", "--weights", "a", "--output", "a.onnx", "--name", " "],
+        ["export", "resnet50", "--weights", "a", "--output", "a.onnx", "--mean", "1", "2"],
+        ["export", "resnet50", "--weights", "a", "--output", "a.onnx", "--stem", "tiny"],
+        ["export", "resnet50", "--weights", "a", "--output", "a.onnx", "--crop", "9"],
+        ["export", "resnet50", "--weights", "a", "--output", "a.onnx", "--input-size", "5000"],
+        ["train", "photos", "--output", "run", "--seed", "4294967296"],
+        ["train", "photos", "--output", "run", "--epochs", "1.5"],
+        ["train", "photos", "--output", "photos/run"],
     ],
 )
 def test_wrong_usage_has_status_2(arguments: list[str], capsys: pytest.CaptureFixture[str]):
-    """With argparse's own message."""
+    """One line says what was wrong, in words of its own."""
     assert main(arguments) == 2
-    assert "resnet-export" in capsys.readouterr().err
+    told = the_error(capsys)
+    assert not re.search("Input should|Value error|pydantic", told)
 
 
 def run_python(code: str) -> subprocess.CompletedProcess[str]:
@@ -351,24 +367,70 @@ def run_python(code: str) -> subprocess.CompletedProcess[str]:
     )
 
 
-def test_help_does_not_wait_for_pytorch():
+NEEDED_TO_RUN = {"torch", "onnx", "onnxruntime", "numpy", "PIL", "httpx"}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status"),
+    [
+        (["--help"], 0),
+        (["train", "--help"], 0),
+        (["export", "resnet50", "--weights", "a.pth", "--output", "a.bin"], 2),
+        (["export", "resnet50", "--weights", "a.pth", "--output", "a.onnx", "--images", "i"], 2),
+        (["train", "photos", "--output", "run", "--epochs", "3", "--sizes", "32:2"], 2),
+        (["export", "resnet50", "--weights", "missing.pth", "--output", "a.onnx"], 1),
+    ],
+)
+def test_arguments_are_judged_without_waiting_for_pytorch(arguments: list[str], status: int):
     """Nor does importing the program have an effect."""
     result = run_python(
-        "import sys; from model_export.cli import main; status = main(['--help'])\n"
-        "assert not {'torch', 'onnx', 'numpy', 'rich'} & sys.modules.keys(); sys.exit(status)"
+        f"import sys; from model_export.cli import main; status = main({arguments!r})\n"
+        f"assert not {NEEDED_TO_RUN!r} & sys.modules.keys(); sys.exit(status)"
     )
-    assert result.returncode == 0, result.stderr
-    assert "describe" in result.stdout
+    assert result.returncode == status, result.stderr
 
 
-def test_a_missing_package_is_one_line():
-    """The service's install has no PyTorch."""
+@pytest.mark.parametrize(
+    ("command", "shown"),
+    [
+        ("export", ["imagenet|deep|small", "fp32|fp16|int8", "Preprocessing", "Precision",
+                    "Weights", "resnet50", "default: 32"]),
+        ("verify", ["--weights", "Weights"]),
+        ("describe", ["--benchmark"]),
+        ("list", ["--json"]),
+        ("evaluate", ["auto|cpu|cuda", "--plot"]),
+        ("compare", ["SECOND", "--limit"]),
+        ("adopt", ["logits|probabilities", "rgb|bgr", "Model file"]),
+        ("train", ["sgd|adamw|sgd-noise", "Recipe", "Augmentation", "Held-out images"]),
+    ],
+)  # fmt: skip
+def test_help_shows_groups_allowed_values_and_an_example(
+    command: str, shown: list[str], capsys: pytest.CaptureFixture[str]
+):
+    assert main([command, "--help"]) == 0
+    out = " ".join(capsys.readouterr().out.split())
+    for text in shown:
+        assert text in out
+    assert f"Example: resnet-export {command} " in out
+
+
+def test_examples_of_help_can_be_typed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Each is read as it stands there, where the weights are."""
+    monkeypatch.chdir(tmp_path)
+    Path("flowers.pth").touch()
+    for name, _, example in COMMANDS:
+        assert callable(read_arguments([name, *shlex.split(example)]))
+
+
+@pytest.mark.parametrize("package", ["torch", "typer"])
+def test_a_missing_package_is_one_line(package: str):
+    """The service's install has neither."""
     result = run_python(
-        "import sys; sys.modules['torch'] = None; from model_export.cli import main\n"
+        f"import sys; sys.modules[{package!r}] = None; from model_export.cli import main\n"
         "sys.exit(main(['verify', 'net.onnx']))"
     )
     assert result.returncode == 1
     assert result.stderr == (
-        "resnet-export: error: the package torch is not installed; "
+        f"resnet-export: error: the package {package} is not installed; "
         "run `pip install '.[export,cpu]'` in the folder of its source\n"
     )

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import re
+import warnings
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from networks import random_network, save_checkpoint
 
 from model_export.checkpoint import read_checkpoint
 from model_export.errors import WeightsError
-from model_export.loading import build_network, load_backbone
+from model_export.loading import build_network, load_backbone, of_architecture
 
 
 @pytest.mark.parametrize(
@@ -37,9 +39,59 @@ def test_densenets_of_old_files_load(tmp_path: Path):
     }
     assert any(".norm.1." in name for name in old)
     torch.save(old, tmp_path / "old.pth")
-    loaded = build_network("densenet121", read_checkpoint(tmp_path / "old.pth"))
+    loaded = build_network(
+        "densenet121", of_architecture("densenet121", read_checkpoint(tmp_path / "old.pth"))
+    )
     for name, value in network.state_dict().items():
         assert name.endswith("num_batches_tracked") or torch.equal(loaded.state_dict()[name], value)
+
+
+def odd_values() -> dict[str, tuple[object, str]]:
+    """What may stand for a weight in a file and can't be one, and how it is called."""
+    weight = random_network().state_dict()["fc.weight"]
+    return {
+        "sparse": (weight.to_sparse(), "is a sparse tensor"),
+        "compressed": (weight.to_sparse_csr(), "is a sparse tensor"),
+        "meta": (weight.to("meta"), "is a meta tensor, which has no values"),
+        "quantised": (quantised(weight), r"is a quantised tensor \(qint8\)"),
+        "integers": (
+            (weight * 100).to(torch.int8),
+            "is a tensor of int8, whose scale is not known",
+        ),
+        "eight bits": (weight.to(torch.float8_e4m3fn), "is a tensor of float8_e4m3fn, whose scale"),
+        "boolean": (weight > 0, "is a boolean tensor"),
+        "complex": (weight.to(torch.complex64), r"is a complex tensor \(complex64\)"),
+        "nested": (torch.nested.nested_tensor([*weight]), "is a nested tensor"),
+        "array": (weight.numpy(), "is a NumPy array"),
+        "number": (3.5, r"is a number \(3.5\)"),
+        "NumPy number": (np.float64(3.5), "is a NumPy number"),
+        "path": (Path("weights"), r"is a path \(PosixPath\)"),
+        "text": ("weights", "is a text"),
+    }
+
+
+def quantised(weight: torch.Tensor) -> torch.Tensor:
+    with warnings.catch_warnings(action="ignore"):  # that PyTorch gives them up
+        return torch.quantize_per_tensor(weight, 0.01, 0, torch.qint8)
+
+
+@pytest.mark.filterwarnings("ignore:Sparse CSR:UserWarning")
+@pytest.mark.filterwarnings("ignore:The PyTorch API of nested:UserWarning")
+@pytest.mark.filterwarnings("ignore:TypedStorage is deprecated:UserWarning")
+@pytest.mark.parametrize(
+    "kind",
+    ["sparse", "compressed", "meta", "quantised", "integers", "eight bits", "boolean", "complex",
+     "nested", "array", "number", "NumPy number", "path", "text"],
+)  # fmt: skip
+def test_what_is_no_plain_tensor_of_floats_is_called_by_its_name(tmp_path: Path, kind: str):
+    """In one line, and nothing is loaded of it."""
+    value, told = odd_values()[kind]
+    torch.save(random_network().state_dict() | {"fc.weight": value}, tmp_path / "net.pth")
+    with pytest.raises(WeightsError, match=f"does not fit resnet18: fc.weight {told}") as caught:
+        build_network(
+            "resnet18", of_architecture("resnet18", read_checkpoint(tmp_path / "net.pth")), "small"
+        )
+    assert "\n" not in str(caught.value)
 
 
 def test_another_networks_parameters_are_shown_side_by_side(tmp_path: Path):

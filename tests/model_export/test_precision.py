@@ -205,15 +205,28 @@ def test_describe_shows_agreement_and_speed(
     assert "batch of 8:" in out
 
 
-def test_compare_shows_both(
-    files: dict[str, Path], digits: Path, capsys: pytest.CaptureFixture[str], briefly: None
+def test_compare_shows_both_in_the_rows_of_describe(
+    files: dict[str, Path],
+    digits: Path,
+    capsys: pytest.CaptureFixture[str],
+    briefly: None,
+    monkeypatch: pytest.MonkeyPatch,
 ):
+    """Those that may differ, and what each took here."""
+    monkeypatch.setenv("COLUMNS", "300")  # so that nothing is broken
     command = ["compare", str(files["fp32"]), str(files["int8"]), str(digits / "images")]
     assert main([*command, "--limit", "20"]) == 0
     out = capsys.readouterr().out
     assert "of labels are the first file's on 20 images (images)" in out
-    for text in ("batch_1_ms", "size_bytes", "int8", f"{files['int8'].stat().st_size:,}"):
-        assert text in out
+    lines = [[cell.strip() for cell in line.strip("│").split("│")] for line in out.splitlines()]
+    rows = {cells[0]: cells[1:] for cells in lines if len(cells) == 3}
+    assert rows["precision"] == ["fp32, weights stored as fp32", "int8, weights stored as int8"]
+    assert rows["agreement with float32"][0] == "is float32"
+    assert all("batch of 1: " in speed and "images/s" in speed for speed in rows["speed"])
+    assert {"parameters", "GFLOPs", "size", "accuracy"} < rows.keys()
+    assert "golden cases" not in rows
+    assert main(["describe", str(files["int8"])]) == 0
+    assert rows["size"][1] in capsys.readouterr().out
 
 
 def test_compare_runs_each_file_and_not_one_of_them_twice(
@@ -221,7 +234,9 @@ def test_compare_runs_each_file_and_not_one_of_them_twice(
 ):
     command = ["compare", str(files["fp32"]), str(files["int8"]), str(digits / "images"), "--json"]
     assert main(command) == 0
-    told = json.loads(capsys.readouterr().out)["agreement"]
+    facts = json.loads(capsys.readouterr().out)
+    told = facts["agreement"]
+    assert [file["contract"]["precision"] for file in facts["files"]] == ["fp32", "int8"]
     assert 0 < told["mean_abs_diff"] <= told["max_abs_diff"]
     assert main([command[0], command[1], *command[1:2], *command[3:]]) == 0
     assert json.loads(capsys.readouterr().out)["agreement"]["max_abs_diff"] == 0

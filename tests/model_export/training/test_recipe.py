@@ -10,7 +10,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 from networks import random_network
 
-from model_export.errors import OptionsError
 from model_export.training.recipe import Recipe, add_noise, averaged, optimiser_for
 
 
@@ -43,18 +42,6 @@ def test_the_rate_is_half_a_cosine():
 
 def test_sizes_follow_one_another():
     assert [recipe().side_at(epoch) for epoch in (0, 3, 4, 9)] == [16, 16, 32, 32]
-
-
-@pytest.mark.parametrize("epochs", [9, 11])
-def test_sizes_are_for_all_epochs(epochs: int):
-    """With more, the last ones would never come."""
-    with pytest.raises(OptionsError, match=f"--sizes are for 10 epochs, and --epochs for {epochs}"):
-        recipe(epochs=epochs)
-
-
-def test_a_warm_up_ends_before_the_run():
-    with pytest.raises(OptionsError, match="--warmup-epochs 10: must be fewer than the 10"):
-        recipe(warmup_epochs=10.0)
 
 
 def test_weights_decay_and_normalisations_do_not():

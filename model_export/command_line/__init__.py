@@ -1,0 +1,1 @@
+"""How `resnet-export` reads its arguments; what it then does is elsewhere."""

@@ -1,0 +1,93 @@
+"""The commands that make model files: `export` and `adopt`."""
+
+from __future__ import annotations
+
+from model_export.command_line import arguments as given
+from model_export.command_line.jobs import Job, job
+from model_export.options import (
+    AdoptOptions,
+    ContractOptions,
+    ExportOptions,
+    NetworkOptions,
+    PrecisionOptions,
+    PreprocessingOptions,
+    WeightsOptions,
+)
+
+
+def export(  # noqa: PLR0913 - each is an option
+    *,
+    architecture: given.Architecture = None,
+    module: given.Module = None,
+    stem: given.Stem = None,
+    weights: given.Weights = None,
+    weights_entry: given.WeightsEntry = None,
+    cache_dir: given.CacheDir = None,
+    output: given.Output,
+    labels: given.Labels = None,
+    name: given.Name = None,
+    source_note: given.SourceNote = None,
+    max_batch: given.MaxBatch = 32,
+    input_size: given.InputSize = None,
+    resize: given.Resize = None,
+    interpolation: given.Interpolation = None,
+    mean: given.Mean = None,
+    std: given.Std = None,
+    precision: given.Precision = "fp32",
+    storage: given.Storage = None,
+    images: given.LoweringImages = None,
+    calibration_images: given.CalibrationImages = None,
+    min_agreement: given.MinAgreement = None,
+    reduce_range: given.ReduceRange = None,
+    per_channel: given.PerChannel = None,
+) -> Job:
+    """Make a model file of trained weights.
+
+    They are written as one self-describing ONNX file, once it was verified against PyTorch. The
+    base width and the number of classes are the weights' own.
+    """
+    options = ExportOptions(
+        NetworkOptions(
+            architecture, module, stem, WeightsOptions(weights, weights_entry, cache_dir),
+            source_note,
+        ),
+        ContractOptions.of(output, labels, name, source_note, max_batch),
+        PreprocessingOptions(input_size, resize, interpolation, mean, std),
+        PrecisionOptions(
+            precision, storage, images, calibration_images, min_agreement, reduce_range,
+            per_channel,
+        ),
+    )  # fmt: skip
+    return job("model_export.commands", "export_command", options)
+
+
+def adopt(  # noqa: PLR0913 - each is an option
+    *,
+    file: given.ForeignFile,
+    output: given.Output,
+    labels: given.Labels = None,
+    name: given.Name = None,
+    architecture: given.AdoptedAs = "adopted",
+    source_note: given.SourceNote = None,
+    max_batch: given.MaxBatch = 32,
+    output_name: given.OutputName = None,
+    gives: given.Gives = None,
+    channels: given.Channels = "rgb",
+    input_size: given.InputSize = None,
+    resize: given.Resize = None,
+    interpolation: given.Interpolation = None,
+    mean: given.Mean = None,
+    std: given.Std = None,
+) -> Job:
+    """Make a model file of a foreign ONNX classifier.
+
+    That one takes normalised float32 [N, 3, H, W] and gives logits or probabilities [N, C], for any
+    N.
+    """
+    options = AdoptOptions(
+        file,
+        ContractOptions.of(output, labels, name, source_note, max_batch),
+        PreprocessingOptions(input_size, resize, interpolation, mean, std),
+        architecture, output_name, gives, channels,
+    )  # fmt: skip
+    return job("model_export.adopt", "adopt_command", options)

@@ -1,0 +1,103 @@
+"""The commands about model files that are there, and `list`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from model_export.command_line import arguments as given
+from model_export.command_line.jobs import Job, job
+from model_export.command_line.values import words
+from model_export.options import EvaluateOptions, WeightsOptions
+
+
+def verify(
+    *,
+    file: given.ModelFile,
+    weights: given.Weights = None,
+    weights_entry: given.WeightsEntry = None,
+    cache_dir: given.CacheDir = None,
+) -> Job:
+    """Check a model file again.
+
+    Replays its golden cases in ONNX Runtime; with --weights, compares it with PyTorch as the export
+    did.
+    """
+    options = WeightsOptions(weights, weights_entry, cache_dir)
+    return job("model_export.commands", "verify_command", file, options)
+
+
+def describe(
+    *,
+    file: given.ModelFile,
+    json: given.Json = False,
+    benchmark: Annotated[
+        bool, typer.Option("--benchmark", help="With its speed on this CPU.")
+    ] = False,
+) -> Job:
+    """Show what a model file is; as JSON, with its golden cases."""
+    return job("model_export.describe", "describe_command", file, as_json=json, benchmark=benchmark)
+
+
+def show_list(*, json: given.Json = False) -> Job:
+    """Show the architectures."""
+    return job("model_export.listing", "list_command", as_json=json)
+
+
+def evaluate(  # noqa: PLR0913 - each is an option
+    *,
+    file: given.ModelFile,
+    images: given.Images,
+    limit: given.Limit = None,
+    provider: given.Provider = "auto",
+    data_set: Annotated[
+        str | None,
+        typer.Option(
+            "--data-set",
+            metavar="NAME",
+            parser=words,
+            show_default="the source's name",
+            help="What the images are called.",
+        ),
+    ] = None,
+    write: Annotated[
+        bool, typer.Option("--write", help="Put top-1 and top-5 into the file's contract.")
+    ] = False,
+    all_classes: Annotated[
+        bool, typer.Option("--all-classes", help="Show all classes, and not only the worst.")
+    ] = False,
+    plot: Annotated[
+        Path | None, typer.Option("--plot", metavar="FILE.html", help="Write a reliability plot.")
+    ] = None,
+    json: given.Json = False,
+) -> Job:
+    """Measure accuracy on labelled images.
+
+    That is top-1, top-5 and calibration, on images whose class is known: by the folder that they
+    lie in, by the beginning of their name, or by val_annotations.txt. JSON has all classes.
+    """
+    options = EvaluateOptions(
+        file, images, limit, provider, data_set or images.resolve().name, write, all_classes, plot,
+        json,
+    )  # fmt: skip
+    return job("model_export.evaluate", "evaluate_command", options)
+
+
+def compare(
+    *,
+    first: given.ModelFile,
+    second: given.SecondFile,
+    images: given.Images,
+    limit: given.Limit = None,
+    json: given.Json = False,
+) -> Job:
+    """Compare two model files on the same images.
+
+    That is their answers, their speed on this CPU, and what they are. The images' classes need not
+    be known.
+    """
+    return job(
+        "model_export.compare", "compare_command", (first, second), images, limit, as_json=json
+    )

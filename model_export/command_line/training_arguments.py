@@ -1,0 +1,110 @@
+"""The arguments of `resnet-export train` alone."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from model_export.command_line import values
+from model_export.command_line.arguments import NETWORK, ProviderName, choice, known, names, option
+from model_export.training.options import OptimiserName
+
+_HELD_OUT, _RECIPE, _AUGMENTATION = "Held-out images", "Recipe", "Augmentation"
+
+KnownArchitecture = Annotated[str, option(NETWORK, "--architecture", help=names, **known)]
+Width = Annotated[
+    int | None,
+    option(NETWORK, "--width", metavar="N", parser=values.positive,
+            show_default="64, 96 for densenet161",
+            help="Channels of the stem, to which all others are in proportion."),
+]  # fmt: skip
+ValidationFolder = Annotated[
+    Path | None,
+    option(_HELD_OUT, "--validation", metavar="DIR",
+            help="A folder of their own, of the same classes."),
+]  # fmt: skip
+ValidationFraction = Annotated[
+    float | None,
+    option(_HELD_OUT, "--validation-fraction", metavar="FRACTION", parser=values.share,
+            show_default="0.2", help="Of each class, without such a folder."),
+]  # fmt: skip
+Patience = Annotated[
+    int | None,
+    option(_HELD_OUT, "--patience", metavar="EPOCHS", parser=values.positive, show_default="no",
+            help="Stop after so many without a better top-1."),
+]  # fmt: skip
+Workers = Annotated[
+    int,
+    option(_RECIPE, "--workers", metavar="N", parser=values.count,
+            help="Processes that decode images beside the training."),
+]  # fmt: skip
+Epochs = Annotated[
+    int,
+    option(_RECIPE, "--epochs", metavar="N", parser=values.positive,
+            help="How often each image is seen."),
+]  # fmt: skip
+Batch = Annotated[
+    int,
+    option(_RECIPE, "--batch", metavar="N", parser=values.positive, help="Images in a step."),
+]
+Optimiser = Annotated[
+    OptimiserName,
+    choice(_RECIPE, "--optimiser", OptimiserName,
+            help="sgd has Nesterov momentum; sgd-noise adds annealed Gaussian noise to its "
+            "gradients."),
+]  # fmt: skip
+LearningRate = Annotated[
+    float | None,
+    option(_RECIPE, "--learning-rate", metavar="RATE", parser=values.above_zero,
+            show_default="by optimiser and batch, lower with --weights", help="At its peak."),
+]  # fmt: skip
+WarmupEpochs = Annotated[
+    float | None,
+    option(_RECIPE, "--warmup-epochs", metavar="EPOCHS", parser=values.not_below_zero,
+            show_default="1, or half of a single epoch",
+            help="Of a growing rate, before the cosine to 0."),
+]  # fmt: skip
+WeightDecay = Annotated[
+    float,
+    option(_RECIPE, "--weight-decay", metavar="RATE", parser=values.not_below_zero,
+            help="Pull of the parameters to 0."),
+]  # fmt: skip
+LabelSmoothing = Annotated[
+    float,
+    option(_RECIPE, "--label-smoothing", metavar="FRACTION", parser=values.share_or_none,
+            help="Part of the truth that is spread over all classes."),
+]  # fmt: skip
+EmaDecay = Annotated[
+    float,
+    option(_RECIPE, "--ema-decay", metavar="FRACTION", parser=values.share_or_none,
+            help="Of the average of parameters that is kept."),
+]  # fmt: skip
+AmpName = Literal["auto", "off", "bf16", "fp16"]
+AmpMode = Annotated[
+    AmpName,
+    choice(_RECIPE, "--amp", AmpName,
+            help="Mixed precision; auto is bf16 or fp16 on a GPU, off on a CPU."),
+]  # fmt: skip
+Sizes = Annotated[
+    Any,
+    option(_RECIPE, "--sizes", metavar="PIXELS:EPOCHS,...", parser=values.sizes,
+            show_default="the input size",
+            help="Sides of training images, one after another, for all epochs."),
+]  # fmt: skip
+Seed = Annotated[
+    int, option(_RECIPE, "--seed", metavar="N", parser=values.seed, help="Of all that is random.")
+]
+MinArea = Annotated[
+    float,
+    option(_AUGMENTATION, "--min-area", metavar="FRACTION", parser=values.share,
+            help="Least part of an image that a random crop keeps."),
+]  # fmt: skip
+Jitter = Annotated[
+    float,
+    option(_AUGMENTATION, "--jitter", metavar="FRACTION", parser=values.share_or_none,
+            help="Most change of brightness and contrast."),
+]  # fmt: skip
+Flip = Annotated[bool, option(_AUGMENTATION, "--flip/--no-flip", help="Mirror every other image.")]
+Device = Annotated[
+    ProviderName, choice(_RECIPE, "--device", ProviderName, help="Where it is trained.")
+]

@@ -1,0 +1,112 @@
+"""Values of command-line options, read from text.
+
+Each raises `typer.BadParameter`, which the command line prints with the option's name.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable
+
+import typer
+
+LARGEST_SIDE = 4096  # that a contract takes
+
+
+def one_of(allowed: Iterable[str]) -> Callable[[str], str]:
+    """Make a reader of one of these values."""
+    values = tuple(allowed)
+
+    def read(text: str) -> str:
+        if text not in values:
+            raise typer.BadParameter(f"{text} is none of {', '.join(values)}")
+        return text
+
+    return read
+
+
+def number(text: str) -> float:
+    """Read: a finite number."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not math.isfinite(value):
+        raise typer.BadParameter(f"{text} is no finite number")
+    return value
+
+
+def count(text: str) -> int:
+    """Read: a whole number of 0 or more."""
+    if not str(text).isdecimal():
+        raise typer.BadParameter(f"{text} is no whole number of 0 or more")
+    return int(text)
+
+
+def positive(text: str) -> int:
+    """Read: a whole number of 1 or more."""
+    if not str(text).isdecimal() or int(text) < 1:
+        raise typer.BadParameter(f"{text} is no whole number of 1 or more")
+    return int(text)
+
+
+def side(text: str) -> int:
+    """Read: a number of pixels that an image's side can have."""
+    if not str(text).isdecimal() or not 1 <= int(text) <= LARGEST_SIDE:
+        raise typer.BadParameter(f"{text} is no whole number from 1 to {LARGEST_SIDE}")
+    return int(text)
+
+
+def seed(text: str) -> int:
+    """Read: a whole number of 0 or more, in 32 bits."""
+    value = count(text)
+    if value >= 2**32:
+        raise typer.BadParameter(f"{text} has more than 32 bits")
+    return value
+
+
+def fraction(text: str) -> float:
+    """Read: a number from 0 to 1."""
+    return _within(text, lambda value: 0 <= value <= 1, "from 0 to 1")
+
+
+def share(text: str) -> float:
+    """Read: a number between 0 and 1, neither of them."""
+    return _within(text, lambda value: 0 < value < 1, "between 0 and 1")
+
+
+def share_or_none(text: str) -> float:
+    """Read: a number from 0 to below 1."""
+    return _within(text, lambda value: 0 <= value < 1, "from 0 to below 1")
+
+
+def above_zero(text: str) -> float:
+    """Read: a number above 0."""
+    return _within(text, lambda value: value > 0, "above 0")
+
+
+def not_below_zero(text: str) -> float:
+    """Read: a number of 0 or more."""
+    return _within(text, lambda value: value >= 0, "0 or more")
+
+
+def sizes(text: str) -> tuple[tuple[int, int], ...]:
+    """Read: sides of images, each with its number of epochs."""
+    pairs = [part.split(":") for part in text.split(",")]
+    if not all(len(pair) == 2 for pair in pairs):
+        raise typer.BadParameter(f"{text} is not PIXELS:EPOCHS,...")
+    return tuple((positive(pixels), positive(epochs)) for pixels, epochs in pairs)
+
+
+def words(text: str) -> str:
+    """Read: a text that is not empty."""
+    if not text.strip():
+        raise typer.BadParameter("is empty")
+    return text.strip()
+
+
+def _within(text: str, holds: Callable[[float], bool], where: str) -> float:
+    value = number(text)
+    if not holds(value):
+        raise typer.BadParameter(f"{text} is not {where}")
+    return value

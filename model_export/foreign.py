@@ -1,0 +1,134 @@
+"""A foreign ONNX classifier as it came, run: what its answers are, and whether they hold."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+import onnxruntime
+from numpy.typing import NDArray
+
+from model_export.errors import AdoptError
+from model_export.foreign_graph import BOUNDED, last_step, mixers
+from model_export.reference import Outputs, Reference
+from service.contract import PROBABILITIES, Preprocessing
+
+if TYPE_CHECKING:
+    from onnx import ModelProto
+
+Kind = Literal["logits", "probabilities"]
+
+_RANDOM = {"RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike", "Bernoulli",
+           "Multinomial", "Dropout"}  # fmt: skip
+
+
+class Foreign:
+    """The file, with the preprocessing that it wants done in NumPy."""
+
+    def __init__(
+        self, file: Path, source: str, result: str, preprocessing: Preprocessing, channels: str
+    ) -> None:
+        self.source, self.result, self.channels = source, result, channels
+        self.mean = np.array(preprocessing.mean, np.float32).reshape(1, 3, 1, 1)
+        self.std = np.array(preprocessing.std, np.float32).reshape(1, 3, 1, 1)
+        options = onnxruntime.SessionOptions()
+        options.log_severity_level = 4
+        try:
+            self._session = onnxruntime.InferenceSession(
+                str(file), options, providers=["CPUExecutionProvider"]
+            )
+        except Exception as error:  # its errors share no other root
+            raise AdoptError(f"ONNX Runtime can't load it: {line_of(error)}") from error
+
+    def __call__(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """Give its output [N, C] for uint8 [N, H, W, 3]; raises `AdoptError`."""
+        x = images.transpose(0, 3, 1, 2).astype(np.float32) / 255
+        x = (x - self.mean) / self.std
+        if self.channels == "bgr":
+            x = np.ascontiguousarray(x[:, ::-1])
+        # One by one: a file may take no more at a time, which is then said of ours.
+        answers = [self._run(image[None]) for image in x]
+        return np.concatenate(answers)
+
+    def _run(self, x: NDArray[np.float32]) -> NDArray[np.float32]:
+        try:
+            (answer,) = self._session.run([self.result], {self.source: x})
+        except Exception as error:  # its errors share no other root
+            raise AdoptError(
+                f"it does not run on float32 {list(x.shape)}: {line_of(error)}; --input-size says "
+                "what it takes"
+            ) from error
+        if not isinstance(answer, np.ndarray):
+            raise AdoptError(f"output {self.result} is a {type(answer).__name__} and no tensor")
+        if answer.dtype == np.float32 and answer.size == 1:
+            raise AdoptError(
+                f"output {self.result} is one number for an image, as for yes or no, and a model "
+                "file needs one for each of two classes or more; export it again with two: softmax "
+                "of (0, x) is the sigmoid of x"
+            )
+        if answer.dtype != np.float32 or answer.ndim < 2 or not 2 <= answer.shape[1] == answer.size:
+            raise AdoptError(
+                f"output {self.result} is {answer.dtype} {list(answer.shape)} for one image, not "
+                "float32 [1, C]; --output-name picks another"
+            )
+        flat: NDArray[np.float32] = answer.reshape(1, -1)
+        return flat
+
+    def reference(self, *, softmax: bool) -> Reference:
+        """Give its answers as probabilities, for `verify.compare`."""
+
+        def outputs(images: NDArray[np.uint8]) -> Outputs:
+            values = self(images)
+            if softmax:
+                values = np.exp(values - values.max(axis=1, keepdims=True))
+                values /= values.sum(axis=1, keepdims=True)
+            return {PROBABILITIES: values}
+
+        return outputs
+
+
+def check_repeatable(model: ModelProto, foreign: Foreign, images: NDArray[np.uint8]) -> None:
+    """Raise `AdoptError` unless it answers with numbers, the same ones to the same image."""
+    first, second = foreign(images), foreign(images)
+    if not np.isfinite(first).all():
+        raise AdoptError("its answer to an ordinary image is not finite (NaN or infinity)")
+    if not np.allclose(first, second, rtol=1e-3, atol=1e-5 * float(np.abs(first).max())):
+        random = sorted({n.op_type for n in model.graph.node} & _RANDOM)
+        cause = f": it has {', '.join(random)}" if random else ""
+        raise AdoptError(f"its answer to the same image is random, another one each time{cause}")
+
+
+def kind_of(
+    model: ModelProto, foreign: Foreign, values: NDArray[np.float32], said: Kind | None
+) -> Kind:
+    """Tell logits from probabilities, as it was said or by answers [N, C] to ordinary images.
+
+    Raises `AdoptError` where that does not hold, or where it has to be said.
+    """
+    low, high, sums = float(values.min()), float(values.max()), values.sum(axis=1)
+    if said == "probabilities" and not (low >= 0 and high <= 1):
+        raise AdoptError(
+            f"--gives probabilities: its answers go from {low:.3g} to {high:.3g}, not 0 to 1"
+        )
+    if said is not None:
+        return said
+    last = last_step(model, foreign.result)
+    if low >= 0 and np.allclose(sums, 1, atol=1e-3) and last not in BOUNDED:
+        return "probabilities"
+    same_sums = bool(np.ptp(sums) <= 1e-3 * abs(float(sums.mean())))
+    if last in BOUNDED or (low >= 0 and (high <= 1 or same_sums)):
+        if cause := mixers(model):
+            raise AdoptError(f"an image's answer depends on the images beside it{cause}")
+        how = f"comes from {last}" if last in BOUNDED else "looks like a sigmoid's"
+        raise AdoptError(
+            f"output {foreign.result} {how}: values from {low:.3g} to {high:.3g} that add up to "
+            f"{float(sums[0]):.3g} and not to 1; say --gives probabilities to serve them as they "
+            "are (between 0 and 1), or --gives logits to put a softmax behind them"
+        )
+    return "logits"
+
+
+def line_of(error: Exception) -> str:
+    """Give the first line of what an error says."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]

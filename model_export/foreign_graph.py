@@ -1,0 +1,146 @@
+"""A foreign ONNX classifier's graph, read: what it takes and gives, what of it can't be served."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any
+
+from onnx import TensorProto, helper, numpy_helper
+
+from model_export.errors import AdoptError
+
+if TYPE_CHECKING:
+    from onnx import ModelProto, NodeProto, ValueInfoProto
+
+_AGAIN = "export it again"
+_ELEMENTWISE = {"Cast", "Identity", "Sub", "Add", "Mul", "Div"}
+_SHAPING = {"Identity", "Cast", "Reshape", "Flatten", "Squeeze", "Unsqueeze", "Transpose"}
+BOUNDED = {"Sigmoid", "HardSigmoid", "Tanh"}  # whose values are neither logits nor add up to 1
+_DYNAMIC = {"DynamicQuantizeLinear", "DynamicQuantizeMatMul", "DynamicQuantizeLSTM"}
+_TRAINING_MODE_SINCE = 14  # before that, batch normalisation shows it by its number of outputs
+
+
+def image_input(model: ModelProto) -> ValueInfoProto:
+    """Find the input that takes images; the others may only be weights. Raises `AdoptError`."""
+    weights = {value.name for value in model.graph.initializer}
+    inputs = [value for value in model.graph.input if value.name not in weights]
+    if len(inputs) != 1:
+        names = ", ".join(value.name for value in inputs) or "none"
+        raise AdoptError(f"must have one input, which takes images; it has {names}")
+    found: ValueInfoProto = inputs[0]
+    tensor = found.type.tensor_type
+    shape = [dim.dim_value for dim in tensor.shape.dim]
+    told = ", ".join(str(dim.dim_value or dim.dim_param or "?") for dim in tensor.shape.dim)
+    what = f"input {found.name} is {TensorProto.DataType.Name(tensor.elem_type)} [{told}]"
+    if len(shape) == 4 and shape[1] != 3 and (shape[3] == 3 or _is_turned(model, found.name)):
+        raise AdoptError(
+            f"{what}, channels last, not float32 [N, 3, H, W]; {_AGAIN} with channels first"
+        )
+    if tensor.elem_type != TensorProto.FLOAT or len(shape) != 4 or shape[1] not in {0, 3}:
+        raise AdoptError(f"{what}, not float32 [N, 3, H, W]")
+    if shape[0] > 1:
+        raise AdoptError(
+            f"{what}: takes {shape[0]} images at a time, always, and the service needs any number; "
+            f"{_AGAIN} with a dynamic batch size"
+        )
+    return found
+
+
+def side_of(source: ValueInfoProto) -> int | None:
+    """Give the side that the input is fixed to, if it is; raises `AdoptError` if not square."""
+    height, width = (dim.dim_value for dim in source.type.tensor_type.shape.dim[2:])
+    if height and width and height != width:
+        raise AdoptError(f"takes images of {width} x {height} pixels, and only squares are served")
+    return height or width or None
+
+
+def chosen_output(model: ModelProto, name: str | None) -> ValueInfoProto:
+    """Find the output of that name, or the only one. Raises `AdoptError`."""
+    outputs = list(model.graph.output)
+    chosen = outputs if name is None else [value for value in outputs if value.name == name]
+    if len(chosen) != 1:
+        names = ", ".join(value.name for value in outputs)
+        raise AdoptError(f"--output-name must be one of its outputs: {names}")
+    found: ValueInfoProto = chosen[0]
+    return found
+
+
+def check_modes(model: ModelProto) -> None:
+    """Raise `AdoptError` if it computes by each batch what a finished network has fixed."""
+    for node in model.graph.node:
+        if node.op_type in _DYNAMIC:
+            raise AdoptError(
+                f"is quantised dynamically ({node.op_type} takes its range from each batch), so an "
+                "image's answer depends on the images beside it; adopt the float32 file, or one "
+                "that is quantised statically"
+            )
+        if node.op_type == "BatchNormalization" and _is_training(model, node):
+            raise AdoptError(
+                "its BatchNormalization is in training mode, so an image's answer depends on the "
+                f"images beside it; {_AGAIN} in inference mode"
+            )
+
+
+def mixers(model: ModelProto) -> str:
+    """Name the nodes that may make an image's answer depend on the batch; empty if none does."""
+    found = dict.fromkeys(_mixers(model))
+    return f" ({', '.join(found)})" if found else ""
+
+
+def _mixers(model: ModelProto) -> Iterator[str]:
+    constants = {
+        value.name: numpy_helper.to_array(value)
+        for value in model.graph.initializer
+        if value.data_type == TensorProto.INT64
+    }
+    for node in model.graph.node:
+        if 0 in _axes(node, constants):
+            yield f"{node.op_type} over axis 0, the batch"
+        elif node.op_type == "Reshape" and node.input[1] in constants:
+            shape = constants[node.input[1]]
+            if shape.size and shape[0] > 0:
+                yield f"Reshape to {shape.tolist()}"
+
+
+def _axes(node: NodeProto, constants: Mapping[str, Any]) -> list[int]:
+    """Give the axes over which a node computes; those of Reduce may be an input."""
+    if node.op_type in {"Softmax", "LogSoftmax", "Flatten"}:
+        axis = _attribute(node, "axis")
+        return [] if axis is None else [axis]
+    if not node.op_type.startswith("Reduce"):
+        return []
+    given = _attribute(node, "axes")
+    if given is None and len(node.input) > 1:
+        given = constants.get(node.input[1])
+    return [] if given is None else [int(axis) for axis in given]
+
+
+def last_step(model: ModelProto, result: str) -> str:
+    """Name the operator that an output's values come from, past what only changes their shape."""
+    producers = {name: node for node in model.graph.node for name in node.output}
+    node = producers.get(result)
+    while node is not None and node.op_type in _SHAPING and node.input:
+        node = producers.get(node.input[0])
+    return str(node.op_type) if node is not None else ""
+
+
+def _is_turned(model: ModelProto, name: str) -> bool:
+    """Whether an input is first of all turned from channels last to channels first."""
+    while users := [node for node in model.graph.node if name in node.input]:
+        if users[0].op_type == "Transpose":
+            return list(_attribute(users[0], "perm") or ()) == [0, 3, 1, 2]
+        if users[0].op_type not in _ELEMENTWISE:
+            break
+        name = users[0].output[0]
+    return False
+
+
+def _is_training(model: ModelProto, node: NodeProto) -> bool:
+    opset = next((o.version for o in model.opset_import if o.domain in {"", "ai.onnx"}), 0)
+    if opset >= _TRAINING_MODE_SINCE:
+        return bool(_attribute(node, "training_mode"))
+    return len([name for name in node.output if name]) > 1
+
+
+def _attribute(node: NodeProto, name: str) -> Any:
+    return next((helper.get_attribute_value(a) for a in node.attribute if a.name == name), None)

@@ -1,0 +1,96 @@
+"""What `resnet-export train` can be asked, as the command line has read it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from model_export.architectures import Stem
+from model_export.errors import OptionsError
+from model_export.options import PreprocessingOptions, WeightsOptions
+
+OptimiserName = Literal["sgd", "adamw", "sgd-noise"]
+Amp = Literal["off", "bf16", "fp16"]
+
+_HELD_OUT = 0.2  # of each class
+
+
+@dataclass(frozen=True, slots=True)
+class RecipeOptions:
+    """How to train; None: as usual for the optimiser, the batch, the device or the input size."""
+
+    epochs: int
+    batch: int
+    optimiser: OptimiserName
+    learning_rate: float | None
+    warmup_epochs: float | None
+    weight_decay: float
+    label_smoothing: float
+    ema_decay: float
+    amp: Amp | Literal["auto"]
+    sizes: tuple[tuple[int, int], ...] | None
+    seed: int
+
+    def __post_init__(self) -> None:
+        sized = self.epochs if self.sizes is None else sum(epochs for _, epochs in self.sizes)
+        if sized != self.epochs:
+            raise OptionsError(f"--sizes are for {sized} epochs, and --epochs for {self.epochs}")
+        if self.warmup_epochs is not None and self.warmup_epochs >= self.epochs:
+            raise OptionsError(
+                f"--warmup-epochs {self.warmup_epochs:g}: must be fewer than the {self.epochs} of "
+                "--epochs"
+            )
+
+
+@dataclass(frozen=True, slots=True)
+class AugmentationOptions:
+    """How training images are changed."""
+
+    min_area: float
+    flip: bool
+    jitter: float
+
+
+@dataclass(frozen=True, slots=True)
+class HeldOutOptions:
+    """Which images tell how well it goes: a folder of their own, or a fraction of each class."""
+
+    folder: Path | None
+    given_fraction: float | None
+    patience: int | None
+
+    def __post_init__(self) -> None:
+        if self.folder is not None and self.given_fraction is not None:
+            raise OptionsError("--validation-fraction is for a run without --validation")
+
+    @property
+    def fraction(self) -> float:
+        """The fraction of each class that is held out where they have no folder."""
+        return self.given_fraction or _HELD_OUT
+
+
+@dataclass(frozen=True, slots=True)
+class TrainOptions:
+    """What `train` is asked."""
+
+    folder: Path
+    output: Path
+    resume: bool
+    architecture: str
+    weights: WeightsOptions
+    width: int | None
+    stem: Stem | None
+    device: Literal["auto", "cpu", "cuda"]
+    workers: int
+    held_out: HeldOutOptions
+    recipe: RecipeOptions
+    augmentation: AugmentationOptions
+    preprocessing: PreprocessingOptions
+
+    def __post_init__(self) -> None:
+        if self.output.resolve().is_relative_to(self.folder.resolve()):
+            raise OptionsError(
+                f"--output {self.output}: lies among the images, as if it were a class"
+            )
+        self.weights.check_file()

@@ -1,0 +1,194 @@
+"""What `torch.save` wrote, without running anything of it.
+
+PyTorch's loader for weights alone calls only functions that rebuild tensors. Whatever else a file
+names (numbers of NumPy, paths, a trainer's options, whole networks) is replaced by a `Stranger`,
+which knows its name and nothing more: parameters beside it are loaded all the same.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import pickletools
+import warnings
+import zipfile
+from _compat_pickle import IMPORT_MAPPING, NAME_MAPPING
+from collections import OrderedDict
+from pathlib import Path
+from typing import IO, Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from model_export.errors import WeightsError
+
+_LEGACY = bytes.fromhex("6cfc9c46f9206aa85019")  # torch.save's mark before it wrote zip files
+_LEGACY_PICKLES = 5  # mark, version, machine, content, storages' names
+_READ_PROTOCOL = 2  # which PyTorch writes; its safe loader knows few instructions of later ones
+_COMMON = ("builtins.", "_codecs.", "copyreg.")  # of most pickles
+_NUMPY = {
+    "scalar": "a NumPy number",
+    "_reconstruct": "a NumPy array",
+    "_frombuffer": "a NumPy array",
+}
+_NOT_RUN = "objects are not unpickled, since that could run code"
+_ADVICE = "save the network's state_dict() alone"
+
+
+class Stranger:
+    """Stands for an object, or what a function would have given; nothing is called.
+
+    It can't be a dictionary or a list that is filled, so a file with one is refused.
+    """
+
+    name: ClassVar[str]
+
+    def __init__(self, *_arguments: object) -> None:
+        pass
+
+    def __setstate__(self, _state: object) -> None:
+        pass
+
+
+def load_pickle(path: Path) -> Any:
+    """Load a file of `torch.save`, with a `Stranger` for each object that is no plain data.
+
+    Raises `WeightsError`, which says what the file is instead.
+    """
+    with path.open("rb") as file:
+        protocol, names = _scan(file, path)
+    allowed: list[Any] = [(_stand_in(name), name) for name in sorted(names)]
+    try:
+        with (
+            torch.serialization.safe_globals(allowed),
+            warnings.catch_warnings(action="ignore"),  # of the protocol
+        ):
+            return torch.load(path, map_location="cpu", weights_only=True)
+    except OSError:
+        raise
+    except Exception as error:  # PyTorch's errors share no other root
+        raise WeightsError(f"{path}: {_reason(protocol, names)}") from error
+
+
+def _stand_in(name: str) -> Any:
+    if name == "collections.defaultdict":
+        return _dictionary
+    return type("Stranger", (Stranger,), {"name": name})
+
+
+def _dictionary(*_default: object) -> OrderedDict[Any, Any]:
+    """Take the place of a defaultdict, which PyTorch's loader would not fill."""
+    return OrderedDict()
+
+
+def what_is(value: object) -> str:
+    """Name a value that is no tensor of floats, in a few words."""
+    if isinstance(value, Tensor):
+        return odd_tensor(value) or "a tensor"
+    if isinstance(value, Stranger):
+        last = value.name.rpartition(".")[2]
+        if value.name.startswith("numpy.") and last in _NUMPY:
+            return _NUMPY[last]
+        return f"a path ({last})" if last.endswith("Path") else f"an object of {value.name}"
+    if value is None or isinstance(value, bool):
+        return str(value)
+    return f"a number ({value})" if isinstance(value, (int, float)) else _article(value)
+
+
+def odd_tensor(tensor: Tensor) -> str:
+    """Say what makes a tensor no plain one of numbers that a parameter can be; empty if none."""
+    kind = _dtype(tensor)
+    unscaled = not tensor.is_floating_point() or tensor.dtype.itemsize == 1
+    found = (
+        (tensor.is_quantized, f"a quantised tensor ({kind})"),
+        (tensor.is_nested, "a nested tensor"),
+        (tensor.layout != torch.strided, "a sparse tensor"),
+        (tensor.is_meta, "a meta tensor, which has no values"),
+        (tensor.is_complex(), f"a complex tensor ({kind})"),
+        (tensor.dtype == torch.bool, "a boolean tensor"),
+        (unscaled, f"a tensor of {kind}, whose scale is not known"),
+    )
+    return next((what for holds, what in found if holds), "")
+
+
+def is_dense(tensor: Tensor) -> bool:
+    """Whether it has values of its own, one for each place."""
+    strided = tensor.layout == torch.strided and not tensor.is_nested
+    return strided and not tensor.is_quantized and not tensor.is_meta
+
+
+def is_array(value: object) -> bool:
+    """Whether it is a tensor with dimensions, or a NumPy array that was not loaded."""
+    if isinstance(value, Stranger):
+        return what_is(value) == "a NumPy array"
+    return isinstance(value, Tensor) and (value.is_nested or value.ndim > 0)
+
+
+def _dtype(tensor: Tensor) -> str:
+    return str(tensor.dtype).removeprefix("torch.")
+
+
+def _article(value: object) -> str:
+    name = {"str": "text", "dict": "dictionary"}.get(type(value).__name__, type(value).__name__)
+    return f"{'an' if name[0] in 'aeiouAEIOU' else 'a'} {name}"
+
+
+def _scan(file: IO[bytes], path: Path) -> tuple[int, set[str]]:
+    """Find a file's pickle protocol and the names of all that it would import or call."""
+    if not zipfile.is_zipfile(file):
+        file.seek(0)
+        begin = file.read(64)
+        if begin[:1] == b"\x80" and _LEGACY not in begin:
+            raise WeightsError(
+                f"{path}: is a bare pickle (protocol {begin[1]}), and reading it could run code; "
+                "write it with torch.save"
+            )
+        if _LEGACY not in begin:
+            raise WeightsError(f"{path}: is not what torch.save writes, or damaged")
+        file.seek(0)
+        return _scanned(file, _LEGACY_PICKLES)
+    try:
+        with zipfile.ZipFile(file) as archive:
+            ends = {name.rpartition("/")[2]: name for name in archive.namelist()}
+            if "constants.pkl" in ends:
+                raise WeightsError(f"{path}: is a TorchScript program, which is code; {_ADVICE}")
+            if "data.pkl" not in ends:
+                raise WeightsError(f"{path}: is a zip file that torch.save did not write")
+            with archive.open(ends["data.pkl"]) as content:
+                return _scanned(content, 1)
+    except zipfile.BadZipFile as error:
+        raise WeightsError(f"{path}: is damaged: {error}") from error
+
+
+def _scanned(file: IO[bytes], pickles: int) -> tuple[int, set[str]]:
+    protocol, names = 0, set()
+    # What is damaged is found by the loader, in the same place.
+    with contextlib.suppress(ValueError, IndexError):
+        for _ in range(pickles):
+            for operation, argument, _ in pickletools.genops(file):
+                if operation.name == "PROTO":
+                    protocol = max(protocol, int(argument or 0))
+                elif operation.name == "GLOBAL":
+                    names.add(_today(*str(argument).split(" ", 1)))
+    return protocol, names
+
+
+def _today(module: str, name: str) -> str:
+    """Give a name as Python 3 has it: PyTorch writes those of Python 2."""
+    module, name = NAME_MAPPING.get((module, name), (IMPORT_MAPPING.get(module, module), name))
+    return f"{module}.{name}"
+
+
+def _reason(protocol: int, names: set[str]) -> str:
+    if protocol != _READ_PROTOCOL:
+        return (
+            f"is of pickle protocol {protocol or '0 or 1'}, which can't be read without what could "
+            f"run code; save it again with PyTorch's own, {_READ_PROTOCOL}"
+        )
+    foreign = sorted(
+        (name for name in names if not name.startswith(("torch.", "collections."))),
+        key=lambda name: (name.startswith(_COMMON), name),
+    )
+    if foreign:
+        more = f" and {len(foreign) - 3} more" if len(foreign) > 3 else ""
+        return f"holds objects of {', '.join(foreign[:3])}{more}; {_NOT_RUN}; {_ADVICE}"
+    return f"can't be loaded: it is damaged, or more than plain tensors ({_NOT_RUN}); {_ADVICE}"

@@ -1,0 +1,161 @@
+"""Which of a file's names are the network's, whatever trainers put before and beside them."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from torch import Tensor
+
+from model_export.checkpoint import Checkpoint
+from model_export.errors import WeightsError
+from model_export.unpickling import is_dense
+
+# What torch.compile, FSDP and activation checkpointing put anywhere into a name.
+_INNER = re.compile(
+    r"(?:_orig_mod|_fsdp_wrapped_module|_forward_module|_checkpoint_wrapped_module)\."
+)
+
+
+def _named(*words: str) -> re.Pattern[str]:
+    return re.compile(rf"(?:^|[._])(?:{'|'.join(words)})\d*(?:[._]|$)", re.IGNORECASE)
+
+
+# What trainers keep beside a network, and no network computes with: losses with their class
+# weights, counts of metrics, optimizers' buffers,
+_ASIDE = _named(
+    "criteri(?:on|a)", "loss(?:es)?", "class_weights?", "pos_weight", "metrics?", "acc",
+    "accuracy", "auc", "auroc", "f1", "precision", "recall", "confmat", "tp", "fp", "tn", "fn",
+    "correct", "total", "optimi[sz]er", "optim", "scheduler", "scaler",
+)  # fmt: skip
+# copies of the network itself, and their counters.
+_COPY = _named("ema", "averaged?", "avg", "swa", "shadow", "teacher", "momentum", "target")
+_COPY_COUNTERS = frozenset({"decay", "num_updates", "updates"})
+
+_COUNTER = "num_batches_tracked"  # which old files lack
+
+_NAMED = 3  # of a group that is left out or ambiguous
+
+
+@dataclass(frozen=True, slots=True)
+class _Network:
+    """The names of a network, of those the ones that no file lacks, and what they begin with."""
+
+    all_names: frozenset[str]
+    names: frozenset[str]
+    children: frozenset[str]
+
+    @classmethod
+    def of(cls, names: Collection[str]) -> _Network:
+        return cls(
+            frozenset(names),
+            frozenset(name for name in names if not name.endswith(_COUNTER)),
+            frozenset(name.partition(".")[0] for name in names),
+        )
+
+
+def unwrapped(checkpoint: Checkpoint, networks: Sequence[Collection[str]]) -> Checkpoint:
+    """Take off what stands before all of the network's names, and leave out what is beside it.
+
+    `networks` are the names that the network may have. What is left out is in `beside`: values
+    that are no tensors, and tensors that by their names belong to a loss, a metric, an optimizer or
+    a copy of the network. Other names stay, for whoever compares them with the network's. Raises
+    `WeightsError` if there are several whole networks, none of them likelier than the others.
+    """
+    known = [_Network.of(names) for names in networks]
+    state = _without_inner(checkpoint.state, known)
+    prefix, network = _prefix(state, known, checkpoint)
+    kept, beside = {}, []
+    for stored, value in state.items():
+        name = stored.removeprefix(prefix)
+        if _is_beside(name, value, network, inside=stored.startswith(prefix)):
+            beside.append(stored)
+        elif stored.startswith(prefix) or stored not in network.all_names:
+            kept[name] = value
+        else:  # a layer of that name which is not the network's
+            kept[f"{stored} (not in {prefix})"] = value
+    return replace(checkpoint, state=kept, beside=tuple(beside))
+
+
+def beside_line(checkpoint: Checkpoint) -> str:
+    """Say in one line what was left out; empty if nothing was."""
+    if not checkpoint.beside:
+        return ""
+    return f"{checkpoint.path}: left out what is beside the network: {_some(checkpoint.beside)}"
+
+
+def _some(names: Sequence[str]) -> str:
+    more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
+    return ", ".join(names[:_NAMED]) + more
+
+
+def _without_inner(state: Mapping[str, Any], networks: Sequence[_Network]) -> Mapping[str, Any]:
+    if any(_INNER.search(name) for network in networks for name in network.names):
+        return state  # they are its own
+    renamed = {_INNER.sub("", name): value for name, value in state.items()}
+    return renamed if len(renamed) == len(state) else state
+
+
+def _prefix(
+    state: Mapping[str, Any], networks: Sequence[_Network], checkpoint: Checkpoint
+) -> tuple[str, _Network]:
+    """Find what the network's names begin with in the file, and which of the networks it is."""
+    counts = [(network, _counts(state, network)) for network in networks]
+    whole = {
+        prefix: network
+        for network, found in counts
+        for prefix, count in found.items()
+        if count == len(network.names)
+    }
+    if "" in whole:
+        return "", whole[""]
+    # A copy only where nothing else is there.
+    likely = [prefix for prefix in whole if not _COPY.search(prefix)] or list(whole)
+    if len(likely) > 1:
+        raise WeightsError(
+            f"{checkpoint.path}: holds several networks, {_some(sorted(likely))}; "
+            "--weights-entry picks one"
+        )
+    if likely:
+        return likely[0], whole[likely[0]]
+    # None is whole: the most of one, so that what differs is shown side by side.
+    network, found = max(counts, key=lambda one: max(one[1].values(), default=0))
+    prefix, count = max(found.items(), key=lambda one: one[1], default=("", 0))
+    return (prefix if 2 * count >= len(network.names) else ""), network
+
+
+def _counts(names: Iterable[str], network: _Network) -> Counter[str]:
+    """Count the network's names behind each beginning that ends with a dot, or is empty."""
+    counts: Counter[str] = Counter()
+    for name in names:
+        start = 0
+        while True:
+            if name[start:] in network.names:
+                counts[name[:start]] += 1
+            start = name.find(".", start) + 1
+            if start == 0:
+                break
+    return counts
+
+
+def _is_beside(name: str, value: Any, network: _Network, *, inside: bool) -> bool:
+    if inside and name in network.all_names:
+        return False
+    if not isinstance(value, Tensor):
+        return True
+    if name.partition(".")[0] in network.children:
+        return False  # It may be a layer of another network that is like this one.
+    is_count = is_dense(value) and value.ndim == 0 and not value.is_floating_point()
+    if is_count or _ASIDE.search(name):
+        return True
+    return bool(_COPY.search(name)) and (
+        name.rpartition(".")[2] in _COPY_COUNTERS or _mirrors(name, network)
+    )
+
+
+def _mirrors(name: str, network: _Network) -> bool:
+    """Whether it ends as one of the network's names; some write those without dots."""
+    return any(name.endswith((own, own.replace(".", ""))) for own in network.names)
