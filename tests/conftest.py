@@ -36,6 +36,19 @@ settings.register_profile(
 settings.load_profile("tests")
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Let what takes long, or needs programs beside Python's, be asked for."""
+    parser.addoption("--all", action="store_true", help="also tests that are marked as full")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave tests that are marked as full to `--all`."""
+    if not config.option.all:
+        full = [item for item in items if item.get_closest_marker("full")]
+        config.hook.pytest_deselected(items=full)
+        items[:] = [item for item in items if item not in full]
+
+
 @pytest.hookimpl(tryfirst=True)  # before the plugin reads it, and xdist hands it to its workers
 def pytest_configure(config: pytest.Config) -> None:
     """Draw other examples in each run, by a seed that can be told; in CI always the same."""

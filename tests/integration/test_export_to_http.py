@@ -54,6 +54,7 @@ def test_a_trained_network_keeps_its_held_out_accuracy_to_the_image(digits_model
     assert answered == expected.tolist()
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("architecture", ["resnet50", "resnet101"])
 def test_full_size_networks_are_served_beside_the_built_in_model(architecture, tmp_path):
     """ImageNet's 1000 classes are built in; random weights are enough for the road."""

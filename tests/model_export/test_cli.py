@@ -148,6 +148,7 @@ def test_describe_gives_json(model: Path, capsys: pytest.CaptureFixture[str]):
     assert facts["contract"]["name"] == "small"
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("architecture", ["resnet50", "resnet101"])
 def test_full_size_networks_export_and_verify(
     tmp_path: Path, architecture: str, capsys: pytest.CaptureFixture[str]

@@ -1,0 +1,93 @@
+"""The service behind nginx, at the root and under a path, which nginx takes off or leaves."""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import httpx
+import pytest
+from images import encode, photo
+from process import free_port, serving
+from system import program
+
+pytestmark = pytest.mark.full
+
+_CONFIGURATION = """
+daemon off;
+error_log stderr error;
+pid {folder}/nginx.pid;
+worker_processes 1;
+events {{ }}
+http {{
+  access_log off;
+  client_body_temp_path {folder}/body;
+  proxy_temp_path {folder}/proxy;
+  fastcgi_temp_path {folder}/fastcgi;
+  uwsgi_temp_path {folder}/uwsgi;
+  scgi_temp_path {folder}/scgi;
+  client_max_body_size 64m;
+  upstream service {{ server {address}; keepalive 4; }}
+  server {{
+    listen 127.0.0.1:{port};
+    proxy_http_version 1.1;
+    proxy_set_header Connection "";
+    proxy_set_header Host $http_host;
+    location {path} {{ proxy_pass http://service{target}; }}
+  }}
+}}
+"""
+
+
+@contextmanager
+def nginx(folder: Path, address: str, path: str, target: str) -> Iterator[str]:
+    """Forward a path to a server; `target` is what the path is replaced by, if anything."""
+    port = free_port()
+    file = folder / "nginx.conf"
+    file.write_text(
+        _CONFIGURATION.format(folder=folder, address=address, port=port, path=path, target=target)
+    )
+    command = [program("nginx"), "-p", str(folder), "-c", str(file)]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE)
+    try:
+        url = f"http://127.0.0.1:{port}"
+        with httpx.Client(transport=httpx.HTTPTransport(retries=8)) as client:  # until it listens
+            client.get(url)
+        yield url
+    finally:
+        process.terminate()
+        process.communicate(timeout=20)
+
+
+@pytest.mark.parametrize(
+    ("path", "target", "flags"),
+    [
+        ("/", "", []),
+        ("/images/", "/", ["--root-path", "/images"]),
+        ("/images/", "", ["--root-path", "/images"]),
+    ],
+    ids=["root", "path taken off", "path left"],
+)
+def test_all_that_clients_use_works_behind_a_proxy(tmp_path, path, target, flags):
+    base = path.rstrip("/")
+    body = encode(photo(640, 480), "JPEG")
+    with (
+        serving(*flags) as server,
+        nginx(tmp_path, server.url.removeprefix("http://"), path, target) as proxy,
+        httpx.Client(base_url=proxy + base, timeout=60) as client,
+    ):
+        server.wait_for("model_ready")
+        for _ in range(3):
+            answer = client.post("/v1/classify", content=body)
+            assert (answer.status_code, len(answer.json()["results"])) == (200, 1)
+        files = [("files", ("a.jpg", body)), ("files", ("b.jpg", body))]
+        names = [r["name"] for r in client.post("/v1/classify", files=files).json()["results"]]
+        assert names == ["a.jpg", "b.jpg"]
+        assert client.post("/v1/classify", content=b"none").json()["code"] == "not_an_image"
+        large = client.post("/v1/classify", content=bytes(40_000_000))
+        assert (large.status_code, large.json()["code"]) == (413, "body_too_large")
+        document = client.get("/openapi.json").json()
+        assert [entry["url"] for entry in document.get("servers", [])] == ([base] if base else [])
+        assert f'"{base}/openapi.json"' in client.get("/docs").text.replace("'", '"')
