@@ -15,6 +15,7 @@ from service.preprocess import heif
 from service.preprocess.bits import Bits
 from service.preprocess.color import to_rgb
 from service.preprocess.encoded import (
+    MAX_PIECES,
     TURNS,
     EncodedImage,
     area,
@@ -74,17 +75,16 @@ def read(data: bytes, max_pixels: int) -> AvifImage:
     file = heif.read(data)
     size = file.items[file.primary].size(data)
     check_size(*size, max_pixels)
-    coded, deep = 0, False
-    for item in file.pictures():
+    deep, pictures = False, file.pictures()
+    if sum(area(item.size(data)) for item in pictures) > _MAX_PICTURES * area(size) + _SPARE_PIXELS:
+        raise corrupt("its parts hold far more pixels than it has")
+    for item in pictures:
         if item.kind != b"av01":
             raise unsupported(
                 f"AVIFs with parts of kind {item.kind.decode('latin-1')!r}", "those of AV1 are"
             )
-        coded += area(item.size(data))
         deep = deep or _is_deep(item, data)
         _check(item.payload(data), item.size(data))
-    if coded > _MAX_PICTURES * area(size) + _SPARE_PIXELS:
-        raise corrupt("its parts hold far more pixels than it has")
     turn, aperture = file.orientation(data), file.aperture(data)
     left, top, right, bottom = aperture
     width, height = turned_size((right - left, bottom - top), turn)
@@ -124,7 +124,9 @@ def _is_deep(item: heif.Item, data: bytes) -> bool:
 def _units(stream: bytes) -> Iterator[tuple[int, bytes]]:
     """Give each unit's type, and the beginning of its content."""
     at = 0
-    while at < len(stream):
+    for _ in range(MAX_PIECES):
+        if at >= len(stream):
+            return
         head = stream[at]
         at += 1 + (head >> 2 & 1)
         if head >> 1 & 1:
@@ -135,6 +137,7 @@ def _units(stream: bytes) -> Iterator[tuple[int, bytes]]:
             raise truncated()
         yield head >> 3 & 15, stream[at : at + min(length, _HEADER_BYTES)]
         at += length
+    raise corrupt("it is in far too many pieces")
 
 
 def _leb128(stream: bytes, at: int) -> tuple[int, int]:

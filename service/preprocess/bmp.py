@@ -113,7 +113,7 @@ def read(data: bytes, max_pixels: int) -> BmpImage:
         )
     _check_kind(header, bits, compression)
     if width <= 0 or not height:
-        raise corrupt("it has no pixels")
+        raise corrupt("it has no pixels: its width is not above 0, or its height is 0")
     check_size(width, abs(height), max_pixels)
     palette_at = _FILE_HEADER + header
     masks = _888 if bits == 32 else _555

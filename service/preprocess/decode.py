@@ -167,7 +167,7 @@ def _decode_any(data: bytes, preprocessing: Preprocessing, policy: DecodePolicy)
     with _told_apart():
         least = _draft_size(image.size, preprocessing, policy.jpeg_draft_ratio)
         extent = None if least is None else image.reduce(least)
-    with policy.memory.hold(_peak_bytes(image, turn)):
+    with policy.memory.hold(_peak_bytes(image, turn), image.spare_bytes()):
         upright = _upright(image, turn)
         content = _turned_content(extent, upright.size, turn)
         pixels = transform(upright, preprocessing, (width, height), content)
@@ -182,7 +182,7 @@ def decode_upright(data: bytes, policy: DecodePolicy) -> Image.Image:
     if not data:
         raise EmptyImageError("the image has no bytes")
     image = read(data, policy.max_image_pixels)
-    with policy.memory.hold(_peak_bytes(image, image.orientation)):
+    with policy.memory.hold(_peak_bytes(image, image.orientation), image.spare_bytes()):
         return _upright(image, image.orientation)
 
 
@@ -197,6 +197,8 @@ def read(data: bytes, max_pixels: int) -> EncodedImage:
                 image = reader(data, max_pixels)
             except (struct.error, IndexError) as error:  # they read where the file says
                 raise truncated() from error
+            except (ValueError, OverflowError) as error:
+                raise _broken(error) from error
             check_pixels(image.pixels, max_pixels)
             return image
     raise _not_an_image()

@@ -73,6 +73,13 @@ class EncodedImage(ABC):
     def peak_bytes(self) -> int:
         """Estimate the peak of memory that `to_rgb` takes, its result included."""
 
+    def spare_bytes(self) -> int:
+        """Give what decoding may take beyond that if the file was made to take much.
+
+        No honest file does, so it is no reason to refuse one; but others wait.
+        """
+        return 0
+
     @abstractmethod
     def to_rgb(self) -> Image.Image:
         """Decode to RGB, on white where it is transparent, not turned.

@@ -25,9 +25,9 @@ def orientation(data: bytes) -> int | None:
 
     It is read as one SHORT or LONG only. Broken EXIF is no reason to refuse a good image.
     """
-    while data.startswith(PREFIX):
-        data = data[len(PREFIX) :]
     data = data[:MAX_BYTES]
+    for _ in range(2):
+        data = data.removeprefix(PREFIX)
     order = _ORDERS.get(data[:4])
     if order is None:
         return None

@@ -65,30 +65,34 @@ def read(data: bytes, max_pixels: int) -> GifImage:
     """Read a GIF's structure up to its first picture. Raises `RequestError` where it is broken."""
     width, height, flags = struct.unpack_from("<HHB", data, 6)
     palette_end = 13 + _palette_bytes(flags)
-    control, at = b"", palette_end
+    control, at, may_search = b"", palette_end, True
     left = MAX_PIECES + len(data) // _BYTES_PER_BLOCK
     while (kind := data[at]) != _PICTURE:
         if kind == _TRAILER:
             raise corrupt("it has no picture")
+        if left <= 0:
+            raise corrupt("it is in far too many pieces")
         if kind == 0:  # encoders that end an extension twice
             at, left = at + 1, left - 1
             continue
-        if kind != _EXTENSION or left <= 0:
-            raise corrupt("it has blocks of no known kind before its picture, or far too many")
+        if kind != _EXTENSION:
+            raise corrupt("it has a block of no known kind before its picture")
         label, start = data[at + 1], at + 2
         if label == _CONTROL and data[start] == 4:
             control = data[at : start + 6]
-        at, blocks = _after(data, start, left)
+        at, blocks = _after(data, start, left, may_search=may_search)
+        # A trailer that is missing once is searched for no more: that goes through all the file.
+        may_search = may_search and (blocks == 1 or not data.startswith(_XMP, start))
         left -= blocks
     image = _picture(data, at, (width, height), data[13:palette_end], flags, control)
     check_size(*image.size, max_pixels)
     return image
 
 
-def _after(data: bytes, at: int, most: int) -> tuple[int, int]:
+def _after(data: bytes, at: int, most: int, *, may_search: bool) -> tuple[int, int]:
     """Go through an extension's blocks: give where it ends, and how many it has."""
-    if data.startswith(_XMP, at) and (trailer := data.find(_XMP_TRAILER, at)) >= 0:
-        return trailer + len(_XMP_TRAILER), 1
+    if may_search and data.startswith(_XMP, at) and (found := data.find(_XMP_TRAILER, at)) >= 0:
+        return found + len(_XMP_TRAILER), 1
     for count in range(1, most + 1):
         length = data[at]
         at += 1 + length

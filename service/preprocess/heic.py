@@ -17,6 +17,7 @@ from service.preprocess import heif
 from service.preprocess.bits import Bits
 from service.preprocess.color import to_rgb
 from service.preprocess.encoded import (
+    MAX_PIECES,
     EncodedImage,
     area,
     corrupt,
@@ -61,7 +62,8 @@ class HeicImage(EncodedImage):
         """Decode to RGB on white."""
         import pillow_heif  # noqa: PLC0415 -- an extra
 
-        picture = pillow_heif.read_heif(self.data).to_pillow()
+        file = pillow_heif.open_heif(self.data)  # others in it are not decoded
+        picture = file[file.primary_index].to_pillow()
         if picture.size != self.size:
             raise corrupt("its header contradicts its picture about the size")
         return to_rgb(picture)
@@ -85,17 +87,16 @@ def read(data: bytes, max_pixels: int) -> HeicImage:
     file = heif.read(data)
     size = file.items[file.primary].size(data)
     check_size(*size, max_pixels)
-    coded, deep = 0, False
-    for item in file.pictures():
+    deep, pictures = False, file.pictures()
+    if sum(area(item.size(data)) for item in pictures) > _MAX_PICTURES * area(size) + _SPARE_PIXELS:
+        raise corrupt("its parts hold far more pixels than it has")
+    for item in pictures:
         if item.kind not in _CODED:
             raise unsupported(
                 f"HEICs with parts of kind {item.kind.decode('latin-1')!r}", "those of HEVC are"
             )
-        coded += area(item.size(data))
         deep = deep or _is_deep(item, data)
         _check(data, item)
-    if coded > _MAX_PICTURES * area(size) + _SPARE_PIXELS:
-        raise corrupt("its parts hold far more pixels than it has")
     left, top, right, bottom = file.aperture(data)
     width, height = turned_size((right - left, bottom - top), file.orientation(data))
     return HeicImage(
@@ -160,13 +161,16 @@ def _configured(configuration: bytes) -> Iterator[bytes]:
 def _units(stream: bytes, length_size: int) -> Iterator[bytes]:
     """Give the units of an item, each of which follows its length."""
     at = 0
-    while at < len(stream):
+    for _ in range(MAX_PIECES):
+        if at >= len(stream):
+            return
         length = int.from_bytes(stream[at : at + length_size])
         unit = stream[at + length_size : at + length_size + length]
         if len(unit) < max(length, 2):
             raise truncated()
         yield unit
         at += length_size + length
+    raise corrupt("it is in far too many pieces")
 
 
 def _sequence_size(unit: bytes) -> tuple[int, int]:

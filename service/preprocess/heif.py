@@ -17,6 +17,7 @@ SIGNATURE = rb"....ftyp"
 
 _FULL = 4  # bytes of version and flags, which most boxes begin with
 _MAX_ITEMS, _MAX_BRANDS = 4096, 64
+_DERIVED = {b"iovl": "an overlay", b"iden": "derived from another"}  # items that are no grids
 _SEQUENCES = {b"avis", b"msf1", b"hevc", b"hevx"}  # brands
 _EXIF_BY_TURN = {  # quarters turned to the left, and then mirrored along an axis or not at all
     (0, None): 1, (1, None): 8, (2, None): 3, (3, None): 6,
@@ -60,14 +61,26 @@ class Heif:
     items: dict[int, Item]
     parts: dict[int, list[int]]  # of grids: the items that they are made of
     beside: dict[int, list[int]]  # of alpha and the like: the items that they go with
+    file_bytes: int
 
     def pictures(self) -> list[Item]:
         """Give the items that the primary image and what goes with it are made of."""
         tops = [self.primary, *(number for number, of in self.beside.items() if self.primary in of)]
         numbers = list(dict.fromkeys(part for top in tops for part in self.parts.get(top, [top])))
-        if any(number not in self.items for number in numbers):
+        if any(number not in self.items for number in [*tops, *numbers]):
             raise corrupt("a part of it is missing")
-        return [self.items[number] for number in numbers]
+        for top in tops:
+            kind = self.items[top].kind
+            if top in self.parts and kind != b"grid":
+                told = _DERIVED.get(kind, repr(kind.decode("latin-1")))
+                raise unsupported(
+                    f"HEIF files whose image is {told}", "single images and grids are"
+                )
+        found = [self.items[number] for number in numbers]
+        lengths = sum(end - start for item in found for start, end in item.places)
+        if lengths > self.file_bytes:
+            raise corrupt("its parts share their data")
+        return found
 
     def aperture(self, data: bytes) -> tuple[int, int, int, int]:
         """Give the part of the primary image that is shown: left, top, right, bottom.
@@ -166,7 +179,7 @@ def read(data: bytes) -> Heif:
     primary = _uint(data, start + _FULL, 4 if data[start] else 2)
     if primary not in items:
         raise corrupt("its primary item is missing")
-    return Heif(brands(data), primary, items, parts, beside)
+    return Heif(brands(data), primary, items, parts, beside, len(data))
 
 
 def _items(data: bytes, start: int, end: int) -> dict[int, Item]:
@@ -194,7 +207,7 @@ def _places(
     offset_size, length_size = data[start + 4] >> 4, data[start + 4] & 15
     base_size, index_size = data[start + 5] >> 4, data[start + 5] & 15 if version else 0
     wide = 4 if version == 2 else 2
-    at = start + 6 + wide
+    at, left = start + 6 + wide, MAX_PIECES
     for _ in range(_uint(data, start + 6, wide)):
         number, method = _uint(data, at, wide), 0
         at += wide
@@ -203,6 +216,9 @@ def _places(
         base = _uint(data, at + 2, base_size)
         extents = _uint(data, at + 2 + base_size, 2)
         at += 4 + base_size
+        left -= 1 + extents
+        if left < 0:
+            raise corrupt("its items are in far too many pieces")
         item = items.get(number)
         for _ in range(extents):
             offset = base + _uint(data, at + index_size, offset_size)
@@ -210,8 +226,6 @@ def _places(
             at += index_size + offset_size + length_size
             if item is not None:
                 item.places.append(_place(data, idat, method, offset, length))
-                if len(item.places) > _MAX_ITEMS:
-                    raise corrupt("one of its items is in far too many pieces")
 
 
 def _place(
@@ -239,11 +253,14 @@ def _properties(data: bytes, start: int, end: int, items: dict[int, Item]) -> No
 def _associate(data: bytes, start: int, properties: list[_Box], items: dict[int, Item]) -> None:
     number_size = 4 if data[start] else 2
     index_size = 2 if data[start + 3] & 1 else 1
-    at = start + _FULL + 4
+    at, left = start + _FULL + 4, 4 * MAX_PIECES
     for _ in range(_uint(data, start + _FULL, 4)):
         item = items.get(_uint(data, at, number_size))
         count = data[at + number_size]
         at += number_size + 1
+        left -= 1 + count
+        if left < 0:
+            raise corrupt("its items have far too many properties")
         for _ in range(count):
             index = _uint(data, at, index_size) & (1 << 8 * index_size - 1) - 1
             at += index_size

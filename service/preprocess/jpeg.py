@@ -33,8 +33,7 @@ SIGNATURE = b"\xff\xd8\xff"
 _START, _END = b"\xff\xd8", b"\xff\xd9"
 _APP0, _EXIF, _ADOBE, _SCAN, _ARITHMETIC = 0xE0, 0xE1, 0xEE, 0xDA, 0xCC
 _TABLES = {0xC4, 0xDB, 0xDD, _ARITHMETIC}  # of codes, of quantisation, the restart interval
-# Encoders fill up with FF before a marker; what else lies there, decoders pass over.
-_MARKER = re.compile(rb"\xff+([\x01-\xfe])", re.DOTALL)
+_FILL = re.compile(rb"\xff+", re.DOTALL)  # which encoders may put before a marker
 # Within a scan 0 after FF is a pixel's, and eight markers are restarts.
 _AFTER_SCAN = re.compile(rb"\xff([\x01-\xcf\xd8-\xfe])", re.DOTALL)
 
@@ -89,6 +88,8 @@ class JpegImage(EncodedImage):
         width, height = self.decoded_size
         each = BYTES_PER_PIXEL + 2 * (self.channels == 4)
         kept = _BYTES_PER_COEFFICIENT * self.channels if self.scans else 0
+        if not self.has_end:  # it is decoded twice, to grey at its full size at first
+            kept += 4 if self.channels == 4 else 1
         return len(self.data) + each * width * height + kept * self.width * self.height
 
     def to_rgb(self) -> Image.Image:
@@ -118,9 +119,12 @@ def read(data: bytes, max_pixels: int) -> JpegImage:
     if not width or not height:
         raise corrupt("it has no pixels, or does not say how many")
     check_size(width, height, max_pixels)
-    scans, end, has_end = 0, len(data), True
+    scans, end, has_end = 0, len(data), data.endswith(_END)
     if head.kind in _PROGRESSIVE or data[head.scan + 4] < channels:
         scans, end, has_end = _scans(data, head, channels)
+    elif not has_end:  # or something follows it
+        found = _AFTER_SCAN.search(data, head.scan + 4)
+        has_end = found is not None and found[1] == _END[1:]
     parts: list[bytes | memoryview] = [_START, *head.kept]
     parts += [memoryview(data)[head.scan : end], b"" if has_end else _END]
     return JpegImage(
@@ -160,13 +164,13 @@ def _segments(data: bytes) -> Iterator[tuple[int, bytes, int]]:
     """Give the segments up to the first scan's: the marker, all of it, and where it begins."""
     at = len(_START)
     for _ in range(MAX_PIECES):
-        found = _MARKER.search(data, at)
-        if found is None:
+        fill = _FILL.search(data, at)  # what lies before, decoders pass over
+        if fill is None:
             raise truncated()
-        marker, at = found[1][0], found.end() - 2
+        marker, at = data[fill.end()], fill.end() - 1
         if marker in {0xD8, 0xD9}:
             raise corrupt("it ends, or begins again, before its pixels")
-        if marker == 0x01 or 0xD0 <= marker <= 0xD7:  # these have no length
+        if marker <= 0x01 or 0xD0 <= marker <= 0xD7:  # these have no length
             at += 2
             continue
         length = int.from_bytes(data[at + 2 : at + 4])
@@ -202,9 +206,14 @@ def _scans(data: bytes, head: _Head, channels: int) -> tuple[int, int, bool]:
     """
     bits = {head.frame[10 + 3 * i]: [-1] * 64 for i in range(channels)}
     at, scans = head.scan, 0
-    while scans < _MAX_SCANS or data[at + 1] != _SCAN:
+    for _ in range(MAX_PIECES):
         if data[at + 1] == _SCAN:
             scans += 1
+            if scans > _MAX_SCANS:
+                raise ImageTooLargeError(
+                    f"the image's pixels are in more than {_MAX_SCANS} scans, each over all of "
+                    f"them; at most {_MAX_SCANS} are allowed"
+                )
             _note(data, at, bits, is_progressive=head.kind in _PROGRESSIVE)
         length = int.from_bytes(data[at + 2 : at + 4])
         found = _AFTER_SCAN.search(data, at + 2 + max(2, length))
@@ -215,10 +224,7 @@ def _scans(data: bytes, head: _Head, channels: int) -> tuple[int, int, bool]:
         at = found.start()
         if found[1] == _END[1:]:
             return scans, at + 2, True
-    raise ImageTooLargeError(
-        f"the image's pixels are in more than {_MAX_SCANS} scans, each over all of them; "
-        f"at most {_MAX_SCANS} are allowed"
-    )
+    raise corrupt("it is in far too many pieces")
 
 
 def _note(data: bytes, at: int, bits: dict[int, list[int]], *, is_progressive: bool) -> None:

@@ -25,8 +25,8 @@ class DecodingMemory:
         self._line: deque[object] = deque()
 
     @contextmanager
-    def hold(self, size: int) -> Generator[None]:
-        """Hold so many bytes, once there is room for them.
+    def hold(self, size: int, spare: int = 0) -> Generator[None]:
+        """Hold so many bytes, once there is room for them; of `spare` more as many as there can be.
 
         Raises `ImageTooLargeError` if there never will be.
         """
@@ -35,6 +35,7 @@ class DecodingMemory:
                 f"to decode the image would take some {size} bytes of memory; "
                 f"at most {self.limit} are allowed (max_decoding_bytes)"
             )
+        size = int(min(size + spare, self.limit))
         with self._changed:
             me = object()
             self._line.append(me)

@@ -111,7 +111,7 @@ def read(data: bytes, max_pixels: int) -> PngImage:
     if not kept[b"IDAT"]:
         raise truncated()
     if len(kept[b"PLTE"]) > 1 or len(kept[b"tRNS"]) > 1:
-        raise corrupt("it has several palettes")
+        raise corrupt("it has several palettes, or tells several times what is transparent")
     size, at = (width, height), (0, 0)
     if animated and moving:
         size, at = _frame(controls[0], size)
@@ -138,12 +138,12 @@ def _header(data: bytes) -> tuple[int, int, int, int]:
         raise unsupported("PNGs of Apple's own kind (CgBI)", "those of the standard are accepted")
     if len(data) < 33:
         raise truncated()
-    _checked(data, 8, 33)
     length, kind, width, height, bits, colors, packing, filtering, interlaced = struct.unpack_from(
         ">I4sIIBBBBB", data, 8
     )
     if (length, kind) != (13, b"IHDR"):
         raise corrupt("its first chunk is not IHDR")
+    _checked(data, 8, 33)
     if not width or not height:
         raise corrupt("it has no pixels")
     if bits not in _DEPTHS.get(colors, ()) or packing or filtering or interlaced > 1:

@@ -8,9 +8,8 @@ from numpy.typing import NDArray
 from service.preprocess.encoded import corrupt, truncated
 
 _END_OF_LINE, _END, _DELTA = 0, 1, 2  # what a run of no length is; more are that many pixels
-# Between runs each step is one of Python's, some microsecond: a picture of 1000 x 1000 of nothing
-# but grain has at most as many as this.
-_MAX_STEPS = 1_000_000
+# Each is one of Python's, some microsecond; a dithered photo of 12 megapixels has three million.
+_MAX_STEPS = 5_000_000
 _SHORT = 32  # bytes of runs that are unpacked one by one: numpy takes longer to begin
 _RUNS_AT_ONCE = 4096
 

@@ -163,7 +163,7 @@ def _bits(directory: Directory, count: int) -> int:
 def _check_meaning(directory: Directory, photometric: int, bits: int, compression: int) -> None:
     """Refuse by name colours that would come out wrong."""
     if photometric == _PALETTE and bits > 8:
-        raise unsupported(f"TIFFs of {bits} bits with a palette", _ACCEPTED)
+        raise unsupported(f"TIFFs of {bits} bits with a palette", "palettes of up to 8 bits are")
     if photometric == _CMYK and directory.number(tags.INK_SET, 1) != 1:
         raise unsupported("TIFFs of other inks than CMYK", _ACCEPTED)
     if photometric != _YCBCR or compression == JPEG:

@@ -36,6 +36,9 @@ ACCEPTED = "none, CCITT, PackBits, LZW, deflate, LZMA, Zstandard and JPEG of 8 b
 """Compressions, for messages."""
 
 _MAX_PARTS = 300_000  # strips or tiles; a row each of the longest image with its colours apart
+_BYTES_PER_PART = 450  # of Python's objects
+# The format's smallest tiles are of 16 x 16 pixels; of smaller ones there may be some.
+_PIXELS_PER_TILE, _SPARE_TILES = 64, 1000
 # Tiles reach beyond the image. More than this of nothing is no writer's doing.
 _MAX_PADDING, _SPARE_PIXELS = 4, 2**22
 # Writers that find equal tiles store them once. Each is unpacked, so a small file could mean much.
@@ -82,7 +85,8 @@ class Samples:
         each = 2 if self.bits > 8 else 1
         stored = self.size[0] * self.size[1] * self.count * each
         # Pillow's image, and its bytes twice while they are handed over.
-        return len(self.data) + part * self.count * each + max(3 * stored, stored + colors)
+        tables = _BYTES_PER_PART * len(self.parts)
+        return len(self.data) + tables + part * self.count * each + max(3 * stored, stored + colors)
 
     def unpack(self) -> NDArray[np.unsignedinteger]:
         """Give the samples, [height, width, count]; of 8 bits or less in uint8, else in uint16.
@@ -101,7 +105,8 @@ class Samples:
         width, height = self.size
         count = self.count // self.planes
         wide = 1 if self.compression == JPEG else count
-        with open_as("TIFF", self._file(parts, wide, count), (width * wide, height)) as image:
+        stored = -(-width // self.part_size[0]) * self.part_size[0] if self._is_laid_out else width
+        with open_as("TIFF", self._file(parts, wide, count), (stored * wide, height)) as image:
             image.load()
             values = np.asarray(image)
         if self.bits > 8:
@@ -110,7 +115,7 @@ class Samples:
             # Pillow has made 255 of the largest, or true.
             largest = 1 if self.bits == 1 else 255
             values = values.astype(np.uint8) // (largest // ((1 << self.bits) - 1))
-        return values.reshape(height, width, count)
+        return values.reshape(height, stored, count)[:, :width]
 
     def _undo_predictor(self, values: NDArray[np.unsignedinteger]) -> NDArray[np.unsignedinteger]:
         """Add up what a predictor made differences of, along the rows of each part."""
@@ -123,18 +128,35 @@ class Samples:
         ]
         return columns[0] if len(columns) == 1 else np.concatenate(columns, axis=1)
 
+    @property
+    def _is_laid_out(self) -> bool:
+        """Whether tiles are made one strip here: if they are not packed, one by one takes long."""
+        bits = self.part_size[0] * self.count // self.planes * self.bits
+        return self.tiled and self.compression == NONE and bits % 8 == 0
+
+    def _lay_out(self, tiles: Sequence[bytes | memoryview]) -> bytes:
+        """Put the rows of tiles beside one another, as far as the image goes down."""
+        rows = self.part_size[1]
+        across = -(-self.size[0] // self.part_size[0])
+        stored = np.frombuffer(b"".join(tiles), np.uint8)
+        return stored.reshape(len(tiles) // across, across, rows, -1).swapaxes(1, 2).tobytes()
+
     def _file(self, parts: list[tuple[int, int]], wide: int, count: int) -> bytes:
         """Make a TIFF of some parts, each of whose pixels is `wide` pixels of grey."""
         data = memoryview(self.data)
         pieces: list[bytes | memoryview] = [data[start:end] for start, end in parts]
-        if self.reverse_bits:
+        if self.reverse_bits and self.compression != JPEG:  # whose bytes have an order of their own
             pieces = [bytes(piece).translate(_REVERSED) for piece in pieces]
+        tiled, width = self.tiled, self.size[0]
+        if self._is_laid_out:
+            pieces, tiled = [self._lay_out(pieces)], False
+            width = -(-width // self.part_size[0]) * self.part_size[0]
         rows, lengths = self.part_size[1], [len(piece) for piece in pieces]
-        if self.compression == NONE and not self.tiled:  # Pillow goes through strips one by one
+        if self.compression == NONE and not tiled:  # Pillow goes through strips one by one
             rows, lengths = self.size[1], [sum(lengths)]
         samples = 1 if wide == count else count
         entries: dict[int, list[int]] = {
-            tags.WIDTH: [self.size[0] * wide],
+            tags.WIDTH: [width * wide],
             tags.HEIGHT: [self.size[1]],
             tags.BITS: [self.bits] * samples,
             tags.COMPRESSION: [self.compression],
@@ -142,17 +164,17 @@ class Samples:
             tags.SAMPLES: [samples],
         }
         entries |= {tag: [value] for tag, value in self.options.items()}
-        if self.tiled:
+        if tiled:
             entries |= {tags.TILE_WIDTH: [self.part_size[0] * wide], tags.TILE_HEIGHT: [rows]}
         else:
             entries[tags.ROWS_PER_STRIP] = [rows]
         # Only of 16 bits the order matters, and Pillow knows 12 bits in one order alone.
         order = self.order if self.bits == 16 else "<"
-        places = tags.TILE_OFFSETS if self.tiled else tags.STRIP_OFFSETS
+        places = tags.TILE_OFFSETS if tiled else tags.STRIP_OFFSETS
         entries[places] = [
             8 + end - length for end, length in zip(accumulate(lengths), lengths, strict=True)
         ]
-        entries[tags.TILE_COUNTS if self.tiled else tags.STRIP_COUNTS] = lengths
+        entries[tags.TILE_COUNTS if tiled else tags.STRIP_COUNTS] = lengths
         return _write(entries, pieces, self.tables, order)
 
 
@@ -210,6 +232,8 @@ def _layout(directory: Directory, size: tuple[int, int], planes: int) -> _Layout
                 f"and {_SPARE_PIXELS} more"
             )
         number, rows = across * down * planes, [side[1]]
+        if across * down > width * height // _PIXELS_PER_TILE + _SPARE_TILES:
+            raise corrupt(f"it has {number} tiles of {side[0]} x {side[1]} pixels")
     else:
         side = width, min(directory.number(tags.ROWS_PER_STRIP, height), height)
         if not side[1]:
@@ -230,6 +254,8 @@ def _parts(directory: Directory, layout: _Layout, row_bytes: int) -> list[tuple[
     )
     if len(starts) < number:
         raise corrupt(f"it has {number} strips or tiles, and tells of {len(starts)}")
+    if 0 in starts[:number]:
+        raise unsupported("TIFFs that lack some of their strips or tiles", "whole ones are")
     if row_bytes:
         lengths = [row_bytes * rows for rows in layout.rows]
     else:

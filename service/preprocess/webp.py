@@ -30,6 +30,8 @@ _STREAMS = {b"VP8 ", b"VP8L"}
 _BYTES_PER_CHUNK = 400  # more chunks than MAX_PIECES only in a file that is that much larger
 # Measured: 16 in libwebp's decoder of animations, and the conversion of what has alpha.
 _BYTES_PER_PIXEL, _BYTES_PER_TRANSPARENT_PIXEL = 17, 18
+# Of libwebp's tables of codes, measured; their numbers have 16 bits (RFC 9649, section 6.2.2).
+_BYTES_PER_GROUP, _GROUP_BITS, _MAX_GROUPS = 6000, 20, 65_536
 
 _Chunk = tuple[bytes, memoryview]
 """A chunk's type, and what it holds."""
@@ -41,6 +43,7 @@ class WebpImage(EncodedImage):
 
     data: bytes = field(repr=False)
     has_alpha: bool
+    is_lossy: bool  # without alpha, which is packed as lossless pictures are
     frame_size: tuple[int, int]
     frame_at: tuple[int, int]
 
@@ -49,6 +52,17 @@ class WebpImage(EncodedImage):
         each = _BYTES_PER_TRANSPARENT_PIXEL if self.has_alpha else _BYTES_PER_PIXEL
         canvas = canvas_bytes(self, self.frame_size)
         return len(self.data) + each * area(self.frame_size) + canvas
+
+    def spare_bytes(self) -> int:
+        """Give what the tables of a lossless picture, or alpha, may take.
+
+        There may be one for each 4 x 4 pixels, in 20 bits of the file; encoders write few.
+        """
+        if self.is_lossy:
+            return 0
+        width, height = self.frame_size
+        most = min(-(-width // 4) * -(-height // 4), _MAX_GROUPS, len(self.data) * 8 // _GROUP_BITS)
+        return most * _BYTES_PER_GROUP
 
     def to_rgb(self) -> Image.Image:
         """Decode to RGB on white."""
@@ -86,6 +100,7 @@ def read(data: bytes, max_pixels: int) -> WebpImage:
         orientation=orientation,
         data=_file(stream, size),
         has_alpha=has_alpha,
+        is_lossy=[kind for kind, _ in stream] == [b"VP8 "],
         frame_size=size,
         frame_at=at,
     )

@@ -26,8 +26,8 @@ def test_a_report_of_load_is_shown(tmp_path):
     with serving() as server:
         server.wait_for("model_ready")
         command = [
-            *PROGRAM, "bench", "--url", server.url, "--images", "synthetic:64x64", "--duration", "2",
-            "--warm-up", "0.5", "--clients", "2", "--html", str(report),
+            *PROGRAM, "bench", "--url", server.url, "--images", "synthetic:64x64", "--clients",
+            "2", "--duration", "2", "--warm-up", "0.5", "--html", str(report),
         ]  # fmt: skip
         subprocess.run(command, env=clean_environment(), check=True, timeout=110)
     shown = page(report.as_uri(), tmp_path / "browser", ALONE)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import struct
+import time
 import zlib
 
 import numpy as np
@@ -502,3 +503,84 @@ def test_a_few_exif_segments_are_no_reason_to_refuse(between):
     assert isinstance(outcome(image), DecodedImage)
     if not between:
         assert isinstance(outcome(image + exif * 2000), DecodedImage)
+
+
+# Small files that would take long
+
+
+def within(data: bytes, seconds: float = 5) -> tuple[int, str] | DecodedImage:
+    """The outcome; the processor time is far below that bound, and was minutes."""
+    start = time.process_time()
+    result = outcome(data)
+    assert time.process_time() - start < seconds
+    return result
+
+
+def test_a_jpeg_of_nothing_but_fill_bytes_is_truncated():
+    assert within(b"\xff\xd8" + b"\xff" * 1_000_000) == TRUNCATED
+
+
+def test_exif_that_begins_again_and_again_turns_nothing():
+    exif = b"Exif\0\0" * 200_000
+    data = encode(photo(40, 30), "PNG")
+    assert isinstance(within(data[:33] + png_chunk(b"eXIf", exif) + data[33:]), DecodedImage)
+    webp = encode(photo(40, 30), "WEBP", exif=exif)
+    assert isinstance(within(webp), DecodedImage)
+
+
+def test_a_gif_of_xmp_without_its_trailer_is_refused():
+    data = encode(GRAIN.quantize(64), "GIF")
+    at = 13 + (3 << (data[10] & 7) + 1)
+    block = b"!\xff\x0bXMP DataXMP\0"
+    assert within(data[:at] + block * 140_000 + data[at:]) == CORRUPT
+
+
+def test_a_gif_of_zeros_before_its_picture_is_refused():
+    data = encode(GRAIN.quantize(64), "GIF")
+    at = 13 + (3 << (data[10] & 7) + 1)
+    assert within(data[:at] + bytes(5_000_000) + data[at:]) == CORRUPT
+
+
+def test_very_many_segments_between_scans_are_refused():
+    data = KINDS["progressive jpeg"]
+    at = data.index(b"\xff\xda", data.index(b"\xff\xda") + 2)
+    assert within(data[:at] + b"\xff\xfe\0\2" * 1_000_000 + data[at:]) == CORRUPT
+
+
+@pytest.mark.parametrize("version", [1, 2])
+def test_places_of_no_size_in_an_avif_are_refused(version):
+    """Each takes no byte of the file."""
+    data = encode(GRAIN, "AVIF")
+    at = data.index(b"iloc") - 4
+    end = at + int.from_bytes(data[at : at + 4])
+    count = struct.pack(">H" if version == 1 else ">I", 2000)
+    one = struct.pack(">HHHH" if version == 1 else ">IHHH", 9, 0, 0, 65_535)
+    body = bytes([version, 0, 0, 0, 0, 0]) + count + one * 2000
+    iloc = struct.pack(">I", 8 + len(body)) + b"iloc" + body
+    meta = data.index(b"meta") - 4
+    grown = int.from_bytes(data[meta : meta + 4]) + len(iloc) - (end - at)
+    changed = data[:meta] + struct.pack(">I", grown) + data[meta + 4 : at] + iloc + data[end:]
+    assert within(changed) == CORRUPT
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"II+\0\x08\0\0\0" + struct.pack("<Q", 2**63) + bytes(40),
+        encode(Image.new("P", (8, 8)), "BMP")[:50],
+        b"BM" + struct.pack("<IHHI", 60, 0, 0, 200)
+        + struct.pack("<IiiHHIIiiII", 124, 8, 8, 1, 8, 0, 0, 0, 0, 0, 0) + bytes(6),
+    ],
+    ids=["an offset beyond all", "a palette cut off", "a palette behind the end"],
+)  # fmt: skip
+def test_places_far_beyond_the_file_are_refused(data):
+    assert refused(data) in (CORRUPT, TRUNCATED)
+
+
+def test_a_baseline_jpeg_that_lacks_only_its_end_marker_is_whole():
+    data = encode(photo(640, 480), "JPEG")
+    whole, short = outcome(data), outcome(data[:-2])
+    assert isinstance(whole, DecodedImage)
+    assert isinstance(short, DecodedImage)
+    np.testing.assert_array_equal(whole.pixels, short.pixels)
+    assert refused(data[:-30]) == TRUNCATED

@@ -12,7 +12,7 @@ from images import encode, photo
 
 from service.contract import Preprocessing
 from service.errors import ImageTooLargeError
-from service.preprocess.decode import DecodePolicy, decode
+from service.preprocess.decode import DecodePolicy, decode, read
 from service.preprocess.memory import DecodingMemory
 
 RULE = Preprocessing(resize=64, crop=64, interpolation="bilinear", mean=(0, 0, 0), std=(1, 1, 1))
@@ -90,9 +90,9 @@ def test_small_images_do_not_pass_a_large_one_that_waits():
 class Asked(DecodingMemory):
     """Notes what is asked for."""
 
-    def hold(self, size: int):
+    def hold(self, size: int, spare: int = 0):
         self.asked = size
-        return super().hold(size)
+        return super().hold(size, spare)
 
 
 @pytest.mark.parametrize(
@@ -124,3 +124,21 @@ def test_an_image_that_alone_would_take_more_than_allowed_is_refused_with_both_n
         decode(data, RULE, policy)
     assert "max_decoding_bytes" in str(refusal.value)
     assert policy.memory.held == 0
+
+
+def test_what_may_be_taken_beyond_keeps_others_out_and_refuses_nobody():
+    memory = DecodingMemory(10)
+    with memory.hold(4, 3):
+        assert memory.held == 7
+    with memory.hold(4, 300):
+        assert memory.held == 10
+    with pytest.raises(ImageTooLargeError), memory.hold(11, 3):
+        pass
+    assert memory.held == 0
+
+
+def test_a_lossless_webp_may_take_more_than_its_pixels():
+    """Each 4 x 4 of them may have tables of their own, which no header tells of."""
+    lossless = encode(photo(64, 64), "WEBP", lossless=True)
+    assert 100_000 < read(lossless, 10**6).spare_bytes() <= 256 * 6000
+    assert read(encode(photo(64, 64), "WEBP"), 10**6).spare_bytes() == 0

@@ -312,3 +312,37 @@ def test_a_jpeg_in_a_tiff_must_be_of_its_size():
     larger = data[: at + 5] + struct.pack(">HH", 60_000, 60_000) + data[at + 9 :]
     assert code(data) == "answered"
     assert code(larger) == "corrupt_image"
+
+
+def test_a_tiff_that_lacks_tiles_is_refused_by_name():
+    """Their place is 0: what stands there is the file's head."""
+    tile = np.full((16, 16), 77, np.uint8)
+    file = io.BytesIO()
+    tifffile.imwrite(
+        file, iter([tile, tile, None, tile]), shape=(32, 32), dtype="u1", tile=(16, 16),
+        photometric="minisblack",
+    )  # fmt: skip
+    with pytest.raises(RequestError, match="lack some of their strips or tiles") as refusal:
+        decode_upright(file.getvalue(), POLICY)
+    assert refusal.value.code == "unsupported_pixels"
+
+
+def test_very_many_tiles_of_a_pixel_are_refused():
+    side = 300
+    parts = side * side
+    entries = [
+        entry(256, 4, side), entry(257, 4, side), entry(258, 3, 8), entry(259, 3, 1),
+        entry(262, 3, 1), entry(322, 3, 1), entry(323, 3, 1),
+    ]  # fmt: skip
+    at = 8 + 2 + 12 * (len(entries) + 2) + 4
+    entries += [entry(324, 3, at, parts), entry(325, 1, at + 2 * parts, parts)]
+    data = struct.pack("<4sIH", b"II*\0", 8, len(entries)) + b"".join(entries) + bytes(4)
+    data += struct.pack("<H", 100) * parts + b"\1" * parts
+    assert code(data) == "corrupt_image"
+
+
+def test_a_jpeg_in_a_tiff_has_its_own_order_of_bits():
+    picture = smooth(32, 32).convert("L")
+    packed = encode(picture, "JPEG", quality=95)
+    data = tiff(packed, width=32, height=32, bits=[8], photometric=1, compression=7, fill_order=2)
+    check(data, np.asarray(picture)[..., None].repeat(3, -1).astype(float), 8)
