@@ -86,7 +86,7 @@ def test_what_has_a_day_keeps_nobody_out_and_is_answered_in_the_end(clock):
     assert all(outcome.took_s < 2 for outcome in outcomes[len(forms) :])
 
 
-BUSY_S, THREADS = 20, 2
+BUSY_S, THREADS = 12, 2
 
 
 @pytest.mark.parametrize("seed", range(2))
@@ -113,7 +113,7 @@ def test_under_overload_nearly_all_who_are_let_in_are_answered_and_threads_are_k
         return slower * costs.expect_s(work) * chance.lognormvariate(-0.125, 0.5)
 
     outcomes = simulate(clock, those, [BATCHES_DO_NOT_PAY], THREADS, decode_s=decode_s, limit=256)
-    taught = [outcome for outcome in outcomes if outcome.arrived > outcomes[0].arrived + 5]
+    taught = [outcome for outcome in outcomes if outcome.arrived > outcomes[0].arrived + BUSY_S / 2]
     let_in = [outcome for outcome in taught if outcome.was != "refused"]
     assert len(broken(let_in)) <= 0.03 * len(let_in)
     done_s = sum(
@@ -121,4 +121,4 @@ def test_under_overload_nearly_all_who_are_let_in_are_answered_and_threads_are_k
         for outcome in outcomes
         if outcome.was == "answered"
     )
-    assert done_s > 0.7 * THREADS * BUSY_S
+    assert done_s > 0.5 * THREADS * BUSY_S
