@@ -6,6 +6,8 @@ import asyncio
 import ctypes
 import os
 import time
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 _M_ARENA_MAX = -8  # of glibc's malloc.h
@@ -84,9 +86,13 @@ async def give_back_while_running() -> None:
     if resident is None:
         return
     policy = TrimPolicy(resident, time.monotonic())
-    while True:
-        await asyncio.sleep(_PERIOD_S)
-        resident = resident_bytes()
-        if resident is not None and policy.is_due(resident, time.monotonic()):
-            await asyncio.to_thread(give_back_freed)
-            policy.done(resident, resident_bytes() or resident, time.monotonic())
+    # A thread of its own, there from the start: a server's threads don't become more.
+    with ThreadPoolExecutor(1, "memory") as thread:
+        give_back = partial(asyncio.get_running_loop().run_in_executor, thread, give_back_freed)
+        await give_back()
+        while True:
+            await asyncio.sleep(_PERIOD_S)
+            resident = resident_bytes()
+            if resident is not None and policy.is_due(resident, time.monotonic()):
+                await give_back()
+                policy.done(resident, resident_bytes() or resident, time.monotonic())

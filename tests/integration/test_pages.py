@@ -24,7 +24,6 @@ def test_the_description_of_the_api_is_shown(tmp_path):
 def test_a_report_of_load_is_shown(tmp_path):
     report = tmp_path / "report.html"
     with serving() as server:
-        server.wait_for("model_ready")
         command = [
             *PROGRAM, "bench", "--url", server.url, "--images", "synthetic:64x64", "--clients",
             "2", "--duration", "2", "--warm-up", "0.5", "--html", str(report),
