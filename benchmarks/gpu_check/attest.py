@@ -51,7 +51,16 @@ def _bound_on_cpu(context: Context, part: Part) -> None:
         gpu = Gpu(0, lambda _: None)
         bound = CudaEngine(
             gpu,
-            GpuModel(contract.name, {}, None, side, (PROBABILITIES,), "NCHW", tf32=False),
+            GpuModel(
+                name=contract.name,
+                metadata={},
+                classes=None,
+                input_shape=(side, side, 3),
+                side=side,
+                outputs=(PROBABILITIES,),
+                layout="NCHW",
+                tf32=False,
+            ),
             lambda _: session,
             graphs=False,
             batches=2,
