@@ -24,7 +24,7 @@ from service.api.schemas import (
 from service.api.state import Service
 
 _REF = "#/components/schemas/{model}"
-_BINARY = {"schema": {"type": "string", "format": "binary"}}
+_BINARY = {"schema": {"type": "string", "format": "binary", "minLength": 1}}
 _FILES: dict[str, Any] = {
     "type": "array",
     "minItems": 1,
