@@ -163,12 +163,21 @@ def _document(app: FastAPI) -> dict[str, Any]:
     schemas.update(ours["$defs"])
     for path in document["paths"].values():
         for operation in path.values():
+            for parameter in operation.get("parameters", ()):
+                _leave_out_null(parameter["schema"])
             replies = operation["responses"]
             if "application/json" in replies.get("422", {}).get("content", {}):
                 del replies["422"]
                 replies["400"] = _problem(400, "Bad parameter")
     _state_limits(document, app.state.service)
     return document
+
+
+def _leave_out_null(schema: dict[str, Any]) -> None:
+    """Describe an optional parameter by its value alone: there is no null in a query."""
+    options = [each for each in schema.pop("anyOf", ()) if each != {"type": "null"}]
+    for each in options:
+        schema.update(each)
 
 
 def _state_limits(document: dict[str, Any], service: Service) -> None:
