@@ -24,7 +24,7 @@ from service.api.schemas import (
 from service.api.state import Service
 
 _REF = "#/components/schemas/{model}"
-_BINARY = {"schema": {"type": "string", "format": "binary"}}
+_BINARY = {"schema": {"type": "string", "format": "binary", "minLength": 1}}
 _FILES: dict[str, Any] = {
     "type": "array",
     "minItems": 1,
@@ -164,12 +164,21 @@ def _document(app: FastAPI, root_path: str | None) -> dict[str, Any]:
     schemas.update(ours["$defs"])
     for path in document["paths"].values():
         for operation in path.values():
+            for parameter in operation.get("parameters", ()):
+                _leave_out_null(parameter["schema"])
             replies = operation["responses"]
             if "application/json" in replies.get("422", {}).get("content", {}):
                 del replies["422"]
                 replies["400"] = _problem(400, "Bad parameter")
     _state_limits(document, app.state.service)
     return document
+
+
+def _leave_out_null(schema: dict[str, Any]) -> None:
+    """Describe an optional parameter by its value alone: there is no null in a query."""
+    options = [each for each in schema.pop("anyOf", ()) if each != {"type": "null"}]
+    for each in options:
+        schema.update(each)
 
 
 def _state_limits(document: dict[str, Any], service: Service) -> None:

@@ -9,7 +9,6 @@ from __future__ import annotations
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
-from pydantic.json_schema import SkipJsonSchema
 
 from service.api.parameters import WholeNumber
 from service.settings import MAX_TIMEOUT_MS
@@ -21,16 +20,14 @@ class ClassifyQuery(BaseModel):
     """The query of a classify request; a name that is not here is refused."""
 
     model_config = ConfigDict(frozen=True)
-    top_k: WholeNumber | SkipJsonSchema[None] = Field(
+    top_k: WholeNumber | None = Field(
         None,
         description="labels for each image; default 5, or as many as the model has if fewer",
     )
-    model: Annotated[str, Field(min_length=1)] | SkipJsonSchema[None] = Field(
+    model: Annotated[str, Field(min_length=1)] | None = Field(
         None, description="model name; see /v1/models"
     )
-    version: WholeNumber | SkipJsonSchema[None] = Field(
-        None, description="model version; default the highest"
-    )
+    version: WholeNumber | None = Field(None, description="model version; default the highest")
 
 
 class JsonImage(BaseModel):

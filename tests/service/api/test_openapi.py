@@ -90,6 +90,7 @@ def test_limits_of_the_description_are_those_of_this_service(serve):
     assert (parameters["top_k"]["minimum"], parameters["top_k"]["maximum"]) == (1, 3)
     assert parameters["version"]["maximum"] == 999_999_999
     assert parameters["model"]["minLength"] == 1
+    assert all(isinstance(schema["type"], str) for schema in parameters.values())
     images = spec["components"]["schemas"]["JsonImages"]["properties"]["images"]
     assert (images["minItems"], images["maxItems"]) == (1, 7)
     assert spec["components"]["schemas"]["JsonImage"]["properties"]["data"]["minLength"] == 1

@@ -81,6 +81,16 @@ def test_an_unknown_parameter_is_named_with_those_that_are_allowed(client):
     assert response.json()["detail"] == detail
 
 
+@pytest.mark.parametrize("query", ["top_k=many", "version=1.0", "model="])
+def test_a_bad_parameter_is_named_with_its_value_and_nothing_else(client, query):
+    """Once, in words for who sent it."""
+    name, _, value = query.partition("=")
+    detail = client.post(f"/v1/classify?{query}", content=colored()).json()["detail"]
+    assert detail.startswith(f"{name}: ")
+    assert detail.endswith(f"got {value!r}")
+    assert detail.count("got") == 1
+
+
 @pytest.mark.parametrize("path", ["/health", "/livez", "/readyz", "/metrics"])
 def test_probes_and_metrics_pass_over_parameters(client, path):
     """Monitors put their own there."""
