@@ -325,7 +325,7 @@ class CorruptImageError(RequestError):
 
 
 class UnsupportedPixelsError(RequestError):
-    """The image stores numbers whose range is not known (32-bit integers or floats)."""
+    """The image is of a kind that is not decoded (32 bits, floats, JPEG 2000 in a TIFF, ...)."""
 
     status, code, title = 422, "unsupported_pixels", "Unsupported pixel format"
 

@@ -7,7 +7,7 @@ that is shown, whatever the file around them tells.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from PIL import Image, features
 
@@ -17,8 +17,6 @@ from service.preprocess.color import to_rgb
 from service.preprocess.encoded import (
     MAX_PIECES,
     TURNS,
-    EncodedImage,
-    area,
     corrupt,
     open_as,
     truncated,
@@ -32,31 +30,14 @@ BRANDS = frozenset({b"avif", b"avis"})
 _SEQUENCE, _FRAME_HEADER, _FRAME = 1, 3, 6  # AV1's units (AV1 specification, section 6.2.2)
 _MAX_FRAMES = 4  # of an item, in as many layers as an image may have
 _HEADER_BYTES = 128  # a sequence's header is shorter
-# Alpha, a thumbnail and a map of gains beside the picture, and tiles that reach beyond it.
-_MAX_PICTURES, _SPARE_PIXELS = 4, 2**20
-# Measured: dav1d's and libavif's planes of up to 12 bits, RGBA, and RGB.
-_BYTES_PER_PIXEL, _BYTES_PER_DEEP_PIXEL = 13, 24
 
 
 @dataclass(kw_only=True)
-class AvifImage(EncodedImage):
+class AvifImage(heif.HeifImage):
     """The primary image of an AVIF, turned as the file itself says."""
 
-    data: bytes = field(repr=False)
-    coded_size: tuple[int, int]
-    is_deep: bool  # of more than 8 bits
     aperture: tuple[int, int, int, int]
     turn: int
-
-    @property
-    def pixels(self) -> int:
-        """Pixels that are decoded, of which not all may be shown."""
-        return area(self.coded_size)
-
-    def peak_bytes(self) -> int:
-        """Estimate the peak of memory that decoding takes."""
-        each = _BYTES_PER_DEEP_PIXEL if self.is_deep else _BYTES_PER_PIXEL
-        return 2 * len(self.data) + each * self.pixels
 
     def to_rgb(self) -> Image.Image:
         """Decode to RGB on white."""
@@ -73,23 +54,16 @@ def read(data: bytes, max_pixels: int) -> AvifImage:
     if not features.check("avif"):
         raise unsupported("AVIFs, with this build of Pillow,", "its wheels decode them")
     file = heif.read(data)
-    size = file.items[file.primary].size(data)
+    size = file.size(data)
     check_size(*size, max_pixels)
-    deep, pictures = False, file.pictures()
-    if sum(area(item.size(data)) for item in pictures) > _MAX_PICTURES * area(size) + _SPARE_PIXELS:
-        raise corrupt("its parts hold far more pixels than it has")
-    for item in pictures:
-        if item.kind != b"av01":
-            raise unsupported(
-                f"AVIFs with parts of kind {item.kind.decode('latin-1')!r}", "those of AV1 are"
-            )
+    deep = False
+    for item in file.pictures(data, {b"av01"}):
         deep = deep or _is_deep(item, data)
         _check(item.payload(data), item.size(data))
     turn, aperture = file.orientation(data), file.aperture(data)
     left, top, right, bottom = aperture
     width, height = turned_size((right - left, bottom - top), turn)
     return AvifImage(
-        format="AVIF",
         width=width,
         height=height,
         data=heif.still(data, file, b"avif"),

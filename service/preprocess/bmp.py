@@ -123,7 +123,6 @@ def read(data: bytes, max_pixels: int) -> BmpImage:
             palette_at += 12 if compression == _MASKS else 16
     palette, palette_end = _palette(data, palette_at, start, header, bits, used)
     return BmpImage(
-        format="BMP",
         width=width,
         height=abs(height),
         data=data,

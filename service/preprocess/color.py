@@ -6,13 +6,13 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from service.errors import CorruptImageError, UnsupportedPixelsError
+from service.errors import CorruptImageError
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
-    """Make RGB of any pixels that have a known range, on white where they are transparent.
+    """Make RGB of what the decoders give, on white where it is transparent.
 
-    Raises `CorruptImageError` or `UnsupportedPixelsError`, or whatever Pillow makes of bad data.
+    Raises `CorruptImageError`, or whatever Pillow makes of bad data.
     """
     if image.mode == "RGB" and not image.has_transparency_data:
         return image  # `convert` would copy it
@@ -20,19 +20,7 @@ def to_rgb(image: Image.Image) -> Image.Image:
         raise CorruptImageError("the image has palette indices, but no palette")
     if image.mode.startswith("I;16"):
         return _eight_bits(image).convert("RGB")
-    if image.mode in {"I", "F"}:
-        raise UnsupportedPixelsError(
-            f"pixels of mode {image.mode!r} (32 bits a channel) have no known range; "
-            "8 or 16 bits a channel are accepted"
-        )
-    try:
-        if image.mode == "La":  # grey times alpha has no way to RGB of its own
-            image = image.convert("LA")
-        return _on_white(image) if image.has_transparency_data else image.convert("RGB")
-    except ValueError as error:
-        raise UnsupportedPixelsError(
-            f"pixels of mode {image.mode!r} can't be converted to RGB"
-        ) from error
+    return _on_white(image) if image.has_transparency_data else image.convert("RGB")
 
 
 def scale_transparency(image: Image.Image, bits: int) -> None:

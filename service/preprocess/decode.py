@@ -31,7 +31,7 @@ from service.preprocess.encoded import SIDEWAYS, TURNS, EncodedImage, truncated,
 from service.preprocess.limits import check_pixels, check_size
 from service.preprocess.memory import DecodingMemory
 from service.preprocess.plain_jpeg import decode_plain, plain_size
-from service.preprocess.transform import Box, resized_size, transform
+from service.preprocess.transform import Box, is_reduced, least_decoded_size, transform
 
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF")
 """Names of the accepted formats, beside HEIC where that is set up."""
@@ -105,8 +105,8 @@ def decode(data: bytes, preprocessing: Preprocessing, policy: DecodePolicy) -> D
     Transparent pixels are composited on white, 16-bit greys are scaled to 8 bits, CMYK and
     palettes become RGB, an animation gives its first frame.
 
-    Raises `EmptyImageError`, `NotAnImageError`, `ImageTooLargeError`, `TruncatedImageError`,
-    `CorruptImageError` or `UnsupportedPixelsError`.
+    Raises `EmptyImageError`, `NotAnImageError`, `HeicNotSupportedError`, `ImageTooLargeError`,
+    `TruncatedImageError`, `CorruptImageError` or `UnsupportedPixelsError`.
     """
     if not data:
         raise EmptyImageError("the image has no bytes")
@@ -145,8 +145,7 @@ def _decode_plain(
 
 
 def _is_reduced(size: tuple[int, int], preprocessing: Preprocessing, policy: DecodePolicy) -> bool:
-    least = _draft_size(size, preprocessing, policy.jpeg_draft_ratio)
-    return least is not None and min(size[0] // least[0], size[1] // least[1]) >= 2
+    return is_reduced(size, least_decoded_size(size, preprocessing, policy.jpeg_draft_ratio))
 
 
 def _plain_image(
@@ -165,7 +164,7 @@ def _decode_any(data: bytes, preprocessing: Preprocessing, policy: DecodePolicy)
     turn = image.orientation if preprocessing.exif == "apply" else 1
     width, height = turned_size(image.size, turn)
     with _told_apart():
-        least = _draft_size(image.size, preprocessing, policy.jpeg_draft_ratio)
+        least = least_decoded_size(image.size, preprocessing, policy.jpeg_draft_ratio)
         extent = None if least is None else image.reduce(least)
     with policy.memory.hold(_peak_bytes(image, turn), image.spare_bytes()):
         upright = _upright(image, turn)
@@ -243,18 +242,8 @@ def _broken(error: Exception) -> TruncatedImageError | CorruptImageError:
     """Tell data that ends early from data that is wrong; Pillow does so only in its messages."""
     message = str(error).lower()
     if isinstance(error, EOFError) or "truncated" in message or "unexpected end" in message:
-        return TruncatedImageError("the image's data ends before the image is complete")
+        return truncated()
     return CorruptImageError("the image's data is corrupt and can't be decoded")
-
-
-def _draft_size(
-    size: tuple[int, int], preprocessing: Preprocessing, ratio: float
-) -> tuple[int, int] | None:
-    """Give the least size that an image may be reduced to while it is decoded; None: not at all."""
-    if not ratio:
-        return None
-    width, height = resized_size(*size, preprocessing.resize)
-    return int(width * ratio), int(height * ratio)
 
 
 def _turned_content(

@@ -41,7 +41,6 @@ class EncodedImage(ABC):
     `width` and `height` are as stored, before it is turned by `orientation` (EXIF's, 1 to 8).
     """
 
-    format: str
     width: int
     height: int
     orientation: int = 1

@@ -23,8 +23,8 @@ SIGNATURE = rb"GIF8[79]a"
 """A pattern."""
 
 _EXTENSION, _PICTURE, _TRAILER = 0x21, 0x2C, 0x3B  # what a block begins with
-_CONTROL, _APPLICATION = 0xF9, 0xFF  # extensions
-_TRANSPARENT = 1  # a flag in the former
+_CONTROL = 0xF9  # the extension that tells of a picture
+_TRANSPARENT = 1  # a flag in that
 _HAS_PALETTE, _PALETTE_BITS = 0x80, 0x07  # flags of the screen and of a picture
 # XMP lies in the file as it is, and only a trailer makes blocks of whatever its letters say as
 # lengths (XMP specification, part 3, section 1.1.2).
@@ -118,7 +118,6 @@ def _picture(
     else:
         control = b""
     return GifImage(
-        format="GIF",
         # A screen that is too small, or of no size at all, grows as it does in browsers.
         width=max(screen[0], x + width),
         height=max(screen[1], y + height),

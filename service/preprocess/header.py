@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from service.contract import Preprocessing
-from service.preprocess.transform import resized_size
+from service.preprocess.transform import is_reduced, least_decoded_size
 
 _MOST_SEGMENTS = 200  # of a JPEG before its frame: 64 KB each, so any real colour profile
 _MOST_ENTRIES = 100  # of a TIFF's directory
@@ -19,7 +19,6 @@ _BOXES_WITHIN = 4096  # bytes in which an AVIF or HEIC image has the sizes of it
 _FRAMES = frozenset({*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC})
 _PROGRESSIVE = frozenset({0xC2, 0xC6, 0xCA, 0xCE})
 _WITH_ALPHA = frozenset({4, 6})  # colour types of PNG
-_LEAST_REDUCTION = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,19 +47,12 @@ def read_header(data: bytes, preprocessing: Preprocessing, jpeg_draft_ratio: flo
                 header = read(data)
             except struct.error:  # cut off
                 return UNKNOWN
-            if header.kind == "jpeg" and _is_reduced(header, preprocessing, jpeg_draft_ratio):
-                return Header("jpeg reduced", header.width, header.height)
+            if header.kind == "jpeg" and header.pixels:
+                size = header.width, header.height
+                least = least_decoded_size(size, preprocessing, jpeg_draft_ratio)
+                return Header("jpeg reduced", *size) if is_reduced(size, least) else header
             return header
     return _boxes(data) if data[4:8] == b"ftyp" else UNKNOWN
-
-
-def _is_reduced(header: Header, preprocessing: Preprocessing, ratio: float) -> bool:
-    """Whether the decoder is asked for a half of the size, or less: most of the work is saved."""
-    if not ratio or not header.pixels:
-        return False
-    width, height = resized_size(header.width, header.height, preprocessing.resize)
-    least = _LEAST_REDUCTION * ratio
-    return header.width >= least * width and header.height >= least * height
 
 
 def _jpeg(data: bytes) -> Header:

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import importlib.util
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from functools import cache
 
 from PIL import Image
 
@@ -18,12 +19,9 @@ from service.preprocess.bits import Bits
 from service.preprocess.color import to_rgb
 from service.preprocess.encoded import (
     MAX_PIECES,
-    EncodedImage,
-    area,
     corrupt,
     truncated,
     turned_size,
-    unsupported,
 )
 from service.preprocess.limits import check_size
 
@@ -35,28 +33,11 @@ _PIXELS_BELOW = 32
 _MAX_FRAMES = 2
 _CONFIGURATION = 22  # bytes of an hvcC box before its lists of units
 _LARGEST_BLOCK = 64  # pictures are coded in blocks, and cut to their size
-_MAX_PICTURES, _SPARE_PIXELS = 4, 2**20  # as of AVIF
-# Measured: libde265's and libheif's planes, RGBA, and RGB.
-_BYTES_PER_PIXEL, _BYTES_PER_DEEP_PIXEL = 13, 24
 
 
 @dataclass(kw_only=True)
-class HeicImage(EncodedImage):
+class HeicImage(heif.HeifImage):
     """The primary image of a HEIC, which its decoder turns as the file itself says."""
-
-    data: bytes = field(repr=False)
-    coded_size: tuple[int, int]
-    is_deep: bool  # of more than 8 bits
-
-    @property
-    def pixels(self) -> int:
-        """Pixels that are decoded, of which not all may be shown."""
-        return area(self.coded_size)
-
-    def peak_bytes(self) -> int:
-        """Estimate the peak of memory that decoding takes."""
-        each = _BYTES_PER_DEEP_PIXEL if self.is_deep else _BYTES_PER_PIXEL
-        return 2 * len(self.data) + each * self.pixels
 
     def to_rgb(self) -> Image.Image:
         """Decode to RGB on white."""
@@ -69,6 +50,7 @@ class HeicImage(EncodedImage):
         return to_rgb(picture)
 
 
+@cache
 def is_installed() -> bool:
     """Whether there is a decoder."""
     return importlib.util.find_spec("pillow_heif") is not None
@@ -85,22 +67,15 @@ def read(data: bytes, max_pixels: int) -> HeicImage:
             "or have the server installed with its extra: pip install '.[heic]'"
         )
     file = heif.read(data)
-    size = file.items[file.primary].size(data)
+    size = file.size(data)
     check_size(*size, max_pixels)
-    deep, pictures = False, file.pictures()
-    if sum(area(item.size(data)) for item in pictures) > _MAX_PICTURES * area(size) + _SPARE_PIXELS:
-        raise corrupt("its parts hold far more pixels than it has")
-    for item in pictures:
-        if item.kind not in _CODED:
-            raise unsupported(
-                f"HEICs with parts of kind {item.kind.decode('latin-1')!r}", "those of HEVC are"
-            )
+    deep = False
+    for item in file.pictures(data, _CODED):
         deep = deep or _is_deep(item, data)
         _check(data, item)
     left, top, right, bottom = file.aperture(data)
     width, height = turned_size((right - left, bottom - top), file.orientation(data))
     return HeicImage(
-        format="HEIC",
         width=width,
         height=height,
         data=heif.still(data, file, b"heic"),

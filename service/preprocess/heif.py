@@ -10,7 +10,14 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from fractions import Fraction
 
-from service.preprocess.encoded import MAX_PIECES, corrupt, truncated, unsupported
+from service.preprocess.encoded import (
+    MAX_PIECES,
+    EncodedImage,
+    area,
+    corrupt,
+    truncated,
+    unsupported,
+)
 
 SIGNATURE = rb"....ftyp"
 """A pattern; the brands that follow tell what it is."""
@@ -24,6 +31,11 @@ _EXIF_BY_TURN = {  # quarters turned to the left, and then mirrored along an axi
     (0, 0): 4, (1, 0): 5, (2, 0): 2, (3, 0): 7,
     (0, 1): 2, (1, 1): 7, (2, 1): 4, (3, 1): 5,
 }  # fmt: skip
+
+# Alpha, a thumbnail and a map of gains beside the picture, and tiles that reach beyond it.
+_MAX_PICTURES, _SPARE_PIXELS = 4, 2**20
+# Measured: the decoder's planes, the library's, RGBA, and RGB.
+_BYTES_PER_PIXEL, _BYTES_PER_DEEP_PIXEL = 13, 24
 
 _Box = tuple[bytes, int, int]
 """A box's type, and where its content begins and ends."""
@@ -56,15 +68,20 @@ class Item:
 class Heif:
     """What a file says of its items."""
 
-    brands: set[bytes]
     primary: int
     items: dict[int, Item]
     parts: dict[int, list[int]]  # of grids: the items that they are made of
     beside: dict[int, list[int]]  # of alpha and the like: the items that they go with
-    file_bytes: int
 
-    def pictures(self) -> list[Item]:
-        """Give the items that the primary image and what goes with it are made of."""
+    def size(self, data: bytes) -> tuple[int, int]:
+        """Give the primary image's width and height, as coded."""
+        return self.items[self.primary].size(data)
+
+    def pictures(self, data: bytes, kinds: set[bytes]) -> list[Item]:
+        """Give the items that the primary image and what goes with it are made of.
+
+        Raises `RequestError` if they are of other kinds, or far more than such an image has.
+        """
         tops = [self.primary, *(number for number, of in self.beside.items() if self.primary in of)]
         numbers = list(dict.fromkeys(part for top in tops for part in self.parts.get(top, [top])))
         if any(number not in self.items for number in [*tops, *numbers]):
@@ -77,9 +94,15 @@ class Heif:
                     f"HEIF files whose image is {told}", "single images and grids are"
                 )
         found = [self.items[number] for number in numbers]
-        lengths = sum(end - start for item in found for start, end in item.places)
-        if lengths > self.file_bytes:
+        for item in found:
+            if item.kind not in kinds:
+                told = item.kind.decode("latin-1")
+                raise unsupported(f"HEIF files with parts of kind {told!r}", "AV1 and HEVC are")
+        if sum(end - start for item in found for start, end in item.places) > len(data):
             raise corrupt("its parts share their data")
+        pixels = sum(area(item.size(data)) for item in found)
+        if pixels > _MAX_PICTURES * area(self.size(data)) + _SPARE_PIXELS:
+            raise corrupt("its parts hold far more pixels than it has")
         return found
 
     def aperture(self, data: bytes) -> tuple[int, int, int, int]:
@@ -87,7 +110,7 @@ class Heif:
 
         Raises `RequestError` where that is none of whole pixels within it.
         """
-        width, height = self.items[self.primary].size(data)
+        width, height = self.size(data)
         for kind, start, end in self.items[self.primary].properties:
             if kind == b"clap":
                 if end - start < 32:
@@ -107,6 +130,25 @@ class Heif:
             elif start < end and kind == b"imir":
                 axis = data[start] & 1
         return _EXIF_BY_TURN[quarters, axis]
+
+
+@dataclass(kw_only=True)
+class HeifImage(EncodedImage):
+    """The primary image of a HEIF file, of whose pixels not all may be shown."""
+
+    data: bytes = field(repr=False)
+    coded_size: tuple[int, int]
+    is_deep: bool  # of more than 8 bits
+
+    @property
+    def pixels(self) -> int:
+        """Pixels that are decoded."""
+        return area(self.coded_size)
+
+    def peak_bytes(self) -> int:
+        """Estimate the peak of memory that decoding takes."""
+        each = _BYTES_PER_DEEP_PIXEL if self.is_deep else _BYTES_PER_PIXEL
+        return 2 * len(self.data) + each * self.pixels
 
 
 def brands(data: bytes) -> set[bytes]:
@@ -179,7 +221,7 @@ def read(data: bytes) -> Heif:
     primary = _uint(data, start + _FULL, 4 if data[start] else 2)
     if primary not in items:
         raise corrupt("its primary item is missing")
-    return Heif(brands(data), primary, items, parts, beside, len(data))
+    return Heif(primary, items, parts, beside)
 
 
 def _items(data: bytes, start: int, end: int) -> dict[int, Item]:

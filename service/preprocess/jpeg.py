@@ -63,7 +63,7 @@ class JpegImage(EncodedImage):
 
     data: bytes = field(repr=False)
     channels: int
-    scans: int  # 0 if all is in the first one
+    in_scans: bool  # several, each over all pixels
     has_end: bool
     reduced_size: tuple[int, int] | None = None
     opened: ImageFile.ImageFile | None = field(default=None, repr=False)
@@ -87,7 +87,7 @@ class JpegImage(EncodedImage):
         """Estimate the peak of memory that decoding takes."""
         width, height = self.decoded_size
         each = BYTES_PER_PIXEL + 2 * (self.channels == 4)
-        kept = _BYTES_PER_COEFFICIENT * self.channels if self.scans else 0
+        kept = _BYTES_PER_COEFFICIENT * self.channels if self.in_scans else 0
         if not self.has_end:  # it is decoded twice, to grey at its full size at first
             kept += 4 if self.channels == 4 else 1
         return len(self.data) + each * width * height + kept * self.width * self.height
@@ -119,22 +119,22 @@ def read(data: bytes, max_pixels: int) -> JpegImage:
     if not width or not height:
         raise corrupt("it has no pixels, or does not say how many")
     check_size(width, height, max_pixels)
-    scans, end, has_end = 0, len(data), data.endswith(_END)
-    if head.kind in _PROGRESSIVE or data[head.scan + 4] < channels:
-        scans, end, has_end = _scans(data, head, channels)
+    end, has_end = len(data), data.endswith(_END)
+    in_scans = head.kind in _PROGRESSIVE or data[head.scan + 4] < channels
+    if in_scans:
+        end, has_end = _scans(data, head, channels)
     elif not has_end:  # or something follows it
         found = _AFTER_SCAN.search(data, head.scan + 4)
         has_end = found is not None and found[1] == _END[1:]
     parts: list[bytes | memoryview] = [_START, *head.kept]
     parts += [memoryview(data)[head.scan : end], b"" if has_end else _END]
     return JpegImage(
-        format="JPEG",
         width=width,
         height=height,
         orientation=head.orientation or 1,
         data=b"".join(parts),
         channels=channels,
-        scans=scans,
+        in_scans=in_scans,
         has_end=has_end,
     )
 
@@ -197,10 +197,10 @@ def _check_frame(marker: int, segment: bytes) -> None:
         raise corrupt("the segment of its size is too short")
 
 
-def _scans(data: bytes, head: _Head, channels: int) -> tuple[int, int, bool]:
-    """Count the scans of an image in several.
+def _scans(data: bytes, head: _Head, channels: int) -> tuple[int, bool]:
+    """Go through the scans of an image in several.
 
-    Gives where the last one ends too, and whether the image's end is marked. Raises
+    Gives where the last one ends, and whether the image's end is marked. Raises
     `TruncatedImageError` if it is not and, by their headers, scans are missing, or
     `ImageTooLargeError` if they are very many.
     """
@@ -220,10 +220,10 @@ def _scans(data: bytes, head: _Head, channels: int) -> tuple[int, int, bool]:
         if found is None:
             if any(any(left) for left in bits.values()):
                 raise truncated()
-            return scans, len(data), False
+            return len(data), False
         at = found.start()
         if found[1] == _END[1:]:
-            return scans, at + 2, True
+            return at + 2, True
     raise corrupt("it is in far too many pieces")
 
 

@@ -118,7 +118,6 @@ def read(data: bytes, max_pixels: int) -> PngImage:
         kept[b"IDAT"] = [_chunk(b"IDAT", b"".join(moving))]
     header = _chunk(b"IHDR", struct.pack(">II", *size) + data[24:29])
     return PngImage(
-        format="PNG",
         width=width,
         height=height,
         orientation=orientation,

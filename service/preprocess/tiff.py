@@ -29,8 +29,14 @@ from service.preprocess.tiff_samples import (
 )
 from service.preprocess.tiff_tags import Directory, read_directory
 
-_WHITE_IS_ZERO, _BLACK_IS_ZERO, _RGB, _PALETTE, _CMYK, _YCBCR = 0, 1, 2, 3, 5, 6  # photometric
-_COLORS = {_WHITE_IS_ZERO: 1, _BLACK_IS_ZERO: 1, _RGB: 3, _PALETTE: 1, _CMYK: 4, _YCBCR: 3}
+_COLORS = {
+    tags.WHITE_IS_ZERO: 1,
+    tags.BLACK_IS_ZERO: 1,
+    tags.RGB: 3,
+    tags.PALETTE: 1,
+    tags.CMYK: 4,
+    tags.YCBCR: 3,
+}
 _OTHER_COLORS = {
     4: "a mask", 8: "CIE L*a*b*", 9: "ICC L*a*b*", 10: "ITU L*a*b*", 32803: "raw sensor data",
     32844: "LogL", 32845: "LogLuv", 34892: "raw linear data",
@@ -85,13 +91,13 @@ class TiffImage(EncodedImage):
             indexed: NDArray[np.uint8] = self.palette[values[..., 0]]
             return indexed
         colors = self._eight_bits(values[..., : _COLORS[self.photometric]])
-        if self.photometric == _WHITE_IS_ZERO:
+        if self.photometric == tags.WHITE_IS_ZERO:
             colors = 255 - colors
         if colors.shape[-1] == 1:
             return colors.repeat(3, axis=-1)
-        if self.photometric == _CMYK:
+        if self.photometric == tags.CMYK:
             return np.asarray(Image.fromarray(colors, "CMYK").convert("RGB"))
-        if self.photometric == _YCBCR and self.samples.compression != JPEG:
+        if self.photometric == tags.YCBCR and self.samples.compression != JPEG:
             return np.asarray(Image.fromarray(colors, "YCbCr").convert("RGB"))
         return colors
 
@@ -121,21 +127,22 @@ def read(data: bytes, max_pixels: int) -> TiffImage:
     _check_meaning(directory, photometric, bits, compression)
     alpha, alpha_at = _alpha(directory, photometric, count)
     return TiffImage(
-        format="TIFF",
         width=width,
         height=height,
         orientation=_orientation(directory),
-        samples=read_samples(directory, (width, height), count, bits, ycbcr=photometric == _YCBCR),
+        samples=read_samples(
+            directory, (width, height), count, bits, ycbcr=photometric == tags.YCBCR
+        ),
         photometric=photometric,
         alpha=alpha,
         alpha_at=alpha_at,
-        palette=_palette(directory, bits) if photometric == _PALETTE else None,
+        palette=_palette(directory, bits) if photometric == tags.PALETTE else None,
     )
 
 
 def _photometric(directory: Directory, count: int) -> int:
     """Give what the samples mean; without the tag, what libtiff takes them for."""
-    missing = _RGB if count >= 3 else _BLACK_IS_ZERO
+    missing = tags.RGB if count >= 3 else tags.BLACK_IS_ZERO
     photometric = directory.number(tags.PHOTOMETRIC, missing)
     if photometric not in _COLORS:
         name = _OTHER_COLORS.get(photometric, f"kind {photometric}")
@@ -162,11 +169,11 @@ def _bits(directory: Directory, count: int) -> int:
 
 def _check_meaning(directory: Directory, photometric: int, bits: int, compression: int) -> None:
     """Refuse by name colours that would come out wrong."""
-    if photometric == _PALETTE and bits > 8:
+    if photometric == tags.PALETTE and bits > 8:
         raise unsupported(f"TIFFs of {bits} bits with a palette", "palettes of up to 8 bits are")
-    if photometric == _CMYK and directory.number(tags.INK_SET, 1) != 1:
+    if photometric == tags.CMYK and directory.number(tags.INK_SET, 1) != 1:
         raise unsupported("TIFFs of other inks than CMYK", _ACCEPTED)
-    if photometric != _YCBCR or compression == JPEG:
+    if photometric != tags.YCBCR or compression == JPEG:
         return
     if bits != 8 or directory.numbers(tags.YCBCR_SUBSAMPLING, (2, 2)) != [1, 1]:
         raise unsupported("TIFFs of subsampled YCbCr that is not in JPEGs", _ACCEPTED)

@@ -43,7 +43,6 @@ _PIXELS_PER_TILE, _SPARE_TILES = 64, 1000
 _MAX_PADDING, _SPARE_PIXELS = 4, 2**22
 # Writers that find equal tiles store them once. Each is unpacked, so a small file could mean much.
 _MAX_SHARED = 2
-_BLACK_IS_ZERO, _RGB, _CMYK, _YCBCR = 1, 2, 5, 6  # photometric
 _SHORT, _LONG, _UNDEFINED = 3, 4, 7
 _SIZES = {_SHORT: 2, _LONG: 4, _UNDEFINED: 1}
 _SHORTS = {
@@ -86,7 +85,9 @@ class Samples:
         stored = self.size[0] * self.size[1] * self.count * each
         # Pillow's image, and its bytes twice while they are handed over.
         tables = _BYTES_PER_PART * len(self.parts)
-        return len(self.data) + tables + part * self.count * each + max(3 * stored, stored + colors)
+        # A JPEG in several scans keeps its coefficients, of two bytes.
+        unpacked = part * self.count * (3 if self.compression == JPEG else each)
+        return len(self.data) + tables + unpacked + max(3 * stored, stored + colors)
 
     def unpack(self) -> NDArray[np.unsignedinteger]:
         """Give the samples, [height, width, count]; of 8 bits or less in uint8, else in uint16.
@@ -319,8 +320,8 @@ def _check_parts(samples: Samples, rows: list[int]) -> None:
 def _photometric(count: int, *, ycbcr: bool) -> int:
     """Give what libtiff is told of the colours, which only matters for JPEGs."""
     if count == 3:
-        return _YCBCR if ycbcr else _RGB
-    return _CMYK if count == 4 else _BLACK_IS_ZERO
+        return tags.YCBCR if ycbcr else tags.RGB
+    return tags.CMYK if count == 4 else tags.BLACK_IS_ZERO
 
 
 def _write(

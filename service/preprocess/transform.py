@@ -44,6 +44,21 @@ def resized_size(width: int, height: int, short_side: int) -> tuple[int, int]:
     return int(short_side * width / height), short_side
 
 
+def least_decoded_size(
+    size: tuple[int, int], preprocessing: Preprocessing, ratio: float
+) -> tuple[int, int] | None:
+    """Size that an image may be reduced to while it is decoded; None where the ratio is 0."""
+    if not ratio:
+        return None
+    width, height = resized_size(*size, preprocessing.resize)
+    return int(width * ratio), int(height * ratio)
+
+
+def is_reduced(size: tuple[int, int], least: tuple[int, int] | None) -> bool:
+    """Whether a JPEG of a size is decoded at its half or less, as its decoder can."""
+    return least is not None and min(size[0] // least[0], size[1] // least[1]) >= 2
+
+
 def crop_of(width: int, height: int, preprocessing: Preprocessing) -> Crop:
     """Find the part of a `width` x `height` image that the model sees.
 

@@ -94,7 +94,6 @@ def read(data: bytes, max_pixels: int) -> WebpImage:
     if at[0] + size[0] > canvas[0] or at[1] + size[1] > canvas[1] or (not frame and size != canvas):
         raise corrupt("its header contradicts its picture about the size")
     return WebpImage(
-        format="WEBP",
         width=canvas[0],
         height=canvas[1],
         orientation=orientation,

@@ -547,20 +547,34 @@ def test_very_many_segments_between_scans_are_refused():
     assert within(data[:at] + b"\xff\xfe\0\2" * 1_000_000 + data[at:]) == CORRUPT
 
 
-@pytest.mark.parametrize("version", [1, 2])
-def test_places_of_no_size_in_an_avif_are_refused(version):
-    """Each takes no byte of the file."""
-    data = encode(GRAIN, "AVIF")
+def with_places(data: bytes, body: bytes) -> bytes:
+    """An AVIF whose box of places has another content."""
     at = data.index(b"iloc") - 4
     end = at + int.from_bytes(data[at : at + 4])
-    count = struct.pack(">H" if version == 1 else ">I", 2000)
-    one = struct.pack(">HHHH" if version == 1 else ">IHHH", 9, 0, 0, 65_535)
-    body = bytes([version, 0, 0, 0, 0, 0]) + count + one * 2000
     iloc = struct.pack(">I", 8 + len(body)) + b"iloc" + body
     meta = data.index(b"meta") - 4
     grown = int.from_bytes(data[meta : meta + 4]) + len(iloc) - (end - at)
-    changed = data[:meta] + struct.pack(">I", grown) + data[meta + 4 : at] + iloc + data[end:]
-    assert within(changed) == CORRUPT
+    return data[:meta] + struct.pack(">I", grown) + data[meta + 4 : at] + iloc + data[end:]
+
+
+@pytest.mark.parametrize("version", [1, 2])
+def test_places_of_no_size_in_an_avif_are_refused(version):
+    """Each takes no byte of the file."""
+    count = struct.pack(">H" if version == 1 else ">I", 2000)
+    one = struct.pack(">HHHH" if version == 1 else ">IHHH", 9, 0, 0, 65_535)
+    body = bytes([version, 0, 0, 0, 0, 0]) + count + one * 2000
+    assert within(with_places(encode(GRAIN, "AVIF"), body)) == CORRUPT
+
+
+def test_places_that_share_their_bytes_are_refused():
+    """Joined, they would be gigabytes of a file of some."""
+    data = encode(GRAIN, "AVIF")
+    head = bytes([0, 0, 0, 0, 0x44, 0]) + struct.pack(">HHHH", 1, 1, 0, 3000)
+    start = len(with_places(data, head + bytes(8 * 3000))) - len(data) + data.index(b"mdat") + 4
+    place = struct.pack(">II", start, 500)
+    assert "share their data" in message(with_places(data, head + place * 3000))
+    one = head[:-2] + b"\0\1" + struct.pack(">II", data.index(b"mdat") + 4 + 8, 0)
+    assert refused(with_places(data, one)) in (CORRUPT, TRUNCATED)
 
 
 @pytest.mark.parametrize(
