@@ -31,6 +31,7 @@ from service.batching.admission import ByteGate
 from service.batching.jobs import JobQueue
 from service.cpus import cpu_count
 from service.engine.base import Opener
+from service.errors import SettingsError
 from service.loader import load_repository
 from service.memory import give_back_while_running
 from service.metrics import Metrics
@@ -60,14 +61,27 @@ def create_app(settings: Settings, opener: Opener | None = None) -> FastAPI:
     app.include_router(documented)
     app.include_router(operations.probes)
     app.include_router(operations.router)
+    _check_root_path(app, settings.root_path)
     return app
+
+
+def _check_root_path(app: FastAPI, root_path: str | None) -> None:
+    """Refuse a path of the proxy's that could be meant for one of the service's own."""
+    first = (root_path or "").split("/")[1:2]
+    own = {str(getattr(route, "path", "")).split("/")[1] for route in app.routes}
+    if first and first[0] in own:
+        raise SettingsError(
+            f"--root-path (RESNET_SERVE_ROOT_PATH): must not begin with /{first[0]}, as one of the "
+            f"service's own paths does, got {root_path!r}"
+        )
 
 
 def create_service(settings: Settings, opener: Opener | None = None) -> Service:
     """Load the models, and make what the routes share."""
     metrics = Metrics()
     metrics.set_build(__version__)
-    jobs = JobQueue(settings.decode_threads or cpu_count())
+    memory = DecodingMemory(settings.max_decoding_bytes)
+    jobs = JobQueue(settings.decode_threads or cpu_count(), memory.waited_s)
     repository = load_repository(settings, metrics, jobs, opener)
     prepare_decoding()
     body_bytes = ByteGate(settings.max_inflight_bytes)
@@ -80,7 +94,7 @@ def create_service(settings: Settings, opener: Opener | None = None) -> Service:
         decode_policy=DecodePolicy(
             settings.max_image_pixels,
             settings.jpeg_draft_ratio,
-            DecodingMemory(settings.max_decoding_bytes),
+            memory,
         ),
         jobs=jobs,
         in_flight=InFlight() if settings.coalesce else None,

@@ -44,6 +44,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     given = sys.argv[1:] if argv is None else list(argv)
     leaving = LeaveAtSignal()
     if given[:1] == ["serve"]:
+        from service.arenas import share_one_arena  # noqa: PLC0415
+
+        share_one_arena()  # before there is a thread
         leaving.begin()
     from service.errors import StartupError  # noqa: PLC0415
 
@@ -125,10 +128,8 @@ def _serve_logged(
 
     from service.app import create_app  # noqa: PLC0415
     from service.logs import LogWriter, configure_logs  # noqa: PLC0415
-    from service.memory import share_one_arena  # noqa: PLC0415
     from service.server import bind, run_server  # noqa: PLC0415
 
-    share_one_arena()  # before there is a thread
     logs = LogWriter(stderr)
     leaving.before_leaving = lambda: logs.close(_LOG_FLUSH_S)
     try:

@@ -195,7 +195,8 @@ def parse_contract(metadata: Mapping[str, str], *, file: str) -> ModelContract:
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"])
+        hint = "; a newer release may have written it" if first["type"] == "extra_forbidden" else ""
         what = " ".join(
-            f"{where + ': ' if where else ''}{what_is_wrong(first)}".split()
+            f"{where + ': ' if where else ''}{what_is_wrong(first)}{hint}".split()
         )  # one line
         raise ContractError(f"{file}: its contract does not hold: {what}") from error

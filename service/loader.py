@@ -21,6 +21,7 @@ from service.model_files import BrokenModel, ModelFile, builtin_file, discover
 from service.repository import ModelSet, Repository
 from service.served import LoadedModel, ServedModel
 from service.settings import Settings
+from service.tracebacks import forget_frames
 from service.tuning.cache import ProfileCache
 from service.tuning.choice import Choice, choose_layout
 from service.tuning.facts import facts_of
@@ -136,6 +137,8 @@ class _Loading:
                 self._load(file, threads, engines.with_threads(threads))
             except ModelFileError as error:
                 self._note(file, error)
+                engines.close()
+                forget_frames(error, logged=True)  # which hold the session that it failed with
                 first_error = first_error or error
                 continue
             return choice

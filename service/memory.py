@@ -10,7 +10,6 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 
-_M_ARENA_MAX = -8  # of glibc's malloc.h
 _PERIOD_S = 1.0
 _MUCH = 32 * 2**20
 _SOME = 4 * 2**20
@@ -30,19 +29,6 @@ def give_back_freed() -> None:
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # musl and others have none
     if trim is not None:
         trim(0)
-
-
-def share_one_arena() -> None:
-    """Have all threads take memory from one place, where the C library can be told to.
-
-    glibc gives each thread an arena of its own, and gives back the end of none but the first: 47 MB
-    stayed with each decode thread after images of 3 MB. Call it before there are threads.
-
-    Source: https://man7.org/linux/man-pages/man3/mallopt.3.html
-    """
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
-    if mallopt is not None:
-        mallopt(_M_ARENA_MAX, 1)
 
 
 def resident_bytes() -> int | None:
@@ -88,11 +74,11 @@ async def give_back_while_running() -> None:
     policy = TrimPolicy(resident, time.monotonic())
     # A thread of its own, there from the start: a server's threads don't become more.
     with ThreadPoolExecutor(1, "memory") as thread:
-        give_back = partial(asyncio.get_running_loop().run_in_executor, thread, give_back_freed)
-        await give_back()
+        call = partial(asyncio.get_running_loop().run_in_executor, thread)
+        await call(lambda: None)  # a pool makes its thread for the first call
         while True:
             await asyncio.sleep(_PERIOD_S)
             resident = resident_bytes()
             if resident is not None and policy.is_due(resident, time.monotonic()):
-                await give_back()
+                await call(give_back_freed)
                 policy.done(resident, resident_bytes() or resident, time.monotonic())

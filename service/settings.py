@@ -233,8 +233,6 @@ class Settings(BaseModel):
                 "must begin with / and not end with it, as in /images or /a/b, and have letters, "
                 "digits and `._~-` between"
             )
-        if f"{value}/".startswith("/v1/"):
-            raise ValueError("must not begin with /v1, as the service's own paths do")
         return value
 
     @field_validator("model_timeout_ms", mode="before")

@@ -30,9 +30,9 @@ def open_missing_streams() -> None:
 
 
 def signals_to_stop_at() -> list[signal.Signals]:
-    """Give the signals that stop the service; SIGHUP is none where it is ignored, as by nohup."""
-    ignored = signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
-    return [signal.SIGTERM, signal.SIGINT, *([] if ignored else [signal.SIGHUP])]
+    """Give the signals that stop the service: not those that nohup and the like have ignored."""
+    numbers = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+    return [number for number in numbers if signal.getsignal(number) is not signal.SIG_IGN]
 
 
 class LeaveAtSignal:
@@ -54,8 +54,7 @@ class LeaveAtSignal:
         _thread.start_new_thread(self._wait, ())
         signal.set_wakeup_fd(self._teller, warn_on_full_buffer=False)
         for number in signals_to_stop_at():
-            if signal.getsignal(number) is not signal.SIG_IGN:
-                signal.signal(number, self._tell)
+            signal.signal(number, self._tell)
 
     def _tell(self, number: int, _: object) -> None:
         """Tell the thread also where an event loop has set a file of its own to be woken by."""

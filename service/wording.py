@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal, get_args, get_origin
 
 _KINDS = {
     "missing": "is missing",
-    "extra_forbidden": "is unknown here; a newer release may have written it",
+    "extra_forbidden": "is unknown here",
     "bool_type": "must be true or false",
     "bool_parsing": "must be true or false",
     "int_type": "must be a whole number",
@@ -45,6 +45,16 @@ _SIMPLE: Mapping[Any, str] = {
     str: "text",
     Path: "a path",
 }
+
+
+_SHOWN_CHARACTERS = 100
+
+
+def shortened(name: bytes | str) -> str:
+    """Cut a name that the client chose, so that a message does not echo megabytes."""
+    shown = name[: _SHOWN_CHARACTERS + 1]
+    text = shown.decode("utf-8", "replace") if isinstance(shown, bytes) else shown
+    return text if len(name) <= _SHOWN_CHARACTERS else f"{text[:_SHOWN_CHARACTERS]}..."
 
 
 def what_is_wrong(item: Mapping[str, Any]) -> str:

@@ -16,7 +16,6 @@ from service.api.exchange import Exchange
 from service.api.forms import FormParser, PostedImage, form_of
 from service.api.in_flight import Way, answer_of
 from service.api.json_body import json_body
-from service.api.multipart import shortened
 from service.api.problems import invalid_parameters, known_error
 from service.api.schemas import ClassifyQuery
 from service.api.state import Service
@@ -38,6 +37,7 @@ from service.preprocess.decode import DecodedImage, decode, decode_at_once
 from service.preprocess.header import read_header
 from service.served import ServedModel
 from service.tracebacks import forget_frames
+from service.wording import shortened
 
 _DEFAULT_TOP_K = 5
 
@@ -70,6 +70,7 @@ class Classify:
                     images = [PostedImage(body)]
                     if parse is not None:
                         images = await self._parse(parse, body, urgency)
+                    del body  # its parts are copies
                     trace.images = len(images)
                     works = [_work(image.content, served, service) for image in images]
                     with served.gate.admit(

@@ -17,6 +17,7 @@ from service.errors import (
     InvalidTimeoutError,
 )
 from service.settings import MAX_TIMEOUT_MS, Settings
+from service.wording import shortened
 
 _MOST_DIGITS = len(str(MAX_TIMEOUT_MS))
 _PRIORITIES = {"high": Priority.HIGH, "low": Priority.LOW}
@@ -49,13 +50,13 @@ def urgency_of(
     digits = text.isascii() and text.isdigit() and len(text) <= _MOST_DIGITS
     if not (digits and 1 <= int(text) <= MAX_TIMEOUT_MS):
         raise InvalidTimeoutError(
-            f"X-Request-Timeout-Ms is {text[:20]!r}; a whole number of milliseconds from 1 to "
-            f"{MAX_TIMEOUT_MS} is allowed"
+            f"X-Request-Timeout-Ms is {shortened(text)!r}; a whole number of milliseconds from 1 "
+            f"to {MAX_TIMEOUT_MS} is allowed"
         )
     priority = _text(headers, b"x-request-priority", "high").lower()
     if priority not in _PRIORITIES:
         raise InvalidPriorityError(
-            f"X-Request-Priority is {priority[:20]!r}; high and low are allowed"
+            f"X-Request-Priority is {shortened(priority)!r}; high and low are allowed"
         )
     timeout_ms = int(text)
     return Urgency(trace.arrival + timeout_ms / 1000, timeout_ms, _PRIORITIES[priority])

@@ -20,7 +20,6 @@ from service.api.multipart import (
     names_a_file,
     parameters_of,
     parts_of,
-    shortened,
 )
 from service.api.schemas import JsonImages
 from service.errors import (
@@ -33,6 +32,7 @@ from service.errors import (
     TooManyImagesError,
     UnsupportedMediaTypeError,
 )
+from service.wording import shortened, what_is_wrong
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +96,7 @@ def parse_json(body: bytes, max_images: int) -> list[PostedImage]:
         first = error.errors()[0]
         where = shortened(".".join(str(part) for part in first["loc"]))
         raise MalformedJsonError(
-            f"{where + ': ' if where else ''}{first['msg']}; expected {_JSON_FORM}"
+            f"{where + ': ' if where else ''}{what_is_wrong(first)}; expected {_JSON_FORM}"
         ) from error
     _check_count(len(items), max_images)
     return [PostedImage(_from_base64(item.data)) for item in items]

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from urllib.parse import unquote_to_bytes
 
 from service.errors import MalformedMultipartError
+from service.wording import shortened
 
 Headers = Mapping[bytes, bytes]
 """Headers of a part; names in small letters."""
@@ -22,7 +23,6 @@ _MAX_PADDING = 100
 _MAX_HEAD_BYTES = 8192
 _MAX_HEADERS = 16
 _MAX_NAME_CHARACTERS = 255
-_SHOWN_CHARACTERS = 100
 _WINDOW = 2**18
 
 _TOKEN = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
@@ -137,10 +137,3 @@ def file_name(parameters: Mapping[bytes, bytes]) -> str | None:
     if name[1:3] == ":\\" or name[:2] == "\\\\":  # a whole path of Windows
         name = name.rpartition("\\")[2]
     return _CONTROL.sub("\ufffd", name[:_MAX_NAME_CHARACTERS]) or None
-
-
-def shortened(name: bytes | str) -> str:
-    """Cut a name that the client chose, so that a message does not echo megabytes."""
-    shown = name[: _SHOWN_CHARACTERS + 1]
-    text = shown.decode("utf-8", "replace") if isinstance(shown, bytes) else shown
-    return text if len(name) <= _SHOWN_CHARACTERS else f"{text[:_SHOWN_CHARACTERS]}..."

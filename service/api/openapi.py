@@ -125,8 +125,9 @@ def classify(query: Annotated[ClassifyQuery, Query()]) -> None:
     """Give the most probable labels of each image.
 
     The body is an image, a form of files, or JSON with base64. Its content decides the image
-    format: JPEG, PNG, WebP, GIF, BMP or TIFF. A single image's error is the status of the answer;
-    of several images, each has its labels or its error.
+    format: JPEG, PNG, WebP, GIF, BMP, TIFF or AVIF, and HEIC where its decoder is installed. A
+    single image's error is the status of the answer; of several images, each has its labels or its
+    error.
     """
 
 

@@ -22,9 +22,8 @@ from service.errors import (
     RequestError,
     RouteNotFoundError,
 )
-from service.wording import what_is_wrong
+from service.wording import shortened, what_is_wrong
 
-_SHOWN_CHARACTERS = 100
 _PLACES = {"query", "path", "header"}  # where FastAPI says that a parameter is
 
 MEDIA_TYPE = "application/problem+json"
@@ -97,7 +96,7 @@ def invalid_parameters(errors: Iterable[Mapping[str, Any]]) -> InvalidParameterE
     for item in errors:
         # A value that may be missing is judged twice, as a value and as none: the first counts.
         name = next(str(part) for part in item["loc"] if part not in _PLACES)
-        shown = str(item["input"])[:_SHOWN_CHARACTERS]
+        shown = shortened(str(item["input"]))
         said.setdefault(name, f"{name}: {what_is_wrong(item)}, got {shown!r}")
     return InvalidParameterError("; ".join(said.values()))
 

@@ -10,8 +10,7 @@ from service.errors import (
     ContentEncodingError,
     EmptyBodyError,
 )
-
-_SHOWN_BYTES = 100
+from service.wording import shortened
 
 
 class HeldBytes:
@@ -71,7 +70,7 @@ def _check_encoding(value: bytes) -> None:
     """Refuse a coding; neither "identity" nor an empty element is one (RFC 9110, 5.6.1, 8.4)."""
     codings = [coding.strip().lower() for coding in value.split(b",")]
     if any(coding not in {b"", b"identity"} for coding in codings):
-        shown = value[:_SHOWN_BYTES].decode("latin-1")
+        shown = shortened(value.decode("latin-1"))
         raise ContentEncodingError(
             f"Content-Encoding {shown!r} is not accepted; send the image as it is"
         )

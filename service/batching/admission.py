@@ -174,6 +174,8 @@ class ImageGate:
             late_s = self.needed_s(device.planned_s(last, self, now, load, own), last, now) - left_s
             if late_s <= 0:
                 continue
+            if device.planned_s(Rank(deadlines[begin]), self, now) > last.deadline - now:
+                continue  # all of them are late in any case
             if end - begin > 1:
                 middle = (begin + end) // 2
                 spans += [(middle, end), (begin, middle)]

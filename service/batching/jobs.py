@@ -41,8 +41,10 @@ class JobQueue:
 
     latencies = None
 
-    def __init__(self, threads: int) -> None:
+    def __init__(self, threads: int, waited_s: Callable[[], float] = lambda: 0.0) -> None:
+        """Prepare for so many threads; `waited_s` tells how long the calling one waited in jobs."""
         self.threads = threads
+        self._waited_s = waited_s
         self.lane = Lane(threads)
         self._jobs: Line[_Job] = Line()
         self._demand = Demand()  # seconds, of those that are in line
@@ -186,7 +188,7 @@ class JobQueue:
     def run(self, batch: list[_Job]) -> None:
         """Do one job."""
         (job,) = batch
-        started = time.perf_counter()
+        started = time.perf_counter() - self._waited_s()
         try:
             job.call()
         except Exception as error:  # noqa: BLE001 - whatever it is, who waits must hear of it
@@ -194,7 +196,8 @@ class JobQueue:
             if self._waiters is not None:
                 self._waiters.reject([(job.future, error)])
         else:  # what was refused amid the work says nothing of the rest
-            self._costs.learn(job.work, time.perf_counter() - started)
+            # Nor do waits: they come of other jobs, and would be expected of this kind.
+            self._costs.learn(job.work, time.perf_counter() - self._waited_s() - started)
 
     def stopped(self, left: Sequence[_Job]) -> None:
         """Fail the job of a thread that has died, and all if it was the last."""

@@ -135,7 +135,7 @@ class BenchOptions(BaseModel):
     @field_validator("images")
     @classmethod
     def _has_a_size(cls, value: str) -> str:
-        if value.startswith("synthetic") and not SYNTHETIC.fullmatch(value):
+        if value.startswith("synthetic:") and not SYNTHETIC.fullmatch(value):
             raise ValueError("must be synthetic or synthetic:WIDTHxHEIGHT, up to 9999x9999")
         return value
 

@@ -73,4 +73,4 @@ def _dropped(count: int, processors: list[structlog.typing.Processor]) -> str:
 
 def _to_json(_: object, __: str, event: MutableMapping[str, Any]) -> str:
     """Render an event as JSON, a fifth of the time that the standard library takes for it."""
-    return to_json(event, serialize_unknown=True, inf_nan_mode="null").decode()
+    return to_json(event, inf_nan_mode="null").decode()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import MutableMapping
+from itertools import islice
 from typing import Any
 
 LONGEST = 500
@@ -10,7 +11,7 @@ LONGEST = 500
 
 LONGEST_TRACEBACK = 16_000
 
-_DEEPEST = 6
+_DEEPEST, _MOST_ENTRIES = 6, 100
 
 
 def cut_values(_: object, __: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
@@ -26,9 +27,11 @@ def _plain(value: Any, depth: int) -> Any:
     if value is None or isinstance(value, bool | int | float):
         return value
     if isinstance(value, dict) and depth:
-        return {_plain(str(key), 0): _plain(each, depth - 1) for key, each in value.items()}
+        pairs = islice(value.items(), _MOST_ENTRIES)
+        return {_plain(str(key), 0): _plain(each, depth - 1) for key, each in pairs}
     if isinstance(value, list | tuple | set | frozenset) and depth:
-        return [_plain(each, depth - 1) for each in value]
+        kept = [_plain(each, depth - 1) for each in islice(value, _MOST_ENTRIES)]
+        return kept if len(kept) == len(value) else [*kept, f"... ({len(value)} entries)"]
     if isinstance(value, bytes | bytearray | memoryview):
         start = bytes(value[:LONGEST]).decode("utf-8", "backslashreplace")
         return start if len(value) <= LONGEST else f"{start}... ({len(value)} bytes)"

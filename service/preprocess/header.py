@@ -45,7 +45,7 @@ def read_header(data: bytes, preprocessing: Preprocessing, jpeg_draft_ratio: flo
         if data.startswith(signature):
             try:
                 header = read(data)
-            except struct.error:  # cut off
+            except (struct.error, OverflowError):  # cut off, or places beyond any file
                 return UNKNOWN
             if header.kind == "jpeg" and header.pixels:
                 size = header.width, header.height

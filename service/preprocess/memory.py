@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import threading
+import time
 from collections import deque
 from collections.abc import Generator
 from contextlib import contextmanager
@@ -23,6 +24,12 @@ class DecodingMemory:
         self.held = 0
         self._changed = threading.Condition()
         self._line: deque[object] = deque()
+        self._of_thread = threading.local()
+
+    def waited_s(self) -> float:
+        """Seconds that this thread has waited for room in all: no work, but nothing else either."""
+        waited: float = getattr(self._of_thread, "waited_s", 0.0)
+        return waited
 
     @contextmanager
     def hold(self, size: int, spare: int = 0) -> Generator[None]:
@@ -39,7 +46,9 @@ class DecodingMemory:
         with self._changed:
             me = object()
             self._line.append(me)
+            began = time.perf_counter()
             self._changed.wait_for(lambda: self._line[0] is me and self.held + size <= self.limit)
+            self._of_thread.waited_s = self.waited_s() + time.perf_counter() - began
             self._line.popleft()
             self.held += size
             self._changed.notify_all()

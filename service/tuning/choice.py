@@ -30,6 +30,10 @@ _GPU_BATCHES = 2
 """Batches under way on a GPU: one is computed, the next is stacked and copied."""
 
 
+def _rounded(rate: float) -> str:
+    return f"{rate:.0f}" if rate >= 100 else f"{rate:.3g}"
+
+
 @dataclass(frozen=True, slots=True)
 class Choice:
     """The layout that is used, and why: `trials` are empty where there was nothing to try."""
@@ -48,7 +52,7 @@ class Choice:
             return self.note
         when = "measured by an earlier start" if self.source == "cache" else "measured now"
         figures = ", ".join(
-            f"{trial.layout} {trial.images_per_s:.4g} images/s and a lone image in "
+            f"{trial.layout} {_rounded(trial.images_per_s)} images/s and a lone image in "
             f"{trial.lone_s * 1000:.3g} ms"
             for trial in self.trials
         )

@@ -50,9 +50,7 @@ class OneEngine:
     def with_threads(self, threads: int) -> Engine:
         """Give the engine with so many intra-op threads; one with another number is closed."""
         if self._engine is None or threads != self._threads:
-            if self._engine is not None:
-                engine, self._engine = self._engine, None
-                engine.close()
+            self.close()
             self._engine = self._opener.open(
                 self._path, intra_op_threads=threads, provider=self._provider
             )
@@ -60,6 +58,12 @@ class OneEngine:
             if self._engine.provider == "cpu":
                 self._provider = "cpu"  # "auto" has tried the GPU, and need not again
         return self._engine
+
+    def close(self) -> None:
+        """Close the engine that is open, if one is."""
+        engine, self._engine = self._engine, None
+        if engine is not None:
+            engine.close()
 
 
 def try_out(

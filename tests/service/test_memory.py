@@ -9,7 +9,7 @@ import threading
 from types import SimpleNamespace
 
 from service import memory
-from service.memory import TrimPolicy, give_back_freed, resident_bytes, share_one_arena
+from service.memory import TrimPolicy, give_back_freed, resident_bytes
 
 
 def test_the_c_library_is_told(monkeypatch):
@@ -26,19 +26,6 @@ def test_a_c_library_that_can_not_be_told_is_let_be(monkeypatch):
 
 def test_it_works_with_the_one_that_is_here():
     give_back_freed()
-
-
-def test_threads_are_told_to_share_one_arena(monkeypatch):
-    asked = []
-    library = SimpleNamespace(mallopt=lambda option, value: asked.append((option, value)))
-    monkeypatch.setattr(ctypes, "CDLL", lambda name: library)
-    share_one_arena()
-    assert asked == [(-8, 1)]
-
-
-def test_a_c_library_without_arenas_is_let_be(monkeypatch):
-    monkeypatch.setattr(ctypes, "CDLL", lambda name: SimpleNamespace())
-    share_one_arena()
 
 
 def test_the_memory_of_this_process_is_read():

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import threading
+import weakref
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +18,7 @@ from hypothesis import strategies as st
 from structlog.testing import capture_logs
 
 from service.contract import GoldenPattern, Label
-from service.engine.onnx import load_engine
+from service.engine.onnx import OnnxOpener, load_engine
 from service.errors import (
     BrokenModelError,
     ModelFileError,
@@ -120,6 +122,29 @@ def test_when_no_file_can_be_loaded_the_start_stops_with_the_first(tmp_path):
     with capture_logs() as logs:
         assert str(paths[0]) in refusal(ModelFileError, tmp_path)
     assert [entry["path"] for entry in logs] == [str(path) for path in paths]
+
+
+def test_a_file_that_was_refused_is_not_kept_open(tmp_path, monkeypatch):
+    """Its session would be as large as the model, beside all that are served."""
+    opened, open_file = [], OnnxOpener.open
+
+    def noted(opener, path, *args, **options):
+        engine = open_file(opener, path, *args, **options)
+        opened.append((path.name, weakref.ref(engine)))
+        return engine
+
+    monkeypatch.setattr(OnnxOpener, "open", noted)
+    of_two_labels(write_color_model(tmp_path / "a.onnx"))
+    write_color_model(tmp_path / "b.onnx")
+    gc.collect()
+    gc.disable()
+    try:
+        repository = loaded(tmp_path, intra_op_threads=0)
+        alive = {name for name, engine in opened if engine() is not None}
+    finally:
+        gc.enable()
+    assert [model.name for model in repository] == ["b"]
+    assert alive == {"b.onnx"}
 
 
 def test_a_broken_default_model_stops_the_start_with_its_name(several):

@@ -272,9 +272,7 @@ def test_the_root_itself_is_no_root_path(text):
     assert loaded({"root_path": text}).root_path is None
 
 
-@pytest.mark.parametrize(
-    "text", ["images", "/images/", "//images", "/a b", "/a?b", "/a#b", "/ä", "/v1", "/v1/x"]
-)
+@pytest.mark.parametrize("text", ["images", "/images/", "//images", "/a b", "/a?b", "/a#b", "/ä"])
 def test_a_root_path_that_could_not_be_one_is_named(text):
     message = refusal({"root_path": text})
     assert message.startswith("--root-path (RESNET_SERVE_ROOT_PATH): must ")

@@ -51,6 +51,7 @@ BAD = {
     "damaged png": (PNG[:60] + b"\0\0\0\0" + PNG[64:], 422, "corrupt_image"),
     "damaged webp": (encode(photo(*SIZE), "WEBP")[:30] + bytes(500), 422, "truncated_image"),
     "no palette": (png((8, 8), 8, 3, bytes(9) * 8), 422, "corrupt_image"),
+    "places beyond any file": (b"II+\0\x08\0\0\0" + b"\xff" * 8, 422, "truncated_image"),
     "huge png": (claiming("PNG", 60_000, 60_000), 413, "image_too_large"),
     "huge jpeg": (claiming("JPEG", 8_000, 8_000), 413, "image_too_large"),
     "huge tile": (

@@ -8,6 +8,8 @@ import re
 import pytest
 from images import colored, top_label
 
+from service.errors import SettingsError
+
 ROOT = "/images/eu"
 
 
@@ -58,3 +60,10 @@ def test_a_path_that_only_looks_like_it_is_none_of_ours(client, path):
 
 def test_without_a_root_path_the_description_names_no_server(serve):
     assert "servers" not in json.loads(serve().get("/openapi.json").text)
+
+
+@pytest.mark.parametrize("path", ["/v1", "/v1/x", "/metrics", "/health/a", "/docs", "/livez"])
+def test_a_path_that_could_be_meant_for_the_services_own_is_refused(serve, path):
+    """A probe comes past the proxy, and must not be taken for a request from it."""
+    with pytest.raises(SettingsError, match=f"must not begin with /{path.split('/')[1]}, as one"):
+        serve(root_path=path)

@@ -121,6 +121,26 @@ def test_who_is_late_in_any_case_is_no_reason_to_refuse_others(clock):
             gate.check(12, soon(17), Priority.HIGH)
 
 
+def test_where_all_are_late_few_plans_are_made(monkeypatch):
+    """It happens on the event loop, and just when there is most to do."""
+    device = Device()
+    gate = ImageGate(2000, max_batch=1, latencies=LatencyTable([(1, 1.0)]), device=device)
+    neighbour = ImageGate(100, latencies=LatencyTable([(1, 0.01)]), device=device)
+    with contextlib.ExitStack() as admitted:
+        for number in range(1000):
+            admitted.enter_context(gate.admit(1, soon(2 * number + 5)))
+        gate.latencies = LatencyTable([(1, 10.0)])  # the device got slow
+        plans, plan = [], Device.planned_s
+
+        def counted(*args, **options):
+            plans.append(args)
+            return plan(*args, **options)
+
+        monkeypatch.setattr(Device, "planned_s", counted)
+        neighbour.check(1, soon(1), Priority.HIGH)
+    assert 0 < len(plans) < 60
+
+
 def test_another_models_promises_are_kept_too():
     device = Device()
     gate = ImageGate(100, max_batch=99, latencies=LatencyTable([(1, 1.0)]), device=device)

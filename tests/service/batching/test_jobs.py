@@ -193,6 +193,34 @@ def test_predictions_learn_from_jobs_that_were_done_to_their_end_alone():
         with_jobs(use)
 
 
+def test_what_a_job_waited_is_none_of_what_it_takes():
+    """Large images wait for memory; small ones of the same kind are not to be refused for that."""
+    clock, waited = Clock(), 0.0
+
+    async def use() -> None:
+        nonlocal waited
+        pool, jobs = RunnerPool(1), JobQueue(1, lambda: waited)
+        jobs.start(pool)
+
+        def waits(seconds: float, took_s: float) -> None:
+            nonlocal waited
+            clock.now += seconds + took_s
+            waited += seconds
+
+        try:
+            before_s = jobs.expect_s(SMALL)
+            for _ in range(10):
+                await jobs.call(partial(waits, 5.0, before_s), FAR, Priority.HIGH, SMALL)
+            await jobs.call(partial(waits, 0.0, before_s), FAR, Priority.HIGH, SMALL)
+            assert jobs.expect_s(SMALL) == pytest.approx(before_s, rel=0.01)
+        finally:
+            jobs.close()
+            assert pool.close(20)
+
+    with simulated_time(clock):
+        asyncio.run(use())
+
+
 def test_a_job_that_takes_too_long_is_reported():
     async def use(jobs: JobQueue, pool: RunnerPool) -> None:
         assert jobs.trouble(stuck_after_s=0) is None

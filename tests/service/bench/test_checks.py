@@ -59,3 +59,9 @@ def test_a_mistake_is_told_before_anything_slow_is_imported(flags):
     assert ended.returncode == 1, ended.stderr
     assert ended.stderr.startswith(f"resnet-serve: error: {flags[0]}")
     assert len(ended.stderr.splitlines()) == 1
+
+
+def test_a_folder_may_be_called_like_synthetic_images(tmp_path, monkeypatch):
+    (tmp_path / "synthetic-photos").mkdir()
+    monkeypatch.chdir(tmp_path)
+    check(read_options({"images": "synthetic-photos"}))

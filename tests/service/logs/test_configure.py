@@ -237,3 +237,14 @@ def test_a_traceback_in_text_does_not_show_variables(configure, capsys):
     text = capsys.readouterr().err
     assert text.count("ValueError: substring not found") == 2
     assert "the client's image" not in text
+
+
+def test_a_value_of_very_many_entries_is_cut(configure, capsys):
+    configure("json", "info")
+    structlog.get_logger("test").info(
+        "many", numbers=list(range(10_000)), names={n: n for n in range(10_000)}
+    )
+    (line,) = lines(capsys)
+    assert line["numbers"][:3] == [0, 1, 2]
+    assert line["numbers"][100:] == ["... (10000 entries)"]
+    assert len(line["names"]) == 100

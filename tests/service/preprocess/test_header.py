@@ -6,7 +6,7 @@ import io
 import struct
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from PIL import Image, features
 
@@ -93,6 +93,7 @@ starts = [
 
 
 @given(st.sampled_from(starts), st.binary(max_size=200))
+@example(b"II+\0", b"\x08\0\0\0" + b"\xff" * 8)
 def test_any_bytes_give_a_size_or_nothing(start, rest):
     assert read(start + rest, ratio=4).pixels >= 0
 

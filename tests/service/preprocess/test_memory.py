@@ -142,3 +142,20 @@ def test_a_lossless_webp_may_take_more_than_its_pixels():
     lossless = encode(photo(64, 64), "WEBP", lossless=True)
     assert 100_000 < read(lossless, 10**6).spare_bytes() <= 256 * 6000
     assert read(encode(photo(64, 64), "WEBP"), 10**6).spare_bytes() == 0
+
+
+def test_the_time_that_a_thread_waited_for_room_is_told():
+    memory, waited = DecodingMemory(10), list[float]()
+
+    def work() -> None:
+        with memory.hold(6):
+            waited.append(memory.waited_s())
+
+    with memory.hold(6):
+        thread = threading.Thread(target=work)
+        thread.start()
+        while not memory._line:
+            pass
+    thread.join()
+    assert waited[0] > 0
+    assert memory.waited_s() < waited[0], "of another thread"
