@@ -16,6 +16,7 @@ from contextlib import asynccontextmanager
 from fastapi import FastAPI
 from fastapi.middleware.cors import CORSMiddleware
 from fastapi_offline import FastAPIOffline
+from starlette.routing import Route
 from starlette.types import ASGIApp
 
 from service import __version__
@@ -58,18 +59,18 @@ def create_app(settings: Settings, opener: Opener | None = None) -> FastAPI:
     app.state.service = service
     add_problem_handlers(app)
     describe(app, settings.root_path)
-    app.include_router(documented)
-    app.include_router(operations.probes)
-    app.include_router(operations.router)
-    _check_root_path(app, settings.root_path)
+    paths = {route.path for route in app.routes if isinstance(route, Route)}
+    for router in (documented, operations.probes, operations.router):
+        app.include_router(router)
+        paths |= {route.path for route in router.routes if isinstance(route, Route)}
+    _check_root_path(paths, settings.root_path)
     return app
 
 
-def _check_root_path(app: FastAPI, root_path: str | None) -> None:
-    """Refuse a path of the proxy's that could be meant for one of the service's own."""
+def _check_root_path(paths: set[str], root_path: str | None) -> None:
+    """Refuse a path of the proxy's that could be meant for one of the service's own, `paths`."""
     first = (root_path or "").split("/")[1:2]
-    own = {str(getattr(route, "path", "")).split("/")[1] for route in app.routes}
-    if first and first[0] in own:
+    if first and first[0] in {path.split("/")[1] for path in paths}:
         raise SettingsError(
             f"--root-path (RESNET_SERVE_ROOT_PATH): must not begin with /{first[0]}, as one of the "
             f"service's own paths does, got {root_path!r}"

@@ -194,9 +194,9 @@ def read(data: bytes, max_pixels: int) -> EncodedImage:
         if signature.match(data):
             try:
                 image = reader(data, max_pixels)
-            except (struct.error, IndexError) as error:  # they read where the file says
+            except (struct.error, IndexError, OverflowError) as error:  # they read where the file says
                 raise truncated() from error
-            except (ValueError, OverflowError) as error:
+            except ValueError as error:
                 raise _broken(error) from error
             check_pixels(image.pixels, max_pixels)
             return image
