@@ -194,7 +194,11 @@ def read(data: bytes, max_pixels: int) -> EncodedImage:
         if signature.match(data):
             try:
                 image = reader(data, max_pixels)
-            except (struct.error, IndexError, OverflowError) as error:  # they read where the file says
+            except (
+                struct.error,
+                IndexError,
+                OverflowError,
+            ) as error:  # they read where the file says
                 raise truncated() from error
             except ValueError as error:
                 raise _broken(error) from error
