@@ -39,6 +39,7 @@ settings.load_profile("tests")
 def pytest_addoption(parser: pytest.Parser) -> None:
     """Let what takes long, or needs programs beside Python's, be asked for."""
     parser.addoption("--all", action="store_true", help="also tests that are marked as full")
+    parser.addoption("--record", action="store_true", help="record HTTP exchanges (test_exchanges)")
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

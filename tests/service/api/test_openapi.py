@@ -153,7 +153,7 @@ def test_the_example_of_json_is_answered(client):
 
 def test_the_example_of_a_classification_has_the_form_of_a_real_answer(client, monkeypatch):
     monkeypatch.setattr(heic, "is_installed", lambda: False)
-    files = [("files", ("koala.jpg", colored())), ("files", ("notes.txt", b"no image"))]
+    files = [("files", ("cat.jpg", colored())), ("files", ("notes.txt", b"no image"))]
     answer = client.post("/v1/classify?top_k=1", files=files).json()
     for real, example in zip(answer["results"], examples.CLASSIFICATION["results"], strict=True):
         assert shape(real) == shape(example)
