@@ -57,10 +57,10 @@ CLASSIFICATION = {
     "version": 1,
     "results": [
         {
-            "name": "koala.jpg",
-            "labels": [{"id": "n01882714", "label": "koala", "index": 12, "probability": 0.900238}],
-            "width": 500,
-            "height": 212,
+            "name": "cat.jpg",
+            "labels": [{"id": "n02123045", "label": "tabby", "index": 30, "probability": 0.698785}],
+            "width": 451,
+            "height": 300,
         },
         {
             "name": "notes.txt",
