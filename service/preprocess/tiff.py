@@ -14,7 +14,7 @@ from PIL import Image
 
 from service.preprocess import tiff_tags as tags
 from service.preprocess import tiff_ycbcr
-from service.preprocess.color import scale_table, to_rgb
+from service.preprocess.color import from_palette, scale_table, to_rgb
 from service.preprocess.encoded import EncodedImage, corrupt, unsupported
 from service.preprocess.limits import check_size
 from service.preprocess.tiff_samples import (
@@ -87,8 +87,7 @@ class TiffImage(EncodedImage):
     def _colors(self, values: NDArray[np.generic]) -> NDArray[np.uint8]:
         """Make RGB, uint8 [height, width, 3], of samples [height, width, samples]."""
         if self.palette is not None:
-            indexed: NDArray[np.uint8] = self.palette[values[..., 0]]
-            return indexed
+            return np.asarray(from_palette(np.asarray(values[..., 0], np.uint8), self.palette))
         if self.block is not None:
             stored = np.asarray(values[..., :3], np.uint8)
             return tiff_ycbcr.to_rgb(stored, self.size, self.block)
