@@ -68,7 +68,7 @@ def unpack(data: bytes, size: tuple[int, int], *, four_bits: bool) -> _Bytes:
     return picture.indices.reshape(height, width)
 
 
-def _commands(stream: _Bytes, four_bits: bool) -> tuple[_Numbers, int]:  # noqa: FBT001
+def _commands(stream: _Bytes, four_bits: bool) -> tuple[_Numbers, int]:
     """Find where commands begin, the first of them at 0, and where the one behind them does."""
     first, second = stream[::2], stream[1::2]
     longs = np.flatnonzero((first == 0) & (second >= _STEP))  # if they are commands at all
@@ -94,12 +94,12 @@ def _commands(stream: _Bytes, four_bits: bool) -> tuple[_Numbers, int]:  # noqa:
     )
 
 
-def _stored(counts: NDArray[np.intp], four_bits: bool) -> NDArray[np.intp]:  # noqa: FBT001
+def _stored(counts: NDArray[np.intp], four_bits: bool) -> NDArray[np.intp]:
     """Give the bytes of pixels as they are, an even number."""
     return (counts + 3) // 4 * 2 if four_bits else (counts + 1) // 2 * 2
 
 
-def _write(stream: _Bytes, starts: _Numbers, picture: _Picture, four_bits: bool) -> None:  # noqa: FBT001
+def _write(stream: _Bytes, starts: _Numbers, picture: _Picture, four_bits: bool) -> None:
     """Write the pixels of some commands, and go to where the last one leads."""
     first, second = stream[starts].astype(np.int32), stream[starts + 1].astype(np.int32)
     is_step = (first == 0) & (second == _STEP)

@@ -35,7 +35,16 @@ _READ = {
 _MAX_ENTRIES = 4096
 _BIG = 43  # the version of BigTIFF
 _INTEGERS = {
-    1: "u1", 3: "u2", 4: "u4", 6: "i1", 8: "i2", 9: "i4", 13: "u4", 16: "u8", 17: "i8", 18: "u8",
+    1: "u1",
+    3: "u2",
+    4: "u4",
+    6: "i1",
+    8: "i2",
+    9: "i4",
+    13: "u4",
+    16: "u8",
+    17: "i8",
+    18: "u8",
 }  # types; libtiff reads those with a sign too
 _RATIONALS = {5: "u4", 10: "i4"}
 

@@ -38,7 +38,9 @@ def read_block(directory: Directory, count: int, bits: int) -> Block:
         raise corrupt("it does not tell how its colours are subsampled")
     across, down = block
     if bits != 8 or not {across, down} <= _SIDES:
-        raise unsupported(f"TIFFs of YCbCr of {bits} bits in blocks of {across} x {down}", _ACCEPTED)
+        raise unsupported(
+            f"TIFFs of YCbCr of {bits} bits in blocks of {across} x {down}", _ACCEPTED
+        )
     if (across, down) == WHOLE:
         return WHOLE
     if count > 3 or directory.number(tags.PLANAR, 1) == 2:

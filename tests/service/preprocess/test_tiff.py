@@ -20,9 +20,7 @@ from service.preprocess.decode import DecodePolicy, decode_upright, read
 from service.preprocess.header import read_header
 
 POLICY = DecodePolicy(max_image_pixels=1_000_000, jpeg_draft_ratio=0)
-RULE = Preprocessing(
-    resize=64, crop=64, interpolation="bilinear", mean=(0, 0, 0), std=(1, 1, 1)
-)
+RULE = Preprocessing(resize=64, crop=64, interpolation="bilinear", mean=(0, 0, 0), std=(1, 1, 1))
 HEIGHT, WIDTH = 37, 53
 CHANNELS = {"miniswhite": 1, "minisblack": 1, "rgb": 3, "separated": 4}
 EXTRA = [None, "assocalpha", "unassalpha", "unspecified"]
@@ -240,7 +238,7 @@ def test_subsampled_ycbcr_may_be_in_tiles(block):
 @pytest.mark.parametrize("compression", [*PACKED, None])
 @pytest.mark.parametrize("rows", [None, 0, 2**32 - 1])
 def test_a_strip_may_have_no_length_and_no_number_of_rows(compression, rows):
-    """libtiff has it end with the file."""
+    """Libtiff has it end with the file."""
     samples = noisy(1, 8)
     file = io.BytesIO()
     tifffile.imwrite(
