@@ -195,7 +195,7 @@ HONEST: dict[str, Callable[[Image.Image], bytes]] = {
     ),
     "TIFF CMYK": lambda p: encode(p.convert("CMYK"), "TIFF"),
     "TIFF tiles": lambda p: tiff(np.asarray(p), compression="deflate", tile=(256, 256)),
-    "TIFF subsampled YCbCr": lambda p: subsampled(p),
+    "TIFF subsampled YCbCr": subsampled,
     "TIFF JPEG": lambda p: encode(p, "TIFF", compression="jpeg"),
     "AVIF": lambda p: encode(p, "AVIF", speed=10),
     "AVIF RGBA": lambda p: encode(with_alpha(p), "AVIF", speed=10),

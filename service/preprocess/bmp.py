@@ -36,7 +36,7 @@ _OTHER_KINDS = {4: "an embedded JPEG", 5: "an embedded PNG"}
 _OTHER_OS2_KINDS = {3: "Huffman codes", 4: "run lengths of 24 bits"}
 _555 = (0x7C00, 0x03E0, 0x001F, 0)
 _888 = (0xFF0000, 0xFF00, 0xFF, 0)
-_BYTES_PER_PIXEL, _BYTES_PER_MASKED_PIXEL = 12, 24  # at most, measured
+_BYTES_PER_PIXEL, _BYTES_PER_RUN_PIXEL, _BYTES_PER_MASKED_PIXEL = 12, 18, 24  # measured
 
 _Masks = tuple[int, int, int, int]
 """Bits of red, green, blue and alpha in a pixel; none of them where there is no such channel."""
@@ -54,16 +54,20 @@ class BmpImage(EncodedImage):
     palette: NDArray[np.uint8]
     masks: _Masks
 
+    @property
+    def is_in_runs(self) -> bool:
+        """Whether its pixels are packed."""
+        return self.compression in {_RLE8, _RLE4}
+
     def peak_bytes(self) -> int:
         """Estimate the peak of memory that decoding takes."""
-        return self.pixels * (
-            _BYTES_PER_MASKED_PIXEL if self.bits in {16, 32} else _BYTES_PER_PIXEL
-        )
+        each = _BYTES_PER_MASKED_PIXEL if self.bits in {16, 32} else _BYTES_PER_PIXEL
+        return self.pixels * (_BYTES_PER_RUN_PIXEL if self.is_in_runs else each)
 
     def to_rgb(self) -> Image.Image:
         """Decode to RGB, on white where there is alpha at all."""
-        if self.compression in {_RLE8, _RLE4}:
-            data = self.data[self.start :]
+        if self.is_in_runs:
+            data = memoryview(self.data)[self.start :]
             return self._from_palette(unpack(data, self.size, four_bits=self.bits == 4))
         if self.bits <= 8:
             return self._from_palette(self._indices())

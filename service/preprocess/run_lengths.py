@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from service.preprocess.encoded import corrupt, truncated
 
 _END_OF_ROW, _END, _STEP = 0, 1, 2  # what a pair that begins with 0 is; more are pixels as stored
-_PAIRS_AT_ONCE = 4096  # of up to 255 pixels each
+_PAIRS_AT_ONCE = 16_384  # of up to 255 pixels each
 _MOST_BYTES = 2 + 256  # of a command
 
 _Numbers = NDArray[np.int32]
@@ -33,7 +33,7 @@ class _Picture:
     y: int = 0
 
 
-def unpack(data: bytes, size: tuple[int, int], *, four_bits: bool) -> _Bytes:
+def unpack(data: bytes | memoryview, size: tuple[int, int], *, four_bits: bool) -> _Bytes:
     """Unpack palette indices, uint8 [height, width], rows in the order in which they are stored.
 
     Pixels that are passed over have index 0, and what reaches beyond a row is dropped. Raises
@@ -42,16 +42,18 @@ def unpack(data: bytes, size: tuple[int, int], *, four_bits: bool) -> _Bytes:
     """
     width, height = size
     picture = _Picture(width, height, np.zeros(width * height, np.uint8))
-    end = len(data) + len(data) % 2
-    stream = np.frombuffer(data.ljust(end + _MOST_BYTES, b"\0"), np.uint8)
-    at, left = 0, 2 * width * height + 4 * height + 1000
+    end, at = len(data) + len(data) % 2, 0
+    left = 2 * width * height + 4 * height + 1000
     while picture.y < height:
         if at >= end and (picture.y, picture.x) >= (height - 1, width):
             break  # without a mark of its end
         if at >= end:
             raise truncated()
-        starts, after = _commands(stream[at : min(end, at + 2 * _PAIRS_AT_ONCE)], four_bits)
-        starts += at
+        pairs = min(_PAIRS_AT_ONCE, (end - at) // 2)
+        # The last command may reach beyond them, and beyond the file.
+        length = 2 * pairs + _MOST_BYTES
+        stream = np.frombuffer(bytes(data[at : at + length]).ljust(length, b"\0"), np.uint8)
+        starts, after = _commands(stream[: 2 * pairs], four_bits)
         is_end = (stream[starts] == 0) & (stream[starts + 1] == _END)
         ends = bool(is_end.any())
         if ends:

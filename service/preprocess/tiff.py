@@ -44,7 +44,8 @@ _OTHER_COLORS = {
 _FORMATS = {2: "signed integers", 3: "floats", 5: "complex integers", 6: "complex floats"}
 _BITS = {1, 2, 4, 8, 12, 16}
 _MAX_SAMPLES = 8
-_BYTES_PER_PIXEL, _BYTES_PER_TRANSPARENT_PIXEL = 10, 15  # of colours, measured
+# Of colours, measured.
+_BYTES_PER_PIXEL, _BYTES_PER_TRANSPARENT_PIXEL, _BYTES_PER_YCBCR_PIXEL = 10, 15, 20
 _PREMULTIPLIED, _ALPHA = 1, 2  # values of ExtraSamples
 _ACCEPTED = (
     "TIFFs of 1, 2, 4, 8, 12 or 16 bits in grey, RGB, palette or CMYK are, and of 8 bits in YCbCr"
@@ -70,6 +71,8 @@ class TiffImage(EncodedImage):
     def peak_bytes(self) -> int:
         """Estimate the peak of memory that decoding takes."""
         each = _BYTES_PER_TRANSPARENT_PIXEL if self.alpha else _BYTES_PER_PIXEL
+        if self.block is not None:
+            each = _BYTES_PER_YCBCR_PIXEL
         return self.samples.peak_bytes(each * self.width * self.height)
 
     def to_rgb(self) -> Image.Image:
