@@ -129,6 +129,38 @@ def deep(image: Image.Image) -> np.ndarray:
     return np.asarray(image).astype(np.uint16) * 257
 
 
+def stored_runs(image: Image.Image) -> bytes:
+    """Give a bitmap whose run lengths are three pixels as they are, again and again."""
+    indices = np.asarray(image)[::-1, : image.width // 3 * 3]
+    height, width = indices.shape
+    commands = np.zeros((height, width // 3, 6), np.uint8)
+    commands[..., 1], commands[..., 2:5] = 3, indices.reshape(height, -1, 3)
+    ends = np.zeros((height, 2), np.uint8)
+    data = np.concatenate([commands.reshape(height, -1), ends], axis=1).tobytes()
+    head = struct.pack("<IiiHHIIiiII", 40, width, height, 1, 8, 1, 0, 0, 0, 256, 0)
+    colors = (image.getpalette() or []) + [0] * 768
+    palette = b"".join(bytes([*colors[at : at + 3][::-1], 0]) for at in range(0, 768, 3))
+    start = 14 + len(head) + len(palette)
+    return struct.pack("<2sIHHI", b"BM", 0, 0, 0, start) + head + palette + data + b"\0\1"
+
+
+def subsampled(image: Image.Image) -> bytes:
+    """Give a TIFF of YCbCr in blocks of 2 x 2 pixels, not packed."""
+    width, height = image.width // 2 * 2, image.height // 2 * 2
+    values = np.asarray(image.crop((0, 0, width, height)).convert("YCbCr"))
+    cells = values.reshape(height // 2, 2, width // 2, 2, 3).swapaxes(1, 2)
+    light = cells[..., 0].reshape(height // 2, width // 2, 4)
+    data = np.concatenate([light, cells[:, :, 0, 0, 1:]], axis=-1).tobytes()
+    at = 8 + 2 + 12 * 9 + 4
+    entries = [
+        entry(256, 4, 1, width), entry(257, 4, 1, height), entry(258, 3, 3, at),
+        entry(259, 3, 1, 1), entry(262, 3, 1, 6), entry(273, 4, 1, at + 8), entry(277, 3, 1, 3),
+        entry(279, 4, 1, len(data)), entry(530, 3, 2, 2 | 2 << 16),
+    ]  # fmt: skip
+    head = struct.pack("<4sIH", b"II*\0", 8, len(entries))
+    return head + b"".join(entries) + bytes(4) + struct.pack("<4H", 8, 8, 8, 0) + data
+
+
 HONEST: dict[str, Callable[[Image.Image], bytes]] = {
     "PNG": lambda p: encode(p, "PNG", compress_level=1),
     "PNG turned": lambda p: encode(p, "PNG", compress_level=1, exif=turned()),
@@ -149,6 +181,7 @@ HONEST: dict[str, Callable[[Image.Image], bytes]] = {
     "WEBP lossless RGBA": lambda p: encode(with_alpha(p), "WEBP", lossless=True, method=0),
     "BMP": lambda p: encode(p, "BMP"),
     "BMP palette": lambda p: encode(p.quantize(64), "BMP"),
+    "BMP run lengths": lambda p: stored_runs(p.quantize(64)),
     "BMP RGBA": lambda p: encode(with_alpha(p), "BMP"),
     "TIFF": lambda p: encode(p, "TIFF"),
     "TIFF LZW": lambda p: encode(p, "TIFF", compression="tiff_lzw"),
@@ -162,6 +195,7 @@ HONEST: dict[str, Callable[[Image.Image], bytes]] = {
     ),
     "TIFF CMYK": lambda p: encode(p.convert("CMYK"), "TIFF"),
     "TIFF tiles": lambda p: tiff(np.asarray(p), compression="deflate", tile=(256, 256)),
+    "TIFF subsampled YCbCr": subsampled,
     "TIFF JPEG": lambda p: encode(p, "TIFF", compression="jpeg"),
     "AVIF": lambda p: encode(p, "AVIF", speed=10),
     "AVIF RGBA": lambda p: encode(with_alpha(p), "AVIF", speed=10),

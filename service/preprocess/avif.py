@@ -26,6 +26,8 @@ from service.preprocess.encoded import (
 from service.preprocess.limits import check_size
 
 BRANDS = frozenset({b"avif", b"avis"})
+CODED = frozenset({b"av01"})
+"""Types of items."""
 
 _SEQUENCE, _FRAME_HEADER, _FRAME = 1, 3, 6  # AV1's units (AV1 specification, section 6.2.2)
 _MAX_FRAMES = 4  # of an item, in as many layers as an image may have
@@ -57,7 +59,7 @@ def read(data: bytes, max_pixels: int) -> AvifImage:
     size = file.size(data)
     check_size(*size, max_pixels)
     deep = False
-    for item in file.pictures(data, {b"av01"}):
+    for item in file.pictures(data, CODED):
         deep = deep or _is_deep(item, data)
         _check(item.payload(data), item.size(data))
     turn, aperture = file.orientation(data), file.aperture(data)

@@ -13,16 +13,17 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from service.preprocess.color import scale_table, to_rgb
+from service.preprocess.color import from_palette, scale_table, to_rgb
 from service.preprocess.encoded import EncodedImage, corrupt, truncated, unsupported
 from service.preprocess.limits import check_size
 from service.preprocess.run_lengths import unpack
 
-SIGNATURE = rb"BM.{12}[\x0c\x28\x34\x38\x40\x6c\x7c]\0\0\0"
+SIGNATURE = rb"BM.{12}[\x0c\x10-\x40\x6c\x7c]\0\0\0"
 """A pattern: the two letters alone say too little, without a header size that exists."""
 
 _FILE_HEADER = 14
-_CORE, _INFO, _OS2, _WITH_ALPHA_MASK = 12, 40, 64, 56  # bytes of headers
+_CORE, _INFO, _WITH_MASKS, _WITH_ALPHA_MASK, _LARGEST_OS2 = 12, 40, 52, 56, 64  # bytes of headers
+_OF_WINDOWS = {_INFO, _WITH_MASKS, _WITH_ALPHA_MASK}  # others up to 64 are OS/2's, cut anywhere
 _RGB, _RLE8, _RLE4, _MASKS, _ALPHA_MASKS = 0, 1, 2, 3, 6  # ways of compression
 _KINDS = {
     _RGB: {1, 2, 4, 8, 16, 24, 32},
@@ -31,9 +32,11 @@ _KINDS = {
     _MASKS: {16, 32},
     _ALPHA_MASKS: {16, 32},
 }
+_OTHER_KINDS = {4: "an embedded JPEG", 5: "an embedded PNG"}
+_OTHER_OS2_KINDS = {3: "Huffman codes", 4: "run lengths of 24 bits"}
 _555 = (0x7C00, 0x03E0, 0x001F, 0)
 _888 = (0xFF0000, 0xFF00, 0xFF, 0)
-_BYTES_PER_PIXEL, _BYTES_PER_MASKED_PIXEL = 12, 24  # at most, measured
+_BYTES_PER_PIXEL, _BYTES_PER_RUN_PIXEL, _BYTES_PER_MASKED_PIXEL = 12, 18, 24  # measured
 
 _Masks = tuple[int, int, int, int]
 """Bits of red, green, blue and alpha in a pixel; none of them where there is no such channel."""
@@ -51,28 +54,35 @@ class BmpImage(EncodedImage):
     palette: NDArray[np.uint8]
     masks: _Masks
 
+    @property
+    def is_in_runs(self) -> bool:
+        """Whether its pixels are packed."""
+        return self.compression in {_RLE8, _RLE4}
+
     def peak_bytes(self) -> int:
         """Estimate the peak of memory that decoding takes."""
-        return self.pixels * (
-            _BYTES_PER_MASKED_PIXEL if self.bits in {16, 32} else _BYTES_PER_PIXEL
-        )
+        each = _BYTES_PER_MASKED_PIXEL if self.bits in {16, 32} else _BYTES_PER_PIXEL
+        return self.pixels * (_BYTES_PER_RUN_PIXEL if self.is_in_runs else each)
 
     def to_rgb(self) -> Image.Image:
         """Decode to RGB, on white where there is alpha at all."""
-        if self.compression in {_RLE8, _RLE4}:
-            indices = unpack(self.data[self.start :], self.size, four_bits=self.bits == 4)
-            colors = self.palette[indices]
-        elif self.bits <= 8:
-            colors = self.palette[self._indices()]
-        elif self.bits == 24 or (self.bits, self.masks) == (32, _888):
+        if self.is_in_runs:
+            data = memoryview(self.data)[self.start :]
+            return self._from_palette(unpack(data, self.size, four_bits=self.bits == 4))
+        if self.bits <= 8:
+            return self._from_palette(self._indices())
+        if self.bits == 24 or (self.bits, self.masks) == (32, _888):
             rows, form = self._rows(), "BGR" if self.bits == 24 else "BGRX"
             order = 1 if self.top_down else -1
             return Image.frombytes("RGB", self.size, rows, "raw", form, rows.shape[1], order)
-        else:
-            colors = self._masked()
+        colors = self._masked()
         if not self.top_down:
             colors = colors[::-1]
         return to_rgb(Image.fromarray(np.ascontiguousarray(colors)))
+
+    def _from_palette(self, indices: NDArray[np.uint8]) -> Image.Image:
+        picture = from_palette(indices, self.palette)
+        return picture if self.top_down else picture.transpose(Image.Transpose.FLIP_TOP_BOTTOM)
 
     def _rows(self) -> NDArray[np.uint8]:
         """Give the bytes of each row, which are a multiple of four."""
@@ -108,8 +118,9 @@ def read(data: bytes, max_pixels: int) -> BmpImage:
         width, height, _, bits = struct.unpack_from("<HHHH", data, 18)
         compression, used = _RGB, 0
     else:
+        fields = data[18 : _FILE_HEADER + min(header, _INFO)].ljust(_INFO, b"\0")
         width, height, _, bits, compression, _, _, _, used = struct.unpack_from(
-            "<iiHHIIiiI", data, 18
+            "<iiHHIIiiI", fields
         )
     _check_kind(header, bits, compression)
     if width <= 0 or not height:
@@ -137,8 +148,10 @@ def read(data: bytes, max_pixels: int) -> BmpImage:
 
 def _check_kind(header: int, bits: int, compression: int) -> None:
     accepted = "bitmaps of 1, 2, 4, 8, 16, 24 or 32 bits are, and those in run lengths"
-    if compression not in _KINDS or (header == _OS2 and compression > _RLE4):
-        raise unsupported(f"bitmaps of compression {compression}", accepted)
+    is_os2 = header <= _LARGEST_OS2 and header not in _OF_WINDOWS
+    if compression not in _KINDS or (is_os2 and compression > _RLE4):
+        name = (_OTHER_OS2_KINDS if is_os2 else _OTHER_KINDS).get(compression, "of no known name")
+        raise unsupported(f"bitmaps of compression {compression}, {name},", accepted)
     if bits not in _KINDS[compression]:
         raise unsupported(f"bitmaps of {bits} bits and compression {compression}", accepted)
 

@@ -23,6 +23,13 @@ def to_rgb(image: Image.Image) -> Image.Image:
     return _on_white(image) if image.has_transparency_data else image.convert("RGB")
 
 
+def from_palette(indices: NDArray[np.uint8], palette: NDArray[np.uint8]) -> Image.Image:
+    """Make RGB of indices [height, width] and a palette [256, 3]; numpy takes far longer."""
+    image = Image.fromarray(np.ascontiguousarray(indices))
+    image.putpalette(palette.tobytes())
+    return image.convert("RGB")
+
+
 def scale_transparency(image: Image.Image, bits: int) -> None:
     """Bring a PNG's transparent value to the 8 bits that its pixels got; Pillow leaves it."""
     transparent = image.info.get("transparency")

@@ -44,6 +44,9 @@ def _read_heif(data: bytes, max_pixels: int) -> EncodedImage:
         return avif.read(data, max_pixels)
     if brands & heic.BRANDS:
         return heic.read(data, max_pixels)
+    if brands & heif.BRANDS:  # whatever the image is made of
+        is_heic = heif.read(data).kind() in heic.CODED
+        return heic.read(data, max_pixels) if is_heic else avif.read(data, max_pixels)
     raise _not_an_image()
 
 

@@ -16,6 +16,7 @@ from service.preprocess.encoded import (
     corrupt,
     on_canvas,
     open_as,
+    unsupported,
 )
 from service.preprocess.limits import check_size
 
@@ -24,6 +25,7 @@ SIGNATURE = rb"GIF8[79]a"
 
 _EXTENSION, _PICTURE, _TRAILER = 0x21, 0x2C, 0x3B  # what a block begins with
 _CONTROL = 0xF9  # the extension that tells of a picture
+_CODE_BITS = range(2, 9)  # of others, decoders disagree
 _TRANSPARENT = 1  # a flag in that
 _HAS_PALETTE, _PALETTE_BITS = 0x80, 0x07  # flags of the screen and of a picture
 # XMP lies in the file as it is, and only a trailer makes blocks of whatever its letters say as
@@ -108,6 +110,9 @@ def _picture(
     x, y, width, height, own = struct.unpack_from("<HHHHB", data, at + 1)
     if not width or not height:
         raise corrupt("it has no pixels")
+    code_bits = data[at + 10 + _palette_bytes(own)]
+    if code_bits not in _CODE_BITS:
+        raise unsupported(f"GIFs whose codes are of {code_bits} bits", "2 to 8 bits are")
     head = b"GIF89a" + struct.pack("<HHBBB", width, height, flags, 0, 0)
     box = struct.pack("<BHHHHB", _PICTURE, 0, 0, width, height, own)
     # Left as they are: Pillow reads no further than to the picture's end.

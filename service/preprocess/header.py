@@ -18,6 +18,7 @@ _MOST_ENTRIES = 100  # of a TIFF's directory
 _BOXES_WITHIN = 4096  # bytes in which an AVIF or HEIC image has the sizes of its pictures
 _FRAMES = frozenset({*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC})
 _PROGRESSIVE = frozenset({0xC2, 0xC6, 0xCA, 0xCE})
+_TIFF_INTEGERS = {1: "B", 3: "H", 6: "b", 8: "h", 9: "i", 16: "Q", 17: "q"}  # the others are "I"
 _WITH_ALPHA = frozenset({4, 6})  # colour types of PNG
 
 
@@ -108,13 +109,13 @@ def _tiff(data: bytes) -> Header:
     (entries,) = struct.unpack_from(order + ("Q" if big else "H"), data, at)
     at += 8 if big else 2
     step, value_at = (20, 12) if big else (12, 8)
-    sides = {}
+    sides = dict[int, int]()
     for entry in range(at, at + step * min(entries, _MOST_ENTRIES), step):
         tag, kind = struct.unpack_from(order + "HH", data, entry)
         if tag in (256, 257):
-            form = "H" if kind == 3 else "I"
+            form = _TIFF_INTEGERS.get(kind, "I")
             (sides[tag],) = struct.unpack_from(order + form, data, entry + value_at)
-    return Header("tiff", sides.get(256, 0), sides.get(257, 0))
+    return Header("tiff", max(0, sides.get(256, 0)), max(0, sides.get(257, 0)))
 
 
 def _boxes(data: bytes) -> Header:

@@ -21,13 +21,14 @@ from service.preprocess.encoded import (
     MAX_PIECES,
     corrupt,
     truncated,
-    turned_size,
 )
 from service.preprocess.limits import check_size
 
 BRANDS = frozenset({b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx"})
 
-_CODED = {b"hvc1", b"hev1"}
+CODED = frozenset({b"hvc1", b"hev1"})
+"""Types of items."""
+
 _SEQUENCE = 33  # a NAL unit's type (ITU-T H.265, table 7-1); those below 32 hold pixels
 _PIXELS_BELOW = 32
 _MAX_FRAMES = 2
@@ -70,11 +71,10 @@ def read(data: bytes, max_pixels: int) -> HeicImage:
     size = file.size(data)
     check_size(*size, max_pixels)
     deep = False
-    for item in file.pictures(data, _CODED):
+    for item in file.pictures(data, CODED):
         deep = deep or _is_deep(item, data)
         _check(data, item)
-    left, top, right, bottom = file.aperture(data)
-    width, height = turned_size((right - left, bottom - top), file.orientation(data))
+    width, height = file.upright_size(data)
     return HeicImage(
         width=width,
         height=height,

@@ -6,7 +6,7 @@ Only what a still image consists of is read, each box once and within its bounds
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterator, Set
 from dataclasses import dataclass, field
 from fractions import Fraction
 
@@ -22,10 +22,12 @@ from service.preprocess.encoded import (
 SIGNATURE = rb"....ftyp"
 """A pattern; the brands that follow tell what it is."""
 
+BRANDS = frozenset({b"mif1", b"miaf"})
+"""Those that do not tell how the image is coded."""
+
 _FULL = 4  # bytes of version and flags, which most boxes begin with
 _MAX_ITEMS, _MAX_BRANDS = 4096, 64
 _DERIVED = {b"iovl": "an overlay", b"iden": "derived from another"}  # items that are no grids
-_SEQUENCES = {b"avis", b"msf1", b"hevc", b"hevx"}  # brands
 _EXIF_BY_TURN = {  # quarters turned to the left, and then mirrored along an axis or not at all
     (0, None): 1, (1, None): 8, (2, None): 3, (3, None): 6,
     (0, 0): 4, (1, 0): 5, (2, 0): 2, (3, 0): 7,
@@ -77,7 +79,7 @@ class Heif:
         """Give the primary image's width and height, as coded."""
         return self.items[self.primary].size(data)
 
-    def pictures(self, data: bytes, kinds: set[bytes]) -> list[Item]:
+    def pictures(self, data: bytes, kinds: Set[bytes]) -> list[Item]:
         """Give the items that the primary image and what goes with it are made of.
 
         Raises `RequestError` if they are of other kinds, or far more than such an image has.
@@ -105,21 +107,32 @@ class Heif:
             raise corrupt("its parts hold far more pixels than it has")
         return found
 
+    def kind(self) -> bytes:
+        """Give the type of the primary image's items: of its own, or of a grid's first."""
+        first = self.parts.get(self.primary, [self.primary])[:1]
+        return self.items[first[0]].kind if first and first[0] in self.items else b""
+
+    def upright_size(self, data: bytes) -> tuple[int, int]:
+        """Give the primary image's size as shown: what turns and cuts it does so in their order."""
+        width, height = self.size(data)
+        for kind, start, end in self.items[self.primary].properties:
+            if start < end and kind == b"irot" and data[start] & 1:
+                width, height = height, width
+            elif kind == b"clap":
+                left, top, right, bottom = _aperture((width, height), data[start:end])
+                width, height = right - left, bottom - top
+        return width, height
+
     def aperture(self, data: bytes) -> tuple[int, int, int, int]:
         """Give the part of the primary image that is shown: left, top, right, bottom.
 
         Raises `RequestError` where that is none of whole pixels within it.
         """
-        width, height = self.size(data)
+        size = self.size(data)
         for kind, start, end in self.items[self.primary].properties:
             if kind == b"clap":
-                if end - start < 32:
-                    raise truncated()
-                w, w_of, h, h_of, x, x_of, y, y_of = struct.unpack_from(">IIIIiIiI", data, start)
-                across = _shown(width, (w, w_of), (x, x_of))
-                down = _shown(height, (h, h_of), (y, y_of))
-                return across[0], down[0], across[1], down[1]
-        return 0, 0, width, height
+                return _aperture(size, data[start:end])
+        return 0, 0, *size
 
     def orientation(self, data: bytes) -> int:
         """Give the primary item's turn and mirroring as an EXIF orientation, 1 to 8."""
@@ -184,9 +197,8 @@ def boxes(data: bytes, at: int, end: int) -> Iterator[_Box]:
 def still(data: bytes, file: Heif, brand: bytes) -> bytes:
     """Give the file without its film and its metadata, which decoders would read."""
     patched = bytearray(data)
-    for at in (8, *range(16, _brands_end(data), 4)):
-        if at == 8 or data[at : at + 4] in _SEQUENCES:  # else decoders want the film
-            patched[at : at + 4] = brand
+    for at in (8, *range(16, _brands_end(data), 4)):  # of a sequence's, decoders want the film
+        patched[at : at + 4] = brand
     for kind, start, _ in boxes(data, 0, len(data)):
         if kind == b"moov":  # its length may follow its name
             at = start - 4 if data[start - 4 : start] == kind else start - 12
@@ -322,6 +334,16 @@ def _references(data: bytes, start: int, end: int, wanted: bytes) -> dict[int, l
                 raise corrupt("one of its items refers to another twice, or far too many do")
             parts[_uint(data, at, size)] = numbers
     return parts
+
+
+def _aperture(size: tuple[int, int], box: bytes) -> tuple[int, int, int, int]:
+    """Give left, top, right and bottom of what a box `clap` shows of a picture."""
+    if len(box) < 32:
+        raise truncated()
+    w, w_of, h, h_of, x, x_of, y, y_of = struct.unpack_from(">IIIIiIiI", box)
+    left, right = _shown(size[0], (w, w_of), (x, x_of))
+    top, bottom = _shown(size[1], (h, h_of), (y, y_of))
+    return left, top, right, bottom
 
 
 def _shown(side: int, length: tuple[int, int], offset: tuple[int, int]) -> tuple[int, int]:

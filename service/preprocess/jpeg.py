@@ -6,9 +6,11 @@ decoder gets: Pillow would go through it all in Python, and look for further pic
 
 from __future__ import annotations
 
+import io
 import re
 import struct
 import sys
+import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
@@ -30,9 +32,11 @@ from service.preprocess.limits import check_size
 
 SIGNATURE = b"\xff\xd8\xff"
 
-_START, _END = b"\xff\xd8", b"\xff\xd9"
+_START, _END, _LINES = b"\xff\xd8", b"\xff\xd9", b"\xff\xdc"
 _APP0, _EXIF, _ADOBE, _SCAN, _ARITHMETIC = 0xE0, 0xE1, 0xEE, 0xDA, 0xCC
 _TABLES = {0xC4, 0xDB, 0xDD, _ARITHMETIC}  # of codes, of quantisation, the restart interval
+_MORE = b"\x5a\xa5" * 64  # some codes; behind the last pixel's they are nothing
+_MISSING = "premature end"  # what libjpeg warns of
 _FILL = re.compile(rb"\xff+", re.DOTALL)  # which encoders may put before a marker
 # Within a scan 0 after FF is a pixel's, and eight markers are restarts.
 _AFTER_SCAN = re.compile(rb"\xff([\x01-\xcf\xd8-\xfe])", re.DOTALL)
@@ -88,8 +92,8 @@ class JpegImage(EncodedImage):
         width, height = self.decoded_size
         each = BYTES_PER_PIXEL + 2 * (self.channels == 4)
         kept = _BYTES_PER_COEFFICIENT * self.channels if self.in_scans else 0
-        if not self.has_end:  # it is decoded twice, to grey at its full size at first
-            kept += 4 if self.channels == 4 else 1
+        if not self.has_end:  # it is decoded at its full size at first, to see if it is whole
+            width, height = self.size
         return len(self.data) + each * width * height + kept * self.width * self.height
 
     def to_rgb(self) -> Image.Image:
@@ -116,6 +120,8 @@ def read(data: bytes, max_pixels: int) -> JpegImage:
     """Read a JPEG's structure. Raises `RequestError` where it is broken or not supported."""
     head = _head(data)
     height, width, channels = struct.unpack_from(">HHB", head.frame, 5)
+    if width and not height and _LINES in data:
+        raise unsupported("JPEGs that tell their height behind their pixels (DNL)", _ACCEPTED)
     if not width or not height:
         raise corrupt("it has no pixels, or does not say how many")
     check_size(width, height, max_pixels)
@@ -195,6 +201,10 @@ def _check_frame(marker: int, segment: bytes) -> None:
         raise unsupported(f"JPEGs of {channels} colours", _ACCEPTED)
     if len(segment) < 10 + 3 * channels:
         raise corrupt("the segment of its size is too short")
+    sampling = [(segment[i] >> 4, segment[i] & 15) for i in range(11, 10 + 3 * channels, 3)]
+    for sides in zip(*sampling, strict=True):
+        if all(sides) and any(max(sides) % side for side in sides):
+            raise unsupported("JPEGs whose colours have parts of others' pixels", _ACCEPTED)
 
 
 def _scans(data: bytes, head: _Head, channels: int) -> tuple[int, bool]:
@@ -242,12 +252,20 @@ def _note(data: bytes, at: int, bits: dict[int, list[int]], *, is_progressive: b
 def _check_last_scan(data: bytes, channels: int) -> None:
     """Refuse an image whose last scan breaks off.
 
-    libjpeg makes grey of what is missing, with a warning that only simplejpeg raises.
+    libjpeg makes grey of what is missing, with a warning that only simplejpeg raises. It also does
+    of samplings that it has no name for; then more data change the pixels if some are missing.
     """
     try:
         simplejpeg.decode_jpeg(data, "CMYK" if channels == 4 else "GRAY")
     except (ValueError, KeyError) as error:
-        raise truncated() from error
+        longer = data.removesuffix(_END) + _MORE + _END
+        if _MISSING in str(error) or _checksum(data) != _checksum(longer):
+            raise truncated() from error
+
+
+def _checksum(data: bytes) -> int:
+    with Image.open(io.BytesIO(data), formats=("JPEG",)) as image:
+        return zlib.crc32(image.tobytes())
 
 
 def check_part(data: bytes, sizes: set[tuple[int, int]], channels: int) -> None:

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import struct
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, field
-from itertools import chain
 
 import numpy as np
 from PIL import Image
@@ -30,7 +29,8 @@ SIGNATURE = b"\x89PNG\r\n\x1a\n"
 
 _BYTES_PER_CHUNK = 400  # more chunks than MAX_PIECES only in a file that is that much larger
 _DEPTHS = {0: {1, 2, 4, 8, 16}, 2: {8, 16}, 3: {1, 2, 4, 8}, 4: {8, 16}, 6: {8, 16}}
-_RGB = 2  # a colour type
+_GREY, _RGB, _INDICES = 0, 2, 3  # colour types
+_TRANSPARENT_BYTES = {_GREY: {2}, _RGB: {6}, 4: set[int](), 6: set[int]()}
 # What Pillow and `to_rgb` take for each pixel, measured over colour types, without and with a
 # transparent colour; of 16 bits with one, the pixels are decoded twice.
 _BYTES_PER_PIXEL = {0: (6, 10), 2: (5, 13), 3: (6, 10), 4: (13, 13), 6: (9, 9)}
@@ -87,48 +87,82 @@ class PngImage(EncodedImage):
         return Image.fromarray(pixels)
 
 
+@dataclass
+class _Parts:
+    """What pixels are made of; other chunks are passed over, damaged or not, as libpng does."""
+
+    pixels: list[memoryview | bytes] = field(default_factory=list)  # whole chunks
+    palette: list[memoryview] = field(default_factory=list)  # one, of a picture that has indices
+    transparent: memoryview | None = None
+    is_animated: bool = False
+    frames: int = 0  # so far
+    control: bytes = b""  # of the first frame, if that is not the still image
+    moving: list[memoryview] = field(default_factory=list)  # its pixels
+    orientation: int = 1
+
+
 def read(data: bytes, max_pixels: int) -> PngImage:
     """Read a PNG's structure. Raises `RequestError` where it is broken or not supported."""
     width, height, bits, kind_of_colors = _header(data)
     check_size(width, height, max_pixels)
-    kept: dict[bytes, list[memoryview | bytes]] = {b"PLTE": [], b"tRNS": [], b"IDAT": []}
-    controls, moving = list[bytes](), list[memoryview]()
-    animated, orientation = False, 1
-    for kind, start, end in _chunks(data):
-        if kind == b"IDAT" or (kind in kept and not kept[b"IDAT"]):
-            kept[kind].append(_checked(data, start, end))
-        elif kind == b"acTL":
-            animated = not kept[b"IDAT"]
-        elif kind == b"fcTL":
-            # Before the still image, it says that this is the first frame.
-            controls.append(data[start + 8 : end - 4] if kept[b"IDAT"] else b"")
-        elif kind == b"fdAT" and len(controls) == 1 and controls[0]:
-            moving.append(_checked(data, start, end)[12:-4])
-        elif kind == b"eXIf":
-            orientation = (
-                exif.orientation(data[start + 8 : min(end - 4, start + 8 + exif.MAX_BYTES)]) or 1
-            )
-    if not kept[b"IDAT"]:
+    parts = _parts(data, kind_of_colors)
+    if not parts.pixels:
         raise truncated()
-    if len(kept[b"PLTE"]) > 1 or len(kept[b"tRNS"]) > 1:
-        raise corrupt("it has several palettes, or tells several times what is transparent")
     size, at = (width, height), (0, 0)
-    if animated and moving:
-        size, at = _frame(controls[0], size)
-        kept[b"IDAT"] = [_chunk(b"IDAT", b"".join(moving))]
+    if parts.is_animated and parts.moving:
+        size, at = _frame(parts.control, size)
+        parts.pixels = [_chunk(b"IDAT", b"".join(parts.moving))]
     header = _chunk(b"IHDR", struct.pack(">II", *size) + data[24:29])
+    transparent = [] if parts.transparent is None else [parts.transparent]
+    chunks = [header, *parts.palette, *transparent, *parts.pixels, _chunk(b"IEND", b"")]
     return PngImage(
         width=width,
         height=height,
-        orientation=orientation,
-        data=b"".join([SIGNATURE, header, *chain(*kept.values()), _chunk(b"IEND", b"")]),
+        orientation=parts.orientation,
+        data=b"".join([SIGNATURE, *chunks]),
         bits=bits,
         kind_of_colors=kind_of_colors,
-        has_transparent=bool(kept[b"tRNS"]),
+        has_transparent=bool(transparent),
         frame_size=size,
         frame_at=at,
-        deep_transparent=_deep_transparent(kept[b"tRNS"], bits, kind_of_colors),
+        deep_transparent=_deep_transparent(parts.transparent, bits, kind_of_colors),
     )
+
+
+def _parts(data: bytes, kind_of_colors: int) -> _Parts:
+    parts = _Parts()
+    for kind, start, end in _chunks(data):
+        if kind == b"IDAT":
+            parts.pixels.append(_checked(data, start, end))
+        elif kind == b"PLTE" and kind_of_colors == _INDICES and not parts.pixels:
+            parts.palette.append(_checked(data, start, end))
+            if len(parts.palette) > 1:
+                raise corrupt("it has several palettes")
+        elif kind == b"tRNS" and not parts.pixels and parts.transparent is None:
+            most = len(parts.palette[0]) // 3 - 4 if parts.palette else 0
+            lengths = _TRANSPARENT_BYTES.get(kind_of_colors, range(1, most + 1))
+            if end - start - 12 in lengths and _is_sound(data, start, end):
+                parts.transparent = memoryview(data)[start:end]
+        elif kind in {b"acTL", b"fcTL", b"fdAT"}:
+            _note_frame(parts, data, (kind, start, end))
+        elif kind == b"eXIf" and _is_sound(data, start, end):
+            tags = data[start + 8 : min(end - 4, start + 8 + exif.MAX_BYTES)]
+            parts.orientation = exif.orientation(tags) or 1
+    return parts
+
+
+def _note_frame(parts: _Parts, data: bytes, chunk: _Chunk) -> None:
+    """Note what a chunk of APNG says of the first frame."""
+    kind, start, end = chunk
+    if kind == b"acTL":
+        if not parts.pixels and _is_sound(data, start, end):
+            parts.is_animated = any(data[start + 8 : start + 12])  # the number of frames
+    elif kind == b"fcTL":
+        parts.frames += 1
+        if parts.frames == 1 and parts.pixels:  # before them, it is of the still image
+            parts.control = bytes(_checked(data, start, end)[8:-4])
+    elif parts.control and parts.frames == 1:
+        parts.moving.append(_checked(data, start, end)[12:-4])
 
 
 def _header(data: bytes) -> tuple[int, int, int, int]:
@@ -151,7 +185,10 @@ def _header(data: bytes) -> tuple[int, int, int, int]:
 
 
 def _chunks(data: bytes) -> Iterator[_Chunk]:
-    """Give the chunks after the header up to IEND, or to the first that ends beyond the file."""
+    """Give the chunks after the header up to IEND, or to the first that ends beyond the file.
+
+    That one is the last, where there is no IEND: whether it was needed shows from its type.
+    """
     at, left = 33, MAX_PIECES + len(data) // _BYTES_PER_CHUNK
     while at + 12 <= len(data):
         length, kind = struct.unpack_from(">I4s", data, at)
@@ -159,9 +196,7 @@ def _chunks(data: bytes) -> Iterator[_Chunk]:
         left -= 1
         if left < 0:
             raise corrupt("it is in far too many pieces")
-        if end > len(data) and kind in {b"PLTE", b"tRNS", b"IDAT"}:
-            raise truncated()
-        if kind == b"IEND" or end > len(data):
+        if kind == b"IEND":
             return
         if length or kind != b"IDAT":  # encoders that stream write empty ones
             yield kind, at, end
@@ -170,11 +205,18 @@ def _chunks(data: bytes) -> Iterator[_Chunk]:
 
 def _checked(data: bytes, start: int, end: int) -> memoryview:
     """Give a whole chunk, whose checksum must be right."""
+    if end > len(data):
+        raise truncated()
     chunk = memoryview(data)[start:end]
-    if zlib.crc32(chunk[4:-4]) != int.from_bytes(chunk[-4:]):
+    if not _is_sound(data, start, end):
         kind = str(chunk[4:8], "latin-1")
         raise corrupt(f"the checksum of its chunk {kind!r} is wrong")
     return chunk
+
+
+def _is_sound(data: bytes, start: int, end: int) -> bool:
+    content = memoryview(data)[start + 4 : end - 4]
+    return zlib.crc32(content) == int.from_bytes(data[end - 4 : end])
 
 
 def _chunk(kind: bytes, content: bytes) -> bytes:
@@ -193,12 +235,10 @@ def _frame(control: bytes, canvas: tuple[int, int]) -> tuple[tuple[int, int], tu
 
 
 def _deep_transparent(
-    chunks: Sequence[bytes | memoryview], bits: int, kind_of_colors: int
+    chunk: memoryview | None, bits: int, kind_of_colors: int
 ) -> tuple[int, int, int] | None:
     """Give the transparent colour of a PNG of 16 bits a colour, which Pillow can't tell exactly."""
-    if bits != 16 or kind_of_colors != _RGB or not chunks:
+    if bits != 16 or kind_of_colors != _RGB or chunk is None:
         return None
-    if len(chunks[0]) != 12 + 6:
-        raise corrupt("its transparent colour has not three values")
-    red, green, blue = struct.unpack_from(">HHH", chunks[0], 8)
+    red, green, blue = struct.unpack_from(">HHH", chunk, 8)
     return red, green, blue

@@ -6,7 +6,6 @@ just the tags that unpack its strips or tiles (`tiff_samples`), and colours are 
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,7 +13,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from service.preprocess import tiff_tags as tags
-from service.preprocess.color import scale_table, to_rgb
+from service.preprocess import tiff_ycbcr
+from service.preprocess.color import from_palette, scale_table, to_rgb
 from service.preprocess.encoded import EncodedImage, corrupt, unsupported
 from service.preprocess.limits import check_size
 from service.preprocess.tiff_samples import (
@@ -44,10 +44,9 @@ _OTHER_COLORS = {
 _FORMATS = {2: "signed integers", 3: "floats", 5: "complex integers", 6: "complex floats"}
 _BITS = {1, 2, 4, 8, 12, 16}
 _MAX_SAMPLES = 8
-_BYTES_PER_PIXEL, _BYTES_PER_TRANSPARENT_PIXEL = 10, 15  # of colours, measured
+# Of colours, measured.
+_BYTES_PER_PIXEL, _BYTES_PER_TRANSPARENT_PIXEL, _BYTES_PER_YCBCR_PIXEL = 10, 15, 20
 _PREMULTIPLIED, _ALPHA = 1, 2  # values of ExtraSamples
-# As JPEG has them; others are refused.
-_COEFFICIENTS, _REFERENCE = (0.299, 0.587, 0.114), (0.0, 255.0, 128.0, 255.0, 128.0, 255.0)
 _ACCEPTED = (
     "TIFFs of 1, 2, 4, 8, 12 or 16 bits in grey, RGB, palette or CMYK are, and of 8 bits in YCbCr"
 )
@@ -62,15 +61,18 @@ class TiffImage(EncodedImage):
     alpha: int  # a value of ExtraSamples, or 0
     alpha_at: int  # among the samples
     palette: NDArray[np.uint8] | None = None
+    block: tiff_ycbcr.Block | None = None  # of YCbCr
 
     @property
     def pixels(self) -> int:
         """Pixels of its whole strips or tiles."""
-        return max(self.width * self.height, self.samples.stored_pixels)
+        return max(self.width * self.height, self.samples.tiled_pixels)
 
     def peak_bytes(self) -> int:
         """Estimate the peak of memory that decoding takes."""
         each = _BYTES_PER_TRANSPARENT_PIXEL if self.alpha else _BYTES_PER_PIXEL
+        if self.block is not None:
+            each = _BYTES_PER_YCBCR_PIXEL
         return self.samples.peak_bytes(each * self.width * self.height)
 
     def to_rgb(self) -> Image.Image:
@@ -88,8 +90,10 @@ class TiffImage(EncodedImage):
     def _colors(self, values: NDArray[np.generic]) -> NDArray[np.uint8]:
         """Make RGB, uint8 [height, width, 3], of samples [height, width, samples]."""
         if self.palette is not None:
-            indexed: NDArray[np.uint8] = self.palette[values[..., 0]]
-            return indexed
+            return np.asarray(from_palette(np.asarray(values[..., 0], np.uint8), self.palette))
+        if self.block is not None:
+            stored = np.asarray(values[..., :3], np.uint8)
+            return tiff_ycbcr.to_rgb(stored, self.size, self.block)
         colors = self._eight_bits(values[..., : _COLORS[self.photometric]])
         if self.photometric == tags.WHITE_IS_ZERO:
             colors = 255 - colors
@@ -97,8 +101,6 @@ class TiffImage(EncodedImage):
             return colors.repeat(3, axis=-1)
         if self.photometric == tags.CMYK:
             return np.asarray(Image.fromarray(colors, "CMYK").convert("RGB"))
-        if self.photometric == tags.YCBCR and self.samples.compression != JPEG:
-            return np.asarray(Image.fromarray(colors, "YCbCr").convert("RGB"))
         return colors
 
     def _eight_bits(self, values: NDArray[np.generic]) -> NDArray[np.uint8]:
@@ -124,19 +126,23 @@ def read(data: bytes, max_pixels: int) -> TiffImage:
         raise unsupported(f"TIFFs of {count} samples a pixel", _ACCEPTED)
     photometric = _photometric(directory, count)
     bits = _bits(directory, count)
-    _check_meaning(directory, photometric, bits, compression)
+    _check_meaning(directory, photometric, bits)
     alpha, alpha_at = _alpha(directory, photometric, count)
+    block = None
+    if photometric == tags.YCBCR and compression != JPEG:
+        block = tiff_ycbcr.read_block(directory, count, bits)
     return TiffImage(
         width=width,
         height=height,
         orientation=_orientation(directory),
         samples=read_samples(
-            directory, (width, height), count, bits, ycbcr=photometric == tags.YCBCR
+            directory, (width, height), count, bits, ycbcr=photometric == tags.YCBCR, block=block
         ),
         photometric=photometric,
         alpha=alpha,
         alpha_at=alpha_at,
         palette=_palette(directory, bits) if photometric == tags.PALETTE else None,
+        block=block,
     )
 
 
@@ -167,32 +173,20 @@ def _bits(directory: Directory, count: int) -> int:
     return bits[0]
 
 
-def _check_meaning(directory: Directory, photometric: int, bits: int, compression: int) -> None:
+def _check_meaning(directory: Directory, photometric: int, bits: int) -> None:
     """Refuse by name colours that would come out wrong."""
     if photometric == tags.PALETTE and bits > 8:
         raise unsupported(f"TIFFs of {bits} bits with a palette", "palettes of up to 8 bits are")
     if photometric == tags.CMYK and directory.number(tags.INK_SET, 1) != 1:
         raise unsupported("TIFFs of other inks than CMYK", _ACCEPTED)
-    if photometric != tags.YCBCR or compression == JPEG:
-        return
-    if bits != 8 or directory.numbers(tags.YCBCR_SUBSAMPLING, (2, 2)) != [1, 1]:
-        raise unsupported("TIFFs of subsampled YCbCr that is not in JPEGs", _ACCEPTED)
-    coefficients = directory.fractions(tags.YCBCR_COEFFICIENTS, _COEFFICIENTS)
-    reference = directory.fractions(tags.REFERENCE, _REFERENCE)
-    if not _close(coefficients, _COEFFICIENTS, 0.001) or not _close(reference, _REFERENCE, 0.5):
-        raise unsupported("TIFFs of YCbCr in another range than JPEG's", _ACCEPTED)
-
-
-def _close(values: list[float], others: tuple[float, ...], allowed: float) -> bool:
-    return len(values) == len(others) and all(
-        math.isclose(a, b, abs_tol=allowed) for a, b in zip(values, others, strict=True)
-    )
 
 
 def _alpha(directory: Directory, photometric: int, count: int) -> tuple[int, int]:
     """Give the kind of alpha, or 0, and which sample it is."""
     first = _COLORS[photometric]
-    kinds = directory.numbers(tags.EXTRA_SAMPLES, (0,))[: count - first]
+    # Older writers of RGBA leave the tag out, and viewers take it for alpha all the same.
+    missing = _ALPHA if (photometric, count) == (tags.RGB, 4) else 0
+    kinds = directory.numbers(tags.EXTRA_SAMPLES, (missing,))[: count - first]
     for at, kind in enumerate(kinds, first):
         if kind in {_PREMULTIPLIED, _ALPHA}:
             return kind, at

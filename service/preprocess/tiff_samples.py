@@ -7,6 +7,7 @@ samples, so that nothing but unpacking is left to them. Predictors are undone he
 from __future__ import annotations
 
 import struct
+from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import accumulate
@@ -17,8 +18,9 @@ from numpy.typing import NDArray
 from service.errors import ImageTooLargeError
 from service.preprocess import jpeg
 from service.preprocess import tiff_tags as tags
-from service.preprocess.encoded import corrupt, open_as, truncated, unsupported
+from service.preprocess.encoded import area, corrupt, open_as, truncated, unsupported
 from service.preprocess.tiff_tags import Directory
+from service.preprocess.tiff_ycbcr import WHOLE, Block, stored_size
 
 NONE, _LZW, JPEG, _PACKBITS = 1, 5, 7, 32773
 _CCITT = {2, 3, 4, 32771}
@@ -65,18 +67,12 @@ class Samples:
     planes: int
     part_size: tuple[int, int]
     tiled: bool
+    tiled_pixels: int  # of all tiles of a plane, which are unpacked whole; else 0
     parts: list[tuple[int, int]] = field(repr=False)  # where each begins and ends
     reverse_bits: bool
     ycbcr: bool
     options: dict[int, int]  # tags for CCITT
     tables: bytes  # for JPEG
-
-    @property
-    def stored_pixels(self) -> int:
-        """Pixels of all parts of a plane, which are unpacked whole."""
-        if not self.tiled:
-            return self.size[0] * self.size[1]
-        return self.part_size[0] * self.part_size[1] * (len(self.parts) // self.planes)
 
     def peak_bytes(self, colors: int) -> int:
         """Estimate the peak of memory: of unpacking, or of what is then made of the samples."""
@@ -180,13 +176,33 @@ class Samples:
 
 
 def read_samples(
-    directory: Directory, size: tuple[int, int], count: int, bits: int, *, ycbcr: bool
+    directory: Directory,
+    size: tuple[int, int],
+    count: int,
+    bits: int,
+    *,
+    ycbcr: bool,
+    block: Block | None = None,
 ) -> Samples:
-    """Read where the samples are stored. Raises `RequestError` where that can't be."""
+    """Read where the samples are stored. Raises `RequestError` where that can't be.
+
+    Where a `block` of pixels shares samples, a row of blocks is a row of single samples.
+    """
     compression = directory.number(tags.COMPRESSION, NONE)
     planes = count if directory.number(tags.PLANAR, 1) == 2 else 1
     _check_kind(compression, count // planes, bits, ycbcr_planes=ycbcr and planes > 1)
     layout = _layout(directory, size, planes)
+    tiled_pixels = area(layout.part_size) * len(layout.rows) // planes if layout.tiled else 0
+    predictor = _predictor(directory, compression, bits)
+    if block is not None and block != WHOLE:
+        if predictor != 1 or (len(layout.rows) > 1 and layout.part_size[1] % block[1]):
+            raise unsupported("TIFFs of subsampled YCbCr in such strips or differences", ACCEPTED)
+        size, count = stored_size(size, block), 1
+        layout = _Layout(
+            layout.tiled,
+            stored_size(layout.part_size, block),
+            [-(-rows // block[1]) for rows in layout.rows],
+        )
     row_bits = layout.part_size[0] * count // planes * bits
     samples = Samples(
         data=directory.data,
@@ -195,10 +211,11 @@ def read_samples(
         count=count,
         bits=bits,
         compression=compression,
-        predictor=_predictor(directory, compression, bits),
+        predictor=predictor,
         planes=planes,
         part_size=layout.part_size,
         tiled=layout.tiled,
+        tiled_pixels=tiled_pixels,
         parts=_parts(directory, layout, (row_bits + 7) // 8 if compression == NONE else 0),
         reverse_bits=directory.number(tags.FILL_ORDER, 1) == 2,
         ycbcr=ycbcr,
@@ -236,9 +253,8 @@ def _layout(directory: Directory, size: tuple[int, int], planes: int) -> _Layout
         if across * down > width * height // _PIXELS_PER_TILE + _SPARE_TILES:
             raise corrupt(f"it has {number} tiles of {side[0]} x {side[1]} pixels")
     else:
-        side = width, min(directory.number(tags.ROWS_PER_STRIP, height), height)
-        if not side[1]:
-            raise corrupt("its strips have no rows")
+        # Without a number, or with 0, one strip has all rows.
+        side = width, min(directory.number(tags.ROWS_PER_STRIP, 0) or height, height)
         number = -(-height // side[1]) * planes
         rows = [side[1]] * (height // side[1]) + [height % side[1]] * (height % side[1] > 0)
     if number > _MAX_PARTS:
@@ -270,15 +286,20 @@ def _parts(directory: Directory, layout: _Layout, row_bytes: int) -> list[tuple[
 
 
 def _lengths(directory: Directory, starts: list[int], number: int) -> list[int]:
-    """Give the lengths of packed parts; a single one may have none, and ends with the file."""
+    """Give the lengths of packed parts; what has none ends where the next or the file does."""
     counts = (tags.TILE_COUNTS, tags.STRIP_COUNTS)
     tag = next((tag for tag in counts if tag in directory.entries), 0)
-    lengths = directory.numbers(tag, (0,), most=_MAX_PARTS) if tag else [0]
-    if number == 1 and not lengths[0]:
-        return [max(0, len(directory.data) - starts[0])]
-    if len(lengths) < number or 0 in lengths[:number]:
-        raise corrupt("not all of its strips or tiles have a length")
-    return lengths[:number]
+    lengths = directory.numbers(tag, (0,), most=_MAX_PARTS)[:number] if tag else []
+    if len(lengths) == number and 0 not in lengths:
+        return lengths
+    lengths += [0] * (number - len(lengths))
+    ends = sorted({*starts[:number], len(directory.data)})
+    if ends[-1] > len(directory.data):
+        raise truncated()
+    return [
+        length or ends[min(bisect_right(ends, start), len(ends) - 1)] - start
+        for start, length in zip(starts, lengths, strict=False)
+    ]
 
 
 def _check_kind(compression: int, count: int, bits: int, *, ycbcr_planes: bool) -> None:

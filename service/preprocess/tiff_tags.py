@@ -34,7 +34,18 @@ _READ = {
 
 _MAX_ENTRIES = 4096
 _BIG = 43  # the version of BigTIFF
-_INTEGERS = {1: "u1", 3: "u2", 4: "u4", 13: "u4", 16: "u8", 18: "u8"}  # types
+_INTEGERS = {
+    1: "u1",
+    3: "u2",
+    4: "u4",
+    6: "i1",
+    8: "i2",
+    9: "i4",
+    13: "u4",
+    16: "u8",
+    17: "i8",
+    18: "u8",
+}  # types; libtiff reads those with a sign too
 _RATIONALS = {5: "u4", 10: "i4"}
 
 
@@ -53,7 +64,10 @@ class Directory:
         kind, count, at = self.entries[tag]
         if kind not in _INTEGERS:
             raise corrupt(f"its tag {tag} is of a type that is not allowed there ({kind})")
-        return self._values(tag, _INTEGERS[kind], count, at, most)
+        values = self._values(tag, _INTEGERS[kind], count, at, most)
+        if min(values) < 0:
+            raise corrupt(f"its tag {tag} is negative")
+        return values
 
     def number(self, tag: int, default: int) -> int:
         """Give a tag's one integer; of several, the first."""

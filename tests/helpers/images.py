@@ -114,7 +114,8 @@ _TIFF_TAGS = {
     "width": 256, "height": 257, "bits": 258, "compression": 259, "photometric": 262,
     "strip_offsets": 273, "samples": 277, "strip_bytes": 279, "tile_width": 322,
     "tile_height": 323, "tile_offsets": 324, "tile_bytes": 325, "extra_samples": 338,
-    "sample_format": 339, "fill_order": 266, "predictor": 317, "ink_set": 332, "subsampling": 530,
+    "sample_format": 339, "fill_order": 266, "predictor": 317, "ink_set": 332, "planar": 284,
+    "subsampling": 530,
 }  # fmt: skip
 
 

@@ -13,6 +13,7 @@ from PIL import Image
 
 from service.errors import RequestError
 from service.preprocess.decode import DecodePolicy, decode_upright
+from service.preprocess.run_lengths import unpack
 
 POLICY = DecodePolicy(max_image_pixels=1_000_000, jpeg_draft_ratio=0)
 A = np.asarray(photo(23, 17))
@@ -49,7 +50,7 @@ def found(data: bytes) -> np.ndarray:
     return np.asarray(decode_upright(data, POLICY))
 
 
-@pytest.mark.parametrize("size", [12, 40, 52, 56, 64, 108, 124])
+@pytest.mark.parametrize("size", [12, 16, 20, 24, 36, 40, 46, 48, 52, 56, 60, 64, 108, 124])
 @pytest.mark.parametrize("bits", [1, 2, 4, 8])
 def test_palettes_give_their_colors(size, bits):
     colors = RANDOM.integers(0, 256, (1 << bits, 3), np.uint8)
@@ -57,7 +58,7 @@ def test_palettes_give_their_colors(size, bits):
     entries = (
         colors[:, ::-1] if size == 12 else np.c_[colors[:, ::-1], np.zeros(1 << bits, np.uint8)]
     )
-    head = header(size, 23, 17, bits).ljust(size, b"\0")
+    head = header(size, 23, 17, bits)[:size].ljust(size, b"\0")  # OS/2's may be cut anywhere
     assert np.array_equal(found(bitmap(head, entries.tobytes(), rows(index, bits))), colors[index])
 
 
@@ -143,6 +144,89 @@ def runs_of(row: np.ndarray, *, four_bits: bool, plain: bool) -> bytes:
     return out
 
 
+def test_run_lengths_may_lack_their_end():
+    row = runs_of(np.arange(7, dtype=np.uint8), four_bits=False, plain=False)
+    whole = found(bitmap(header(40, 7, 2, 8, 1), GREYS, row + b"\0\0" + row))
+    assert whole[..., 0].tolist() == [list(range(7))] * 2
+    with pytest.raises(RequestError) as refusal:
+        found(bitmap(header(40, 7, 2, 8, 1), GREYS, row + b"\0\0" + row[:-2]))
+    assert refusal.value.code == "truncated_image"
+
+
+def one_by_one(data: bytes, size: tuple[int, int], *, four_bits: bool) -> np.ndarray:
+    """Run lengths as their specification reads: a command at a time."""
+    indices, x, y, at = np.zeros(size[::-1], np.uint8), 0, 0, 0
+
+    def put(value: int) -> None:
+        nonlocal x
+        if x < size[0] and y < size[1]:
+            indices[y, x] = value
+        x += 1
+
+    while y < size[1]:
+        count, value = data[at : at + 2]
+        at += 2
+        if count:
+            for i in range(count):
+                put((value & 15 if i % 2 else value >> 4) if four_bits else value)
+        elif value == 0:
+            x, y = 0, y + 1
+        elif value == 1:
+            break
+        elif value == 2:
+            x, y, at = x + data[at], y + data[at + 1], at + 2
+        else:
+            stored = -(-value // 2) if four_bits else value
+            for i in range(value):
+                byte = data[at + (i // 2 if four_bits else i)]
+                put((byte & 15 if i % 2 else byte >> 4) if four_bits else byte)
+            at += stored + stored % 2
+    return indices
+
+
+def stored(pixels: bytes, *, four_bits: bool) -> bytes:
+    """Three or more pixels as they are; of four bits, of half as many bytes."""
+    held = pixels[: -(-len(pixels) // 2)] if four_bits else pixels
+    return bytes([0, len(pixels)]) + held + b"\0" * (len(held) % 2)
+
+
+COMMANDS = st.one_of(
+    st.tuples(st.integers(1, 255), st.integers(0, 255)).map(bytes),
+    st.just(b"\0\0"),
+    st.tuples(st.integers(0, 9), st.integers(0, 2)).map(lambda step: b"\0\2" + bytes(step)),
+)
+# Many zeros, which look like commands themselves.
+PIXELS = st.lists(st.sampled_from([0, 0, 0, 1, 2, 3, 200]), min_size=3, max_size=255)
+
+
+@given(
+    st.lists(COMMANDS | PIXELS, max_size=60), st.integers(1, 300), st.integers(1, 12), st.booleans()
+)
+def test_any_commands_give_what_one_at_a_time_would(drawn, width, height, four_bits):
+    data = b"".join(
+        stored(bytes(each), four_bits=four_bits) if isinstance(each, list) else each
+        for each in drawn
+    )
+    data += b"\0\1"
+    expected = one_by_one(data, (width, height), four_bits=four_bits)
+    assert np.array_equal(unpack(data, (width, height), four_bits=four_bits), expected)
+
+
+@pytest.mark.parametrize("four_bits", [False, True])
+def test_commands_lie_where_they_do_however_many_there_are(four_bits):
+    """Of far more than are unpacked at once, with data that look like commands themselves."""
+    random = np.random.default_rng(7)
+    rows = []
+    for _ in range(40):
+        for _ in range(300):
+            drawn = bytes(random.choice([0, 0, 1, 2, 9], random.integers(3, 20)).tolist())
+            rows.append(stored(drawn, four_bits=four_bits))
+        rows.append(b"\0\0")
+    data = b"".join(rows) + b"\0\1"
+    expected = one_by_one(data, (4000, 40), four_bits=four_bits)
+    assert np.array_equal(unpack(data, (4000, 40), four_bits=four_bits), expected)
+
+
 @given(st.integers(1, 40), st.integers(1, 9), st.booleans(), st.booleans(), st.integers(0, 99))
 def test_run_lengths_unpack_to_what_was_packed(width, height, four_bits, plain, seed):
     index = np.random.default_rng(seed).integers(
@@ -180,11 +264,24 @@ def test_runs_far_beyond_the_picture_are_refused():
 
 
 @pytest.mark.parametrize(
-    ("bits", "compression"), [(8, 4), (24, 5), (8, 11), (64, 0), (24, 1), (3, 0), (8, 3)]
+    ("bits", "compression"),
+    [(8, 4), (24, 5), (0, 4), (0, 5), (8, 11), (64, 0), (24, 1), (3, 0), (8, 3)],
 )
 def test_what_is_not_decoded_is_refused_by_name(bits, compression):
     with pytest.raises(RequestError, match=f"compression {compression}") as refusal:
         found(bitmap(header(40, 8, 8, bits, compression), b"", bytes(2000)))
+    assert refusal.value.code == "unsupported_pixels"
+
+
+@pytest.mark.parametrize(
+    ("size", "compression", "name"),
+    [(40, 4, "an embedded JPEG"), (124, 5, "an embedded PNG"), (64, 3, "Huffman codes"),
+     (48, 4, "run lengths of 24 bits")],
+)  # fmt: skip
+def test_a_compression_is_named_by_what_its_header_means_by_it(size, compression, name):
+    head = header(size, 8, 8, 24, compression)[:size].ljust(size, b"\0")
+    with pytest.raises(RequestError, match=name) as refusal:
+        found(bitmap(head, b"", bytes(2000)))
     assert refusal.value.code == "unsupported_pixels"
 
 

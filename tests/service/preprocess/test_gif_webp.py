@@ -61,6 +61,21 @@ def test_a_gif_is_what_giflib_reads():
     assert np.array_equal(found(data), imagecodecs.gif_decode(data).reshape(30, 40, 3))
 
 
+def with_code_bits(bits: int) -> bytes:
+    data = bytearray(encode(PICTURE, "GIF"))
+    data[data.index(b"," + bytes(4) + struct.pack("<HH", 40, 30)) + 10] = bits
+    return bytes(data)
+
+
+@pytest.mark.parametrize("bits", [0, 1, 9, 255])
+def test_codes_of_no_usual_length_are_refused_by_name(bits):
+    """Of 1 bit decoders do not agree where they grow."""
+    assert found(with_code_bits(8)).shape == (30, 40, 3)
+    with pytest.raises(RequestError, match=f"codes are of {bits} bits") as refusal:
+        found(with_code_bits(bits))
+    assert refusal.value.code == "unsupported_pixels"
+
+
 XMP = b"!\xff\x0bXMP DataXMP"
 TRAILER = b"\x01" + bytes(range(255, -1, -1)) + b"\0"
 

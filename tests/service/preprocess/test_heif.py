@@ -61,7 +61,7 @@ def test_images_are_upright_and_on_white(image_format, mode, orientation):
     assert read(data, 10_000).size == (found.shape[1], found.shape[0])
 
 
-@pytest.mark.parametrize("layout", ["420", "444"])
+@pytest.mark.parametrize("layout", ["420", "422", "444"])
 @pytest.mark.parametrize("bits", [8, 10, 12])
 def test_avifs_of_all_depths_are_decoded(bits, layout):
     pixels = np.asarray(smooth(64, 48)).astype(int)
@@ -79,6 +79,170 @@ def test_an_animation_gives_its_still_image():
     assert (
         np.abs(np.asarray(decode_upright(data, POLICY)) - np.asarray(first).astype(int)).mean() < 4
     )
+
+
+# Files by hand: what the encoders at hand do not write
+
+
+def box(kind: bytes, *content: bytes) -> bytes:
+    body = b"".join(content)
+    return struct.pack(">I4s", len(body) + 8, kind) + body
+
+
+def full(kind: bytes, version: int, *content: bytes) -> bytes:
+    return box(kind, struct.pack(">I", version << 24), *content)
+
+
+def boxes_in(data: bytes, kind: bytes) -> list[bytes]:
+    start = data.index(kind) - 4
+    end, at, found = start + int.from_bytes(data[start : start + 4]), start + 8, []
+    while at < end:
+        length = int.from_bytes(data[at : at + 4])
+        found.append(data[at : at + length])
+        at += length
+    return found
+
+
+def coded(picture: Image.Image, image_format: str) -> tuple[bytes, list[bytes]]:
+    """The coded picture, and its properties."""
+    data = encode(picture, image_format, quality=95)
+    return data[data.index(b"mdat") + 4 :], boxes_in(data, b"ipco")
+
+
+CODES = {"AVIF": (b"avif", b"av01"), "HEIF": (b"heic", b"hvc1")}
+MUST = {b"irot", b"imir", b"clap", b"av1C", b"hvcC"}  # be understood
+
+
+def heif_file(
+    image_format: str,
+    items: list[tuple[bytes, bytes, list[bytes]]],
+    brands: list[bytes] | None = None,
+) -> bytes:
+    """A file of items (type, bytes, properties); the first is the image, made of the others."""
+    first, *others = brands or [CODES[image_format][0], CODES[image_format][0], b"mif1"]
+    head = box(b"ftyp", first, bytes(4), *others)
+    properties = list(dict.fromkeys(each for _, _, own in items for each in own))
+    told = b""
+    for number, (_, _, own) in enumerate(items, 1):
+        places = [properties.index(each) + 1 | (each[4:8] in MUST) << 7 for each in own]
+        told += struct.pack(">HB", number, len(own)) + bytes(places)
+    refs = b""
+    if len(items) > 1:
+        numbers = range(1, len(items) + 1)
+        refs = full(b"iref", 0, box(b"dimg", struct.pack(f">HH{len(items) - 1}H", 1, len(items) - 1,
+                                                         *numbers[1:])))  # fmt: skip
+
+    def meta(at: int) -> bytes:
+        places = b""
+        for number, (_, payload, _) in enumerate(items, 1):
+            places += struct.pack(">HHHII", number, 0, 1, at, len(payload))
+            at += len(payload)
+        return full(
+            b"meta", 0,
+            full(b"hdlr", 0, bytes(4), b"pict", bytes(13)),
+            full(b"pitm", 0, struct.pack(">H", 1)),
+            full(b"iloc", 0, b"\x44\0", struct.pack(">H", len(items)), places),
+            full(b"iinf", 0, struct.pack(">H", len(items)), *(
+                full(b"infe", 2, struct.pack(">HH", number, 0), kind, b"\0")
+                for number, (kind, _, _) in enumerate(items, 1)
+            )),
+            refs,
+            box(b"iprp", box(b"ipco", *properties),
+                full(b"ipma", 0, struct.pack(">I", len(items)), told)),
+        )  # fmt: skip
+
+    start = len(head) + len(meta(0)) + 8
+    return head + meta(start) + box(b"mdat", *(payload for _, payload, _ in items))
+
+
+def turn(quarters: int) -> bytes:
+    return box(b"irot", bytes([quarters]))
+
+
+def mirror(axis: int) -> bytes:
+    return box(b"imir", bytes([axis]))
+
+
+def clap(width: int, height: int, x: int = 0, y: int = 0) -> bytes:
+    return box(b"clap", struct.pack(">IIIIiIiI", width, 1, height, 1, x, 1, y, 1))
+
+
+def mirrored(pixels: np.ndarray, axis: int) -> np.ndarray:
+    """The first axis swaps top and bottom, the second left and right (23008-12, 6.5.12)."""
+    return pixels[::-1] if axis == 0 else pixels[:, ::-1]
+
+
+@pytest.mark.parametrize("cut", [None, (60, 50, 0, 0), (64, 48, -10, 7)])
+@pytest.mark.parametrize("axis", [None, 0, 1])
+@pytest.mark.parametrize("quarters", [0, 1, 2, 3])
+@pytest.mark.parametrize("image_format", FORMATS)
+def test_an_image_is_cut_and_turned_and_mirrored_in_that_order(image_format, quarters, axis, cut):
+    item, properties = coded(smooth(128, 96), image_format)
+    kind = CODES[image_format][1]
+    plain = np.asarray(decode_upright(heif_file(image_format, [(kind, item, properties)]), POLICY))
+    more, expected = [], plain
+    if cut:
+        more.append(clap(*cut))
+        left, top = (128 - cut[0]) // 2 + cut[2], (96 - cut[1]) // 2 + cut[3]
+        expected = expected[top : top + cut[1], left : left + cut[0]]
+    more.append(turn(quarters))
+    expected = np.rot90(expected, quarters)
+    if axis is not None:
+        more.append(mirror(axis))
+        expected = mirrored(expected, axis)
+    data = heif_file(image_format, [(kind, item, [*properties, *more])])
+    found = np.asarray(decode_upright(data, POLICY))
+    assert found.shape == expected.shape
+    difference = np.abs(found.astype(int) - expected)
+    assert difference.max() <= 12, "libheif cuts before it makes pixels of the colours"
+    assert difference.mean() < 1.5
+    assert read(data, 20_000).size == expected.shape[1::-1]
+
+
+@pytest.mark.parametrize("more", [[turn(1), clap(40, 60)], [turn(1), turn(1)], [turn(1), turn(2)]])
+def test_a_heic_is_turned_and_cut_in_any_order(more):
+    """As libheif does it: whole files are not called corrupt."""
+    item, properties = coded(smooth(128, 96), "HEIF")
+    data = heif_file("HEIF", [(b"hvc1", item, [*properties, *more])])
+    assert np.array_equal(np.asarray(decode_upright(data, POLICY)), shown(data))
+
+
+@pytest.mark.parametrize("size", [(256, 192), (230, 170)])
+@pytest.mark.parametrize("more", [[], [turn(1)]])
+@pytest.mark.parametrize("image_format", FORMATS)
+def test_a_grid_is_put_together(image_format, more, size):
+    """Of tiles that may reach beyond it, as phones write them."""
+    tiles = [coded(smooth(128, 96, seed), image_format) for seed in range(4)]
+    told = b"\0\0\1\1" + struct.pack(">HH", *size)
+    shape = full(b"ispe", 0, struct.pack(">II", *size))
+    shared = [each for each in tiles[0][1] if each[4:8] in {b"pixi", b"colr"}]
+    kind = CODES[image_format][1]
+    data = heif_file(
+        image_format,
+        [(b"grid", told, [shape, *shared, *more]), *((kind, item, own) for item, own in tiles)],
+    )
+    found = np.asarray(decode_upright(data, POLICY))
+    assert np.array_equal(found, shown(data))
+    assert sorted(found.shape[:2]) == sorted(size)
+
+
+@pytest.mark.parametrize("brands", [[b"mif1", b"miaf"], [b"mif1", b"mif1"], [b"miaf", b"mif1"]])
+@pytest.mark.parametrize("image_format", FORMATS)
+def test_brands_may_leave_open_how_the_image_is_coded(image_format, brands):
+    item, properties = coded(smooth(128, 96), image_format)
+    items = [(CODES[image_format][1], item, properties)]
+    named = heif_file(image_format, items)
+    data = heif_file(image_format, items, brands)
+    assert np.array_equal(
+        np.asarray(decode_upright(data, POLICY)), np.asarray(decode_upright(named, POLICY))
+    )
+
+
+def test_an_image_that_is_coded_otherwise_is_refused_by_name():
+    item, properties = coded(smooth(128, 96), "AVIF")
+    with pytest.raises(RequestError, match="j2k1") as refusal:
+        decode_upright(heif_file("AVIF", [(b"j2k1", item, properties)], [b"mif1"]), POLICY)
+    assert refusal.value.code == "unsupported_pixels"
 
 
 @pytest.mark.parametrize("image_format", FORMATS)

@@ -155,6 +155,91 @@ def test_a_frame_beyond_the_canvas_is_refused():
         decode_upright(data, POLICY)
 
 
+STILL = [control(0, (30, 20)), moving(1, B)]
+
+
+@pytest.mark.parametrize(
+    "told",
+    [png_chunk(b"acTL", bytes(8)), png_chunk(b"acTL", struct.pack(">II", 1, 0))[:-1] + b"?"],
+)
+def test_an_animation_of_no_frames_or_a_damaged_one_is_its_still_image(told):
+    data = animated(A, *STILL)
+    known = png_chunk(b"acTL", struct.pack(">II", 1, 0))
+    assert np.array_equal(np.asarray(decode_upright(data, POLICY)), B)
+    assert np.array_equal(np.asarray(decode_upright(data.replace(known, told), POLICY)), A)
+
+
+def test_a_first_frame_that_breaks_off_is_truncated():
+    """The still image is another picture."""
+    with pytest.raises(RequestError) as refusal:
+        decode_upright(animated(A, *STILL)[:-30], POLICY)
+    assert refusal.value.code == "truncated_image"
+
+
+def spoiled(chunk: bytes) -> bytes:
+    """A chunk with a wrong checksum."""
+    return chunk[:-1] + bytes([chunk[-1] ^ 1])
+
+
+ORIENTATION = b"II*\0" + struct.pack("<IHHHIII", 8, 1, 0x112, 3, 1, 6, 0)
+NOTHING = {
+    "texts": spoiled(png_chunk(b"tEXt", b"a\0b")),
+    "EXIF": spoiled(png_chunk(b"eXIf", ORIENTATION)),
+    "a transparent colour": spoiled(png_chunk(b"tRNS", struct.pack(">HHH", *A[0, 0]))),
+    "a transparent colour that is short": png_chunk(b"tRNS", struct.pack(">H", A[0, 0, 0])),
+    "a transparent colour that is long": png_chunk(b"tRNS", struct.pack(">HHHH", *A[0, 0], 0)),
+    "no transparent colour": png_chunk(b"tRNS"),
+    "suggested palettes": png_chunk(b"PLTE", bytes(12)) * 2,
+    "a damaged suggested palette": spoiled(png_chunk(b"PLTE", bytes(12))),
+}
+
+
+@pytest.mark.parametrize("kind", NOTHING)
+def test_what_no_pixel_needs_may_be_damaged(kind):
+    """Libpng passes it over with a warning, and so do browsers."""
+    data = png((30, 20), 8, RGB, packed(A, 8), NOTHING[kind])
+    assert np.array_equal(imagecodecs.png_decode(data)[..., :3], A)
+    assert np.array_equal(np.asarray(decode_upright(data, POLICY)), A)
+
+
+def test_of_several_transparent_colors_the_first_counts():
+    first, second = (png_chunk(b"tRNS", struct.pack(">HHH", *A[0, x])) for x in (0, 9))
+    data = png((30, 20), 8, RGB, packed(A, 8), first, second)
+    once = png((30, 20), 8, RGB, packed(A, 8), first)
+    assert np.array_equal(
+        np.asarray(decode_upright(data, POLICY)), np.asarray(decode_upright(once, POLICY))
+    )
+
+
+@pytest.mark.parametrize(
+    "chunks",
+    [
+        [png_chunk(b"PLTE", PALETTE_COLORS[:4].tobytes()), png_chunk(b"tRNS", bytes(5))],
+        [png_chunk(b"tRNS", bytes(2)), png_chunk(b"PLTE", PALETTE_COLORS[:4].tobytes())],
+        [png_chunk(b"PLTE", PALETTE_COLORS[:4].tobytes()), png_chunk(b"tRNS")],
+    ],
+)
+def test_transparency_that_does_not_fit_its_palette_is_none(chunks):
+    """As libpng has it: more of it than colours, before them, or of none."""
+    values = samples(PALETTE, 2)
+    data = png(SIZE, 2, PALETTE, packed(values, 2), *chunks)
+    assert imagecodecs.png_decode(data).shape[-1] == 3
+    expected = PALETTE_COLORS[values[..., 0]]
+    assert np.array_equal(np.asarray(decode_upright(data, POLICY)), expected)
+
+
+def test_two_palettes_are_refused():
+    data = file(samples(PALETTE, 8), PALETTE, 8, png_chunk(b"PLTE", bytes(768)))
+    with pytest.raises(RequestError, match="several palettes"):
+        decode_upright(data, POLICY)
+
+
+@pytest.mark.parametrize("behind", [b"", b"junk", b"j" * 60])
+def test_the_end_may_lack_its_mark(behind):
+    data = png((30, 20), 8, RGB, packed(A, 8))
+    assert np.array_equal(np.asarray(decode_upright(data[:-12] + behind, POLICY)), A)
+
+
 # What Pillow never gets
 
 

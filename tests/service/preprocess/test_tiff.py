@@ -7,16 +7,20 @@ import itertools
 import struct
 import zlib
 
+import imagecodecs
 import numpy as np
 import pytest
 import tifffile
 from images import encode, photo, smooth, tiff
 from PIL import Image
 
+from service.contract import Preprocessing
 from service.errors import RequestError
 from service.preprocess.decode import DecodePolicy, decode_upright, read
+from service.preprocess.header import read_header
 
 POLICY = DecodePolicy(max_image_pixels=1_000_000, jpeg_draft_ratio=0)
+RULE = Preprocessing(resize=64, crop=64, interpolation="bilinear", mean=(0, 0, 0), std=(1, 1, 1))
 HEIGHT, WIDTH = 37, 53
 CHANNELS = {"miniswhite": 1, "minisblack": 1, "rgb": 3, "separated": 4}
 EXTRA = [None, "assocalpha", "unassalpha", "unspecified"]
@@ -189,6 +193,102 @@ def test_plain_ycbcr_becomes_rgb():
     check(data, np.asarray(picture).astype(float), 3)
 
 
+def blocks(picture: Image.Image, across: int, down: int) -> np.ndarray:
+    """Bytes [rows of blocks, blocks, across x down + 2]: brightnesses, then Cb and Cr."""
+    ycbcr = np.asarray(picture.convert("YCbCr")).astype(int)
+    height, width, _ = ycbcr.shape
+    ycbcr = np.pad(ycbcr, ((0, -height % down), (0, -width % across), (0, 0)), mode="edge")
+    cells = ycbcr.reshape(ycbcr.shape[0] // down, down, -1, across, 3).swapaxes(1, 2)
+    light = cells[..., 0].reshape(*cells.shape[:2], -1)
+    return np.concatenate([light, cells[..., 1:].mean(axis=(2, 3))], -1).astype(np.uint8)
+
+
+SUBSAMPLED = [(1, 1), (2, 1), (1, 2), (2, 2), (4, 1), (4, 2), (4, 4)]
+
+
+@pytest.mark.parametrize("compression", [1, 5, 8])
+@pytest.mark.parametrize("block", SUBSAMPLED)
+def test_subsampled_ycbcr_is_what_libtiff_makes_of_it(block, compression):
+    stored = blocks(smooth(21, 13), *block).tobytes()
+    pack = {1: bytes, 5: imagecodecs.lzw_encode, 8: zlib.compress}[compression]
+    data = tiff(
+        bytes(pack(stored)), width=21, height=13, bits=[8] * 3, samples=3, photometric=6,
+        compression=compression, subsampling=list(block),
+    )  # fmt: skip
+    expected = imagecodecs.tiff_decode(data, asrgb=True)[..., :3]
+    check(data, expected.astype(float), 1)
+
+
+@pytest.mark.parametrize("block", SUBSAMPLED)
+def test_subsampled_ycbcr_may_be_in_tiles(block):
+    tile = blocks(smooth(32, 16), *block)
+    data = tiff(
+        tile.tobytes(), width=25, height=13, bits=[8] * 3, samples=3, photometric=6,
+        tile_width=32, tile_height=16, subsampling=list(block),
+    )  # fmt: skip
+    strip = tiff(
+        tile.tobytes(), width=32, height=16, bits=[8] * 3, samples=3, photometric=6,
+        subsampling=list(block),
+    )  # fmt: skip
+    expected = imagecodecs.tiff_decode(strip, asrgb=True)[:13, :25, :3]
+    check(data, expected.astype(float), 1)
+    assert read(data, 32 * 16).pixels == 32 * 16
+
+
+@pytest.mark.parametrize("compression", [*PACKED, None])
+@pytest.mark.parametrize("rows", [None, 0, 2**32 - 1])
+def test_a_strip_may_have_no_length_and_no_number_of_rows(compression, rows):
+    """Libtiff has it end with the file."""
+    samples = noisy(1, 8)
+    file = io.BytesIO()
+    tifffile.imwrite(
+        file, samples[..., 0], compression=compression, rowsperstrip=HEIGHT, metadata=None
+    )
+    data = without(file.getvalue(), 279, *([278] if rows is None else []))
+    if rows is not None:
+        data = with_value(data, 278, rows)
+    check(data, samples.astype(float).repeat(3, -1), 0)
+
+
+@pytest.mark.parametrize("compression", ["lzw", "deflate", "packbits"])
+def test_strips_without_lengths_end_where_the_next_begins(compression):
+    samples = noisy(1, 8)
+    data = without(written(samples, "minisblack", compression=compression), 279)
+    check(data, samples.astype(float).repeat(3, -1), 0)
+
+
+def without(data: bytes, *tags: int) -> bytes:
+    """A TIFF whose tags have become private ones, which nobody reads."""
+    return _edited(data, {tag: (65_000 + i, None) for i, tag in enumerate(tags)})
+
+
+def with_value(data: bytes, tag: int, value: int) -> bytes:
+    return _edited(data, {tag: (tag, value)})
+
+
+def _edited(data: bytes, changes: dict[int, tuple[int, int | None]]) -> bytes:
+    out = bytearray(data)
+    (at,) = struct.unpack_from("<I", data, 4)
+    (count,) = struct.unpack_from("<H", data, at)
+    for place in range(at + 2, at + 2 + 12 * count, 12):
+        tag, *_ = struct.unpack_from("<H", data, place)
+        if tag in changes:
+            number, value = changes[tag]
+            struct.pack_into("<H", out, place, number)
+            if value is not None:
+                struct.pack_into("<HII", out, place + 2, 4, 1, value)
+    return bytes(out)
+
+
+def test_a_fourth_sample_of_rgb_is_alpha_unless_told_otherwise():
+    """As Pillow has it; many writers of RGBA leave the tag out."""
+    samples = noisy(4, 8)
+    named = written(samples, "rgb", extrasamples="unassalpha")
+    check(without(named, 338), colors(named, "rgb", "unassalpha"), 2)
+    unspecified = written(samples, "rgb", extrasamples="unspecified")
+    check(unspecified, samples[..., :3].astype(float), 0)
+
+
 def test_bits_in_the_other_order_are_turned_round():
     row = np.array([[0b10000000, 0b00000001]], np.uint8)
     data = tiff(row.tobytes(), width=16, height=1, bits=[1], photometric=1, fill_order=2)
@@ -204,7 +304,12 @@ UNSUPPORTED = {
     "mixed bits": ({"bits": [5, 6, 5], "samples": 3, "photometric": 2}, "5, 6, 5 bits a sample"),
     "Lab": ({"bits": [8] * 3, "samples": 3, "photometric": 8}, "CIE L"),
     "raw": ({"bits": [16], "photometric": 32803}, "raw sensor data"),
-    "subsampled": ({"bits": [8] * 3, "samples": 3, "photometric": 6}, "subsampled YCbCr"),
+    "subsampled planes": (
+        {"bits": [8] * 3, "samples": 3, "photometric": 6, "planar": 2}, "subsampled YCbCr in planes"
+    ),
+    "large blocks": (
+        {"bits": [8] * 3, "samples": 3, "photometric": 6, "subsampling": [8, 1]}, "blocks of 8 x 1"
+    ),
     "old JPEG": ({"bits": [8], "photometric": 1, "compression": 6}, "old-style JPEG"),
     "JPEG 2000": ({"bits": [8], "photometric": 1, "compression": 34712}, "JPEG 2000"),
     "inks": ({"bits": [8] * 4, "samples": 4, "photometric": 5, "ink_set": 2}, "other inks"),
@@ -252,14 +357,37 @@ def test_a_tag_that_is_there_twice_is_refused():
     assert code(grey(entry(256, 4, 60_000))) == "corrupt_image"
 
 
-@pytest.mark.parametrize("kind", [2, 5, 6, 8, 11, 12, 99])
+@pytest.mark.parametrize("kind", [2, 5, 7, 11, 12, 99])
 def test_a_tag_of_a_type_that_is_no_integer_is_refused(kind):
     assert code(grey(width=entry(256, kind, 64))) == "corrupt_image"
 
 
-@pytest.mark.parametrize("kind", [1, 3, 4, 13])
+@pytest.mark.parametrize("kind", [1, 3, 4, 6, 8, 9, 13])
 def test_a_tag_of_any_integer_type_counts(kind):
-    assert code(grey(width=entry(256, kind, 64))) == "answered"
+    data = grey(width=entry(256, kind, 64))
+    assert code(data) == "answered"
+    assert read_header(data, RULE, 0).width == 64
+
+
+@pytest.mark.parametrize(("kind", "form"), [(6, "b"), (8, "h"), (9, "i"), (16, "Q"), (17, "q")])
+@pytest.mark.parametrize("order", "<>")
+def test_sizes_of_a_big_tiff_may_be_of_any_integer_type(order, kind, form):
+    """A planner reads them as the decoder does."""
+    data = bytearray(written(noisy(1, 8), "minisblack", bigtiff=True, byteorder=order))
+    directory = struct.unpack_from(f"{order}Q", data, 8)[0]
+    for at in range(directory + 8, directory + 8 + 20 * 2 + 1, 20):
+        tag, _, count, value = struct.unpack_from(f"{order}HHQI", data, at)
+        if tag in {256, 257}:
+            value = value if order == "<" else struct.unpack_from(">H", data, at + 12)[0]
+            packed = struct.pack(order + form, WIDTH if tag == 256 else HEIGHT).ljust(8, b"\0")
+            struct.pack_into(f"{order}HHQ8s", data, at, tag, kind, count, packed)
+    check(bytes(data), colors(bytes(data), "minisblack", None), 0)
+    header = read_header(bytes(data), RULE, 0)
+    assert (header.width, header.height) == (WIDTH, HEIGHT)
+
+
+def test_a_negative_size_is_corrupt():
+    assert code(grey(width=entry(256, 9, 0xFFFFFFC0))) == "corrupt_image"
 
 
 def test_a_tag_that_does_not_count_may_be_broken():
