@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import re
-import signal
 import socket
 import subprocess
 from pathlib import Path
 
-import httpx
 import pytest
 from images import colored, top_label
-from process import PROGRAM, clean_environment, client_of, run_to_end, serving
+from process import PROGRAM, answering, client_of, run_to_end, serving
 
 
 def refusal(*flags: object, **variables: str) -> str:
@@ -140,25 +138,13 @@ def test_a_port_in_use_is_told_before_anything_is_loaded(model_folder):
 @pytest.mark.parametrize("closed", ["2>&-", ">&-", "<&-", "<&- >&- 2>&-"])
 def test_it_starts_whichever_standard_streams_are_closed(model_folder, closed):
     """And gives their numbers to no connection and no file that a library could print into."""
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        port = probe.getsockname()[1]
-    command = [*PROGRAM, "serve", "--port", str(port), "--models", str(model_folder)]
-    shell = ["sh", "-c", f'exec "$@" {closed}', "sh", *command]
-    with subprocess.Popen(shell, env=clean_environment(), stderr=subprocess.PIPE) as process:
-        try:
-            transport = httpx.HTTPTransport(retries=10)
-            with httpx.Client(base_url=f"http://127.0.0.1:{port}", transport=transport) as client:
-                while client.get("/readyz").status_code != 200:
-                    assert process.poll() is None
-                answer = client.post("/v1/classify", content=colored("blue"))
-                assert top_label(answer) == "blue"
-            for number in re.findall(r"[<>]", closed.replace("2>", "")):
-                opened = Path(f"/proc/{process.pid}/fd/{'<>'.index(number)}")
-                assert opened.readlink() == Path("/dev/null")
-            process.send_signal(signal.SIGTERM)
-            assert process.wait(timeout=30) == 0
-        finally:
-            process.kill()
+    command = ["sh", "-c", f'exec "$@" {closed}', "sh", *PROGRAM, "serve"]
+    with answering([*command, "--models", str(model_folder)], stderr=subprocess.PIPE) as served:
+        process, client = served
+        assert top_label(client.post("/v1/classify", content=colored("blue"))) == "blue"
+        for number in re.findall(r"[<>]", closed.replace("2>", "")):
+            opened = Path(f"/proc/{process.pid}/fd/{'<>'.index(number)}")
+            assert opened.readlink() == Path("/dev/null")
 
 
 def test_the_runtime_leaves_no_device_id_and_sends_nothing(model_folder, tmp_path):

@@ -134,7 +134,7 @@ def test_a_log_that_nobody_reads_does_not_keep_it_from_reading(start):
     while unread(process.stdin.fileno()):
         pass
     process.stdin.close()
-    assert process.wait(30) == 0, "it ends, though nobody has read"
+    assert process.wait(60) == 0, "it ends, though nobody has read"
     lines = [json.loads(line) for line in process.stderr.read().splitlines()]
     assert len(texts(lines)) < total
 
@@ -154,7 +154,7 @@ def test_a_log_whose_reader_is_gone_ends_nothing(start):
         pass
     assert process.poll() is None
     process.stdin.close()
-    assert process.wait(30) == 0
+    assert process.wait(60) == 0
 
 
 def test_signals_to_end_do_not_end_it(start):
