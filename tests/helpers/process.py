@@ -51,7 +51,7 @@ def reserved_port() -> Iterator[int]:
 def run_to_end(command: list[str], **variables: str) -> subprocess.CompletedProcess[str]:
     """Run a program that is expected to end by itself."""
     return subprocess.run(
-        command, env=clean_environment(**variables), capture_output=True, text=True, timeout=120,
+        command, env=clean_environment(**variables), capture_output=True, text=True, timeout=200,
         check=False,
     )  # fmt: skip
 
