@@ -88,7 +88,7 @@ def test_after_a_small_refused_body_the_connection_goes_on(client):
 
 def test_a_body_that_dribbles_gets_408_in_all_however_often_it_moves(serve):
     """The limit is on the whole body: a byte now and then does not stretch it."""
-    client = serve(body_timeout_s=0.3)
+    client = serve(body_timeout_s=1)
     with connect(client.base_url) as connection:
         connection.sendall(head(Content_Length=1000) + b"x")
         connection.settimeout(0.05)
