@@ -17,6 +17,7 @@ import uvicorn
 from color_model import write_color_model
 from fastapi import FastAPI
 from hypothesis import HealthCheck, settings
+from wire import patient_client
 
 from service.app import create_app
 from service.engine.base import Opener
@@ -81,7 +82,7 @@ def running(app: FastAPI) -> Iterator[str]:
     thread.start()
     url = f"http://127.0.0.1:{listener.getsockname()[1]}"
     try:
-        with httpx.Client(base_url=url, transport=httpx.HTTPTransport(retries=5)) as client:
+        with patient_client(url, retries=5) as client:
             while client.get("/health").json()["state"] == "starting":
                 pass
         yield url
@@ -102,11 +103,13 @@ def model_folder(tmp_path: Path) -> Path:
 def serve(model_folder: Path) -> Iterator[Callable[..., httpx.Client]]:
     """Gives a function that starts a real server with the color model and given settings."""
     stack: list[tuple[httpx.Client, object]] = []
+    # Given, so that nothing is measured: what a busy machine measures is no matter of most tests.
+    common = {"models": model_folder, "runners": 2, "intra_op_threads": 1}
 
     def start(opener: Opener | None = None, **settings: object) -> httpx.Client:
-        app = create_app(Settings.model_validate({"models": model_folder} | settings), opener)
+        app = create_app(Settings.model_validate(common | settings), opener)
         context = running(app)
-        client = httpx.Client(base_url=context.__enter__(), timeout=20)
+        client = patient_client(context.__enter__())
         client.app = app  # type: ignore[attr-defined]
         stack.append((client, context))
         return client

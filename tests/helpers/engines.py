@@ -80,7 +80,7 @@ class HeldEngine(FakeEngine):
     def run(self, pixels, outputs):
         self.batches.append([int(image.flat[0]) for image in pixels])
         self.entered.release()
-        if not self.open.wait(20):
+        if not self.open.wait(60):
             raise TimeoutError("the test left the gate shut")
         if self.fail_with is not None:
             raise self.fail_with

@@ -13,29 +13,45 @@ import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import httpx
+from waiting import PATIENCE_S
+from wire import patient_client
 
 PROGRAM = [str(Path(sys.executable).with_name("resnet-serve"))]
 EXPORT = [str(Path(sys.executable).with_name("resnet-export"))]
 
 
+_SETTINGS = {
+    "RESNET_SERVE_CACHE_DIR": "none",  # who runs tests has a cache too
+    "RESNET_SERVE_RUNNERS": "2",  # given, so that no start measures which layout is best
+    "RESNET_SERVE_INTRA_OP_THREADS": "1",
+}
+
+
 def clean_environment(**variables: str) -> dict[str, str]:
     kept = {k: v for k, v in os.environ.items() if not k.startswith("RESNET_SERVE_")}
-    return kept | {"RESNET_SERVE_CACHE_DIR": "none"} | variables  # who runs tests has a cache too
+    return kept | _SETTINGS | variables
 
 
-def free_port() -> int:
-    """A port for a program that can't say which one it got."""
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        port: int = probe.getsockname()[1]
-        return port
+@contextmanager
+def reserved_port() -> Iterator[int]:
+    """A port for a program that can't say which one it got.
+
+    It is held meanwhile, lest somebody else gets it: who asks for this very port may bind it too,
+    as long as only one of both listens.
+    """
+    with socket.socket() as held:
+        held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        held.bind(("127.0.0.1", 0))
+        yield held.getsockname()[1]
 
 
 def run_to_end(command: list[str], **variables: str) -> subprocess.CompletedProcess[str]:
     """Run a program that is expected to end by itself."""
     return subprocess.run(
-        command, env=clean_environment(**variables), capture_output=True, text=True, timeout=120,
+        command, env=clean_environment(**variables), capture_output=True, text=True, timeout=200,
         check=False,
     )  # fmt: skip
 
@@ -58,7 +74,7 @@ class Serving:
         self._lines.put(None)
 
     def _next(self) -> dict[str, object] | None:
-        line = self._lines.get(timeout=60)
+        line = self._lines.get(timeout=PATIENCE_S)
         if line is None:
             return None
         assert line.startswith("{"), f"a line that is no JSON: {line}"
@@ -79,7 +95,7 @@ class Serving:
         """Wait for the end; the rest of the log is kept."""
         while self._next() is not None:
             pass
-        return self.process.wait(timeout=60)
+        return self.process.wait(PATIENCE_S)
 
 
 @contextmanager
@@ -100,5 +116,27 @@ def serving(
             process.kill()
 
 
+@contextmanager
+def answering(
+    command: list[str], **streams: Any
+) -> Iterator[tuple[subprocess.Popen[bytes], httpx.Client]]:
+    """A server that is ready, with streams of its own, and stops when it is told to."""
+    with (
+        reserved_port() as port,
+        subprocess.Popen(
+            [*command, "--port", str(port)], env=clean_environment(), **streams
+        ) as process,
+    ):
+        try:
+            with patient_client(f"http://127.0.0.1:{port}", retries=10) as client:
+                while client.get("/readyz").status_code != 200:
+                    assert process.poll() is None
+                yield process, client
+            process.send_signal(signal.SIGTERM)
+            assert process.wait(PATIENCE_S) == 0
+        finally:
+            process.kill()
+
+
 def client_of(server: Serving) -> httpx.Client:
-    return httpx.Client(base_url=server.url, timeout=60)
+    return patient_client(server.url)

@@ -32,7 +32,7 @@ from service.batching.ticket import Answer, Priority, Ticket
 from service.errors import ModelUnavailableError, StoppingError
 from service.metrics import Metrics
 
-PATIENCE_S = 10.0
+PATIENCE_S = 40.0
 """How long a test waits for what has to come; nothing is asserted about how long it took."""
 
 _PAUSE_S = 0.0005

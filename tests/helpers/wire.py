@@ -1,14 +1,27 @@
-"""HTTP by hand over a socket, for clients that stall, lie or leave."""
+"""HTTP by hand over a socket, for clients that stall, lie or leave; and a client that does not."""
 
 from __future__ import annotations
 
 import socket
+import ssl
 from urllib.parse import urlsplit
+
+import httpx
+from waiting import PATIENCE_S
+
+_NO_TLS = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+"""Nobody speaks TLS here, and reading the system's certificates takes longer than many a test."""
+
+
+def patient_client(url: object, *, retries: int = 0) -> httpx.Client:
+    """A client that waits long; with retries also until a server listens."""
+    transport = httpx.HTTPTransport(retries=retries, verify=_NO_TLS)
+    return httpx.Client(base_url=str(url), timeout=PATIENCE_S, transport=transport)
 
 
 def connect(url: str) -> socket.socket:
     parts = urlsplit(str(url))
-    return socket.create_connection((parts.hostname, parts.port), timeout=20)
+    return socket.create_connection((parts.hostname, parts.port), timeout=PATIENCE_S)
 
 
 def head(path: str = "/v1/classify", **headers: object) -> bytes:

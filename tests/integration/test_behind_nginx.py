@@ -7,11 +7,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-import httpx
 import pytest
 from images import encode, photo
-from process import free_port, serving
+from process import reserved_port, serving
 from system import program
+from wire import patient_client
 
 pytestmark = pytest.mark.full
 
@@ -45,21 +45,20 @@ http {{
 @contextmanager
 def nginx(folder: Path, address: str, path: str, target: str) -> Iterator[str]:
     """Forward a path to a server; `target` is what the path is replaced by, if anything."""
-    port = free_port()
     file = folder / "nginx.conf"
-    file.write_text(
-        _CONFIGURATION.format(folder=folder, address=address, port=port, path=path, target=target)
-    )
-    command = [program("nginx"), "-p", str(folder), "-c", str(file)]
-    process = subprocess.Popen(command, stderr=subprocess.PIPE)
-    try:
-        url = f"http://127.0.0.1:{port}"
-        with httpx.Client(transport=httpx.HTTPTransport(retries=8)) as client:  # until it listens
-            client.get(url)
-        yield url
-    finally:
-        process.terminate()
-        process.communicate(timeout=20)
+    with reserved_port() as port:
+        named = {"folder": folder, "address": address, "port": port}
+        file.write_text(_CONFIGURATION.format(**named, path=path, target=target))
+        command = [program("nginx"), "-p", str(folder), "-c", str(file)]
+        process = subprocess.Popen(command, stderr=subprocess.PIPE)
+        try:
+            url = f"http://127.0.0.1:{port}"
+            with patient_client(url, retries=8) as client:
+                client.get("/")
+            yield url
+        finally:
+            process.terminate()
+            process.communicate(timeout=60)
 
 
 @pytest.mark.parametrize(
@@ -77,7 +76,7 @@ def test_all_that_clients_use_works_behind_a_proxy(tmp_path, path, target, flags
     with (
         serving(*flags) as server,
         nginx(tmp_path, server.url.removeprefix("http://"), path, target) as proxy,
-        httpx.Client(base_url=proxy + base, timeout=60) as client,
+        patient_client(proxy + base) as client,
     ):
         for _ in range(3):
             answer = client.post("/v1/classify", content=body)

@@ -8,6 +8,7 @@ from process import client_of, serving
 def test_what_is_measured_is_kept_where_the_users_caches_are(model_folder, tmp_path):
     """`RESNET_SERVE_CACHE_DIR` set to nothing is not set."""
     environ = {"RESNET_SERVE_CACHE_DIR": "", "XDG_CACHE_HOME": str(tmp_path / "caches")}
+    environ |= {"RESNET_SERVE_RUNNERS": "0", "RESNET_SERVE_INTRA_OP_THREADS": "0"}
     with serving("--models", model_folder, **environ) as server:
         with client_of(server) as client:
             first = client.get("/health").json()["models"][0]["latency_ms"]

@@ -34,6 +34,9 @@ if sys.argv.pop(1) == "hangs":
     import threading
     from service.server import Server
     Server._begin_to_end = lambda self: threading.Event().wait()  # as in a driver
+else:  # a busy machine has the time that it needs
+    from service import server
+    server._LOST_NEWS_S, server._LOST_END_S = 3.0, 60.0
 from service.cli import main
 sys.exit(main())
 """

@@ -10,17 +10,13 @@ import re
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from subprocess import Popen
-from typing import Any
 
 import httpx
 import pytest
 from images import colored, encode
 from PIL import Image
-from process import PROGRAM, clean_environment, client_of, free_port, serving
+from process import PROGRAM, answering, client_of, serving
 from wire import connect
 
 PROGRAM_WHOSE_LIBRARY_PRINTS = """
@@ -69,23 +65,6 @@ def test_the_last_words_of_a_process_that_aborts_are_in_its_log(model_folder):
         said = [str(event.get("text")) for event in server.events]
         assert "Fatal Python error: Aborted" in said
         assert any(" in printing" in line for line in said), "where it was"
-
-
-@contextmanager
-def answering(command: list[str], **streams: Any) -> Iterator[tuple[Popen[bytes], httpx.Client]]:
-    """A server that is ready, with streams of its own, and stops when it is told to."""
-    port = free_port()
-    with Popen([*command, "--port", str(port)], env=clean_environment(), **streams) as process:
-        try:
-            transport = httpx.HTTPTransport(retries=10)
-            with httpx.Client(base_url=f"http://127.0.0.1:{port}", transport=transport) as client:
-                while client.get("/readyz").status_code != 200:
-                    assert process.poll() is None
-                yield process, client
-            process.send_signal(signal.SIGTERM)
-            assert process.wait(timeout=30) == 0
-        finally:
-            process.kill()
 
 
 def test_a_log_that_nobody_reads_does_not_hold_up_a_library_that_prints(model_folder):
@@ -141,20 +120,16 @@ def test_a_terminal_shows_text_in_colour(model_folder):
     assert not any(line.startswith("{") for line in shown.splitlines())
 
 
-def test_a_request_is_logged_with_its_clients_address(model_folder):
+def test_a_request_is_logged_with_its_clients_address_and_a_path_that_is_cut(model_folder):
     """Also one that is no HTTP. What a proxy says in a header is anybody's word, and not taken."""
     with serving("--models", model_folder) as server:
         with client_of(server) as client:
             client.post("/v1/classify", content=colored(), headers={"X-Forwarded-For": "192.0.2.7"})
             assert server.wait_for("request")["client"] == "127.0.0.1"
+            assert client.get("/" + "x" * 50_000).status_code == 404
+            line = server.wait_for("request")
+            assert str(line["path"]).startswith("/xxx")
+            assert len(json.dumps(line)) < 1500
         with connect(server.url) as connection:
             connection.sendall(b"no request\r\n\r\n")
             assert server.wait_for("request")["client"] == "127.0.0.1"
-
-
-def test_a_long_path_is_cut_in_the_log(model_folder):
-    with serving("--models", model_folder) as server, client_of(server) as client:
-        assert client.get("/" + "x" * 50_000).status_code == 404
-        line = server.wait_for("request")
-        assert str(line["path"]).startswith("/xxx")
-        assert len(json.dumps(line)) < 1500

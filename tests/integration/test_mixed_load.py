@@ -12,6 +12,7 @@ import numpy as np
 from images import colored, encode
 from PIL import Image
 from process import client_of, serving
+from waiting import PATIENCE_S
 from wire import connect, head
 
 Request = tuple[dict[str, object], int, str]
@@ -62,7 +63,7 @@ def code_or_label(body: dict) -> str:
 
 async def post_all(url: str, requests: list[Request]) -> list[tuple[int, str]]:
     limits = httpx.Limits(max_connections=len(requests))
-    async with httpx.AsyncClient(base_url=url, limits=limits, timeout=60) as client:
+    async with httpx.AsyncClient(base_url=url, limits=limits, timeout=PATIENCE_S) as client:
 
         async def post(arguments: dict) -> tuple[int, str]:
             answer = await client.post("/v1/classify", **arguments)

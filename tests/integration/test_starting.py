@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import re
-import signal
 import socket
 import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 
-import httpx
 import pytest
+from color_model import write_color_model
 from images import colored, top_label
-from process import PROGRAM, clean_environment, client_of, run_to_end, serving
+from process import PROGRAM, Serving, answering, client_of, run_to_end, serving
 
 
 def refusal(*flags: object, **variables: str) -> str:
@@ -48,31 +48,43 @@ def test_the_built_in_model_is_served_beside_a_folder_when_asked_for(model_folde
         assert top_label(named) == "blue"
 
 
-def test_flags_win_over_the_environment(model_folder):
-    variables = {"RESNET_SERVE_MODELS": str(model_folder), "RESNET_SERVE_MAX_QUEUE": "77"}
-    with serving("--max-queue", 99, **variables) as server, client_of(server) as client:
-        assert client.get("/health").json()["models"][0]["queue"]["limit"] == 99
-
-
-def test_service_links_of_kubernetes_are_passed_over_with_a_warning(model_folder):
-    """A Service named resnet-serve makes Kubernetes set these in every pod beside it."""
+@pytest.fixture(scope="module")
+def set_by_variables(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serving]:
+    """A server that is set by variables, with one flag beside them."""
+    folder = tmp_path_factory.mktemp("models")
+    write_color_model(folder / "color.onnx")
     variables = {
+        "RESNET_SERVE_MODELS": str(folder),
+        "RESNET_SERVE_MAX_QUEUE": "77",
+        "RESNET_SERVE_MAX_IMAGES": "3",
+        # A Service named resnet-serve makes Kubernetes set these in every pod beside it.
         "RESNET_SERVE_PORT": "tcp://10.0.0.7:8000",
         "RESNET_SERVE_SERVICE_HOST": "10.0.0.7",
         "RESNET_SERVE_PORT_8000_TCP_ADDR": "10.0.0.7",
     }
-    with serving("--models", model_folder, **variables) as server:
-        warned = [e["detail"] for e in server.events if e["event"] == "setting_passed_over"]
-        assert len(warned) == 3
+    with serving("--max-queue", 99, **variables) as server:
+        yield server
 
 
-def test_a_log_line_of_a_request_has_its_id_batch_and_timings(model_folder):
-    with serving("--models", model_folder) as server, client_of(server) as client:
+def test_flags_win_over_the_environment(set_by_variables):
+    with client_of(set_by_variables) as client:
+        assert client.get("/health").json()["models"][0]["queue"]["limit"] == 99
+        four = client.post("/v1/classify", files=[("files", colored())] * 4)
+        assert four.json()["code"] == "too_many_images", "where there is no flag"
+
+
+def test_service_links_of_kubernetes_are_passed_over_with_a_warning(set_by_variables):
+    warned = [e for e in set_by_variables.events if e["event"] == "setting_passed_over"]
+    assert len(warned) == 3
+
+
+def test_a_log_line_of_a_request_has_its_id_batch_and_timings(set_by_variables):
+    with client_of(set_by_variables) as client:
         client.post("/v1/classify", content=colored(), headers={"X-Request-Id": "me-1"})
-        line = server.wait_for("request")
-        assert line["request_id"] == "me-1"
-        assert (line["status"], line["images"], line["batch_size"]) == (200, 1, 1)
-        assert {"receive_ms", "decode_ms", "queue_ms", "infer_ms", "total_ms"} <= set(line)
+    while (line := set_by_variables.wait_for("request"))["request_id"] != "me-1":
+        pass
+    assert (line["status"], line["images"], line["batch_size"]) == (200, 1, 1)
+    assert {"receive_ms", "decode_ms", "queue_ms", "infer_ms", "total_ms"} <= set(line)
 
 
 @pytest.mark.parametrize(
@@ -140,25 +152,13 @@ def test_a_port_in_use_is_told_before_anything_is_loaded(model_folder):
 @pytest.mark.parametrize("closed", ["2>&-", ">&-", "<&-", "<&- >&- 2>&-"])
 def test_it_starts_whichever_standard_streams_are_closed(model_folder, closed):
     """And gives their numbers to no connection and no file that a library could print into."""
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        port = probe.getsockname()[1]
-    command = [*PROGRAM, "serve", "--port", str(port), "--models", str(model_folder)]
-    shell = ["sh", "-c", f'exec "$@" {closed}', "sh", *command]
-    with subprocess.Popen(shell, env=clean_environment(), stderr=subprocess.PIPE) as process:
-        try:
-            transport = httpx.HTTPTransport(retries=10)
-            with httpx.Client(base_url=f"http://127.0.0.1:{port}", transport=transport) as client:
-                while client.get("/readyz").status_code != 200:
-                    assert process.poll() is None
-                answer = client.post("/v1/classify", content=colored("blue"))
-                assert top_label(answer) == "blue"
-            for number in re.findall(r"[<>]", closed.replace("2>", "")):
-                opened = Path(f"/proc/{process.pid}/fd/{'<>'.index(number)}")
-                assert opened.readlink() == Path("/dev/null")
-            process.send_signal(signal.SIGTERM)
-            assert process.wait(timeout=30) == 0
-        finally:
-            process.kill()
+    command = ["sh", "-c", f'exec "$@" {closed}', "sh", *PROGRAM, "serve"]
+    with answering([*command, "--models", str(model_folder)], stderr=subprocess.PIPE) as served:
+        process, client = served
+        assert top_label(client.post("/v1/classify", content=colored("blue"))) == "blue"
+        for number in re.findall(r"[<>]", closed.replace("2>", "")):
+            opened = Path(f"/proc/{process.pid}/fd/{'<>'.index(number)}")
+            assert opened.readlink() == Path("/dev/null")
 
 
 def test_the_runtime_leaves_no_device_id_and_sends_nothing(model_folder, tmp_path):

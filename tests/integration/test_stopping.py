@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import signal
-import socket
 import subprocess
 from pathlib import Path
 
 import httpx
 import pytest
 from images import colored, top_label
-from process import PROGRAM, clean_environment, client_of, serving
+from process import PROGRAM, answering, clean_environment, client_of, serving
 from wire import connect, head, read_all, read_answer
 
 
@@ -38,22 +37,16 @@ def test_sighup_is_passed_over_where_it_was_ignored_at_the_start(model_folder):
         assert [e["signal"] for e in server.events if e["event"] == "draining"] == ["SIGTERM"]
 
 
-def test_sighup_again_while_stopping_cuts_nothing_short(model_folder):
-    """A terminal that closes sends it from several sides, and systemd right after SIGTERM."""
-    with serving("--models", model_folder, "--drain-delay-s", 1) as server:
+def test_readiness_goes_first_and_requests_are_served_meanwhile(model_folder):
+    """For `drain_delay_s` the probe fails, so that the balancer learns of it; work goes on.
+
+    SIGHUP cuts nothing short then: a terminal that closes sends it from several sides, and systemd
+    right after SIGTERM.
+    """
+    with serving("--models", model_folder, "--drain-delay-s", 3) as server:
         server.signal()
         server.wait_for("draining")
         server.signal(signal.SIGHUP)
-        with client_of(server) as client:
-            assert client.get("/livez").status_code == 200
-        assert server.exit_status() == 0
-
-
-def test_readiness_goes_first_and_requests_are_served_meanwhile(model_folder):
-    """For `drain_delay_s` the probe fails, so that the balancer learns of it; work goes on."""
-    with serving("--models", model_folder, "--drain-delay-s", 2) as server:
-        server.signal()
-        server.wait_for("draining")
         with client_of(server) as fresh:
             assert fresh.get("/readyz").json()["reasons"] == ["draining"]
             assert fresh.get("/livez").status_code == 200
@@ -63,7 +56,7 @@ def test_readiness_goes_first_and_requests_are_served_meanwhile(model_folder):
 
 def test_an_accepted_request_is_answered_before_the_end(model_folder):
     """Its batch waits in the queue when SIGTERM comes, since the delay is long."""
-    with serving("--models", model_folder, "--max-delay-ms", 1500) as server:
+    with serving("--models", model_folder, "--max-delay-ms", 10_000) as server:
         body = colored("green")
         with connect(server.url) as connection:
             connection.sendall(head(Content_Length=len(body)) + body)
@@ -98,15 +91,16 @@ def test_a_request_that_outlasts_drain_timeout_is_told_so(model_folder):
 
 def test_an_answer_in_the_drain_delay_sends_the_next_request_elsewhere(model_folder):
     """The request came before the signal; a further one on its connection would be lost."""
-    flags = ["--models", model_folder, "--max-delay-ms", 1000, "--drain-delay-s", 3]
-    with serving(*flags) as server:
+    with serving("--models", model_folder, "--drain-delay-s", 3) as server:
         body = colored("green")
         with connect(server.url) as connection:
-            connection.sendall(head(Content_Length=len(body)) + body)
+            connection.sendall(head(Content_Length=len(body)) + body[:-1])
             with client_of(server) as client:
-                while client.get("/health").json()["models"][0]["queue"]["images"] == 0:
+                while f"inflight_bytes {len(body) - 1}.0" not in client.get("/metrics").text:
                     pass
             server.signal()
+            server.wait_for("draining")
+            connection.sendall(body[-1:])
             answer = read_all(connection)
         assert answer.startswith(b"HTTP/1.1 200 ")
         assert b"connection: close" in answer.lower()
@@ -142,7 +136,7 @@ def test_a_signal_while_starting_ends_it_at_once_and_cleanly(model_folder, stage
         while not catches(process.pid, number) or STAGES[stage] not in maps.read_text("utf-8"):
             assert process.poll() is None
         process.send_signal(number)
-        assert process.wait(timeout=30) == 0
+        assert process.wait(timeout=60) == 0
         assert process.stderr is not None
         assert b"Traceback" not in process.stderr.read()
 
@@ -157,22 +151,13 @@ def catches(pid: int, number: signal.Signals) -> bool:
 @pytest.mark.parametrize("reader", ["gone", "asleep"])
 def test_a_log_that_nobody_reads_holds_up_neither_requests_nor_signals(model_folder, reader):
     """As behind a pipe whose reader has ended, or has stopped reading."""
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        port = probe.getsockname()[1]
-    command = [*PROGRAM, "serve", "--port", str(port), "--models", str(model_folder)]
-    with subprocess.Popen(command, env=clean_environment(), stderr=subprocess.PIPE) as process:
+    command = [*PROGRAM, "serve", "--models", str(model_folder)]
+    with answering(command, stderr=subprocess.PIPE) as (process, client):
         assert process.stderr is not None
-        process.stderr.readline()
         if reader == "gone":
             process.stderr.close()
-        transport = httpx.HTTPTransport(retries=10)
-        with httpx.Client(base_url=f"http://127.0.0.1:{port}", transport=transport) as client:
-            while client.get("/readyz").status_code != 200:
-                pass
-            for _ in range(600):  # some 250 KB of log, more than a pipe holds
-                assert client.post("/v1/classify", content=b"x").status_code == 415
-        process.send_signal(signal.SIGTERM)
-        assert process.wait(timeout=30) == 0
+        for _ in range(600):  # some 250 KB of log, more than a pipe holds
+            assert client.post("/v1/classify", content=b"x").status_code == 415
 
 
 def test_a_second_signal_ends_at_once(model_folder):

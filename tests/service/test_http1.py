@@ -81,7 +81,7 @@ async def talk(
         writer.close()
         server.close()
         if state.tasks:
-            await asyncio.wait(state.tasks, timeout=5)
+            await asyncio.wait(state.tasks, timeout=60)
     return answer
 
 
@@ -109,7 +109,7 @@ def answers(data: bytes, count: int) -> list[tuple[int, Any]]:
 
 
 def run(talking: Callable[..., Coroutine[Any, Any, bytes]], *args: Any, **kwargs: Any) -> bytes:
-    return asyncio.run(asyncio.wait_for(talking(*args, **kwargs), 20))
+    return asyncio.run(asyncio.wait_for(talking(*args, **kwargs), 60))
 
 
 def post(path: str, body: bytes, *, chunked: bool = False, offer: bool = False) -> bytes:

@@ -19,6 +19,7 @@ from fake_gpu import (
 )
 from images import COLOR_VALUES, colored, top_label
 from structlog.testing import capture_logs
+from waiting import wait_until
 
 from service.errors import ProviderError
 from service.loader import load_repository
@@ -180,8 +181,7 @@ def test_a_given_size_that_does_not_fit_is_told_and_tried_again(loaded, device, 
     assert model.state == "reloading"
     assert "out of memory" in model.reason
     device.fail.clear()
-    while model.state != "ready":
-        pass
+    wait_until(lambda: model.state == "ready")
     assert model.max_batch == 4
 
 
@@ -244,11 +244,11 @@ def test_a_gpu_whose_thread_hangs_is_told(serve, device):
     client = serve(opener=gpu_opener(device), max_batch=2, stuck_after_s=50)
     go = threading.Event()
     begun = threading.Event()
-    device.on_run.append(lambda _: begun.set() or go.wait(20))
+    device.on_run.append(lambda _: begun.set() or go.wait(60))
     answers = []
     waiter = threading.Thread(target=lambda: answers.append(client.post(POST, content=colored())))
     waiter.start()
-    assert begun.wait(20)
+    assert begun.wait(60)
     device.now += 100
     while "gpu 0: thread gpu-0 has been" not in str(client.get("/livez").json()["reasons"]):
         pass

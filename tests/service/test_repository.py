@@ -16,6 +16,7 @@ from engines import FakeOpener
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from structlog.testing import capture_logs
+from waiting import wait_until
 
 from service.contract import GoldenPattern, Label
 from service.engine.onnx import OnnxOpener, load_engine
@@ -537,11 +538,10 @@ def test_a_model_that_could_not_run_is_broken_until_another_try_succeeds(several
     with capture_logs():
         model.warm_up(threading.Event())
         assert model.broken
-        while repository.broken():
-            pass
+        wait_until(lambda: not repository.broken())
     assert repository.find("a") is model
     assert model.state == "ready"
-    repository.close(20)
+    repository.close(60)
 
 
 def test_a_model_that_can_not_run_is_failed_and_the_others_go_on(several, monkeypatch):

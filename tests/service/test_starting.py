@@ -47,7 +47,7 @@ def test_a_signal_ends_the_start_at_once_whatever_it_is_doing(number, status):
         assert process.stdout.readline() == "busy\n"
         process.send_signal(number)
         try:
-            output, errors = process.communicate(timeout=30)
+            output, errors = process.communicate(timeout=60)
         finally:
             process.kill()
     assert (process.returncode, output, errors) == (status, "left\n", "")

@@ -6,17 +6,18 @@ import threading
 
 import structlog
 from images import colored, top_label
+from waiting import wait_until
 
 
 def test_a_stuck_runner_is_logged_once_and_so_is_its_end(serve, monkeypatch):
     monkeypatch.setattr("service.watchdog._PERIOD_S", 0.01)
     with structlog.testing.capture_logs() as logs:
-        client = serve(runners=1, stuck_after_s=0.05)
+        client = serve(runners=1, stuck_after_s=0.5)
         (model,) = client.app.state.service.repository
         inner, go = model.engine.run, threading.Event()
 
         def run(pixels, outputs):
-            assert go.wait(20)
+            assert go.wait(60)
             return inner(pixels, outputs)
 
         def told(event: str) -> list[dict]:
@@ -28,13 +29,11 @@ def test_a_stuck_runner_is_logged_once_and_so_is_its_end(serve, monkeypatch):
             target=lambda: answers.append(client.post("/v1/classify", content=colored("red")))
         )
         waiter.start()
-        while not told("trouble"):
-            pass
+        wait_until(lambda: told("trouble"))
         assert client.get("/livez").status_code == 503
         go.set()
         waiter.join()
-        while not told("trouble_over"):
-            pass
+        wait_until(lambda: told("trouble_over"))
         assert top_label(answers[0]) == "red"
         assert client.get("/livez").status_code == 200
     (trouble,) = told("trouble")

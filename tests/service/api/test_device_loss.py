@@ -8,6 +8,7 @@ import pytest
 from color_model import write_color_model
 from images import colored
 from structlog.testing import capture_logs
+from waiting import wait_until
 
 from service.errors import DeviceLostError
 from service.loader import load_repository
@@ -63,7 +64,7 @@ def test_what_waits_for_another_model_is_answered_503(two_models, serve):
 
     def run(pixels, outputs):
         begun.set()
-        assert go.wait(20)
+        assert go.wait(60)
         raise LOST
 
     color.engine.run = run
@@ -74,11 +75,10 @@ def test_what_waits_for_another_model_is_answered_503(two_models, serve):
 
     threads = [threading.Thread(target=post, args=("color",))]
     threads[0].start()
-    assert begun.wait(20)
+    assert begun.wait(60)
     threads.append(threading.Thread(target=post, args=("other",)))
     threads[1].start()
-    while not other.gate.admitted:
-        pass
+    wait_until(lambda: other.gate.admitted)
     go.set()
     for thread in threads:
         thread.join()
@@ -97,7 +97,7 @@ def test_a_device_lost_in_warm_up_is_not_tried_again(model_folder):
     assert model.state == "failed"
     assert repository.lost is LOST
     assert not [thread for thread in threading.enumerate() if thread.name.startswith("reload-")]
-    repository.close(20)
+    repository.close(60)
 
 
 def test_several_images_of_which_none_could_be_run_are_a_503_too(serve):

@@ -9,6 +9,7 @@ import pytest
 from engines import FakeOpener, answered
 from images import colored, top_label
 from structlog.testing import capture_logs
+from waiting import wait_until
 
 from service.engine.onnx import load_engine
 from service.errors import DeviceMemoryError, ProviderError, SessionFailedError
@@ -84,8 +85,7 @@ def test_a_warm_up_that_failed_is_tried_again(several_chances):
     model, engine, opened = several_chances
     with capture_logs() as logs:
         model.warm_up(threading.Event())
-        while model.state != "ready":
-            pass
+        wait_until(lambda: model.state == "ready")
     assert [entry["event"] for entry in logs] == [
         "session_failed", "reload_failed", "model_reloaded",
     ]  # fmt: skip
@@ -103,7 +103,7 @@ def several_chances(model_folder):
     full = DeviceMemoryError("CUDA failure 2: out of memory")
     model.engine = Watched(model.engine, full)
     yield model, model.engine, reopening_with(model, full, None)
-    repository.close(5)
+    repository.close(60)
 
 
 def test_a_failed_session_is_told_and_the_model_comes_back_by_itself(serve):
@@ -157,7 +157,7 @@ def test_a_reload_that_hangs_is_told(serve):
     go, reopen = threading.Event(), model._reopen
 
     def hang():
-        assert go.wait(20)
+        assert go.wait(60)
         return reopen()
 
     model._reopen = hang
@@ -225,17 +225,16 @@ def test_a_stop_while_it_is_loaded_again_leaves_no_engine_open(serve):
 
     def held(images):
         begun.set()
-        assert go.wait(20)
+        assert go.wait(60)
         raise RuntimeError("too late")
 
     opened = reopening_with(model, held)
     fail_session(model)
     client.post(POST, content=colored())
-    assert begun.wait(20)
-    model.close(20)
+    assert begun.wait(60)
+    model.close(60)
     go.set()
-    while not opened[0].closed:
-        pass
+    wait_until(lambda: opened[0].closed)
     assert [engine.closed for engine in opened] == [1]
 
 
@@ -244,10 +243,9 @@ def test_a_session_that_fails_in_warm_up_is_loaded_again_too(model_folder):
     (model,) = load_repository(settings, Metrics())
     fail_session(model)
     model.warm_up(threading.Event())
-    while model.state == "reloading":
-        pass
+    wait_until(lambda: model.state != "reloading")
     assert model.state == "ready"
-    model.close(20)
+    model.close(60)
 
 
 def test_what_ran_on_a_gpu_does_not_come_back_on_the_cpu(model_folder):
@@ -265,7 +263,6 @@ def test_what_ran_on_a_gpu_does_not_come_back_on_the_cpu(model_folder):
     (model,) = load_repository(settings, Metrics(), opener=opener)
     fail_session(model)
     model.warm_up(threading.Event())
-    while model.state != "ready":
-        pass
+    wait_until(lambda: model.state == "ready")
     assert asked == ["auto", "cuda"]
-    model.close(20)
+    model.close(60)

@@ -20,7 +20,7 @@ from service.errors import (
     TooManyImagesError,
 )
 
-bounded = settings(max_examples=300, deadline=None, derandomize=True)
+bounded = settings(max_examples=300)
 
 BOUNDARY = b"frontier-7f3"
 MANY = 32

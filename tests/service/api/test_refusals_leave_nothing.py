@@ -2,53 +2,19 @@
 
 from __future__ import annotations
 
-import base64
 import gc
-import json
 import socket
 
 import pytest
 from images import encode, photo
+from refusals import OCTETS, refusals
 from wire import connect, head, read_answer
 
-CUT_PNG = encode(photo(300, 200), "PNG")[:-5000]
-CUT_JPEG = encode(photo(300, 200), "JPEG")[:2000]
-NOTHING = b"no image " * 1000
-OCTETS, JSON, FORM = (
-    "application/octet-stream", "application/json", "multipart/form-data; boundary=b",
-)  # fmt: skip
+PNG = encode(photo(300, 200), "PNG")
+REFUSALS = refusals(PNG, encode(photo(300, 200), "JPEG"))
 
 
-def form(*parts: bytes) -> bytes:
-    pieces = [
-        b'--b\r\nContent-Disposition: form-data; name="f"; filename="f"\r\n\r\n' + part + b"\r\n"
-        for part in parts
-    ]
-    return b"".join(pieces) + b"--b--\r\n"
-
-
-def in_json(*images: bytes) -> bytes:
-    return json.dumps(
-        {"images": [{"data": base64.b64encode(image).decode()} for image in images]}
-    ).encode()
-
-
-REFUSALS = {
-    "a PNG that is cut off": (CUT_PNG, OCTETS, 422),
-    "a JPEG that is cut off": (CUT_JPEG, OCTETS, 422),
-    "what is no image": (NOTHING, OCTETS, 415),
-    "an empty body": (b"", OCTETS, 400),
-    "a form that is cut off": (form(CUT_PNG)[:-9], FORM, 400),
-    "a form without images": (b"--b--\r\n", FORM, 400),
-    "a form of broken images": (form(CUT_PNG, CUT_JPEG), FORM, 422),
-    "JSON that is cut off": (in_json(CUT_PNG)[:-3], JSON, 400),
-    "JSON of broken images": (in_json(CUT_PNG, NOTHING), JSON, 422),
-    "JSON of no base64": (b'{"images": [{"data": "%%%"}]}', JSON, 422),
-    "another type": (NOTHING, "text/html", 415),
-}
-
-
-def refuse(url: str, body: bytes, media_type: str) -> int:
+def send(url: str, body: bytes, media_type: str = OCTETS) -> int:
     with connect(url) as connection:
         connection.sendall(head(Content_Type=media_type, Content_Length=len(body)) + body)
         return read_answer(connection)[0]
@@ -81,11 +47,11 @@ def held_by(garbage: list[object]) -> set[str]:
 @pytest.mark.parametrize("kind", REFUSALS)
 @pytest.mark.parametrize("coalesce", [False, True])
 def test_a_refusal_leaves_nothing_for_the_collector(serve, kind, coalesce):
-    body, media_type, status = REFUSALS[kind]
+    refusal = REFUSALS[kind]
     url = serve(coalesce=coalesce).base_url
 
     def work() -> None:
-        assert refuse(url, body, media_type) == status
+        assert send(url, refusal.body, refusal.media_type) == refusal.status
 
     assert held_by(unreachable_after(work)) == set()
 
@@ -95,7 +61,7 @@ def test_a_client_that_leaves_leaves_nothing_either(serve):
 
     def work() -> None:
         with connect(client.base_url) as connection:
-            connection.sendall(head(Content_Length=len(CUT_PNG)) + CUT_PNG)
+            connection.sendall(head(Content_Length=len(PNG)) + PNG)
             connection.shutdown(socket.SHUT_WR)
             while connection.recv(65536):
                 pass
@@ -116,6 +82,6 @@ def test_an_engine_that_fails_leaves_nothing_either(serve):
     image = encode(photo(30, 20), "PNG")
 
     def work() -> None:
-        assert refuse(client.base_url, image, OCTETS) == 500
+        assert send(client.base_url, image) == 500
 
     assert held_by(unreachable_after(work)) == set()

@@ -41,7 +41,7 @@ def one_time_for_all_sizes(max_batch: int) -> LatencyTable:
 
 async def entered(engine: HeldEngine) -> None:
     """Wait until the engine has begun another batch."""
-    assert await asyncio.to_thread(engine.entered.acquire, timeout=20)
+    assert await asyncio.to_thread(engine.entered.acquire, timeout=60)
 
 
 def with_batcher(
@@ -60,12 +60,12 @@ def with_batcher(
         pool = RunnerPool(runners, changed=Sleepers())
         batcher = Batcher(engine, metrics.for_model("m", 1), pool, max_batch=max_batch, **options)
         try:
-            async with asyncio.timeout(30):
+            async with asyncio.timeout(60):
                 await use(batcher, engine)
         finally:
             engine.open.set()
-            assert await asyncio.to_thread(batcher.close, 20)
-            assert await asyncio.to_thread(pool.close, 20)
+            assert await asyncio.to_thread(batcher.close, 60)
+            assert await asyncio.to_thread(pool.close, 60)
 
     asyncio.run(main())
     return metrics
@@ -141,13 +141,13 @@ def test_max_delay_ends_also_when_the_thread_that_decoded_goes_on_to_another_ima
         image = ticket(1)
 
         def decode() -> None:
-            assert both.wait(20)
+            assert both.wait(60)
             while not pool.changed.asleep:  # the idle one has looked, and sleeps
                 pass
             batcher.submit(image, wake=False)
 
         jobs.submit(decode, image.future, 1e12, Priority.HIGH)
-        other = jobs.call(lambda: go.wait(20), 2e12, Priority.HIGH)
+        other = jobs.call(lambda: go.wait(60), 2e12, Priority.HIGH)
         both.set()
         assert (await image.future).probabilities[0] == 1
         assert not other.done()
@@ -286,7 +286,7 @@ def test_a_runner_that_loses_the_old_engine_late_leaves_the_new_one_alone():
         def run(images, outputs):
             value = int(images[0].flat[0])
             if value == 1:
-                assert go.wait(20)
+                assert go.wait(60)
             raise DeviceLostError(f"lost by {value}")
 
         engine.run = run
@@ -392,7 +392,7 @@ def test_close_answers_what_is_waiting_and_takes_no_more():
         first = submit(batcher, 1)
         await entered(engine)
         rest = submit(batcher, 2, 3)
-        closing = asyncio.create_task(asyncio.to_thread(batcher.close, 20))
+        closing = asyncio.create_task(asyncio.to_thread(batcher.close, 60))
         while True:
             try:
                 rest += submit(batcher, 4)

@@ -28,11 +28,11 @@ def with_jobs(use: Callable[[JobQueue, RunnerPool], Awaitable[None]], threads: i
         pool, jobs = RunnerPool(3), JobQueue(threads)
         jobs.start(pool)
         try:
-            async with asyncio.timeout(20):
+            async with asyncio.timeout(60):
                 await use(jobs, pool)
         finally:
             jobs.close()
-            assert pool.close(20)
+            assert pool.close(60)
 
     asyncio.run(main())
 
@@ -45,12 +45,12 @@ class Held:
 
     def __call__(self) -> str:
         self.begun.set()
-        assert self.go.wait(20)
+        assert self.go.wait(60)
         return "done"
 
 
 async def begun(job: Held) -> None:
-    assert await asyncio.to_thread(job.begun.wait, 20)
+    assert await asyncio.to_thread(job.begun.wait, 60)
 
 
 def test_a_job_gives_its_value_or_its_error():
@@ -215,7 +215,7 @@ def test_what_a_job_waited_is_none_of_what_it_takes():
             assert jobs.expect_s(SMALL) == pytest.approx(before_s, rel=0.01)
         finally:
             jobs.close()
-            assert pool.close(20)
+            assert pool.close(60)
 
     with simulated_time(clock):
         asyncio.run(use())

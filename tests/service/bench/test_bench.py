@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from datetime import datetime
 from html import unescape
 from pathlib import Path
@@ -19,9 +19,6 @@ from images import colored
 from service import __version__
 from service.bench.cli import run_bench
 from service.bench.errors import ReferenceAnswerError, TargetError
-from service.contract import PROBABILITIES
-from service.engine.base import Outputs, Pixels
-from service.engine.cpu import CpuEngine
 
 Bench = Callable[..., dict]
 
@@ -102,18 +99,10 @@ def test_a_trace_is_replayed_arrival_by_arrival(bench, serve, tmp_path):
     assert run["errors"] == {}
 
 
-def test_a_server_that_begins_to_answer_wrongly_is_found_out(bench, serve, monkeypatch):
+def test_a_server_that_begins_to_answer_wrongly_is_found_out(bench, serve, answering):
     """The status of the program says so too."""
-    right, calls = CpuEngine.run, 0
-
-    def turning(engine: CpuEngine, pixels: Pixels, outputs: Sequence[str]) -> Outputs:
-        nonlocal calls
-        calls += 1
-        answer = right(engine, pixels, outputs)[PROBABILITIES]
-        return {PROBABILITIES: answer if calls <= 3 + 4 else np.roll(answer, 1, axis=1)}
-
     client = serve()
-    monkeypatch.setattr(CpuEngine, "run", turning)
+    answering(lambda number, right: right if number <= 3 + 4 else np.roll(right, 1, axis=1))
     # The reference answers and a few of the load's are right.
     (run,) = bench(client, expect_status=1, clients=2, warm_up=0)["runs"]
     assert run["ok"] > 0
@@ -121,19 +110,11 @@ def test_a_server_that_begins_to_answer_wrongly_is_found_out(bench, serve, monke
     assert run["requests"] == run["ok"] + run["errors"]["wrong_answer"]
 
 
-def test_a_wrong_answer_in_the_warm_up_is_reported_too(bench, serve, monkeypatch, tmp_path, capsys):
+def test_a_wrong_answer_in_the_warm_up_is_reported_too(bench, serve, answering, tmp_path, capsys):
     """It is none of what was measured, and no reason to trust that."""
-    right, calls = CpuEngine.run, 0
-
-    def settling(engine: CpuEngine, pixels: Pixels, outputs: Sequence[str]) -> Outputs:
-        nonlocal calls
-        calls += 1
-        answer = right(engine, pixels, outputs)[PROBABILITIES]
-        return {PROBABILITIES: answer if calls != 3 + 1 else np.roll(answer, 1, axis=1)}
-
     client = serve(max_batch=1)
-    monkeypatch.setattr(CpuEngine, "run", settling)
-    (run,) = bench(client, expect_status=1, clients=2, warm_up=1, duration=0.3)["runs"]
+    answering(lambda number, right: right if number != 3 + 1 else np.roll(right, 1, axis=1))
+    (run,) = bench(client, expect_status=1, clients=2, warm_up=1)["runs"]
     assert run["errors"] == {}
     assert run["ok"] > 0
     assert run["warm_up_errors"] == {"wrong_answer": 1}

@@ -6,7 +6,6 @@ import itertools
 import json
 import os
 import signal
-from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +14,6 @@ from images import colored
 
 from service.bench import generator, limits
 from service.bench.cli import run_bench
-from service.engine.base import Outputs, Pixels
-from service.engine.cpu import CpuEngine
 
 INTERRUPTED = 130
 
@@ -29,25 +26,6 @@ def flags(tmp_path: Path) -> dict[str, str]:
         "images": str(tmp_path / "images"), "warm_up": "0.1",
         "json_file": str(tmp_path / "r.json"), "html_file": str(tmp_path / "r.html"),
     }  # fmt: skip
-
-
-@pytest.fixture
-def interrupt_after(monkeypatch) -> Callable[[int], None]:
-    """Gives a function that has the program interrupted when so many batches were run."""
-
-    def arrange(batches: int) -> None:
-        run, calls = CpuEngine.run, 0
-
-        def counting(engine: CpuEngine, pixels: Pixels, outputs: Sequence[str]) -> Outputs:
-            nonlocal calls
-            calls += 1
-            if calls == batches:
-                os.kill(os.getpid(), signal.SIGINT)
-            return run(engine, pixels, outputs)
-
-        monkeypatch.setattr(CpuEngine, "run", counting)
-
-    return arrange
 
 
 def test_the_finished_runs_of_a_sweep_are_reported(flags, serve, monkeypatch, capsys):
@@ -71,11 +49,11 @@ def test_the_finished_runs_of_a_sweep_are_reported(flags, serve, monkeypatch, ca
     assert "Interrupted" in Path(flags["html_file"]).read_text()
 
 
-def test_a_long_run_is_reported_up_to_the_interruption(flags, serve, interrupt_after, capsys):
+def test_a_long_run_is_reported_up_to_the_interruption(flags, serve, at_batch, capsys):
     """What was under way then is no error of the server's."""
     url = str(serve(max_batch=1).base_url)
     # At a hundred a second: long after the warm-up, and long before the end.
-    interrupt_after(150)
+    at_batch(150, lambda: os.kill(os.getpid(), signal.SIGINT))
     flags |= {"url": url, "mode": "poisson", "rate": "100", "duration": "600"}
     assert run_bench(flags) == INTERRUPTED
     report = json.loads(Path(flags["json_file"]).read_text())
@@ -118,9 +96,9 @@ def test_the_load_is_reported_when_the_limits_are_interrupted(flags, serve, monk
     assert "limits" not in report
 
 
-def test_before_anything_was_measured_there_is_no_report(flags, serve, interrupt_after, capsys):
+def test_before_anything_was_measured_there_is_no_report(flags, serve, at_batch, capsys):
     url = str(serve().base_url)
-    interrupt_after(1)
+    at_batch(1, lambda: os.kill(os.getpid(), signal.SIGINT))
     with pytest.raises(KeyboardInterrupt):
         run_bench(flags | {"url": url})
     assert "closed loop" not in capsys.readouterr().out

@@ -223,7 +223,7 @@ def watch(peer: Peer, seconds_ago: float) -> dict:
 
     async def main() -> dict:
         watching = Monitor(parse_target(peer.url), None, None)
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             await watching.watch(time.perf_counter() - seconds_ago, time.perf_counter())
         await watching.close()
         return watching.report()

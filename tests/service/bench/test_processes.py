@@ -14,7 +14,7 @@ import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Coroutine, Iterator, Sequence
+from collections.abc import Callable, Coroutine, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -35,8 +35,6 @@ from service.bench.open_files import allow_open_files
 from service.bench.options import BenchOptions
 from service.bench.shares import Share
 from service.bench.target import Target
-from service.engine.base import Outputs, Pixels
-from service.engine.cpu import CpuEngine
 
 INTERRUPTED = 130
 WAIT_S = 60
@@ -52,25 +50,6 @@ def flags(tmp_path: Path) -> dict[str, str]:
         "images": str(tmp_path / "images"), "duration": "1", "warm_up": "0.1",
         "processes": "2", "json_file": str(tmp_path / "r.json"),
     }  # fmt: skip
-
-
-@pytest.fixture
-def at_batch(monkeypatch) -> Callable[[int, Callable[[], object]], None]:
-    """Gives a function that has something done when the server has run so many batches."""
-
-    def arrange(batches: int, do: Callable[[], object]) -> None:
-        run, calls = CpuEngine.run, 0
-
-        def counting(engine: CpuEngine, pixels: Pixels, outputs: Sequence[str]) -> Outputs:
-            nonlocal calls
-            calls += 1
-            if calls == batches:
-                do()
-            return run(engine, pixels, outputs)
-
-        monkeypatch.setattr(CpuEngine, "run", counting)
-
-    return arrange
 
 
 @pytest.fixture

@@ -173,10 +173,10 @@ def test_who_waits_for_room_when_the_engine_is_closed_is_told(pinned):
     """And waits for nothing for ever; the batch under way is answered."""
     engine = pinned.open(batches=1)
     begun, go = threading.Event(), threading.Event()
-    pinned.device.on_run.append(lambda _: begun.set() or go.wait(20))
+    pinned.device.on_run.append(lambda _: begun.set() or go.wait(60))
     with ThreadPoolExecutor(3) as threads:
         runs = threads.submit(probabilities, engine, images(1))
-        assert begun.wait(20)
+        assert begun.wait(60)
         waiting = [threads.submit(probabilities, engine, images(1)) for _ in range(2)]
         engine.close()
         go.set()
@@ -345,14 +345,14 @@ def test_a_batch_that_was_handed_over_before_the_failure_does_not_run_after_it(p
 
     def hold(size: int) -> None:
         begun.set()
-        assert go.wait(20)
+        assert go.wait(60)
         raise RuntimeError(OUT_OF_MEMORY)
 
     pinned.device.on_run.append(hold)
     before = len(pinned.gpu.runtime.copies)
     with ThreadPoolExecutor(2) as threads:
         failing = threads.submit(probabilities, engine, images(1))
-        assert begun.wait(20)
+        assert begun.wait(60)
         behind = threads.submit(probabilities, engine, images(2))
         while len(pinned.gpu.runtime.copies) < before + 3:
             pass
@@ -446,7 +446,7 @@ def test_the_next_batch_is_copied_while_one_runs_and_not_to_where_that_reads(pin
     def while_it_runs(size: int) -> None:
         ran.append(size)
         if len(ran) == 1:
-            assert copied.wait(20), "the other batch is copied meanwhile"
+            assert copied.wait(60), "the other batch is copied meanwhile"
 
     pinned.device.on_run.append(while_it_runs)
     runtime = pinned.gpu.runtime
@@ -477,12 +477,12 @@ def test_nothing_is_copied_while_another_model_captures(pinned):
     def hold(size: int) -> None:
         if size == -8:
             begun.set()
-            assert go.wait(20)
+            assert go.wait(60)
 
     pinned.device.on_run.append(hold)
     with ThreadPoolExecutor(2) as threads:
         preparing = threads.submit(other.prepare, (1, 8))
-        assert begun.wait(20)
+        assert begun.wait(60)
         running = threads.submit(probabilities, engine, images(2))
         while not pinned.gpu.copying.locked():
             pass
@@ -536,7 +536,7 @@ def test_so_many_batches_are_under_way_at_most(pinned, batches):
     most = []
 
     def hold(size: int) -> None:
-        assert go.wait(20)
+        assert go.wait(60)
 
     pinned.device.on_run.append(hold)
     runtime = pinned.gpu.runtime

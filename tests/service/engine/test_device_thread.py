@@ -76,12 +76,12 @@ def test_work_of_the_thread_itself_is_done_at_once(thread):
 
 def test_nobody_waits_for_what_is_posted_and_its_error_is_logged(thread):
     go, done = threading.Event(), threading.Event()
-    thread.post(lambda: go.wait(20))
+    thread.post(lambda: go.wait(60))
     with capture_logs() as logs:
         thread.post(lambda: 1 / 0)
         thread.post(done.set)
         go.set()
-        assert done.wait(20)
+        assert done.wait(60)
     assert [log["event"] for log in logs] == ["device_work_failed"]
 
 
@@ -90,8 +90,8 @@ def test_work_that_does_not_end_is_trouble_and_so_is_a_dead_thread():
     thread = DeviceThread("gpu-test", lambda: now)
     assert thread.trouble(5) is None
     begun, go = threading.Event(), threading.Event()
-    thread.post(lambda: begun.set() or go.wait(20))
-    assert begun.wait(20)
+    thread.post(lambda: begun.set() or go.wait(60))
+    assert begun.wait(60)
     assert thread.trouble(5) is None
     now = 106.0
     assert thread.trouble(5) == "thread gpu-test has been on one piece of work for 6 s"
@@ -105,7 +105,7 @@ def test_work_that_does_not_end_is_trouble_and_so_is_a_dead_thread():
 
 def test_its_end_comes_after_what_it_was_handed(thread):
     go, done = threading.Event(), []
-    thread.post(lambda: go.wait(20))
+    thread.post(lambda: go.wait(60))
     thread.post(lambda: done.append(1))
     assert not thread.close(0), "it is still at work"
     go.set()

@@ -41,7 +41,7 @@ def start() -> Iterator[Start]:
 
 
 def relayed(process: subprocess.Popen[bytes], data: bytes) -> list[dict[str, object]]:
-    _, log = process.communicate(data, timeout=30)
+    _, log = process.communicate(data, timeout=60)
     return [json.loads(line) for line in log.splitlines()]
 
 
@@ -94,7 +94,7 @@ def test_lines_are_bounded_in_length(start):
 @pytest.mark.parametrize("character", ["\x01", '"', "\x9b", "\U0001f600", "\U000e0001", "\ufffd"])
 def test_whatever_a_line_holds_a_pipe_takes_it_in_one_piece(start, form, character):
     """And it is one line, without control characters."""
-    _, log = start(form).communicate(f"{character * 2000}\n".encode(), timeout=30)
+    _, log = start(form).communicate(f"{character * 2000}\n".encode(), timeout=60)
     assert log.endswith(b"\n")
     assert log.count(b"\n") == 1
     assert len(log) <= 4096
@@ -104,7 +104,7 @@ def test_whatever_a_line_holds_a_pipe_takes_it_in_one_piece(start, form, charact
 
 
 def test_the_form_of_text_is_that_of_the_log(start):
-    _, log = start("text").communicate(b"odd tag\n", timeout=30)
+    _, log = start("text").communicate(b"odd tag\n", timeout=60)
     timestamp, rest = log.decode().split(" ", 1)
     assert datetime.fromisoformat(timestamp).tzinfo == UTC
     assert rest == f"[error    ] {'native_output':<30} text='odd tag'\n"
@@ -117,8 +117,9 @@ def test_lines_are_bounded_in_rate_and_the_last_words_are_kept(start):
     found = texts(lines)
     assert found[0] == "0"
     assert found[-1] == "terminate called"
-    (lost,) = [line["count"] for line in lines if line["event"] == "native_lines_dropped"]
-    assert lost + len(found) == 20_001
+    lost = [line["count"] for line in lines if line["event"] == "native_lines_dropped"]
+    assert lost, "and told of, each second"
+    assert sum(lost) + len(found) == 20_001
     assert len(found) < 20 * relay.LINES_PER_S
 
 
@@ -134,7 +135,7 @@ def test_a_log_that_nobody_reads_does_not_keep_it_from_reading(start):
     while unread(process.stdin.fileno()):
         pass
     process.stdin.close()
-    assert process.wait(30) == 0, "it ends, though nobody has read"
+    assert process.wait(60) == 0, "it ends, though nobody has read"
     lines = [json.loads(line) for line in process.stderr.read().splitlines()]
     assert len(texts(lines)) < total
 
@@ -154,7 +155,7 @@ def test_a_log_whose_reader_is_gone_ends_nothing(start):
         pass
     assert process.poll() is None
     process.stdin.close()
-    assert process.wait(30) == 0
+    assert process.wait(60) == 0
 
 
 def test_signals_to_end_do_not_end_it(start):

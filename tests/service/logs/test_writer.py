@@ -23,7 +23,7 @@ class Reader(io.BytesIO):
 
     def write(self, data: bytes) -> int:
         self.begun.set()
-        assert self.open.wait(20)
+        assert self.open.wait(60)
         if self.fail_next:
             self.fail_next = False
             raise OSError("no space left on device")
@@ -93,7 +93,7 @@ def test_what_is_being_written_counts_against_the_room():
     reader.open.clear()
     writer = LogWriter(reader, room=1)
     writer.write("being written\n")
-    assert reader.begun.wait(20)
+    assert reader.begun.wait(60)
     writer.write("beside it\n")
     reader.open.set()
     writer.close(20)

@@ -9,6 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from images import encode, photo
+from stage import Sleepers
+from waiting import wait_until
 
 from service.contract import Preprocessing
 from service.errors import ImageTooLargeError
@@ -37,7 +39,7 @@ def test_no_more_is_held_than_allowed_and_what_never_fits_is_refused(sizes, limi
 
     with ThreadPoolExecutor(6) as pool:
         futures = [pool.submit(work, size) for size in sizes]
-        errors = [future.exception(20) for future in futures]
+        errors = [future.exception(60) for future in futures]
     assert [isinstance(error, ImageTooLargeError) for error in errors] == [
         size > limit for size in sizes
     ]
@@ -45,8 +47,16 @@ def test_no_more_is_held_than_allowed_and_what_never_fits_is_refused(sizes, limi
     assert memory.held == 0
 
 
+def crowded(limit: int) -> tuple[DecodingMemory, Sleepers]:
+    """A memory, and who waits for room in it."""
+    line = Sleepers()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(threading, "Condition", lambda: line)
+        return DecodingMemory(limit), line
+
+
 def test_a_further_image_waits_for_room():
-    memory = DecodingMemory(10)
+    memory, line = crowded(10)
     begun = threading.Event()
 
     def work() -> None:
@@ -56,17 +66,16 @@ def test_a_further_image_waits_for_room():
     with memory.hold(6):
         thread = threading.Thread(target=work)
         thread.start()
-        while not memory._line:
-            pass
+        wait_until(lambda: line.asleep == 1)
         assert not begun.is_set()
         assert memory.held == 6
-    assert begun.wait(20)
+    assert begun.wait(60)
     thread.join()
 
 
 def test_small_images_do_not_pass_a_large_one_that_waits():
     """Or a stream of them would keep it out for ever, and its thread with it."""
-    memory, order = DecodingMemory(10), list[str]()
+    (memory, line), order = crowded(10), list[str]()
 
     def work(name: str, size: int) -> None:
         with memory.hold(size):
@@ -75,12 +84,10 @@ def test_small_images_do_not_pass_a_large_one_that_waits():
     with memory.hold(6):
         large = threading.Thread(target=work, args=("large", 10))
         large.start()
-        while len(memory._line) < 1:
-            pass
+        wait_until(lambda: line.asleep == 1)
         small = threading.Thread(target=work, args=("small", 1))
         small.start()
-        while len(memory._line) < 2:
-            pass
+        wait_until(lambda: line.asleep == 2)
         assert order == []
     large.join()
     small.join()
@@ -145,7 +152,7 @@ def test_a_lossless_webp_may_take_more_than_its_pixels():
 
 
 def test_the_time_that_a_thread_waited_for_room_is_told():
-    memory, waited = DecodingMemory(10), list[float]()
+    (memory, line), waited = crowded(10), list[float]()
 
     def work() -> None:
         with memory.hold(6):
@@ -154,8 +161,7 @@ def test_the_time_that_a_thread_waited_for_room_is_told():
     with memory.hold(6):
         thread = threading.Thread(target=work)
         thread.start()
-        while not memory._line:
-            pass
+        wait_until(lambda: line.asleep == 1)
     thread.join()
     assert waited[0] > 0
     assert memory.waited_s() < waited[0], "of another thread"
