@@ -84,6 +84,12 @@ def test_an_unknown_parameter_is_named_with_those_that_are_allowed(client):
     assert response.json()["detail"] == detail
 
 
+def test_no_parameter_is_judged_in_the_words_of_a_library(client):
+    """They speak of inputs and strings."""
+    detail = client.post("/v1/classify?model=", content=colored()).json()["detail"]
+    assert detail == "model: must be 1 or more characters long, got ''"
+
+
 @pytest.mark.parametrize("query", ["top_k=many", "version=1.0", "model="])
 def test_a_bad_parameter_is_named_with_its_value_and_nothing_else(client, query):
     """Once, in words for who sent it."""
