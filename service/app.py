@@ -22,7 +22,7 @@ from starlette.types import ASGIApp
 from service import __version__
 from service.api import operations
 from service.api.classify import Classify
-from service.api.edge import Edge
+from service.api.edge import Direct, Edge
 from service.api.in_flight import InFlight
 from service.api.openapi import CLASSIFY_PATH, describe, documented
 from service.api.problems import add_problem_handlers
@@ -109,7 +109,10 @@ def entry_of(app: FastAPI) -> ASGIApp:
     """
     service: Service = app.state.service
     settings = service.settings
-    direct = {("POST", CLASSIFY_PATH): Classify(service)}
+    direct: Direct = {
+        ("POST", CLASSIFY_PATH): Classify(service),
+        ("OPTIONS", "*"): operations.options,
+    }
     if settings.root_path is None:
         edge: ASGIApp = Edge(app, service, direct)
     else:

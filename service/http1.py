@@ -10,10 +10,12 @@ the transfer coding are not judged.
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import Callable
 from functools import partial
 from http import HTTPStatus
 from typing import Any, cast
+from urllib.parse import unquote
 
 import httptools
 import structlog
@@ -30,6 +32,7 @@ from service.errors import (
     RequestError,
 )
 from service.logs import request_id
+from service.wording import shortened
 from service.writing import JoinedWrites, WriteTimeout
 
 _MAX_HEAD_BYTES = 64 * 1024
@@ -38,6 +41,13 @@ _MAX_PIPELINED = 16
 
 _SEPARATORS = 4  # bytes of a header beside its name and value
 _LINGER_S = 1.0
+
+_HOST = re.compile(  # RFC 3986, section 3.2.2, and a port
+    rb"(?:(?:[A-Za-z0-9._~!$&'()*+,;=-]|%[0-9A-Fa-f]{2})*+"
+    rb"|\[[0-9A-Fa-f:.]+(?:%[A-Za-z0-9._~%-]+)?\]"  # with a zone, as some clients send it
+    rb"|\[[vV][0-9A-Fa-f]+\.[A-Za-z0-9._~!$&'()*+,;=:-]+\])(?::[0-9]*)?"
+)
+_ENCODED_SEPARATOR = re.compile(r"%(?=2[Ff]|5[Cc])")
 
 _log = structlog.get_logger("service.request")
 
@@ -77,6 +87,7 @@ class Http1Protocol(HttpToolsProtocol):
         self._refusal: RequestError | None = None
         self._refused = False
         self._cycles: list[RequestResponseCycle] = []
+        self.parser = self._new_parser()
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Begin; who never sends a byte is an idle connection like others."""
@@ -150,16 +161,23 @@ class Http1Protocol(HttpToolsProtocol):
                     "answers before sending more"
                 )
             )
+        if self.expect_100_continue and self.parser.get_http_version() == "1.0":
+            self._drop_expectation()
         if not self.url.startswith(b"/"):
             self.url = _with_path(self.url)
         super().on_headers_complete()
+        if b"%" in self.url:
+            self.scope["path"] = _decoded(self.scope["raw_path"])
         self._cycles.append(self.cycle)
         self.cycle.transport = JoinedWrites(self.transport, self.loop)  # type: ignore[assignment]
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        """Keep a header; a trailer field is none and is dropped (RFC 9110, section 6.5.1)."""
+        """Keep a header; a trailer field is none and is dropped (RFC 9110, section 6.5.1).
+
+        White space around a value is no part of it (section 5.5); the parser leaves that behind it.
+        """
         if self._in_head:
-            super().on_header(name, value)
+            super().on_header(name, value.rstrip(b" \t"))
 
     def on_body(self, body: bytes) -> None:
         """Take a piece of the body."""
@@ -183,6 +201,18 @@ class Http1Protocol(HttpToolsProtocol):
         super().on_response_complete()
 
     # Ours.
+
+    def _new_parser(self) -> httptools.HttpRequestParser:
+        """Make one that lets more pass than llhttp does by itself.
+
+        Data after "Connection: close", which is dropped, and spaces behind a chunk's size, which
+        some clients fill it up with.
+        """
+        parser: Any = httptools.HttpRequestParser(self)
+        parser.set_dangerous_leniencies(
+            lenient_data_after_close=True, lenient_spaces_after_chunk_size=True
+        )
+        return cast("httptools.HttpRequestParser", parser)
 
     def _refuse_by(self, refusal: RequestError) -> RequestError:
         """Keep a refusal for the time after the parser, which passes on another exception."""
@@ -220,15 +250,20 @@ class Http1Protocol(HttpToolsProtocol):
                 head += [b"connection: ", kept, b"\r\n"]
             elif name != b"upgrade":
                 head += [name, b": ", value, b"\r\n"]
-        self.parser = httptools.HttpRequestParser(self)
+        self.parser = self._new_parser()
         self.parser.feed_data(b"".join([*head, b"\r\n"]))
 
+    def _drop_expectation(self) -> None:
+        """Let a client of HTTP/1.0 send its body unasked (RFC 9110, section 10.1.1)."""
+        self.expect_100_continue = False
+        self.headers[:] = [header for header in self.headers if header[0] != b"expect"]
+
     def _judge_head(self) -> RequestError | None:
-        size, hosts = len(self.url), 0
+        size, hosts = len(self.url), []
         for name, value in self.headers:
             size += len(name) + len(value) + _SEPARATORS
             if name == b"host":
-                hosts += 1
+                hosts.append(value)
             elif name == b"transfer-encoding" and value.lower() != b"chunked":
                 return MalformedRequestError("Transfer-Encoding: only chunked is accepted")
         if size > _MAX_HEAD_BYTES:
@@ -236,9 +271,9 @@ class Http1Protocol(HttpToolsProtocol):
         version = self.parser.get_http_version()
         if version not in {"1.0", "1.1"}:
             return MalformedRequestError(f"HTTP/{version} is not spoken here; HTTP/1.1 is")
-        if hosts > 1 or (hosts == 0 and version == "1.1"):  # RFC 9112, section 3.2
-            return MalformedRequestError(f"there are {hosts} Host headers; there must be one")
-        return None
+        if self.url.partition(b"?")[0] == b"*" and self.parser.get_method() != b"OPTIONS":
+            return MalformedRequestError("the target * is for OPTIONS only")
+        return _judge_host(hosts, version)
 
     def _refuse(self, error: RequestError) -> None:
         """Answer in the place of the application, and close.
@@ -305,6 +340,25 @@ class Http1Protocol(HttpToolsProtocol):
         if self._head_timer is not None:
             self._head_timer.cancel()
             self._head_timer = None
+
+
+def _judge_host(hosts: list[bytes], version: str) -> RequestError | None:
+    """Hold the Host header to RFC 9112, section 3.2."""
+    if len(hosts) > 1 or (not hosts and version == "1.1"):
+        return MalformedRequestError(f"there are {len(hosts)} Host headers; there must be one")
+    if hosts and not _HOST.fullmatch(hosts[0]):
+        return MalformedRequestError(
+            f"Host is {shortened(hosts[0])!r}; a name or an address, and maybe a port, is allowed"
+        )
+    return None
+
+
+def _decoded(path: bytes) -> str:
+    """Decode a path but for encoded separators, which separate nothing (RFC 3986, section 2.2).
+
+    A proxy that guards by path has let it pass for another one.
+    """
+    return unquote(_ENCODED_SEPARATOR.sub("%25", path.decode("ascii")))
 
 
 def _with_path(target: bytes) -> bytes:

@@ -35,6 +35,11 @@ _KINDS = {
     "json_invalid": "is no JSON: {error}",
     "union_tag_not_found": "says no kind",
     "union_tag_invalid": "must be of one of the kinds {expected_tags}",
+    "string_too_short": "must be {min_length} or more characters long",
+    "string_too_long": "must be {max_length} or fewer characters long",
+    "string_unicode": "must be text",
+    "path_type": "must be a path",
+    "none_required": "must be empty",
     "string_pattern_mismatch": "must match {pattern}",
 }
 

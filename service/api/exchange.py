@@ -42,7 +42,7 @@ class Exchange:
     def __init__(self, scope: Scope, receive: Receive, send: Send, service: Service) -> None:
         self._scope, self._receive, self._send = scope, receive, send
         self._service = service
-        self.headers: Mapping[bytes, bytes] = dict(scope["headers"])
+        self.headers: Mapping[bytes, bytes] = _together(scope["headers"])
         self.trace = Trace(request_id(self.headers.get(b"x-request-id")))
         self.trace.attach(scope)
         self.query_string: bytes = scope["query_string"]
@@ -136,6 +136,19 @@ class Exchange:
                     left -= len((await self.receive()).get("body", b""))
         except TimeoutError:
             return
+
+
+def _together(fields: list[tuple[bytes, bytes]]) -> Mapping[bytes, bytes]:
+    """Give each header's value; different ones of the same name are a list (RFC 9110, 5.3).
+
+    So which of two counts is nobody's guess: a header that takes one value is then judged invalid.
+    """
+    if len(headers := dict(fields)) == len(fields):
+        return headers
+    values: dict[bytes, dict[bytes, None]] = {}
+    for name, value in fields:
+        values.setdefault(name, {})[value] = None
+    return {name: b", ".join(different) for name, different in values.items()}
 
 
 class _Watch:

@@ -9,12 +9,14 @@ from __future__ import annotations
 import base64
 import binascii
 import codecs
+import json
 from collections.abc import Callable
 from dataclasses import dataclass
 
 from pydantic import ValidationError
 
 from service.api.multipart import (
+    Headers,
     boundary_of,
     file_name,
     names_a_file,
@@ -22,6 +24,7 @@ from service.api.multipart import (
     parts_of,
 )
 from service.api.schemas import JsonImages
+from service.api.upload import check_encoding
 from service.errors import (
     ContentEncodingError,
     InvalidBase64Error,
@@ -51,6 +54,12 @@ _SPARE_COMMAS = 100
 _MAX_TYPE_BYTES = 1000
 _OPTIONS = frozenset({b"top_k", b"model", b"version"})
 _PLAIN_TRANSFER = frozenset({b"", b"binary", b"8bit", b"7bit"})
+_SPACES = " \t\n\f\r"
+_FROM_URL_SAFE = bytes.maketrans(b"-_", b"+/")
+_ESCAPES = {"%2B": "+", "%2b": "+", "%2F": "/", "%2f": "/", "%3D": "=", "%3d": "="} | {
+    "%20": "", "%09": "", "%0A": "", "%0a": "", "%0D": "", "%0d": "",
+}  # fmt: skip
+"""What of base64, and of the white space in it, a URL has as escapes."""
 
 
 def form_of(content_type: bytes | None) -> FormParser | None:
@@ -84,6 +93,10 @@ def _is_image(kind: bytes) -> bool:
 
 def parse_json(body: bytes, max_images: int) -> list[PostedImage]:
     """Read `{"images": [{"data": "<base64>"}]}`."""
+    if not (encoding := json.detect_encoding(body)).startswith("utf-8"):
+        raise MalformedJsonError(
+            f"the body looks like {encoding[:6].upper()}; JSON must be UTF-8 (RFC 8259, 8.1)"
+        )
     # Counted before they are parsed, since millions of small items would take gigabytes. Neither
     # base64 nor the form has other commas; one for each image is spare for `data:` prefixes.
     if body.count(b",") > 2 * max_images + _SPARE_COMMAS:
@@ -103,21 +116,45 @@ def parse_json(body: bytes, max_images: int) -> list[PostedImage]:
 
 
 def _from_base64(data: str) -> bytes | RequestError:
-    """Read base64, with line ends as MIME has them (RFC 2045), or a data: URL (RFC 2397) of it."""
-    if data[:5].lower() == "data:":
-        head, comma, data = data.partition(",")
-        if not (comma and head.lower().endswith(";base64")):
-            return InvalidBase64Error("data is a data: URL that is not in base64")
-    if "\n" in data or "\r" in data:
-        data = data.replace("\r", "").replace("\n", "")
+    """Read base64, or a data: URL (RFC 2397) of it."""
+    if data[:1].isspace():
+        data = data.lstrip(_SPACES)
+    if data[:5].lower() != "data:":
+        return _decoded(data)
+    head, comma, data = data.partition(",")
+    if not (comma and head.rpartition(";")[2].strip(" ").lower() == "base64"):
+        return InvalidBase64Error("data is a data: URL that is not in base64")
+    if "%" in data:
+        for escaped, plain in _ESCAPES.items():
+            data = data.replace(escaped, plain)
     return _decoded(data)
 
 
 def _decoded(data: bytes | str) -> bytes | RequestError:
+    """Read standard base64; where it is none, what else is written for it."""
     try:
         return base64.b64decode(data, validate=True)
-    except (binascii.Error, ValueError) as error:
-        return InvalidBase64Error(f"data is not standard base64 (RFC 4648, section 4): {error}")
+    except ValueError:
+        return _decoded_leniently(data)
+
+
+def _decoded_leniently(data: bytes | str) -> bytes | RequestError:
+    """Read base64 or base64url, which may lack its padding, without white space.
+
+    MIME writers break lines (RFC 2045). Section 5 of RFC 4648 lets padding go.
+    """
+    try:
+        raw = data.encode("ascii") if isinstance(data, str) else data
+        raw = raw.translate(None, _SPACES.encode())
+        if b"-" in raw or b"_" in raw:
+            if b"+" in raw or b"/" in raw:
+                return InvalidBase64Error("data mixes base64 and base64url (RFC 4648)")
+            raw = raw.translate(_FROM_URL_SAFE)
+            if raw[-1:] != b"=":
+                raw += b"=" * (-len(raw) % 4)
+        return base64.b64decode(raw, validate=True)
+    except ValueError as error:
+        return InvalidBase64Error(f"data is neither base64 nor base64url (RFC 4648): {error}")
 
 
 def parse_multipart(body: bytes, boundary: bytes, max_images: int) -> list[PostedImage]:
@@ -127,12 +164,18 @@ def parse_multipart(body: bytes, boundary: bytes, max_images: int) -> list[Poste
         kind, parameters = parameters_of(headers.get(b"content-disposition", b""))
         if kind != b"form-data":
             raise MalformedMultipartError("a part has no Content-Disposition: form-data")
+        content_type = headers.get(b"content-type", b"")
+        if content_type[:10].lower() == b"multipart/":
+            raise MalformedMultipartError(
+                f"field {shortened(parameters.get(b'name', b''))!r} is a form in the form "
+                f"({shortened(content_type)}), which is not read; give each file a part of its own "
+                "(RFC 7578, section 4.3)"
+            )
         if not names_a_file(parameters):
-            _check_is_image(parameters.get(b"name", b""), headers.get(b"content-type", b""))
+            _check_is_image(parameters.get(b"name", b""), content_type)
         if len(images) == max_images:
             _check_count(max_images + 1, max_images)
-        transfer = headers.get(b"content-transfer-encoding", b"").lower()
-        images.append(PostedImage(_transferred(content, transfer), file_name(parameters)))
+        images.append(PostedImage(_content(headers, content), file_name(parameters)))
     _check_count(len(images), max_images)
     return images
 
@@ -149,12 +192,21 @@ def _check_is_image(field: bytes, content_type: bytes) -> None:
         )
 
 
+def _content(headers: Headers, content: bytes) -> bytes | RequestError:
+    """Give the image of a part, or why its encoding lets none be read."""
+    try:
+        check_encoding(headers.get(b"content-encoding", b""), _PLAIN_TRANSFER)
+    except ContentEncodingError as error:
+        return error
+    return _transferred(content, headers.get(b"content-transfer-encoding", b"").lower())
+
+
 def _transferred(content: bytes, encoding: bytes) -> bytes | RequestError:
     """Undo a Content-Transfer-Encoding (RFC 2045, section 6), which some mail libraries write."""
     if encoding in _PLAIN_TRANSFER:
         return content
     if encoding == b"base64":
-        return _decoded(content.translate(None, b"\r\n\t "))
+        return _decoded(content)
     if encoding == b"quoted-printable":
         return binascii.a2b_qp(content)
     return ContentEncodingError(

@@ -11,6 +11,7 @@ from starlette.responses import Response
 
 from service import __version__
 from service.api import examples
+from service.api.exchange import Exchange
 from service.api.json_body import json_body
 from service.api.openapi import answers, problems
 from service.api.parameters import WholeNumber
@@ -22,6 +23,13 @@ from service.repository import Repository
 from service.served import ServedModel
 
 router = APIRouter()
+
+
+async def options(exchange: Exchange) -> None:
+    """Answer "OPTIONS *", which asks about the server as a whole (RFC 9110, section 9.3.7)."""
+    headers = [(b"allow", b"GET, POST, OPTIONS")]
+    await exchange.send({"type": "http.response.start", "status": 204, "headers": headers})
+    await exchange.send({"type": "http.response.body", "body": b""})
 
 
 @router.get(

@@ -35,7 +35,7 @@ class JsonImage(BaseModel):
 
     model_config = _STRICT
     data: str = Field(
-        description="the encoded image file (JPEG, PNG, ...) in base64, or a data: URL of it",
+        description="the encoded image file (JPEG, PNG, ...) in base64(url), or a data: URL of it",
         json_schema_extra={
             "minLength": 1,
             "contentEncoding": "base64",

@@ -44,7 +44,7 @@ async def read_body(exchange: Exchange, held: HeldBytes, limit: int) -> bytes:
     read, else as soon as the limit is passed), `InflightBytesError`, `ClientDisconnectedError` or
     `EmptyBodyError`.
     """
-    _check_encoding(exchange.headers.get(b"content-encoding", b""))
+    check_encoding(exchange.headers.get(b"content-encoding", b""))
     _check_size(exchange.announced, limit)
     held.gate.check(exchange.announced)
     chunks: list[bytes] = []
@@ -66,10 +66,13 @@ async def read_body(exchange: Exchange, held: HeldBytes, limit: int) -> bytes:
     return chunks[0] if len(chunks) == 1 else b"".join(chunks)
 
 
-def _check_encoding(value: bytes) -> None:
-    """Refuse a coding; neither "identity" nor an empty element is one (RFC 9110, 5.6.1, 8.4)."""
-    codings = [coding.strip().lower() for coding in value.split(b",")]
-    if any(coding not in {b"", b"identity"} for coding in codings):
+def check_encoding(value: bytes, none: frozenset[bytes] = frozenset()) -> None:
+    """Refuse a coding; neither "identity" nor an empty element is one (RFC 9110, 5.6.1, 8.4).
+
+    Nor are the names in `none`. Raises `ContentEncodingError`.
+    """
+    codings = {coding.strip().lower() for coding in value.split(b",")}
+    if codings - {b"", b"identity"} - none:
         shown = shortened(value.decode("latin-1"))
         raise ContentEncodingError(
             f"Content-Encoding {shown!r} is not accepted; send the image as it is"

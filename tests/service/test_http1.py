@@ -184,6 +184,130 @@ def test_what_is_no_proper_request_is_refused_and_nothing_after_it_is_read(reque
     assert problem["code"] in {"malformed_request", "headers_too_large"}
 
 
+async def headers_echo(scope: Any, receive: Any, send: Any) -> None:
+    """Answer with the headers, once the body is read."""
+    while (await receive())["more_body"]:
+        pass
+    pairs = [f"{name.decode()}: {value.decode()}" for name, value in scope["headers"]]
+    answer = json.dumps(pairs).encode()
+    length = [(b"content-length", str(len(answer)).encode())]
+    await send({"type": "http.response.start", "status": 200, "headers": length})
+    await send({"type": "http.response.body", "body": answer})
+
+
+@pytest.mark.parametrize("offer", [b"", OFFER])
+@pytest.mark.parametrize("space", [b" ", b"\t", b" \t  "])
+def test_white_space_around_a_header_is_no_part_of_it(space, offer):
+    head = b"GET / HTTP/1.1\r\nHost: x\r\nX-A:%b5 0%b\r\nX-B:%b\r\n%b\r\n"
+    answer = run(talk, [head % (space, space, space, offer), LAST], app=headers_echo)
+    assert answers(answer, 2)[0][1][:3] == ["host: x", "x-a: 5 0", "x-b: "]
+
+
+def test_a_coding_and_an_expectation_may_have_a_space_behind_them():
+    head = (
+        b"POST / HTTP/1.1\r\nHost: x \r\nTransfer-Encoding: chunked \r\n"
+        b"Expect: 100-continue \r\nConnection: close \r\n\r\n"
+    )
+    answer = run(talk, [head, b"2\r\nab\r\n0\r\n\r\n"])
+    went_on, final = answer.split(b"\r\n\r\n", 1)
+    assert went_on == b"HTTP/1.1 100 Continue"
+    assert answers(final, 1) == [(200, ["POST", "/", "ab"])]
+
+
+@pytest.mark.parametrize("offer", [b"", OFFER])
+def test_an_expectation_of_http_1_0_is_passed_over(offer):
+    """Such a client knows no "100 Continue", and would take it for the answer."""
+    head = b"POST /a HTTP/1.0\r\nExpect: 100-continue\r\nContent-Length: 2\r\n%b\r\n" % offer
+    answer = run(talk, [head, b"ab"])
+    assert answers(answer, 1) == [(200, ["POST", "/a", "ab"])]
+    [(_, names)] = answers(run(talk, [head, b"ab"], app=headers_echo), 1)
+    assert not any(name.startswith("expect") for name in names)
+
+
+HOSTS = [
+    b"", b"x", b"x:", b"x:8000", b"my_service.ns:80", b"127.0.0.1:1", b"[::1]", b"[::1]:8000",
+    b"[::ffff:1.2.3.4]", b"[fe80::1%25eth0]:80", b"[v1.a:b]", b"b%C3%BCcher.example",
+    b"a!$&'()*+,;=~-.b", b"xn--bcher-kva.example.",
+]  # fmt: skip
+NO_HOSTS = [
+    b"a b", b"a/b", b'"x"', b"[::1", b"::1", b"x:abc", b"<script>", b"a@b", b"x:1:2", b"[]", b"[x]",
+    b"a\\b", b"a%zz", b"a?b", b"a#b", b"[::1]x", "b\u00fccher".encode(), b"x, y", b":80 ,x",
+    b"%2", b"http://x",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("version", [b"1.0", b"1.1"])
+@pytest.mark.parametrize("host", HOSTS)
+def test_a_host_is_a_name_or_an_address_and_maybe_a_port(host, version):
+    request = b"GET /a HTTP/%b\r\nHost: %b\r\nConnection: close\r\n\r\n" % (version, host)
+    assert answers(run(talk, [request]), 1) == [(200, ["GET", "/a", ""])]
+
+
+@pytest.mark.parametrize("offer", [b"", OFFER])
+@pytest.mark.parametrize("host", NO_HOSTS)
+def test_what_is_no_host_is_refused_by_its_value(host, offer):
+    """Links, caches and logs would be made of it (RFC 9112, section 3.2)."""
+    request = b"GET /a HTTP/1.1\r\nHost: %b\r\n%b\r\n" % (host, offer)
+    [(status, problem)] = answers(run(talk, [request + SMUGGLED]), 1)
+    assert (status, problem["code"]) == (400, "malformed_request")
+    assert problem["detail"].startswith(f"Host is {host.decode()!r}; ")
+
+
+def test_a_host_without_end_is_judged_at_once_and_cut_in_the_message():
+    """A pattern that tries again and again would take for ever."""
+    request = b"GET /a HTTP/1.1\r\nHost: %b/\r\n\r\n" % (b"%41a" * 15_000)
+    [(status, problem)] = answers(run(talk, [request]), 1)
+    assert status == 400
+    assert len(problem["detail"]) < 250
+
+
+@pytest.mark.parametrize("method", [b"GET", b"POST", b"HEAD", b"DELETE"])
+@pytest.mark.parametrize("target", [b"*", b"*?a=1"])
+def test_an_asterisk_is_a_target_for_options_only(method, target):
+    """RFC 9112, section 3.2.4."""
+    answer = run(talk, [b"%b %b HTTP/1.1\r\nHost: x\r\n\r\n" % (method, target)])
+    head, _, body = answer.partition(b"\r\n\r\n")
+    assert head.startswith(b"HTTP/1.1 400 ")
+    assert json.loads(body)["detail"] == "the target * is for OPTIONS only"
+
+
+@pytest.mark.parametrize("offer", [b"", OFFER])
+@pytest.mark.parametrize("start", [b"", b"http://x"])
+@pytest.mark.parametrize(
+    ("target", "path"),
+    [
+        (b"/v1%2Fa", "/v1%2Fa"),
+        (b"/v1%2fa%20b", "/v1%2fa b"),
+        (b"/v1%5Ca%5cb", "/v1%5Ca%5cb"),
+        (b"/%76%31/%C3%BC", "/v1/\u00fc"),
+        (b"/a%252Fb", "/a%2Fb"),
+        (b"/a%25%32Fb", "/a%2Fb"),
+        (b"/a%2", "/a%2"),
+    ],
+)
+def test_an_encoded_separator_in_a_path_separates_nothing(target, path, start, offer):
+    """A proxy that guards /v1/ has let it pass as something else (RFC 3986, section 2.2)."""
+    request = b"GET %b%b?q=%%2F HTTP/1.1\r\nHost: x\r\n%b\r\n" % (start, target, offer)
+    assert answers(run(talk, [request, LAST]), 2)[0] == (200, ["GET", path, ""])
+
+
+@pytest.mark.parametrize("offer", [b"", OFFER])
+@pytest.mark.parametrize("size", [b"2 ", b"2  \t", b"002   ", b"2 ;a=b"])
+def test_spaces_behind_a_chunks_size_are_passed_over(size, offer):
+    """Some clients fill sizes up to a fixed width."""
+    head = b"POST /a HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n%b\r\n" % offer
+    answer = run(talk, [head + size + b"\r\nab\r\n0  \r\n\r\n", LAST])
+    assert answers(answer, 2) == [(200, ["POST", "/a", "ab"]), (200, ["GET", "/last", ""])]
+
+
+@pytest.mark.parametrize("offer", [b"", b"Upgrade: h2c\r\n"])
+def test_data_after_a_last_request_is_dropped(offer):
+    """With an offer to upgrade or without."""
+    connection = b"close, Upgrade" if offer else b"close"
+    head = b"GET /a HTTP/1.1\r\nHost: x\r\nConnection: %b\r\n%b\r\n" % (connection, offer)
+    assert answers(run(talk, [head + SMUGGLED], app=slow_echo), 1) == [(200, ["GET", "/a", ""])]
+
+
 def test_headers_that_never_end_are_refused_by_size():
     answer = run(talk, [b"GET / HTTP/1.1\r\nHost: x\r\nLong: ", *[b"x" * 8192] * 10])
     assert answers(answer, 1)[0][1]["code"] == "headers_too_large"
@@ -257,18 +381,9 @@ def test_trailers_are_limited_as_headers_are(trailer):
 
 def test_a_trailer_is_no_header():
     """A proxy that filters headers has not seen it (RFC 9110, section 6.5.1)."""
-
-    async def headers(scope: Any, receive: Any, send: Any) -> None:
-        while (await receive())["more_body"]:
-            pass
-        answer = json.dumps([name.decode() for name, _ in scope["headers"]]).encode()
-        length = [(b"content-length", str(len(answer)).encode())]
-        await send({"type": "http.response.start", "status": 200, "headers": length})
-        await send({"type": "http.response.body", "body": answer})
-
     body = post("/a", b"x", chunked=True)[:-2] + b"X-Request-Priority: low\r\n\r\n"
-    got = answers(run(talk, [body, LAST], app=headers), 2)
-    assert got[0] == (200, ["host", "transfer-encoding"])
+    got = answers(run(talk, [body, LAST], app=headers_echo), 2)
+    assert got[0] == (200, ["host: x", "transfer-encoding: chunked"])
 
 
 def test_an_answer_before_the_body_is_there_ends_the_connection():

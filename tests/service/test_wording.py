@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from pathlib import Path
+from typing import Annotated, Literal
 
 import pytest
 from color_model import color_contract
@@ -19,6 +20,8 @@ class Form(BaseModel):
     flag: bool = False
     name: str = "x"
     pair: tuple[int, int] = (1, 2)
+    word: Annotated[str, Field(min_length=2, max_length=3)] = "ab"
+    path: Path = Path()
     most: list[int] = Field([1], min_length=1, max_length=2)
 
     model_config = {"extra": "forbid"}
@@ -45,6 +48,9 @@ class Form(BaseModel):
         ({"flag": "maybe"}, "must be true or false"),
         ({"name": 1}, "must be text"),
         ({"pair": 1}, "must be a list"),
+        ({"word": ""}, "must be 2 or more characters long"),
+        ({"word": "abcd"}, "must be 3 or fewer characters long"),
+        ({"path": 1}, "must be a path"),
         ({"most": []}, "must have at least 1 entries"),
         ({"most": [1, 2, 3]}, "must have at most 2 entries"),
         ({"other": 1}, "is unknown here"),

@@ -64,6 +64,23 @@ def test_a_priority_is_high_or_low(client):
     assert (response.status_code, response.json()["code"]) == (400, "invalid_priority")
 
 
+@pytest.mark.parametrize(
+    ("name", "values", "code"),
+    [
+        ("X-Request-Timeout-Ms", ("5000", "6000"), "invalid_timeout"),
+        ("X-Request-Priority", ("low", "high"), "invalid_priority"),
+    ],
+)
+def test_a_header_that_is_given_twice_with_different_values_is_refused(client, name, values, code):
+    """Nobody guesses which one counts; the same value twice says one thing."""
+    headers = [(name, value) for value in values]
+    response = client.post("/v1/classify", content=colored(), headers=headers)
+    assert (response.status_code, response.json()["code"]) == (400, code)
+    assert repr(", ".join(values)) in response.json()["detail"]
+    headers = [(name, values[0])] * 2
+    assert client.post("/v1/classify", content=colored(), headers=headers).status_code == 200
+
+
 def test_a_request_that_can_still_be_answered_in_time_is(client):
     assert top_label(post(client, X_Request_Timeout_Ms="20000")) == "red"
 

@@ -217,12 +217,22 @@ def test_a_message_does_not_echo_a_key_of_any_length():
     [
         "%%%",
         "QUJ",
-        "QU JD",
-        "QU-_",
         "=",
+        "QU+_",
+        "-/JD",
+        "QU-_Q",
+        "QU=-",
+        "-_=A",
+        "Q\vJD",
+        "QU\u00a0JD",
+        "%51UJD",
+        "QU%2BD",
         "Q=JD",
         "é",
         "data:image/png;base64,%",
+        "data:image/png;base64,QU%2",
+        "data:image/png;base64,QU%2B_",
+        "data:base64,QUJD",
         "data:,QUJD",
         "data:image/png;base64",
         "data:",
@@ -243,12 +253,56 @@ def test_what_is_no_base64_is_that_images_error(data):
 @pytest.mark.parametrize(
     "data",
     ["QUJDQUJD", "QUJD\nQUJD", "QUJD\r\nQUJD\r\n", "data:image/png;base64,QUJDQUJD",
-     "data:;base64,QUJD\nQUJD", "DATA:image/jpeg;name=a.jpg;BASE64,QUJDQUJD"],
+     "data:;base64,QUJD\nQUJD", "DATA:image/jpeg;name=a.jpg;BASE64,QUJDQUJD",
+     " \t\r\n\fQUJD QUJ\tD\f\n ", "\n data:image/png; base64, QUJDQUJD\n",
+     "data:image/png;base64,QUJD%0D%0aQUJD%20"],
 )  # fmt: skip
-def test_base64_may_have_line_ends_or_be_a_data_url(data):
+def test_base64_may_have_white_space_or_be_a_data_url(data):
     """As MIME writers, browsers and notebooks give it."""
     body = json.dumps({"images": [{"data": data}]}).encode()
     assert parsed_json(body) == [b"ABCABC"]
+
+
+FLAGGED = bytes.fromhex("fbeffe ffbfff fe")
+"""Bytes whose base64 has the characters that base64url has not, and padding."""
+
+
+@pytest.mark.parametrize(
+    "data",
+    ["++/+/7///g==", "--_-_7___g==", "--_-_7___g", " --_-\n_7___g ",
+     "data:image/png;base64,%2B%2B%2f%2B%2F7%2F%2F%2fg%3D%3d", "data:;base64,--_-_7___g"],
+)  # fmt: skip
+def test_base64_may_be_base64url_and_escaped_in_a_url(data):
+    """As other languages' standard encoders give it (RFC 4648, section 5; RFC 2397)."""
+    assert base64.b64decode("++/+/7///g==") == FLAGGED
+    assert parsed_json(json.dumps({"images": [{"data": data}]}).encode()) == [FLAGGED]
+
+
+@given(content=st.binary(max_size=60), data=st.data())
+@bounded
+def test_any_image_comes_back_in_each_alphabet_and_with_space_anywhere(content, data):
+    encode = data.draw(st.sampled_from([base64.b64encode, base64.urlsafe_b64encode]))
+    text = encode(content).decode()
+    for at in data.draw(st.lists(st.integers(0, len(text)), max_size=4)):
+        text = text[:at] + data.draw(st.sampled_from(" \t\r\n\f")) + text[at:]
+    assert parsed_json(json.dumps({"images": [{"data": text}]}).encode()) == [content]
+
+
+def test_base64_that_mixes_the_alphabets_is_told_so():
+    [error] = parsed_json(b'{"images": [{"data": "+-__"}]}')
+    assert "mixes" in str(error)
+
+
+@pytest.mark.parametrize(
+    "encoding", ["utf-16", "utf-16-le", "utf-16-be", "utf-32", "utf-32-le", "utf-32-be"]
+)
+def test_json_in_another_encoding_is_told_the_right_one(encoding):
+    """A byte order mark or not; whatever the Content-Type says."""
+    body = '{"images": [{"data": "QUJD"}]}'.encode(encoding)
+    with pytest.raises(MalformedJsonError) as caught:
+        parsed_json(body)
+    said = f"the body looks like {encoding[:6].upper()}; JSON must be UTF-8"
+    assert str(caught.value).startswith(said)
 
 
 def test_json_may_begin_with_a_byte_order_mark():

@@ -340,3 +340,28 @@ def test_what_comes_after_one_part_too_many_is_not_looked_at():
     body = form(*[part(b"abc")] * 5)
     with pytest.raises(TooManyImagesError):
         parsed(body[: -len(BOUNDARY) - 10], max_images=3)
+
+
+@pytest.mark.parametrize("coding", [b"gzip", b"Deflate", b"identity, br", b"zstd"])
+def test_a_compressed_part_is_that_images_error_and_names_the_coding(coding):
+    """Its neighbours are good."""
+    body = form(part(b"abc"), part(b"?", FILE, b"Content-Encoding: " + coding), part(b"def"))
+    first, error, last = parsed(body)
+    assert (first, last) == (b"abc", b"def")
+    assert isinstance(error, ContentEncodingError)
+    assert f"Content-Encoding {coding.decode()!r} is not accepted" in str(error)
+
+
+@pytest.mark.parametrize("coding", [b"", b"identity", b"binary", b"8bit"])
+def test_what_is_no_coding_of_a_part_is_passed_over(coding):
+    """Some clients mix it up with Content-Transfer-Encoding."""
+    assert parsed(form(part(b"abc", FILE, b"Content-Encoding: " + coding))) == [b"abc"]
+
+
+@pytest.mark.parametrize("disposition", [b'Content-Disposition: form-data; name="files"', FILE])
+def test_a_form_in_a_form_is_called_that(disposition):
+    """Old clients send several files of a field like this (RFC 7578, section 4.3)."""
+    inner = b"--in\r\nContent-Disposition: file; filename=a.png\r\n\r\nabc\r\n--in--\r\n"
+    kind = b"Content-Type: Multipart/Mixed; boundary=in"
+    with pytest.raises(MalformedMultipartError, match=r"field 'files' is a form .*Multipart/Mixed"):
+        parsed(form(part(inner, disposition, kind)))

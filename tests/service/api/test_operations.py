@@ -6,6 +6,7 @@ import pytest
 from color_model import color_contract, write_color_model
 from images import colored
 from prometheus_client.parser import text_string_to_metric_families
+from wire import connect
 
 from service import __version__
 from service.contract import GoldenPattern
@@ -235,3 +236,21 @@ def test_models_are_listed_and_described(client):
     assert [label["label"] for label in detail["labels"]] == ["red", "green", "blue"]
     assert detail["preprocessing"]["interpolation"] == "bilinear"
     assert client.get("/v1/models/nope").json()["code"] == "unknown_model"
+
+
+@pytest.mark.parametrize("root_path", [None, "/images"])
+def test_the_server_as_a_whole_can_be_asked_for_its_methods(serve, root_path):
+    """As some load balancers' probes do, and the connection goes on."""
+    client = serve(root_path=root_path)
+    with connect(client.base_url) as connection:
+        for _ in range(2):
+            connection.sendall(b"OPTIONS * HTTP/1.1\r\nHost: x\r\n\r\n")
+            answer = b""
+            while not answer.endswith(b"\r\n\r\n"):
+                answer += connection.recv(65536)
+            assert answer.startswith(b"HTTP/1.1 204 ")
+            assert b"\r\nallow: GET, POST, OPTIONS\r\n" in answer
+            assert b"content-length" not in answer.lower()
+    found = samples(client)
+    labels = {"route": "*", "method": "OPTIONS", "status": "204"}
+    assert value(found, "resnet_serve_requests_total", **labels) == 2

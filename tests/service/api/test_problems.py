@@ -58,6 +58,9 @@ def test_each_error_class_stands_in_the_road_drawn_above_them():
         ("/v1/classify?top_k=1&top_k=2", 400, "invalid_parameter"),
         ("/v1/nothing", 404, "not_found"),
         ("/v1/classify/", 404, "not_found"),
+        ("/v1%2Fclassify", 404, "not_found"),
+        ("/v1%5cclassify", 404, "not_found"),
+        ("/v1/models/a%2Fb", 405, "method_not_allowed"),
         ("/health", 405, "method_not_allowed"),
     ],
 )
@@ -79,6 +82,12 @@ def test_an_unknown_parameter_is_named_with_those_that_are_allowed(client):
     response = client.post("/v1/classify?top_k=1&topk=2", content=colored())
     detail = "there is no parameter 'topk'; allowed are top_k, model, version"
     assert response.json()["detail"] == detail
+
+
+def test_no_parameter_is_judged_in_the_words_of_a_library(client):
+    """They speak of inputs and strings."""
+    detail = client.post("/v1/classify?model=", content=colored()).json()["detail"]
+    assert detail == "model: must be 1 or more characters long, got ''"
 
 
 @pytest.mark.parametrize("query", ["top_k=many", "version=1.0", "model="])
@@ -180,6 +189,14 @@ def test_a_malformed_request_id_is_replaced(client, bad):
     """It would go into logs and headers."""
     made = client.get("/readyz", headers={"X-Request-Id": bad}).headers["x-request-id"]
     assert re.fullmatch(r"[0-9a-f]{32}", made)
+
+
+@pytest.mark.parametrize(("ids", "kept"), [(("a", "b"), None), (("a", "a"), "a")])
+def test_of_two_request_ids_none_is_taken(client, ids, kept):
+    """Whoever wrote the other one would look for it in vain."""
+    headers = [("X-Request-Id", value) for value in ids]
+    made = client.get("/readyz", headers=headers).headers["x-request-id"]
+    assert made == kept if kept else re.fullmatch(r"[0-9a-f]{32}", made)
 
 
 @pytest.mark.parametrize("coalesce", [False, True])

@@ -271,6 +271,13 @@ def test_a_full_queue_is_refused_with_retry_after(serve, held_engine):
     assert still_answers(client)
 
 
+@pytest.mark.parametrize("codings", [("gzip", "identity"), ("identity", "gzip")])
+def test_a_coding_is_seen_in_whichever_of_two_headers_it_is(client, codings):
+    headers = [("Content-Encoding", coding) for coding in codings]
+    response = client.post("/v1/classify", content=colored(), headers=headers)
+    assert response.json()["code"] == "unsupported_content_encoding"
+
+
 @pytest.mark.parametrize("value", ["", "identity", "IDENTITY", ", identity ,", ","])
 def test_what_is_no_coding_is_none(client, value):
     headers = {"Content-Encoding": value}
