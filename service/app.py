@@ -20,19 +20,19 @@ from starlette.routing import Route
 from starlette.types import ASGIApp
 
 from service import __version__
-from service.api import operations
-from service.api.classify import Classify
-from service.api.edge import Direct, Edge
-from service.api.in_flight import InFlight
-from service.api.openapi import CLASSIFY_PATH, describe, documented
-from service.api.problems import add_problem_handlers
-from service.api.root_path import WithoutRootPath, WithRootPath
-from service.api.state import Service
 from service.batching.admission import ByteGate
 from service.batching.jobs import JobQueue
 from service.cpus import cpu_count
 from service.engine.base import Opener
 from service.errors import SettingsError
+from service.http import operations
+from service.http.classify import Classify
+from service.http.edge import Direct, Edge
+from service.http.in_flight import InFlight
+from service.http.openapi import CLASSIFY_PATH, describe, documented
+from service.http.problems import add_problem_handlers
+from service.http.root_path import WithoutRootPath, WithRootPath
+from service.http.state import Service
 from service.loader import load_repository
 from service.memory import give_back_while_running
 from service.metrics import Metrics

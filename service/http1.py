@@ -22,15 +22,15 @@ import structlog
 from starlette.types import Scope
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
-from service.api.exchange import ON_DISCONNECT, REFUSED
-from service.api.json_body import json_body
-from service.api.problems import MEDIA_TYPE, problem
 from service.errors import (
     HeadersTimeoutError,
     HeadersTooLargeError,
     MalformedRequestError,
     RequestError,
 )
+from service.http.exchange import ON_DISCONNECT, REFUSED
+from service.http.json_body import json_body
+from service.http.problems import MEDIA_TYPE, problem
 from service.logs import request_id
 from service.wording import shortened
 from service.writing import JoinedWrites, WriteTimeout

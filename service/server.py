@@ -21,9 +21,9 @@ import structlog
 import uvicorn
 from fastapi import FastAPI
 
-from service.api.state import Service
 from service.app import entry_of
 from service.errors import SettingsError
+from service.http.state import Service
 from service.http1 import http1_protocol
 from service.logs import LogWriter
 from service.settings import Settings

@@ -12,7 +12,7 @@ import pytest
 from images import colored
 from wire import connect, head, read_answer
 
-from service.api import examples
+from service.http import examples
 from service.preprocess import heic
 from service.settings import MAX_TIMEOUT_MS
 

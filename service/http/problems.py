@@ -12,8 +12,6 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 
-from service.api.json_body import json_body
-from service.api.trace import Trace, trace_of
 from service.errors import (
     AllImagesFailedError,
     InternalError,
@@ -22,6 +20,8 @@ from service.errors import (
     RequestError,
     RouteNotFoundError,
 )
+from service.http.json_body import json_body
+from service.http.trace import Trace, trace_of
 from service.wording import shortened, what_is_wrong
 
 _PLACES = {"query", "path", "header"}  # where FastAPI says that a parameter is

@@ -217,7 +217,7 @@ def test_an_internal_error_gives_an_id_and_no_traceback(
             raise AttributeError
         return decoder(data, *arguments)
 
-    monkeypatch.setattr(f"service.api.classify.{decoder.__name__}", broken)
+    monkeypatch.setattr(f"service.http.classify.{decoder.__name__}", broken)
     response = client.post("/v1/classify", content=image)
     problem = response.json()
     assert (response.status_code, problem["code"]) == (500, "internal_error")

@@ -11,16 +11,6 @@ from urllib.parse import parse_qsl
 
 from pydantic import ValidationError
 
-from service.api.deadline import TimeLimit, Urgency, urgency_of
-from service.api.exchange import Exchange
-from service.api.forms import FormParser, PostedImage, form_of
-from service.api.in_flight import Way, answer_of
-from service.api.json_body import json_body
-from service.api.problems import invalid_parameters, known_error
-from service.api.schemas import ClassifyQuery
-from service.api.state import Service
-from service.api.trace import Trace
-from service.api.upload import HeldBytes, read_body
 from service.batching.batcher import Batcher
 from service.batching.costs import NO_WORK, Work
 from service.batching.ticket import Answer, Ticket
@@ -32,6 +22,16 @@ from service.errors import (
     RequestError,
     TopKError,
 )
+from service.http.deadline import TimeLimit, Urgency, urgency_of
+from service.http.exchange import Exchange
+from service.http.forms import FormParser, PostedImage, form_of
+from service.http.in_flight import Way, answer_of
+from service.http.json_body import json_body
+from service.http.problems import invalid_parameters, known_error
+from service.http.schemas import ClassifyQuery
+from service.http.state import Service
+from service.http.trace import Trace
+from service.http.upload import HeldBytes, read_body
 from service.postprocess.top_k import top_k
 from service.preprocess.decode import DecodedImage, decode, decode_at_once
 from service.preprocess.header import read_header
@@ -43,7 +43,7 @@ _DEFAULT_TOP_K = 5
 
 
 class Classify:
-    """The handler. `service/api/openapi.py` documents it."""
+    """The handler. `service/http/openapi.py` documents it."""
 
     def __init__(self, service: Service) -> None:
         self._service = service

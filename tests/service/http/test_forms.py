@@ -9,7 +9,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from service.api.forms import form_of, parse_json
 from service.errors import (
     InvalidBase64Error,
     MalformedJsonError,
@@ -19,6 +18,7 @@ from service.errors import (
     TooManyImagesError,
     UnsupportedMediaTypeError,
 )
+from service.http.forms import form_of, parse_json
 
 bounded = settings(max_examples=300)
 
@@ -201,7 +201,7 @@ def test_json_of_very_many_items_is_refused_before_it_is_parsed(body, monkeypatc
     def parse(body):
         raise AssertionError("parsed")
 
-    monkeypatch.setattr("service.api.schemas.JsonImages.model_validate_json", parse)
+    monkeypatch.setattr("service.http.schemas.JsonImages.model_validate_json", parse)
     with pytest.raises(MalformedJsonError, match="too many items"):
         parsed_json(body)
 

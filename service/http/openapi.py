@@ -11,17 +11,17 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from service.api import examples
-from service.api.json_body import json_body
-from service.api.problems import MEDIA_TYPE
-from service.api.schemas import (
+from service.http import examples
+from service.http.json_body import json_body
+from service.http.problems import MEDIA_TYPE
+from service.http.schemas import (
     Classification,
     ClassifyQuery,
     JsonImages,
     Problem,
     RequestHeaders,
 )
-from service.api.state import Service
+from service.http.state import Service
 
 _REF = "#/components/schemas/{model}"
 _BINARY = {"schema": {"type": "string", "format": "binary", "minLength": 1}}

@@ -10,7 +10,6 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from service.api.forms import form_of, parse_multipart
 from service.errors import (
     ContentEncodingError,
     InvalidBase64Error,
@@ -19,6 +18,7 @@ from service.errors import (
     RequestError,
     TooManyImagesError,
 )
+from service.http.forms import form_of, parse_multipart
 
 bounded = settings(max_examples=300)
 

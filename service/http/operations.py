@@ -10,14 +10,14 @@ from fastapi import APIRouter, Request
 from starlette.responses import Response
 
 from service import __version__
-from service.api import examples
-from service.api.exchange import Exchange
-from service.api.json_body import json_body
-from service.api.openapi import answers, problems
-from service.api.parameters import WholeNumber
-from service.api.schemas import Health, ModelDetail, Models, Probe
-from service.api.state import Service, service_of
 from service.golden import tolerance_in_force
+from service.http import examples
+from service.http.exchange import Exchange
+from service.http.json_body import json_body
+from service.http.openapi import answers, problems
+from service.http.parameters import WholeNumber
+from service.http.schemas import Health, ModelDetail, Models, Probe
+from service.http.state import Service, service_of
 from service.metrics import CONTENT_TYPE
 from service.repository import Repository
 from service.served import ServedModel

@@ -8,7 +8,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from types import TracebackType
 
-from service.api.trace import Trace
 from service.batching.ticket import Priority
 from service.errors import (
     BodyTimeoutError,
@@ -16,6 +15,7 @@ from service.errors import (
     InvalidPriorityError,
     InvalidTimeoutError,
 )
+from service.http.trace import Trace
 from service.settings import MAX_TIMEOUT_MS, Settings
 from service.wording import shortened
 

@@ -8,9 +8,9 @@ from dataclasses import dataclass, field
 
 from starlette.requests import HTTPConnection
 
-from service.api.in_flight import InFlight
 from service.batching.admission import ByteGate
 from service.batching.jobs import JobQueue
+from service.http.in_flight import InFlight
 from service.metrics import Metrics
 from service.preprocess.decode import DecodePolicy
 from service.repository import Repository

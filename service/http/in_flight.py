@@ -10,8 +10,8 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from service.api.deadline import Urgency
 from service.batching.ticket import Answer
+from service.http.deadline import Urgency
 
 _NEARLY = 0.1
 """By so much of its time left, another's deadline may be later than an image's own: of two requests

@@ -12,11 +12,11 @@ from types import MappingProxyType
 
 from starlette.types import Message, Receive, Scope, Send
 
-from service.api.json_body import json_body
-from service.api.problems import MEDIA_TYPE, headers_of, problem
-from service.api.state import Service
-from service.api.trace import Trace
 from service.errors import ClientDisconnectedError, RequestError
+from service.http.json_body import json_body
+from service.http.problems import MEDIA_TYPE, headers_of, problem
+from service.http.state import Service
+from service.http.trace import Trace
 from service.logs import request_id
 
 ON_DISCONNECT = "resnet_serve.on_disconnect"

@@ -8,10 +8,10 @@ from collections.abc import Awaitable, Callable, Mapping
 import structlog
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from service.api.exchange import REFUSED, Exchange
-from service.api.problems import known_error
-from service.api.state import Service
 from service.errors import RequestError, StoppingError
+from service.http.exchange import REFUSED, Exchange
+from service.http.problems import known_error
+from service.http.state import Service
 from service.tracebacks import forget_frames
 
 _log = structlog.get_logger("service.request")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-from service.api.problems import problem
 from service.errors import (
     BodyTimeoutError,
     BodyTooLargeError,
@@ -17,6 +16,7 @@ from service.errors import (
     TruncatedImageError,
     UnknownModelError,
 )
+from service.http.problems import problem
 
 _REQUEST_ID = "8f0b89b6fb7d9f8b9cc1fb3255346355"
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from service.api.exchange import Exchange
 from service.batching.admission import ByteGate
 from service.errors import (
     BodyTooLargeError,
@@ -10,6 +9,7 @@ from service.errors import (
     ContentEncodingError,
     EmptyBodyError,
 )
+from service.http.exchange import Exchange
 from service.wording import shortened
 
 

@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from service.api.parameters import WholeNumber
+from service.http.parameters import WholeNumber
 from service.settings import MAX_TIMEOUT_MS
 
 _STRICT = ConfigDict(extra="forbid")

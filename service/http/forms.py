@@ -15,16 +15,6 @@ from dataclasses import dataclass
 
 from pydantic import ValidationError
 
-from service.api.multipart import (
-    Headers,
-    boundary_of,
-    file_name,
-    names_a_file,
-    parameters_of,
-    parts_of,
-)
-from service.api.schemas import JsonImages
-from service.api.upload import check_encoding
 from service.errors import (
     ContentEncodingError,
     InvalidBase64Error,
@@ -35,6 +25,16 @@ from service.errors import (
     TooManyImagesError,
     UnsupportedMediaTypeError,
 )
+from service.http.multipart import (
+    Headers,
+    boundary_of,
+    file_name,
+    names_a_file,
+    parameters_of,
+    parts_of,
+)
+from service.http.schemas import JsonImages
+from service.http.upload import check_encoding
 from service.wording import shortened, what_is_wrong
 
 
