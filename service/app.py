@@ -27,8 +27,8 @@ from service.engine.base import Opener
 from service.errors import SettingsError
 from service.http import operations
 from service.http.classify import Classify
-from service.http.edge import Direct, Edge
 from service.http.in_flight import InFlight
+from service.http.middleware import Direct, RequestMiddleware
 from service.http.openapi import CLASSIFY_PATH, describe, documented
 from service.http.problems import add_problem_handlers
 from service.http.root_path import WithoutRootPath, WithRootPath
@@ -114,10 +114,10 @@ def entry_of(app: FastAPI) -> ASGIApp:
         ("OPTIONS", "*"): operations.options,
     }
     if settings.root_path is None:
-        edge: ASGIApp = Edge(app, service, direct)
+        edge: ASGIApp = RequestMiddleware(app, service, direct)
     else:
         framework = WithRootPath(app, settings.root_path)
-        edge = WithoutRootPath(Edge(framework, service, direct), settings.root_path)
+        edge = WithoutRootPath(RequestMiddleware(framework, service, direct), settings.root_path)
     if not settings.cors_origins:
         return edge
     return CORSMiddleware(  # outermost: errors of the edge get its headers too

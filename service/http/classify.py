@@ -22,15 +22,15 @@ from service.errors import (
     RequestError,
     TopKError,
 )
+from service.http.bodies import BodyParser, PostedImage, body_parser_of
 from service.http.deadline import TimeLimit, Urgency, urgency_of
 from service.http.exchange import Exchange
-from service.http.forms import FormParser, PostedImage, form_of
 from service.http.in_flight import Way, answer_of
 from service.http.json_body import json_body
 from service.http.problems import invalid_parameters, known_error
+from service.http.record import RequestRecord
 from service.http.schemas import ClassifyQuery
 from service.http.state import Service
-from service.http.trace import Trace
 from service.http.upload import HeldBytes, read_body
 from service.postprocess.top_k import top_k
 from service.preprocess.decode import DecodedImage, decode, decode_at_once
@@ -50,19 +50,19 @@ class Classify:
 
     async def __call__(self, exchange: Exchange) -> None:
         """Answer with the most probable labels of each image."""
-        service, trace = self._service, exchange.trace
+        service, record = self._service, exchange.record
         settings = service.settings
         query = _read_query(exchange.query_string)
         served = service.repository.find(query.model, query.version)
-        trace.model = served.name
+        record.model = served.name
         labels = _labels_wanted(query.top_k, served)
         batcher = served.batcher()
-        urgency = urgency_of(exchange.headers, trace, settings, served.name)
-        parse = form_of(exchange.headers.get(b"content-type"))
+        urgency = urgency_of(exchange.headers, record, settings, served.name)
+        parse = body_parser_of(exchange.headers.get(b"content-type"))
         # What can't be answered in time is refused before its body is read.
         served.gate.check(1, urgency.deadline, urgency.priority)
 
-        async with TimeLimit(urgency, trace, settings.body_timeout_s) as limit:
+        async with TimeLimit(urgency, record, settings.body_timeout_s) as limit:
             with HeldBytes(service.body_bytes) as held:
                 body = await read_body(exchange, held, settings.max_body_bytes)
                 limit.body_is_read()
@@ -71,20 +71,20 @@ class Classify:
                     if parse is not None:
                         images = await self._parse(parse, body, urgency)
                     del body  # its parts are copies
-                    trace.images = len(images)
+                    record.images = len(images)
                     works = [_work(image.content, served, service) for image in images]
                     with served.gate.admit(
                         len(images), urgency.deadline, urgency.priority, works
                     ) as places:
                         if places.is_tried:
                             urgency = replace(urgency, is_tried=True)
-                        road = _Road(service, served, batcher, trace, labels, urgency)
+                        road = _Road(service, served, batcher, record, labels, urgency)
                         results = await road.classify_all(images)
                         if road.ran == len(images):
                             places.answered()
-        await exchange.respond(200, "application/json", _answer(served, trace, results))
+        await exchange.respond(200, "application/json", _answer(served, record, results))
 
-    async def _parse(self, parse: FormParser, body: bytes, urgency: Urgency) -> list[PostedImage]:
+    async def _parse(self, parse: BodyParser, body: bytes, urgency: Urgency) -> list[PostedImage]:
         """Take a form apart, off the event loop: a large one takes its time."""
         call = partial(parse, body, self._service.settings.max_images)
         work = Work("form", size=len(body))
@@ -138,12 +138,12 @@ class _Road:
         service: Service,
         served: ServedModel,
         batcher: Batcher,
-        trace: Trace,
+        record: RequestRecord,
         top: int,
         urgency: Urgency,
     ) -> None:
         self._service, self._served, self._batcher = service, served, batcher
-        self._trace, self._top, self._urgency = trace, top, urgency
+        self._record, self._top, self._urgency = record, top, urgency
         self._begun = 0
         self._failures: list[RequestError] = []
         self.ran = 0
@@ -173,7 +173,7 @@ class _Road:
         try:
             result = await self._counted(image.content)
         except Exception as error:  # noqa: BLE001 - one image's failure must not reach another
-            shown = known_error(error, self._trace)
+            shown = known_error(error, self._record)
             forget_frames(error, logged=True)
             self._failures.append(shown)
             result = {
@@ -207,7 +207,7 @@ class _Road:
         if isinstance(image, RequestError):
             raise image
         way, answer = await self._answer_for(image)
-        self._trace.note_batch(answer.queue_s, answer.infer_s, answer.batch_size)
+        self._record.note_batch(answer.queue_s, answer.infer_s, answer.batch_size)
         labels = self._served.contract.labels
         return {
             "labels": [
@@ -301,7 +301,7 @@ class _Road:
 
     def _note_decode(self, way: Way) -> None:
         if way.decode_s is not None:
-            self._trace.note_decode(way.decode_s)
+            self._record.note_decode(way.decode_s)
 
 
 def _named(image: PostedImage, result: dict[str, Any]) -> dict[str, Any]:
@@ -309,12 +309,12 @@ def _named(image: PostedImage, result: dict[str, Any]) -> dict[str, Any]:
     return result if image.name is None else {"name": image.name} | result
 
 
-def _answer(served: ServedModel, trace: Trace, results: list[dict[str, Any]]) -> bytes:
+def _answer(served: ServedModel, record: RequestRecord, results: list[dict[str, Any]]) -> bytes:
     return json_body(
         {
             "model": served.name,
             "version": served.version,
             "results": results,
-            "timings_ms": trace.timings_ms() | {"total": round(trace.elapsed_s() * 1000, 3)},
+            "timings_ms": record.timings_ms() | {"total": round(record.elapsed_s() * 1000, 3)},
         }
     )

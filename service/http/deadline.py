@@ -15,7 +15,7 @@ from service.errors import (
     InvalidPriorityError,
     InvalidTimeoutError,
 )
-from service.http.trace import Trace
+from service.http.record import RequestRecord
 from service.settings import MAX_TIMEOUT_MS, Settings
 from service.wording import shortened
 
@@ -39,7 +39,7 @@ class Urgency:
 
 
 def urgency_of(
-    headers: Mapping[bytes, bytes], trace: Trace, settings: Settings, model: str
+    headers: Mapping[bytes, bytes], record: RequestRecord, settings: Settings, model: str
 ) -> Urgency:
     """Read `X-Request-Timeout-Ms`, counted from the request's arrival, and `X-Request-Priority`.
 
@@ -59,7 +59,7 @@ def urgency_of(
             f"X-Request-Priority is {shortened(priority)!r}; high and low are allowed"
         )
     timeout_ms = int(text)
-    return Urgency(trace.arrival + timeout_ms / 1000, timeout_ms, _PRIORITIES[priority])
+    return Urgency(record.arrival + timeout_ms / 1000, timeout_ms, _PRIORITIES[priority])
 
 
 def _text(headers: Mapping[bytes, bytes], name: bytes, default: str) -> str:
@@ -75,9 +75,9 @@ class TimeLimit:
     a body is late for, or `DeadlineExceededError`.
     """
 
-    def __init__(self, urgency: Urgency, trace: Trace, body_timeout_s: float) -> None:
+    def __init__(self, urgency: Urgency, record: RequestRecord, body_timeout_s: float) -> None:
         self._urgency, self._body_timeout_s = urgency, body_timeout_s
-        body_left_s, left_s = body_timeout_s - trace.elapsed_s(), urgency.left_s()
+        body_left_s, left_s = body_timeout_s - record.elapsed_s(), urgency.left_s()
         self._in_body, self._body_first = True, body_left_s < left_s
         self._timeout = asyncio.timeout(body_left_s if self._body_first else left_s)
 
@@ -96,11 +96,11 @@ class TimeLimit:
         self,
         kind: type[BaseException] | None,
         error: BaseException | None,
-        trace: TracebackType | None,
+        record: TracebackType | None,
     ) -> None:
         """Stop the timer, and say what took too long."""
         try:
-            await self._timeout.__aexit__(kind, error, trace)
+            await self._timeout.__aexit__(kind, error, record)
         except TimeoutError:
             if self._in_body:
                 raise BodyTimeoutError(f"the body did not arrive within {self._limit()}") from None

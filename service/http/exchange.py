@@ -15,8 +15,8 @@ from starlette.types import Message, Receive, Scope, Send
 from service.errors import ClientDisconnectedError, RequestError
 from service.http.json_body import json_body
 from service.http.problems import MEDIA_TYPE, headers_of, problem
+from service.http.record import RequestRecord
 from service.http.state import Service
-from service.http.trace import Trace
 from service.logs import request_id
 
 ON_DISCONNECT = "resnet_serve.on_disconnect"
@@ -43,8 +43,8 @@ class Exchange:
         self._scope, self._receive, self._send = scope, receive, send
         self._service = service
         self.headers: Mapping[bytes, bytes] = _together(scope["headers"])
-        self.trace = Trace(request_id(self.headers.get(b"x-request-id")))
-        self.trace.attach(scope)
+        self.record = RequestRecord(request_id(self.headers.get(b"x-request-id")))
+        self.record.attach(scope)
         self.query_string: bytes = scope["query_string"]
         self.status = 499  # until an answer is sent
         self.seconds: float | None = None  # from arrival to the answer's last byte
@@ -72,7 +72,7 @@ class Exchange:
             await self._send(message)
             return
         if not message.get("more_body", False):
-            self.seconds = self.trace.elapsed_s()
+            self.seconds = self.record.elapsed_s()
             if self._unread:
                 await self._send({**message, "more_body": True})
                 message = {"type": "http.response.body", "body": b"", "more_body": False}
@@ -99,8 +99,8 @@ class Exchange:
     async def answer(self, error: RequestError) -> None:
         """Send an error, if no answer has begun."""
         if not self._started:
-            self.trace.code = error.code
-            body = json_body(problem(error, self.trace.request_id))
+            self.record.code = error.code
+            body = json_body(problem(error, self.record.request_id))
             await self.respond(error.status, MEDIA_TYPE, body, headers_of(error))
 
     def cancelled_when_client_leaves(self) -> _Watch:
@@ -115,8 +115,8 @@ class Exchange:
         self._started = True
         self.status = message["status"]
         headers = [*message.get("headers", ())]
-        headers.append((b"x-request-id", self.trace.request_id.encode()))
-        if timings := self.trace.timings_ms():
+        headers.append((b"x-request-id", self.record.request_id.encode()))
+        if timings := self.record.timings_ms():
             text = ", ".join([f"{stage};dur={ms}" for stage, ms in timings.items()])
             headers.append((b"server-timing", text.encode()))
         if self._unread or self._service.draining:

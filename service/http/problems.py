@@ -21,7 +21,7 @@ from service.errors import (
     RouteNotFoundError,
 )
 from service.http.json_body import json_body
-from service.http.trace import Trace, trace_of
+from service.http.record import RequestRecord, record_of
 from service.wording import shortened, what_is_wrong
 
 _PLACES = {"query", "path", "header"}  # where FastAPI says that a parameter is
@@ -51,24 +51,24 @@ def headers_of(error: RequestError) -> dict[str, str]:
     return {} if error.retry_after_s is None else {"retry-after": str(error.retry_after_s)}
 
 
-def problem_response(error: RequestError, trace: Trace) -> Response:
+def problem_response(error: RequestError, record: RequestRecord) -> Response:
     """Answer with an error, and note it for the log and the metrics."""
-    trace.code = error.code
+    record.code = error.code
     return Response(
-        json_body(problem(error, trace.request_id)),
+        json_body(problem(error, record.request_id)),
         error.status,
         headers_of(error),
         media_type=MEDIA_TYPE,
     )
 
 
-def known_error(error: Exception, trace: Trace) -> RequestError:
+def known_error(error: Exception, record: RequestRecord) -> RequestError:
     """Turn any exception into one that may be shown; the log gets what the client doesn't."""
     if not isinstance(error, RequestError):
-        _log.error("internal_error", request_id=trace.request_id, exc_info=error)
-        return InternalError(f"an internal error; its id is {trace.request_id}")
+        _log.error("internal_error", request_id=record.request_id, exc_info=error)
+        return InternalError(f"an internal error; its id is {record.request_id}")
     if error.status == 500:
-        _log.error(error.code, request_id=trace.request_id, exc_info=error.__cause__ or error)
+        _log.error(error.code, request_id=record.request_id, exc_info=error.__cause__ or error)
     return error
 
 
@@ -80,14 +80,14 @@ def add_problem_handlers(app: FastAPI) -> None:
 
 
 async def _on_request_error(request: Request, error: Exception) -> Response:
-    trace = trace_of(request)
-    return problem_response(known_error(error, trace), trace)
+    record = record_of(request)
+    return problem_response(known_error(error, record), record)
 
 
 async def _on_validation_error(request: Request, error: Exception) -> Response:
     """FastAPI judges only the query's types; bodies are read by our own code."""
     assert isinstance(error, RequestValidationError)  # noqa: S101 - the handler's registration
-    return problem_response(invalid_parameters(error.errors()), trace_of(request))
+    return problem_response(invalid_parameters(error.errors()), record_of(request))
 
 
 def invalid_parameters(errors: Iterable[Mapping[str, Any]]) -> InvalidParameterError:
@@ -104,17 +104,17 @@ def invalid_parameters(errors: Iterable[Mapping[str, Any]]) -> InvalidParameterE
 async def _on_http_exception(request: Request, error: Exception) -> Response:
     """Starlette's own: no such route, no such method."""
     assert isinstance(error, HTTPException)  # noqa: S101 - the handler's registration
-    path, trace = request.url.path, trace_of(request)
+    path, record = request.url.path, record_of(request)
     if error.status_code == 405:
         allowed = (error.headers or {}).get("Allow", "")
         response = problem_response(
             MethodNotAllowedError(f"{path} does not have {request.method}; it has: {allowed}"),
-            trace,
+            record,
         )
         response.headers["Allow"] = allowed
         return response
     if error.status_code == 404:
         return problem_response(
-            RouteNotFoundError(f"there is no {path}; /docs describes what there is"), trace
+            RouteNotFoundError(f"there is no {path}; /docs describes what there is"), record
         )
-    return problem_response(known_error(error, trace), trace)
+    return problem_response(known_error(error, record), record)

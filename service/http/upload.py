@@ -60,7 +60,7 @@ async def read_body(exchange: Exchange, held: HeldBytes, limit: int) -> bytes:
         held.grow_by(len(chunk))
         chunks.append(chunk)
         more = message.get("more_body", False)
-    exchange.trace.note_receive()
+    exchange.record.note_receive()
     if not held.size:
         raise EmptyBodyError("the body has no bytes; send an image, a form or JSON")
     return chunks[0] if len(chunks) == 1 else b"".join(chunks)

@@ -18,7 +18,7 @@ from service.errors import (
     RequestError,
     TooManyImagesError,
 )
-from service.http.forms import form_of, parse_multipart
+from service.http.bodies import body_parser_of, parse_multipart
 
 bounded = settings(max_examples=300)
 
@@ -54,7 +54,7 @@ def parsed(body: bytes, max_images: int = MANY) -> list[bytes | RequestError]:
     ],
 )
 def test_a_form_is_parsed_with_its_boundary(content_type):
-    parser = form_of(content_type.encode())
+    parser = body_parser_of(content_type.encode())
     assert parser is not None
     assert [image.content for image in parser(form(part(b"abc")), MANY)] == [b"abc"]
 

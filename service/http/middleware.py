@@ -20,7 +20,7 @@ Direct = Mapping[tuple[str, str], Callable[[Exchange], Awaitable[None]]]
 """Handlers by method and path."""
 
 
-class Edge:
+class RequestMiddleware:
     """Gives each request an id, a trace, metrics, one log line and, whatever happens, an answer.
 
     Pure ASGI, since under Starlette's `BaseHTTPMiddleware` a handler never learns that its client
@@ -51,7 +51,7 @@ class Edge:
                 else:
                     await self._app(scope, exchange.receive, exchange.send)
             except Exception as error:  # noqa: BLE001 - the last place that can still answer
-                shown = known_error(error, exchange.trace)
+                shown = known_error(error, exchange.record)
                 forget_frames(error, logged=True)
                 await exchange.answer(shown)
         except asyncio.CancelledError:
@@ -66,28 +66,28 @@ class Edge:
             self._record(scope, exchange, scope["path"] if direct is not None else route)
 
     def _record(self, scope: Scope, exchange: Exchange, route: str) -> None:
-        trace, metrics = exchange.trace, self._metrics
+        record, metrics = exchange.record, self._metrics
         refused: RequestError | None = scope.get(REFUSED)
         if refused is not None:
-            metrics.count_request(route, scope["method"], refused.status, trace.elapsed_s())
+            metrics.count_request(route, scope["method"], refused.status, record.elapsed_s())
             return
-        seconds = trace.elapsed_s() if exchange.seconds is None else exchange.seconds
+        seconds = record.elapsed_s() if exchange.seconds is None else exchange.seconds
         metrics.count_request(route, scope["method"], exchange.status, seconds)
-        if trace.code is not None:
-            metrics.count_refusal(trace.code)
+        if record.code is not None:
+            metrics.count_refusal(record.code)
         # Probes and scrapes come every few seconds; they are no news.
-        log = _log.info if trace.images or trace.code else _log.debug
+        log = _log.info if record.images or record.code else _log.debug
         log(
             "request",
-            request_id=trace.request_id,
+            request_id=record.request_id,
             method=scope["method"],
             path=scope["path"],
             client=(scope.get("client") or (None,))[0],
             status=exchange.status,
-            code=trace.code,
-            model=trace.model,
-            images=trace.images,
-            batch_size=trace.batch_size,
+            code=record.code,
+            model=record.model,
+            images=record.images,
+            batch_size=record.batch_size,
             total_ms=round(seconds * 1000, 3),
-            **{f"{stage}_ms": ms for stage, ms in trace.timings_ms().items()},
+            **{f"{stage}_ms": ms for stage, ms in record.timings_ms().items()},
         )

@@ -46,7 +46,7 @@ class PostedImage:
     name: str | None = None
 
 
-FormParser = Callable[[bytes, int], list[PostedImage]]
+BodyParser = Callable[[bytes, int], list[PostedImage]]
 """Takes a body and `max_images`."""
 
 _JSON_FORM = '{"images": [{"data": "<base64>"}]}'
@@ -62,7 +62,7 @@ _ESCAPES = {"%2B": "+", "%2b": "+", "%2F": "/", "%2f": "/", "%3D": "=", "%3d": "
 """What of base64, and of the white space in it, a URL has as escapes."""
 
 
-def form_of(content_type: bytes | None) -> FormParser | None:
+def body_parser_of(content_type: bytes | None) -> BodyParser | None:
     """Choose the parser for a Content-Type; None means that the body itself is the image.
 
     Raises `UnsupportedMediaTypeError`, and `MalformedMultipartError` for one without a boundary.

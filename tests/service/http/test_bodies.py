@@ -18,7 +18,7 @@ from service.errors import (
     TooManyImagesError,
     UnsupportedMediaTypeError,
 )
-from service.http.forms import form_of, parse_json
+from service.http.bodies import body_parser_of, parse_json
 
 bounded = settings(max_examples=300)
 
@@ -46,14 +46,14 @@ def parsed_json(body: bytes, max_images: int = MANY) -> list[bytes | RequestErro
     ],
 )
 def test_a_body_that_is_called_an_image_or_nothing_is_the_image(content_type):
-    assert form_of(content_type and content_type.encode()) is None
+    assert body_parser_of(content_type and content_type.encode()) is None
 
 
 @pytest.mark.parametrize(
     "content_type", ["application/json", "Application/JSON", "application/json; charset=utf-8"]
 )
 def test_json_is_parsed_as_json(content_type):
-    assert form_of(content_type.encode()) is parse_json
+    assert body_parser_of(content_type.encode()) is parse_json
 
 
 @pytest.mark.parametrize(
@@ -62,12 +62,12 @@ def test_json_is_parsed_as_json(content_type):
 )
 def test_a_form_without_a_boundary_is_malformed(content_type):
     with pytest.raises(MalformedMultipartError, match="no boundary"):
-        form_of(content_type.encode())
+        body_parser_of(content_type.encode())
 
 
 def test_a_boundary_that_is_far_too_long_is_malformed():
     with pytest.raises(MalformedMultipartError, match="longer than"):
-        form_of(b"multipart/form-data; boundary=" + b"x" * 300)
+        body_parser_of(b"multipart/form-data; boundary=" + b"x" * 300)
 
 
 @pytest.mark.parametrize(
@@ -84,7 +84,7 @@ def test_a_boundary_that_is_far_too_long_is_malformed():
 )
 def test_any_other_type_is_told_the_accepted_ones(content_type):
     with pytest.raises(UnsupportedMediaTypeError) as caught:
-        form_of(content_type.encode())
+        body_parser_of(content_type.encode())
     for accepted in ("image/*", "multipart/form-data", "application/json"):
         assert accepted in str(caught.value)
 
@@ -95,7 +95,7 @@ def test_any_header_chooses_a_form_or_is_refused(content_type):
     """Headers come as latin-1."""
     for value in (content_type, f"multipart/form-data; {content_type}", f"image/x;{content_type}"):
         try:
-            chosen = form_of(value.encode("latin-1"))
+            chosen = body_parser_of(value.encode("latin-1"))
         except (UnsupportedMediaTypeError, MalformedMultipartError):
             continue
         assert chosen is None or callable(chosen)
@@ -105,7 +105,7 @@ def test_a_content_type_without_end_is_refused_unread():
     """Headers may have 64 KiB."""
     for kind in (b"image/png" + b";" * 60_000, b"multipart/form-data" + b";a=b" * 15_000):
         with pytest.raises(UnsupportedMediaTypeError, match="longer than 1000 bytes"):
-            form_of(kind)
+            body_parser_of(kind)
 
 
 # JSON

@@ -13,7 +13,7 @@ _STAGES = ("receive", "decode", "queue", "infer")
 
 
 @dataclass(slots=True)
-class Trace:
+class RequestRecord:
     """One request's notes. Times are seconds; for several images, the longest of each."""
 
     request_id: str
@@ -60,11 +60,11 @@ class Trace:
         return self._shown
 
     def attach(self, scope: Scope) -> None:
-        """Put the trace where `trace_of` finds it."""
+        """Put the trace where `record_of` finds it."""
         scope[_KEY] = self
 
 
-def trace_of(request: Request) -> Trace:
+def record_of(request: Request) -> RequestRecord:
     """Give the trace that the edge middleware attached to this request."""
-    trace: Trace = request.scope[_KEY]
-    return trace
+    record: RequestRecord = request.scope[_KEY]
+    return record
