@@ -27,7 +27,7 @@ from service.engine.base import Opener
 from service.errors import SettingsError
 from service.http import operations
 from service.http.classify import Classify
-from service.http.in_flight import InFlight
+from service.http.coalescing import Coalescer
 from service.http.middleware import Direct, RequestMiddleware
 from service.http.openapi import CLASSIFY_PATH, describe, documented
 from service.http.problems import add_problem_handlers
@@ -98,7 +98,7 @@ def create_service(settings: Settings, opener: Opener | None = None) -> Service:
             memory,
         ),
         jobs=jobs,
-        in_flight=InFlight() if settings.coalesce else None,
+        coalescer=Coalescer() if settings.coalesce else None,
     )
 
 

@@ -23,9 +23,9 @@ from service.errors import (
     TopKError,
 )
 from service.http.bodies import BodyParser, PostedImage, body_parser_of
+from service.http.coalescing import PendingImage, answer_of
 from service.http.deadline import TimeLimit, Urgency, urgency_of
 from service.http.exchange import Exchange
-from service.http.in_flight import Way, answer_of
 from service.http.json_body import json_body
 from service.http.problems import invalid_parameters, known_error
 from service.http.record import RequestRecord
@@ -206,7 +206,7 @@ class _Road:
     async def _classify(self, image: bytes | RequestError) -> dict[str, Any]:
         if isinstance(image, RequestError):
             raise image
-        way, answer = await self._answer_for(image)
+        pending, answer = await self._answer_for(image)
         self._record.note_batch(answer.queue_s, answer.infer_s, answer.batch_size)
         labels = self._served.contract.labels
         return {
@@ -219,26 +219,26 @@ class _Road:
                 }
                 for index, probability in top_k(answer.probabilities, self._top)
             ],
-            "width": way.width,
-            "height": way.height,
+            "width": pending.width,
+            "height": pending.height,
         }
 
-    async def _answer_for(self, image: bytes) -> tuple[Way, Answer]:
-        in_flight, urgency = self._service.in_flight, self._urgency
-        if in_flight is None:
-            way = Way(urgency)
-            self._start(image, way)
+    async def _answer_for(self, image: bytes) -> tuple[PendingImage, Answer]:
+        coalescer, urgency = self._service.coalescer, self._urgency
+        if coalescer is None:
+            pending = PendingImage(urgency)
+            self._start(image, pending)
             try:
-                answer = await way.future
+                answer = await pending.future
             finally:
-                self._note_decode(way)
+                self._note_decode(pending)
             self.ran += 1
-            return way, answer
+            return pending, answer
         model = f"{self._served.name}/{self._served.version}"
         while True:
-            way, joined = in_flight.join(model, image, urgency, partial(self._start, image))
+            pending, joined = coalescer.join(model, image, urgency, partial(self._start, image))
             try:
-                answer = await answer_of(way)
+                answer = await answer_of(pending)
             except DeadlineExceededError:
                 # The other's deadline was earlier; this one may still make its own.
                 if not joined or urgency.left_s() <= 0:
@@ -248,11 +248,11 @@ class _Road:
                     self._served.metrics.coalesced.inc()
                 else:
                     self.ran += 1
-                return way, answer
+                return pending, answer
             finally:
-                self._note_decode(way)
+                self._note_decode(pending)
 
-    def _start(self, image: bytes, way: Way) -> None:
+    def _start(self, image: bytes, pending: PendingImage) -> None:
         """Send an image on its way: one hop to a thread, and one back with the batch's answer.
 
         A small image is decoded here, since the hop would take longer.
@@ -260,48 +260,48 @@ class _Road:
         preprocessing, policy = self._served.contract.preprocessing, self._service.decode_policy
         try:
             if decoded := decode_at_once(image, preprocessing, policy):
-                self._queue(decoded, way, wake=True)
+                self._queue(decoded, pending, wake=True)
                 return
         except Exception as error:  # noqa: BLE001 - as of a job: whatever it is, who waits must hear
             forget_frames(error)
-            way.future.set_exception(error)
+            pending.future.set_exception(error)
             return
         self._service.jobs.submit(
-            partial(self._decode, image, way),
-            way.future,
-            way.urgency.deadline,
-            way.urgency.priority,
+            partial(self._decode, image, pending),
+            pending.future,
+            pending.urgency.deadline,
+            pending.urgency.priority,
             _work(image, self._served, self._service),
         )
 
-    def _decode(self, image: bytes, way: Way) -> None:
+    def _decode(self, image: bytes, pending: PendingImage) -> None:
         """Decode on a thread of the pool; once that is done it looks for work by itself."""
         decoded = decode(image, self._served.contract.preprocessing, self._service.decode_policy)
-        self._queue(decoded, way, wake=False)
+        self._queue(decoded, pending, wake=False)
 
-    def _queue(self, decoded: DecodedImage, way: Way, *, wake: bool) -> None:
+    def _queue(self, decoded: DecodedImage, pending: PendingImage, *, wake: bool) -> None:
         """Queue an image's pixels; the batch resolves the future."""
         now = time.perf_counter()
-        way.decode_s = now - way.started
-        way.width, way.height = decoded.width, decoded.height
-        self._service.metrics.decode_seconds.observe(way.decode_s)
-        urgency = way.urgency
+        pending.decode_s = now - pending.started
+        pending.width, pending.height = decoded.width, decoded.height
+        self._service.metrics.decode_seconds.observe(pending.decode_s)
+        urgency = pending.urgency
         self._batcher.submit(
             Ticket(
                 decoded.pixels,
-                way.future,
+                pending.future,
                 now,
                 urgency.deadline,
                 urgency.priority,
-                way.started,
+                pending.started,
                 urgency.is_tried,
             ),
             wake=wake,
         )
 
-    def _note_decode(self, way: Way) -> None:
-        if way.decode_s is not None:
-            self._record.note_decode(way.decode_s)
+    def _note_decode(self, pending: PendingImage) -> None:
+        if pending.decode_s is not None:
+            self._record.note_decode(pending.decode_s)
 
 
 def _named(image: PostedImage, result: dict[str, Any]) -> dict[str, Any]:

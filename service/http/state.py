@@ -10,7 +10,7 @@ from starlette.requests import HTTPConnection
 
 from service.batching.admission import ByteGate
 from service.batching.jobs import JobQueue
-from service.http.in_flight import InFlight
+from service.http.coalescing import Coalescer
 from service.metrics import Metrics
 from service.preprocess.decode import DecodePolicy
 from service.repository import Repository
@@ -29,7 +29,7 @@ class Service:
     body_bytes: ByteGate
     decode_policy: DecodePolicy
     jobs: JobQueue
-    in_flight: InFlight | None  # None: identical images are computed each for itself
+    coalescer: Coalescer | None  # None: identical images are computed each for itself
     started: float = field(default_factory=time.monotonic)
     draining: bool = False
     stop_by: float = 0.0  # of time.monotonic()

@@ -1,6 +1,6 @@
 """Images on their way over the threads, and the sharing of one way by identical images.
 
-Used on the event loop alone, but for what a thread notes in a `Way` of its decoding.
+Used on the event loop alone, but for what a thread notes in a `PendingImage` of its decoding.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ that arrive together, the later one can be the first to have its body."""
 
 
 @dataclass(slots=True)
-class Way:
+class PendingImage:
     """What becomes of one image on the threads."""
 
     urgency: Urgency
@@ -33,7 +33,7 @@ class Way:
     waiters: int = 0
 
 
-class InFlight:
+class Coalescer:
     """Ways of images by what they hold.
 
     An image joins a way that is nearly as urgent as itself: one with a much later deadline or a
@@ -41,14 +41,14 @@ class InFlight:
     """
 
     def __init__(self) -> None:
-        self._ways: dict[tuple[str, bytes], Way] = {}
+        self._pending: dict[tuple[str, bytes], PendingImage] = {}
 
     def join(
-        self, model: str, image: bytes, urgency: Urgency, start: Callable[[Way], None]
-    ) -> tuple[Way, bool]:
+        self, model: str, image: bytes, urgency: Urgency, start: Callable[[PendingImage], None]
+    ) -> tuple[PendingImage, bool]:
         """Give the way of an identical image, or start one; and whether it was there."""
         key = model, image
-        there = self._ways.get(key)
+        there = self._pending.get(key)
         if (
             there is not None
             and not there.future.done()
@@ -56,23 +56,23 @@ class InFlight:
             and there.urgency.priority <= urgency.priority
         ):
             return there, True
-        way = Way(urgency)
-        start(way)
-        self._ways[key] = way  # a more urgent one takes the place: more can join it
-        way.future.add_done_callback(lambda _: self._forget(key, way))
-        return way, False
+        pending = PendingImage(urgency)
+        start(pending)
+        self._pending[key] = pending  # a more urgent one takes the place: more can join it
+        pending.future.add_done_callback(lambda _: self._forget(key, pending))
+        return pending, False
 
-    def _forget(self, key: tuple[str, bytes], way: Way) -> None:
-        if self._ways.get(key) is way:
-            del self._ways[key]
+    def _forget(self, key: tuple[str, bytes], pending: PendingImage) -> None:
+        if self._pending.get(key) is pending:
+            del self._pending[key]
 
 
-async def answer_of(way: Way) -> Answer:
+async def answer_of(pending: PendingImage) -> Answer:
     """Wait for the answer; when the last waiter is cancelled, so is the way."""
-    way.waiters += 1
+    pending.waiters += 1
     try:
-        return await asyncio.shield(way.future)
+        return await asyncio.shield(pending.future)
     finally:
-        way.waiters -= 1
-        if not way.waiters:
-            way.future.cancel()
+        pending.waiters -= 1
+        if not pending.waiters:
+            pending.future.cancel()
