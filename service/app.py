@@ -32,7 +32,7 @@ from service.http.middleware import Direct, RequestMiddleware
 from service.http.openapi import CLASSIFY_PATH, describe, documented
 from service.http.problems import add_problem_handlers
 from service.http.root_path import WithoutRootPath, WithRootPath
-from service.http.state import Service
+from service.http.runtime import Runtime
 from service.loader import load_repository
 from service.memory import give_back_while_running
 from service.metrics import Metrics
@@ -48,7 +48,7 @@ def create_app(settings: Settings, opener: Opener | None = None) -> FastAPI:
     Serve it through `entry_of`. `opener` opens model files in the place of ONNX Runtime. Raises a
     `StartupError` when it can't be done as the settings ask.
     """
-    service = create_service(settings, opener)
+    runtime = create_runtime(settings, opener)
     app = FastAPIOffline(  # FastAPI whose /docs needs no CDN: a cluster may have no way out
         title="resnet-serve",
         version=__version__,
@@ -56,7 +56,7 @@ def create_app(settings: Settings, opener: Opener | None = None) -> FastAPI:
         lifespan=_lifespan,
         redirect_slashes=False,  # a redirect would be built from the client's Host header
     )
-    app.state.service = service
+    app.state.runtime = runtime
     add_problem_handlers(app)
     describe(app, settings.root_path)
     paths = {route.path for route in app.routes if isinstance(route, Route)}
@@ -77,7 +77,7 @@ def _check_root_path(paths: set[str], root_path: str | None) -> None:
         )
 
 
-def create_service(settings: Settings, opener: Opener | None = None) -> Service:
+def create_runtime(settings: Settings, opener: Opener | None = None) -> Runtime:
     """Load the models, and make what the routes share."""
     metrics = Metrics()
     metrics.set_build(__version__)
@@ -87,7 +87,7 @@ def create_service(settings: Settings, opener: Opener | None = None) -> Service:
     prepare_decoding()
     body_bytes = ByteGate(settings.max_inflight_bytes)
     metrics.watch_bytes(lambda: body_bytes.held)
-    return Service(
+    return Runtime(
         settings=settings,
         repository=repository,
         metrics=metrics,
@@ -107,17 +107,17 @@ def entry_of(app: FastAPI) -> ASGIApp:
 
     Not one of its middlewares: those run inside several layers of the framework's own.
     """
-    service: Service = app.state.service
-    settings = service.settings
+    runtime: Runtime = app.state.runtime
+    settings = runtime.settings
     direct: Direct = {
-        ("POST", CLASSIFY_PATH): Classify(service),
+        ("POST", CLASSIFY_PATH): Classify(runtime),
         ("OPTIONS", "*"): operations.options,
     }
     if settings.root_path is None:
-        edge: ASGIApp = RequestMiddleware(app, service, direct)
+        edge: ASGIApp = RequestMiddleware(app, runtime, direct)
     else:
         framework = WithRootPath(app, settings.root_path)
-        edge = WithoutRootPath(RequestMiddleware(framework, service, direct), settings.root_path)
+        edge = WithoutRootPath(RequestMiddleware(framework, runtime, direct), settings.root_path)
     if not settings.cors_origins:
         return edge
     return CORSMiddleware(  # outermost: errors of the edge get its headers too
@@ -131,12 +131,12 @@ def entry_of(app: FastAPI) -> ASGIApp:
 
 @asynccontextmanager
 async def _lifespan(app: FastAPI) -> AsyncGenerator[None]:
-    service: Service = app.state.service
-    service.repository.start()
+    runtime: Runtime = app.state.runtime
+    runtime.repository.start()
     # A daemon: a device that hangs in warm-up must not keep the process from ending.
-    warm_up = threading.Thread(target=_warm_up, args=(app, service), name="warm-up", daemon=True)
+    warm_up = threading.Thread(target=_warm_up, args=(app, runtime), name="warm-up", daemon=True)
     warm_up.start()
-    watchdog = asyncio.create_task(watch(service.repository))
+    watchdog = asyncio.create_task(watch(runtime.repository))
     giver = asyncio.create_task(give_back_while_running())
     try:
         yield
@@ -144,13 +144,13 @@ async def _lifespan(app: FastAPI) -> AsyncGenerator[None]:
         watchdog.cancel()
         giver.cancel()
         # Every accepted request has been answered or given up by now.
-        service.warm_up_stop.set()
-        service.jobs.close()
-        await asyncio.to_thread(warm_up.join, service.left_to_stop_s())
+        runtime.warm_up_stop.set()
+        runtime.jobs.close()
+        await asyncio.to_thread(warm_up.join, runtime.left_to_stop_s())
         if not warm_up.is_alive():
-            await asyncio.to_thread(service.repository.close, service.left_to_stop_s())
+            await asyncio.to_thread(runtime.repository.close, runtime.left_to_stop_s())
 
 
-def _warm_up(app: FastAPI, service: Service) -> None:
-    service.repository.warm_up(service.warm_up_stop)
+def _warm_up(app: FastAPI, runtime: Runtime) -> None:
+    runtime.repository.warm_up(runtime.warm_up_stop)
     app.openapi()  # made once, and long enough for the event loop to notice

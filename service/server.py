@@ -23,7 +23,7 @@ from fastapi import FastAPI
 
 from service.app import entry_of
 from service.errors import SettingsError
-from service.http.state import Service
+from service.http.runtime import Runtime
 from service.http1 import http1_protocol
 from service.logs import LogWriter
 from service.settings import Settings
@@ -60,14 +60,14 @@ class Server(uvicorn.Server):
     the process ends, so that whoever supervises it starts another.
     """
 
-    def __init__(self, config: uvicorn.Config, service: Service, logs: LogWriter) -> None:
+    def __init__(self, config: uvicorn.Config, runtime: Runtime, logs: LogWriter) -> None:
         super().__init__(config)
-        self._service = service
+        self._runtime = runtime
         self._logs = logs
         self._stopping: asyncio.Task[None] | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._ending: asyncio.Task[None] | None = None
-        service.repository.on_device_lost = self._on_device_lost
+        runtime.repository.on_device_lost = self._on_device_lost
 
     @contextmanager
     def capture_signals(self) -> Generator[None]:
@@ -87,8 +87,8 @@ class Server(uvicorn.Server):
         self._stopping = asyncio.create_task(self._stop(number.name))
 
     async def _stop(self, why: str) -> None:
-        service, settings = self._service, self._service.settings
-        service.begin_drain()
+        runtime, settings = self._runtime, self._runtime.settings
+        runtime.begin_drain()
         _log.info("draining", signal=why, delay_s=settings.drain_delay_s)
         await asyncio.sleep(settings.drain_delay_s)
         self.should_exit = True
@@ -132,12 +132,12 @@ class Server(uvicorn.Server):
 
 def uvicorn_config(app: FastAPI, settings: Settings) -> uvicorn.Config:
     """How uvicorn is to serve the app."""
-    service: Service = app.state.service
+    runtime: Runtime = app.state.runtime
     return uvicorn.Config(
         entry_of(app),
         loop="uvloop",
         http=http1_protocol(  # type: ignore[arg-type]  # makes protocols
-            settings.body_timeout_s, settings.write_timeout_s, service.metrics.count_refusal
+            settings.body_timeout_s, settings.write_timeout_s, runtime.metrics.count_refusal
         ),
         ws="none",
         log_config=None,
@@ -163,12 +163,12 @@ def run_server(app: FastAPI, settings: Settings, logs: LogWriter, listener: sock
     except OSError as error:  # another process that had bound it meanwhile, too, was faster
         raise _no_listener(settings.host, port, error) from error
     _log.info("listening", url=f"http://{f'[{host}]' if ':' in host else host}:{port}")
-    service: Service = app.state.service
+    runtime: Runtime = app.state.runtime
     sys.setswitchinterval(_SWITCH_S)
     gc.freeze()  # what is there stays, and to look through it would hold everything up for 0.1 s
-    Server(uvicorn_config(app, settings), service, logs).run(sockets=[listener])
-    _log.info("stopped", unanswered=service.given_up)
-    return 1 if service.given_up or service.repository.lost else 0
+    Server(uvicorn_config(app, settings), runtime, logs).run(sockets=[listener])
+    _log.info("stopped", unanswered=runtime.given_up)
+    return 1 if runtime.given_up or runtime.repository.lost else 0
 
 
 def bind(host: str, port: int) -> socket.socket:

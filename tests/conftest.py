@@ -74,7 +74,7 @@ def pytest_sessionstart() -> None:
 @contextmanager
 def running(app: FastAPI) -> Iterator[str]:
     """Serve an app on a free port, on a thread; gives its URL once it is ready."""
-    config = uvicorn_config(app, app.state.service.settings)
+    config = uvicorn_config(app, app.state.runtime.settings)
     config.port = 0
     server = uvicorn.Server(config)
     listener = config.bind_socket()

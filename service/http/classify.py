@@ -29,8 +29,8 @@ from service.http.exchange import Exchange
 from service.http.json_body import json_body
 from service.http.problems import invalid_parameters, known_error
 from service.http.record import RequestRecord
+from service.http.runtime import Runtime
 from service.http.schemas import ClassifyQuery
-from service.http.state import Service
 from service.http.upload import HeldBytes, read_body
 from service.postprocess.top_k import top_k
 from service.preprocess.decode import DecodedImage, decode, decode_at_once
@@ -45,15 +45,15 @@ _DEFAULT_TOP_K = 5
 class Classify:
     """The handler. `service/http/openapi.py` documents it."""
 
-    def __init__(self, service: Service) -> None:
-        self._service = service
+    def __init__(self, runtime: Runtime) -> None:
+        self._runtime = runtime
 
     async def __call__(self, exchange: Exchange) -> None:
         """Answer with the most probable labels of each image."""
-        service, record = self._service, exchange.record
-        settings = service.settings
+        runtime, record = self._runtime, exchange.record
+        settings = runtime.settings
         query = _read_query(exchange.query_string)
-        served = service.repository.find(query.model, query.version)
+        served = runtime.repository.find(query.model, query.version)
         record.model = served.name
         labels = _labels_wanted(query.top_k, served)
         batcher = served.batcher()
@@ -63,7 +63,7 @@ class Classify:
         served.gate.check(1, urgency.deadline, urgency.priority)
 
         async with TimeLimit(urgency, record, settings.body_timeout_s) as limit:
-            with HeldBytes(service.body_bytes) as held:
+            with HeldBytes(runtime.body_bytes) as held:
                 body = await read_body(exchange, held, settings.max_body_bytes)
                 limit.body_is_read()
                 with exchange.cancelled_when_client_leaves():
@@ -72,13 +72,13 @@ class Classify:
                         images = await self._parse(parse, body, urgency)
                     del body  # its parts are copies
                     record.images = len(images)
-                    works = [_work(image.content, served, service) for image in images]
+                    works = [_work(image.content, served, runtime) for image in images]
                     with served.gate.admit(
                         len(images), urgency.deadline, urgency.priority, works
                     ) as places:
                         if places.is_tried:
                             urgency = replace(urgency, is_tried=True)
-                        road = _Road(service, served, batcher, record, labels, urgency)
+                        road = _Road(runtime, served, batcher, record, labels, urgency)
                         results = await road.classify_all(images)
                         if road.ran == len(images):
                             places.answered()
@@ -86,9 +86,9 @@ class Classify:
 
     async def _parse(self, parse: BodyParser, body: bytes, urgency: Urgency) -> list[PostedImage]:
         """Take a form apart, off the event loop: a large one takes its time."""
-        call = partial(parse, body, self._service.settings.max_images)
+        call = partial(parse, body, self._runtime.settings.max_images)
         work = Work("form", size=len(body))
-        return await self._service.jobs.call(call, urgency.deadline, urgency.priority, work)
+        return await self._runtime.jobs.call(call, urgency.deadline, urgency.priority, work)
 
 
 @lru_cache(maxsize=64)
@@ -119,11 +119,11 @@ def _labels_wanted(top: int | None, served: ServedModel) -> int:
     return top
 
 
-def _work(image: bytes | RequestError, served: ServedModel, service: Service) -> Work:
+def _work(image: bytes | RequestError, served: ServedModel, runtime: Runtime) -> Work:
     """Say what is known of an image before it is decoded; of one that will be refused, nothing."""
     if isinstance(image, RequestError):
         return NO_WORK
-    policy = service.decode_policy
+    policy = runtime.decode_policy
     header = read_header(image, served.contract.preprocessing, policy.jpeg_draft_ratio)
     if header.pixels > policy.max_image_pixels:
         return NO_WORK
@@ -135,14 +135,14 @@ class _Road:
 
     def __init__(
         self,
-        service: Service,
+        runtime: Runtime,
         served: ServedModel,
         batcher: Batcher,
         record: RequestRecord,
         top: int,
         urgency: Urgency,
     ) -> None:
-        self._service, self._served, self._batcher = service, served, batcher
+        self._runtime, self._served, self._batcher = runtime, served, batcher
         self._record, self._top, self._urgency = record, top, urgency
         self._begun = 0
         self._failures: list[RequestError] = []
@@ -224,7 +224,7 @@ class _Road:
         }
 
     async def _answer_for(self, image: bytes) -> tuple[PendingImage, Answer]:
-        coalescer, urgency = self._service.coalescer, self._urgency
+        coalescer, urgency = self._runtime.coalescer, self._urgency
         if coalescer is None:
             pending = PendingImage(urgency)
             self._start(image, pending)
@@ -257,7 +257,7 @@ class _Road:
 
         A small image is decoded here, since the hop would take longer.
         """
-        preprocessing, policy = self._served.contract.preprocessing, self._service.decode_policy
+        preprocessing, policy = self._served.contract.preprocessing, self._runtime.decode_policy
         try:
             if decoded := decode_at_once(image, preprocessing, policy):
                 self._queue(decoded, pending, wake=True)
@@ -266,17 +266,17 @@ class _Road:
             forget_frames(error)
             pending.future.set_exception(error)
             return
-        self._service.jobs.submit(
+        self._runtime.jobs.submit(
             partial(self._decode, image, pending),
             pending.future,
             pending.urgency.deadline,
             pending.urgency.priority,
-            _work(image, self._served, self._service),
+            _work(image, self._served, self._runtime),
         )
 
     def _decode(self, image: bytes, pending: PendingImage) -> None:
         """Decode on a thread of the pool; once that is done it looks for work by itself."""
-        decoded = decode(image, self._served.contract.preprocessing, self._service.decode_policy)
+        decoded = decode(image, self._served.contract.preprocessing, self._runtime.decode_policy)
         self._queue(decoded, pending, wake=False)
 
     def _queue(self, decoded: DecodedImage, pending: PendingImage, *, wake: bool) -> None:
@@ -284,7 +284,7 @@ class _Road:
         now = time.perf_counter()
         pending.decode_s = now - pending.started
         pending.width, pending.height = decoded.width, decoded.height
-        self._service.metrics.decode_seconds.observe(pending.decode_s)
+        self._runtime.metrics.decode_seconds.observe(pending.decode_s)
         urgency = pending.urgency
         self._batcher.submit(
             Ticket(

@@ -16,7 +16,7 @@ from service.errors import ClientDisconnectedError, RequestError
 from service.http.json_body import json_body
 from service.http.problems import MEDIA_TYPE, headers_of, problem
 from service.http.record import RequestRecord
-from service.http.state import Service
+from service.http.runtime import Runtime
 from service.logs import request_id
 
 ON_DISCONNECT = "resnet_serve.on_disconnect"
@@ -39,9 +39,9 @@ _LINGER_BYTES = 64 * 2**20
 class Exchange:
     """Wraps the `receive` and `send` of one ASGI request; notes its trace and status."""
 
-    def __init__(self, scope: Scope, receive: Receive, send: Send, service: Service) -> None:
+    def __init__(self, scope: Scope, receive: Receive, send: Send, runtime: Runtime) -> None:
         self._scope, self._receive, self._send = scope, receive, send
-        self._service = service
+        self._runtime = runtime
         self.headers: Mapping[bytes, bytes] = _together(scope["headers"])
         self.record = RequestRecord(request_id(self.headers.get(b"x-request-id")))
         self.record.attach(scope)
@@ -119,7 +119,7 @@ class Exchange:
         if timings := self.record.timings_ms():
             text = ", ".join([f"{stage};dur={ms}" for stage, ms in timings.items()])
             headers.append((b"server-timing", text.encode()))
-        if self._unread or self._service.draining:
+        if self._unread or self._runtime.draining:
             headers.append((b"connection", b"close"))
         message["headers"] = headers
 

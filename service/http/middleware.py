@@ -11,7 +11,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from service.errors import RequestError, StoppingError
 from service.http.exchange import REFUSED, Exchange
 from service.http.problems import known_error
-from service.http.state import Service
+from service.http.runtime import Runtime
 from service.tracebacks import forget_frames
 
 _log = structlog.get_logger("service.request")
@@ -30,10 +30,10 @@ class RequestMiddleware:
     routing, dependencies and exit stacks took as long as decoding, batching and answering.
     """
 
-    def __init__(self, app: ASGIApp, service: Service, direct: Direct) -> None:
+    def __init__(self, app: ASGIApp, runtime: Runtime, direct: Direct) -> None:
         self._app = app
-        self._service = service
-        self._metrics = service.metrics
+        self._runtime = runtime
+        self._metrics = runtime.metrics
         self._direct = direct
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -41,7 +41,7 @@ class RequestMiddleware:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        exchange = Exchange(scope, receive, send, self._service)
+        exchange = Exchange(scope, receive, send, self._runtime)
         direct = self._direct.get((scope["method"], scope["path"]))
         self._metrics.requests_in_flight.inc()
         try:
@@ -56,7 +56,7 @@ class RequestMiddleware:
                 await exchange.answer(shown)
         except asyncio.CancelledError:
             # Stopping took longer than allowed and the server gave this task up; it ends here.
-            self._service.given_up += exchange.seconds is None
+            self._runtime.given_up += exchange.seconds is None
             exchange.give_up_body()
             await exchange.answer(StoppingError("the service stopped before it could answer"))
         finally:

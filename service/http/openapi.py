@@ -14,6 +14,7 @@ from starlette.routing import Route
 from service.http import examples
 from service.http.json_body import json_body
 from service.http.problems import MEDIA_TYPE
+from service.http.runtime import Runtime
 from service.http.schemas import (
     Classification,
     ClassifyQuery,
@@ -21,7 +22,6 @@ from service.http.schemas import (
     Problem,
     RequestHeaders,
 )
-from service.http.state import Service
 
 _REF = "#/components/schemas/{model}"
 _BINARY = {"schema": {"type": "string", "format": "binary", "minLength": 1}}
@@ -171,7 +171,7 @@ def _document(app: FastAPI, root_path: str | None) -> dict[str, Any]:
             if "application/json" in replies.get("422", {}).get("content", {}):
                 del replies["422"]
                 replies["400"] = _problem(400, "Bad parameter")
-    _state_limits(document, app.state.service)
+    _state_limits(document, app.state.runtime)
     return document
 
 
@@ -182,12 +182,12 @@ def _leave_out_null(schema: dict[str, Any]) -> None:
         schema.update(each)
 
 
-def _state_limits(document: dict[str, Any], service: Service) -> None:
+def _state_limits(document: dict[str, Any], runtime: Runtime) -> None:
     """Put this service's own limits into the description."""
     classify = document["paths"][CLASSIFY_PATH]["post"]
     images = document["components"]["schemas"]["JsonImages"]["properties"]["images"]
     form = classify["requestBody"]["content"]["multipart/form-data"]
     (top_k,) = (each for each in classify["parameters"] if each["name"] == "top_k")
-    images["maxItems"] = service.settings.max_images
-    form["schema"]["properties"]["files"]["maxItems"] = service.settings.max_images
-    top_k["schema"]["maximum"] = max(len(model.contract.labels) for model in service.repository)
+    images["maxItems"] = runtime.settings.max_images
+    form["schema"]["properties"]["files"]["maxItems"] = runtime.settings.max_images
+    top_k["schema"]["maximum"] = max(len(model.contract.labels) for model in runtime.repository)

@@ -16,8 +16,8 @@ from service.http.exchange import Exchange
 from service.http.json_body import json_body
 from service.http.openapi import answers, problems
 from service.http.parameters import WholeNumber
+from service.http.runtime import Runtime, runtime_of
 from service.http.schemas import Health, ModelDetail, Models, Probe
-from service.http.state import Service, service_of
 from service.metrics import CONTENT_TYPE
 from service.repository import Repository
 from service.served import ServedModel
@@ -42,16 +42,16 @@ async def options(exchange: Exchange) -> None:
 )
 async def health(request: Request) -> Response:
     """State, layout, models, providers and queues; 503 unless the state is "ready"."""
-    service = service_of(request)
-    state = _state(service)
+    runtime = runtime_of(request)
+    state = _state(runtime)
     body = {
         "state": state,
         "version": __version__,
-        "uptime_s": round(time.monotonic() - service.started, 3),
-        "layout": service.repository.layout.described(),
-        "devices": service.repository.devices(),
-        "models": [_model_health(model) for model in service.repository],
-        "broken": _broken(service.repository),
+        "uptime_s": round(time.monotonic() - runtime.started, 3),
+        "layout": runtime.repository.layout.described(),
+        "devices": runtime.repository.devices(),
+        "models": [_model_health(model) for model in runtime.repository],
+        "broken": _broken(runtime.repository),
     }
     return _json(body, 200 if state == "ready" else 503)
 
@@ -66,7 +66,7 @@ async def health(request: Request) -> Response:
 )
 async def livez(request: Request) -> Response:
     """Liveness: 503 when a thread is dead or stuck, or a device is lost: restart."""
-    troubles = service_of(request).repository.troubles()
+    troubles = runtime_of(request).repository.troubles()
     return _probe([f"{name}: {trouble}" for name, trouble in troubles.items()])
 
 
@@ -80,9 +80,9 @@ async def livez(request: Request) -> Response:
 )
 async def readyz(request: Request) -> Response:
     """Readiness: 503 until every model that is not broken is ready, and once stopping."""
-    service = service_of(request)
-    reasons = ["draining"] if service.draining else []
-    repository = service.repository
+    runtime = runtime_of(request)
+    reasons = ["draining"] if runtime.draining else []
+    repository = runtime.repository
     unready = {repository.title(m): m.reason for m in repository.needed() if m.state != "ready"}
     found = repository.troubles() | unready
     return _probe([*reasons, *(f"{name}: {reason}" for name, reason in found.items())])
@@ -98,7 +98,7 @@ async def readyz(request: Request) -> Response:
 )
 async def metrics(request: Request) -> Response:
     """All metrics, in Prometheus's text format."""
-    return Response(service_of(request).metrics.render(), headers={"Content-Type": CONTENT_TYPE})
+    return Response(runtime_of(request).metrics.render(), headers={"Content-Type": CONTENT_TYPE})
 
 
 @router.get(
@@ -111,7 +111,7 @@ async def metrics(request: Request) -> Response:
 )
 async def models(request: Request) -> Response:
     """List what is served, with versions, states and accuracies, and what is broken."""
-    repository = service_of(request).repository
+    repository = runtime_of(request).repository
     listed = [_summary(model, repository) for model in repository]
     return _json({"models": listed, "broken": _broken(repository)})
 
@@ -127,7 +127,7 @@ async def models(request: Request) -> Response:
 )
 async def model_detail(request: Request, name: str, version: WholeNumber | None = None) -> Response:
     """One model: its preprocessing, provenance, parity with PyTorch and classes."""
-    repository = service_of(request).repository
+    repository = runtime_of(request).repository
     model = repository.find(name, version)
     contract = model.contract
     return _json(
@@ -150,11 +150,11 @@ for probe in (health, livez, readyz, metrics):
     )
 
 
-def _state(service: Service) -> str:
-    if service.draining:
+def _state(runtime: Runtime) -> str:
+    if runtime.draining:
         return "draining"
-    states = {model.state for model in service.repository.needed()}
-    if "failed" in states or service.repository.troubles():
+    states = {model.state for model in runtime.repository.needed()}
+    if "failed" in states or runtime.repository.troubles():
         return "failed"
     if "reloading" in states:
         return "reloading"

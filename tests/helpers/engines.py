@@ -54,7 +54,7 @@ def answered(rows: np.ndarray) -> dict[str, np.ndarray]:
 
 def hold(client) -> HeldEngine:
     """Let the only model of a client's server wait at a gate that the test opens."""
-    (model,) = client.app.state.service.repository
+    (model,) = client.app.state.runtime.repository
     engine, inner = HeldEngine(), model.engine.run
 
     def run(pixels, outputs):

@@ -256,11 +256,11 @@ def test_an_engine_that_fails_at_random_costs_only_the_poisoned_their_answer(
 ):
     """Their requests alone get a 500, with an id; and no task is left of any of it."""
     client = serve(runners=3, decode_threads=2, max_batch=4, max_delay_ms=5)
-    service = client.app.state.service
-    (model,) = service.repository
+    runtime = client.app.state.runtime
+    (model,) = runtime.repository
     model.engine.run = faulty = FaultyEngine(model.engine.run)
     # A gauge is asked on the event loop, whose tasks it counts.
-    tasks = Gauge("test_tasks", "Tasks of the event loop.", registry=service.metrics.registry)
+    tasks = Gauge("test_tasks", "Tasks of the event loop.", registry=runtime.metrics.registry)
     tasks.set_function(lambda: len(asyncio.all_tasks()))
     rest = AT_REST | {"test_tasks": samples(client)["test_tasks"]}
 

@@ -44,7 +44,7 @@ def health(client) -> dict:
 
 
 def the_model(client):
-    (model,) = client.app.state.service.repository
+    (model,) = client.app.state.runtime.repository
     return model
 
 
@@ -211,7 +211,7 @@ def test_one_batch_is_computed_and_others_are_got_ready(
 def test_a_gpu_that_is_lost_costs_all_that_wait_and_the_process(serve, device, model_folder):
     write_color_model(model_folder / "other.onnx", name="other")
     client = serve(opener=gpu_opener(device), max_batch=2, default_model="color")
-    repository = client.app.state.service.repository
+    repository = client.app.state.runtime.repository
     ended = threading.Event()
     repository.on_device_lost = ended.set
     assert client.post(POST, content=colored()).status_code == 200

@@ -14,7 +14,7 @@ POST = "/v1/classify"
 
 
 def admitted(client, count: int) -> None:
-    gate = next(iter(client.app.state.service.repository)).gate
+    gate = next(iter(client.app.state.runtime.repository)).gate
     wait_until(lambda: gate.admitted == count)
 
 
@@ -29,7 +29,7 @@ def test_identical_images_are_computed_once_only_if_asked_for(serve, coalesce):
     client = serve(coalesce=coalesce, runners=1, max_batch=1)
     engine = hold(client)
     engine.open.clear()
-    gate = next(iter(client.app.state.service.repository)).gate
+    gate = next(iter(client.app.state.runtime.repository)).gate
     told = []
     gate.learn = lambda *times: told.append(times)
     with ThreadPoolExecutor(4) as pool:

@@ -29,7 +29,7 @@ def post(client: httpx.Client, **headers: str) -> httpx.Response:
 def held(serve):
     """A server whose engine waits at a gate that the test opens."""
     client = serve(max_batch=1, runners=1, stuck_after_s=60)
-    (model,) = client.app.state.service.repository
+    (model,) = client.app.state.runtime.repository
     engine = hold(client)
     yield client, engine, model
     engine.open.set()
@@ -124,7 +124,7 @@ def test_an_idle_server_tries_whatever_its_speed_is_said_to_be(held):
 
 def test_a_large_image_shuts_out_no_small_ones_after_it(client):
     """A small one takes no longer than before, whatever the time of a large one was."""
-    (model,) = client.app.state.service.repository
+    (model,) = client.app.state.runtime.repository
     with model.gate.admit(1):  # due after all others, and not idle
         large = encode(Image.new("RGB", (6000, 4000)), "PNG")
         response = client.post("/v1/classify", content=large)
@@ -170,7 +170,7 @@ def test_a_request_that_was_accepted_and_got_late_is_told_so_at_its_deadline(hel
 
 def test_a_models_own_default_timeout_wins(serve):
     client = serve(request_timeout_ms=60_000, model_timeout_ms="color=1", max_batch=1, runners=1)
-    (model,), engine = client.app.state.service.repository, hold(client)
+    (model,), engine = client.app.state.runtime.repository, hold(client)
     for _ in range(40):
         model._latencies.observe(1, 0.5)
     with one_under_way(client, engine):
@@ -181,7 +181,7 @@ def test_a_models_own_default_timeout_wins(serve):
 @pytest.mark.parametrize(("broken", "learned"), [(0, 1), (1, 0)])
 def test_only_a_request_whose_images_were_all_run_tells_how_long_such_take(client, broken, learned):
     """One that was mostly refused is done early, and says nothing of plans."""
-    (model,) = client.app.state.service.repository
+    (model,) = client.app.state.runtime.repository
     told: list[float] = []
     model.gate.learn = lambda _, took_s, __: told.append(took_s)
     bodies = [colored("red"), b"no image" if broken else colored("blue")]

@@ -36,7 +36,7 @@ def test_all_models_answer_503_and_liveness_fails_at_once(two_models, serve):
     """They share the device; only a new process has it back."""
     with capture_logs() as logs:
         client = serve(default_model="color")
-        repository = client.app.state.service.repository
+        repository = client.app.state.runtime.repository
         ended = threading.Event()
         repository.on_device_lost = ended.set
         lose_device(repository.find("color"))
@@ -58,7 +58,7 @@ def test_all_models_answer_503_and_liveness_fails_at_once(two_models, serve):
 
 def test_what_waits_for_another_model_is_answered_503(two_models, serve):
     client = serve(default_model="color", runners=1, coalesce=False)
-    repository = client.app.state.service.repository
+    repository = client.app.state.runtime.repository
     color, other = repository.find("color"), repository.find("other")
     begun, go = threading.Event(), threading.Event()
 
@@ -103,7 +103,7 @@ def test_a_device_lost_in_warm_up_is_not_tried_again(model_folder):
 def test_several_images_of_which_none_could_be_run_are_a_503_too(serve):
     """A client or proxy tries that again, and a 422 it does not."""
     client = serve(max_batch=1)
-    (model,) = client.app.state.service.repository
+    (model,) = client.app.state.runtime.repository
     lose_device(model)
     files = [("files", ("a.png", colored(name))) for name in ("red", "green", "blue")]
     response = client.post(POST, files=files)

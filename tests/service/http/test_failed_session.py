@@ -36,7 +36,7 @@ def fail_session(model) -> None:
 
 
 def the_model(client):
-    (model,) = client.app.state.service.repository
+    (model,) = client.app.state.runtime.repository
     return model
 
 

@@ -130,7 +130,7 @@ def test_a_default_model_that_disagrees_is_not_ready_and_so_is_any_of_a_strict_s
 
 def test_a_model_is_not_ready_while_it_warms_up(serve):
     client = serve()
-    (model,) = client.app.state.service.repository
+    (model,) = client.app.state.runtime.repository
     model.state, model.reason = "warming", "warming up"
     assert client.get("/readyz").json() == {"ok": False, "reasons": ["color: warming up"]}
     assert client.get("/health").json()["state"] == "starting"
@@ -141,7 +141,7 @@ def test_a_model_is_not_ready_while_it_warms_up(serve):
 
 def test_draining_fails_readiness_and_still_serves(serve):
     client = serve()
-    client.app.state.service.draining = True
+    client.app.state.runtime.draining = True
     assert client.get("/readyz").json()["reasons"] == ["draining"]
     assert client.get("/livez").status_code == 200
     response = client.post("/v1/classify", content=colored())
@@ -160,7 +160,7 @@ def test_a_probe_answers_head_and_says_so(client, path):
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
 def test_liveness_fails_when_the_runner_is_dead(serve):
     client = serve(runners=1, decode_threads=1)
-    (model,) = client.app.state.service.repository
+    (model,) = client.app.state.runtime.repository
 
     def die(pixels, outputs):
         raise SystemExit

@@ -235,7 +235,7 @@ def test_an_internal_error_gives_an_id_and_no_traceback(
 
 def test_an_engine_failure_is_500_for_its_batch_and_the_next_works(serve):
     client = serve()
-    (model,) = client.app.state.service.repository
+    (model,) = client.app.state.runtime.repository
     run = model.engine.run
 
     def broken(pixels, outputs):
@@ -255,7 +255,7 @@ def test_cors_is_off_unless_set(serve):
     client = serve(cors_origins="https://app.example")
     allowed = client.get("/readyz", headers=origin)
     assert allowed.headers["access-control-allow-origin"] == "https://app.example"
-    client.app.state.service.decode_policy = None  # a defect: answered by the edge itself
+    client.app.state.runtime.decode_policy = None  # a defect: answered by the edge itself
     failed = client.post("/v1/classify", content=colored(), headers=origin)
     assert failed.status_code == 500
     assert failed.headers["access-control-allow-origin"] == "https://app.example"

@@ -73,7 +73,7 @@ def test_a_client_that_leaves_leaves_nothing_either(serve):
 
 def test_an_engine_that_fails_leaves_nothing_either(serve):
     client = serve(max_batch=1)
-    (model,) = client.app.state.service.repository
+    (model,) = client.app.state.runtime.repository
 
     def broken(pixels, outputs):
         raise RuntimeError("a node's own complaint")

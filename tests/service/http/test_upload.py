@@ -131,12 +131,12 @@ def test_bodies_in_flight_are_limited_together(serve):
     with connect(client.base_url) as first:
         sent = 10_000 - len(image) + 1
         first.sendall(head(Content_Length=10_000) + bytes(sent))
-        wait_until(lambda: client.app.state.service.body_bytes.held >= sent)
+        wait_until(lambda: client.app.state.runtime.body_bytes.held >= sent)
         response = client.post("/v1/classify", content=image)
         assert response.status_code == 503
         assert response.json()["code"] == "too_many_bytes_in_flight"
         assert int(response.headers["retry-after"]) >= 1
-    wait_until(lambda: not client.app.state.service.body_bytes.held)
+    wait_until(lambda: not client.app.state.runtime.body_bytes.held)
     assert still_answers(client)
 
 
@@ -204,11 +204,11 @@ def test_a_client_that_closes_its_side_counts_as_gone(client):
 
 
 def test_a_client_that_leaves_in_mid_body_gives_its_bytes_back(client):
-    service = client.app.state.service
+    runtime = client.app.state.runtime
     with connect(client.base_url) as connection:
         connection.sendall(head(Content_Length=1000) + b"x")
-        wait_until(lambda: service.body_bytes.held != 0)
-    wait_until(lambda: not service.body_bytes.held)
+        wait_until(lambda: runtime.body_bytes.held != 0)
+    wait_until(lambda: not runtime.body_bytes.held)
     assert still_answers(client)
     assert 'reason="client_disconnected"} 1.0' in client.get("/metrics").text
 
@@ -216,17 +216,17 @@ def test_a_client_that_leaves_in_mid_body_gives_its_bytes_back(client):
 def test_a_client_that_leaves_after_a_large_body_gives_its_bytes_back(held_engine):
     """Uvicorn stops reading at 64 KiB of a body, and without reading nobody sees that it left."""
     client, engine = held_engine
-    service = client.app.state.service
+    runtime = client.app.state.runtime
     engine.open.clear()
     body = colored("red", (300, 300), image_format="BMP")
     assert len(body) > 200_000
     with connect(client.base_url) as connection:
         request = head(Content_Length=len(body)) + body
         connection.sendall(request[:-1])
-        wait_until(lambda: service.body_bytes.held >= len(body) - 1)
+        wait_until(lambda: runtime.body_bytes.held >= len(body) - 1)
         connection.sendall(request[-1:])
         assert engine.entered.acquire(timeout=60)
-    wait_until(lambda: not service.body_bytes.held)
+    wait_until(lambda: not runtime.body_bytes.held)
     engine.open.set()
     assert still_answers(client)
 
@@ -234,7 +234,7 @@ def test_a_client_that_leaves_after_a_large_body_gives_its_bytes_back(held_engin
 def test_work_of_a_client_that_left_is_dropped_before_inference(held_engine):
     """A closed socket cancels its ticket while that waits for the runner."""
     client, engine = held_engine
-    (model,) = client.app.state.service.repository
+    (model,) = client.app.state.runtime.repository
     body = colored("red")
     request = head(Content_Length=len(body)) + body
     with connect(client.base_url) as staying:
@@ -256,7 +256,7 @@ def test_work_of_a_client_that_left_is_dropped_before_inference(held_engine):
 def test_a_full_queue_is_refused_with_retry_after(serve, held_engine):
     """`max_queue` counts images until they are answered; a request is admitted whole."""
     client, engine = held_engine
-    gate = next(iter(client.app.state.service.repository)).gate
+    gate = next(iter(client.app.state.runtime.repository)).gate
     gate.limit = 2
     body = colored("red")
     with connect(client.base_url) as first:

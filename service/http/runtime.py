@@ -20,7 +20,7 @@ _LEAST_STOP_S = 0.5
 
 
 @dataclass
-class Service:
+class Runtime:
     """The running service."""
 
     settings: Settings
@@ -48,7 +48,7 @@ class Service:
         return max(_LEAST_STOP_S, self.stop_by - time.monotonic())
 
 
-def service_of(connection: HTTPConnection) -> Service:
+def runtime_of(connection: HTTPConnection) -> Runtime:
     """Give the service that a request belongs to."""
-    service: Service = connection.app.state.service
-    return service
+    runtime: Runtime = connection.app.state.runtime
+    return runtime
