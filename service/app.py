@@ -21,7 +21,7 @@ from starlette.types import ASGIApp
 
 from service import __version__
 from service.batching.admission import ByteGate
-from service.batching.jobs import JobQueue
+from service.batching.decode_pool import DecodePool
 from service.cpus import cpu_count
 from service.engine.base import Opener
 from service.errors import SettingsError
@@ -82,8 +82,8 @@ def create_runtime(settings: Settings, opener: Opener | None = None) -> Runtime:
     metrics = Metrics()
     metrics.set_build(__version__)
     memory = DecodingMemory(settings.max_decoding_bytes)
-    jobs = JobQueue(settings.decode_threads or cpu_count(), memory.waited_s)
-    repository = load_repository(settings, metrics, jobs, opener)
+    decode_pool = DecodePool(settings.decode_threads or cpu_count(), memory.waited_s)
+    repository = load_repository(settings, metrics, decode_pool, opener)
     prepare_decoding()
     body_bytes = ByteGate(settings.max_inflight_bytes)
     metrics.watch_bytes(lambda: body_bytes.held)
@@ -97,7 +97,7 @@ def create_runtime(settings: Settings, opener: Opener | None = None) -> Runtime:
             settings.jpeg_draft_ratio,
             memory,
         ),
-        jobs=jobs,
+        decode_pool=decode_pool,
         coalescer=Coalescer() if settings.coalesce else None,
     )
 
@@ -145,7 +145,7 @@ async def _lifespan(app: FastAPI) -> AsyncGenerator[None]:
         giver.cancel()
         # Every accepted request has been answered or given up by now.
         runtime.warm_up_stop.set()
-        runtime.jobs.close()
+        runtime.decode_pool.close()
         await asyncio.to_thread(warm_up.join, runtime.left_to_stop_s())
         if not warm_up.is_alive():
             await asyncio.to_thread(runtime.repository.close, runtime.left_to_stop_s())

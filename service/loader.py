@@ -9,7 +9,7 @@ from typing import Any
 
 import structlog
 
-from service.batching.jobs import JobQueue
+from service.batching.decode_pool import DecodePool
 from service.batching.plan import Device
 from service.contract import ModelContract, parse_contract
 from service.engine.base import Engine, Opener
@@ -34,7 +34,7 @@ _log = structlog.get_logger(__name__)
 def load_repository(
     settings: Settings,
     metrics: Metrics,
-    jobs: JobQueue | None = None,
+    decode_pool: DecodePool | None = None,
     opener: Opener | None = None,
 ) -> Repository:
     """Load every model that the settings ask for; each is "warming" until `warm_up` has run.
@@ -47,7 +47,7 @@ def load_repository(
     files = _asked_for(settings)
     names = list(dict.fromkeys(file.name for file in files))
     default = settings.default_model or (names[0] if len(names) == 1 else None)
-    jobs = jobs or JobQueue(1)
+    decode_pool = decode_pool or DecodePool(1)
     cache = ProfileCache(settings.cache_dir)
     first = _first_asked_for(files, settings.default_model)
     required = first if default else None
@@ -58,7 +58,7 @@ def load_repository(
         loading.load(file, choice.layout.intra_op_threads)
     on_cpu = next(iter(loading.loaded.values())).engine.provider == "cpu"
     # A GPU computes one batch at a time, whatever else is got ready beside it.
-    device = Device(choice.layout.runners if on_cpu else 1, jobs)
+    device = Device(choice.layout.runners if on_cpu else 1, decode_pool)
     served = [
         _serve(loading.loaded[file], metrics, settings, device)
         for file in files
@@ -68,7 +68,7 @@ def load_repository(
         metrics.show_broken(model.name, model.version)
     give_back_freed()
     models = ModelSet(served, loading.broken, default, settings.strict_models)
-    return Repository(models, device, jobs, choice, settings.stuck_after_s, loading.opener)
+    return Repository(models, device, decode_pool, choice, settings.stuck_after_s, loading.opener)
 
 
 def _asked_for(settings: Settings) -> list[ModelFile]:

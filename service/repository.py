@@ -10,10 +10,10 @@ from typing import Any
 
 import structlog
 
-from service.batching.jobs import JobQueue
+from service.batching.decode_pool import DecodePool
 from service.batching.plan import Device
-from service.batching.runners import RunnerPool
 from service.batching.schedule import Lane
+from service.batching.workers import WorkerPool
 from service.cpus import cpu_count
 from service.engine.base import Opener
 from service.errors import (
@@ -46,7 +46,7 @@ class Repository:
     """All served models, by name and version. Fixed once loaded."""
 
     def __init__(
-        self, models: ModelSet, device: Device, jobs: JobQueue, layout: Choice,
+        self, models: ModelSet, device: Device, decode_pool: DecodePool, layout: Choice,
         stuck_after_s: float, opener: Opener,
     ) -> None:  # fmt: skip
         self._all: dict[str, dict[int, ServedModel | BrokenModel]] = {}
@@ -54,11 +54,11 @@ class Repository:
         for model in known:
             self._all.setdefault(model.name, {})[model.version] = model
         self._models = models
-        self._device, self._jobs = device, jobs
+        self._device, self._decode_pool = device, decode_pool
         self.layout = layout
         self._stuck_after_s = stuck_after_s
         self._opener = opener
-        self._pool: RunnerPool | None = None
+        self._pool: WorkerPool | None = None
         self._losing = threading.Lock()
         self.lost: DeviceLostError | None = None
         self.on_device_lost: Callable[[], None] = lambda: None
@@ -75,14 +75,14 @@ class Repository:
 
         A core decodes or runs a batch; a thread that waits for a GPU leaves its core to others.
         """
-        runners, decoders = self.layout.layout.runners, self._jobs.threads
+        runners, decoders = self.layout.layout.runners, self._decode_pool.threads
         threads = max(runners, decoders) if self._on_cpu() else runners + decoders
         # Those that decode at a time, and have a core for it.
         self._device.decoders = min(decoders, cpu_count())
         self._device.shares_threads = self._on_cpu()
-        self._pool = RunnerPool(threads)
+        self._pool = WorkerPool(threads)
         self._device.running = self._pool.running
-        self._jobs.start(self._pool)
+        self._decode_pool.start(self._pool)
         lane = Lane(runners, serial=not self._on_cpu())
         for model in self:
             model.start(self._pool, lane)
@@ -144,7 +144,7 @@ class Repository:
             return {"device": f"lost: {self.lost}"}
         found = {self.title(model): trouble for model in self if (trouble := model.trouble())}
         found |= self._opener.trouble(self._stuck_after_s)
-        if self._pool is not None and (trouble := self._jobs.trouble(self._stuck_after_s)):
+        if self._pool is not None and (trouble := self._decode_pool.trouble(self._stuck_after_s)):
             found["decoding"] = trouble
         return found
 

@@ -14,8 +14,8 @@ from service.batching.admission import ImageGate
 from service.batching.batcher import Batcher
 from service.batching.latency import LatencyTable
 from service.batching.plan import Device
-from service.batching.runners import RunnerPool
 from service.batching.schedule import Lane
+from service.batching.workers import WorkerPool
 from service.contract import ModelContract
 from service.engine.base import Engine
 from service.errors import (
@@ -89,7 +89,7 @@ class ServedModel:
         metrics.ready.set_function(lambda: self.state == "ready")
         metrics.broken.set_function(lambda: self.broken)
 
-    def start(self, pool: RunnerPool, lane: Lane) -> None:
+    def start(self, pool: WorkerPool, lane: Lane) -> None:
         """Let the pool's threads serve the queue; call on the event loop."""
         self._batcher = Batcher(
             self.engine,

@@ -25,11 +25,11 @@ import math
 import time
 from collections.abc import Sequence
 
-from service.batching.correction import Correction
 from service.batching.costs import Work
 from service.batching.demand import Demand, Rank
 from service.batching.latency import LatencyTable
 from service.batching.plan import Device, Load
+from service.batching.prediction_error import PredictionErrors
 from service.batching.ticket import Priority, half_time
 from service.errors import (
     DeadlineExceededError,
@@ -66,7 +66,7 @@ class ImageGate:
         self._patience_s, self._patient = patience_s, 0
         self._places: set[Places] = set()
         # Who is passed by others takes longer for no fault of the plans.
-        self._corrections = {priority: Correction() for priority in Priority}
+        self._corrections = {priority: PredictionErrors() for priority in Priority}
         self._device = device or Device()
         self._device.gates.append(self)
 
@@ -228,11 +228,11 @@ class ImageGate:
         takes to make it; under load that would go for everyone, and small batches are slow. So
         there must be time for how far answers are from plans, and for a batch of the best size.
         """
-        correction = self._corrections[rank.priority]
-        needed_s = correction.expected_s(planned_s, now)
+        prediction_errors = self._corrections[rank.priority]
+        needed_s = prediction_errors.expected_s(planned_s, now)
         if self.demand.before(rank, now) >= self.max_batch:
             size = self.latencies.best_size(self.max_batch, math.inf)
-            needed_s += correction.margin_s(now) + 2 * self.latencies.p95_s(size)
+            needed_s += prediction_errors.margin_s(now) + 2 * self.latencies.p95_s(size)
         return needed_s
 
     def _drain_s(self, images: int) -> float:

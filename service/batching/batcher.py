@@ -14,12 +14,12 @@ from collections.abc import Callable, Sequence
 
 import structlog
 
-from service.batching.hand_over import HandOver
+from service.batching.completion import Completions
 from service.batching.latency import LatencyTable
 from service.batching.queue import Taken, TicketQueue
-from service.batching.runners import RunnerPool
 from service.batching.schedule import Lane, Urgency
 from service.batching.ticket import Answer, Ticket
+from service.batching.workers import WorkerPool
 from service.contract import PROBABILITIES
 from service.engine.base import DeviceOutputs, Engine, Outputs
 from service.errors import (
@@ -65,7 +65,7 @@ class Batcher:
         self,
         engine: Engine,
         metrics: ModelMetrics,
-        pool: RunnerPool,
+        pool: WorkerPool,
         *,
         max_batch: int,
         max_delay_s: float = 0.0,
@@ -78,7 +78,7 @@ class Batcher:
         self.max_batch = max_batch
         self._max_delay_s = max_delay_s
         self.latencies = latencies or LatencyTable()
-        self._waiters = HandOver(asyncio.get_running_loop())
+        self._waiters = Completions(asyncio.get_running_loop())
         self._waiting = TicketQueue()
         self._sweep_at = _SWEEP_FROM
         self._closing = False

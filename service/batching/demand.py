@@ -14,7 +14,7 @@ from service.batching.ticket import Priority
 
 
 class Ranked(Protocol):
-    """What has a place in the order of a `Line`. Times are of `time.perf_counter()`."""
+    """What has a place in the order of a `DeadlineQueue`. Times are of `time.perf_counter()`."""
 
     @property
     def deadline(self) -> float:

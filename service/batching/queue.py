@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from service.batching.latency import LatencyTable
-from service.batching.line import Line
+from service.batching.priority_queue import DeadlineQueue
 from service.batching.ticket import Ticket
 
 
@@ -18,7 +18,7 @@ class Taken:
     abandoned: int = 0  # nobody waits for them
 
 
-class TicketQueue(Line[Ticket]):
+class TicketQueue(DeadlineQueue[Ticket]):
     """Waiting tickets of one model."""
 
     def oldest_submitted(self) -> float:

@@ -41,7 +41,7 @@ class Lane:
 
 
 class Source(Protocol):
-    """What a pool takes work from. All but `run` is called with `RunnerPool.changed` held."""
+    """What a pool takes work from. All but `run` is called with `WorkerPool.changed` held."""
 
     @property
     def lane(self) -> Lane:

@@ -88,7 +88,7 @@ class Classify:
         """Take a form apart, off the event loop: a large one takes its time."""
         call = partial(parse, body, self._runtime.settings.max_images)
         work = Work("form", size=len(body))
-        return await self._runtime.jobs.call(call, urgency.deadline, urgency.priority, work)
+        return await self._runtime.decode_pool.call(call, urgency.deadline, urgency.priority, work)
 
 
 @lru_cache(maxsize=64)
@@ -266,7 +266,7 @@ class _Road:
             forget_frames(error)
             pending.future.set_exception(error)
             return
-        self._runtime.jobs.submit(
+        self._runtime.decode_pool.submit(
             partial(self._decode, image, pending),
             pending.future,
             pending.urgency.deadline,

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from starlette.requests import HTTPConnection
 
 from service.batching.admission import ByteGate
-from service.batching.jobs import JobQueue
+from service.batching.decode_pool import DecodePool
 from service.http.coalescing import Coalescer
 from service.metrics import Metrics
 from service.preprocess.decode import DecodePolicy
@@ -28,7 +28,7 @@ class Runtime:
     metrics: Metrics
     body_bytes: ByteGate
     decode_policy: DecodePolicy
-    jobs: JobQueue
+    decode_pool: DecodePool
     coalescer: Coalescer | None  # None: identical images are computed each for itself
     started: float = field(default_factory=time.monotonic)
     draining: bool = False

@@ -23,11 +23,11 @@ from stage import Clock, FixedTable
 from service.batching.admission import ImageGate
 from service.batching.batcher import Batcher
 from service.batching.costs import JobCosts, Work
-from service.batching.jobs import JobQueue
+from service.batching.decode_pool import DecodePool
 from service.batching.plan import Device
-from service.batching.runners import RunnerPool
 from service.batching.schedule import Lane, Schedule
 from service.batching.ticket import Answer, Priority, Ticket
+from service.batching.workers import WorkerPool
 from service.errors import DeadlineExceededError, DeadlineUnreachableError, QueueFullError
 from service.metrics import Metrics
 
@@ -69,7 +69,7 @@ class Engine(FakeEngine):
         return answered(np.zeros((len(pixels), 1), np.float32))
 
 
-class Unthreaded(RunnerPool):
+class Unthreaded(WorkerPool):
     """A pool whose threads are played by the simulation."""
 
     ended = False
@@ -94,7 +94,7 @@ class Server:
     outcomes: list[Outcome] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        self.pool, self.jobs = Unthreaded(self.threads), JobQueue(self.threads)
+        self.pool, self.jobs = Unthreaded(self.threads), DecodePool(self.threads)
         self.jobs.start(self.pool)
         self.device = Device(self.threads, self.jobs)
         self.device.decoders, self.device.shares_threads = self.threads, True

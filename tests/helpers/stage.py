@@ -24,11 +24,11 @@ import pytest
 from engines import FakeEngine, answered
 
 from service.batching.batcher import Batcher
-from service.batching.jobs import JobQueue
+from service.batching.decode_pool import DecodePool
 from service.batching.latency import LatencyTable
-from service.batching.runners import RunnerPool
 from service.batching.schedule import Lane
 from service.batching.ticket import Answer, Priority, Ticket
+from service.batching.workers import WorkerPool
 from service.errors import ModelUnavailableError, StoppingError
 from service.metrics import Metrics
 
@@ -247,7 +247,7 @@ class StagedBatcher(Batcher):
             self.stage.wrong.append("a batch so large that one in it gets late")
 
 
-class StagedJobs(JobQueue):
+class StagedJobs(DecodePool):
     """A queue of decodes whose every take is judged."""
 
     def __init__(self, stage: Stage, threads: int) -> None:
@@ -304,7 +304,7 @@ class Stage:
         self.loop.set_exception_handler(lambda _, context: self.wrong.append(str(context)))
         self.name = f"stage{next(_NAMES)}"
         self.sleepers = Sleepers()
-        self.pool = RunnerPool(threads, name=self.name, changed=self.sleepers)
+        self.pool = WorkerPool(threads, name=self.name, changed=self.sleepers)
         self.lane = Lane(runners or threads, serial=serial)
         self.max_delay_s = max_delay_s
         self.jobs = StagedJobs(self, decoders or threads)

@@ -15,10 +15,10 @@ from hypothesis import strategies as st
 from stage import Sleepers, stage
 
 from service.batching.batcher import Batcher
-from service.batching.jobs import JobQueue
+from service.batching.decode_pool import DecodePool
 from service.batching.latency import LatencyTable
-from service.batching.runners import RunnerPool
 from service.batching.ticket import Answer, Priority, Ticket
+from service.batching.workers import WorkerPool
 from service.errors import (
     DeviceLostError,
     InferenceError,
@@ -57,7 +57,7 @@ def with_batcher(
     async def main() -> None:
         engine = HeldEngine()
         options.setdefault("latencies", one_time_for_all_sizes(max_batch))
-        pool = RunnerPool(runners, changed=Sleepers())
+        pool = WorkerPool(runners, changed=Sleepers())
         batcher = Batcher(engine, metrics.for_model("m", 1), pool, max_batch=max_batch, **options)
         try:
             async with asyncio.timeout(60):
@@ -136,7 +136,7 @@ def test_max_delay_ends_also_when_the_thread_that_decoded_goes_on_to_another_ima
 
     async def use(batcher, engine):
         pool = batcher._pool
-        jobs, go, both = JobQueue(1), threading.Event(), threading.Event()
+        jobs, go, both = DecodePool(1), threading.Event(), threading.Event()
         jobs.start(pool)
         image = ticket(1)
 

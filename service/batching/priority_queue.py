@@ -27,7 +27,7 @@ class Waiting(Ranked, Protocol):
 W = TypeVar("W", bound=Waiting)
 
 
-class Line(Generic[W]):
+class DeadlineQueue(Generic[W]):
     """Who waits, first in order first."""
 
     def __init__(self) -> None:

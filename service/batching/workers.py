@@ -15,7 +15,7 @@ from service.batching.schedule import Run, Schedule, Source
 _LOOK_S = 0.05
 
 
-class RunnerPool(Schedule):
+class WorkerPool(Schedule):
     """A fixed number of threads, and the schedule by which they work.
 
     A thread holds `changed` while it looks for work, and waits for it where there is none.

@@ -8,13 +8,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
+from service.batching.completion import Completions
 from service.batching.costs import UNKNOWN_WORK, JobCosts, Work
 from service.batching.demand import Demand, Rank
-from service.batching.hand_over import HandOver
-from service.batching.line import Line
-from service.batching.runners import RunnerPool
+from service.batching.priority_queue import DeadlineQueue
 from service.batching.schedule import Lane, Run, Urgency
 from service.batching.ticket import Priority, half_time
+from service.batching.workers import WorkerPool
 from service.errors import ModelUnavailableError, StoppingError
 from service.tracebacks import forget_frames
 
@@ -32,7 +32,7 @@ class _Job:
     expected_s: float
 
 
-class JobQueue:
+class DecodePool:
     """Jobs, most urgent first, at most `threads` of them at a time. Submit on the event loop.
 
     Who waits for a thread waits here, and not in a queue without bound: `max_queue` and the bytes
@@ -46,15 +46,15 @@ class JobQueue:
         self.threads = threads
         self._waited_s = waited_s
         self.lane = Lane(threads)
-        self._jobs: Line[_Job] = Line()
+        self._jobs: DeadlineQueue[_Job] = DeadlineQueue()
         self._demand = Demand()  # seconds, of those that are in line
         self._costs = JobCosts()
-        self._pool: RunnerPool | None = None
-        self._waiters: HandOver | None = None
+        self._pool: WorkerPool | None = None
+        self._waiters: Completions | None = None
 
-    def start(self, pool: RunnerPool) -> None:
+    def start(self, pool: WorkerPool) -> None:
         """Let a pool's threads do the jobs; call on the event loop."""
-        self._pool, self._waiters = pool, HandOver(asyncio.get_running_loop())
+        self._pool, self._waiters = pool, Completions(asyncio.get_running_loop())
         pool.add(self)
 
     def submit(

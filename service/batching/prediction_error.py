@@ -16,7 +16,7 @@ _MOST_WRONG = 4.0
 """A single request, cancelled or stuck, must not spoil the correction."""
 
 
-class Correction:
+class PredictionErrors:
     """Learns from answers by how much plans are too good, and how reliable that is.
 
     The table times batches and the meter times decodes, each by itself. Together, on cores that

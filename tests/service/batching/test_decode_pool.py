@@ -12,20 +12,20 @@ import pytest
 from stage import Clock, simulated_time
 
 from service.batching.costs import Work
+from service.batching.decode_pool import DecodePool
 from service.batching.demand import Rank
-from service.batching.jobs import JobQueue
-from service.batching.runners import RunnerPool
 from service.batching.ticket import Priority
+from service.batching.workers import WorkerPool
 from service.errors import ModelUnavailableError, StoppingError
 
 FAR = 1e12
 
 
-def with_jobs(use: Callable[[JobQueue, RunnerPool], Awaitable[None]], threads: int = 1) -> None:
+def with_jobs(use: Callable[[DecodePool, WorkerPool], Awaitable[None]], threads: int = 1) -> None:
     """Run `use` with a job queue of its own, on a pool of three threads."""
 
     async def main() -> None:
-        pool, jobs = RunnerPool(3), JobQueue(threads)
+        pool, jobs = WorkerPool(3), DecodePool(threads)
         jobs.start(pool)
         try:
             async with asyncio.timeout(60):
@@ -57,7 +57,7 @@ def test_a_job_gives_its_value_or_its_error():
     def fail() -> None:
         raise ValueError("broken")
 
-    async def use(jobs: JobQueue, _: RunnerPool) -> None:
+    async def use(jobs: DecodePool, _: WorkerPool) -> None:
         assert await jobs.call(lambda: 7, FAR, Priority.HIGH) == 7
         with pytest.raises(ValueError, match="broken"):
             await jobs.call(fail, FAR, Priority.HIGH)
@@ -66,7 +66,7 @@ def test_a_job_gives_its_value_or_its_error():
 
 
 def test_jobs_run_by_priority_then_deadline_then_arrival_and_dropped_ones_never():
-    async def use(jobs: JobQueue, _: RunnerPool) -> None:
+    async def use(jobs: DecodePool, _: WorkerPool) -> None:
         first, order = Held(), list[str]()
 
         def note(name: str) -> Callable[[], None]:
@@ -89,7 +89,7 @@ def test_jobs_run_by_priority_then_deadline_then_arrival_and_dropped_ones_never(
 
 
 def test_no_more_threads_than_allowed_work_on_jobs():
-    async def use(jobs: JobQueue, pool: RunnerPool) -> None:
+    async def use(jobs: DecodePool, pool: WorkerPool) -> None:
         held = [Held(), Held(), Held()]
         futures = [jobs.call(job, FAR, Priority.HIGH) for job in held]
         await begun(held[0])
@@ -116,7 +116,7 @@ def test_what_is_before_whom_is_predicted_from_what_is_known_of_each_job():
     """Those that are due later are not, however large they are."""
     clock = Clock()
 
-    async def use(jobs: JobQueue, _: RunnerPool) -> None:
+    async def use(jobs: DecodePool, _: WorkerPool) -> None:
         small_s, large_s = jobs.expect_s(SMALL), jobs.expect_s(LARGE)
         assert jobs.is_idle
         held = Held()
@@ -150,7 +150,7 @@ def test_what_is_before_whom_is_predicted_from_what_is_known_of_each_job():
 def test_what_is_left_of_a_job_is_predicted_and_as_much_again_once_it_takes_longer():
     clock = Clock()
 
-    async def use(jobs: JobQueue, _: RunnerPool) -> None:
+    async def use(jobs: DecodePool, _: WorkerPool) -> None:
         held = Held()
         running = jobs.call(held, FAR, Priority.HIGH, LARGE)
         await begun(held)
@@ -171,7 +171,7 @@ def test_predictions_learn_from_jobs_that_were_done_to_their_end_alone():
     """A broken file is refused early, and says nothing of whole ones."""
     clock = Clock()
 
-    async def use(jobs: JobQueue, _: RunnerPool) -> None:
+    async def use(jobs: DecodePool, _: WorkerPool) -> None:
         def decode(took_s: float, error: Exception | None = None) -> None:
             clock.now += took_s
             if error:
@@ -199,7 +199,7 @@ def test_what_a_job_waited_is_none_of_what_it_takes():
 
     async def use() -> None:
         nonlocal waited
-        pool, jobs = RunnerPool(1), JobQueue(1, lambda: waited)
+        pool, jobs = WorkerPool(1), DecodePool(1, lambda: waited)
         jobs.start(pool)
 
         def waits(seconds: float, took_s: float) -> None:
@@ -222,7 +222,7 @@ def test_what_a_job_waited_is_none_of_what_it_takes():
 
 
 def test_a_job_that_takes_too_long_is_reported():
-    async def use(jobs: JobQueue, pool: RunnerPool) -> None:
+    async def use(jobs: DecodePool, pool: WorkerPool) -> None:
         assert jobs.trouble(stuck_after_s=0) is None
         held = Held()
         future = jobs.call(held, FAR, Priority.HIGH)
@@ -245,7 +245,7 @@ def test_what_a_cancelled_job_holds_is_let_go_at_once():
         def read(self) -> None:
             pass
 
-    async def use(jobs: JobQueue, _: RunnerPool) -> None:
+    async def use(jobs: DecodePool, _: WorkerPool) -> None:
         job = Held()
         running = jobs.call(job, FAR, Priority.HIGH)
         await begun(job)
@@ -271,7 +271,7 @@ def test_a_thread_that_waits_holds_nothing_of_its_last_job():
         def read(self) -> int:
             return 7
 
-    async def use(jobs: JobQueue, _: RunnerPool) -> None:
+    async def use(jobs: DecodePool, _: WorkerPool) -> None:
         body, gone, loop = Body(), asyncio.Event(), asyncio.get_running_loop()
         weakref.finalize(body, lambda: loop.call_soon_threadsafe(gone.set))
         assert await jobs.call(body.read, FAR, Priority.HIGH) == 7
@@ -282,7 +282,7 @@ def test_a_thread_that_waits_holds_nothing_of_its_last_job():
 
 
 def test_closing_fails_what_waits_and_takes_no_more():
-    async def use(jobs: JobQueue, _: RunnerPool) -> None:
+    async def use(jobs: DecodePool, _: WorkerPool) -> None:
         job = Held()
         running = jobs.call(job, FAR, Priority.HIGH)
         await begun(job)
@@ -305,7 +305,7 @@ def test_when_the_threads_die_nobody_waits_for_ever():
     def die() -> None:
         raise SystemExit
 
-    async def use(jobs: JobQueue, pool: RunnerPool) -> None:
+    async def use(jobs: DecodePool, pool: WorkerPool) -> None:
         job = Held()
         held = [jobs.call(die, FAR, Priority.HIGH), jobs.call(die, FAR, Priority.HIGH)]
         for future in held:

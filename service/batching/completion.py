@@ -13,7 +13,7 @@ Outcomes = Sequence[tuple["asyncio.Future[Any]", Any]]
 _log = structlog.get_logger(__name__)
 
 
-class HandOver:
+class Completions:
     """Sets results and errors on futures of one event loop, from any thread.
 
     Many at a time: to wake the loop costs more than they do. Who is done already, as after a
