@@ -10,7 +10,7 @@ from typing import Any
 import structlog
 
 from service.batching.decode_pool import DecodePool
-from service.batching.plan import Device
+from service.batching.plan import DeviceLoad
 from service.contract import ModelContract, parse_contract
 from service.engine.base import Engine, Opener
 from service.engine.onnx import CudaOptions, OnnxOpener
@@ -58,7 +58,7 @@ def load_repository(
         loading.load(file, choice.layout.intra_op_threads)
     on_cpu = next(iter(loading.loaded.values())).engine.provider == "cpu"
     # A GPU computes one batch at a time, whatever else is got ready beside it.
-    device = Device(choice.layout.runners if on_cpu else 1, decode_pool)
+    device = DeviceLoad(choice.layout.runners if on_cpu else 1, decode_pool)
     served = [
         _serve(loading.loaded[file], metrics, settings, device)
         for file in files
@@ -260,7 +260,7 @@ def _check_agreement(
 
 
 def _serve(
-    loaded: LoadedModel, metrics: Metrics, settings: Settings, device: Device
+    loaded: LoadedModel, metrics: Metrics, settings: Settings, device: DeviceLoad
 ) -> ServedModel:
     file, engine, contract = loaded.file, loaded.engine, loaded.contract
     metrics.set_model_info(

@@ -11,8 +11,8 @@ from typing import Any
 import structlog
 
 from service.batching.decode_pool import DecodePool
-from service.batching.plan import Device
-from service.batching.schedule import Lane
+from service.batching.plan import DeviceLoad
+from service.batching.schedule import ConcurrencyLimit
 from service.batching.workers import WorkerPool
 from service.cpus import cpu_count
 from service.engine.base import Opener
@@ -46,7 +46,7 @@ class Repository:
     """All served models, by name and version. Fixed once loaded."""
 
     def __init__(
-        self, models: ModelSet, device: Device, decode_pool: DecodePool, layout: Choice,
+        self, models: ModelSet, device: DeviceLoad, decode_pool: DecodePool, layout: Choice,
         stuck_after_s: float, opener: Opener,
     ) -> None:  # fmt: skip
         self._all: dict[str, dict[int, ServedModel | BrokenModel]] = {}
@@ -83,9 +83,9 @@ class Repository:
         self._pool = WorkerPool(threads)
         self._device.running = self._pool.running
         self._decode_pool.start(self._pool)
-        lane = Lane(runners, serial=not self._on_cpu())
+        concurrency = ConcurrencyLimit(runners, serial=not self._on_cpu())
         for model in self:
-            model.start(self._pool, lane)
+            model.start(self._pool, concurrency)
 
     def _lose_device(self, error: DeviceLostError) -> None:
         """Answer nobody any more, of any model; readiness goes before those who wait are told."""

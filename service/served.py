@@ -13,8 +13,8 @@ import structlog
 from service.batching.admission import ImageGate
 from service.batching.batcher import Batcher
 from service.batching.latency import LatencyTable
-from service.batching.plan import Device
-from service.batching.schedule import Lane
+from service.batching.plan import DeviceLoad
+from service.batching.schedule import ConcurrencyLimit
 from service.batching.workers import WorkerPool
 from service.contract import ModelContract
 from service.engine.base import Engine
@@ -58,7 +58,7 @@ class ServedModel:
     """
 
     def __init__(
-        self, loaded: LoadedModel, metrics: ModelMetrics, settings: Settings, device: Device
+        self, loaded: LoadedModel, metrics: ModelMetrics, settings: Settings, device: DeviceLoad
     ) -> None:
         self.name, self.version = loaded.file.name, loaded.file.version
         self.engine, self.contract = loaded.engine, loaded.contract
@@ -89,7 +89,7 @@ class ServedModel:
         metrics.ready.set_function(lambda: self.state == "ready")
         metrics.broken.set_function(lambda: self.broken)
 
-    def start(self, pool: WorkerPool, lane: Lane) -> None:
+    def start(self, pool: WorkerPool, concurrency: ConcurrencyLimit) -> None:
         """Let the pool's threads serve the queue; call on the event loop."""
         self._batcher = Batcher(
             self.engine,
@@ -98,7 +98,7 @@ class ServedModel:
             max_batch=self.max_batch,
             max_delay_s=self._settings.max_delay_ms / 1000,
             latencies=self._latencies,
-            lane=lane,
+            concurrency=concurrency,
         )
         self._batcher.on_failure = self._on_failure
 

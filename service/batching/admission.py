@@ -28,7 +28,7 @@ from collections.abc import Sequence
 from service.batching.costs import Work
 from service.batching.demand import Demand, Rank
 from service.batching.latency import LatencyTable
-from service.batching.plan import Device, Load
+from service.batching.plan import DeviceLoad, Load
 from service.batching.prediction_error import PredictionErrors
 from service.batching.ticket import Priority, half_time
 from service.errors import (
@@ -54,7 +54,7 @@ class ImageGate:
         *,
         max_batch: int = 1,
         latencies: LatencyTable | None = None,
-        device: Device | None = None,
+        device: DeviceLoad | None = None,
         patience_s: float = math.inf,
     ) -> None:
         self.limit = limit
@@ -64,10 +64,10 @@ class ImageGate:
         self.admitted = 0
         """Images let in and not yet answered."""
         self._patience_s, self._patient = patience_s, 0
-        self._places: set[Places] = set()
+        self._places: set[Reservation] = set()
         # Who is passed by others takes longer for no fault of the plans.
         self._corrections = {priority: PredictionErrors() for priority in Priority}
-        self._device = device or Device()
+        self._device = device or DeviceLoad()
         self._device.gates.append(self)
 
     def check(
@@ -87,7 +87,7 @@ class ImageGate:
         deadline: float = math.inf,
         priority: Priority = Priority.HIGH,
         works: Sequence[Work] = (),
-    ) -> Places:
+    ) -> Reservation:
         """Give places for all images of a request, held while they are entered as a block.
 
         Refuses as `check` does.
@@ -98,7 +98,7 @@ class ImageGate:
         planned_s = self._device.planned_s(rank, self, now, own=load)
         if not self._device.is_idle:
             planned_s = self._check_times(planned_s, rank, load, now)
-        return Places(self, rank, load, now, planned_s)
+        return Reservation(self, rank, load, now, planned_s)
 
     def _check_times(self, planned_s: float, rank: Rank, load: Load, now: float) -> float:
         time_left_s = rank.deadline - now
@@ -187,39 +187,39 @@ class ImageGate:
         """Take note of how long a request was planned to take and took."""
         self._corrections[priority].learn(planned_s, took_s, time.perf_counter())
 
-    def hold(self, places: Places) -> None:
+    def hold(self, reservation: Reservation) -> None:
         """Count a request's images in; whom it passes waits longer than was planned."""
-        seconds = self._device.alone_s(places.load)
+        seconds = self._device.alone_s(reservation.load)
         for gate in self._device.gates:
-            gate.put_off(places.rank, seconds)
-        self._places.add(places)
-        self.demand.add(places.rank, places.load.images)
-        self.admitted += places.load.images
-        self._patient += places.load.images if self._is_patient(places) else 0
+            gate.put_off(reservation.rank, seconds)
+        self._places.add(reservation)
+        self.demand.add(reservation.rank, reservation.load.images)
+        self.admitted += reservation.load.images
+        self._patient += reservation.load.images if self._is_patient(reservation) else 0
 
-    def let_go(self, places: Places) -> None:
+    def let_go(self, reservation: Reservation) -> None:
         """Count a request's images out."""
-        self._places.remove(places)
-        self.demand.remove(places.rank, places.load.images)
-        self.admitted -= places.load.images
-        self._patient -= places.load.images if self._is_patient(places) else 0
+        self._places.remove(reservation)
+        self.demand.remove(reservation.rank, reservation.load.images)
+        self.admitted -= reservation.load.images
+        self._patient -= reservation.load.images if self._is_patient(reservation) else 0
 
     def put_off(self, rank: Rank, seconds: float) -> None:
         """Add to the plans of those who are passed by somebody of that rank."""
         if not (self.demand.has_low or self.demand.later(rank.deadline)):
             return
         low, due = Priority.LOW, rank.deadline
-        for places in self._places:
-            other = places.rank
+        for reservation in self._places:
+            other = reservation.rank
             if other.priority is not rank.priority:
                 is_passed = other.priority is low
             else:
                 is_passed = other.deadline > due
             if is_passed:
-                places.planned_s += seconds
+                reservation.planned_s += seconds
 
-    def _is_patient(self, places: Places) -> bool:
-        return places.rank.deadline - places.asked_at > self._patience_s
+    def _is_patient(self, reservation: Reservation) -> bool:
+        return reservation.rank.deadline - reservation.asked_at > self._patience_s
 
     def needed_s(self, planned_s: float, rank: Rank, now: float) -> float:
         """Give the time that a request must have left: the more, the more there is before it.
@@ -240,7 +240,7 @@ class ImageGate:
         return seconds / self._device.runners
 
 
-class Places:
+class Reservation:
     """The places of one request, held while the block runs."""
 
     def __init__(
@@ -252,7 +252,7 @@ class Places:
         self.is_tried = planned_s > rank.deadline - asked_at
         """Whether it was let in although the plan was too long, since there was nothing to do."""
 
-    def __enter__(self) -> Places:
+    def __enter__(self) -> Reservation:
         """Hold them."""
         self._gate.hold(self)
         return self

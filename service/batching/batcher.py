@@ -16,9 +16,9 @@ import structlog
 
 from service.batching.completion import Completions
 from service.batching.latency import LatencyTable
-from service.batching.queue import Taken, TicketQueue
-from service.batching.schedule import Lane, Urgency
-from service.batching.ticket import Answer, Ticket
+from service.batching.queue import Selection, TicketQueue
+from service.batching.schedule import ConcurrencyLimit, SortKey
+from service.batching.ticket import ImageResult, Ticket
 from service.batching.workers import WorkerPool
 from service.contract import PROBABILITIES
 from service.engine.base import DeviceOutputs, Engine, Outputs
@@ -53,10 +53,10 @@ _SWEEP_FROM = 64
 
 
 class Batcher:
-    """One model's queue, run in batches by the threads of its device, `lane` of them at a time.
+    """One model's queue, run in batches by the threads of its device, `concurrency` of them at a time.
 
     Construct it on the event loop that will wait for answers. Every ticket's future is resolved
-    exactly once: with an `Answer`, an `InferenceError`, a `DeadlineExceededError` or a
+    exactly once: with an `ImageResult`, an `InferenceError`, a `DeadlineExceededError` or a
     `ModelUnavailableError`. How many run together is planned by `latencies`. When the engine's
     session fails or its device is lost, the queue is emptied and takes nothing until `resume`.
     """
@@ -70,7 +70,7 @@ class Batcher:
         max_batch: int,
         max_delay_s: float = 0.0,
         latencies: LatencyTable | None = None,
-        lane: Lane | None = None,
+        concurrency: ConcurrencyLimit | None = None,
     ) -> None:
         self._engine = engine
         self._metrics = metrics
@@ -86,7 +86,7 @@ class Batcher:
         self._slow_logged_at = -math.inf
         self.on_failure: Callable[[Failure], None] = lambda _: None
         """Called on the thread that met it, once until `resume`."""
-        self.lane = lane or Lane(pool.runners)
+        self.concurrency = concurrency or ConcurrencyLimit(pool.runners)
         pool.add(self)
 
     def submit(self, ticket: Ticket, *, wake: bool = True) -> None:
@@ -163,15 +163,15 @@ class Batcher:
         waits for the end of the other; but not if that takes far longer than planned.
         """
         waiting = len(self._waiting)
-        if not (self.lane.serial and self.lane.running):
+        if not (self.concurrency.serial and self.concurrency.running):
             return 0.0
         if waiting >= self.latencies.best_size(self.max_batch, math.inf):
             return 0.0
-        return self._pool.free_at(self.lane) + self.latencies.median_s(waiting)
+        return self._pool.free_at(self.concurrency) + self.latencies.median_s(waiting)
 
-    def urgency(self) -> Urgency:
+    def sort_key(self) -> SortKey:
         """Priority and deadline of the first ticket in line."""
-        return self._waiting.urgency(time.perf_counter())
+        return self._waiting.sort_key(time.perf_counter())
 
     def lasts_s(self) -> float:
         """Predict how long the next batch takes."""
@@ -188,7 +188,7 @@ class Batcher:
             return False
         now, long_s = time.perf_counter(), _UNHURRIED * self.latencies.p95_s(best)
         waited_s = now - self._waiting.oldest_submitted()
-        left_s = self._waiting.urgency(now)[1] - now
+        left_s = self._waiting.sort_key(now)[1] - now
         return waited_s < long_s and for_s <= long_s < left_s - for_s
 
     def take(self, idle: int) -> list[Ticket]:
@@ -201,7 +201,7 @@ class Batcher:
         self._note_gone(taken)
         return taken.batch
 
-    def _note_gone(self, taken: Taken) -> None:
+    def _note_gone(self, taken: Selection) -> None:
         if taken.abandoned:
             self._metrics.abandoned.inc(taken.abandoned)
         self._fail(taken.late, _late)
@@ -275,7 +275,7 @@ class Batcher:
         if isinstance(outputs, DeviceOutputs):
             # It may have waited for another one; and this thread, to go on.
             started, ended = outputs.began_at, outputs.ended_at
-            self.lane.ended_at = max(self.lane.ended_at, ended)
+            self.concurrency.ended_at = max(self.concurrency.ended_at, ended)
         infer_s = ended - started
         size = self.latencies.padded_size(len(batch))
         self._note_slow(size, infer_s)
@@ -286,7 +286,7 @@ class Batcher:
         for ticket, row in zip(batch, rows, strict=True):
             queue_s = started - ticket.submitted
             self._metrics.queue_seconds.observe(queue_s)
-            answers.append((ticket.future, Answer(row, queue_s, infer_s, len(batch))))
+            answers.append((ticket.future, ImageResult(row, queue_s, infer_s, len(batch))))
         self._waiters.resolve(answers)
 
     def _note_slow(self, size: int, infer_s: float) -> None:

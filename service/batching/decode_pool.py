@@ -12,7 +12,7 @@ from service.batching.completion import Completions
 from service.batching.costs import UNKNOWN_WORK, JobCosts, Work
 from service.batching.demand import Demand, Rank
 from service.batching.priority_queue import DeadlineQueue
-from service.batching.schedule import Lane, Run, Urgency
+from service.batching.schedule import ConcurrencyLimit, Run, SortKey
 from service.batching.ticket import Priority, half_time
 from service.batching.workers import WorkerPool
 from service.errors import ModelUnavailableError, StoppingError
@@ -45,7 +45,7 @@ class DecodePool:
         """Prepare for so many threads; `waited_s` tells how long the calling one waited in jobs."""
         self.threads = threads
         self._waited_s = waited_s
-        self.lane = Lane(threads)
+        self.concurrency = ConcurrencyLimit(threads)
         self._jobs: DeadlineQueue[_Job] = DeadlineQueue()
         self._demand = Demand()  # seconds, of those that are in line
         self._costs = JobCosts()
@@ -167,9 +167,9 @@ class DecodePool:
             self._pop(now)
         return None
 
-    def urgency(self) -> Urgency:
+    def sort_key(self) -> SortKey:
         """Priority and deadline of the first job."""
-        return self._jobs.urgency(time.perf_counter())
+        return self._jobs.sort_key(time.perf_counter())
 
     def lasts_s(self) -> float:
         """Predict how long the first job takes."""

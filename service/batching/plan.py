@@ -72,7 +72,7 @@ class Load(NamedTuple):
 NOTHING = Load()
 
 
-class Device:
+class DeviceLoad:
     """A device's threads, its models' gates and what runs; makes plans of all that."""
 
     def __init__(self, runners: int = 1, decoding: Decoding | None = None) -> None:
@@ -129,7 +129,7 @@ class _View:
 
     __slots__ = ("_device", "_more", "_of", "_own", "_rests", "_running")
 
-    def __init__(self, device: Device, of: Gate, more: Load, own: Load) -> None:
+    def __init__(self, device: DeviceLoad, of: Gate, more: Load, own: Load) -> None:
         self._device, self._of, self._more, self._own = device, of, more, own
         self._running = device.running()
         self._rests = [] if device.decoding is None else device.decoding.rests_s()

@@ -80,7 +80,7 @@ class DeadlineQueue(Generic[W]):
             heapq.heapify(heap)
         return before - len(self)
 
-    def urgency(self, now: float) -> tuple[int, float]:
+    def sort_key(self, now: float) -> tuple[int, float]:
         """Give priority and deadline, as they count now, of who is first; there must be one."""
         heap = self._heap(now)
         return (Priority.HIGH if self._high else Priority.LOW), heap[0][0]

@@ -10,7 +10,7 @@ from service.batching.ticket import Ticket
 
 
 @dataclass
-class Taken:
+class Selection:
     """The outcome of forming a batch."""
 
     batch: list[Ticket] = field(default_factory=list)
@@ -25,12 +25,12 @@ class TicketQueue(DeadlineQueue[Ticket]):
         """When the longest-waiting ticket was submitted; there must be one."""
         return min(ticket.submitted for ticket in self)
 
-    def drop_gone(self, now: float, latencies: LatencyTable) -> Taken:
+    def drop_gone(self, now: float, latencies: LatencyTable) -> Selection:
         """Drop who is first and has gone, or can't be answered in time even alone, and so on.
 
         The order among models is that of images which are really run.
         """
-        taken = Taken()
+        taken = Selection()
         while (ticket := self.first(now)) is not None:
             if ticket.future.cancelled():
                 taken.abandoned += 1
@@ -41,13 +41,13 @@ class TicketQueue(DeadlineQueue[Ticket]):
             self.pop(now)
         return taken
 
-    def take(self, now: float, latencies: LatencyTable, max_batch: int) -> Taken:
+    def take(self, now: float, latencies: LatencyTable, max_batch: int) -> Selection:
         """Take the next batch, at most `max_batch`, as large as the table advises.
 
         Passed over, and gone from the queue: tickets that nobody waits for, and those whose
         deadline not even a batch of their own would meet.
         """
-        taken = Taken()
+        taken = Selection()
         size = 1
         while len(taken.batch) < size:
             gone = self.drop_gone(now, latencies)

@@ -11,12 +11,12 @@ from typing import Any, Protocol
 from service.batching.demand import Ranked
 from service.batching.latency import LatencyTable
 
-Urgency = tuple[int, float]
+SortKey = tuple[int, float]
 """Priority, then deadline: the least is served first."""
 
 
 @dataclass(slots=True)
-class Lane:
+class ConcurrencyLimit:
     """How many threads may work for some sources at a time.
 
     In a `serial` lane their batches are computed one after the other, as on a GPU; who comes while
@@ -40,11 +40,11 @@ class Lane:
         return 1 if self.serial else self.free
 
 
-class Source(Protocol):
+class WorkSource(Protocol):
     """What a pool takes work from. All but `run` is called with `WorkerPool.changed` held."""
 
     @property
-    def lane(self) -> Lane:
+    def concurrency(self) -> ConcurrencyLimit:
         """The lane whose limit counts for this source."""
 
     @property
@@ -54,7 +54,7 @@ class Source(Protocol):
     def ready_at(self) -> float | None:
         """When work can be taken (`time.perf_counter()`); None while nothing waits."""
 
-    def urgency(self) -> Urgency:
+    def sort_key(self) -> SortKey:
         """How urgent the next piece is; only asked of a source that has one."""
 
     def lasts_s(self) -> float:
@@ -77,7 +77,7 @@ class Source(Protocol):
 class Run:
     """Work that is being done."""
 
-    source: Source
+    source: WorkSource
     batch: list[Any]
     since: float
 
@@ -93,7 +93,7 @@ class RunningBatch:
     tickets: Sequence[Ranked]
     rest_s: float
     ends_at: float = 0.0
-    lane: Lane | None = None
+    concurrency: ConcurrencyLimit | None = None
 
 
 class Schedule:
@@ -104,10 +104,10 @@ class Schedule:
 
     def __init__(self, changed: threading.Condition) -> None:
         self.changed = changed
-        self._sources: list[Source] = []
+        self._sources: list[WorkSource] = []
         self._runs: dict[int, Run] = {}
 
-    def add(self, source: Source) -> None:
+    def add(self, source: WorkSource) -> None:
         """Serve one more source."""
         with self.changed:
             self._sources.append(source)
@@ -122,17 +122,17 @@ class Schedule:
             source, wait_s = self._most_urgent()
             if source is None:
                 return None, wait_s
-            batch = source.take(min(idle, source.lane.parts))
+            batch = source.take(min(idle, source.concurrency.parts))
             if batch:
                 self._runs[thread] = run = Run(source, batch, time.perf_counter())
-                source.lane.running += 1
+                source.concurrency.running += 1
                 return run, None
 
     def end(self, thread: int) -> Run | None:
         """Note that a thread has done its work, if it had some; call with `changed` held."""
         run = self._runs.pop(thread, None)
         if run is not None:
-            run.source.lane.running -= 1
+            run.source.concurrency.running -= 1
         return run
 
     @property
@@ -145,33 +145,38 @@ class Schedule:
         now = time.perf_counter()
         found: list[RunningBatch] = []
         for run in sorted(self._runs.values(), key=_since):
-            latencies, lane = run.source.latencies, run.source.lane
+            latencies, concurrency = run.source.latencies, run.source.concurrency
             if latencies is None:
                 continue
             begins_at = run.since
-            if lane.serial:
-                before = [max(now, other.ends_at) for other in found if other.lane is lane]
-                begins_at = max(begins_at, *before, lane.ended_at)
+            if concurrency.serial:
+                before = [
+                    max(now, other.ends_at) for other in found if other.concurrency is concurrency
+                ]
+                begins_at = max(begins_at, *before, concurrency.ended_at)
             ends_at = begins_at + latencies.median_s(len(run.batch))
             rest_s = max(0.0, ends_at - max(now, begins_at))
-            found.append(RunningBatch(latencies, run.batch, rest_s, ends_at, lane))
+            found.append(RunningBatch(latencies, run.batch, rest_s, ends_at, concurrency))
         return found
 
-    def free_at(self, lane: Lane) -> float:
+    def free_at(self, concurrency: ConcurrencyLimit) -> float:
         """When all batches under way in a lane are planned to end; 0 if there are none."""
-        return max((batch.ends_at for batch in self.running() if batch.lane is lane), default=0.0)
+        return max(
+            (batch.ends_at for batch in self.running() if batch.concurrency is concurrency),
+            default=0.0,
+        )
 
-    def runs_of(self, source: Source) -> list[Run]:
+    def runs_of(self, source: WorkSource) -> list[Run]:
         """List what is being done for one source."""
         return [run for run in tuple(self._runs.values()) if run.source is source]
 
-    def _most_urgent(self) -> tuple[Source | None, float | None]:
+    def _most_urgent(self) -> tuple[WorkSource | None, float | None]:
         """Give the source to serve now, or the seconds until one may be ready (None: unknown)."""
         now, first = time.perf_counter(), None
-        ready: list[Source] = []
+        ready: list[WorkSource] = []
         for source in self._sources:
             at = source.ready_at()
-            if at is None or not source.lane.free:
+            if at is None or not source.concurrency.free:
                 continue
             if at <= now:
                 ready.append(source)
@@ -179,20 +184,20 @@ class Schedule:
                 first = at if first is None else min(first, at)
         if not ready:
             return None, None if first is None else first - now
-        source = ready[0] if len(ready) == 1 else min(ready, key=_urgency)
+        source = ready[0] if len(ready) == 1 else min(ready, key=_sort_key)
         if len(ready) > 1 and source.may_wait():
-            priority, _ = source.urgency()
-            peers = [other for other in ready if other.urgency()[0] <= priority]
-            if any(other.lane is not source.lane for other in peers):
+            priority, _ = source.sort_key()
+            peers = [other for other in ready if other.sort_key()[0] <= priority]
+            if any(other.concurrency is not source.concurrency for other in peers):
                 others = [other for other in peers if not other.may_wait()]
-                passing = min(others, key=_urgency, default=source)
+                passing = min(others, key=_sort_key, default=source)
                 if source.may_wait(passing.lasts_s()):
                     source = passing
         return source, None
 
 
-def _urgency(source: Source) -> Urgency:
-    return source.urgency()
+def _sort_key(source: WorkSource) -> SortKey:
+    return source.sort_key()
 
 
 def _since(run: Run) -> float:

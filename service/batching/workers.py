@@ -10,7 +10,7 @@ from __future__ import annotations
 import threading
 import time
 
-from service.batching.schedule import Run, Schedule, Source
+from service.batching.schedule import Run, Schedule, WorkSource
 
 _LOOK_S = 0.05
 
@@ -38,7 +38,7 @@ class WorkerPool(Schedule):
         for thread in self._threads:
             thread.start()
 
-    def remove(self, source: Source, timeout_s: float) -> bool:
+    def remove(self, source: WorkSource, timeout_s: float) -> bool:
         """Serve a source to its end; False if that took longer than `timeout_s`."""
         with self.changed:
             self.changed.notify_all()

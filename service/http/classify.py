@@ -13,7 +13,7 @@ from pydantic import ValidationError
 
 from service.batching.batcher import Batcher
 from service.batching.costs import NO_WORK, Work
-from service.batching.ticket import Answer, Ticket
+from service.batching.ticket import ImageResult, Ticket
 from service.errors import (
     AllImagesFailedError,
     DeadlineExceededError,
@@ -24,7 +24,7 @@ from service.errors import (
 )
 from service.http.bodies import BodyParser, PostedImage, body_parser_of
 from service.http.coalescing import PendingImage, answer_of
-from service.http.deadline import TimeLimit, Urgency, urgency_of
+from service.http.deadline import RequestDeadline, TimeLimit, deadline_of
 from service.http.exchange import Exchange
 from service.http.json_body import json_body
 from service.http.problems import invalid_parameters, known_error
@@ -57,38 +57,40 @@ class Classify:
         record.model = served.name
         labels = _labels_wanted(query.top_k, served)
         batcher = served.batcher()
-        urgency = urgency_of(exchange.headers, record, settings, served.name)
+        due = deadline_of(exchange.headers, record, settings, served.name)
         parse = body_parser_of(exchange.headers.get(b"content-type"))
         # What can't be answered in time is refused before its body is read.
-        served.gate.check(1, urgency.deadline, urgency.priority)
+        served.gate.check(1, due.deadline, due.priority)
 
-        async with TimeLimit(urgency, record, settings.body_timeout_s) as limit:
+        async with TimeLimit(due, record, settings.body_timeout_s) as limit:
             with HeldBytes(runtime.body_bytes) as held:
                 body = await read_body(exchange, held, settings.max_body_bytes)
                 limit.body_is_read()
                 with exchange.cancelled_when_client_leaves():
                     images = [PostedImage(body)]
                     if parse is not None:
-                        images = await self._parse(parse, body, urgency)
+                        images = await self._parse(parse, body, due)
                     del body  # its parts are copies
                     record.images = len(images)
                     works = [_work(image.content, served, runtime) for image in images]
                     with served.gate.admit(
-                        len(images), urgency.deadline, urgency.priority, works
-                    ) as places:
-                        if places.is_tried:
-                            urgency = replace(urgency, is_tried=True)
-                        road = _Road(runtime, served, batcher, record, labels, urgency)
+                        len(images), due.deadline, due.priority, works
+                    ) as reservation:
+                        if reservation.is_tried:
+                            due = replace(due, is_tried=True)
+                        road = _Road(runtime, served, batcher, record, labels, due)
                         results = await road.classify_all(images)
                         if road.ran == len(images):
-                            places.answered()
+                            reservation.answered()
         await exchange.respond(200, "application/json", _answer(served, record, results))
 
-    async def _parse(self, parse: BodyParser, body: bytes, urgency: Urgency) -> list[PostedImage]:
+    async def _parse(
+        self, parse: BodyParser, body: bytes, due: RequestDeadline
+    ) -> list[PostedImage]:
         """Take a form apart, off the event loop: a large one takes its time."""
         call = partial(parse, body, self._runtime.settings.max_images)
         work = Work("form", size=len(body))
-        return await self._runtime.decode_pool.call(call, urgency.deadline, urgency.priority, work)
+        return await self._runtime.decode_pool.call(call, due.deadline, due.priority, work)
 
 
 @lru_cache(maxsize=64)
@@ -140,10 +142,10 @@ class _Road:
         batcher: Batcher,
         record: RequestRecord,
         top: int,
-        urgency: Urgency,
+        due: RequestDeadline,
     ) -> None:
         self._runtime, self._served, self._batcher = runtime, served, batcher
-        self._record, self._top, self._urgency = record, top, urgency
+        self._record, self._top, self._due = record, top, due
         self._begun = 0
         self._failures: list[RequestError] = []
         self.ran = 0
@@ -223,10 +225,10 @@ class _Road:
             "height": pending.height,
         }
 
-    async def _answer_for(self, image: bytes) -> tuple[PendingImage, Answer]:
-        coalescer, urgency = self._runtime.coalescer, self._urgency
+    async def _answer_for(self, image: bytes) -> tuple[PendingImage, ImageResult]:
+        coalescer, due = self._runtime.coalescer, self._due
         if coalescer is None:
-            pending = PendingImage(urgency)
+            pending = PendingImage(due)
             self._start(image, pending)
             try:
                 answer = await pending.future
@@ -236,12 +238,12 @@ class _Road:
             return pending, answer
         model = f"{self._served.name}/{self._served.version}"
         while True:
-            pending, joined = coalescer.join(model, image, urgency, partial(self._start, image))
+            pending, joined = coalescer.join(model, image, due, partial(self._start, image))
             try:
                 answer = await answer_of(pending)
             except DeadlineExceededError:
                 # The other's deadline was earlier; this one may still make its own.
-                if not joined or urgency.left_s() <= 0:
+                if not joined or due.left_s() <= 0:
                     raise
             else:
                 if joined:
@@ -269,8 +271,8 @@ class _Road:
         self._runtime.decode_pool.submit(
             partial(self._decode, image, pending),
             pending.future,
-            pending.urgency.deadline,
-            pending.urgency.priority,
+            pending.due.deadline,
+            pending.due.priority,
             _work(image, self._served, self._runtime),
         )
 
@@ -285,16 +287,16 @@ class _Road:
         pending.decode_s = now - pending.started
         pending.width, pending.height = decoded.width, decoded.height
         self._runtime.metrics.decode_seconds.observe(pending.decode_s)
-        urgency = pending.urgency
+        due = pending.due
         self._batcher.submit(
             Ticket(
                 decoded.pixels,
                 pending.future,
                 now,
-                urgency.deadline,
-                urgency.priority,
+                due.deadline,
+                due.priority,
                 pending.started,
-                urgency.is_tried,
+                due.is_tried,
             ),
             wake=wake,
         )

@@ -10,8 +10,8 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from service.batching.ticket import Answer
-from service.http.deadline import Urgency
+from service.batching.ticket import ImageResult
+from service.http.deadline import RequestDeadline
 
 _NEARLY = 0.1
 """By so much of its time left, another's deadline may be later than an image's own: of two requests
@@ -22,8 +22,8 @@ that arrive together, the later one can be the first to have its body."""
 class PendingImage:
     """What becomes of one image on the threads."""
 
-    urgency: Urgency
-    future: asyncio.Future[Answer] = field(
+    due: RequestDeadline
+    future: asyncio.Future[ImageResult] = field(
         default_factory=lambda: asyncio.get_running_loop().create_future()
     )
     started: float = field(default_factory=time.perf_counter)
@@ -44,7 +44,7 @@ class Coalescer:
         self._pending: dict[tuple[str, bytes], PendingImage] = {}
 
     def join(
-        self, model: str, image: bytes, urgency: Urgency, start: Callable[[PendingImage], None]
+        self, model: str, image: bytes, due: RequestDeadline, start: Callable[[PendingImage], None]
     ) -> tuple[PendingImage, bool]:
         """Give the way of an identical image, or start one; and whether it was there."""
         key = model, image
@@ -52,11 +52,11 @@ class Coalescer:
         if (
             there is not None
             and not there.future.done()
-            and there.urgency.deadline <= urgency.deadline + _NEARLY * urgency.left_s()
-            and there.urgency.priority <= urgency.priority
+            and there.due.deadline <= due.deadline + _NEARLY * due.left_s()
+            and there.due.priority <= due.priority
         ):
             return there, True
-        pending = PendingImage(urgency)
+        pending = PendingImage(due)
         start(pending)
         self._pending[key] = pending  # a more urgent one takes the place: more can join it
         pending.future.add_done_callback(lambda _: self._forget(key, pending))
@@ -67,7 +67,7 @@ class Coalescer:
             del self._pending[key]
 
 
-async def answer_of(pending: PendingImage) -> Answer:
+async def answer_of(pending: PendingImage) -> ImageResult:
     """Wait for the answer; when the last waiter is cancelled, so is the way."""
     pending.waiters += 1
     try:

@@ -24,7 +24,7 @@ _PRIORITIES = {"high": Priority.HIGH, "low": Priority.LOW}
 
 
 @dataclass(frozen=True, slots=True)
-class Urgency:
+class RequestDeadline:
     """A request's deadline (of `time.perf_counter()`) and priority."""
 
     deadline: float
@@ -38,9 +38,9 @@ class Urgency:
         return self.deadline - time.perf_counter()
 
 
-def urgency_of(
+def deadline_of(
     headers: Mapping[bytes, bytes], record: RequestRecord, settings: Settings, model: str
-) -> Urgency:
+) -> RequestDeadline:
     """Read `X-Request-Timeout-Ms`, counted from the request's arrival, and `X-Request-Priority`.
 
     Raises `InvalidTimeoutError` or `InvalidPriorityError`.
@@ -59,7 +59,7 @@ def urgency_of(
             f"X-Request-Priority is {shortened(priority)!r}; high and low are allowed"
         )
     timeout_ms = int(text)
-    return Urgency(record.arrival + timeout_ms / 1000, timeout_ms, _PRIORITIES[priority])
+    return RequestDeadline(record.arrival + timeout_ms / 1000, timeout_ms, _PRIORITIES[priority])
 
 
 def _text(headers: Mapping[bytes, bytes], name: bytes, default: str) -> str:
@@ -75,9 +75,9 @@ class TimeLimit:
     a body is late for, or `DeadlineExceededError`.
     """
 
-    def __init__(self, urgency: Urgency, record: RequestRecord, body_timeout_s: float) -> None:
-        self._urgency, self._body_timeout_s = urgency, body_timeout_s
-        body_left_s, left_s = body_timeout_s - record.elapsed_s(), urgency.left_s()
+    def __init__(self, due: RequestDeadline, record: RequestRecord, body_timeout_s: float) -> None:
+        self._due, self._body_timeout_s = due, body_timeout_s
+        body_left_s, left_s = body_timeout_s - record.elapsed_s(), due.left_s()
         self._in_body, self._body_first = True, body_left_s < left_s
         self._timeout = asyncio.timeout(body_left_s if self._body_first else left_s)
 
@@ -90,7 +90,7 @@ class TimeLimit:
         """Go on to the deadline."""
         self._in_body = False
         if self._body_first:
-            self._timeout.reschedule(asyncio.get_running_loop().time() + self._urgency.left_s())
+            self._timeout.reschedule(asyncio.get_running_loop().time() + self._due.left_s())
 
     async def __aexit__(
         self,
@@ -105,11 +105,10 @@ class TimeLimit:
             if self._in_body:
                 raise BodyTimeoutError(f"the body did not arrive within {self._limit()}") from None
             raise DeadlineExceededError(
-                f"the answer was not there within {self._urgency.timeout_ms} ms "
-                "(X-Request-Timeout-Ms)"
+                f"the answer was not there within {self._due.timeout_ms} ms (X-Request-Timeout-Ms)"
             ) from None
 
     def _limit(self) -> str:
         if self._body_first:
             return f"{self._body_timeout_s:g} s (body_timeout_s)"
-        return f"{self._urgency.timeout_ms} ms (X-Request-Timeout-Ms or request_timeout_ms)"
+        return f"{self._due.timeout_ms} ms (X-Request-Timeout-Ms or request_timeout_ms)"

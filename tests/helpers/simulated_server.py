@@ -24,8 +24,8 @@ from service.batching.admission import ImageGate
 from service.batching.batcher import Batcher
 from service.batching.costs import JobCosts, Work
 from service.batching.decode_pool import DecodePool
-from service.batching.plan import Device
-from service.batching.schedule import Lane, Schedule
+from service.batching.plan import DeviceLoad
+from service.batching.schedule import ConcurrencyLimit, Schedule
 from service.batching.ticket import Answer, Priority, Ticket
 from service.batching.workers import WorkerPool
 from service.errors import DeadlineExceededError, DeadlineUnreachableError, QueueFullError
@@ -96,11 +96,11 @@ class Server:
     def __post_init__(self) -> None:
         self.pool, self.jobs = Unthreaded(self.threads), DecodePool(self.threads)
         self.jobs.start(self.pool)
-        self.device = Device(self.threads, self.jobs)
+        self.device = DeviceLoad(self.threads, self.jobs)
         self.device.decoders, self.device.shares_threads = self.threads, True
         self.device.running = self.pool.running
         self.gates, self.batchers = [], []
-        lane, metrics = Lane(self.threads), Metrics()
+        concurrency, metrics = ConcurrencyLimit(self.threads), Metrics()
         for number, times in enumerate(self.tables):
             planned = FixedTable([seconds * ROUNDING for seconds in times])
             largest = len(times)
@@ -114,7 +114,7 @@ class Server:
                     self.pool,
                     max_batch=largest,
                     latencies=planned,
-                    lane=lane,
+                    concurrency=concurrency,
                 )
             )
         self._ends: dict[int, float] = {}  # by thread
@@ -142,13 +142,13 @@ class Server:
     async def _answer(self, request: Request, outcome: Outcome) -> None:
         deadline, gate = self.clock.now + request.time_s, self.gates[request.model]
         try:
-            places = gate.admit(len(request.works), deadline, request.priority, request.works)
+            reservation = gate.admit(len(request.works), deadline, request.priority, request.works)
         except (DeadlineUnreachableError, QueueFullError):
             outcome.was = "refused"
             return
-        outcome.tried = places.is_tried
+        outcome.tried = reservation.is_tried
         futures: list[asyncio.Future[Answer]] = []
-        with places:
+        with reservation:
             outcome.was = "late"
             for work in request.works:
                 future = asyncio.get_running_loop().create_future()
@@ -162,7 +162,7 @@ class Server:
                 for future in futures:
                     future.cancel()
             outcome.was, outcome.took_s = "answered", self.clock.now - outcome.arrived
-            places.answered()
+            reservation.answered()
 
     def _decode(
         self, future: asyncio.Future[Answer], deadline: float, request: Request, outcome: Outcome

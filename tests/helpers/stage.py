@@ -26,7 +26,7 @@ from engines import FakeEngine, answered
 from service.batching.batcher import Batcher
 from service.batching.decode_pool import DecodePool
 from service.batching.latency import LatencyTable
-from service.batching.schedule import Lane
+from service.batching.schedule import ConcurrencyLimit
 from service.batching.ticket import Answer, Priority, Ticket
 from service.batching.workers import WorkerPool
 from service.errors import ModelUnavailableError, StoppingError
@@ -183,7 +183,7 @@ class Entry:
     decode: Call | None = None
     seen_done: bool = False
 
-    def urgency(self, now: float) -> tuple[int, float]:
+    def sort_key(self, now: float) -> tuple[int, float]:
         """Priority and deadline as they count now: a low one moves up at half of its time."""
         half = self.queued + (self.deadline - self.queued) / 2
         high = self.priority is Priority.HIGH or now >= half
@@ -212,7 +212,7 @@ class StagedBatcher(Batcher):
             max_batch=max_batch,
             max_delay_s=stage.max_delay_s,
             latencies=table,
-            lane=stage.lane,
+            concurrency=stage.concurrency,
         )
 
     def line(self) -> list[Entry]:
@@ -225,7 +225,7 @@ class StagedBatcher(Batcher):
             and not entry.future.cancelled()
             and now + least_s <= entry.deadline
         ]
-        return sorted(live, key=lambda entry: (*entry.urgency(now), entry.arrival))
+        return sorted(live, key=lambda entry: (*entry.sort_key(now), entry.arrival))
 
     def take(self, idle: int) -> list[Ticket]:
         lines = self.stage.lines()
@@ -263,7 +263,7 @@ class StagedJobs(DecodePool):
             if entry.place is Place.TO_DECODE and not entry.future.cancelled()
         ]
         now = self.stage.clock.now
-        return sorted(live, key=lambda entry: (*entry.urgency(now), entry.arrival))
+        return sorted(live, key=lambda entry: (*entry.sort_key(now), entry.arrival))
 
     def take(self, idle: int) -> list[Any]:
         lines = self.stage.lines()
@@ -305,7 +305,7 @@ class Stage:
         self.name = f"stage{next(_NAMES)}"
         self.sleepers = Sleepers()
         self.pool = WorkerPool(threads, name=self.name, changed=self.sleepers)
-        self.lane = Lane(runners or threads, serial=serial)
+        self.concurrency = ConcurrencyLimit(runners or threads, serial=serial)
         self.max_delay_s = max_delay_s
         self.jobs = StagedJobs(self, decoders or threads)
         self.batchers: list[StagedBatcher] = []
@@ -396,7 +396,7 @@ class Stage:
         self.settle()  # so that who is told to be late is known to be so by the time until now
         with self.pool.changed:
             self.clock.now += seconds
-            if self.lane.serial or self.max_delay_s:  # a thread's alarm is by the real clock
+            if self.concurrency.serial or self.max_delay_s:  # a thread's alarm is by the real clock
                 self.pool.changed.notify_all()
 
     def close_model(self, model: int) -> None:
@@ -457,7 +457,7 @@ class Stage:
         return {
             source: line
             for source in served
-            if source.lane.free
+            if source.concurrency.free
             and (line := source.line())
             and (at := source.ready_at()) is not None
             and at <= self.clock.now
@@ -470,7 +470,7 @@ class Stage:
             self.wrong.append("work for somebody who was not in line, or a lane over its limit")
             return []
         for other, line in lines.items():
-            if line[0].urgency(now) < first[0].urgency(now) and not _may_be_passed(
+            if line[0].sort_key(now) < first[0].sort_key(now) and not _may_be_passed(
                 other, lines, now
             ):
                 self.wrong.append(f"{first[0].value} before {line[0].value}, which is more urgent")
@@ -600,11 +600,11 @@ class Stage:
 
 def _may_be_passed(source: StagedBatcher | StagedJobs, lines: Lines, now: float) -> bool:
     """Whether a batch waits for more, since it has time and there is other work to be done."""
-    priority = lines[source][0].urgency(now)[0]
+    priority = lines[source][0].sort_key(now)[0]
     other_work = any(
-        line[0].urgency(now)[0] <= priority
+        line[0].sort_key(now)[0] <= priority
         for other, line in lines.items()
-        if other.lane is not source.lane
+        if other.concurrency is not source.concurrency
     )
     return other_work and source.may_wait()
 

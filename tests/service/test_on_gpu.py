@@ -198,12 +198,12 @@ def test_the_next_start_knows_the_times_and_the_largest_batch(loaded, tmp_path, 
     ("settings", "lanes", "staged"), [({}, 2, 2), ({"runners": 1}, 1, 1), ({"runners": 3}, 3, 3)]
 )
 def test_one_batch_is_computed_and_others_are_got_ready(
-    model_folder, device, settings, lanes, staged
+    model_folder, device, settings, concurrencies, staged
 ):
     opener = gpu_opener(device, batches=staged)
     values = {"models": model_folder, "cache_dir": None, "max_batch": 2} | settings
     repository = load_repository(Settings.model_validate(values), Metrics(), opener=opener)
-    assert repository.layout.layout.runners == lanes
+    assert repository.layout.layout.runners == concurrencies
     assert repository._device.runners == 1, "admission counts on one"
     repository.close(10)
 

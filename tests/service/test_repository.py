@@ -307,16 +307,16 @@ def test_the_layout_is_that_of_the_pool_and_of_every_session(several):
     assert repository.layout.layout == Layout(2, 3)
     assert opened == [3, 3, 3, 3]
 
-    async def lanes() -> set[int]:
+    async def concurrencies() -> set[int]:
         repository.start()
         for model in repository:
             model.warm_up(threading.Event())
         try:
-            return {model.batcher().lane.limit for model in repository}
+            return {model.batcher().concurrency.limit for model in repository}
         finally:
             repository.close(timeout_s=20)
 
-    assert asyncio.run(lanes()) == {2}
+    assert asyncio.run(concurrencies()) == {2}
 
 
 @pytest.mark.parametrize(

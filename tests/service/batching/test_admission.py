@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 from stage import Clock, simulated_time
 
 from service.batching import admission
-from service.batching.admission import ByteGate, ImageGate, Places
+from service.batching.admission import ByteGate, ImageGate, Reservation
 from service.batching.latency import LatencyTable
-from service.batching.plan import Device
+from service.batching.plan import DeviceLoad
 from service.batching.schedule import RunningBatch
 from service.batching.ticket import Priority
 from service.errors import (
@@ -87,7 +87,7 @@ def test_a_deadline_that_the_measured_times_can_not_meet_is_refused():
 
 def test_where_nothing_is_to_be_done_a_request_is_let_in_whatever_the_plan_says():
     """It costs nobody anything, and tells whether the plan was right."""
-    device = Device()
+    device = DeviceLoad()
     gate = ImageGate(100, latencies=LatencyTable([(1, 5.0)]), device=device)
     neighbour = ImageGate(100, latencies=LatencyTable([(1, 0.1)]), device=device)
     assert gate.admit(3, soon(0.1)).is_tried
@@ -123,26 +123,26 @@ def test_who_is_late_in_any_case_is_no_reason_to_refuse_others(clock):
 
 def test_where_all_are_late_few_plans_are_made(monkeypatch):
     """It happens on the event loop, and just when there is most to do."""
-    device = Device()
+    device = DeviceLoad()
     gate = ImageGate(2000, max_batch=1, latencies=LatencyTable([(1, 1.0)]), device=device)
     neighbour = ImageGate(100, latencies=LatencyTable([(1, 0.01)]), device=device)
     with contextlib.ExitStack() as admitted:
         for number in range(1000):
             admitted.enter_context(gate.admit(1, soon(2 * number + 5)))
         gate.latencies = LatencyTable([(1, 10.0)])  # the device got slow
-        plans, plan = [], Device.planned_s
+        plans, plan = [], DeviceLoad.planned_s
 
         def counted(*args, **options):
             plans.append(args)
             return plan(*args, **options)
 
-        monkeypatch.setattr(Device, "planned_s", counted)
+        monkeypatch.setattr(DeviceLoad, "planned_s", counted)
         neighbour.check(1, soon(1), Priority.HIGH)
     assert 0 < len(plans) < 60
 
 
 def test_another_models_promises_are_kept_too():
-    device = Device()
+    device = DeviceLoad()
     gate = ImageGate(100, max_batch=99, latencies=LatencyTable([(1, 1.0)]), device=device)
     neighbour = ImageGate(100, max_batch=99, latencies=LatencyTable([(1, 2.0)]), device=device)
     with neighbour.admit(2, soon(5.5)):
@@ -154,7 +154,7 @@ def test_another_models_promises_are_kept_too():
 def test_all_who_are_due_later_are_looked_at():
     """Each has half a second to spare, but for one that has a quarter."""
     for tight in range(16):
-        device = Device()
+        device = DeviceLoad()
         gate = ImageGate(100, max_batch=99, latencies=LatencyTable([(1, 1.0)]), device=device)
         more = ImageGate(100, latencies=LatencyTable([(1, 0.3)]), device=device)
         with contextlib.ExitStack() as admitted:
@@ -169,12 +169,12 @@ def test_all_who_are_due_later_are_looked_at():
 
 def test_high_priority_passes_low_but_for_the_batch_that_runs():
     latencies = LatencyTable((size, float(size)) for size in (1, 2))
-    device = Device()
+    device = DeviceLoad()
     gate = ImageGate(100, max_batch=2, latencies=latencies, device=device)
-    with gate.admit(10, priority=Priority.LOW) as places:
+    with gate.admit(10, priority=Priority.LOW) as reservation:
         assert planned(gate, 1, Priority.LOW) == 11
         assert planned(gate, 1) == 1
-        device.running = lambda: [RunningBatch(latencies, [places.rank] * 2, 2.0)]
+        device.running = lambda: [RunningBatch(latencies, [reservation.rank] * 2, 2.0)]
         assert planned(gate, 1, Priority.LOW) == 11
         assert planned(gate, 1) == 3
 
@@ -212,17 +212,17 @@ def test_the_patient_may_fill_half_of_the_places():
 
 def test_the_batch_that_runs_counts_with_what_is_left_of_it():
     latencies = LatencyTable([(1, 1.0), (2, 2.0)])
-    device = Device()
+    device = DeviceLoad()
     gate = ImageGate(100, max_batch=2, latencies=latencies, device=device)
-    with gate.admit(2, soon(9)) as places:
-        device.running = lambda: [RunningBatch(latencies, [places.rank] * 2, 0.5)]
+    with gate.admit(2, soon(9)) as reservation:
+        device.running = lambda: [RunningBatch(latencies, [reservation.rank] * 2, 0.5)]
         assert planned(gate, 1) == 1.5
         assert gate.check(1, soon(2), Priority.HIGH) == 1.5, "though they are due later"
 
 
 def test_runners_share_what_waits_and_other_models_of_the_device_count():
     table, other = LatencyTable([(1, 1.0)]), LatencyTable([(1, 3.0)])
-    device = Device(runners=2)
+    device = DeviceLoad(runners=2)
     gate = ImageGate(100, latencies=table, device=device)
     neighbour = ImageGate(100, latencies=other, device=device)
     with gate.admit(4), neighbour.admit(2):
@@ -244,9 +244,9 @@ def test_under_load_an_image_needs_time_to_spare():
 def learn(gate: ImageGate, clock: Clock, took_s: float, priority: Priority = Priority.HIGH) -> None:
     """Have a hundred requests answered, one after the other."""
     for _ in range(100):
-        with gate.admit(1, priority=priority) as places:
+        with gate.admit(1, priority=priority) as reservation:
             clock.now += took_s
-            places.answered()
+            reservation.answered()
 
 
 def needs(gate: ImageGate, seconds: float) -> None:
@@ -267,7 +267,7 @@ def test_who_waits_longer_than_planned_makes_others_need_more_time(clock):
 
 
 def test_another_models_images_on_the_device_are_before_it_too(clock):
-    device = Device()
+    device = DeviceLoad()
     gate = ImageGate(100, latencies=LatencyTable([(1, 1.0)]), device=device)
     neighbour = ImageGate(100, latencies=LatencyTable([(1, 1.0)]), device=device)
     learn(gate, clock, took_s=2.0)
@@ -278,7 +278,7 @@ def test_another_models_images_on_the_device_are_before_it_too(clock):
 
 
 def test_another_models_last_batch_is_filled_with_what_is_due_later():
-    device = Device()
+    device = DeviceLoad()
     gate = ImageGate(100, latencies=LatencyTable([(1, 1.0)]), device=device)
     table = LatencyTable([(1, 1.0), (4, 2.0)])
     neighbour = ImageGate(100, max_batch=4, latencies=table, device=device)
@@ -333,22 +333,22 @@ def _least(gate: ImageGate) -> float:
     raise AssertionError
 
 
-def busy_neighbour(device: Device) -> Places:
+def busy_neighbour(device: DeviceLoad) -> Reservation:
     """Keep a device from being idle, with work that is due after all else."""
     return ImageGate(9, latencies=LatencyTable([(1, 1e-9)]), device=device).admit(1)
 
 
 def test_a_door_that_bad_times_have_closed_opens_again(clock):
     """Nothing is let in, so nothing is run that could tell of better times."""
-    latencies, device = LatencyTable([(1, 0.01), (2, 0.02)]), Device()
+    latencies, device = LatencyTable([(1, 0.01), (2, 0.02)]), DeviceLoad()
     gate = ImageGate(100, max_batch=2, latencies=latencies, device=device)
     with busy_neighbour(device):
         gate.check(1, soon(0.1), Priority.HIGH)
         for _ in range(50):
-            with gate.admit(1) as places:
+            with gate.admit(1) as reservation:
                 latencies.observe(1, 0.5)
                 clock.now += 0.5
-                places.answered()
+                reservation.answered()
         for _ in range(5):
             with pytest.raises(DeadlineUnreachableError):
                 gate.check(1, soon(0.1), Priority.HIGH)
@@ -359,7 +359,7 @@ def test_a_door_that_bad_times_have_closed_opens_again(clock):
 
 def test_a_door_that_was_closed_by_a_busy_start_opens_in_the_end(clock):
     """What was measured then is doubted while nobody is let in by it."""
-    latencies, device = LatencyTable([(1, 1.0)]), Device()
+    latencies, device = LatencyTable([(1, 1.0)]), DeviceLoad()
     gate = ImageGate(100, latencies=latencies, device=device)
     with busy_neighbour(device):
         for _ in range(5):

@@ -29,7 +29,7 @@ from stage import Clock, FixedTable, simulated_time
 
 from service.batching.admission import ImageGate
 from service.batching.latency import LatencyTable
-from service.batching.plan import Device
+from service.batching.plan import DeviceLoad
 from service.batching.queue import TicketQueue
 from service.batching.schedule import RunningBatch
 from service.batching.ticket import Priority, Ticket
@@ -90,7 +90,7 @@ class Simulation:
         self.clock, self.runners = clock, runners
         self.max_batch = len(tables[0])
         self.loop = asyncio.new_event_loop()  # never run; futures need one
-        device = Device(runners)
+        device = DeviceLoad(runners)
         device.running = lambda: [
             RunningBatch(batch.model.gate.latencies, batch.tickets, max(0.0, batch.end - clock.now))
             for batch in self.running
@@ -102,7 +102,7 @@ class Simulation:
             gate = ImageGate(10**6, max_batch=self.max_batch, latencies=planned, device=device)
             self.models.append(Model(table, gate))
         self.running: list[Batch] = []
-        self.places: dict[int, Place] = {}
+        self.reservation: dict[int, Place] = {}
         self.admitted: list[Ticket] = []
         self.late: list[Ticket] = []
         self.had_small_batches = False
@@ -114,22 +114,24 @@ class Simulation:
             self._arrive(request)
             self._take()
         self._run_until(math.inf)
-        assert not self.places, "each image was run or told to be late"
+        assert not self.reservation, "each image was run or told to be late"
 
     def _arrive(self, request: Request) -> None:
         model, now = self.models[request.model], self.clock.now
         deadline = now + request.spare_s
         place = Place(request.images, contextlib.ExitStack())
         try:
-            places = model.gate.admit(request.images, deadline, request.priority)
-            place.exits.enter_context(places)
+            reservation = model.gate.admit(request.images, deadline, request.priority)
+            place.exits.enter_context(reservation)
         except DeadlineUnreachableError:
             return
         for _ in range(request.images):
             future = self.loop.create_future()
-            ticket = Ticket(PIXELS, future, now, deadline, request.priority, tried=places.is_tried)
+            ticket = Ticket(
+                PIXELS, future, now, deadline, request.priority, tried=reservation.is_tried
+            )
             model.queue.push(ticket)
-            self.places[id(ticket)] = place
+            self.reservation[id(ticket)] = place
             self.admitted.append(ticket)
 
     def _take(self) -> None:
@@ -139,7 +141,7 @@ class Simulation:
             if not idle:
                 return
             now = self.clock.now
-            model = min(waiting, key=lambda model: model.queue.urgency(now))
+            model = min(waiting, key=lambda model: model.queue.sort_key(now))
             share = min(self.max_batch, -(-len(model.queue) // idle))
             counted_on = min(share, model.table.best_size(self.max_batch, math.inf))
             taken = model.queue.take(now, model.table, share)
@@ -162,7 +164,7 @@ class Simulation:
     def _done(self, ticket: Ticket, *, late: bool) -> None:
         if late and ticket.priority is HIGH and not ticket.tried:
             self.late.append(ticket)
-        self.places.pop(id(ticket)).one_is_done()
+        self.reservation.pop(id(ticket)).one_is_done()
 
 
 @contextlib.contextmanager

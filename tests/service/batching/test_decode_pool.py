@@ -94,7 +94,7 @@ def test_no_more_threads_than_allowed_work_on_jobs():
         futures = [jobs.call(job, FAR, Priority.HIGH) for job in held]
         await begun(held[0])
         await begun(held[1])
-        assert (len(pool.runs_of(jobs)), jobs.lane.free) == (2, 0)
+        assert (len(pool.runs_of(jobs)), jobs.concurrency.free) == (2, 0)
         assert not held[2].begun.is_set()
         held[0].go.set()
         await begun(held[2])

@@ -13,7 +13,7 @@ from stage import FixedTable
 from service.batching.admission import ImageGate
 from service.batching.costs import Work
 from service.batching.demand import Demand, Rank
-from service.batching.plan import Device, filled_s
+from service.batching.plan import DeviceLoad, filled_s
 from service.batching.schedule import RunningBatch
 from service.batching.ticket import Priority
 
@@ -59,7 +59,7 @@ class Decoders:
 def planned(
     decoders: Decoders, infer_s: float, pixels: list[int], *, threads: int = 2, shared: bool = True
 ) -> float:
-    device = Device(threads if shared else 1, decoders)
+    device = DeviceLoad(threads if shared else 1, decoders)
     device.decoders, device.shares_threads = threads, shared
     gate = ImageGate(100, max_batch=1, latencies=FixedTable([infer_s]), device=device)
     works = [Work("png", count) for count in pixels]
@@ -90,7 +90,7 @@ def test_decoders_with_threads_of_their_own_work_beside_the_runners():
 
 
 def test_batches_that_wait_for_a_gpu_are_run_one_after_the_other():
-    device = Device(1)
+    device = DeviceLoad(1)
     gate = ImageGate(100, latencies=FixedTable([1.0]), device=device)
     ranks = [Rank(5.0)]
     device.running = lambda: [

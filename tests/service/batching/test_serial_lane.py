@@ -133,7 +133,7 @@ def test_a_batchs_time_is_the_devices_own():
         assert observed == [(1, pytest.approx(0.2))]
         answer = entry.future.result()
         assert (answer.infer_s, answer.queue_s) == (pytest.approx(0.2), pytest.approx(0.9))
-        assert batcher.lane.ended_at == pytest.approx(clock.now - 0.1)
+        assert batcher.concurrency.ended_at == pytest.approx(clock.now - 0.1)
         scene.end()
 
 
@@ -141,7 +141,9 @@ def test_the_batch_after_one_is_planned_from_its_end_on():
     with on_gpu() as scene:
         scene.submit(0)
         scene.settle()
-        scene.lane.ended_at = scene.clock.now + 0.4  # of another that was computed at its take
+        scene.concurrency.ended_at = (
+            scene.clock.now + 0.4
+        )  # of another that was computed at its take
         (batch,) = scene.pool.running()
         assert batch.ends_at == pytest.approx(scene.clock.now + 1.4)
         scene.end()
