@@ -22,11 +22,11 @@ from service.repository import ModelSet, Repository
 from service.served import LoadedModel, ServedModel
 from service.settings import Settings
 from service.tracebacks import forget_frames
+from service.tuning.autotune import ParallelismChoice, autotune
 from service.tuning.cache import ProfileCache
-from service.tuning.choice import Choice, choose_layout
-from service.tuning.facts import facts_of
+from service.tuning.fingerprint import fingerprint_of
+from service.tuning.measure import ReopenableEngine
 from service.tuning.profile import Profile
-from service.tuning.trials import OneEngine
 
 _log = structlog.get_logger(__name__)
 
@@ -53,12 +53,12 @@ def load_repository(
     required = first if default else None
     loading = _Loading(settings, opener or onnx_opener(settings), cache, required)
     choice = loading.choose([first, *(file for file in files if file != first)])
-    _log.info("layout_chosen", **choice.described())
+    _log.info("parallelism_chosen", **choice.described())
     for file in files:
-        loading.load(file, choice.layout.intra_op_threads)
+        loading.load(file, choice.parallelism.intra_op_threads)
     on_cpu = next(iter(loading.loaded.values())).engine.provider == "cpu"
     # A GPU computes one batch at a time, whatever else is got ready beside it.
-    device = DeviceLoad(choice.layout.runners if on_cpu else 1, decode_pool)
+    device = DeviceLoad(choice.parallelism.runners if on_cpu else 1, decode_pool)
     served = [
         _serve(loading.loaded[file], metrics, settings, device)
         for file in files
@@ -120,20 +120,20 @@ class _Loading:
         self._settings, self._cache, self._required = settings, cache, required
         self._tried: set[ModelFile] = set()
 
-    def choose(self, files: Sequence[ModelFile]) -> Choice:
+    def choose(self, files: Sequence[ModelFile]) -> ParallelismChoice:
         """Choose the layout by the first file that can be loaded, and load that.
 
         Raises the first file's error when none can.
         """
         first_error: ModelFileError | None = None
         for file in files:
-            engines = OneEngine(self.opener, file.path)
+            engines = ReopenableEngine(self.opener, file.path)
             try:
-                choice = choose_layout(
+                choice = autotune(
                     file.path, self.opener, engines, self._settings,
                     models=len(files), cache=self._cache,
                 )  # fmt: skip
-                threads = choice.layout.intra_op_threads
+                threads = choice.parallelism.intra_op_threads
                 self._load(file, threads, engines.with_threads(threads))
             except ModelFileError as error:
                 self._note(file, error)
@@ -213,8 +213,8 @@ def _described(
     contract = parse_contract(engine.metadata, file=str(file.path))
     _check_agreement(file, engine, contract, settings)
 
-    def facts(engine: Engine) -> dict[str, Any] | None:
-        return facts_of(
+    def fingerprint(engine: Engine) -> dict[str, Any] | None:
+        return fingerprint_of(
             file.path,
             engine.provider,
             device_id=settings.device_id,
@@ -231,7 +231,7 @@ def _described(
         # Where it runs now: plans, threads and metrics are made for that, and "auto" would take a
         # GPU that fails for none.
         reopen=partial(open_engine, provider=engine.provider),
-        profile=Profile(cache, facts),
+        profile=Profile(cache, fingerprint),
     )
 
 

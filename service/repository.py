@@ -24,7 +24,7 @@ from service.errors import (
 )
 from service.model_files import BrokenModel
 from service.served import ServedModel
-from service.tuning.choice import Choice
+from service.tuning.autotune import ParallelismChoice
 
 _log = structlog.get_logger(__name__)
 
@@ -46,7 +46,7 @@ class Repository:
     """All served models, by name and version. Fixed once loaded."""
 
     def __init__(
-        self, models: ModelSet, device: DeviceLoad, decode_pool: DecodePool, layout: Choice,
+        self, models: ModelSet, device: DeviceLoad, decode_pool: DecodePool, parallelism: ParallelismChoice,
         stuck_after_s: float, opener: Opener,
     ) -> None:  # fmt: skip
         self._all: dict[str, dict[int, ServedModel | BrokenModel]] = {}
@@ -55,7 +55,7 @@ class Repository:
             self._all.setdefault(model.name, {})[model.version] = model
         self._models = models
         self._device, self._decode_pool = device, decode_pool
-        self.layout = layout
+        self.parallelism = parallelism
         self._stuck_after_s = stuck_after_s
         self._opener = opener
         self._pool: WorkerPool | None = None
@@ -75,7 +75,7 @@ class Repository:
 
         A core decodes or runs a batch; a thread that waits for a GPU leaves its core to others.
         """
-        runners, decoders = self.layout.layout.runners, self._decode_pool.threads
+        runners, decoders = self.parallelism.parallelism.runners, self._decode_pool.threads
         threads = max(runners, decoders) if self._on_cpu() else runners + decoders
         # Those that decode at a time, and have a core for it.
         self._device.decoders = min(decoders, cpu_count())

@@ -42,7 +42,7 @@ Seconds = Annotated[float, Field(gt=0, le=86_400)]
 
 
 Provider = Literal["auto", "cpu", "cuda"]
-LayoutGoal = Literal["throughput", "latency"]
+OptimizeFor = Literal["throughput", "latency"]
 CudaGraphs = Literal["auto", "off"]
 
 CPU_MAX_BATCH = 8
@@ -116,7 +116,7 @@ class Settings(BaseModel):
     intra_op_threads: int = Field(
         0, ge=0, le=1024, description="threads for one batch on the CPU; 0: by measurement"
     )
-    layout_goal: LayoutGoal = Field(
+    optimize_for: OptimizeFor = Field(
         "throughput",
         description="what measurement looks for: most images a second, or a lone image's answer "
         "soonest",

@@ -48,7 +48,7 @@ class ServerSettings(BaseModel):
     """How a server is set, as far as its /health tells."""
 
     version: str
-    layout: _Layout
+    parallelism: _Layout
     models: list[_ModelHealth]
 
 

@@ -41,7 +41,7 @@ def _versions(machine: dict[str, Any]) -> str:
 
 
 def _settings(told: dict[str, Any]) -> str:
-    layout = told["layout"]
+    parallelism = told["parallelism"]
     models = [
         f"{model['name']} version {model['version']}: {model['provider']}, max_batch "
         f"{model['max_batch']}, max_queue {model['queue']['limit']}"
@@ -49,8 +49,8 @@ def _settings(told: dict[str, Any]) -> str:
     ]
     return "; ".join([
         f"resnet-serve {told['version']}",
-        f"{layout['runners']} runners x {layout['intra_op_threads']} intra-op threads "
-        f"({layout['source']}, for {layout['goal']})",
+        f"{parallelism['runners']} runners x {parallelism['intra_op_threads']} intra-op threads "
+        f"({parallelism['source']}, for {parallelism['goal']})",
         *models,
     ])  # fmt: skip
 

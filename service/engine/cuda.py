@@ -45,7 +45,7 @@ class GpuModel:
     input_shape: tuple[int | None, int | None, int | None]
     side: int
     outputs: Sequence[str]
-    layout: str  # of the convolutions: "NCHW" or "NHWC"
+    parallelism: str  # of the convolutions: "NCHW" or "NHWC"
     tf32: bool
 
 
@@ -93,7 +93,11 @@ class CudaEngine:
     def attested(self) -> Mapping[str, Any]:
         """Graphs, layout and copies that are really in use."""
         copies = self._stagings[0].kind if self._stagings else None
-        return {"cuda_graphs": self._graphs, "layout": self._model.layout, "copies": copies}
+        return {
+            "cuda_graphs": self._graphs,
+            "parallelism": self._model.parallelism,
+            "copies": copies,
+        }
 
     def prepare(self, sizes: Sequence[int]) -> None:
         """Make ready for these sizes; no batch may run meanwhile.

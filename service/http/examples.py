@@ -80,7 +80,7 @@ HEALTH = {
     "state": "ready",
     "version": "0.1.0",
     "uptime_s": 207.221,
-    "layout": {
+    "parallelism": {
         "runners": 1,
         "intra_op_threads": 2,
         "goal": "throughput",

@@ -48,7 +48,7 @@ async def health(request: Request) -> Response:
         "state": state,
         "version": __version__,
         "uptime_s": round(time.monotonic() - runtime.started, 3),
-        "layout": runtime.repository.layout.described(),
+        "parallelism": runtime.repository.parallelism.described(),
         "devices": runtime.repository.devices(),
         "models": [_model_health(model) for model in runtime.repository],
         "broken": _broken(runtime.repository),

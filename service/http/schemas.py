@@ -172,7 +172,7 @@ class Broken(BaseModel):
     reason: str
 
 
-class LayoutTrial(BaseModel):
+class ParallelismTrial(BaseModel):
     """How a layout did when it was tried."""
 
     runners: int
@@ -182,7 +182,7 @@ class LayoutTrial(BaseModel):
     steady: bool = Field(description="false: a second try did not confirm the figures")
 
 
-class Layout(BaseModel):
+class Parallelism(BaseModel):
     """How many batches run side by side, on how many threads each, and why."""
 
     runners: int
@@ -192,7 +192,7 @@ class Layout(BaseModel):
         description="cache: measured by an earlier start; default: there was nothing to choose"
     )
     why: str = Field(description="what decided, in a line")
-    candidates: list[LayoutTrial]
+    candidates: list[ParallelismTrial]
 
 
 class Device(BaseModel):
@@ -213,7 +213,7 @@ class Health(BaseModel):
     state: Literal["starting", "ready", "reloading", "draining", "failed"]
     version: str
     uptime_s: float
-    layout: Layout
+    parallelism: Parallelism
     devices: list[Device] = Field(description="the GPU in use; empty on the CPU")
     models: list[ModelHealth]
     broken: list[Broken]

@@ -24,10 +24,10 @@ SCHEMA = 3
 
 _log = structlog.get_logger(__name__)
 
-Facts = Mapping[str, Any]
+Fingerprint = Mapping[str, Any]
 """What a measurement depends on: values that JSON can hold and gives back unchanged."""
 
-FindFacts = Callable[[], Facts | None]
+FindFingerprint = Callable[[], Fingerprint | None]
 """Only called where there is a cache, since it reads a model file; None keeps nothing."""
 
 V = TypeVar("V", bound=BaseModel)
@@ -43,14 +43,14 @@ class ProfileCache:
         self._folder = folder
         self._warned = False
 
-    def read(self, kind: str, find_facts: FindFacts, form: type[V]) -> V | None:
+    def read(self, kind: str, find_facts: FindFingerprint, form: type[V]) -> V | None:
         """Give what was kept for these facts; None if there is nothing, or nothing of that form."""
-        if self._folder is None or (facts := find_facts()) is None:
+        if self._folder is None or (fingerprint := find_facts()) is None:
             return None
-        path = self._path(self._folder, kind, facts)
+        path = self._path(self._folder, kind, fingerprint)
         try:
             entry = json.loads(path.read_text(encoding="utf-8"))
-            if entry["schema"] != SCHEMA or entry["facts"] != facts:
+            if entry["schema"] != SCHEMA or entry["facts"] != fingerprint:
                 raise ValueError("it is of other facts")  # noqa: TRY301 - one way out for all
             return form.model_validate(entry["value"])
         except FileNotFoundError:
@@ -61,12 +61,12 @@ class ProfileCache:
             _log.warning("cache_entry_ignored", path=str(path), detail=first_line(error))
         return None
 
-    def write(self, kind: str, find_facts: FindFacts, value: BaseModel) -> None:
+    def write(self, kind: str, find_facts: FindFingerprint, value: BaseModel) -> None:
         """Keep a value for these facts, in the place of any other."""
-        if self._folder is None or (facts := find_facts()) is None:
+        if self._folder is None or (fingerprint := find_facts()) is None:
             return
-        entry = {"schema": SCHEMA, "facts": facts, "value": value.model_dump(mode="json")}
-        path = self._path(self._folder, kind, facts)
+        entry = {"schema": SCHEMA, "facts": fingerprint, "value": value.model_dump(mode="json")}
+        path = self._path(self._folder, kind, fingerprint)
         # Readers see the old file or the new one, whoever else writes it at the same time.
         draft = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}")
         try:
@@ -80,8 +80,8 @@ class ProfileCache:
             self._warn(error)
 
     @staticmethod
-    def _path(folder: Path, kind: str, facts: Facts) -> Path:
-        key = json.dumps({"schema": SCHEMA, "facts": facts}, sort_keys=True)
+    def _path(folder: Path, kind: str, fingerprint: Fingerprint) -> Path:
+        key = json.dumps({"schema": SCHEMA, "facts": fingerprint}, sort_keys=True)
         return folder / f"{kind}-{hashlib.sha256(key.encode()).hexdigest()}.json"
 
     def _warn(self, error: OSError) -> None:

@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, Field
 
 from service.engine.base import Engine, probabilities
-from service.tuning.cache import Facts, ProfileCache
-from service.tuning.layout import Positive, is_steady
+from service.tuning.cache import Fingerprint, ProfileCache
+from service.tuning.parallelism import Positive, is_steady
 
 _TIMED_ROUNDS = 3
 _NOTHING_S = 0.001
@@ -41,7 +41,7 @@ class Profile:
     def __init__(
         self,
         cache: ProfileCache | None = None,
-        find_facts: Callable[[Engine], Facts | None] = lambda _: None,
+        find_facts: Callable[[Engine], Fingerprint | None] = lambda _: None,
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
         self._cache, self._find_facts = cache or ProfileCache(None), find_facts
@@ -57,8 +57,8 @@ class Profile:
         """
         if self._known:
             return {}
-        facts = partial(self._find_facts, engine)  # now that it is ready: it knows its graphs
-        kept = self._cache.read(self.KIND, facts, BatchTimes)
+        fingerprint = partial(self._find_facts, engine)  # now that it is ready: it knows its graphs
+        kept = self._cache.read(self.KIND, fingerprint, BatchTimes)
         if kept is not None and set(kept.seconds) == set(sizes):
             self._known = True
             return kept.seconds
@@ -67,7 +67,7 @@ class Profile:
             return None
         self._known = True
         if all(map(_typical, times.values())):
-            self._cache.write(self.KIND, facts, BatchTimes(seconds=times))
+            self._cache.write(self.KIND, fingerprint, BatchTimes(seconds=times))
         return times
 
     def _time(

@@ -288,7 +288,9 @@ def answers(url: str, data: bytes) -> list[dict[str, Any]]:
 
 
 _VARYING_HEADERS = frozenset({"date", "retry-after"})
-_VARYING_KEYS = frozenset({"title", "detail", "request_id", "layout", "tools", "sha256", "why"})
+_VARYING_KEYS = frozenset(
+    {"title", "detail", "request_id", "parallelism", "tools", "sha256", "why"}
+)
 
 
 def _recorded(status: str, headers: list[tuple[str, str]], body: bytes) -> dict[str, Any]:

@@ -100,7 +100,7 @@ def test_health_tells_the_gpu_its_memory_and_how_it_computes(serve, device):
         }
     ]
     (model,) = body["models"]
-    assert model["engine"] == {"cuda_graphs": True, "layout": "NCHW", "copies": "pinned"}
+    assert model["engine"] == {"cuda_graphs": True, "parallelism": "NCHW", "copies": "pinned"}
     assert (model["provider"], model["max_batch"]) == ("cuda", 4)
     assert list(model["latency_ms"]) == ["1", "2", "4"]
 
@@ -109,7 +109,7 @@ def test_the_log_of_the_start_tells_what_was_taken(loaded):
     _, logs = loaded(max_batch=2)
     ready, gpu = logs
     assert (ready["event"], ready["max_batch"]) == ("model_ready", 2)
-    assert (ready["cuda_graphs"], ready["layout"], ready["copies"]) == (True, "NCHW", "pinned")
+    assert (ready["cuda_graphs"], ready["parallelism"], ready["copies"]) == (True, "NCHW", "pinned")
     assert (gpu["event"], gpu["memory_used_bytes"]) == ("gpu", 20 * 2**30)
 
 
@@ -186,7 +186,7 @@ def test_a_given_size_that_does_not_fit_is_told_and_tried_again(loaded, device, 
 
 
 def test_the_next_start_knows_the_times_and_the_largest_batch(loaded, tmp_path, monkeypatch):
-    monkeypatch.setattr("service.tuning.facts.gpu_name", lambda _: "a GPU")
+    monkeypatch.setattr("service.tuning.fingerprint.gpu_name", lambda _: "a GPU")
     cache = tmp_path / "cache"
     first, _ = loaded(cache_dir=cache)
     second, _ = loaded(FakeDevice(), cache_dir=cache)
@@ -203,7 +203,7 @@ def test_one_batch_is_computed_and_others_are_got_ready(
     opener = gpu_opener(device, batches=staged)
     values = {"models": model_folder, "cache_dir": None, "max_batch": 2} | settings
     repository = load_repository(Settings.model_validate(values), Metrics(), opener=opener)
-    assert repository.layout.layout.runners == concurrencies
+    assert repository.parallelism.parallelism.runners == concurrencies
     assert repository._device.runners == 1, "admission counts on one"
     repository.close(10)
 

@@ -34,8 +34,8 @@ from service.metrics import Metrics
 from service.repository import Repository
 from service.served import ServedModel, buckets
 from service.settings import Settings
-from service.tuning.choice import choose_layout
-from service.tuning.layout import Layout
+from service.tuning.autotune import autotune
+from service.tuning.parallelism import Parallelism
 
 
 def loaded(folder: Path, metrics: Metrics | None = None, **options) -> Repository:
@@ -290,9 +290,9 @@ def test_the_chosen_layout_is_logged_once_with_why(several):
     cut(several / "a.onnx")
     with capture_logs() as logs:
         repository = loaded(several)
-    (told,) = [entry for entry in logs if entry["event"] == "layout_chosen"]
+    (told,) = [entry for entry in logs if entry["event"] == "parallelism_chosen"]
     assert told["why"] == "set by --intra-op-threads; the other follows from the cores"
-    assert told["runners"] == repository.layout.layout.runners
+    assert told["runners"] == repository.parallelism.parallelism.runners
 
 
 def test_the_layout_is_that_of_the_pool_and_of_every_session(several):
@@ -304,7 +304,7 @@ def test_the_layout_is_that_of_the_pool_and_of_every_session(several):
 
     settings = Settings.model_validate({"models": several, "runners": 2, "intra_op_threads": 3})
     repository = load_repository(settings, Metrics(), opener=FakeOpener(open_engine))
-    assert repository.layout.layout == Layout(2, 3)
+    assert repository.parallelism.parallelism == Parallelism(2, 3)
     assert opened == [3, 3, 3, 3]
 
     async def concurrencies() -> set[int]:
@@ -330,9 +330,9 @@ def test_the_layout_is_measured_on_the_model_that_is_asked_for_by_default(
 
     def chosen(path, *others, models, cache):
         asked.append((path, models))
-        return choose_layout(path, *others, models=models, cache=cache)
+        return autotune(path, *others, models=models, cache=cache)
 
-    monkeypatch.setattr("service.loader.choose_layout", chosen)
+    monkeypatch.setattr("service.loader.autotune", chosen)
     loaded(several, default_model=default)
     assert asked == [(several / measured, 4)]
 

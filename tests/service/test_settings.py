@@ -84,7 +84,7 @@ def test_a_bad_number_is_named_by_its_flag_and_its_variable(name, value):
     [
         ("provider", "tpu"),
         ("log_format", "xml"),
-        ("layout_goal", "both"),
+        ("optimize_for", "both"),
         ("log_level", "loud"),
         ("builtin", "maybe"),
         ("port", "65536"),

@@ -132,9 +132,9 @@ def test_each_form_of_a_report_says_what_was_measured_when_and_with_what(
     assert began <= date <= datetime.now().astimezone()
     settings = report["server"]["settings"]
     assert settings["version"] == __version__
-    assert settings["layout"]["runners"] > 0
+    assert settings["parallelism"]["runners"] > 0
     assert settings["models"][0]["queue"]["limit"] == 77
-    threads = settings["layout"]["intra_op_threads"]
+    threads = settings["parallelism"]["intra_op_threads"]
     for shown in (capsys.readouterr().out, unescape((tmp_path / "r.html").read_text())):
         assert report["date"] in shown
         assert "resnet-serve bench --trace" in shown

@@ -29,7 +29,7 @@ def test_health_tells_state_models_providers_and_queues(client):
     assert body["state"] == "ready"
     assert body["version"] == __version__
     assert body["uptime_s"] >= 0
-    assert body["layout"].keys() == {
+    assert body["parallelism"].keys() == {
         "runners", "intra_op_threads", "goal", "source", "why", "candidates",
     }  # fmt: skip
     latency_ms = body["models"][0].pop("latency_ms")
@@ -45,22 +45,24 @@ def test_health_tells_state_models_providers_and_queues(client):
 
 
 def test_health_tells_the_layout_and_what_it_was_chosen_by(serve, monkeypatch):
-    monkeypatch.setattr("service.tuning.choice.cpu_count", lambda: 2)
-    layout = (
-        serve(layout_goal="latency", runners=0, intra_op_threads=0).get("/health").json()["layout"]
+    monkeypatch.setattr("service.tuning.autotune.cpu_count", lambda: 2)
+    parallelism = (
+        serve(optimize_for="latency", runners=0, intra_op_threads=0)
+        .get("/health")
+        .json()["parallelism"]
     )
-    tried = [(row["runners"], row["intra_op_threads"]) for row in layout["candidates"]]
+    tried = [(row["runners"], row["intra_op_threads"]) for row in parallelism["candidates"]]
     assert tried == [(2, 1), (1, 2)]
-    assert (layout["runners"], layout["intra_op_threads"]) in tried
-    assert (layout["goal"], layout["source"]) == ("latency", "measured")
-    for row in layout["candidates"]:
+    assert (parallelism["runners"], parallelism["intra_op_threads"]) in tried
+    assert (parallelism["goal"], parallelism["source"]) == ("latency", "measured")
+    for row in parallelism["candidates"]:
         assert row["images_per_s"] > 0
         assert row["lone_image_ms"] > 0
 
 
 def test_health_tells_a_layout_that_was_given(serve):
-    layout = serve(runners=2, intra_op_threads=3).get("/health").json()["layout"]
-    assert layout == {
+    parallelism = serve(runners=2, intra_op_threads=3).get("/health").json()["parallelism"]
+    assert parallelism == {
         "runners": 2, "intra_op_threads": 3, "goal": "throughput", "source": "settings",
         "why": "set by --runners and --intra-op-threads", "candidates": [],
     }  # fmt: skip

@@ -14,7 +14,7 @@ from structlog.testing import capture_logs
 
 from service.tuning import cache as cache_module
 from service.tuning.cache import SCHEMA, ProfileCache
-from service.tuning.layout import Positive
+from service.tuning.parallelism import Positive
 
 FACTS = {"model_sha256": "ab" * 32, "cpus": 2, "layouts": [[2, 1], [1, 2]], "tf32": False}
 
@@ -65,7 +65,7 @@ def test_other_facts_have_another_file(cache, folder, change):
 
 def test_kinds_do_not_mix(cache):
     cache.write("batches", lambda: FACTS, VALUE)
-    assert cache.read("layout", lambda: FACTS, Value) is None
+    assert cache.read("parallelism", lambda: FACTS, Value) is None
 
 
 def test_a_new_schema_passes_what_an_older_one_wrote_over(cache, monkeypatch):

@@ -48,8 +48,8 @@ def cache(tmp_path):
     return ProfileCache(tmp_path / "cache")
 
 
-def measured(engine: Engine, cache: ProfileCache | None = None, sizes=(1, 4), facts=FACTS):
-    profile = Profile(cache, lambda _: facts, engine.clock)
+def measured(engine: Engine, cache: ProfileCache | None = None, sizes=(1, 4), fingerprint=FACTS):
+    profile = Profile(cache, lambda _: fingerprint, engine.clock)
     return profile.measure(engine, IMAGE, sizes, threading.Event())
 
 
@@ -124,15 +124,15 @@ def test_what_is_of_other_sizes_is_measured_anew(engine, cache, seconds):
 
 
 def test_without_facts_nothing_is_kept(engine, cache, tmp_path):
-    measured(engine, cache, facts=None)
+    measured(engine, cache, fingerprint=None)
     assert not (tmp_path / "cache").exists()
 
 
 def test_the_facts_are_those_of_the_engine_as_it_was_made_ready(engine, cache):
     """Its graphs, layout and copies are known only then."""
-    measured(engine, cache, facts={"cuda_graphs": True})
+    measured(engine, cache, fingerprint={"cuda_graphs": True})
     ran = len(engine.ran)
-    measured(engine, cache, facts={"cuda_graphs": False})
+    measured(engine, cache, fingerprint={"cuda_graphs": False})
     assert len(engine.ran) == 2 * ran
 
 

@@ -6,8 +6,8 @@ import hashlib
 
 import pytest
 
-from service.tuning import facts as facts_module
-from service.tuning.facts import facts_of
+from service.tuning import fingerprint as facts_module
+from service.tuning.fingerprint import fingerprint_of
 
 
 @pytest.fixture
@@ -18,12 +18,12 @@ def path(tmp_path):
 
 
 def test_they_are_the_file_the_device_and_the_software(path):
-    facts = facts_of(path, "cpu", max_batch=8)
-    assert facts is not None
-    assert facts["model_sha256"] == hashlib.sha256(b"weights").hexdigest()
-    assert facts["runtime"].startswith("onnxruntime ")
-    assert facts["max_batch"] == 8
-    assert facts == facts_of(path, "cpu", max_batch=8)
+    fingerprint = fingerprint_of(path, "cpu", max_batch=8)
+    assert fingerprint is not None
+    assert fingerprint["model_sha256"] == hashlib.sha256(b"weights").hexdigest()
+    assert fingerprint["runtime"].startswith("onnxruntime ")
+    assert fingerprint["max_batch"] == 8
+    assert fingerprint == fingerprint_of(path, "cpu", max_batch=8)
 
 
 @pytest.mark.parametrize(
@@ -36,28 +36,28 @@ def test_they_are_the_file_the_device_and_the_software(path):
     ],
 )
 def test_another_machine_or_software_is_another_fact(path, monkeypatch, name, value):
-    before = facts_of(path, "cpu")
+    before = fingerprint_of(path, "cpu")
     monkeypatch.setattr(facts_module, name, value)
-    assert facts_of(path, "cpu") != before
+    assert fingerprint_of(path, "cpu") != before
 
 
 def test_a_file_is_known_by_its_content_and_not_by_its_name(path, tmp_path):
-    before = facts_of(path, "cpu")
+    before = fingerprint_of(path, "cpu")
     other = path.rename(tmp_path / "other.onnx")
-    assert facts_of(other, "cpu") == before
+    assert fingerprint_of(other, "cpu") == before
     other.write_bytes(b"other weights")
-    assert facts_of(other, "cpu") != before
+    assert fingerprint_of(other, "cpu") != before
 
 
 def test_a_gpu_is_known_by_its_name(path, monkeypatch):
     """And one without a name could be any."""
     monkeypatch.setattr(facts_module, "gpu_name", lambda number: ["NVIDIA A10", None][number])
-    facts = facts_of(path, "cuda", device_id=0)
-    assert facts is not None
-    assert (facts["provider"], facts["device"]) == ("cuda", "NVIDIA A10")
-    assert facts_of(path, "cuda", device_id=1) is None
+    fingerprint = fingerprint_of(path, "cuda", device_id=0)
+    assert fingerprint is not None
+    assert (fingerprint["provider"], fingerprint["device"]) == ("cuda", "NVIDIA A10")
+    assert fingerprint_of(path, "cuda", device_id=1) is None
 
 
 def test_a_file_that_is_gone_has_none(path):
     path.unlink()
-    assert facts_of(path, "cpu") is None
+    assert fingerprint_of(path, "cpu") is None

@@ -6,14 +6,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from service.tuning.layout import Layout, Trial, candidates, choose
+from service.tuning.parallelism import Parallelism, Trial, candidates, choose
 
-ONE_EACH, ALL_FOR_ONE, MIDDLE = Layout(8, 1), Layout(1, 8), Layout(4, 5)
+ONE_EACH, ALL_FOR_ONE, MIDDLE = Parallelism(8, 1), Parallelism(1, 8), Parallelism(4, 5)
 
 
-def threads_at_most(layout: Layout, models: int) -> int:
+def threads_at_most(parallelism: Parallelism, models: int) -> int:
     """Runners, and the helpers of as many sessions as can run at once."""
-    return layout.runners + min(models, layout.runners) * (layout.intra_op_threads - 1)
+    return parallelism.runners + min(models, parallelism.runners) * (
+        parallelism.intra_op_threads - 1
+    )
 
 
 @pytest.mark.parametrize(
@@ -28,42 +30,42 @@ def threads_at_most(layout: Layout, models: int) -> int:
     ],
 )
 def test_a_runner_for_each_cpu_one_for_all_and_from_four_on_a_middle_way(cpus, expected):
-    assert candidates(cpus, 1) == [Layout(*layout) for layout in expected]
+    assert candidates(cpus, 1) == [Parallelism(*parallelism) for parallelism in expected]
 
 
 def test_sessions_that_can_run_at_once_share_the_cpus():
     """Each model's session has helpers of its own."""
-    assert candidates(8, 2) == [ONE_EACH, ALL_FOR_ONE, Layout(4, 3)]
-    assert candidates(8, 4) == [ONE_EACH, ALL_FOR_ONE, Layout(4, 2)]
-    assert candidates(9, 9) == [Layout(9, 1), Layout(1, 9), Layout(4, 2)]
+    assert candidates(8, 2) == [ONE_EACH, ALL_FOR_ONE, Parallelism(4, 3)]
+    assert candidates(8, 4) == [ONE_EACH, ALL_FOR_ONE, Parallelism(4, 2)]
+    assert candidates(9, 9) == [Parallelism(9, 1), Parallelism(1, 9), Parallelism(4, 2)]
 
 
 @given(cpus=st.integers(1, 300), models=st.integers(1, 20))
 @settings(max_examples=300)
 def test_no_layout_has_more_threads_than_cpus(cpus, models):
     layouts = candidates(cpus, models)
-    assert layouts[0] == Layout(cpus, 1)
+    assert layouts[0] == Parallelism(cpus, 1)
     assert 1 <= len(layouts) <= 3
     assert len(set(layouts)) == len(layouts)
-    assert all(threads_at_most(layout, models) <= cpus for layout in layouts)
+    assert all(threads_at_most(parallelism, models) <= cpus for parallelism in layouts)
 
 
 def test_what_is_given_is_not_tried():
-    assert candidates(8, 1, runners=3, threads=5) == [Layout(3, 5)]
+    assert candidates(8, 1, runners=3, threads=5) == [Parallelism(3, 5)]
 
 
 @pytest.mark.parametrize(
     ("runners", "expected"), [(1, 8), (2, 7), (4, 5), (7, 2), (8, 1), (9, 1), (64, 1)]
 )
 def test_with_runners_given_the_threads_fill_the_cpus(runners, expected):
-    assert candidates(8, 1, runners=runners) == [Layout(runners, expected)]
+    assert candidates(8, 1, runners=runners) == [Parallelism(runners, expected)]
 
 
 @pytest.mark.parametrize(
     ("threads", "expected"), [(1, 8), (2, 7), (5, 4), (7, 2), (8, 1), (9, 1), (64, 1)]
 )
 def test_with_threads_given_the_runners_fill_the_cpus(threads, expected):
-    assert candidates(8, 1, threads=threads) == [Layout(expected, threads)]
+    assert candidates(8, 1, threads=threads) == [Parallelism(expected, threads)]
 
 
 @given(cpus=st.integers(1, 64), models=st.integers(1, 8), number=st.integers(1, 64))
@@ -72,16 +74,17 @@ def test_with_one_given_the_other_is_kept_within_the_cpus(cpus, models, number):
     (by_runners,) = candidates(cpus, models, runners=number)
     (by_threads,) = candidates(cpus, models, threads=number)
     assert (by_runners.runners, by_threads.intra_op_threads) == (number, number)
-    for layout in (by_runners, by_threads):
-        within = threads_at_most(layout, models) <= cpus
-        assert within or layout.runners == 1 or layout.intra_op_threads == 1
+    for parallelism in (by_runners, by_threads):
+        within = threads_at_most(parallelism, models) <= cpus
+        assert within or parallelism.runners == 1 or parallelism.intra_op_threads == 1
 
 
 def trials(*figures: tuple[float, float], steady: bool = True) -> list[Trial]:
     """Of a runner for each CPU, one for all, and the middle way: images a second, and seconds."""
     layouts = (ONE_EACH, ALL_FOR_ONE, MIDDLE)
     return [
-        Trial(layout, *figure, steady) for layout, figure in zip(layouts, figures, strict=False)
+        Trial(parallelism, *figure, steady)
+        for parallelism, figure in zip(layouts, figures, strict=False)
     ]
 
 

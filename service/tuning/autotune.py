@@ -16,11 +16,11 @@ from service.cpus import cpu_count
 from service.engine.base import Opener
 from service.errors import first_line
 from service.golden import golden_pattern
-from service.settings import CPU_MAX_BATCH, LayoutGoal, Settings
+from service.settings import CPU_MAX_BATCH, OptimizeFor, Settings
 from service.tuning.cache import ProfileCache
-from service.tuning.facts import facts_of
-from service.tuning.layout import Layout, Trial, candidates, choose
-from service.tuning.trials import OneEngine, try_out
+from service.tuning.fingerprint import fingerprint_of
+from service.tuning.measure import ReopenableEngine, measure
+from service.tuning.parallelism import Parallelism, Trial, candidates, choose
 
 _log = structlog.get_logger(__name__)
 
@@ -35,11 +35,11 @@ def _rounded(rate: float) -> str:
 
 
 @dataclass(frozen=True, slots=True)
-class Choice:
+class ParallelismChoice:
     """The layout that is used, and why: `trials` are empty where there was nothing to try."""
 
-    layout: Layout
-    goal: LayoutGoal
+    parallelism: Parallelism
+    goal: OptimizeFor
     source: Source
     trials: Sequence[Trial] = ()
     note: str = ""
@@ -52,31 +52,31 @@ class Choice:
             return self.note
         when = "measured by an earlier start" if self.source == "cache" else "measured now"
         figures = ", ".join(
-            f"{trial.layout} {_rounded(trial.images_per_s)} images/s and a lone image in "
+            f"{trial.parallelism} {_rounded(trial.images_per_s)} images/s and a lone image in "
             f"{trial.lone_s * 1000:.3g} ms"
             for trial in self.trials
         )
-        return f"{when}: {figures}; {self.layout} {self._merit()}"
+        return f"{when}: {figures}; {self.parallelism} {self._merit()}"
 
     def _merit(self) -> str:
         if self.goal == "latency":
             return "answers a lone image soonest"
-        if self.layout == max(self.trials, key=lambda trial: trial.images_per_s).layout:
+        if self.parallelism == max(self.trials, key=lambda trial: trial.images_per_s).parallelism:
             return "gives the most images a second"
         return "is taken as long as no other is clearly and steadily faster"
 
     def described(self) -> dict[str, Any]:
         """Give it as /health and the log show it."""
         return {
-            "runners": self.layout.runners,
-            "intra_op_threads": self.layout.intra_op_threads,
+            "runners": self.parallelism.runners,
+            "intra_op_threads": self.parallelism.intra_op_threads,
             "goal": self.goal,
             "source": self.source,
             "why": self.why,
             "candidates": [
                 {
-                    "runners": trial.layout.runners,
-                    "intra_op_threads": trial.layout.intra_op_threads,
+                    "runners": trial.parallelism.runners,
+                    "intra_op_threads": trial.parallelism.intra_op_threads,
                     "images_per_s": round(trial.images_per_s, 1),
                     "lone_image_ms": round(trial.lone_s * 1000, 3),
                     "steady": trial.steady,
@@ -92,15 +92,15 @@ class _Trials(BaseModel):
     trials: list[Trial]
 
 
-def choose_layout(
+def autotune(
     model_file: Path,
     opener: Opener,
-    engines: OneEngine,
+    engines: ReopenableEngine,
     settings: Settings,
     *,
     models: int,
     cache: ProfileCache,
-) -> Choice:
+) -> ParallelismChoice:
     """Choose the layout for `models` models by the one that is opened by `engines`.
 
     Raises the `StartupError` with which a model file is refused; a model that can't run is left to
@@ -110,16 +110,16 @@ def choose_layout(
     if opener.may_use_gpu():
         threads = settings.intra_op_threads or 1
         if engines.with_threads(threads).provider != "cpu":
-            layout = Layout(settings.runners or _GPU_BATCHES, threads)
+            parallelism = Parallelism(settings.runners or _GPU_BATCHES, threads)
             note = note or "on a GPU one batch is computed while the next is copied"
-            return Choice(layout, settings.layout_goal, given, note=note)
-    layouts = candidates(
+            return ParallelismChoice(parallelism, settings.optimize_for, given, note=note)
+    options = candidates(
         cpu_count(), models, runners=settings.runners, threads=settings.intra_op_threads
     )
-    if len(layouts) == 1:
+    if len(options) == 1:
         note = note or "one core leaves nothing to choose"
-        return Choice(layouts[0], settings.layout_goal, given, note=note)
-    return _tried(model_file, engines, settings, layouts, cache)
+        return ParallelismChoice(options[0], settings.optimize_for, given, note=note)
+    return _tried(model_file, engines, settings, options, cache)
 
 
 def _given(settings: Settings) -> tuple[Source, str]:
@@ -133,32 +133,36 @@ def _given(settings: Settings) -> tuple[Source, str]:
 
 def _tried(
     model_file: Path,
-    engines: OneEngine,
+    engines: ReopenableEngine,
     settings: Settings,
-    layouts: Sequence[Layout],
+    options: Sequence[Parallelism],
     cache: ProfileCache,
-) -> Choice:
-    goal = settings.layout_goal
-    facts = partial(
-        facts_of,
+) -> ParallelismChoice:
+    goal = settings.optimize_for
+    fingerprint = partial(
+        fingerprint_of,
         model_file,
         "cpu",
         max_batch=settings.max_batch or CPU_MAX_BATCH,
-        layouts=[[layout.runners, layout.intra_op_threads] for layout in layouts],
+        options=[[parallelism.runners, parallelism.intra_op_threads] for parallelism in options],
     )
-    kept = cache.read("layout", facts, _Trials)
-    if kept is not None and [trial.layout for trial in kept.trials] == list(layouts):
-        return Choice(choose(kept.trials, goal), goal, "cache", kept.trials)
-    engine = engines.with_threads(layouts[0].intra_op_threads)
+    kept = cache.read("parallelism", fingerprint, _Trials)
+    if kept is not None and [trial.parallelism for trial in kept.trials] == list(options):
+        return ParallelismChoice(choose(kept.trials, goal), goal, "cache", kept.trials)
+    engine = engines.with_threads(options[0].intra_op_threads)
     contract = parse_contract(engine.metadata, file=str(model_file))
     image = golden_pattern(1, contract.preprocessing.crop)
     try:
-        trials = try_out(layouts, engines, image, max_batch=settings.max_batch or CPU_MAX_BATCH)
+        trials = measure(options, engines, image, max_batch=settings.max_batch or CPU_MAX_BATCH)
     except Exception as error:  # noqa: BLE001 - the warm-up will meet it too, and tell of it
-        _log.warning("layout_not_measured", detail=str(error))
-        return Choice(layouts[0], goal, "default", note=f"not measured: {first_line(error)}")
+        _log.warning("parallelism_not_measured", detail=str(error))
+        return ParallelismChoice(
+            options[0], goal, "default", note=f"not measured: {first_line(error)}"
+        )
     if all(trial.steady for trial in trials):
-        cache.write("layout", facts, _Trials(trials=list(trials)))
+        cache.write("parallelism", fingerprint, _Trials(trials=list(trials)))
     else:
-        _log.info("layout_not_kept", detail="two tries differ; the next start measures again")
-    return Choice(choose(trials, goal), goal, "measured", trials)
+        _log.info(
+            "parallelism_not_cached", detail="two tries differ; the next start measures again"
+        )
+    return ParallelismChoice(choose(trials, goal), goal, "measured", trials)

@@ -13,12 +13,12 @@ from service.engine.onnx import load_engine
 from service.errors import ContractError, ModelFileError
 from service.settings import Settings
 from service.tuning import choice as choice_module
+from service.tuning.autotune import ParallelismChoice, autotune
 from service.tuning.cache import ProfileCache
-from service.tuning.choice import Choice, choose_layout
-from service.tuning.layout import Layout, Trial
-from service.tuning.trials import OneEngine
+from service.tuning.measure import ReopenableEngine
+from service.tuning.parallelism import Parallelism, Trial
 
-TWO_ONES, ONE_TWO = Layout(2, 1), Layout(1, 2)
+TWO_ONES, ONE_TWO = Parallelism(2, 1), Parallelism(1, 2)
 TRIALS = [Trial(TWO_ONES, 200.0, 0.010), Trial(ONE_TWO, 150.0, 0.006)]
 
 
@@ -40,7 +40,7 @@ def cache(tmp_path):
 @pytest.fixture
 def trials(monkeypatch):
     """Trials of known outcome; gives the list of what was tried."""
-    asked: list[list[Layout]] = []
+    asked: list[list[Parallelism]] = []
 
     def tried(layouts, engines, image, *, max_batch):
         asked.append(list(layouts))
@@ -53,12 +53,12 @@ def trials(monkeypatch):
 
 def chosen(
     path, cache: ProfileCache | None = None, models: int = 1, opener=None, **settings
-) -> Choice:
+) -> ParallelismChoice:
     opener = opener or FakeOpener(load_engine)
-    return choose_layout(
+    return autotune(
         path,
         opener,
-        OneEngine(opener, path),
+        ReopenableEngine(opener, path),
         Settings.model_validate({"provider": "cpu"} | settings),
         models=models,
         cache=cache or ProfileCache(None),
@@ -68,11 +68,11 @@ def chosen(
 def test_it_is_measured_with_the_real_runtime_where_nothing_is_given(model):
     choice = chosen(model)
     assert choice.source == "measured"
-    assert [trial.layout for trial in choice.trials] == [TWO_ONES, ONE_TWO]
-    assert choice.layout in (TWO_ONES, ONE_TWO)
+    assert [trial.parallelism for trial in choice.trials] == [TWO_ONES, ONE_TWO]
+    assert choice.parallelism in (TWO_ONES, ONE_TWO)
     assert choice.why.startswith("measured now: 2 runners x 1 thread ")
     for trial in choice.trials:
-        assert f"{trial.layout} {trial.images_per_s:.0f} images/s" in choice.why
+        assert f"{trial.parallelism} {trial.images_per_s:.0f} images/s" in choice.why
 
 
 FIGURES = (
@@ -91,8 +91,8 @@ FIGURES = (
 def test_a_choice_says_why_with_the_figures_of_each_that_was_tried(
     model, cache, trials, goal, because
 ):
-    assert chosen(model, cache, layout_goal=goal).why == f"measured now: {FIGURES}; {because}"
-    again = chosen(model, cache, layout_goal=goal)
+    assert chosen(model, cache, optimize_for=goal).why == f"measured now: {FIGURES}; {because}"
+    again = chosen(model, cache, optimize_for=goal)
     assert again.why == f"measured by an earlier start: {FIGURES}; {because}"
 
 
@@ -108,40 +108,40 @@ def test_a_choice_that_was_given_says_by_what(model, given, why):
     assert chosen(model, **given).why == why
 
 
-@pytest.mark.parametrize(("goal", "layout"), [("throughput", TWO_ONES), ("latency", ONE_TWO)])
-def test_the_goal_decides(model, trials, goal, layout):
-    choice = chosen(model, layout_goal=goal)
-    assert (choice.layout, choice.goal, choice.source) == (layout, goal, "measured")
+@pytest.mark.parametrize(("goal", "parallelism"), [("throughput", TWO_ONES), ("latency", ONE_TWO)])
+def test_the_goal_decides(model, trials, goal, parallelism):
+    choice = chosen(model, optimize_for=goal)
+    assert (choice.parallelism, choice.goal, choice.source) == (parallelism, goal, "measured")
     assert choice.trials == TRIALS
 
 
 @pytest.mark.parametrize(
-    ("given", "layout"),
+    ("given", "parallelism"),
     [
-        ({"runners": 3, "intra_op_threads": 5}, Layout(3, 5)),
+        ({"runners": 3, "intra_op_threads": 5}, Parallelism(3, 5)),
         ({"runners": 1}, ONE_TWO),
         ({"intra_op_threads": 1}, TWO_ONES),
     ],
 )
-def test_what_is_given_is_taken_without_a_trial(model, cache, trials, given, layout):
+def test_what_is_given_is_taken_without_a_trial(model, cache, trials, given, parallelism):
     choice = chosen(model, cache, **given)
-    assert (choice.layout, choice.source, list(choice.trials)) == (layout, "settings", [])
+    assert (choice.parallelism, choice.source, list(choice.trials)) == (parallelism, "settings", [])
     assert trials == []
 
 
 def test_one_cpu_leaves_nothing_to_choose(model, trials, monkeypatch):
     monkeypatch.setattr(choice_module, "cpu_count", lambda: 1)
     choice = chosen(model)
-    assert (choice.layout, choice.source) == (Layout(1, 1), "default")
+    assert (choice.parallelism, choice.source) == (Parallelism(1, 1), "default")
     assert choice.why == "one core leaves nothing to choose"
     assert trials == []
 
 
 def test_the_next_start_knows_for_either_goal(model, cache, trials):
     chosen(model, cache)
-    for goal, layout in (("throughput", TWO_ONES), ("latency", ONE_TWO)):
-        choice = chosen(model, cache, layout_goal=goal)
-        assert (choice.layout, choice.source) == (layout, "cache")
+    for goal, parallelism in (("throughput", TWO_ONES), ("latency", ONE_TWO)):
+        choice = chosen(model, cache, optimize_for=goal)
+        assert (choice.parallelism, choice.source) == (parallelism, "cache")
         assert choice.trials == TRIALS
     assert len(trials) == 1
 
@@ -155,9 +155,9 @@ def test_another_model_batch_size_or_number_of_cpus_is_tried_anew(
     monkeypatch.setattr(choice_module, "cpu_count", lambda: 4)
     chosen(model, cache)
     chosen(model, cache, models=2)
-    middle = [Layout(4, 1), Layout(1, 4)]
+    middle = [Parallelism(4, 1), Parallelism(1, 4)]
     assert trials == [[TWO_ONES, ONE_TWO]] * 3 + [
-        [*middle, Layout(2, 3)], [*middle, Layout(2, 2)]
+        [*middle, Parallelism(2, 3)], [*middle, Parallelism(2, 2)]
     ]  # fmt: skip
 
 
@@ -176,10 +176,10 @@ def test_figures_of_a_busy_machine_are_used_and_not_kept(model, cache, monkeypat
     monkeypatch.setattr(choice_module, "try_out", lambda *_, **__: busy)
     with capture_logs() as logs:
         choice = chosen(model, cache)
-    assert (choice.layout, choice.source) == (TWO_ONES, "measured")
+    assert (choice.parallelism, choice.source) == (TWO_ONES, "measured")
     assert choice.why.endswith("is taken as long as no other is clearly and steadily faster")
     assert [candidate["steady"] for candidate in choice.described()["candidates"]] == [True, False]
-    assert "layout_not_kept" in [entry["event"] for entry in logs]
+    assert "parallelism_not_cached" in [entry["event"] for entry in logs]
     assert chosen(model, cache).source == "measured"
 
 
@@ -197,9 +197,9 @@ def test_a_model_that_can_not_run_gets_a_runner_for_each_cpu(model, cache, tmp_p
 
     with capture_logs() as logs:
         choice = chosen(model, cache, opener=FakeOpener(broken))
-    assert (choice.layout, choice.source, list(choice.trials)) == (TWO_ONES, "default", [])
+    assert (choice.parallelism, choice.source, list(choice.trials)) == (TWO_ONES, "default", [])
     assert choice.why == "not measured: out of memory"
-    assert ("layout_not_measured", "out of memory") in [
+    assert ("parallelism_not_measured", "out of memory") in [
         (entry["event"], entry.get("detail")) for entry in logs
     ]
     assert not (tmp_path / "cache").exists()
@@ -223,21 +223,21 @@ class OnGpu(FakeEngine):
 
 
 @pytest.mark.parametrize(
-    ("given", "layout", "source"),
+    ("given", "parallelism", "source"),
     [
-        ({}, Layout(2, 1), "default"),
-        ({"runners": 1}, Layout(1, 1), "settings"),
-        ({"intra_op_threads": 2}, Layout(2, 2), "settings"),
+        ({}, Parallelism(2, 1), "default"),
+        ({"runners": 1}, Parallelism(1, 1), "settings"),
+        ({"intra_op_threads": 2}, Parallelism(2, 2), "settings"),
     ],
 )
 def test_a_gpu_has_two_batches_under_way_unless_told_otherwise(
-    model, trials, given, layout, source
+    model, trials, given, parallelism, source
 ):
     """One is computed while the other is stacked and copied."""
     engine = OnGpu()
     opener = FakeOpener(lambda *_, **__: engine, "auto", on_gpu=True)
     choice = chosen(model, opener=opener, provider="auto", **given)
-    assert (choice.layout, choice.source) == (layout, source)
+    assert (choice.parallelism, choice.source) == (parallelism, source)
     assert trials == []
 
 

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from service.engine.base import Engine, Opener, Pixels, probabilities
 from service.settings import Provider
-from service.tuning.layout import Layout, Trial, is_steady
+from service.tuning.parallelism import Parallelism, Trial, is_steady
 
 _MOST_RUNS = 32
 _ENOUGH_S, _ENOUGH_RUNS = 0.03, 2
@@ -38,7 +38,7 @@ _NO_WAY_BACK_S = 20.0
 """When the way there took as long, as with seconds an image, there is no second try."""
 
 
-class OneEngine:
+class ReopenableEngine:
     """A model file's engine, opened anew for another number of threads; one is open at a time."""
 
     def __init__(self, opener: Opener, path: Path) -> None:
@@ -66,9 +66,9 @@ class OneEngine:
             engine.close()
 
 
-def try_out(
-    layouts: Sequence[Layout],
-    engines: OneEngine,
+def measure(
+    options: Sequence[Parallelism],
+    engines: ReopenableEngine,
     image: NDArray[np.uint8],
     *,
     max_batch: int,
@@ -78,21 +78,21 @@ def try_out(
     Takes below a second with a model of 10 ms an image, and seconds with one of 100 ms.
     """
     started = time.perf_counter()
-    results: dict[Layout, list[_Result]] = {layout: [] for layout in layouts}
+    results: dict[Parallelism, list[_Result]] = {parallelism: [] for parallelism in options}
     sizes = [1, min(_FULL_BATCH, max_batch)]
-    for number, layout in enumerate([*layouts, *reversed(layouts)]):
-        if number == len(layouts) and time.perf_counter() - started > _NO_WAY_BACK_S:
+    for number, parallelism in enumerate([*options, *reversed(options)]):
+        if number == len(options) and time.perf_counter() - started > _NO_WAY_BACK_S:
             break
-        engine = engines.with_threads(layout.intra_op_threads)
+        engine = engines.with_threads(parallelism.intra_op_threads)
         probabilities(engine, [image])  # the first run allocates
         lone_s = _lone_s(engine, image)
         if number == 0 and lone_s * sizes[-1] > _LONGEST_BATCH_S:
             sizes = [1]
-        before = results[layout]
+        before = results[parallelism]
         tried = [before[0].size] if before else dict.fromkeys(sizes)
-        rate, size = max((_rate(engine, image, size, layout.runners), size) for size in tried)
+        rate, size = max((_rate(engine, image, size, parallelism.runners), size) for size in tried)
         before.append(_Result(lone_s, rate, size))
-    return [_trial(layout, results[layout]) for layout in layouts]
+    return [_trial(parallelism, results[parallelism]) for parallelism in options]
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,10 +102,10 @@ class _Result:
     size: int  # the batch size of that rate, which was the best one
 
 
-def _trial(layout: Layout, results: Sequence[_Result]) -> Trial:
+def _trial(parallelism: Parallelism, results: Sequence[_Result]) -> Trial:
     rates = [result.rate for result in results]
     lone_s = min(result.lone_s for result in results)
-    return Trial(layout, max(rates), lone_s, len(rates) > 1 and is_steady(rates))
+    return Trial(parallelism, max(rates), lone_s, len(rates) > 1 and is_steady(rates))
 
 
 def _lone_s(engine: Engine, image: NDArray[np.uint8]) -> float:

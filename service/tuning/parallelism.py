@@ -12,7 +12,7 @@ from typing import Annotated
 
 from pydantic import Field
 
-from service.settings import LayoutGoal
+from service.settings import OptimizeFor
 
 _BETTER = 1.05
 """So much faster than one runner for each core must a layout be to be preferred.
@@ -30,7 +30,7 @@ Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
 
 @dataclass(frozen=True, slots=True)
-class Layout:
+class Parallelism:
     """Batches that run side by side, and the threads that work on one, its runner included."""
 
     runners: int
@@ -49,7 +49,7 @@ class Trial:
     Not `steady` is what a second try did not confirm: it should not be relied on.
     """
 
-    layout: Layout
+    parallelism: Parallelism
     images_per_s: Positive
     lone_s: Positive
     steady: bool = True
@@ -60,7 +60,7 @@ def is_steady(results: Sequence[float]) -> bool:
     return max(results) < _STEADY * min(results)
 
 
-def candidates(cpus: int, models: int, *, runners: int = 0, threads: int = 0) -> list[Layout]:
+def candidates(cpus: int, models: int, *, runners: int = 0, threads: int = 0) -> list[Parallelism]:
     """List the layouts that are worth a try; first the one with a runner for each CPU.
 
     Each gives every CPU one thread: a runner for each, one runner with all of them, and from 4 CPUs
@@ -68,17 +68,17 @@ def candidates(cpus: int, models: int, *, runners: int = 0, threads: int = 0) ->
     since what fills the CPUs follows from either.
     """
     if runners:
-        return [Layout(runners, threads or _threads_beside(runners, cpus, models))]
+        return [Parallelism(runners, threads or _threads_beside(runners, cpus, models))]
     if threads:
         fitting = [r for r in range(1, cpus + 1) if _threads_beside(r, cpus, models) >= threads]
-        return [Layout(max(fitting, default=1), threads)]
+        return [Parallelism(max(fitting, default=1), threads)]
     ways = [cpus, 1] if cpus < _CPUS_FOR_A_MIDDLE_WAY else [cpus, 1, cpus // 2]
-    layouts = [Layout(way, _threads_beside(way, cpus, models)) for way in ways]
+    options = [Parallelism(way, _threads_beside(way, cpus, models)) for way in ways]
     # With many models the middle way may leave no thread over, and be half of the first.
     return [
-        layout
-        for layout in dict.fromkeys(layouts)
-        if layout.runners == cpus or layout.intra_op_threads > 1
+        parallelism
+        for parallelism in dict.fromkeys(options)
+        if parallelism.runners == cpus or parallelism.intra_op_threads > 1
     ]
 
 
@@ -91,10 +91,12 @@ def _threads_beside(runners: int, cpus: int, models: int) -> int:
     return max(1, 1 + (cpus - runners) // min(models, runners))
 
 
-def choose(trials: Sequence[Trial], goal: LayoutGoal) -> Layout:
+def choose(trials: Sequence[Trial], goal: OptimizeFor) -> Parallelism:
     """Pick the best layout for a goal; the first of `trials` is the one to beat in throughput."""
     if goal == "latency":
-        return min(trials, key=lambda trial: trial.lone_s).layout
+        return min(trials, key=lambda trial: trial.lone_s).parallelism
     first, best = trials[0], max(trials, key=lambda trial: trial.images_per_s)
     clearly = all(trial.steady for trial in trials)
-    return (best if clearly and best.images_per_s > first.images_per_s * _BETTER else first).layout
+    return (
+        best if clearly and best.images_per_s > first.images_per_s * _BETTER else first
+    ).parallelism

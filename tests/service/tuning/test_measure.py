@@ -14,11 +14,11 @@ from service.engine.base import probabilities
 from service.engine.onnx import load_engine
 from service.golden import golden_pattern
 from service.tuning import trials as trials_module
-from service.tuning.layout import Layout
-from service.tuning.trials import OneEngine, try_out
+from service.tuning.measure import ReopenableEngine, measure
+from service.tuning.parallelism import Parallelism
 
 IMAGE = golden_pattern(1, 8)
-LAYOUTS = [Layout(2, 1), Layout(1, 2), Layout(2, 3)]
+LAYOUTS = [Parallelism(2, 1), Parallelism(1, 2), Parallelism(2, 3)]
 
 
 class Watched:
@@ -54,20 +54,20 @@ def watched():
 
 
 def test_each_layout_has_its_figures(watched, model):
-    trials = try_out(LAYOUTS, OneEngine(FakeOpener(watched), model), IMAGE, max_batch=8)
-    assert [trial.layout for trial in trials] == LAYOUTS
+    trials = measure(LAYOUTS, ReopenableEngine(FakeOpener(watched), model), IMAGE, max_batch=8)
+    assert [trial.parallelism for trial in trials] == LAYOUTS
     assert all(trial.images_per_s > 0 and trial.lone_s > 0 for trial in trials)
 
 
 def test_they_are_tried_there_and_back_and_one_session_is_open_at_a_time(watched, model):
-    try_out(LAYOUTS, OneEngine(FakeOpener(watched), model), IMAGE, max_batch=8)
+    measure(LAYOUTS, ReopenableEngine(FakeOpener(watched), model), IMAGE, max_batch=8)
     assert [threads for _, threads in watched.opened] == [1, 2, 3, 2, 1]
     assert watched.most_open == 1
 
 
 def test_a_model_that_takes_long_is_tried_once(watched, model, monkeypatch):
     monkeypatch.setattr(trials_module, "_NO_WAY_BACK_S", -1.0)
-    trials = try_out(LAYOUTS, OneEngine(FakeOpener(watched), model), IMAGE, max_batch=8)
+    trials = measure(LAYOUTS, ReopenableEngine(FakeOpener(watched), model), IMAGE, max_batch=8)
     assert [threads for _, threads in watched.opened] == [1, 2, 3]
     assert len(trials) == 3
     assert not any(trial.steady for trial in trials), "nothing confirms a single result"
@@ -94,28 +94,28 @@ class Counting(FakeEngine):
         return answers
 
 
-def tried(engine: Counting, *layouts: Layout, max_batch: int = 8):
-    engines = OneEngine(FakeOpener(lambda *_, **__: engine), Path("a.onnx"))
-    return try_out(layouts, engines, IMAGE, max_batch=max_batch)
+def tried(engine: Counting, *layouts: Parallelism, max_batch: int = 8):
+    engines = ReopenableEngine(FakeOpener(lambda *_, **__: engine), Path("a.onnx"))
+    return measure(layouts, engines, IMAGE, max_batch=max_batch)
 
 
 @pytest.mark.parametrize(("max_batch", "sizes"), [(1, {1}), (2, {1, 2}), (4, {1, 4}), (8, {1, 4})])
 def test_single_images_and_a_small_batch_are_tried(max_batch, sizes):
     engine = Counting()
-    tried(engine, Layout(2, 1), max_batch=max_batch)
+    tried(engine, Parallelism(2, 1), max_batch=max_batch)
     assert engine.ran == sizes
 
 
 def test_a_slow_model_is_tried_with_single_images_only(monkeypatch):
     monkeypatch.setattr(trials_module, "_LONGEST_BATCH_S", 0.0)
     engine = Counting()
-    tried(engine, Layout(2, 1))
+    tried(engine, Parallelism(2, 1))
     assert engine.ran == {1}
 
 
 def test_never_more_callers_than_runners():
     engine = Counting()
-    tried(engine, Layout(3, 1))
+    tried(engine, Parallelism(3, 1))
     assert 1 <= engine.most_inside <= 3
     assert threading.get_ident() in engine.callers, "a lone image's"
     assert len(engine.callers) >= 4, "callers have threads of their own"
@@ -136,7 +136,7 @@ def test_whichever_caller_fails_the_others_end_and_its_error_is_raised(which):
 
     engine.run = run
     with pytest.raises(RuntimeError, match="no memory"):
-        tried(engine, Layout(3, 1))
+        tried(engine, Parallelism(3, 1))
 
 
 def test_a_thread_that_can_not_be_started_leaves_no_other_waiting(monkeypatch):
@@ -150,28 +150,28 @@ def test_a_thread_that_can_not_be_started_leaves_no_other_waiting(monkeypatch):
 
     monkeypatch.setattr(threading.Thread, "start", limited)
     with pytest.raises(RuntimeError, match="can't start new thread"):
-        tried(Counting(), Layout(2, 1))
+        tried(Counting(), Parallelism(2, 1))
 
 
 def test_results_that_differ_much_are_not_steady(monkeypatch):
     """The first of the two has the machine to itself, and the second a third of it."""
     rates = iter([90.0, 80.0, 30.0])  # batch of 1, batch of 4, and the better one again
     monkeypatch.setattr(trials_module, "_rate", lambda *_: next(rates))
-    (trial,) = tried(Counting(), Layout(1, 1))
+    (trial,) = tried(Counting(), Parallelism(1, 1))
     assert (trial.images_per_s, trial.steady) == (90.0, False)
 
 
 def test_results_that_agree_are_steady_and_the_better_counts(monkeypatch):
     rates = iter([90.0, 80.0, 95.0])
     monkeypatch.setattr(trials_module, "_rate", lambda *_: next(rates))
-    (trial,) = tried(Counting(), Layout(1, 1))
+    (trial,) = tried(Counting(), Parallelism(1, 1))
     assert (trial.images_per_s, trial.steady) == (95.0, True)
 
 
 def test_an_engine_is_kept_for_the_same_number_of_threads_and_opened_anew_for_another(
     watched, model
 ):
-    engines = OneEngine(FakeOpener(watched), model)
+    engines = ReopenableEngine(FakeOpener(watched), model)
     one = engines.with_threads(1)
     assert engines.with_threads(1) is one
     two = engines.with_threads(2)
@@ -181,7 +181,7 @@ def test_an_engine_is_kept_for_the_same_number_of_threads_and_opened_anew_for_an
 
 
 def test_where_auto_came_to_the_cpu_the_gpu_is_not_tried_again(watched, model):
-    engines = OneEngine(FakeOpener(watched, "auto"), model)
+    engines = ReopenableEngine(FakeOpener(watched, "auto"), model)
     engines.with_threads(1)
     engines.with_threads(2)
     assert watched.opened == [("auto", 1), ("cpu", 2)]
@@ -195,7 +195,7 @@ def test_what_opens_an_engine_may_fail_and_succeed_later(model):
             raise RuntimeError("no memory")
         return load_engine(path, **options)
 
-    engines = OneEngine(FakeOpener(open_engine), model)
+    engines = ReopenableEngine(FakeOpener(open_engine), model)
     with pytest.raises(RuntimeError, match="no memory"):
         engines.with_threads(1)
     broken = False

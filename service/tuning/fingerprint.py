@@ -19,7 +19,7 @@ def _sha256(model_file: Path, *_changed: int) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def facts_of(
+def fingerprint_of(
     model_file: Path, provider: str, *, device_id: int = 0, **more: Any
 ) -> dict[str, Any] | None:
     """Give the facts for a model on a provider of this machine, and `more` of the measurement.
