@@ -30,7 +30,7 @@ from service.bench.reference import (
 from service.bench.summary import spread
 from service.bench.target import Target, classify_path, parse_target
 from service.engine.providers import prepare_runtime
-from service.model_files import builtin_file
+from service.models.files import builtin_file
 
 CONNECTIONS = {"SingleStream": 1, "Server": 512, "Offline": 128}
 """How many queries are in flight at most, by scenario, unless it is said."""

@@ -34,7 +34,7 @@ from service.bench.reference import WRONG_ANSWER
 from service.bench.text_report import number, table
 from service.engine.providers import prepare_runtime
 from service.errors import StartupError
-from service.model_files import builtin_file
+from service.models.files import builtin_file
 
 _LATE = "deadline_exceeded"  # accepted, and not answered in time
 _MIB = 2**20

@@ -45,7 +45,7 @@ from service.bench.summary import spread
 from service.bench.text_report import number, table
 from service.engine.providers import prepare_runtime
 from service.errors import StartupError
-from service.model_files import builtin_file
+from service.models.files import builtin_file
 
 GOAL = 0.75
 

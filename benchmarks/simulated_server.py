@@ -27,7 +27,7 @@ from service.bench.pipeline import Pipeline, load_pipeline
 from service.cpus import cpu_count
 from service.engine.providers import prepare_runtime
 from service.logs import LogWriter, configure_logs
-from service.model_files import builtin_file
+from service.models.files import builtin_file
 from service.server import bind, run_server
 from service.settings import add_flags, load_settings
 

@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 from model_export.architectures import Stem
 from model_export.errors import OptionsError, WeightsError
-from service.model_files import is_model_name, is_version
+from service.models.files import is_model_name, is_version
 
 Storage = Literal["fp32", "fp16"]
 """How weights are kept in a file that computes in float32."""

@@ -33,13 +33,13 @@ from service.http.openapi import CLASSIFY_PATH, describe, documented
 from service.http.problems import add_problem_handlers
 from service.http.root_path import WithoutRootPath, WithRootPath
 from service.http.runtime import Runtime
-from service.loader import load_repository
 from service.memory import give_back_while_running
 from service.metrics import Metrics
+from service.models.loader import load_repository
+from service.models.watchdog import watch
 from service.preprocess.decode import DecodePolicy, prepare_decoding
 from service.preprocess.memory import DecodingMemory
 from service.settings import Settings
-from service.watchdog import watch
 
 
 def create_app(settings: Settings, opener: Opener | None = None) -> FastAPI:

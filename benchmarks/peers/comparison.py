@@ -33,7 +33,7 @@ from service.bench.summary import spread
 from service.contract import METADATA_KEY
 from service.cpus import cpu_count
 from service.engine.onnx import load_engine
-from service.model_files import builtin_file
+from service.models.files import builtin_file
 
 
 class Comparison:

@@ -10,7 +10,7 @@ from service.bench.images import read_images
 from service.bench.options import BenchOptions
 from service.bench.progress import Progress
 from service.bench.reference import Expected, from_model_file
-from service.model_files import builtin_file
+from service.models.files import builtin_file
 
 
 class Prepared(NamedTuple):

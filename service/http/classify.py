@@ -32,10 +32,10 @@ from service.http.record import RequestRecord
 from service.http.runtime import Runtime
 from service.http.schemas import ClassifyQuery
 from service.http.upload import HeldBytes, read_body
+from service.models.model import ServedModel
 from service.postprocess.top_k import top_k
 from service.preprocess.decode import DecodedImage, decode, decode_at_once
 from service.preprocess.header import read_header
-from service.served import ServedModel
 from service.tracebacks import forget_frames
 from service.wording import shortened
 

@@ -19,8 +19,8 @@ from service.http.parameters import WholeNumber
 from service.http.runtime import Runtime, runtime_of
 from service.http.schemas import Health, ModelDetail, Models, Probe
 from service.metrics import CONTENT_TYPE
-from service.repository import Repository
-from service.served import ServedModel
+from service.models.model import ServedModel
+from service.models.repository import Repository
 
 router = APIRouter()
 

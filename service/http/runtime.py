@@ -12,8 +12,8 @@ from service.batching.admission import ByteGate
 from service.batching.decode_pool import DecodePool
 from service.http.coalescing import Coalescer
 from service.metrics import Metrics
+from service.models.repository import Repository
 from service.preprocess.decode import DecodePolicy
-from service.repository import Repository
 from service.settings import Settings
 
 _LEAST_STOP_S = 0.5

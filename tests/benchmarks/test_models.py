@@ -10,8 +10,8 @@ import torch
 from models import RECIPES, Recipe, make_model, random_network
 
 from service.golden import golden_pattern
-from service.loader import load_repository
 from service.metrics import Metrics
+from service.models.loader import load_repository
 from service.settings import Settings
 
 TINY = Recipe("resnet18", 8, "small", side=32, resize=32, classes=5)

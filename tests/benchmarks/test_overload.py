@@ -10,7 +10,7 @@ from overload import measure_overload, render, row_of
 from service.bench.options import BenchOptions
 from service.bench.prepare import prepare
 from service.bench.progress import Progress
-from service.model_files import builtin_file
+from service.models.files import builtin_file
 
 
 def given(**changes) -> argparse.Namespace:

@@ -16,7 +16,7 @@ from service.contract import ModelContract, parse_contract
 from service.engine.base import probabilities
 from service.engine.onnx import load_engine
 from service.golden import check_golden
-from service.model_files import builtin_file
+from service.models.files import builtin_file
 
 
 @pytest.fixture(scope="module")

@@ -34,7 +34,7 @@ from wire import connect, head, read_answer
 from service.contract import parse_contract
 from service.engine.base import Outputs, Pixels, probabilities
 from service.engine.onnx import load_engine
-from service.model_files import builtin_file
+from service.models.files import builtin_file
 from service.preprocess.decode import DecodePolicy, decode
 
 SEED = 20_26

@@ -22,9 +22,9 @@ from structlog.testing import capture_logs
 from waiting import wait_until
 
 from service.errors import ProviderError
-from service.loader import load_repository
 from service.metrics import Metrics
-from service.served import buckets
+from service.models.loader import load_repository
+from service.models.model import buckets
 from service.settings import Settings
 from service.tuning.profile import Profile
 
@@ -124,7 +124,7 @@ def test_the_log_of_the_start_tells_what_was_taken(loaded):
 def test_the_largest_batch_is_measured_where_none_is_set(
     loaded, device, monkeypatch, milliseconds, largest
 ):
-    monkeypatch.setattr("service.loader.Profile", partial(Profile, clock=device.clock))
+    monkeypatch.setattr("service.models.loader.Profile", partial(Profile, clock=device.clock))
     device.batch_s = lambda size: milliseconds[size] / 1000
     model, _ = loaded()
     assert (model.state, model.max_batch) == ("ready", largest)
@@ -160,7 +160,7 @@ def test_a_size_that_does_not_fit_the_memory_is_done_without(serve, device, too_
 def test_a_size_that_does_not_fit_any_more_when_the_model_is_loaded_again_is_done_without(
     serve, device, monkeypatch
 ):
-    monkeypatch.setattr("service.served._RELOAD_FIRST_S", 0.01)
+    monkeypatch.setattr("service.models.model._RELOAD_FIRST_S", 0.01)
     client = serve(opener=gpu_opener(device), cache_dir=None)
     device.fail["run"] = OUT_OF_MEMORY
     assert client.post(POST, content=colored()).status_code == 503
@@ -175,7 +175,7 @@ def test_a_size_that_does_not_fit_any_more_when_the_model_is_loaded_again_is_don
 
 def test_a_given_size_that_does_not_fit_is_told_and_tried_again(loaded, device, monkeypatch):
     """Another process may leave the GPU its memory."""
-    monkeypatch.setattr("service.served._RELOAD_FIRST_S", 0.01)
+    monkeypatch.setattr("service.models.model._RELOAD_FIRST_S", 0.01)
     device.fail["capture 4"] = OUT_OF_MEMORY
     model, _ = loaded(max_batch=4)
     assert model.state == "reloading"
@@ -228,7 +228,7 @@ def test_a_gpu_that_is_lost_costs_all_that_wait_and_the_process(serve, device, m
 def test_a_failed_allocation_costs_the_batch_and_the_session_is_opened_anew(
     serve, device, monkeypatch
 ):
-    monkeypatch.setattr("service.served._RELOAD_FIRST_S", 0.01)
+    monkeypatch.setattr("service.models.model._RELOAD_FIRST_S", 0.01)
     client = serve(opener=gpu_opener(device), max_batch=2)
     device.fail["run"] = OUT_OF_MEMORY
     response = client.post(POST, content=colored())
@@ -261,7 +261,7 @@ def test_a_gpu_whose_thread_hangs_is_told(serve, device):
 
 def test_a_failed_session_is_gone_before_the_next_is_opened(serve, device, monkeypatch):
     """There may not be memory for two."""
-    monkeypatch.setattr("service.served._RELOAD_FIRST_S", 0.01)
+    monkeypatch.setattr("service.models.model._RELOAD_FIRST_S", 0.01)
     client = serve(opener=gpu_opener(device), max_batch=2)
     first, alive = weakref.ref(device.sessions.pop()), []
     open_session = device.open

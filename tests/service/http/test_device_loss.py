@@ -11,8 +11,8 @@ from structlog.testing import capture_logs
 from waiting import wait_until
 
 from service.errors import DeviceLostError
-from service.loader import load_repository
 from service.metrics import Metrics
+from service.models.loader import load_repository
 from service.settings import Settings
 
 POST = "/v1/classify"

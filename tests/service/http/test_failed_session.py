@@ -13,8 +13,8 @@ from waiting import wait_until
 
 from service.engine.onnx import load_engine
 from service.errors import DeviceMemoryError, ProviderError, SessionFailedError
-from service.loader import load_repository
 from service.metrics import Metrics
+from service.models.loader import load_repository
 from service.settings import Settings
 
 POST = "/v1/classify"
@@ -24,8 +24,8 @@ FAILED = SessionFailedError("CUDA failure 900: operation not permitted when stre
 @pytest.fixture(autouse=True)
 def hurried(monkeypatch):
     """Reload without the waits of the real back-off."""
-    monkeypatch.setattr("service.served._RELOAD_FIRST_S", 0.01)
-    monkeypatch.setattr("service.served._RELOAD_MOST_S", 0.02)
+    monkeypatch.setattr("service.models.model._RELOAD_FIRST_S", 0.01)
+    monkeypatch.setattr("service.models.model._RELOAD_MOST_S", 0.02)
 
 
 def fail_session(model) -> None:

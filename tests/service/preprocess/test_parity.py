@@ -15,7 +15,7 @@ from PIL import Image, ImageOps
 from service.contract import ModelContract, parse_contract
 from service.engine.base import Engine, probabilities
 from service.engine.onnx import load_engine
-from service.model_files import builtin_file
+from service.models.files import builtin_file
 from service.preprocess.decode import DecodePolicy, decode
 
 ORIENTATION, TURNED_RIGHT = 0x0112, 6

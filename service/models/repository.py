@@ -22,8 +22,8 @@ from service.errors import (
     ModelRequiredError,
     UnknownModelError,
 )
-from service.model_files import BrokenModel
-from service.served import ServedModel
+from service.models.files import BrokenModel
+from service.models.model import ServedModel
 from service.tuning.autotune import ParallelismChoice
 
 _log = structlog.get_logger(__name__)

@@ -29,10 +29,10 @@ from service.errors import (
     StartupError,
     UnknownModelError,
 )
-from service.loader import load_repository
 from service.metrics import Metrics
-from service.repository import Repository
-from service.served import ServedModel, buckets
+from service.models.loader import load_repository
+from service.models.model import ServedModel, buckets
+from service.models.repository import Repository
 from service.settings import Settings
 from service.tuning.autotune import autotune
 from service.tuning.parallelism import Parallelism
@@ -332,7 +332,7 @@ def test_the_layout_is_measured_on_the_model_that_is_asked_for_by_default(
         asked.append((path, models))
         return autotune(path, *others, models=models, cache=cache)
 
-    monkeypatch.setattr("service.loader.autotune", chosen)
+    monkeypatch.setattr("service.models.loader.autotune", chosen)
     loaded(several, default_model=default)
     assert asked == [(several / measured, 4)]
 
@@ -527,7 +527,7 @@ def test_a_model_that_disagrees_is_needed_only_by_default_or_when_strict(several
 
 
 def test_a_model_that_could_not_run_is_broken_until_another_try_succeeds(several, monkeypatch):
-    monkeypatch.setattr("service.served._RELOAD_FIRST_S", 0.2)
+    monkeypatch.setattr("service.models.model._RELOAD_FIRST_S", 0.2)
     repository = loaded(several)
     model = repository.find("a")
 
@@ -547,7 +547,7 @@ def test_a_model_that_could_not_run_is_broken_until_another_try_succeeds(several
 def test_a_model_that_can_not_run_is_failed_and_the_others_go_on(several, monkeypatch):
     repository = loaded(several)
 
-    monkeypatch.setattr("service.served._RELOAD_FIRST_S", 60.0)
+    monkeypatch.setattr("service.models.model._RELOAD_FIRST_S", 60.0)
 
     def broken(pixels, outputs):
         raise RuntimeError("no such node")

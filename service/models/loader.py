@@ -17,9 +17,9 @@ from service.engine.onnx import CudaOptions, OnnxOpener
 from service.errors import ModelFileError, ModelSelectionError
 from service.memory import give_back_freed
 from service.metrics import Metrics
-from service.model_files import BrokenModel, ModelFile, builtin_file, discover
-from service.repository import ModelSet, Repository
-from service.served import LoadedModel, ServedModel
+from service.models.files import BrokenModel, ModelFile, builtin_file, discover
+from service.models.model import LoadedModel, ServedModel
+from service.models.repository import ModelSet, Repository
 from service.settings import Settings
 from service.tracebacks import forget_frames
 from service.tuning.autotune import ParallelismChoice, autotune

@@ -26,7 +26,7 @@ from service.errors import (
 )
 from service.golden import check_golden, golden_pattern
 from service.metrics import ModelMetrics
-from service.model_files import ModelFile
+from service.models.files import ModelFile
 from service.settings import CPU_MAX_BATCH, Settings
 from service.tuning.profile import Profile, smallest_nearly_best
 

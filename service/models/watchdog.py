@@ -6,7 +6,7 @@ import asyncio
 
 import structlog
 
-from service.repository import Repository
+from service.models.repository import Repository
 
 _PERIOD_S = 1.0
 

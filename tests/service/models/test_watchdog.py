@@ -10,7 +10,7 @@ from waiting import wait_until
 
 
 def test_a_stuck_runner_is_logged_once_and_so_is_its_end(serve, monkeypatch):
-    monkeypatch.setattr("service.watchdog._PERIOD_S", 0.01)
+    monkeypatch.setattr("service.models.watchdog._PERIOD_S", 0.01)
     with structlog.testing.capture_logs() as logs:
         client = serve(runners=1, stuck_after_s=0.5)
         (model,) = client.app.state.runtime.repository

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from service.errors import ModelSelectionError
-from service.model_files import ModelFile, PassedOver, builtin_file, discover
+from service.models.files import ModelFile, PassedOver, builtin_file, discover
 
 
 def touched(path: Path) -> Path:

@@ -70,7 +70,7 @@ def _listed(folder: Path) -> list[Path]:
 
 def builtin_file() -> ModelFile:
     """Give the model file that comes with the package."""
-    path = Path(str(resources.files("service") / "models" / "slim-resnet50.onnx"))
+    path = Path(str(resources.files("service") / "builtin" / "slim-resnet50.onnx"))
     return ModelFile(path.stem, 1, path)
 
 

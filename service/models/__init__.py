@@ -1,0 +1,1 @@
+"""The models that are served: files, loading, states, look-up."""
