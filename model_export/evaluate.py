@@ -18,10 +18,10 @@ from model_export.images import labelled, open_images
 from model_export.model_file import read_model, rewrite_contract
 from model_export.options import EvaluateOptions
 from model_export.pixels import BATCH, batches
-from model_export.plots import reliability_plot
 from service.contract import Accuracy, ModelContract
 from service.engine.base import Engine, probabilities
 from service.engine.onnx import load_engine
+from service.report.plots import reliability_plot
 
 _BINS = 15
 _BAR = 30  # characters

@@ -7,14 +7,14 @@ from html import escape
 from typing import Any
 
 from service.bench.facts import INTERRUPTED, report_rows
-from service.bench.page import page
-from service.bench.svg import Line, bar_plot, line_plot
 from service.bench.text_report import (
     fact_rows,
     limit_tables,
     spread_rows,
     title_of,
 )
+from service.report.page import page
+from service.report.svg import Line, bar_plot, line_plot
 
 
 def render_html(report: dict[str, Any]) -> str:

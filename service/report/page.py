@@ -31,7 +31,7 @@ svg { width: 100%; height: auto; font-size: 12px; } svg text { fill: var(--soft)
 
 
 def page(title: str, parts: Sequence[str]) -> str:
-    """Put parts, which are HTML, on a page; `service.bench.svg` has plots for it."""
+    """Put parts, which are HTML, on a page; `service.report.svg` has plots for it."""
     return (
         '<!doctype html><html lang="en"><meta charset="utf-8">'
         f'<meta name="viewport" content="width=device-width"><title>{escape(title)}</title>'

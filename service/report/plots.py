@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from html import escape
 
-from service.bench.page import page
-from service.bench.svg import Line, line_plot
+from service.report.page import page
+from service.report.svg import Line, line_plot
 
 
 def reliability_plot(title: str, points: Sequence[tuple[float, float]]) -> str:

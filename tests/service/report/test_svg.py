@@ -6,7 +6,7 @@ from xml.etree import ElementTree as ET
 
 import pytest
 
-from service.bench.svg import Line, bar_plot, line_plot
+from service.report.svg import Line, bar_plot, line_plot
 
 HALF_EMPTY = Line("p99 <ms>", [(0, 1.0), (1, None), (2, 3.0), (3, 4.0)])
 

@@ -1,0 +1,1 @@
+"""Reports: plots as SVG, and HTML pages that need no other file."""
