@@ -27,12 +27,12 @@ from service.engine.base import Opener
 from service.errors import SettingsError
 from service.http import operations
 from service.http.classify import Classify
-from service.http.coalescing import Coalescer
 from service.http.middleware import Direct, RequestMiddleware
 from service.http.openapi import CLASSIFY_PATH, describe, documented
 from service.http.problems import add_problem_handlers
 from service.http.root_path import WithoutRootPath, WithRootPath
-from service.http.runtime import Runtime
+from service.inference.pipeline import Pipeline
+from service.inference.runtime import Runtime
 from service.memory import give_back_while_running
 from service.metrics import Metrics
 from service.models.loader import load_repository
@@ -85,6 +85,7 @@ def create_runtime(settings: Settings, opener: Opener | None = None) -> Runtime:
     decode_pool = DecodePool(settings.decode_threads or cpu_count(), memory.waited_s)
     repository = load_repository(settings, metrics, decode_pool, opener)
     prepare_decoding()
+    policy = DecodePolicy(settings.max_image_pixels, settings.jpeg_draft_ratio, memory)
     body_bytes = ByteGate(settings.max_inflight_bytes)
     metrics.watch_bytes(lambda: body_bytes.held)
     return Runtime(
@@ -92,13 +93,8 @@ def create_runtime(settings: Settings, opener: Opener | None = None) -> Runtime:
         repository=repository,
         metrics=metrics,
         body_bytes=body_bytes,
-        decode_policy=DecodePolicy(
-            settings.max_image_pixels,
-            settings.jpeg_draft_ratio,
-            memory,
-        ),
         decode_pool=decode_pool,
-        coalescer=Coalescer() if settings.coalesce else None,
+        inference=Pipeline(decode_pool, policy, metrics, coalesce=settings.coalesce),
     )
 
 

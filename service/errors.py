@@ -8,14 +8,14 @@ A request's road, and the classes that can end it on each stretch:
 
     request   --HTTP/1.1-->      MalformedRequestError, HeadersTooLargeError, HeadersTimeoutError
               --query-->         InvalidParameterError, ModelRequiredError, UnknownModelError,
-                                 BrokenModelError, TopKError, NotReadyError
+                                 BrokenModelError, TopKError
               --headers-->       InvalidTimeoutError, InvalidPriorityError
               --upload-->        UnsupportedMediaTypeError, ContentEncodingError,
                                  BodyTooLargeError, InflightBytesError, BodyTimeoutError,
                                  EmptyBodyError
               --form-->          MalformedMultipartError, MalformedJsonError, NoImagesError,
                                  TooManyImagesError
-              --admission-->     QueueFullError, DeadlineUnreachableError
+              --admission-->     NotReadyError, QueueFullError, DeadlineUnreachableError
      image    --base64-->        InvalidBase64Error
               --decode-->        EmptyImageError, NotAnImageError, HeicNotSupportedError,
                                  ImageTooLargeError, TruncatedImageError, CorruptImageError,
@@ -28,7 +28,7 @@ A request's road, and the classes that can end it on each stretch:
                                  RouteNotFoundError, MethodNotAllowedError
 
 An error of one image is that image's result when the request has several, and the response's
-status when it has one. `api/problems.py` turns them into problem details (RFC 9457), once.
+status when it has one. `http/problems.py` turns them into problem details (RFC 9457), once.
 """
 
 from __future__ import annotations

@@ -23,8 +23,8 @@ from fastapi import FastAPI
 
 from service.app import entry_of
 from service.errors import SettingsError
-from service.http.runtime import Runtime
 from service.http1 import http1_protocol
+from service.inference.runtime import Runtime
 from service.logs import LogWriter
 from service.settings import Settings
 from service.starting import signals_to_stop_at

@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import traceback
 
-from service.errors import RequestError
+import structlog
+
+from service.errors import InternalError, RequestError
+
+_log = structlog.get_logger(__name__)
 
 _BEGINNING = "Traceback (most recent call last)"
 
@@ -27,6 +31,16 @@ def forget_frames(error: BaseException, *, logged: bool = False) -> None:
             seen.add(id(one))
             one.__traceback__ = None
             left += [one.__cause__, one.__context__]
+
+
+def known_error(error: Exception, request_id: str) -> RequestError:
+    """Turn any exception into one that may be shown; the log gets what the client doesn't."""
+    if not isinstance(error, RequestError):
+        _log.error("internal_error", request_id=request_id, exc_info=error)
+        return InternalError(f"an internal error; its id is {request_id}")
+    if error.status == 500:
+        _log.error(error.code, request_id=request_id, exc_info=error.__cause__ or error)
+    return error
 
 
 def _keep_text(error: BaseException) -> None:

@@ -258,14 +258,19 @@ class Reservation:
         return self
 
     def __exit__(self, _: object, error: BaseException | None, __: object) -> None:
-        """Give them back; who had waited longer than planned when it was given up tells that."""
+        """Give them back."""
         self._gate.let_go(self)
-        if isinstance(error, _TOO_LATE) and self._took_s() > self.planned_s:
-            self.answered()
+        if isinstance(error, _TOO_LATE):
+            self.was_late()
 
     def answered(self) -> None:
         """Let the gate learn from it; call it if all images were run, and ran for this request."""
         self._gate.learn(self.planned_s, self._took_s(), self.rank.priority)
+
+    def was_late(self) -> None:
+        """Let the gate learn from it if it was given up after longer than was planned."""
+        if self._took_s() > self.planned_s:
+            self.answered()
 
     def _took_s(self) -> float:
         return time.perf_counter() - self.asked_at

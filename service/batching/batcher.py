@@ -18,7 +18,7 @@ from service.batching.completion import Completions
 from service.batching.latency import LatencyTable
 from service.batching.queue import Selection, TicketQueue
 from service.batching.schedule import ConcurrencyLimit, SortKey
-from service.batching.ticket import ImageResult, Ticket
+from service.batching.ticket import Ticket, TicketResult
 from service.batching.workers import WorkerPool
 from service.contract import PROBABILITIES
 from service.engine.base import DeviceOutputs, Engine, Outputs
@@ -53,10 +53,10 @@ _SWEEP_FROM = 64
 
 
 class Batcher:
-    """One model's queue, run in batches by the threads of its device, `concurrency` of them at a time.
+    """One model's queue, run in batches by its device's threads, `concurrency` of them at a time.
 
     Construct it on the event loop that will wait for answers. Every ticket's future is resolved
-    exactly once: with an `ImageResult`, an `InferenceError`, a `DeadlineExceededError` or a
+    exactly once: with an `TicketResult`, an `InferenceError`, a `DeadlineExceededError` or a
     `ModelUnavailableError`. How many run together is planned by `latencies`. When the engine's
     session fails or its device is lost, the queue is emptied and takes nothing until `resume`.
     """
@@ -286,7 +286,7 @@ class Batcher:
         for ticket, row in zip(batch, rows, strict=True):
             queue_s = started - ticket.submitted
             self._metrics.queue_seconds.observe(queue_s)
-            answers.append((ticket.future, ImageResult(row, queue_s, infer_s, len(batch))))
+            answers.append((ticket.future, TicketResult(row, queue_s, infer_s, len(batch))))
         self._waiters.resolve(answers)
 
     def _note_slow(self, size: int, infer_s: float) -> None:

@@ -18,7 +18,7 @@ class Priority(IntEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class ImageResult:
+class TicketResult:
     """What a batch gave for one image, and how it went."""
 
     probabilities: NDArray[np.float32]  # [C]
@@ -36,7 +36,7 @@ class Ticket:
     """
 
     pixels: NDArray[np.uint8]  # [H, W, 3]
-    future: asyncio.Future[ImageResult]
+    future: asyncio.Future[TicketResult]
     submitted: float
     deadline: float
     priority: Priority = Priority.HIGH

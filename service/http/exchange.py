@@ -16,7 +16,7 @@ from service.errors import ClientDisconnectedError, RequestError
 from service.http.json_body import json_body
 from service.http.problems import MEDIA_TYPE, headers_of, problem
 from service.http.record import RequestRecord
-from service.http.runtime import Runtime
+from service.inference.runtime import Runtime
 from service.logs import request_id
 
 ON_DISCONNECT = "resnet_serve.on_disconnect"

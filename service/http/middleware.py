@@ -10,9 +10,8 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from service.errors import RequestError, StoppingError
 from service.http.exchange import REFUSED, Exchange
-from service.http.problems import known_error
-from service.http.runtime import Runtime
-from service.tracebacks import forget_frames
+from service.inference.runtime import Runtime
+from service.tracebacks import forget_frames, known_error
 
 _log = structlog.get_logger("service.request")
 
@@ -51,7 +50,7 @@ class RequestMiddleware:
                 else:
                     await self._app(scope, exchange.receive, exchange.send)
             except Exception as error:  # noqa: BLE001 - the last place that can still answer
-                shown = known_error(error, exchange.record)
+                shown = known_error(error, exchange.record.request_id)
                 forget_frames(error, logged=True)
                 await exchange.answer(shown)
         except asyncio.CancelledError:
@@ -87,7 +86,7 @@ class RequestMiddleware:
             code=record.code,
             model=record.model,
             images=record.images,
-            batch_size=record.batch_size,
+            batch_size=record.stages.batch_size,
             total_ms=round(seconds * 1000, 3),
             **{f"{stage}_ms": ms for stage, ms in record.timings_ms().items()},
         )

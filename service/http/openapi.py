@@ -14,7 +14,6 @@ from starlette.routing import Route
 from service.http import examples
 from service.http.json_body import json_body
 from service.http.problems import MEDIA_TYPE
-from service.http.runtime import Runtime
 from service.http.schemas import (
     Classification,
     ClassifyQuery,
@@ -22,6 +21,7 @@ from service.http.schemas import (
     Problem,
     RequestHeaders,
 )
+from service.inference.runtime import Runtime
 
 _REF = "#/components/schemas/{model}"
 _BINARY = {"schema": {"type": "string", "format": "binary", "minLength": 1}}

@@ -16,8 +16,8 @@ from service.http.exchange import Exchange
 from service.http.json_body import json_body
 from service.http.openapi import answers, problems
 from service.http.parameters import WholeNumber
-from service.http.runtime import Runtime, runtime_of
 from service.http.schemas import Health, ModelDetail, Models, Probe
+from service.inference.runtime import Runtime
 from service.metrics import CONTENT_TYPE
 from service.models.model import ServedModel
 from service.models.repository import Repository
@@ -30,6 +30,12 @@ async def options(exchange: Exchange) -> None:
     headers = [(b"allow", b"GET, POST, OPTIONS")]
     await exchange.send({"type": "http.response.start", "status": 204, "headers": headers})
     await exchange.send({"type": "http.response.body", "body": b""})
+
+
+def runtime_of(request: Request) -> Runtime:
+    """Return the service that a request belongs to."""
+    runtime: Runtime = request.app.state.runtime
+    return runtime
 
 
 @router.get(

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-import structlog
 from fastapi import FastAPI
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
@@ -14,7 +13,6 @@ from starlette.responses import Response
 
 from service.errors import (
     AllImagesFailedError,
-    InternalError,
     InvalidParameterError,
     MethodNotAllowedError,
     RequestError,
@@ -22,13 +20,12 @@ from service.errors import (
 )
 from service.http.json_body import json_body
 from service.http.record import RequestRecord, record_of
+from service.tracebacks import known_error
 from service.wording import shortened, what_is_wrong
 
 _PLACES = {"query", "path", "header"}  # where FastAPI says that a parameter is
 
 MEDIA_TYPE = "application/problem+json"
-
-_log = structlog.get_logger(__name__)
 
 
 def problem(error: RequestError, request_id: str) -> dict[str, Any]:
@@ -62,16 +59,6 @@ def problem_response(error: RequestError, record: RequestRecord) -> Response:
     )
 
 
-def known_error(error: Exception, record: RequestRecord) -> RequestError:
-    """Turn any exception into one that may be shown; the log gets what the client doesn't."""
-    if not isinstance(error, RequestError):
-        _log.error("internal_error", request_id=record.request_id, exc_info=error)
-        return InternalError(f"an internal error; its id is {record.request_id}")
-    if error.status == 500:
-        _log.error(error.code, request_id=record.request_id, exc_info=error.__cause__ or error)
-    return error
-
-
 def add_problem_handlers(app: FastAPI) -> None:
     """Make every error that the application raises a problem detail."""
     app.add_exception_handler(RequestError, _on_request_error)
@@ -81,7 +68,7 @@ def add_problem_handlers(app: FastAPI) -> None:
 
 async def _on_request_error(request: Request, error: Exception) -> Response:
     record = record_of(request)
-    return problem_response(known_error(error, record), record)
+    return problem_response(known_error(error, record.request_id), record)
 
 
 async def _on_validation_error(request: Request, error: Exception) -> Response:
@@ -117,4 +104,4 @@ async def _on_http_exception(request: Request, error: Exception) -> Response:
         return problem_response(
             RouteNotFoundError(f"there is no {path}; /docs describes what there is"), record
         )
-    return problem_response(known_error(error, record), record)
+    return problem_response(known_error(error, record.request_id), record)

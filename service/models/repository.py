@@ -46,8 +46,8 @@ class Repository:
     """All served models, by name and version. Fixed once loaded."""
 
     def __init__(
-        self, models: ModelSet, device: DeviceLoad, decode_pool: DecodePool, parallelism: ParallelismChoice,
-        stuck_after_s: float, opener: Opener,
+        self, models: ModelSet, device: DeviceLoad, decode_pool: DecodePool,
+        parallelism: ParallelismChoice, stuck_after_s: float, opener: Opener,
     ) -> None:  # fmt: skip
         self._all: dict[str, dict[int, ServedModel | BrokenModel]] = {}
         known: list[ServedModel | BrokenModel] = [*models.loaded, *models.broken]

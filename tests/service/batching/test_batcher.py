@@ -17,7 +17,7 @@ from stage import Sleepers, stage
 from service.batching.batcher import Batcher
 from service.batching.decode_pool import DecodePool
 from service.batching.latency import LatencyTable
-from service.batching.ticket import ImageResult, Priority, Ticket
+from service.batching.ticket import Priority, Ticket, TicketResult
 from service.batching.workers import WorkerPool
 from service.errors import (
     DeviceLostError,
@@ -71,7 +71,7 @@ def with_batcher(
     return metrics
 
 
-def submit(batcher: Batcher, *values: int) -> list[asyncio.Future[ImageResult]]:
+def submit(batcher: Batcher, *values: int) -> list[asyncio.Future[TicketResult]]:
     tickets = [ticket(value) for value in values]
     for one in tickets:
         batcher.submit(one)
@@ -317,10 +317,10 @@ def test_an_image_that_fails_its_batch_fails_alone():
         engine.open.set()
         results = await asyncio.gather(*first, *rest, return_exceptions=True)
         good = [
-            int(result.probabilities[0]) for result in results if isinstance(result, ImageResult)
+            int(result.probabilities[0]) for result in results if isinstance(result, TicketResult)
         ]
         assert good == [1, *answered]
-        bad = [result for result in results if not isinstance(result, ImageResult)]
+        bad = [result for result in results if not isinstance(result, TicketResult)]
         assert all(isinstance(result, InferenceError) for result in bad)
         retries = [[2], [3], [4]] if answered else []
         assert engine.batches == [[1], [2, 3, 4], *retries]
@@ -469,7 +469,7 @@ def test_every_ticket_is_resolved_exactly_once_under_any_interleaving(max_batch,
     """Arrivals, cancellations and engine errors in any order; order and bound hold throughout."""
 
     async def use(batcher, engine):
-        futures: list[asyncio.Future[ImageResult]] = []
+        futures: list[asyncio.Future[TicketResult]] = []
         for action, argument in steps:
             if action == "submit":
                 futures += submit(batcher, *range(len(futures), len(futures) + argument))
@@ -482,7 +482,7 @@ def test_every_ticket_is_resolved_exactly_once_under_any_interleaving(max_batch,
                     await asyncio.sleep(0)
         results = await asyncio.gather(*futures, return_exceptions=True)
         for value, result in enumerate(results):
-            if isinstance(result, ImageResult):
+            if isinstance(result, TicketResult):
                 assert result.probabilities[0] == value
                 assert 1 <= result.batch_size <= max_batch
             else:

@@ -1,4 +1,4 @@
-"""What the routes share. Made in `app.py`, passed in, and no module-level state anywhere."""
+"""What the doors share. Made in `app.py`, passed in, and no module-level state anywhere."""
 
 from __future__ import annotations
 
@@ -6,14 +6,11 @@ import threading
 import time
 from dataclasses import dataclass, field
 
-from starlette.requests import HTTPConnection
-
 from service.batching.admission import ByteGate
 from service.batching.decode_pool import DecodePool
-from service.http.coalescing import Coalescer
+from service.inference.pipeline import Pipeline
 from service.metrics import Metrics
 from service.models.repository import Repository
-from service.preprocess.decode import DecodePolicy
 from service.settings import Settings
 
 _LEAST_STOP_S = 0.5
@@ -27,9 +24,8 @@ class Runtime:
     repository: Repository
     metrics: Metrics
     body_bytes: ByteGate
-    decode_policy: DecodePolicy
     decode_pool: DecodePool
-    coalescer: Coalescer | None  # None: identical images are computed each for itself
+    inference: Pipeline
     started: float = field(default_factory=time.monotonic)
     draining: bool = False
     stop_by: float = 0.0  # of time.monotonic()
@@ -46,9 +42,3 @@ class Runtime:
     def left_to_stop_s(self) -> float:
         """Seconds left for stopping; a moment even when the time is over."""
         return max(_LEAST_STOP_S, self.stop_by - time.monotonic())
-
-
-def runtime_of(connection: HTTPConnection) -> Runtime:
-    """Give the service that a request belongs to."""
-    runtime: Runtime = connection.app.state.runtime
-    return runtime

@@ -1,11 +1,9 @@
-"""How long a request may take and how urgent it is: its headers, and the clock."""
+"""How long a request may take: its headers, and the clock."""
 
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import Mapping
-from dataclasses import dataclass
 from types import TracebackType
 
 from service.batching.ticket import Priority
@@ -16,26 +14,12 @@ from service.errors import (
     InvalidTimeoutError,
 )
 from service.http.record import RequestRecord
+from service.inference.deadline import RequestDeadline
 from service.settings import MAX_TIMEOUT_MS, Settings
 from service.wording import shortened
 
 _MOST_DIGITS = len(str(MAX_TIMEOUT_MS))
 _PRIORITIES = {"high": Priority.HIGH, "low": Priority.LOW}
-
-
-@dataclass(frozen=True, slots=True)
-class RequestDeadline:
-    """A request's deadline (of `time.perf_counter()`) and priority."""
-
-    deadline: float
-    timeout_ms: int
-    priority: Priority
-    is_tried: bool = False
-    """Whether it was let in although its plan was too long, and is run however late it looks."""
-
-    def left_s(self) -> float:
-        """Seconds until the deadline; negative after it."""
-        return self.deadline - time.perf_counter()
 
 
 def deadline_of(

@@ -1,0 +1,1 @@
+"""From encoded images to results: admit, decode, transform, batch. No HTTP type is in it."""

@@ -1,0 +1,23 @@
+"""How urgent a request is."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+
+from service.batching.ticket import Priority
+
+
+@dataclass(frozen=True, slots=True)
+class RequestDeadline:
+    """A request's deadline (of `time.perf_counter()`) and priority."""
+
+    deadline: float
+    timeout_ms: int
+    priority: Priority = Priority.HIGH
+    is_tried: bool = False
+    """Whether it was admitted although its plan was too long, and runs however late it looks."""
+
+    def left_s(self) -> float:
+        """Return the seconds until the deadline; negative after it."""
+        return self.deadline - time.perf_counter()

@@ -1,0 +1,198 @@
+"""The way of a request's images: admit, decode, transform, batch.
+
+Each image takes one hop to a thread that decodes it, and one back with its batch's result. Results
+are counted here, so that every door counts alike.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import partial
+
+from service.batching.batcher import Batcher
+from service.batching.costs import NO_WORK, Work
+from service.batching.decode_pool import DecodePool
+from service.batching.ticket import Ticket, TicketResult
+from service.errors import DeadlineExceededError, RequestError
+from service.inference.coalescing import Coalescer, PendingImage
+from service.inference.deadline import RequestDeadline
+from service.inference.request import ImageResult, InferenceRequest
+from service.metrics import Metrics
+from service.models.model import ServedModel
+from service.preprocess.decode import DecodedImage, DecodePolicy, decode, decode_at_once
+from service.preprocess.header import read_header
+from service.tracebacks import forget_frames, known_error
+
+
+class Pipeline:
+    """Runs requests. Use it on the event loop that the models were started on."""
+
+    def __init__(
+        self, decode_pool: DecodePool, policy: DecodePolicy, metrics: Metrics, *, coalesce: bool
+    ) -> None:
+        self._decode_pool, self._policy, self._metrics = decode_pool, policy, metrics
+        self._coalescer = Coalescer() if coalesce else None
+
+    @staticmethod
+    def check(model: ServedModel, due: RequestDeadline) -> None:
+        """Refuse at once what can't be answered in time, before its images are there.
+
+        Raises `NotReadyError`, `QueueFullError` or `DeadlineUnreachableError`.
+        """
+        model.batcher()
+        model.gate.check(1, due.deadline, due.priority)
+
+    async def run(self, request: InferenceRequest) -> list[ImageResult | RequestError]:
+        """Return each image's result, or the error that it ended in, in the order of the images.
+
+        Raises `NotReadyError`, `QueueFullError` or `DeadlineUnreachableError` where the request is
+        not admitted. When the caller is cancelled, so is what is queued for it.
+        """
+        model, images, due = request.model, request.images, request.due
+        batcher = model.batcher()
+        works = [self._work(image, model) for image in images]
+        with model.gate.admit(len(images), due.deadline, due.priority, works) as reservation:
+            if reservation.is_tried:
+                due = replace(due, is_tried=True)
+            run = _Run(self, request, batcher, due)
+            results = await run.all()
+            if run.ran == len(images):
+                reservation.answered()
+            elif any(isinstance(result, DeadlineExceededError) for result in results):
+                reservation.was_late()
+        return results
+
+    def pending(self, image: bytes, run: _Run) -> tuple[PendingImage, bool]:
+        """Start an image, or join an identical one; return it, and whether it was joined."""
+        start = partial(self._start, image, run.model, run.batcher)
+        if self._coalescer is None:
+            pending = PendingImage(run.due)
+            start(pending)
+            return pending, False
+        key = f"{run.model.name}/{run.model.version}"
+        return self._coalescer.join(key, image, run.due, start)
+
+    def _work(self, image: bytes | RequestError, model: ServedModel) -> Work:
+        """Predict the work of decoding by the header; none for what will be refused."""
+        if isinstance(image, RequestError):
+            return NO_WORK
+        header = read_header(image, model.contract.preprocessing, self._policy.jpeg_draft_ratio)
+        if header.pixels > self._policy.max_image_pixels:
+            return NO_WORK
+        return Work(header.kind, header.pixels, len(image))
+
+    def _start(
+        self, image: bytes, model: ServedModel, batcher: Batcher, pending: PendingImage
+    ) -> None:
+        """Send an image on its way; a small one is decoded here, since a hop would take longer."""
+        try:
+            decoded = decode_at_once(image, model.contract.preprocessing, self._policy)
+            if decoded is not None:
+                self._queue(decoded, batcher, pending, wake=True)
+                return
+        except Exception as error:  # noqa: BLE001 - whatever it is, who waits must hear of it
+            forget_frames(error)
+            pending.future.set_exception(error)
+            return
+        self._decode_pool.submit(
+            partial(self._decode, image, model, batcher, pending),
+            pending.future,
+            pending.due.deadline,
+            pending.due.priority,
+            self._work(image, model),
+        )
+
+    def _decode(
+        self, image: bytes, model: ServedModel, batcher: Batcher, pending: PendingImage
+    ) -> None:
+        """Decode on a thread of the pool; once that is done it looks for work by itself."""
+        decoded = decode(image, model.contract.preprocessing, self._policy)
+        self._queue(decoded, batcher, pending, wake=False)
+
+    def _queue(
+        self, decoded: DecodedImage, batcher: Batcher, pending: PendingImage, *, wake: bool
+    ) -> None:
+        """Queue an image's pixels; the batch resolves the future."""
+        now, due = time.perf_counter(), pending.due
+        pending.decode_s = now - pending.started
+        pending.width, pending.height = decoded.width, decoded.height
+        self._metrics.decode_seconds.observe(pending.decode_s)
+        batcher.submit(
+            Ticket(
+                decoded.pixels,
+                pending.future,
+                now,
+                due.deadline,
+                due.priority,
+                pending.started,
+                due.is_tried,
+            ),
+            wake=wake,
+        )
+
+
+class _Run:
+    """One admitted request."""
+
+    def __init__(
+        self, pipeline: Pipeline, request: InferenceRequest, batcher: Batcher, due: RequestDeadline
+    ) -> None:
+        self._pipeline, self._request = pipeline, request
+        self.model, self.batcher, self.due = request.model, batcher, due
+        self._outcomes = request.model.metrics.images
+        self._begun = 0
+        self.ran = 0
+        """Images that were run for this request, and not for another that sent the same ones."""
+
+    async def all(self) -> list[ImageResult | RequestError]:
+        """Wait for all images."""
+        images: Sequence[bytes | RequestError] = self._request.images
+        if len(images) == 1:
+            return [await self._counted(images[0])]
+        try:
+            return await asyncio.gather(*map(self._counted, images))
+        except asyncio.CancelledError:
+            # A task that is cancelled before its first step runs nothing that could count.
+            self._outcomes["cancelled"].inc(len(images) - self._begun)
+            raise
+
+    async def _counted(self, image: bytes | RequestError) -> ImageResult | RequestError:
+        self._begun += 1
+        try:
+            result = await self._result(image)
+        except asyncio.CancelledError:
+            self._outcomes["cancelled"].inc()
+            raise
+        except Exception as error:  # noqa: BLE001 - one image's failure must not reach another
+            shown = known_error(error, self._request.request_id)
+            self._outcomes[shown.code].inc()
+            forget_frames(error, logged=True)
+            return shown
+        self._outcomes["ok"].inc()
+        return result
+
+    async def _result(self, image: bytes | RequestError) -> ImageResult:
+        if isinstance(image, RequestError):
+            raise image
+        while True:
+            pending, joined = self._pipeline.pending(image, self)
+            try:
+                result: TicketResult = await pending.result()
+            except DeadlineExceededError:
+                # The other's deadline was earlier; this one may still make its own.
+                if not joined or self.due.left_s() <= 0:
+                    raise
+            else:
+                break
+            finally:
+                if pending.decode_s is not None:
+                    self._request.timings.note_decode(pending.decode_s)
+        if joined:
+            self.model.metrics.coalesced.inc()
+        else:
+            self.ran += 1
+        self._request.timings.note_batch(result.queue_s, result.infer_s, result.batch_size)
+        return ImageResult(result.probabilities, pending.width, pending.height)
