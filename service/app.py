@@ -1,7 +1,8 @@
 """Wires the service. Read this first.
 
-    settings -> metrics, repository (models loaded, not yet warm), gates, jobs (decoding) -> Service
-    CORS, root path -> Edge (id, metrics, log line, errors) -> Classify, or routes (operations)
+    settings -> metrics, repository (models loaded, not yet warm), decode pool -> Runtime
+    CORS, root path -> RequestMiddleware (id, metrics, log line, errors) -> the table of routes
+                    -> a handler, which asks the pipeline of `inference/`
 
 The server listens before the models are warm: probes see "starting", and a request gets 503.
 """
@@ -12,11 +13,14 @@ import asyncio
 import threading
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
+from typing import Any
 
 from fastapi import FastAPI
 from fastapi.middleware.cors import CORSMiddleware
 from fastapi_offline import FastAPIOffline
-from starlette.routing import Route
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Mount, Route
 from starlette.types import ASGIApp
 
 from service import __version__
@@ -25,12 +29,13 @@ from service.batching.decode_pool import DecodePool
 from service.cpus import cpu_count
 from service.engine.base import Opener
 from service.errors import SettingsError
-from service.http import operations
-from service.http.classify import Classify
-from service.http.middleware import Direct, RequestMiddleware
-from service.http.openapi import CLASSIFY_PATH, describe, documented
+from service.http.json_body import json_body
+from service.http.middleware import RequestMiddleware
+from service.http.openapi import document
 from service.http.problems import add_problem_handlers
 from service.http.root_path import WithoutRootPath, WithRootPath
+from service.http.router import TableRouter
+from service.http.routes import OPERATIONS
 from service.inference.pipeline import Pipeline
 from service.inference.runtime import Runtime
 from service.memory import give_back_while_running
@@ -45,8 +50,8 @@ from service.settings import Settings
 def create_app(settings: Settings, opener: Opener | None = None) -> FastAPI:
     """Load the models and make the application.
 
-    Serve it through `entry_of`. `opener` opens model files in the place of ONNX Runtime. Raises a
-    `StartupError` when it can't be done as the settings ask.
+    `opener` opens model files in the place of ONNX Runtime. Raises a `StartupError` when it can't
+    be done as the settings ask.
     """
     runtime = create_runtime(settings, opener)
     app = FastAPIOffline(  # FastAPI whose /docs needs no CDN: a cluster may have no way out
@@ -57,20 +62,58 @@ def create_app(settings: Settings, opener: Opener | None = None) -> FastAPI:
         redirect_slashes=False,  # a redirect would be built from the client's Host header
     )
     app.state.runtime = runtime
+    _describe(app, runtime)
     add_problem_handlers(app)
-    describe(app, settings.root_path)
-    paths = {route.path for route in app.routes if isinstance(route, Route)}
-    for router in (documented, operations.probes, operations.router):
-        app.include_router(router)
-        paths |= {route.path for route in router.routes if isinstance(route, Route)}
-    _check_root_path(paths, settings.root_path)
+    _check_root_path(app, settings.root_path)
+    # In the place of FastAPI's own stack, which is left to the pages: its layers took as long as
+    # decoding, batching and answering a small image.
+    app.middleware_stack = _layers(app.build_middleware_stack(), runtime)
     return app
 
 
-def _check_root_path(paths: set[str], root_path: str | None) -> None:
-    """Refuse a path of the proxy's that could be meant for one of the service's own, `paths`."""
+def _layers(pages: ASGIApp, runtime: Runtime) -> ASGIApp:
+    """Put the layers of a request around the routes; `pages` are FastAPI's."""
+    settings = runtime.settings
+    if settings.root_path is not None:
+        pages = WithRootPath(pages, settings.root_path)
+    layers: ASGIApp = RequestMiddleware(TableRouter(OPERATIONS, pages), runtime)
+    if settings.root_path is not None:
+        layers = WithoutRootPath(layers, settings.root_path)
+    if settings.cors_origins:
+        layers = CORSMiddleware(  # outermost: errors get its headers too
+            layers,
+            allow_origins=settings.cors_origins,
+            allow_methods=["GET", "POST"],
+            allow_headers=["*"],
+            expose_headers=["X-Request-Id", "Server-Timing", "Retry-After"],
+        )
+    return layers
+
+
+def _describe(app: FastAPI, runtime: Runtime) -> None:
+    """Have FastAPI's pages show the table of routes."""
+
+    def openapi() -> dict[str, Any]:
+        if app.openapi_schema is None:
+            app.openapi_schema = document(
+                runtime, app.title, app.version, app.summary or "", runtime.settings.root_path
+            )
+        return app.openapi_schema
+
+    async def answer(_: Request) -> Response:
+        return Response(json_body(app.openapi()), media_type="application/json")
+
+    app.openapi = openapi  # type: ignore[method-assign]  # the way FastAPI documents
+    # Before FastAPI's own of the same path, whose answer does not end its line.
+    app.router.routes.insert(0, Route(str(app.openapi_url), answer))
+
+
+def _check_root_path(app: FastAPI, root_path: str | None) -> None:
+    """Refuse a path of the proxy's that could be meant for one of the service's own."""
     first = (root_path or "").split("/")[1:2]
-    if first and first[0] in {path.split("/")[1] for path in paths}:
+    paths = [route.path for route in app.routes if isinstance(route, Route | Mount)]
+    own = {path.split("/")[1] for path in (*paths, *(each.path for each in OPERATIONS))}
+    if first and first[0] in own:
         raise SettingsError(
             f"--root-path (RESNET_SERVE_ROOT_PATH): must not begin with /{first[0]}, as one of the "
             f"service's own paths does, got {root_path!r}"
@@ -95,33 +138,6 @@ def create_runtime(settings: Settings, opener: Opener | None = None) -> Runtime:
         body_bytes=body_bytes,
         decode_pool=decode_pool,
         inference=Pipeline(decode_pool, policy, metrics, coalesce=settings.coalesce),
-    )
-
-
-def entry_of(app: FastAPI) -> ASGIApp:
-    """Give what the server is to call: the application behind its edge.
-
-    Not one of its middlewares: those run inside several layers of the framework's own.
-    """
-    runtime: Runtime = app.state.runtime
-    settings = runtime.settings
-    direct: Direct = {
-        ("POST", CLASSIFY_PATH): Classify(runtime),
-        ("OPTIONS", "*"): operations.options,
-    }
-    if settings.root_path is None:
-        edge: ASGIApp = RequestMiddleware(app, runtime, direct)
-    else:
-        framework = WithRootPath(app, settings.root_path)
-        edge = WithoutRootPath(RequestMiddleware(framework, runtime, direct), settings.root_path)
-    if not settings.cors_origins:
-        return edge
-    return CORSMiddleware(  # outermost: errors of the edge get its headers too
-        edge,
-        allow_origins=settings.cors_origins,
-        allow_methods=["GET", "POST"],
-        allow_headers=["*"],
-        expose_headers=["X-Request-Id", "Server-Timing", "Retry-After"],
     )
 
 

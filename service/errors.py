@@ -151,6 +151,10 @@ class MethodNotAllowedError(RequestError):
 
     status, code, title = 405, "method_not_allowed", "Method not allowed"
 
+    def __init__(self, message: str, allowed: str) -> None:
+        super().__init__(message)
+        self.allowed = allowed
+
 
 class StoppingError(RequestError):
     """The service stopped before the answer was there."""

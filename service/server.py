@@ -21,7 +21,6 @@ import structlog
 import uvicorn
 from fastapi import FastAPI
 
-from service.app import entry_of
 from service.errors import SettingsError
 from service.http1 import http1_protocol
 from service.inference.runtime import Runtime
@@ -134,7 +133,7 @@ def uvicorn_config(app: FastAPI, settings: Settings) -> uvicorn.Config:
     """How uvicorn is to serve the app."""
     runtime: Runtime = app.state.runtime
     return uvicorn.Config(
-        entry_of(app),
+        app,
         loop="uvloop",
         http=http1_protocol(  # type: ignore[arg-type]  # makes protocols
             settings.body_timeout_s, settings.write_timeout_s, runtime.metrics.count_refusal

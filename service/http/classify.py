@@ -9,6 +9,7 @@ from service.http.bodies import BodyParser, PostedImage, body_parser_of
 from service.http.exchange import Exchange
 from service.http.query import labels_wanted, read_query
 from service.http.results import classification
+from service.http.schemas import ClassifyQuery
 from service.http.time_limit import TimeLimit, deadline_of
 from service.http.upload import HeldBytes, read_body
 from service.inference.deadline import RequestDeadline
@@ -16,46 +17,46 @@ from service.inference.request import InferenceRequest
 from service.inference.runtime import Runtime
 
 
-class Classify:
-    """The handler. `service/http/openapi.py` documents it."""
+async def classify(exchange: Exchange) -> None:
+    """Return the most probable labels of each image.
 
-    def __init__(self, runtime: Runtime) -> None:
-        self._runtime = runtime
+    The body is an image, a form of files, or JSON with base64. Its content decides the image
+    format: JPEG, PNG, WebP, GIF, BMP, TIFF or AVIF, and HEIC where its decoder is installed. A
+    single image's error is the status of the answer; of several images, each has its labels or its
+    error.
+    """
+    runtime, record = exchange.runtime, exchange.record
+    settings = runtime.settings
+    query = read_query(exchange.query_string, ClassifyQuery)
+    model = runtime.repository.find(query.model, query.version)
+    record.model = model.name
+    top = labels_wanted(query.top_k, model)
+    due = deadline_of(exchange.headers, record, settings, model.name)
+    parse = body_parser_of(exchange.headers.get(b"content-type"))
+    # What can't be answered in time is refused before its body is read.
+    runtime.inference.check(model, due)
 
-    async def __call__(self, exchange: Exchange) -> None:
-        """Answer with the most probable labels of each image."""
-        runtime, record = self._runtime, exchange.record
-        settings = runtime.settings
-        query = read_query(exchange.query_string)
-        model = runtime.repository.find(query.model, query.version)
-        record.model = model.name
-        top = labels_wanted(query.top_k, model)
-        due = deadline_of(exchange.headers, record, settings, model.name)
-        parse = body_parser_of(exchange.headers.get(b"content-type"))
-        # What can't be answered in time is refused before its body is read.
-        runtime.inference.check(model, due)
+    async with TimeLimit(due, record, settings.body_timeout_s) as limit:
+        with HeldBytes(runtime.body_bytes) as held:
+            body = await read_body(exchange, held, settings.max_body_bytes)
+            limit.body_is_read()
+            with exchange.cancelled_when_client_leaves():
+                images = [PostedImage(body)]
+                if parse is not None:
+                    images = await _parsed(parse, body, due, runtime)
+                del body  # its parts are copies
+                record.images = len(images)
+                contents = [image.content for image in images]
+                results = await runtime.inference.run(
+                    InferenceRequest(model, contents, due, record.request_id, record.stages)
+                )
+    await exchange.respond_json(classification(model, images, results, top, record))
 
-        async with TimeLimit(due, record, settings.body_timeout_s) as limit:
-            with HeldBytes(runtime.body_bytes) as held:
-                body = await read_body(exchange, held, settings.max_body_bytes)
-                limit.body_is_read()
-                with exchange.cancelled_when_client_leaves():
-                    images = [PostedImage(body)]
-                    if parse is not None:
-                        images = await self._parse(parse, body, due)
-                    del body  # its parts are copies
-                    record.images = len(images)
-                    contents = [image.content for image in images]
-                    results = await runtime.inference.run(
-                        InferenceRequest(model, contents, due, record.request_id, record.stages)
-                    )
-        body = classification(model, images, results, top, record)
-        await exchange.respond(200, "application/json", body)
 
-    async def _parse(
-        self, parse: BodyParser, body: bytes, due: RequestDeadline
-    ) -> list[PostedImage]:
-        """Take a form apart, off the event loop: a large one takes its time."""
-        call = partial(parse, body, self._runtime.settings.max_images)
-        work = Work("form", size=len(body))
-        return await self._runtime.decode_pool.call(call, due.deadline, due.priority, work)
+async def _parsed(
+    parse: BodyParser, body: bytes, due: RequestDeadline, runtime: Runtime
+) -> list[PostedImage]:
+    """Take a form apart, off the event loop: a large one takes its time."""
+    call = partial(parse, body, runtime.settings.max_images)
+    work = Work("form", size=len(body))
+    return await runtime.decode_pool.call(call, due.deadline, due.priority, work)

@@ -1,4 +1,4 @@
-"""One request and its answer, as they pass the edge.
+"""One request and its answer, as they pass the middleware.
 
 Takes care of what was not read of a request when its answer is sent: a connection on which the
 client still sends a body can't be used again, and must not be cut before the client knows why.
@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Mapping
 from types import MappingProxyType
+from typing import Any
 
 from starlette.types import Message, Receive, Scope, Send
 
@@ -29,6 +30,8 @@ REFUSED = "resnet_serve.refused"
 """A key of the ASGI scope: the error by which the server has refused the request itself, and
 counted and logged that."""
 
+_KEY = "resnet_serve.exchange"
+_JSON = "application/json"
 _NO_MORE: Mapping[str, str] = MappingProxyType({})
 _SMALL_BODY = 2**20
 _SMALL_BODY_S = 0.1
@@ -37,14 +40,15 @@ _LINGER_BYTES = 64 * 2**20
 
 
 class Exchange:
-    """Wraps the `receive` and `send` of one ASGI request; notes its trace and status."""
+    """Wraps the `receive` and `send` of one ASGI request; keeps its record and status."""
 
     def __init__(self, scope: Scope, receive: Receive, send: Send, runtime: Runtime) -> None:
         self._scope, self._receive, self._send = scope, receive, send
-        self._runtime = runtime
+        self.runtime = runtime
         self.headers: Mapping[bytes, bytes] = _together(scope["headers"])
         self.record = RequestRecord(request_id(self.headers.get(b"x-request-id")))
         self.record.attach(scope)
+        scope[_KEY] = self
         self.query_string: bytes = scope["query_string"]
         self.status = 499  # until an answer is sent
         self.seconds: float | None = None  # from arrival to the answer's last byte
@@ -96,6 +100,16 @@ class Exchange:
         await self.send({"type": "http.response.start", "status": status, "headers": headers})
         await self.send({"type": "http.response.body", "body": body})
 
+    async def respond_json(self, body: Mapping[str, Any], status: int = 200) -> None:
+        """Send a whole answer in JSON."""
+        await self.respond(status, _JSON, json_body(body))
+
+    @property
+    def path_parameters(self) -> Mapping[str, str]:
+        """The values of the path template's parameters."""
+        parameters: Mapping[str, str] = self._scope["path_params"]
+        return parameters
+
     async def answer(self, error: RequestError) -> None:
         """Send an error, if no answer has begun."""
         if not self._started:
@@ -119,7 +133,7 @@ class Exchange:
         if timings := self.record.timings_ms():
             text = ", ".join([f"{stage};dur={ms}" for stage, ms in timings.items()])
             headers.append((b"server-timing", text.encode()))
-        if self._unread or self._runtime.draining:
+        if self._unread or self.runtime.draining:
             headers.append((b"connection", b"close"))
         message["headers"] = headers
 
@@ -149,6 +163,12 @@ def _together(fields: list[tuple[bytes, bytes]]) -> Mapping[bytes, bytes]:
     for name, value in fields:
         values.setdefault(name, {})[value] = None
     return {name: b", ".join(different) for name, different in values.items()}
+
+
+def exchange_of(scope: Scope) -> Exchange:
+    """Return the exchange that the middleware made for this request."""
+    exchange: Exchange = scope[_KEY]
+    return exchange
 
 
 class _Watch:

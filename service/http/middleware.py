@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping
 
 import structlog
 from starlette.types import ASGIApp, Receive, Scope, Send
@@ -15,25 +14,18 @@ from service.tracebacks import forget_frames, known_error
 
 _log = structlog.get_logger("service.request")
 
-Direct = Mapping[tuple[str, str], Callable[[Exchange], Awaitable[None]]]
-"""Handlers by method and path."""
-
 
 class RequestMiddleware:
-    """Gives each request an id, a trace, metrics, one log line and, whatever happens, an answer.
+    """Gives each request an id, a record, metrics, one log line and, whatever happens, an answer.
 
     Pure ASGI, since under Starlette's `BaseHTTPMiddleware` a handler never learns that its client
     has gone.
-
-    The routes in `direct` are handled at once. In a profile of small requests, the framework's
-    routing, dependencies and exit stacks took as long as decoding, batching and answering.
     """
 
-    def __init__(self, app: ASGIApp, runtime: Runtime, direct: Direct) -> None:
+    def __init__(self, app: ASGIApp, runtime: Runtime) -> None:
         self._app = app
         self._runtime = runtime
         self._metrics = runtime.metrics
-        self._direct = direct
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handle one ASGI connection scope."""
@@ -41,14 +33,10 @@ class RequestMiddleware:
             await self._app(scope, receive, send)
             return
         exchange = Exchange(scope, receive, send, self._runtime)
-        direct = self._direct.get((scope["method"], scope["path"]))
         self._metrics.requests_in_flight.inc()
         try:
             try:
-                if direct is not None:
-                    await direct(exchange)
-                else:
-                    await self._app(scope, exchange.receive, exchange.send)
+                await self._app(scope, exchange.receive, exchange.send)
             except Exception as error:  # noqa: BLE001 - the last place that can still answer
                 shown = known_error(error, exchange.record.request_id)
                 forget_frames(error, logged=True)
@@ -62,7 +50,7 @@ class RequestMiddleware:
             self._metrics.requests_in_flight.dec()
             # The template, not the path: clients may ask for any number of paths.
             route = getattr(scope.get("route"), "path", "unmatched")
-            self._record(scope, exchange, scope["path"] if direct is not None else route)
+            self._record(scope, exchange, route)
 
     def _record(self, scope: Scope, exchange: Exchange, route: str) -> None:
         record, metrics = exchange.record, self._metrics

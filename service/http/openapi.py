@@ -1,71 +1,22 @@
-"""The API's description: what FastAPI can't see, since bodies are read by our own code."""
+"""The API's description, made of the table of routes."""
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+import inspect
+import re
+from copy import deepcopy
+from typing import Any, Literal
 
-from fastapi import APIRouter, FastAPI, Query
-from fastapi.openapi.utils import get_openapi
+from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
-from starlette.requests import Request
-from starlette.responses import Response
-from starlette.routing import Route
 
 from service.http import examples
-from service.http.json_body import json_body
 from service.http.problems import MEDIA_TYPE
-from service.http.schemas import (
-    Classification,
-    ClassifyQuery,
-    JsonImages,
-    Problem,
-    RequestHeaders,
-)
+from service.http.routes import CLASSIFY, OPERATIONS, Answer, Operation
+from service.http.schemas import Problem
 from service.inference.runtime import Runtime
 
 _REF = "#/components/schemas/{model}"
-_BINARY = {"schema": {"type": "string", "format": "binary", "minLength": 1}}
-_FILES: dict[str, Any] = {
-    "type": "array",
-    "minItems": 1,
-    "items": {"type": "string", "format": "binary"},
-    "description": "image files; a field of any other name is read, too, if it is a file",
-}
-
-CLASSIFY_PATH = "/v1/classify"
-_CLASSIFY: dict[str, Any] = {
-    "parameters": [
-        {
-            "name": name,
-            "in": "header",
-            "required": False,
-            "description": schema.pop("description"),
-            "schema": schema,
-        }
-        for name, schema in RequestHeaders.model_json_schema()["properties"].items()
-    ],
-    "requestBody": {
-        "required": True,
-        "description": "one image, a form of files, or JSON with base64",
-        "content": {
-            "image/*": _BINARY,
-            "application/octet-stream": _BINARY,
-            "multipart/form-data": {
-                "schema": {
-                    "type": "object",
-                    "properties": {"files": _FILES},
-                    "required": ["files"],
-                    "additionalProperties": False,
-                }
-            },
-            "application/json": {
-                "schema": {"$ref": _REF.format(model="JsonImages")},
-                "example": examples.JSON_IMAGES,
-            },
-        },
-    },
-}
-"""The headers that a classify request may have, and every accepted form of its body."""
 
 TAGS = [
     {"name": "classification", "description": "Images in, labels out."},
@@ -74,120 +25,105 @@ TAGS = [
 ]
 
 
-def problems(**statuses: str) -> dict[int | str, dict[str, Any]]:
-    """Describe error answers: `problems(s404="Unknown model")`."""
-    return {
-        int(status.removeprefix("s")): _problem(int(status.removeprefix("s")), what)
-        for status, what in statuses.items()
+def document(
+    runtime: Runtime, title: str, version: str, summary: str, root_path: str | None = None
+) -> dict[str, Any]:
+    """Return the OpenAPI 3.1 document, with this service's own limits."""
+    described: dict[str, Any] = {
+        "openapi": "3.1.0",
+        "info": {"title": title, "summary": summary, "version": version},
     }
+    if root_path:
+        described["servers"] = [{"url": root_path}]
+    paths: dict[str, Any] = {}
+    for operation in OPERATIONS:
+        paths.setdefault(operation.path, {})[operation.method.lower()] = _operation(operation)
+    described |= {"paths": paths, "components": {"schemas": _schemas()}, "tags": TAGS}
+    _state_limits(described, runtime)
+    return described
 
 
-def answers(
-    example: object, status: int = 200, media_type: str = "application/json"
-) -> dict[int | str, dict[str, Any]]:
-    """Give an answer's example; its schema is the route's."""
-    return {status: {"content": {media_type: {"example": example}}}}
+def _operation(operation: Operation) -> dict[str, Any]:
+    described: dict[str, Any] = {
+        "tags": [operation.tag],
+        "summary": operation.summary,
+        "description": inspect.getdoc(operation.handler),
+        "operationId": operation.handler.__name__,
+    }
+    if parameters := _parameters(operation):
+        described["parameters"] = parameters
+    if operation.bodies is not None:
+        described["requestBody"] = {"required": True, "content": deepcopy(operation.bodies)}
+    answers = {str(status): _answer(answer) for status, answer in operation.answers.items()}
+    problems = {str(status): _problem(status, what) for status, what in operation.problems.items()}
+    return described | {"responses": answers | problems}
+
+
+def _parameters(operation: Operation) -> list[dict[str, Any]]:
+    in_path = [
+        {"name": name, "in": "path", "required": True, "schema": {"type": "string"}}
+        for name in re.findall(r"{(\w+)}", operation.path)
+    ]
+    return [
+        *in_path,
+        *_fields(operation.query, "query"),
+        *_fields(operation.headers, "header"),
+    ]
+
+
+def _fields(schema: type[BaseModel] | None, where: str) -> list[dict[str, Any]]:
+    """Describe a schema's fields as parameters, none of which has to be given."""
+    if schema is None:
+        return []
+    described = []
+    for name, field in schema.model_json_schema()["properties"].items():
+        # A value alone: there is no null in a query.
+        for each in field.pop("anyOf", ()):
+            field.update(each if each != {"type": "null"} else {})
+        field.pop("default", None)
+        parameter = {"name": name, "in": where, "required": False}
+        described.append(parameter | {"description": field.pop("description"), "schema": field})
+    return described
+
+
+def _answer(answer: Answer) -> dict[str, Any]:
+    content: dict[str, Any] = {}
+    if answer.schema is not None:
+        content["schema"] = {"$ref": _REF.format(model=answer.schema.__name__)}
+    if answer.example is not None:
+        content["example"] = answer.example
+    return {"description": answer.description, "content": {answer.media_type: content}}
 
 
 def _problem(status: int, what: str) -> dict[str, Any]:
-    schema = {"$ref": _REF.format(model="Problem")}
+    schema = {"$ref": _REF.format(model=Problem.__name__)}
     content = {MEDIA_TYPE: {"schema": schema, "example": examples.PROBLEMS[status]}}
     return {"description": what, "content": content}
 
 
-documented = APIRouter()
-"""Routes that the edge handles before FastAPI sees them: only their description is used, and the
-answer to another method."""
+def _schemas() -> dict[str, Any]:
+    """Return the schemas of all bodies and answers."""
+    given = [schema for each in OPERATIONS for schema in each.schemas]
+    answered: list[type[BaseModel]] = [Problem]
+    answered += [
+        answer.schema for each in OPERATIONS for answer in each.answers.values() if answer.schema
+    ]
+    pairs: list[tuple[type[BaseModel], Literal["validation", "serialization"]]] = [
+        *((schema, "validation") for schema in given),
+        *((schema, "serialization") for schema in dict.fromkeys(answered)),
+    ]
+    _, ours = models_json_schema(pairs, ref_template=_REF)
+    schemas: dict[str, Any] = ours["$defs"]
+    return schemas
 
 
-@documented.post(
-    CLASSIFY_PATH,
-    response_model=Classification,
-    responses=answers(examples.CLASSIFICATION)
-    | problems(
-        s400="Bad parameter, header or body",
-        s404="Unknown model",
-        s408="The body took too long",
-        s413="Body, image or number of images too large",
-        s415="Not an accepted form of body or image format",
-        s422="An image that can't be decoded, or all of several",
-        s431="Headers too large",
-        s500="Internal error; the log has its cause under the request id",
-        s503="Queue full, deadline out of reach, model not ready or stopping; see Retry-After",
-        s504="The deadline passed before the answer was there",
-    ),
-    openapi_extra=_CLASSIFY,
-    operation_id="classify",
-    tags=["classification"],
-    summary="Classify one or several images",
-)
-def classify(query: Annotated[ClassifyQuery, Query()]) -> None:
-    """Give the most probable labels of each image.
-
-    The body is an image, a form of files, or JSON with base64. Its content decides the image
-    format: JPEG, PNG, WebP, GIF, BMP, TIFF or AVIF, and HEIC where its decoder is installed. A
-    single image's error is the status of the answer; of several images, each has its labels or its
-    error.
-    """
-
-
-def describe(app: FastAPI, root_path: str | None = None) -> None:
-    """Make the app's OpenAPI document name our bodies and problems instead of FastAPI's 422."""
-
-    def openapi() -> dict[str, Any]:
-        if app.openapi_schema is None:
-            app.openapi_schema = _document(app, root_path)
-        return app.openapi_schema
-
-    async def document(_: Request) -> Response:
-        return Response(json_body(app.openapi()), media_type="application/json")
-
-    app.openapi = openapi  # type: ignore[method-assign]  # the way FastAPI documents
-    # Before FastAPI's own of the same path, whose answer does not end its line.
-    app.router.routes.insert(0, Route(str(app.openapi_url), document))
-
-
-def _document(app: FastAPI, root_path: str | None) -> dict[str, Any]:
-    document = get_openapi(
-        title=app.title,
-        version=app.version,
-        summary=app.summary,
-        routes=app.routes,
-        servers=[{"url": root_path}] if root_path else None,
-        tags=TAGS,
-    )
-    schemas = document["components"]["schemas"]
-    for name in ("HTTPValidationError", "ValidationError"):
-        schemas.pop(name, None)
-    _, ours = models_json_schema(
-        [(JsonImages, "validation"), (Problem, "serialization")], ref_template=_REF
-    )
-    schemas.update(ours["$defs"])
-    for path in document["paths"].values():
-        for operation in path.values():
-            for parameter in operation.get("parameters", ()):
-                _leave_out_null(parameter["schema"])
-            replies = operation["responses"]
-            if "application/json" in replies.get("422", {}).get("content", {}):
-                del replies["422"]
-                replies["400"] = _problem(400, "Bad parameter")
-    _state_limits(document, app.state.runtime)
-    return document
-
-
-def _leave_out_null(schema: dict[str, Any]) -> None:
-    """Describe an optional parameter by its value alone: there is no null in a query."""
-    options = [each for each in schema.pop("anyOf", ()) if each != {"type": "null"}]
-    for each in options:
-        schema.update(each)
-
-
-def _state_limits(document: dict[str, Any], runtime: Runtime) -> None:
+def _state_limits(described: dict[str, Any], runtime: Runtime) -> None:
     """Put this service's own limits into the description."""
-    classify = document["paths"][CLASSIFY_PATH]["post"]
-    images = document["components"]["schemas"]["JsonImages"]["properties"]["images"]
-    form = classify["requestBody"]["content"]["multipart/form-data"]
-    (top_k,) = (each for each in classify["parameters"] if each["name"] == "top_k")
+    operation = described["paths"][CLASSIFY.path]["post"]
+    images = described["components"]["schemas"]["JsonImages"]["properties"]["images"]
+    form = operation["requestBody"]["content"]["multipart/form-data"]["schema"]
+    (top_k,) = (each for each in operation["parameters"] if each["name"] == "top_k")
     images["maxItems"] = runtime.settings.max_images
-    form["schema"]["properties"]["files"]["maxItems"] = runtime.settings.max_images
+    files = form["properties"]["files"] | {"maxItems": runtime.settings.max_images}
+    form["properties"] = {"files": files}
     top_k["schema"]["maximum"] = max(len(model.contract.labels) for model in runtime.repository)

@@ -6,7 +6,6 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from fastapi import FastAPI
-from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
@@ -19,8 +18,7 @@ from service.errors import (
     RouteNotFoundError,
 )
 from service.http.json_body import json_body
-from service.http.record import RequestRecord, record_of
-from service.tracebacks import known_error
+from service.http.record import record_of
 from service.wording import shortened, what_is_wrong
 
 _PLACES = {"query", "path", "header"}  # where FastAPI says that a parameter is
@@ -44,37 +42,10 @@ def problem(error: RequestError, request_id: str) -> dict[str, Any]:
 
 
 def headers_of(error: RequestError) -> dict[str, str]:
-    """Give the headers that go with an error."""
+    """Return the headers that go with an error."""
+    if isinstance(error, MethodNotAllowedError):
+        return {"allow": error.allowed}
     return {} if error.retry_after_s is None else {"retry-after": str(error.retry_after_s)}
-
-
-def problem_response(error: RequestError, record: RequestRecord) -> Response:
-    """Answer with an error, and note it for the log and the metrics."""
-    record.code = error.code
-    return Response(
-        json_body(problem(error, record.request_id)),
-        error.status,
-        headers_of(error),
-        media_type=MEDIA_TYPE,
-    )
-
-
-def add_problem_handlers(app: FastAPI) -> None:
-    """Make every error that the application raises a problem detail."""
-    app.add_exception_handler(RequestError, _on_request_error)
-    app.add_exception_handler(RequestValidationError, _on_validation_error)
-    app.add_exception_handler(HTTPException, _on_http_exception)
-
-
-async def _on_request_error(request: Request, error: Exception) -> Response:
-    record = record_of(request)
-    return problem_response(known_error(error, record.request_id), record)
-
-
-async def _on_validation_error(request: Request, error: Exception) -> Response:
-    """FastAPI judges only the query's types; bodies are read by our own code."""
-    assert isinstance(error, RequestValidationError)  # noqa: S101 - the handler's registration
-    return problem_response(invalid_parameters(error.errors()), record_of(request))
 
 
 def invalid_parameters(errors: Iterable[Mapping[str, Any]]) -> InvalidParameterError:
@@ -88,20 +59,26 @@ def invalid_parameters(errors: Iterable[Mapping[str, Any]]) -> InvalidParameterE
     return InvalidParameterError("; ".join(said.values()))
 
 
-async def _on_http_exception(request: Request, error: Exception) -> Response:
-    """Starlette's own: no such route, no such method."""
-    assert isinstance(error, HTTPException)  # noqa: S101 - the handler's registration
-    path, record = request.url.path, record_of(request)
+def http_error(error: HTTPException, method: str, path: str) -> RequestError:
+    """Turn Starlette's own errors into ours: no such route, no such method."""
     if error.status_code == 405:
         allowed = (error.headers or {}).get("Allow", "")
-        response = problem_response(
-            MethodNotAllowedError(f"{path} does not have {request.method}; it has: {allowed}"),
-            record,
-        )
-        response.headers["Allow"] = allowed
-        return response
-    if error.status_code == 404:
-        return problem_response(
-            RouteNotFoundError(f"there is no {path}; /docs describes what there is"), record
-        )
-    return problem_response(known_error(error, record.request_id), record)
+        return MethodNotAllowedError(f"{path} does not have {method}; it has: {allowed}", allowed)
+    return RouteNotFoundError(f"there is no {path}; /docs describes what there is")
+
+
+def add_problem_handlers(app: FastAPI) -> None:
+    """Make the errors of FastAPI's own routes problem details."""
+    app.add_exception_handler(HTTPException, _on_http_exception)
+
+
+async def _on_http_exception(request: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)  # noqa: S101 - the handler's registration
+    record, shown = record_of(request), http_error(error, request.method, request.url.path)
+    record.code = shown.code
+    return Response(
+        json_body(problem(shown, record.request_id)),
+        shown.status,
+        headers_of(shown),
+        media_type=MEDIA_TYPE,
+    )

@@ -1,28 +1,37 @@
-"""The query of a request for labels."""
+"""Query parameters."""
 
 from __future__ import annotations
 
 from functools import lru_cache
+from typing import TypeVar
 from urllib.parse import parse_qsl
 
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
 from service.errors import InvalidParameterError, TopKError
 from service.http.problems import invalid_parameters
-from service.http.schemas import ClassifyQuery
 from service.models.model import ServedModel
 from service.wording import shortened
 
 _DEFAULT_TOP_K = 5
 
 
+Q = TypeVar("Q", bound=BaseModel)
+
+
 @lru_cache(maxsize=64)
-def read_query(query_string: bytes) -> ClassifyQuery:
-    """Judge the query; clients send few different ones. Raises `InvalidParameterError`."""
+def read_query(query_string: bytes, schema: type[Q]) -> Q:
+    """Read a query by its schema; clients send few different ones.
+
+    A parameter that the schema does not have is passed over, unless the schema forbids it. Raises
+    `InvalidParameterError`.
+    """
     query: dict[str, str] = {}
     for name, value in parse_qsl(query_string.decode("latin-1"), keep_blank_values=True):
-        if name not in ClassifyQuery.model_fields:
-            allowed = ", ".join(ClassifyQuery.model_fields)
+        if name not in schema.model_fields:
+            if schema.model_config.get("extra") != "forbid":
+                continue
+            allowed = ", ".join(schema.model_fields)
             raise InvalidParameterError(
                 f"there is no parameter {shortened(name)!r}; allowed are {allowed}"
             )
@@ -30,7 +39,7 @@ def read_query(query_string: bytes) -> ClassifyQuery:
             raise InvalidParameterError(f"{name} is given twice")
         query[name] = value
     try:
-        return ClassifyQuery.model_validate(query)
+        return schema.model_validate(query)
     except ValidationError as error:
         raise invalid_parameters(error.errors()) from None
 

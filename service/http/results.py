@@ -8,7 +8,6 @@ from typing import Any
 from service.contract import Label
 from service.errors import AllImagesFailedError, RequestError
 from service.http.bodies import PostedImage
-from service.http.json_body import json_body
 from service.http.record import RequestRecord
 from service.inference.request import ImageResult
 from service.models.model import ServedModel
@@ -21,22 +20,20 @@ def classification(
     results: Sequence[ImageResult | RequestError],
     top: int,
     record: RequestRecord,
-) -> bytes:
-    """Return the body of the answer: each image's `top` most probable labels, or its error.
+) -> dict[str, Any]:
+    """Return the answer: each image's `top` most probable labels, or its error.
 
     Raises the error of an only image, the first where every image failed for no fault of its own,
     as when a device is lost (a proxy or client that sees a 503 tries again), and otherwise
     `AllImagesFailedError` where none succeeded.
     """
     shown = _shown_results(images, results, model.contract.labels, top)
-    return json_body(
-        {
-            "model": model.name,
-            "version": model.version,
-            "results": shown,
-            "timings_ms": record.timings_ms() | {"total": round(record.elapsed_s() * 1000, 3)},
-        }
-    )
+    return {
+        "model": model.name,
+        "version": model.version,
+        "results": shown,
+        "timings_ms": record.timings_ms() | {"total": round(record.elapsed_s() * 1000, 3)},
+    }
 
 
 def _shown_results(

@@ -19,7 +19,7 @@ _STRICT = ConfigDict(extra="forbid")
 class ClassifyQuery(BaseModel):
     """The query of a classify request; a name that is not here is refused."""
 
-    model_config = ConfigDict(frozen=True)
+    model_config = ConfigDict(frozen=True, extra="forbid")
     top_k: WholeNumber | None = Field(
         None,
         description="labels for each image; default 5, or as many as the model has if fewer",
@@ -27,6 +27,13 @@ class ClassifyQuery(BaseModel):
     model: Annotated[str, Field(min_length=1)] | None = Field(
         None, description="model name; see /v1/models"
     )
+    version: WholeNumber | None = Field(None, description="model version; default the highest")
+
+
+class ModelQuery(BaseModel):
+    """The query of a request for one model."""
+
+    model_config = ConfigDict(frozen=True)
     version: WholeNumber | None = Field(None, description="model version; default the highest")
 
 
@@ -55,7 +62,7 @@ class JsonImages(BaseModel):
 
 
 class RequestHeaders(BaseModel):
-    """The headers of a classify request that it reads beside HTTP's own; `deadline.py` judges."""
+    """The headers of a classify request that it reads beside HTTP's own; `time_limit.py` judges."""
 
     timeout_ms: str = Field(
         # No integer: a header is text, and tools that hold one against a number turn it down.

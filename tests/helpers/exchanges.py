@@ -306,7 +306,7 @@ def _recorded(status: str, headers: list[tuple[str, str]], body: bytes) -> dict[
         elif name in _VARYING_HEADERS or (name == "content-length" and value != "0"):
             value = "*"  # noqa: PLW2901
         shown.append(f"{name}: {value}")
-    return {"status": status, "headers": shown, "body": _body(kind, body)}
+    return {"status": status, "headers": sorted(shown), "body": _body(kind, body)}
 
 
 def _body(kind: str, body: bytes) -> Any:

@@ -217,7 +217,7 @@ def test_an_internal_error_gives_an_id_and_no_traceback(
             raise AttributeError
         return decoder(data, *arguments)
 
-    monkeypatch.setattr(f"service.http.classify.{decoder.__name__}", broken)
+    monkeypatch.setattr(f"service.inference.pipeline.{decoder.__name__}", broken)
     response = client.post("/v1/classify", content=image)
     problem = response.json()
     assert (response.status_code, problem["code"]) == (500, "internal_error")
@@ -255,7 +255,7 @@ def test_cors_is_off_unless_set(serve):
     client = serve(cors_origins="https://app.example")
     allowed = client.get("/readyz", headers=origin)
     assert allowed.headers["access-control-allow-origin"] == "https://app.example"
-    client.app.state.runtime.decode_policy = None  # a defect: answered by the edge itself
+    client.app.state.runtime.repository = None  # a defect: answered by the middleware
     failed = client.post("/v1/classify", content=colored(), headers=origin)
     assert failed.status_code == 500
     assert failed.headers["access-control-allow-origin"] == "https://app.example"

@@ -1,0 +1,59 @@
+"""The list of models, and one model."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import Any
+
+from service.golden import tolerance_in_force
+from service.http.exchange import Exchange
+from service.http.query import read_query
+from service.http.schemas import ModelQuery
+from service.models.model import ServedModel
+from service.models.repository import Repository
+
+
+async def models(exchange: Exchange) -> None:
+    """List what is served, with versions, states and accuracies, and what is broken."""
+    repository = exchange.runtime.repository
+    listed = [_summary(model, repository) for model in repository]
+    await exchange.respond_json({"models": listed, "broken": broken_models(repository)})
+
+
+async def model(exchange: Exchange) -> None:
+    """One model: its preprocessing, provenance, parity with PyTorch and classes."""
+    repository = exchange.runtime.repository
+    query = read_query(exchange.query_string, ModelQuery)
+    found = repository.find(exchange.path_parameters["name"], query.version)
+    contract = found.contract
+    await exchange.respond_json(
+        {
+            **_summary(found, repository),
+            "preprocessing": contract.preprocessing.model_dump(),
+            "weights": contract.weights.model_dump(),
+            "parity": contract.parity.model_dump(),
+            "tolerance": tolerance_in_force(found.engine, contract),
+            "labels": [label.model_dump() for label in contract.labels],
+        }
+    )
+
+
+def broken_models(repository: Repository) -> list[dict[str, Any]]:
+    """Return what is broken, as answers show it."""
+    return [asdict(model) for model in repository.broken()]
+
+
+def _summary(model: ServedModel, repository: Repository) -> dict[str, Any]:
+    contract = model.contract
+    return {
+        "name": model.name,
+        "version": model.version,
+        "default": repository.default == model.name,
+        "architecture": contract.architecture,
+        "state": model.state,
+        "provider": model.engine.provider,
+        "precision": contract.precision,
+        "classes": len(contract.labels),
+        "input_size": contract.preprocessing.crop,
+        "accuracy": contract.accuracy.model_dump() if contract.accuracy else None,
+    }

@@ -1,0 +1,80 @@
+"""Health, probes and metrics."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from typing import Any
+
+from service import __version__
+from service.http.exchange import Exchange
+from service.http.models import broken_models
+from service.inference.runtime import Runtime
+from service.metrics import CONTENT_TYPE
+from service.models.model import ServedModel
+
+
+async def health(exchange: Exchange) -> None:
+    """State, parallelism, models, providers and queues; 503 unless the state is "ready"."""
+    runtime = exchange.runtime
+    state = _state(runtime)
+    body = {
+        "state": state,
+        "version": __version__,
+        "uptime_s": round(time.monotonic() - runtime.started, 3),
+        "parallelism": runtime.repository.parallelism.described(),
+        "devices": runtime.repository.devices(),
+        "models": [_model_health(model) for model in runtime.repository],
+        "broken": broken_models(runtime.repository),
+    }
+    await exchange.respond_json(body, 200 if state == "ready" else 503)
+
+
+async def livez(exchange: Exchange) -> None:
+    """Liveness: 503 when a thread is dead or stuck, or a device is lost: restart."""
+    troubles = exchange.runtime.repository.troubles()
+    await _probe(exchange, [f"{name}: {trouble}" for name, trouble in troubles.items()])
+
+
+async def readyz(exchange: Exchange) -> None:
+    """Readiness: 503 until every model that is not broken is ready, and once stopping."""
+    runtime, repository = exchange.runtime, exchange.runtime.repository
+    reasons = ["draining"] if runtime.draining else []
+    unready = {repository.title(m): m.reason for m in repository.needed() if m.state != "ready"}
+    found = repository.troubles() | unready
+    await _probe(exchange, [*reasons, *(f"{name}: {reason}" for name, reason in found.items())])
+
+
+async def metrics(exchange: Exchange) -> None:
+    """All metrics, in Prometheus's text format."""
+    await exchange.respond(200, CONTENT_TYPE, exchange.runtime.metrics.render())
+
+
+def _state(runtime: Runtime) -> str:
+    if runtime.draining:
+        return "draining"
+    states = {model.state for model in runtime.repository.needed()}
+    if "failed" in states or runtime.repository.troubles():
+        return "failed"
+    if "reloading" in states:
+        return "reloading"
+    return "starting" if "warming" in states else "ready"
+
+
+def _model_health(model: ServedModel) -> dict[str, Any]:
+    return {
+        "name": model.name,
+        "version": model.version,
+        "state": model.state,
+        "reason": model.trouble() or model.reason,
+        "provider": model.engine.provider,
+        "engine": dict(model.engine.attested),
+        "max_batch": model.max_batch,
+        "latency_ms": model.latency_ms(),
+        "queue": {"images": model.gate.admitted, "limit": model.gate.limit},
+    }
+
+
+async def _probe(exchange: Exchange, reasons: Sequence[str]) -> None:
+    body = {"ok": not reasons, "reasons": reasons}
+    await exchange.respond_json(body, 503 if reasons else 200)

@@ -1,0 +1,175 @@
+"""The table of what is served: method, path template, handler and documentation.
+
+A handler's docstring is its operation's description. To add a route, write its handler into a
+module of its own and add a row here: dispatch, metrics' labels and `/openapi.json` follow from it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import Any
+
+from pydantic import BaseModel
+
+from service.http import examples
+from service.http.classify import classify
+from service.http.exchange import Exchange
+from service.http.models import model, models
+from service.http.monitoring import health, livez, metrics, readyz
+from service.http.schemas import (
+    Classification,
+    ClassifyQuery,
+    Health,
+    JsonImages,
+    ModelDetail,
+    ModelQuery,
+    Models,
+    Probe,
+    RequestHeaders,
+)
+
+Handler = Callable[[Exchange], Awaitable[None]]
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """An answer that is no problem detail: its schema, or for text none, and an example."""
+
+    description: str
+    schema: type[BaseModel] | None = None
+    example: object = None
+    media_type: str = "application/json"
+
+
+@dataclass(frozen=True, slots=True)
+class Operation:
+    """One method of one path template."""
+
+    method: str
+    path: str
+    handler: Handler
+    tag: str
+    summary: str
+    answers: Mapping[int, Answer]
+    problems: Mapping[int, str] = field(default_factory=lambda: MappingProxyType({}))
+    """Descriptions of the problem details, by their status."""
+    query: type[BaseModel] | None = None
+    headers: type[BaseModel] | None = None
+    bodies: Mapping[str, Any] | None = None
+    """Media types of the body, as OpenAPI has them."""
+    schemas: tuple[type[BaseModel], ...] = ()
+    """Schemas that `bodies` refers to."""
+    also_head: bool = False
+    """Whether HEAD is answered too, as many monitors ask."""
+
+
+_BINARY = {"schema": {"type": "string", "format": "binary", "minLength": 1}}
+_FILES: dict[str, Any] = {
+    "type": "array",
+    "minItems": 1,
+    "items": {"type": "string", "format": "binary"},
+    "description": "image files; a field of any other name is read, too, if it is a file",
+}
+
+
+_CLASSIFY_BODIES: dict[str, Any] = {
+    "image/*": _BINARY,
+    "application/octet-stream": _BINARY,
+    "multipart/form-data": {
+        "schema": {
+            "type": "object",
+            "properties": {"files": _FILES},
+            "required": ["files"],
+            "additionalProperties": False,
+        }
+    },
+    "application/json": {
+        "schema": {"$ref": "#/components/schemas/JsonImages"},
+        "example": examples.JSON_IMAGES,
+    },
+}
+
+CLASSIFY = Operation(
+    "POST",
+    "/v1/classify",
+    classify,
+    tag="classification",
+    summary="Classify one or several images",
+    query=ClassifyQuery,
+    headers=RequestHeaders,
+    bodies=_CLASSIFY_BODIES,
+    schemas=(JsonImages,),
+    answers={200: Answer("Labels of each image", Classification, examples.CLASSIFICATION)},
+    problems={
+        400: "Bad parameter, header or body",
+        404: "Unknown model",
+        408: "The body took too long",
+        413: "Body, image or number of images too large",
+        415: "Not an accepted form of body or image format",
+        422: "An image that can't be decoded, or all of several",
+        431: "Headers too large",
+        500: "Internal error; the log has its cause under the request id",
+        503: "Queue full, deadline out of reach, model not ready or stopping; see Retry-After",
+        504: "The deadline passed before the answer was there",
+    },
+)
+
+OPERATIONS = (
+    CLASSIFY,
+    Operation(
+        "GET",
+        "/v1/models",
+        models,
+        tag="models",
+        summary="List the models",
+        answers={200: Answer("The models", Models, examples.MODELS)},
+    ),
+    Operation(
+        "GET",
+        "/v1/models/{name}",
+        model,
+        tag="models",
+        summary="One model",
+        query=ModelQuery,
+        answers={200: Answer("The model", ModelDetail, examples.MODEL_DETAIL)},
+        problems={400: "Bad parameter", 404: "Unknown model", 503: "The model is broken"},
+    ),
+    Operation(
+        "GET",
+        "/health",
+        health,
+        tag="operations",
+        summary="State of the service",
+        answers={200: Answer("Ready", Health, examples.HEALTH), 503: Answer("Not ready", Health)},
+        also_head=True,
+    ),
+    Operation(
+        "GET",
+        "/livez",
+        livez,
+        tag="operations",
+        summary="Liveness",
+        answers={200: Answer("Alive", Probe, examples.PROBE), 503: Answer("Restart it", Probe)},
+        also_head=True,
+    ),
+    Operation(
+        "GET",
+        "/readyz",
+        readyz,
+        tag="operations",
+        summary="Readiness",
+        answers={200: Answer("Ready", Probe, examples.PROBE), 503: Answer("Not ready", Probe)},
+        also_head=True,
+    ),
+    Operation(
+        "GET",
+        "/metrics",
+        metrics,
+        tag="operations",
+        summary="Prometheus metrics",
+        answers={200: Answer("Metrics", example=examples.METRICS, media_type="text/plain")},
+        also_head=True,
+    ),
+)
