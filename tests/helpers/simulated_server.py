@@ -26,7 +26,7 @@ from service.batching.costs import JobCosts, Work
 from service.batching.decode_pool import DecodePool
 from service.batching.plan import DeviceLoad
 from service.batching.schedule import ConcurrencyLimit, Schedule
-from service.batching.ticket import Answer, Priority, Ticket
+from service.batching.ticket import Priority, Ticket, TicketResult
 from service.batching.workers import WorkerPool
 from service.errors import DeadlineExceededError, DeadlineUnreachableError, QueueFullError
 from service.metrics import Metrics
@@ -120,7 +120,7 @@ class Server:
         self._ends: dict[int, float] = {}  # by thread
         self._deadlines: list[tuple[float, int, asyncio.Task[None]]] = []
         self._order = count()
-        self._decode_s: dict[asyncio.Future[Answer], float] = {}
+        self._decode_s: dict[asyncio.Future[TicketResult], float] = {}
         self._first_costs = JobCosts()
 
     async def serve(self, requests: Sequence[Request]) -> list[Outcome]:
@@ -147,7 +147,7 @@ class Server:
             outcome.was = "refused"
             return
         outcome.tried = reservation.is_tried
-        futures: list[asyncio.Future[Answer]] = []
+        futures: list[asyncio.Future[TicketResult]] = []
         with reservation:
             outcome.was = "late"
             for work in request.works:
@@ -165,7 +165,7 @@ class Server:
             reservation.answered()
 
     def _decode(
-        self, future: asyncio.Future[Answer], deadline: float, request: Request, outcome: Outcome
+        self, future: asyncio.Future[TicketResult], deadline: float, request: Request, outcome: Outcome
     ) -> None:
         self.clock.now += self._decode_s.pop(future)
         self.batchers[request.model].submit(

@@ -27,7 +27,7 @@ from service.batching.batcher import Batcher
 from service.batching.decode_pool import DecodePool
 from service.batching.latency import LatencyTable
 from service.batching.schedule import ConcurrencyLimit
-from service.batching.ticket import Answer, Priority, Ticket
+from service.batching.ticket import TicketResult, Priority, Ticket
 from service.batching.workers import WorkerPool
 from service.errors import ModelUnavailableError, StoppingError
 from service.metrics import Metrics
@@ -174,7 +174,7 @@ class Entry:
 
     value: int
     batcher: StagedBatcher
-    future: asyncio.Future[Answer]
+    future: asyncio.Future[TicketResult]
     queued: float
     deadline: float
     priority: Priority
@@ -345,7 +345,7 @@ class Stage:
         entries = []
         with self.pool.changed:
             for _ in range(count):
-                future: asyncio.Future[Answer] = self.loop.create_future()
+                future: asyncio.Future[TicketResult] = self.loop.create_future()
                 entry = Entry(
                     next(self._values), batcher, future, now, now + time_s, priority, place
                 )

@@ -12,7 +12,7 @@ from structlog.testing import capture_logs
 from service.engine.onnx import load_engine
 from service.errors import ContractError, ModelFileError
 from service.settings import Settings
-from service.tuning import choice as choice_module
+from service.tuning import autotune as autotune_module
 from service.tuning.autotune import ParallelismChoice, autotune
 from service.tuning.cache import ProfileCache
 from service.tuning.measure import ReopenableEngine
@@ -24,7 +24,7 @@ TRIALS = [Trial(TWO_ONES, 200.0, 0.010), Trial(ONE_TWO, 150.0, 0.006)]
 
 @pytest.fixture(autouse=True)
 def two_cpus(monkeypatch):
-    monkeypatch.setattr(choice_module, "cpu_count", lambda: 2)
+    monkeypatch.setattr(autotune_module, "cpu_count", lambda: 2)
 
 
 @pytest.fixture
@@ -47,7 +47,7 @@ def trials(monkeypatch):
         assert image.shape == (8, 8, 3)
         return TRIALS
 
-    monkeypatch.setattr(choice_module, "try_out", tried)
+    monkeypatch.setattr(autotune_module, "try_out", tried)
     return asked
 
 
@@ -130,7 +130,7 @@ def test_what_is_given_is_taken_without_a_trial(model, cache, trials, given, par
 
 
 def test_one_cpu_leaves_nothing_to_choose(model, trials, monkeypatch):
-    monkeypatch.setattr(choice_module, "cpu_count", lambda: 1)
+    monkeypatch.setattr(autotune_module, "cpu_count", lambda: 1)
     choice = chosen(model)
     assert (choice.parallelism, choice.source) == (Parallelism(1, 1), "default")
     assert choice.why == "one core leaves nothing to choose"
@@ -152,7 +152,7 @@ def test_another_model_batch_size_or_number_of_cpus_is_tried_anew(
     chosen(model, cache)
     chosen(write_color_model(tmp_path / "other.onnx", name="other"), cache)
     chosen(model, cache, max_batch=2)
-    monkeypatch.setattr(choice_module, "cpu_count", lambda: 4)
+    monkeypatch.setattr(autotune_module, "cpu_count", lambda: 4)
     chosen(model, cache)
     chosen(model, cache, models=2)
     middle = [Parallelism(4, 1), Parallelism(1, 4)]
@@ -173,7 +173,7 @@ def test_figures_of_other_layouts_are_not_used(model, cache, trials, tmp_path):
 
 def test_figures_of_a_busy_machine_are_used_and_not_kept(model, cache, monkeypatch):
     busy = [TRIALS[0], Trial(ONE_TWO, 300.0, 0.006, steady=False)]
-    monkeypatch.setattr(choice_module, "try_out", lambda *_, **__: busy)
+    monkeypatch.setattr(autotune_module, "try_out", lambda *_, **__: busy)
     with capture_logs() as logs:
         choice = chosen(model, cache)
     assert (choice.parallelism, choice.source) == (TWO_ONES, "measured")

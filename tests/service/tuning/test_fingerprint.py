@@ -6,7 +6,7 @@ import hashlib
 
 import pytest
 
-from service.tuning import fingerprint as facts_module
+from service.tuning import fingerprint as fingerprint_module
 from service.tuning.fingerprint import fingerprint_of
 
 
@@ -37,7 +37,7 @@ def test_they_are_the_file_the_device_and_the_software(path):
 )
 def test_another_machine_or_software_is_another_fact(path, monkeypatch, name, value):
     before = fingerprint_of(path, "cpu")
-    monkeypatch.setattr(facts_module, name, value)
+    monkeypatch.setattr(fingerprint_module, name, value)
     assert fingerprint_of(path, "cpu") != before
 
 
@@ -51,7 +51,7 @@ def test_a_file_is_known_by_its_content_and_not_by_its_name(path, tmp_path):
 
 def test_a_gpu_is_known_by_its_name(path, monkeypatch):
     """And one without a name could be any."""
-    monkeypatch.setattr(facts_module, "gpu_name", lambda number: ["NVIDIA A10", None][number])
+    monkeypatch.setattr(fingerprint_module, "gpu_name", lambda number: ["NVIDIA A10", None][number])
     fingerprint = fingerprint_of(path, "cuda", device_id=0)
     assert fingerprint is not None
     assert (fingerprint["provider"], fingerprint["device"]) == ("cuda", "NVIDIA A10")

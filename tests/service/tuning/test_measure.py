@@ -13,7 +13,7 @@ from engines import FakeEngine, FakeOpener, answered
 from service.engine.base import probabilities
 from service.engine.onnx import load_engine
 from service.golden import golden_pattern
-from service.tuning import trials as trials_module
+from service.tuning import measure as measure_module
 from service.tuning.measure import ReopenableEngine, measure
 from service.tuning.parallelism import Parallelism
 
@@ -66,7 +66,7 @@ def test_they_are_tried_there_and_back_and_one_session_is_open_at_a_time(watched
 
 
 def test_a_model_that_takes_long_is_tried_once(watched, model, monkeypatch):
-    monkeypatch.setattr(trials_module, "_NO_WAY_BACK_S", -1.0)
+    monkeypatch.setattr(measure_module, "_NO_WAY_BACK_S", -1.0)
     trials = measure(LAYOUTS, ReopenableEngine(FakeOpener(watched), model), IMAGE, max_batch=8)
     assert [threads for _, threads in watched.opened] == [1, 2, 3]
     assert len(trials) == 3
@@ -107,7 +107,7 @@ def test_single_images_and_a_small_batch_are_tried(max_batch, sizes):
 
 
 def test_a_slow_model_is_tried_with_single_images_only(monkeypatch):
-    monkeypatch.setattr(trials_module, "_LONGEST_BATCH_S", 0.0)
+    monkeypatch.setattr(measure_module, "_LONGEST_BATCH_S", 0.0)
     engine = Counting()
     tried(engine, Parallelism(2, 1))
     assert engine.ran == {1}
@@ -156,14 +156,14 @@ def test_a_thread_that_can_not_be_started_leaves_no_other_waiting(monkeypatch):
 def test_results_that_differ_much_are_not_steady(monkeypatch):
     """The first of the two has the machine to itself, and the second a third of it."""
     rates = iter([90.0, 80.0, 30.0])  # batch of 1, batch of 4, and the better one again
-    monkeypatch.setattr(trials_module, "_rate", lambda *_: next(rates))
+    monkeypatch.setattr(measure_module, "_rate", lambda *_: next(rates))
     (trial,) = tried(Counting(), Parallelism(1, 1))
     assert (trial.images_per_s, trial.steady) == (90.0, False)
 
 
 def test_results_that_agree_are_steady_and_the_better_counts(monkeypatch):
     rates = iter([90.0, 80.0, 95.0])
-    monkeypatch.setattr(trials_module, "_rate", lambda *_: next(rates))
+    monkeypatch.setattr(measure_module, "_rate", lambda *_: next(rates))
     (trial,) = tried(Counting(), Parallelism(1, 1))
     assert (trial.images_per_s, trial.steady) == (95.0, True)
 
