@@ -22,7 +22,7 @@ import uvicorn
 from fastapi import FastAPI
 
 from service.errors import SettingsError
-from service.http1 import http1_protocol
+from service.http.http1 import http1_protocol
 from service.inference.runtime import Runtime
 from service.logs import LogWriter
 from service.settings import Settings

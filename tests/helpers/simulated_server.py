@@ -165,7 +165,11 @@ class Server:
             reservation.answered()
 
     def _decode(
-        self, future: asyncio.Future[TicketResult], deadline: float, request: Request, outcome: Outcome
+        self,
+        future: asyncio.Future[TicketResult],
+        deadline: float,
+        request: Request,
+        outcome: Outcome,
     ) -> None:
         self.clock.now += self._decode_s.pop(future)
         self.batchers[request.model].submit(

@@ -27,7 +27,7 @@ from service.batching.batcher import Batcher
 from service.batching.decode_pool import DecodePool
 from service.batching.latency import LatencyTable
 from service.batching.schedule import ConcurrencyLimit
-from service.batching.ticket import TicketResult, Priority, Ticket
+from service.batching.ticket import Priority, Ticket, TicketResult
 from service.batching.workers import WorkerPool
 from service.errors import ModelUnavailableError, StoppingError
 from service.metrics import Metrics

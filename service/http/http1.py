@@ -31,9 +31,9 @@ from service.errors import (
 from service.http.exchange import ON_DISCONNECT, REFUSED
 from service.http.json_body import json_body
 from service.http.problems import MEDIA_TYPE, problem
+from service.http.writing import JoinedWrites, WriteTimeout
 from service.logs import request_id
 from service.wording import shortened
-from service.writing import JoinedWrites, WriteTimeout
 
 _MAX_HEAD_BYTES = 64 * 1024
 _MAX_PIPELINED = 16

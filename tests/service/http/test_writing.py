@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from service.writing import WriteTimeout
+from service.http.writing import WriteTimeout
 
 
 class Connection(asyncio.Transport):
