@@ -48,6 +48,8 @@ CudaGraphs = Literal["auto", "off"]
 CPU_MAX_BATCH = 8
 """Maximum images per batch on a CPU, where none is set: larger ones gain nothing there."""
 
+_RENAMED = {"layout_goal": "optimize_for"}
+"""Settings that had another name; the old one is refused with the new one."""
 
 _GROUPS = {
     "host": "address",
@@ -279,6 +281,8 @@ def _split(text: str) -> list[str]:
 def add_flags(parser: argparse.ArgumentParser) -> None:
     """Add one flag for each setting; values stay text, so that `Settings` alone judges them."""
     flags.add_flags(parser, Settings, _GROUPS)
+    for old in _RENAMED:
+        parser.add_argument(flags.flag_of(old), dest=old, default=None, help=argparse.SUPPRESS)
 
 
 def load_settings(
@@ -290,6 +294,10 @@ def load_settings(
     """
     values, warnings = _from_environment(environ)
     values |= {name: value for name, value in given.items() if value is not None}
+    if renamed := [
+        f"{_named(old)} is now {_named(_RENAMED[old])}" for old in _RENAMED if old in values
+    ]:
+        raise SettingsError("; ".join(renamed))
     values.setdefault("cache_dir", _default_cache(environ))
     try:
         return Settings.model_validate(values), warnings
@@ -306,7 +314,7 @@ def _from_environment(environ: Mapping[str, str]) -> tuple[dict[str, Any], tuple
         rest = variable.removeprefix(PREFIX)
         if _SERVICE_LINK.search(rest) or _SERVICE_LINK_VALUE.match(value):
             warnings.append(f"{variable} looks like a Kubernetes service link and is passed over")
-        elif rest.lower() not in Settings.model_fields or rest != rest.upper():
+        elif rest.lower() not in {*Settings.model_fields, *_RENAMED} or rest != rest.upper():
             unknown.append(variable)
         elif value:  # compose files set variables to nothing to mean "not set"
             values[rest.lower()] = value
@@ -330,5 +338,8 @@ def _default_cache(environ: Mapping[str, str]) -> Path | None:
 
 def _describe(item: Any) -> str:
     name = str(item["loc"][0]) if item["loc"] else ""
-    named = f"{flags.flag_of(name)} ({PREFIX}{name.upper()})"
-    return flags.what_is_wrong_with_flag(item, Settings, named)
+    return flags.what_is_wrong_with_flag(item, Settings, _named(name))
+
+
+def _named(name: str) -> str:
+    return f"{flags.flag_of(name)} ({PREFIX}{name.upper()})"

@@ -366,3 +366,10 @@ def test_whatever_is_set_gives_settings_or_one_line(flags, environ):
         assert isinstance(result, Settings)
         assert not warnings
     assert len(said.splitlines()) == 1
+
+
+def test_a_setting_by_its_old_name_is_refused_with_the_new_one():
+    with pytest.raises(SettingsError, match=r"--layout-goal .* is now --optimize-for \(RESNET_SE"):
+        load_settings({"layout_goal": "latency"}, {})
+    with pytest.raises(SettingsError, match="is now --optimize-for"):
+        load_settings({}, {"RESNET_SERVE_LAYOUT_GOAL": "latency"})
