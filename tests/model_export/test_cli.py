@@ -200,6 +200,9 @@ def test_official_weights_bring_their_preprocessing(
         (["--precision", "int8", "--storage", "fp16"], 2, "--storage is for --precision fp32"),
         (["--images", "photos"], 2, "--images is for --precision fp16 and int8"),
         (["--precision", "fp16", "--images", "missing"], 1, "missing: can't be read"),
+        (["--precision", "int8", "--images", __file__], 1, "is neither a folder nor a whole tar"),
+        (["--weights", "/"], 1, "/: is a folder, not a file"),
+        (["--weights", " "], 2, "'--weights': is empty"),
         (["--min-agreement", "0.99"], 2, "--min-agreement is for --precision fp16 and int8"),
         (["--no-per-channel"], 2, "--per-channel is for --precision int8"),
         (["--precision", "fp16", "--reduce-range"], 2, "--reduce-range is for --precision int8"),
@@ -210,7 +213,7 @@ def test_official_weights_bring_their_preprocessing(
         (["--output", "bl\u00fcten.onnx"], 2, "a model's name is letters, digits and"),
         (["--output", "net/01.onnx"], 2, "a version is a number from 1 on"),
         (["--resize", "16"], 2, "crop (32) is larger than resize (16)"),
-        (["--mean", "0", "nan", "0"], 2, "'--mean': nan is no finite number"),
+        (["--mean", "0", "nan", "0"], 2, "'--mean': nan is not a finite number"),
     ],
 )
 def test_export_errors_are_one_line_and_leave_no_file(
@@ -334,6 +337,43 @@ def test_a_defect_shows_its_traceback(
 
 
 @pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError("Unable to allocate 5 TiB"),
+        RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes"),
+    ],
+    ids=["NumPy", "PyTorch"],
+)
+def test_too_little_memory_is_one_line(
+    model: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, error
+):
+    """It is the user's to change, and no defect."""
+
+    def fail(_: object) -> None:
+        raise error
+
+    monkeypatch.setattr("model_export.describe.graph_cost", fail)
+    assert main(["describe", str(model)]) == 1
+    assert "error: out of memory; a smaller batch" in the_error(capsys)
+
+
+@pytest.mark.parametrize(
+    ("kind", "told"),
+    [("folder", "is a folder, not a file"), ("empty", "is empty"), ("none", "no such file")],
+)
+def test_what_is_no_file_is_told(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], kind: str, told: str
+):
+    path = tmp_path / "net.onnx"
+    if kind == "folder":
+        path.mkdir()
+    elif kind == "empty":
+        path.touch()
+    assert main(["describe", str(path)]) == 1
+    assert f"{path}: {told}" in the_error(capsys)
+
+
+@pytest.mark.parametrize(
     "arguments",
     [
         [],
@@ -345,6 +385,8 @@ def test_a_defect_shows_its_traceback(
         ["export", "cbam_resnet50", "--weights", "imagenet", "--output", "a.onnx"],
         ["export", "resnet50", "--weights", "a", "--output", "a.onnx", "--min-agreement", "2"],
         ["train", "photos", "--output", "run", "--sizes", "32"],
+        ["train", "photos", "--output", "run", "--sizes", "900000:20"],
+        ["adopt", "net.onnx", "--output", "./net.onnx"],
         ["export", "resnet50", "--weights", "a", "--output", "a.onnx", "--max-batch", "0"],
         ["export", "resnet50", "--weights", "a", "--output", "a.onnx", "--std", "1", "0", "1"],
         ["export", "resnet50", "--weights", "a", "--output", "a.onnx", "--name", " "],
