@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from model_export.errors import WeightsError
-from model_export.files import sha256_of
+from model_export.files import missing, sha256_of
 from model_export.unpickling import Stranger, is_array, load_pickle, what_is
 
 # Where trainers put the parameters, averaged ones first: those are what they evaluate.
@@ -57,8 +57,8 @@ def read_checkpoint(path: Path, entry: str | None = None) -> Checkpoint:
 
     Raises `WeightsError`: no such file, of another kind, damaged, or without named tensors.
     """
-    if not path.is_file():
-        raise WeightsError(f"{path}: no such file")
+    if reason := missing(path):
+        raise WeightsError(reason)
     if path.suffix == ".safetensors":
         content: Any = _read_safetensors(path)
     elif path.name.endswith(_SUFFIXES):

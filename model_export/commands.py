@@ -10,6 +10,7 @@ from model_export.describe import describe_agreement
 from model_export.errors import OptionsError
 from model_export.export import Subject, export
 from model_export.graph import optional_outputs, prepare
+from model_export.images import open_images
 from model_export.labels import labels_for
 from model_export.loading import build_network
 from model_export.model_file import read_model
@@ -28,6 +29,9 @@ def export_command(options: ExportOptions) -> None:
     """Export as the options say, and print what was measured."""
     said, output = options.contract, options.contract.output
     lowering = _lowering(options.precision)
+    if lowering is not None and lowering.images is not None:
+        with open_images(lowering.images):  # which fails now, not after minutes
+            pass
     with step("reading the weights"):
         trained = trained_network(options.network)
     preprocessing = preprocessing_of(

@@ -31,6 +31,13 @@ def replacing(path: Path) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
+def missing(path: Path) -> str:
+    """Say what keeps a path from being read as a file; empty if it is one."""
+    if path.is_file():
+        return ""
+    return f"{path}: is a folder, not a file" if path.is_dir() else f"{path}: no such file"
+
+
 def settle(written: Path, path: Path) -> None:
     """Put a written file in its place. Raises `OSError`."""
     with written.open("rb") as file:

@@ -50,6 +50,8 @@ def open_images(path: Path) -> Iterator[ImageSet]:
         with _readable(path):
             if path.is_dir():
                 found: ImageSet = _Folder(path)
+            elif path.exists() and not tarfile.is_tarfile(path):
+                raise ImagesError(f"{path}: is neither a folder nor a whole tar file")
             else:
                 found = _Tar(stack.enter_context(tarfile.open(path)), path)
         if not found.names:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import onnx
 from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 
-from model_export.files import replacing
+from model_export.files import missing, replacing
 from service.contract import METADATA_KEY, ModelContract, parse_contract
 from service.errors import ModelFileError
 
@@ -31,8 +31,10 @@ def load_graph(path: Path) -> ModelProto:
 
     Raises `service.errors.ModelFileError`.
     """
-    if not path.is_file():
-        raise ModelFileError(f"{path}: no such file")
+    if reason := missing(path):
+        raise ModelFileError(reason)
+    if path.stat().st_size == 0:  # which is a graph, of nothing
+        raise ModelFileError(f"{path}: is empty")
     try:
         return onnx.load(path)
     except DecodeError as error:

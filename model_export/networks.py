@@ -108,7 +108,7 @@ def _make(spec: str) -> nn.Module:
     try:
         factory = getattr(importlib.import_module(module_name), name)
         network = factory()
-    except Exception as error:  # whatever the user's code raises
+    except (Exception, SystemExit) as error:  # whatever the user's code raises
         text = str(error).splitlines()
         raise OptionsError(
             f"--module {spec}: {type(error).__name__}: {text[0] if text else 'no message'}"

@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 from model_export.architectures import Stem
 from model_export.errors import OptionsError, WeightsError
+from model_export.files import missing
 from service.models.files import is_model_name, is_version
 
 Storage = Literal["fp32", "fp16"]
@@ -49,8 +50,10 @@ class WeightsOptions:
 
     def check_file(self) -> None:
         """Raise `WeightsError` if there is no such file; asked once all options fit together."""
-        if self.source not in {None, IMAGENET} and not Path(self.source or "").is_file():
-            raise WeightsError(f"{self.source}: no such file")
+        if self.source in {None, IMAGENET}:
+            return
+        if reason := missing(Path(self.source or "")):
+            raise WeightsError(reason)
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,6 +176,10 @@ class AdoptOptions:
     output_name: str | None
     gives: Literal["logits", "probabilities"] | None
     channels: Literal["rgb", "bgr"]
+
+    def __post_init__(self) -> None:
+        if self.contract.output.resolve() == self.file.resolve():
+            raise OptionsError(f"--output {self.contract.output}: is the file to adopt itself")
 
 
 @dataclass(frozen=True, slots=True)

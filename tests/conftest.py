@@ -17,6 +17,7 @@ import uvicorn
 from color_model import write_color_model
 from fastapi import FastAPI
 from hypothesis import HealthCheck, settings
+from shared import shared_folder
 from wire import patient_client
 
 from service.app import create_app
@@ -90,6 +91,12 @@ def running(app: FastAPI) -> Iterator[str]:
         server.should_exit = True
         thread.join()
         listener.close()
+
+
+@pytest.fixture(scope="session")
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of this run, for all of its processes: see `shared.made_once`."""
+    return shared_folder(tmp_path_factory, os.environ.get("PYTEST_XDIST_WORKER"))
 
 
 @pytest.fixture

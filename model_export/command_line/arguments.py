@@ -52,7 +52,7 @@ Stem = Annotated[
 ]  # fmt: skip
 Weights = Annotated[
     str | None,
-    option(_WEIGHTS, "--weights", metavar="SOURCE",
+    option(_WEIGHTS, "--weights", metavar="SOURCE", parser=values.words,
             help="A file: safetensors, or what torch.save wrote (.pth, .pt, .ckpt, .bin, "
             ".pth.tar). Or `imagenet`: torchvision's official weights."),
 ]  # fmt: skip
@@ -113,12 +113,12 @@ Interpolation = Annotated[
 Mean = Annotated[
     Triple | None,
     option(_PREPROCESSING, "--mean", metavar="R G B", parser=values.number,
-            show_default="the weights' own, or ImageNet's", help="Subtracted; in 0 to 1."),
+            show_default="the weights' own, or ImageNet's", help="Subtracted; pixels are 0 to 1."),
 ]  # fmt: skip
 Std = Annotated[
     Triple | None,
     option(_PREPROCESSING, "--std", metavar="R G B", parser=values.above_zero,
-            show_default="the weights' own, or ImageNet's", help="Divided by; in 0 to 1."),
+            show_default="the weights' own, or ImageNet's", help="What they are then divided by."),
 ]  # fmt: skip
 
 Storage = Annotated[
@@ -133,19 +133,19 @@ Precision = Annotated[
 LoweringImages = Annotated[
     Path | None,
     option(_PRECISION, "--images", metavar="SOURCE", show_default="generated ones",
-            help="Folder or tar of images: every other one calibrates int8, the rest tell the "
+            help="Folder or tar of images: every other one calibrates int8, the others measure the "
             "agreement with float32."),
 ]  # fmt: skip
 CalibrationImages = Annotated[
     int | None,
     option(_PRECISION, "--calibration-images", metavar="N", parser=values.positive,
-            show_default="256", help="So many at most."),
+            show_default="256", help="Most images to calibrate int8 with."),
 ]  # fmt: skip
 MinAgreement = Annotated[
     float | None,
     option(_PRECISION, "--min-agreement", metavar="FRACTION", parser=values.fraction,
             show_default="0.95",
-            help="Of labels that are float32's. A file with fewer is refused."),
+            help="Least share of images that keep float32's label; a file below it is refused."),
 ]  # fmt: skip
 ReduceRange = Annotated[
     bool | None,
@@ -179,7 +179,7 @@ AdoptedAs = Annotated[
 OutputName = Annotated[
     str | None,
     option(NETWORK, "--output-name", metavar="NAME", show_default="the only one",
-            help="The output that counts."),
+            help="The output with the answers."),
 ]  # fmt: skip
 GivesName = Literal["logits", "probabilities"]
 Gives = Annotated[
@@ -191,7 +191,7 @@ ChannelsName = Literal["rgb", "bgr"]
 Channels = Annotated[
     ChannelsName,
     choice(NETWORK, "--channels", ChannelsName,
-            help="Order in which it takes them. Mean and std are for RGB all the same."),
+            help="Order in which it takes them. Mean and std are given as RGB either way."),
 ]  # fmt: skip
 ProviderName = Literal["auto", "cpu", "cuda"]
 Provider = Annotated[ProviderName, choice(None, "--provider", ProviderName, help="Where it runs.")]

@@ -19,7 +19,7 @@ def one_of(allowed: Iterable[str]) -> Callable[[str], str]:
 
     def read(text: str) -> str:
         if text not in values:
-            raise typer.BadParameter(f"{text} is none of {', '.join(values)}")
+            raise typer.BadParameter(f"{text} is not one of {', '.join(values)}")
         return text
 
     return read
@@ -32,28 +32,28 @@ def number(text: str) -> float:
     except ValueError:
         value = math.nan
     if not math.isfinite(value):
-        raise typer.BadParameter(f"{text} is no finite number")
+        raise typer.BadParameter(f"{text} is not a finite number")
     return value
 
 
 def count(text: str) -> int:
     """Read: a whole number of 0 or more."""
     if not str(text).isdecimal():
-        raise typer.BadParameter(f"{text} is no whole number of 0 or more")
+        raise typer.BadParameter(f"{text} is not a whole number of 0 or more")
     return int(text)
 
 
 def positive(text: str) -> int:
     """Read: a whole number of 1 or more."""
     if not str(text).isdecimal() or int(text) < 1:
-        raise typer.BadParameter(f"{text} is no whole number of 1 or more")
+        raise typer.BadParameter(f"{text} is not a whole number of 1 or more")
     return int(text)
 
 
 def side(text: str) -> int:
     """Read: a number of pixels that an image's side can have."""
     if not str(text).isdecimal() or not 1 <= int(text) <= LARGEST_SIDE:
-        raise typer.BadParameter(f"{text} is no whole number from 1 to {LARGEST_SIDE}")
+        raise typer.BadParameter(f"{text} is not a whole number from 1 to {LARGEST_SIDE}")
     return int(text)
 
 
@@ -95,7 +95,7 @@ def sizes(text: str) -> tuple[tuple[int, int], ...]:
     pairs = [part.split(":") for part in text.split(",")]
     if not all(len(pair) == 2 for pair in pairs):
         raise typer.BadParameter(f"{text} is not PIXELS:EPOCHS,...")
-    return tuple((positive(pixels), positive(epochs)) for pixels, epochs in pairs)
+    return tuple((side(pixels), positive(epochs)) for pixels, epochs in pairs)
 
 
 def words(text: str) -> str:

@@ -6,7 +6,7 @@ import json
 
 import pytest
 import torch
-from digits import CLASSES, SIDE, trained_digits
+from digits import ARCHITECTURE, CLASSES, SIDE, TrainedDigits, trained_digits
 from images import encode
 from PIL import Image
 from process import EXPORT, client_of, run_to_end, serving
@@ -20,33 +20,37 @@ def export(*arguments: object) -> str:
     return ended.stdout
 
 
-@pytest.fixture(scope="session")
-def digits_model(tmp_path_factory):
+@pytest.fixture(scope="module")
+def digits(shared) -> TrainedDigits:
+    return trained_digits(shared)
+
+
+@pytest.fixture(scope="module")
+def digits_model(digits: TrainedDigits, tmp_path_factory):
     """The trained digits as a model file, made by the program."""
     folder = tmp_path_factory.mktemp("digits")
     weights, labels = folder / "digits.pth", folder / "digits.json"
-    torch.save(trained_digits().network.state_dict(), weights)
+    torch.save(digits.network.state_dict(), weights)
     labels.write_text(json.dumps(CLASSES), encoding="utf-8")
     model = folder / "models" / "digits" / "3.onnx"
-    export("export", "resnet50", "--weights", weights, "--labels", labels, "--stem", "small",
+    export("export", ARCHITECTURE, "--weights", weights, "--labels", labels, "--stem", "small",
            "--input-size", SIDE, "--resize", SIDE, "--output", model)  # fmt: skip
     export("verify", model, "--weights", weights)
     return model
 
 
-def test_a_trained_network_keeps_its_held_out_accuracy_to_the_image(digits_model):
+def test_a_trained_network_keeps_its_held_out_accuracy_to_the_image(digits, digits_model):
     """Each held-out image gets over HTTP the very label that PyTorch gives it."""
-    trained = trained_digits()
-    expected = trained.predictions()
-    accuracy = (expected == trained.labels).mean()
+    expected = digits.predictions()
+    accuracy = (expected == digits.labels).mean()
     assert accuracy > 0.9, "the network has learnt something"
 
     with serving("--models", digits_model.parent.parent) as server, client_of(server) as client:
         answered = []
-        for start in range(0, len(trained.images), 20):
+        for start in range(0, len(digits.images), 20):
             files = [
                 ("files", encode(Image.fromarray(pixels)))
-                for pixels in trained.images[start : start + 20]
+                for pixels in digits.images[start : start + 20]
             ]
             body = client.post("/v1/classify?top_k=1", files=files).json()
             assert (body["model"], body["version"]) == ("digits", 3)

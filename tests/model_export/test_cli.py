@@ -27,7 +27,7 @@ from model_export.weights import OFFICIAL
 def small(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a checkpoint of 5 classes at 32 pixels, `net.pth`, and its `labels.txt`."""
     folder = tmp_path_factory.mktemp("small")
-    save_checkpoint(random_network("resnet50"), folder / "net.pth")
+    save_checkpoint(random_network(), folder / "net.pth")
     (folder / "labels.txt").write_text("ant\nbee\ncat\ndog\neel\n")
     return folder
 
@@ -35,7 +35,7 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def export_small(small: Path, output: Path, *more: str) -> int:
     arguments = ["--weights", str(small / "net.pth"), "--labels", str(small / "labels.txt")]
     arguments += ["--stem", "small", "--input-size", "32", "--max-batch", "3"]
-    return main(["export", "resnet50", "--output", str(output), *arguments, *more])
+    return main(["export", "resnet18", "--output", str(output), *arguments, *more])
 
 
 @pytest.fixture(scope="module")
@@ -71,7 +71,7 @@ def test_export_writes_the_file_and_says_what_was_measured(
         "comparing with PyTorch at batch sizes 1, 2, 3 ...",
     ]
     contract = read_model(output)[1]
-    assert (contract.name, contract.architecture, contract.storage) == ("birds", "resnet50", "fp16")
+    assert (contract.name, contract.architecture, contract.storage) == ("birds", "resnet18", "fp16")
     assert [label.id for label in contract.labels] == ["ant", "bee", "cat", "dog", "eel"]
     images = contract.preprocessing
     assert (images.crop, images.resize, images.interpolation) == (32, 37, "bicubic")
@@ -107,7 +107,7 @@ def test_verify_refuses_other_weights(
     model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ):
     """With exit status 1."""
-    network = random_network("resnet50")
+    network = random_network()
     with torch.no_grad():
         network.fc.bias += torch.arange(5.0)
     save_checkpoint(network, tmp_path / "other.pth")
@@ -133,7 +133,7 @@ def test_describe_shows_a_table(model: Path, capsys: pytest.CaptureFixture[str])
     """Everything that a user decides by."""
     assert main(["describe", str(model)]) == 0
     out = capsys.readouterr().out
-    for text in ("small", "resnet50", "32 x 32", "5 (ant, bee, cat, ...)", "multiply-adds",
+    for text in ("small", "resnet18", "32 x 32", "5 (ant, bee, cat, ...)", "multiply-adds",
                  "random weights", "not measured", "top-1 agreement 100.0%"):  # fmt: skip
         assert text in out
 
@@ -143,7 +143,7 @@ def test_describe_gives_json(model: Path, capsys: pytest.CaptureFixture[str]):
     assert main(["describe", str(model), "--json"]) == 0
     facts = json.loads(capsys.readouterr().out)
     assert facts["size_bytes"] == model.stat().st_size
-    assert facts["parameters"] > 300_000
+    assert facts["parameters"] > 100_000
     assert facts["multiply_adds"] > 1_000_000
     assert facts["contract"]["name"] == "small"
 
@@ -200,6 +200,9 @@ def test_official_weights_bring_their_preprocessing(
         (["--precision", "int8", "--storage", "fp16"], 2, "--storage is for --precision fp32"),
         (["--images", "photos"], 2, "--images is for --precision fp16 and int8"),
         (["--precision", "fp16", "--images", "missing"], 1, "missing: can't be read"),
+        (["--precision", "int8", "--images", __file__], 1, "is neither a folder nor a whole tar"),
+        (["--weights", "/"], 1, "/: is a folder, not a file"),
+        (["--weights", " "], 2, "'--weights': is empty"),
         (["--min-agreement", "0.99"], 2, "--min-agreement is for --precision fp16 and int8"),
         (["--no-per-channel"], 2, "--per-channel is for --precision int8"),
         (["--precision", "fp16", "--reduce-range"], 2, "--reduce-range is for --precision int8"),
@@ -210,7 +213,7 @@ def test_official_weights_bring_their_preprocessing(
         (["--output", "bl\u00fcten.onnx"], 2, "a model's name is letters, digits and"),
         (["--output", "net/01.onnx"], 2, "a version is a number from 1 on"),
         (["--resize", "16"], 2, "crop (32) is larger than resize (16)"),
-        (["--mean", "0", "nan", "0"], 2, "'--mean': nan is no finite number"),
+        (["--mean", "0", "nan", "0"], 2, "'--mean': nan is not a finite number"),
     ],
 )
 def test_export_errors_are_one_line_and_leave_no_file(
@@ -228,7 +231,7 @@ def test_a_stem_that_the_weights_do_not_tell_has_to_be_said(
     small: Path, tmp_path: Path, said: bool, status: int, capsys: pytest.CaptureFixture[str]
 ):
     """With a stride of 1, as for CIFAR's images, it would be another network of the same shapes."""
-    command = ["export", "resnet50", "--weights", str(small / "net.pth"), "--labels",
+    command = ["export", "resnet18", "--weights", str(small / "net.pth"), "--labels",
                str(small / "labels.txt"), "--input-size", "32", "--max-batch", "1",
                "--output", str(tmp_path / "net.onnx")]  # fmt: skip
     assert main([*command, *(["--stem", "small"] if said else [])]) == status
@@ -253,7 +256,9 @@ def test_an_unwritable_place_is_one_line(
     assert str(tmp_path / "file") in the_error(capsys)
 
 
-def test_a_full_disk_is_one_line(small: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+def test_a_full_disk_is_one_line(
+    small: Path, model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
     """With the file's name, and nothing is left."""
     output = tmp_path / "net.onnx"
     with file_size_limited(100_000):
@@ -332,6 +337,43 @@ def test_a_defect_shows_its_traceback(
 
 
 @pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError("Unable to allocate 5 TiB"),
+        RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes"),
+    ],
+    ids=["NumPy", "PyTorch"],
+)
+def test_too_little_memory_is_one_line(
+    model: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, error
+):
+    """It is the user's to change, and no defect."""
+
+    def fail(_: object) -> None:
+        raise error
+
+    monkeypatch.setattr("model_export.describe.graph_cost", fail)
+    assert main(["describe", str(model)]) == 1
+    assert "error: out of memory; a smaller batch" in the_error(capsys)
+
+
+@pytest.mark.parametrize(
+    ("kind", "told"),
+    [("folder", "is a folder, not a file"), ("empty", "is empty"), ("none", "no such file")],
+)
+def test_what_is_no_file_is_told(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], kind: str, told: str
+):
+    path = tmp_path / "net.onnx"
+    if kind == "folder":
+        path.mkdir()
+    elif kind == "empty":
+        path.touch()
+    assert main(["describe", str(path)]) == 1
+    assert f"{path}: {told}" in the_error(capsys)
+
+
+@pytest.mark.parametrize(
     "arguments",
     [
         [],
@@ -343,6 +385,8 @@ def test_a_defect_shows_its_traceback(
         ["export", "cbam_resnet50", "--weights", "imagenet", "--output", "a.onnx"],
         ["export", "resnet50", "--weights", "a", "--output", "a.onnx", "--min-agreement", "2"],
         ["train", "photos", "--output", "run", "--sizes", "32"],
+        ["train", "photos", "--output", "run", "--sizes", "900000:20"],
+        ["adopt", "net.onnx", "--output", "./net.onnx"],
         ["export", "resnet50", "--weights", "a", "--output", "a.onnx", "--max-batch", "0"],
         ["export", "resnet50", "--weights", "a", "--output", "a.onnx", "--std", "1", "0", "1"],
         ["export", "resnet50", "--weights", "a", "--output", "a.onnx", "--name", " "],

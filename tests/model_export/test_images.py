@@ -119,7 +119,11 @@ def test_images_of_no_class_are_told(tmp_path: Path):
 
 @pytest.mark.parametrize(
     ("name", "message"),
-    [("missing", "No such file"), ("empty", "holds no images"), ("text.tar", "can't be read")],
+    [
+        ("missing", "No such file"),
+        ("empty", "holds no images"),
+        ("text.tar", "neither a folder nor a whole tar"),
+    ],
 )
 def test_what_holds_no_images_is_told(tmp_path: Path, name: str, message: str):
     (tmp_path / "empty").mkdir()

@@ -93,6 +93,7 @@ def test_weights_come_from_a_file_too():
         ("missing_module:tiny", (), 2, "ModuleNotFoundError: No module named 'missing_module'"),
         ("my_networks:missing", (), 2, "AttributeError"),
         ("my_networks:failing", (), 2, "RuntimeError: no weights"),
+        ("sys:exit", (), 2, "SystemExit: no message"),
         ("my_networks:none", (), 2, "gave a str, not a torch.nn.Module"),
         ("my_networks:without_classes", (), 1, "must give logits [N, C] for N images, and gives"),
         ("my_networks:pair", (), 1, "and gives tuple"),

@@ -33,17 +33,18 @@ PARAMETERS = {
     "alexnet": 61_100_840,
 }
 
-# One of each kind, as narrow as its groups allow, at a side that its stem makes sense of.
+# One of each kind, as narrow as its groups allow, at a side that its stem makes sense of, and with
+# no more blocks than differ.
 KINDS = [
-    ("resnext50_32x4d", 16, 32, "small"),
-    ("wide_resnet50_2", 8, 32, "small"),
-    ("seresnet50", 8, 32, "small"),
-    ("cbam_resnet50", 8, 32, "small"),
-    ("dilated_resnet50", 8, 64, None),
-    ("resnet18d", 8, 64, None),
-    ("resnet50d", 8, 64, None),
-    ("densenet121", 8, 64, None),
-    ("alexnet", 8, 224, None),
+    ("resnext50_32x4d", 16, 32, "small", (1, 1, 1, 2)),
+    ("wide_resnet50_2", 8, 32, "small", (1, 1, 1, 2)),
+    ("seresnet50", 8, 32, "small", (1, 1, 1, 2)),
+    ("cbam_resnet50", 8, 32, "small", (1, 1, 1, 2)),
+    ("dilated_resnet50", 8, 64, None, (1, 1, 2, 2)),
+    ("resnet18d", 8, 64, None, (1, 1, 1, 2)),
+    ("resnet50d", 8, 64, None, (1, 1, 1, 2)),
+    ("densenet121", 8, 64, None, (2, 2, 2, 2)),
+    ("alexnet", 8, 224, None, None),
 ]
 
 
@@ -54,10 +55,10 @@ def test_size_is_the_published_one(name: str):
     assert sum(parameter.numel() for parameter in network.parameters()) == PARAMETERS[name]
 
 
-@pytest.mark.parametrize(("name", "width", "side", "stem"), KINDS)
-def test_the_file_computes_what_pytorch_does(tmp_path: Path, name, width, side, stem):
+@pytest.mark.parametrize(("name", "width", "side", "stem", "depths"), KINDS)
+def test_the_file_computes_what_pytorch_does(tmp_path: Path, name, width, side, stem, depths):
     """With everything folded that can be, at several batch sizes, in every output."""
-    network = random_network(name, base_width=width, stem=stem, side=side)
+    network = random_network(name, base_width=width, stem=stem, side=side, depths=depths)
     images, path = preprocessing(side), tmp_path / "model.onnx"
     served = prepare(network, images)
     model = to_onnx(served, side)

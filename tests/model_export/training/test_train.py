@@ -60,7 +60,7 @@ def digits(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for number, (image, label) in enumerate(zip(digits.images, digits.target, strict=True)):
         path = folder / str(label) / f"{number:04}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(np.round(image * 255 / 16).astype(np.uint8)).resize((32, 32)).save(path)
+        Image.fromarray(np.round(image * 255 / 16).astype(np.uint8)).resize((16, 16)).save(path)
     return folder
 
 
@@ -70,14 +70,14 @@ def test_digits_are_learned_exported_and_evaluated(
     """97 % of held-out images and more; labels and preprocessing reach the model file."""
     run, model = tmp_path / "run", tmp_path / "digits.onnx"
     command = ["train", str(digits), "--output", str(run), "--stem", "small", "--width", "16",
-               "--input-size", "32", "--resize", "32", "--epochs", "8", "--no-flip",
+               "--input-size", "16", "--resize", "16", "--epochs", "6", "--no-flip",
                "--learning-rate", "0.1", "--min-area", "0.7"]  # fmt: skip
     assert main(command) == 0
     out = capsys.readouterr().out
     assert "10 classes, 1438 images to train on and 359 held out" in out
     with (run / "metrics.csv").open() as table:
         rows = list(csv.DictReader(table))
-    assert [row["epoch"] for row in rows] == [str(epoch) for epoch in range(8)]
+    assert [row["epoch"] for row in rows] == [str(epoch) for epoch in range(6)]
     assert max(float(row["val_top1"]) for row in rows) >= 0.97
     assert "<svg" in (run / "metrics.html").read_text()
     export = out.splitlines()[-1].split()  # as it is suggested, but for the place
@@ -86,7 +86,7 @@ def test_digits_are_learned_exported_and_evaluated(
     assert main([*export[1:], "--max-batch", "2"]) == 0
     contract = read_model(model)[1]
     assert [label.label for label in contract.labels] == [str(digit) for digit in range(10)]
-    assert (contract.preprocessing.resize, contract.preprocessing.crop) == (32, 32)
+    assert (contract.preprocessing.resize, contract.preprocessing.crop) == (16, 16)
     assert evaluate(load_engine(model, provider="cpu"), contract, digits).top1 >= 0.97
 
 

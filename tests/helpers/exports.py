@@ -1,0 +1,43 @@
+"""Graphs that PyTorch's exporter wrote, kept: of an export it is nearly all of the time."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import onnx
+import pytest
+from onnx import ModelProto
+from shared import made_once
+
+from model_export import graph
+from model_export.graph import ServedNetwork
+from model_export.options import Storage
+
+
+def exported(
+    folder: Path, served: ServedNetwork, side: int, storage: Storage = "fp32"
+) -> ModelProto:
+    """Give what `to_onnx` does, written for the very same network once in a test run."""
+    digest = hashlib.sha256(f"{served} {served.half_precision} {side} {storage}".encode())
+    for name, value in served.state_dict().items():
+        digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
+        digest.update(value.numpy().tobytes())
+    path = folder / f"{digest.hexdigest()}.onnx"
+    made_once(path, lambda part: onnx.save(graph.to_onnx(served, side, storage), part))
+    return onnx.load(path)
+
+
+@contextmanager
+def exports_kept(folder: Path) -> Iterator[None]:
+    """Have `export`, and whatever calls it, take each graph from the folder or put it there."""
+
+    def to_onnx(served: ServedNetwork, side: int, storage: Storage = "fp32") -> ModelProto:
+        return exported(folder, served, side, storage)
+
+    with pytest.MonkeyPatch.context() as patch:
+        for user in ("export", "precision"):
+            patch.setattr(f"model_export.{user}.to_onnx", to_onnx)
+        yield
