@@ -121,17 +121,27 @@ class JpegImage(EncodedImage):
 
     def _without_warning(self) -> NDArray[np.uint8] | None:
         """Decode to RGB [height, width, 3] just as Pillow does; None if that is left to it."""
+        if self.channels == _CMYK:
+            self.check_whole()
+            return None
+        pixels = self._checked("RGB", self.decoded_size)
         width, height = self.decoded_size
-        is_cmyk = self.channels == _CMYK
-        least = (1, 1) if is_cmyk else (height, width)  # then it is only gone through
+        return pixels if pixels is not None and pixels.shape == (height, width, 3) else None
+
+    def check_whole(self) -> None:
+        """Refuse an image as `to_rgb` does, but make no picture of it."""
+        self._checked("CMYK" if self.channels == _CMYK else "GRAY", (1, 1))
+
+    def _checked(self, colors: str, least: tuple[int, int]) -> NDArray[np.uint8] | None:
+        """Decode as small as may be; None if there was a warning, and yet no pixel is missing."""
         try:
             pixels: NDArray[np.uint8] = simplejpeg.decode_jpeg(
-                self.data, "CMYK" if is_cmyk else "RGB", min_height=least[0], min_width=least[1]
+                self.data, colors, min_height=least[1], min_width=least[0]
             )
         except (ValueError, KeyError) as error:
             self._check_warning(str(error))
             return None
-        return pixels if pixels.shape == (height, width, 3) else None
+        return pixels
 
     def _check_warning(self, warning: str) -> None:
         """Refuse an image whose data end early, after the first warning of decoding it.
@@ -314,3 +324,12 @@ def check_part(data: bytes, sizes: set[tuple[int, int]], channels: int) -> None:
     part = read(data, sys.maxsize)
     if part.size not in sizes or part.channels != channels:
         raise corrupt("a part of it is of another size than its header says")
+
+
+def check_whole(part: bytes, tables: bytes) -> None:
+    """Refuse such a part if data are missing for some of its pixels; it may lack these tables.
+
+    Raises `TruncatedImageError`, or whatever a decoding library makes of bad data.
+    """
+    shared = tables.removeprefix(_START).removesuffix(_END)
+    read(_START + shared + part.removeprefix(_START), sys.maxsize).check_whole()
