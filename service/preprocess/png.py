@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import struct
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -12,6 +12,7 @@ from PIL import Image
 
 from service.preprocess import exif
 from service.preprocess.color import scale_transparency, to_rgb
+from service.preprocess.deflate import unpacks_to
 from service.preprocess.encoded import (
     MAX_PIECES,
     EncodedImage,
@@ -35,8 +36,6 @@ _SAMPLES = {_GREY: 1, _RGB: 3, _INDICES: 1, 4: 2, 6: 4}
 _PASSES = (
     (0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2)
 )  # fmt: skip
-_PACKED_AT_ONCE, _UNPACKED_AT_ONCE = 2**14, 2**18
-_STREAM_HEAD = 2  # bytes of a zlib stream (RFC 1950)
 _TRANSPARENT_BYTES = {_GREY: {2}, _RGB: {6}, 4: set[int](), 6: set[int]()}
 # What Pillow and `to_rgb` take for each pixel, measured over colour types, without and with a
 # transparent colour; of 16 bits with one, the pixels are decoded twice.
@@ -95,7 +94,7 @@ class PngImage(EncodedImage):
         passes = _PASSES if self.is_interlaced else ((0, 0, 1, 1),)
         sizes = [(-(-(width - x) // dx), -(-(height - y) // dy)) for x, y, dx, dy in passes]
         rows = sum(high * (1 + (wide * bits + 7) // 8) for wide, high in sizes if min(wide, high))
-        if not _unpacks_to(rows, self._streams()):
+        if not unpacks_to(rows, self._streams()):
             raise truncated()
 
     def _streams(self) -> Iterator[memoryview]:
@@ -249,20 +248,6 @@ def _checked(data: bytes, start: int, end: int) -> memoryview:
 def _is_sound(data: bytes, start: int, end: int) -> bool:
     content = memoryview(data)[start + 4 : end - 4]
     return zlib.crc32(content) == int.from_bytes(data[end - 4 : end])
-
-
-def _unpacks_to(least: int, pieces: Iterable[memoryview]) -> bool:
-    """Whether a zlib stream holds so many bytes at least; its checksum counts for nothing."""
-    unpacking, skip, unpacked = zlib.decompressobj(-zlib.MAX_WBITS), _STREAM_HEAD, 0
-    for piece in pieces:
-        for at in range(skip, len(piece), _PACKED_AT_ONCE):
-            packed: bytes | memoryview = piece[at : at + _PACKED_AT_ONCE]
-            got = _UNPACKED_AT_ONCE
-            while unpacked < least and (packed or got == _UNPACKED_AT_ONCE) and not unpacking.eof:
-                got = len(unpacking.decompress(packed, _UNPACKED_AT_ONCE))
-                unpacked, packed = unpacked + got, unpacking.unconsumed_tail
-        skip = max(0, skip - len(piece))
-    return unpacked >= least
 
 
 def _chunk(kind: bytes, content: bytes) -> bytes:

@@ -7,6 +7,7 @@ samples, so that nothing but unpacking is left to them. Predictors are undone he
 from __future__ import annotations
 
 import struct
+import zlib
 from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -18,14 +19,16 @@ from numpy.typing import NDArray
 from service.errors import ImageTooLargeError
 from service.preprocess import jpeg, tiff_fax
 from service.preprocess import tiff_tags as tags
+from service.preprocess.deflate import unpacks_to
 from service.preprocess.encoded import area, corrupt, open_as, truncated, unsupported
 from service.preprocess.tiff_tags import Directory
 from service.preprocess.tiff_ycbcr import WHOLE, Block, stored_size
 
 NONE, _LZW, JPEG, _PACKBITS = 1, 5, 7, 32773
 _GROUP3, _GROUP4 = 3, 4
+_DEFLATE = {8, 32946}
 _CCITT = {2, _GROUP3, _GROUP4, 32771}
-_WITH_PREDICTOR = {_LZW, 8, 32946, 34925, 50000}  # LZW, deflate twice, LZMA, Zstandard
+_WITH_PREDICTOR = {_LZW, *_DEFLATE, 34925, 50000}  # LZW, deflate twice, LZMA, Zstandard
 COMPRESSIONS = {NONE, JPEG, _PACKBITS, *_CCITT, *_WITH_PREDICTOR}
 """Values of the tag that are decoded."""
 
@@ -139,9 +142,25 @@ class Samples:
         shown: NDArray[np.bool_] = (rows[ends - 1] == rows[ends - part_rows - 1]).all(axis=-1)
         return shown
 
+    def _ends_early(self, parts: list[tuple[int, int]]) -> bool:
+        """Whether parts of a plane that can't be unpacked are too short, where that can be told."""
+        if self.compression == _PACKBITS:  # of which nothing else can be wrong
+            return True
+        if self.compression not in _DEFLATE:
+            return False
+        row_bytes = (self.part_size[0] * self.count // self.planes * self.bits + 7) // 8
+        lengths = [row_bytes * rows for rows in self._part_rows()]
+        pieces = [memoryview(piece) for piece in self._pieces(parts)]
+        try:
+            return not all(
+                unpacks_to(length, [piece]) for length, piece in zip(lengths, pieces, strict=True)
+            )
+        except zlib.error:
+            return False
+
     def _part_rows(self) -> list[int]:
         """Give the rows of each part of one plane."""
-        high, number = self.part_size[1], len(self.parts)
+        high, number = self.part_size[1], len(self.parts) // self.planes
         last = high if self.tiled else self.size[1] - high * (number - 1)
         return [high] * (number - 1) + [last]
 
@@ -152,7 +171,12 @@ class Samples:
         wide = 1 if self.compression == JPEG else count
         stored = -(-width // self.part_size[0]) * self.part_size[0] if self._is_laid_out else width
         with open_as("TIFF", self._file(parts, wide, count), (stored * wide, height)) as image:
-            image.load()
+            try:
+                image.load()
+            except OSError as error:
+                if self._ends_early(parts):
+                    raise truncated() from error
+                raise
             values = np.asarray(image)
         if self.bits > 8:
             values = values.astype(np.uint16)  # in the order of bytes of this machine
