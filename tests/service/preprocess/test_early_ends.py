@@ -243,3 +243,60 @@ def test_segments_of_colours_that_are_too_short_are_passed_over(kind, segment):
     if kind == "L":
         return
     assert np.array_equal(pixels(data), imagecodecs.jpeg8_decode(data, outcolorspace="rgb"))
+
+
+# GIF and WebP: their decoders tell
+
+
+def gif_parts(picture: Image.Image, *, interlaced: bool) -> tuple[bytes, bytes]:
+    """What lies before a GIF's codes, and these up to the last of their blocks."""
+    data = encode(picture, "GIF", interlace=int(interlaced))
+    start = at = data.index(b",\0\0\0\0", 13 + (3 << (data[10] & 7) + 1)) + 10
+    at += 1
+    while data[at]:
+        at += 1 + data[at]
+    return data[:start], data[start : at + 1]
+
+
+@pytest.mark.parametrize("interlaced", [False, True])
+def test_a_gif_whose_codes_end_early_is_truncated(interlaced):
+    """Also if another picture follows, whose codes would be taken for its own."""
+    picture = smooth(64, 64).quantize(100)
+    head, codes = gif_parts(picture, interlaced=interlaced)
+    box = head[-10:]
+    assert pixels(head + codes + box + codes + b";").shape == (64, 64, 3)
+    for rows in (1, 32, 63):
+        _, short = gif_parts(picture.crop((0, 0, 64, rows)), interlaced=interlaced)
+        for behind in (b"", (box + codes) * 3, bytes(500), b"; and more" * 50):
+            assert code(head + short + behind + b";") == "truncated_image"
+
+
+def webp_of(*chunks: tuple[bytes, bytes]) -> bytes:
+    body = b"".join(
+        kind + struct.pack("<I", len(content)) + content + bytes(len(content) % 2)
+        for kind, content in chunks
+    )
+    return b"RIFF" + struct.pack("<I", 4 + len(body)) + b"WEBP" + body
+
+
+def chunks_of(data: bytes) -> list[tuple[bytes, bytes]]:
+    found, at = [], 12
+    while at < len(data):
+        length = int.from_bytes(data[at + 4 : at + 8], "little")
+        found.append((data[at : at + 4], data[at + 8 : at + 8 + length]))
+        at += 8 + length + length % 2
+    return found
+
+
+@pytest.mark.parametrize("options", [{}, {"lossless": True}, {"alpha_quality": 50}])
+def test_a_webp_any_of_whose_chunks_is_too_short_is_refused(options):
+    picture = smooth(90, 70)
+    if "alpha_quality" in options:
+        picture.putalpha(smooth(90, 70, seed=1).convert("L"))
+    chunks = chunks_of(encode(picture, "WEBP", quality=90, **options))
+    assert pixels(webp_of(*chunks)).shape == (70, 90, 3)
+    for at, (kind, content) in enumerate(chunks):
+        for share in (0.5, 0.9, 0.98) if kind != b"VP8X" else ():
+            short = [*chunks]
+            short[at] = kind, content[: int(len(content) * share)]
+            assert code(webp_of(*short)) in {"truncated_image", "corrupt_image"}
