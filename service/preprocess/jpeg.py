@@ -30,6 +30,7 @@ from service.preprocess.encoded import (
     unsupported,
 )
 from service.preprocess.limits import check_size
+from service.preprocess.plain_jpeg import UNDOCUMENTED
 
 SIGNATURE = b"\xff\xd8\xff"
 
@@ -138,7 +139,7 @@ class JpegImage(EncodedImage):
             pixels: NDArray[np.uint8] = simplejpeg.decode_jpeg(
                 self.data, colors, min_height=least[1], min_width=least[0]
             )
-        except (ValueError, KeyError) as error:
+        except UNDOCUMENTED as error:
             self._check_warning(str(error))
             return None
         return pixels
