@@ -41,7 +41,11 @@ class HeicImage(heif.HeifImage):
     """The primary image of a HEIC, which its decoder turns as the file itself says."""
 
     def to_rgb(self) -> Image.Image:
-        """Decode to RGB on white."""
+        """Decode to RGB on white.
+
+        A slice that ends early within a unit of the right length is not recognised: its decoder
+        fills the rest in, and tells nobody.
+        """
         import pillow_heif  # noqa: PLC0415 -- an extra
 
         file = pillow_heif.open_heif(self.data)  # others in it are not decoded

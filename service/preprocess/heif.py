@@ -10,6 +10,7 @@ from collections.abc import Iterator, Set
 from dataclasses import dataclass, field
 from fractions import Fraction
 
+from service.errors import RequestError
 from service.preprocess.encoded import (
     MAX_PIECES,
     EncodedImage,
@@ -74,6 +75,7 @@ class Heif:
     items: dict[int, Item]
     parts: dict[int, list[int]]  # of grids: the items that they are made of
     beside: dict[int, list[int]]  # of alpha and the like: the items that they go with
+    end: int  # of the boxes that hold all of these
 
     def size(self, data: bytes) -> tuple[int, int]:
         """Give the primary image's width and height, as coded."""
@@ -195,11 +197,11 @@ def boxes(data: bytes, at: int, end: int) -> Iterator[_Box]:
 
 
 def still(data: bytes, file: Heif, brand: bytes) -> bytes:
-    """Give the file without its film and its metadata, which decoders would read."""
-    patched = bytearray(data)
+    """Give the file without its film, its metadata and what follows, which decoders would read."""
+    patched = bytearray(memoryview(data)[: file.end])
     for at in (8, *range(16, _brands_end(data), 4)):  # of a sequence's, decoders want the film
         patched[at : at + 4] = brand
-    for kind, start, _ in boxes(data, 0, len(data)):
+    for kind, start, _ in boxes(data, 0, file.end):
         if kind == b"moov":  # its length may follow its name
             at = start - 4 if data[start - 4 : start] == kind else start - 12
             patched[at : at + 4] = b"free"
@@ -211,8 +213,11 @@ def still(data: bytes, file: Heif, brand: bytes) -> bytes:
 
 def read(data: bytes) -> Heif:
     """Read a file's items. Raises `RequestError` where it is broken or not supported."""
-    meta = next((box for box in boxes(data, 0, len(data)) if box[0] == b"meta"), None)
+    outer, whole = _outer(data)
+    meta = next((box for box in outer if box[0] == b"meta"), None)
     if meta is None:
+        if whole < len(data):
+            raise truncated()
         raise unsupported("films and sequences without a still image", "still images are")
     found: dict[bytes, tuple[int, int]] = {}
     for kind, start, end in boxes(data, meta[1] + _FULL, meta[2]):
@@ -223,7 +228,7 @@ def read(data: bytes) -> Heif:
         if kind not in found:
             raise corrupt(f"its box {kind.decode('latin-1')} is missing")
     items = _items(data, *found[b"iinf"])
-    _places(data, found[b"iloc"], found.get(b"idat"), items)
+    _places(data, found[b"iloc"], (0, whole), found.get(b"idat"), items)
     _properties(data, *found[b"iprp"], items)
     parts, beside = dict[int, list[int]](), dict[int, list[int]]()
     if b"iref" in found:
@@ -233,7 +238,24 @@ def read(data: bytes) -> Heif:
     primary = _uint(data, start + _FULL, 4 if data[start] else 2)
     if primary not in items:
         raise corrupt("its primary item is missing")
-    return Heif(primary, items, parts, beside)
+    last = max([meta[2], *(place[1] for item in items.values() for place in item.places)])
+    return Heif(primary, items, parts, beside, min(box[2] for box in outer if box[2] >= last))
+
+
+def _outer(data: bytes) -> tuple[list[_Box], int]:
+    """Give the boxes that the file consists of, and where the last whole one ends.
+
+    Phones put a film or a note of their own behind them, which need not be a box.
+    """
+    found, at = list[_Box](), 0
+    try:
+        for box in boxes(data, 0, len(data)):
+            found.append(box)
+            at = box[2]
+    except (RequestError, struct.error):
+        if not found:
+            raise
+    return found, at
 
 
 def _items(data: bytes, start: int, end: int) -> dict[int, Item]:
@@ -253,7 +275,11 @@ def _items(data: bytes, start: int, end: int) -> dict[int, Item]:
 
 
 def _places(
-    data: bytes, iloc: tuple[int, int], idat: tuple[int, int] | None, items: dict[int, Item]
+    data: bytes,
+    iloc: tuple[int, int],
+    file: tuple[int, int],
+    idat: tuple[int, int] | None,
+    items: dict[int, Item],
 ) -> None:
     """Note where each item's bytes lie."""
     start, _ = iloc
@@ -279,15 +305,15 @@ def _places(
             length = _uint(data, at + index_size + offset_size, length_size)
             at += index_size + offset_size + length_size
             if item is not None:
-                item.places.append(_place(data, idat, method, offset, length))
+                item.places.append(_place(file, idat, method, offset, length))
 
 
 def _place(
-    data: bytes, idat: tuple[int, int] | None, method: int, offset: int, length: int
+    file: tuple[int, int], idat: tuple[int, int] | None, method: int, offset: int, length: int
 ) -> tuple[int, int]:
     if method > 1 or (method == 1 and idat is None):
         raise corrupt("one of its items lies nowhere")
-    first, last = idat if method == 1 and idat is not None else (0, len(data))
+    first, last = idat if method == 1 and idat is not None else file
     end = first + offset + length if length else last
     if first + offset > last or end > last:
         raise truncated()

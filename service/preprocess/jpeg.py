@@ -6,7 +6,6 @@ decoder gets: Pillow would go through it all in Python, and look for further pic
 
 from __future__ import annotations
 
-import io
 import re
 import struct
 import sys
@@ -14,8 +13,10 @@ import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
+import numpy as np
 import simplejpeg
-from PIL import Image, ImageFile
+from numpy.typing import NDArray
+from PIL import Image
 
 from service.errors import ImageTooLargeError
 from service.preprocess import exif
@@ -29,14 +30,26 @@ from service.preprocess.encoded import (
     unsupported,
 )
 from service.preprocess.limits import check_size
+from service.preprocess.plain_jpeg import UNDOCUMENTED
 
 SIGNATURE = b"\xff\xd8\xff"
 
 _START, _END, _LINES = b"\xff\xd8", b"\xff\xd9", b"\xff\xdc"
 _APP0, _EXIF, _ADOBE, _SCAN, _ARITHMETIC = 0xE0, 0xE1, 0xEE, 0xDA, 0xCC
+# That it is there is all that counts of it, and the decoder warns of odd versions.
+_JFIF = b"\xff\xe0\0\x10JFIF\0\1\1\0\0\1\0\1\0\0"
+_LEAST_ADOBE = 16  # bytes
 _TABLES = {0xC4, 0xDB, 0xDD, _ARITHMETIC}  # of codes, of quantisation, the restart interval
-_MORE = b"\x5a\xa5" * 64  # some codes; behind the last pixel's they are nothing
-_MISSING = "premature end"  # what libjpeg warns of
+_CODES = bytes(
+    i * 89 % 251 for i in range(1, 251)
+)  # of some pixels; behind the last ones they are nothing
+# Where a restart is due, libjpeg stops at one of the next two, so that either has another first.
+_MORE = tuple(
+    _CODES
+    + b"".join(bytes([0xFF, 0xD0 | number & 7]) + _CODES for number in range(first, first + 8))
+    for first in (0, 4)
+)
+_MISSING = re.compile("premature end|found marker 0xd9 instead of RST")  # what libjpeg warns of
 _FILL = re.compile(rb"\xff+", re.DOTALL)  # which encoders may put before a marker
 # Within a scan 0 after FF is a pixel's, and eight markers are restarts.
 _AFTER_SCAN = re.compile(rb"\xff([\x01-\xcf\xd8-\xfe])", re.DOTALL)
@@ -53,6 +66,7 @@ _ACCEPTED = "JPEGs of 8 bits and 1, 3 or 4 colours are"
 # Each scan goes over all pixels. Encoders make ten of them, those that try for the smallest file
 # some twenty.
 _MAX_SCANS = 32
+_CMYK = 4  # channels
 # What libjpeg and Pillow take for each pixel, measured; in several scans all coefficients are kept
 # until the last one, of the full size also where the image is decoded at a reduced one.
 BYTES_PER_PIXEL = 8
@@ -68,9 +82,8 @@ class JpegImage(EncodedImage):
     data: bytes = field(repr=False)
     channels: int
     in_scans: bool  # several, each over all pixels
-    has_end: bool
+    least_size: tuple[int, int] | None = None  # if it is to be reduced
     reduced_size: tuple[int, int] | None = None
-    opened: ImageFile.ImageFile | None = field(default=None, repr=False)
 
     @property
     def decoded_size(self) -> tuple[int, int]:
@@ -83,26 +96,75 @@ class JpegImage(EncodedImage):
         drafted = image.draft(image.mode, least)
         if drafted is None or image.size == self.size:
             return None
-        self.opened, self.reduced_size = image, image.size
+        self.least_size, self.reduced_size = least, image.size
         _, (_, _, width, height) = drafted
         return width, height
 
     def peak_bytes(self) -> int:
         """Estimate the peak of memory that decoding takes."""
         width, height = self.decoded_size
-        each = BYTES_PER_PIXEL + 2 * (self.channels == 4)
+        each = BYTES_PER_PIXEL + 2 * (self.channels == _CMYK)
         kept = _BYTES_PER_COEFFICIENT * self.channels if self.in_scans else 0
-        if not self.has_end:  # it is decoded at its full size at first, to see if it is whole
-            width, height = self.size
         return len(self.data) + each * width * height + kept * self.width * self.height
 
     def to_rgb(self) -> Image.Image:
-        """Decode to RGB."""
-        if not self.has_end:
-            _check_last_scan(self.data, self.channels)
-        image = self.opened or open_as("JPEG", self.data, self.size)
+        """Decode to RGB.
+
+        Raises `TruncatedImageError` where data are missing for some pixels, whether or not the
+        image's end is marked: libjpeg makes grey of them, with a warning that only simplejpeg
+        raises. Other warnings, as of bytes between segments, are of no pixel, and no reason to
+        refuse. Progressive images whose last refinements were left out count as whole.
+        """
+        pixels = self._without_warning()
+        if pixels is not None:
+            return Image.fromarray(pixels)
+        return to_rgb(self._by_pillow(self.data))
+
+    def _without_warning(self) -> NDArray[np.uint8] | None:
+        """Decode to RGB [height, width, 3] just as Pillow does; None if that is left to it."""
+        if self.channels == _CMYK:
+            self.check_whole()
+            return None
+        pixels = self._checked("RGB", self.decoded_size)
+        width, height = self.decoded_size
+        return pixels if pixels is not None and pixels.shape == (height, width, 3) else None
+
+    def check_whole(self) -> None:
+        """Refuse an image as `to_rgb` does, but make no picture of it."""
+        self._checked("CMYK" if self.channels == _CMYK else "GRAY", (1, 1))
+
+    def _checked(self, colors: str, least: tuple[int, int]) -> NDArray[np.uint8] | None:
+        """Decode as small as may be; None if there was a warning, and yet no pixel is missing."""
+        try:
+            pixels: NDArray[np.uint8] = simplejpeg.decode_jpeg(
+                self.data, colors, min_height=least[1], min_width=least[0]
+            )
+        except UNDOCUMENTED as error:
+            self._check_warning(str(error))
+            return None
+        return pixels
+
+    def _check_warning(self, warning: str) -> None:
+        """Refuse an image whose data end early, after the first warning of decoding it.
+
+        That may be of something else, or of a sampling that simplejpeg has no name for. Then more
+        data change the pixels if some are missing.
+        """
+        if _MISSING.search(warning):
+            raise truncated()
+        found, scans = self._checksum(self.data), self.data.removesuffix(_END)
+        if any(self._checksum(scans + more + _END) != found for more in _MORE):
+            raise truncated()
+
+    def _checksum(self, data: bytes) -> int:
+        return zlib.crc32(self._by_pillow(data).tobytes())
+
+    def _by_pillow(self, data: bytes) -> Image.Image:
+        image = open_as("JPEG", data, self.size)
+        if self.least_size is not None:
+            image.draft(image.mode, self.least_size)
         image.load()
-        return to_rgb(image)
+        return image
 
 
 @dataclass
@@ -141,7 +203,6 @@ def read(data: bytes, max_pixels: int) -> JpegImage:
         data=b"".join(parts),
         channels=channels,
         in_scans=in_scans,
-        has_end=has_end,
     )
 
 
@@ -159,7 +220,12 @@ def _head(data: bytes) -> _Head:
                 raise corrupt("it tells its size twice")
             _check_frame(marker, segment)
             head.frame, head.kind = segment, marker
-        if marker in _TABLES or marker in _FRAMES or marker in {_APP0, _ADOBE}:
+        if marker in _TABLES or marker in _FRAMES:
+            head.kept.append(segment)
+        # libjpeg passes over what is too short of these, and Pillow does not.
+        elif marker == _APP0 and segment.startswith(b"JFIF\0", 4) and len(segment) >= len(_JFIF):
+            head.kept.append(_JFIF)
+        elif marker == _ADOBE and segment.startswith(b"Adobe", 4) and len(segment) >= _LEAST_ADOBE:
             head.kept.append(segment)
         elif marker == _EXIF and not head.orientation and segment.startswith(exif.PREFIX, 4):
             head.orientation = exif.orientation(segment[4:])  # of several, the first that tells it
@@ -211,8 +277,8 @@ def _scans(data: bytes, head: _Head, channels: int) -> tuple[int, bool]:
     """Go through the scans of an image in several.
 
     Gives where the last one ends, and whether the image's end is marked. Raises
-    `TruncatedImageError` if it is not and, by their headers, scans are missing, or
-    `ImageTooLargeError` if they are very many.
+    `ImageTooLargeError` if they are very many, or `TruncatedImageError` if by their headers some
+    are missing: any, or where the end is marked, those of coefficients that no other one gives.
     """
     bits = {head.frame[10 + 3 * i]: [-1] * 64 for i in range(channels)}
     at, scans = head.scan, 0
@@ -233,6 +299,8 @@ def _scans(data: bytes, head: _Head, channels: int) -> tuple[int, bool]:
             return len(data), False
         at = found.start()
         if found[1] == _END[1:]:
+            if any(-1 in left for left in bits.values()):
+                raise truncated()
             return at + 2, True
     raise corrupt("it is in far too many pieces")
 
@@ -249,25 +317,6 @@ def _note(data: bytes, at: int, bits: dict[int, list[int]], *, is_progressive: b
             left[first : last + 1] = [approximation & 15] * len(left[first : last + 1])
 
 
-def _check_last_scan(data: bytes, channels: int) -> None:
-    """Refuse an image whose last scan breaks off.
-
-    libjpeg makes grey of what is missing, with a warning that only simplejpeg raises. It also does
-    of samplings that it has no name for; then more data change the pixels if some are missing.
-    """
-    try:
-        simplejpeg.decode_jpeg(data, "CMYK" if channels == 4 else "GRAY")
-    except (ValueError, KeyError) as error:
-        longer = data.removesuffix(_END) + _MORE + _END
-        if _MISSING in str(error) or _checksum(data) != _checksum(longer):
-            raise truncated() from error
-
-
-def _checksum(data: bytes) -> int:
-    with Image.open(io.BytesIO(data), formats=("JPEG",)) as image:
-        return zlib.crc32(image.tobytes())
-
-
 def check_part(data: bytes, sizes: set[tuple[int, int]], channels: int) -> None:
     """Refuse a JPEG that is part of another file's image if it is not what that says.
 
@@ -276,3 +325,12 @@ def check_part(data: bytes, sizes: set[tuple[int, int]], channels: int) -> None:
     part = read(data, sys.maxsize)
     if part.size not in sizes or part.channels != channels:
         raise corrupt("a part of it is of another size than its header says")
+
+
+def check_whole(part: bytes, tables: bytes) -> None:
+    """Refuse such a part if data are missing for some of its pixels; it may lack these tables.
+
+    Raises `TruncatedImageError`, or whatever a decoding library makes of bad data.
+    """
+    shared = tables.removeprefix(_START).removesuffix(_END)
+    read(_START + shared + part.removeprefix(_START), sys.maxsize).check_whole()

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 _START, _START_OF_SCAN = b"\xff\xd8", b"\xff\xda"
 _COLORS = {"YCbCr": 3, "Gray": 1}
 # What simplejpeg raises: a ValueError as it says, and what it makes of samplings without a name.
-_UNDOCUMENTED = (ValueError, LookupError, TypeError, RuntimeError)
+UNDOCUMENTED = (ValueError, LookupError, TypeError, RuntimeError)
 _SPECIAL = re.compile(rb"\xff[\xc1-\xc3\xc5-\xc7\xc9-\xcb\xcd-\xcf\xe1\xe3-\xef]")
 
 
@@ -36,7 +36,7 @@ def plain_size(data: bytes) -> tuple[int, int] | None:
         return None
     try:
         height, width, colors, _ = simplejpeg.decode_jpeg_header(data)
-    except _UNDOCUMENTED:
+    except UNDOCUMENTED:
         return None
     # All colours in that scan: else the decoder would wait for others, and keep what it has.
     in_scan = data[scan + 4] if len(data) > scan + 4 else 0
@@ -47,6 +47,6 @@ def decode_plain(data: bytes) -> NDArray[np.uint8] | None:
     """Decode a JPEG that has a `plain_size` to RGB [height, width, 3]; None if it is damaged."""
     try:
         pixels: NDArray[np.uint8] = simplejpeg.decode_jpeg(data, "RGB")
-    except _UNDOCUMENTED:
+    except UNDOCUMENTED:
         return None
     return pixels

@@ -12,6 +12,7 @@ from PIL import Image
 
 from service.preprocess import exif
 from service.preprocess.color import scale_transparency, to_rgb
+from service.preprocess.deflate import unpacks_to
 from service.preprocess.encoded import (
     MAX_PIECES,
     EncodedImage,
@@ -30,6 +31,11 @@ SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _BYTES_PER_CHUNK = 400  # more chunks than MAX_PIECES only in a file that is that much larger
 _DEPTHS = {0: {1, 2, 4, 8, 16}, 2: {8, 16}, 3: {1, 2, 4, 8}, 4: {8, 16}, 6: {8, 16}}
 _GREY, _RGB, _INDICES = 0, 2, 3  # colour types
+_SAMPLES = {_GREY: 1, _RGB: 3, _INDICES: 1, 4: 2, 6: 4}
+# Of interlaced pictures: where each pass begins, and its steps.
+_PASSES = (
+    (0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2)
+)  # fmt: skip
 _TRANSPARENT_BYTES = {_GREY: {2}, _RGB: {6}, 4: set[int](), 6: set[int]()}
 # What Pillow and `to_rgb` take for each pixel, measured over colour types, without and with a
 # transparent colour; of 16 bits with one, the pixels are decoded twice.
@@ -47,6 +53,7 @@ class PngImage(EncodedImage):
     data: bytes = field(repr=False)
     bits: int
     kind_of_colors: int
+    is_interlaced: bool
     has_transparent: bool
     frame_size: tuple[int, int]
     frame_at: tuple[int, int] = (0, 0)
@@ -65,6 +72,7 @@ class PngImage(EncodedImage):
         """Decode to RGB on white."""
         image = open_as("PNG", self.data, self.frame_size)
         image.load()
+        self._check_whole(image)
         if self.deep_transparent is not None:
             del image.info["transparency"]
             picture = self._on_white(image, self.deep_transparent)
@@ -72,6 +80,28 @@ class PngImage(EncodedImage):
             scale_transparency(image, self.bits)
             picture = to_rgb(image)
         return on_canvas(picture, self.size, self.frame_at)
+
+    def _check_whole(self, image: Image.Image) -> None:
+        """Refuse pixels whose stream ends early, between two rows.
+
+        Pillow leaves the missing ones 0, so that others in the last row, which is stored last,
+        prove it whole; the stream of what is black there, or interlaced, is gone through again.
+        """
+        width, height = self.frame_size
+        if not self.is_interlaced and any(image.crop((0, height - 1, width, height)).tobytes()):
+            return
+        bits = self.bits * _SAMPLES[self.kind_of_colors]
+        passes = _PASSES if self.is_interlaced else ((0, 0, 1, 1),)
+        sizes = [(-(-(width - x) // dx), -(-(height - y) // dy)) for x, y, dx, dy in passes]
+        rows = sum(high * (1 + (wide * bits + 7) // 8) for wide, high in sizes if min(wide, high))
+        if not unpacks_to(rows, self._streams()):
+            raise truncated()
+
+    def _streams(self) -> Iterator[memoryview]:
+        """Give the pieces of the packed pixels."""
+        for kind, start, end in _chunks(self.data):
+            if kind == b"IDAT":
+                yield memoryview(self.data)[start + 8 : end - 4]
 
     def _on_white(self, image: Image.Image, transparent: tuple[int, int, int]) -> Image.Image:
         """Make white just the pixels of one colour of 16 bits; Pillow keeps their high bytes.
@@ -122,6 +152,7 @@ def read(data: bytes, max_pixels: int) -> PngImage:
         data=b"".join([SIGNATURE, *chunks]),
         bits=bits,
         kind_of_colors=kind_of_colors,
+        is_interlaced=data[28] == 1,
         has_transparent=bool(transparent),
         frame_size=size,
         frame_at=at,

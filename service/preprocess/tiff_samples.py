@@ -7,6 +7,7 @@ samples, so that nothing but unpacking is left to them. Predictors are undone he
 from __future__ import annotations
 
 import struct
+import zlib
 from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -16,15 +17,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from service.errors import ImageTooLargeError
-from service.preprocess import jpeg
+from service.preprocess import jpeg, tiff_fax
 from service.preprocess import tiff_tags as tags
+from service.preprocess.deflate import unpacks_to
 from service.preprocess.encoded import area, corrupt, open_as, truncated, unsupported
 from service.preprocess.tiff_tags import Directory
 from service.preprocess.tiff_ycbcr import WHOLE, Block, stored_size
 
 NONE, _LZW, JPEG, _PACKBITS = 1, 5, 7, 32773
-_CCITT = {2, 3, 4, 32771}
-_WITH_PREDICTOR = {_LZW, 8, 32946, 34925, 50000}  # LZW, deflate twice, LZMA, Zstandard
+_GROUP3, _GROUP4 = 3, 4
+_DEFLATE = {8, 32946}
+_CCITT = {2, _GROUP3, _GROUP4, 32771}
+_WITH_PREDICTOR = {_LZW, *_DEFLATE, 34925, 50000}  # LZW, deflate twice, LZMA, Zstandard
 COMPRESSIONS = {NONE, JPEG, _PACKBITS, *_CCITT, *_WITH_PREDICTOR}
 """Values of the tag that are decoded."""
 
@@ -90,12 +94,75 @@ class Samples:
 
         Raises a `RequestError`, or whatever Pillow makes of bad data.
         """
+        self._check_whole()
         each = len(self.parts) // self.planes
         planes = [
             self._undo_predictor(self._plane(self.parts[at : at + each]))
             for at in range(0, len(self.parts), each)
         ]
         return planes[0] if len(planes) == 1 else np.concatenate(planes, axis=-1)
+
+    def _check_whole(self) -> None:
+        """Refuse parts that libtiff would unpack to less than their rows, and not tell.
+
+        Of the other compressions it raises an error. A last row of CCITT that breaks off counts.
+        """
+        if self.compression == JPEG:
+            for start, end in self.parts:
+                jpeg.check_whole(self.data[start:end], self.tables)
+        elif self.compression == _GROUP3:
+            tagged = bool(self.options.get(tags.T4_OPTIONS, 0) & 1)
+            pieces = self._pieces(self.parts)
+            if any(
+                tiff_fax.lines(piece, tagged=tagged) < rows
+                for piece, rows in zip(pieces, self._part_rows(), strict=True)
+            ):
+                raise truncated()
+        elif self.compression == _GROUP4:
+            shown = self._shown(black_end=True)
+            # They might be a part's own; then they are not if others are before it.
+            if shown.any() and (shown & self._shown(black_end=False)).any():
+                raise truncated()
+
+    def _shown(self, *, black_end: bool) -> NDArray[np.bool_]:
+        """Whether the row behind each part's last is as one that was unpacked before.
+
+        libtiff makes one row of a part's end, and leaves what was in its memory of the others.
+        """
+        width, high = self.part_size[0], self.part_size[1] + 1
+        before = tiff_fax.group4_rows(high, black_end=black_end)
+        part_rows = np.array(self._part_rows()) + 1
+        pieces = tiff_fax.interleaved(self._pieces(self.parts), before)
+        size = width, high * len(part_rows) + int(part_rows.sum())
+        file = self._write_parts(pieces, size, high, wide=1, count=1, tiled=False)
+        with open_as("TIFF", file, size) as image:
+            image.load()
+            rows = np.asarray(image)
+        ends = np.cumsum(part_rows + high)
+        shown: NDArray[np.bool_] = (rows[ends - 1] == rows[ends - part_rows - 1]).all(axis=-1)
+        return shown
+
+    def _ends_early(self, parts: list[tuple[int, int]]) -> bool:
+        """Whether parts of a plane that can't be unpacked are too short, where that can be told."""
+        if self.compression == _PACKBITS:  # of which nothing else can be wrong
+            return True
+        if self.compression not in _DEFLATE:
+            return False
+        row_bytes = (self.part_size[0] * self.count // self.planes * self.bits + 7) // 8
+        lengths = [row_bytes * rows for rows in self._part_rows()]
+        pieces = [memoryview(piece) for piece in self._pieces(parts)]
+        try:
+            return not all(
+                unpacks_to(length, [piece]) for length, piece in zip(lengths, pieces, strict=True)
+            )
+        except zlib.error:
+            return False
+
+    def _part_rows(self) -> list[int]:
+        """Give the rows of each part of one plane."""
+        high, number = self.part_size[1], len(self.parts) // self.planes
+        last = high if self.tiled else self.size[1] - high * (number - 1)
+        return [high] * (number - 1) + [last]
 
     def _plane(self, parts: list[tuple[int, int]]) -> NDArray[np.unsignedinteger]:
         """Unpack one plane, or all samples if they are in one; [height, width, samples]."""
@@ -104,7 +171,12 @@ class Samples:
         wide = 1 if self.compression == JPEG else count
         stored = -(-width // self.part_size[0]) * self.part_size[0] if self._is_laid_out else width
         with open_as("TIFF", self._file(parts, wide, count), (stored * wide, height)) as image:
-            image.load()
+            try:
+                image.load()
+            except OSError as error:
+                if self._ends_early(parts):
+                    raise truncated() from error
+                raise
             values = np.asarray(image)
         if self.bits > 8:
             values = values.astype(np.uint16)  # in the order of bytes of this machine
@@ -140,21 +212,42 @@ class Samples:
 
     def _file(self, parts: list[tuple[int, int]], wide: int, count: int) -> bytes:
         """Make a TIFF of some parts, each of whose pixels is `wide` pixels of grey."""
-        data = memoryview(self.data)
-        pieces: list[bytes | memoryview] = [data[start:end] for start, end in parts]
-        if self.reverse_bits and self.compression != JPEG:  # whose bytes have an order of their own
-            pieces = [bytes(piece).translate(_REVERSED) for piece in pieces]
+        pieces = self._pieces(parts)
         tiled, width = self.tiled, self.size[0]
         if self._is_laid_out:
             pieces, tiled = [self._lay_out(pieces)], False
             width = -(-width // self.part_size[0]) * self.part_size[0]
-        rows, lengths = self.part_size[1], [len(piece) for piece in pieces]
+        rows = self.part_size[1]
+        return self._write_parts(
+            pieces, (width, self.size[1]), rows, wide=wide, count=count, tiled=tiled
+        )
+
+    def _pieces(self, parts: list[tuple[int, int]]) -> list[bytes | memoryview]:
+        """Give the bytes of some parts, as libtiff is to see them."""
+        data = memoryview(self.data)
+        pieces: list[bytes | memoryview] = [data[start:end] for start, end in parts]
+        if self.reverse_bits and self.compression != JPEG:  # whose bytes have an order of their own
+            pieces = [bytes(piece).translate(_REVERSED) for piece in pieces]
+        return pieces
+
+    def _write_parts(
+        self,
+        pieces: Sequence[bytes | memoryview],
+        size: tuple[int, int],
+        rows: int,
+        *,
+        wide: int,
+        count: int,
+        tiled: bool,
+    ) -> bytes:
+        """Make a TIFF of parts of so many rows."""
+        lengths = [len(piece) for piece in pieces]
         if self.compression == NONE and not tiled:  # Pillow goes through strips one by one
-            rows, lengths = self.size[1], [sum(lengths)]
+            rows, lengths = size[1], [sum(lengths)]
         samples = 1 if wide == count else count
         entries: dict[int, list[int]] = {
-            tags.WIDTH: [width * wide],
-            tags.HEIGHT: [self.size[1]],
+            tags.WIDTH: [size[0] * wide],
+            tags.HEIGHT: [size[1]],
             tags.BITS: [self.bits] * samples,
             tags.COMPRESSION: [self.compression],
             tags.PHOTOMETRIC: [_photometric(samples, ycbcr=self.ycbcr)],

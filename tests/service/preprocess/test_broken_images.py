@@ -377,11 +377,13 @@ def test_a_progressive_jpeg_that_lacks_more_is_truncated(mode):
 
 def baseline_in_scans(side: int, more: int) -> bytes:
     """A baseline JPEG of one scan for each colour, whose last one comes again and again."""
-    data = encode(Image.new("RGB", (side, side), (90, 120, 30)), "JPEG", subsampling=0)
-    at = data.index(b"\xff\xda")
-    head, scan = data[:at], b"\xff\xda" + struct.pack(">H", 8) + b"\x01"
-    parts = [scan + bytes([color, 0x00 if color == 1 else 0x11, 0, 63, 0]) for color in (1, 2, 3)]
-    return head + b"".join(parts) + parts[-1] * more + b"\xff\xd9"
+    data = encode(Image.new("L", (side, side), 90), "JPEG")
+    frame, scan = data.index(b"\xff\xc0"), data.index(b"\xff\xda")
+    colors = b"".join(bytes([color, 0x11, 0]) for color in (1, 2, 3))
+    size = struct.pack(">BBHBHHB", 0xFF, 0xC0, 17, 8, side, side, 3)
+    head = data[:frame] + size + colors + data[frame + 13 : scan]
+    parts = [data[scan : scan + 5] + bytes([color]) + data[scan + 6 : -2] for color in (1, 2, 3)]
+    return head + b"".join(parts) + parts[-1] * more + data[-2:]
 
 
 def test_a_baseline_jpeg_of_very_many_scans_is_refused():

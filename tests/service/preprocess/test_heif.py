@@ -304,3 +304,44 @@ def test_bits_are_taken_from_the_highest_on():
     assert bits.take_counted() == 12  # three zeros, then 1101, less one
     with pytest.raises(RequestError):
         bits.take(10)
+
+
+def small(image_format: str) -> bytes:
+    return encode(smooth(70, 50), image_format, quality=90)
+
+
+BEHIND = {
+    "a newline": b"\n",
+    "seven zeros": bytes(7),
+    "zeros": bytes(100),
+    "text": b"more" * 100,
+    "a note of a phone": b"\0\0\x0a\x0a\x08\0\0\0Image_UTC_Data1600000000000SEFH" + bytes(20)
+    + b"\x18\0\0\0SEFT",
+    "a jpeg": encode(smooth(40, 30), "JPEG"),
+    "a film in a box": box(b"mpvd", b"x" * 3000),
+    "a film in a box and text": box(b"mpvd", b"x" * 3000) + b"SEFT",
+    "a box up to the end": bytes(4) + b"mpvd" + b"x" * 3000,
+    "half a head of a large box": b"\0\0\0\1abcd",
+    "a box shorter than its head": b"\0\0\0\3abcdefgh",
+    "a film": box(b"ftyp", b"mp42\0\0\0\0mp42isom") + box(b"mdat", b"q" * 248),
+    "many boxes": box(b"free", b"") * 9000,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("behind", BEHIND)
+@pytest.mark.parametrize("image_format", FORMATS)
+def test_what_follows_the_boxes_of_the_image_is_passed_over(image_format, behind):
+    data = small(image_format)
+    longer = data + BEHIND[behind]
+    assert np.array_equal(
+        np.asarray(decode_upright(longer, POLICY)), np.asarray(decode_upright(data, POLICY))
+    )
+    assert read(longer, 10_000).peak_bytes() == read(data, 10_000).peak_bytes()
+
+
+@pytest.mark.parametrize("behind", ["seven zeros", "text", "a film in a box"])
+@pytest.mark.parametrize("image_format", FORMATS)
+def test_an_image_of_which_bytes_are_missing_is_truncated_whatever_follows(image_format, behind):
+    data = small(image_format)
+    for cut in (1, 100, len(data) // 2, len(data) - 60):
+        assert code(data[:-cut]) == "truncated_image"
