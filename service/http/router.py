@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from types import SimpleNamespace
 
 from starlette.exceptions import HTTPException
 from starlette.routing import Route, Router
@@ -11,6 +12,8 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from service.http.exchange import Exchange, exchange_of
 from service.http.problems import http_error
 from service.http.routes import Handler, Operation
+
+_SERVER = SimpleNamespace(path="*")  # what the metrics call the server as a whole
 
 
 class TableRouter:
@@ -38,6 +41,7 @@ class TableRouter:
             await self._fallback(scope, receive, send)
             return
         if scope["path"] == "*":
+            scope["route"] = _SERVER
             await _answer_for_the_server(exchange_of(scope))
             return
         try:

@@ -195,7 +195,8 @@ def test_the_next_start_knows_the_times_and_the_largest_batch(loaded, tmp_path, 
 
 
 @pytest.mark.parametrize(
-    ("settings", "lanes", "staged"), [({}, 2, 2), ({"runners": 1}, 1, 1), ({"runners": 3}, 3, 3)]
+    ("settings", "concurrencies", "staged"),
+    [({}, 2, 2), ({"runners": 1}, 1, 1), ({"runners": 3}, 3, 3)],
 )
 def test_one_batch_is_computed_and_others_are_got_ready(
     model_folder, device, settings, concurrencies, staged

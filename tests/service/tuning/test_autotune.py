@@ -47,7 +47,7 @@ def trials(monkeypatch):
         assert image.shape == (8, 8, 3)
         return TRIALS
 
-    monkeypatch.setattr(autotune_module, "try_out", tried)
+    monkeypatch.setattr(autotune_module, "measure", tried)
     return asked
 
 
@@ -173,7 +173,7 @@ def test_figures_of_other_layouts_are_not_used(model, cache, trials, tmp_path):
 
 def test_figures_of_a_busy_machine_are_used_and_not_kept(model, cache, monkeypatch):
     busy = [TRIALS[0], Trial(ONE_TWO, 300.0, 0.006, steady=False)]
-    monkeypatch.setattr(autotune_module, "try_out", lambda *_, **__: busy)
+    monkeypatch.setattr(autotune_module, "measure", lambda *_, **__: busy)
     with capture_logs() as logs:
         choice = chosen(model, cache)
     assert (choice.parallelism, choice.source) == (TWO_ONES, "measured")
