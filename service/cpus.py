@@ -23,7 +23,7 @@ def cpu_count(root: Path = Path("/")) -> int:
 
 
 def cpu_model(root: Path = Path("/")) -> str:
-    """Give the CPU's name and the instructions that decide a model's speed on it."""
+    """Return the CPU's name and the instructions that decide a model's speed on it."""
     try:
         text = (root / "proc/cpuinfo").read_text("utf-8")
     except OSError:
@@ -37,7 +37,7 @@ def cpu_model(root: Path = Path("/")) -> str:
 
 
 def has_vnni(root: Path = Path("/")) -> bool:
-    """Tell whether the CPU multiplies 8-bit integers without intermediate saturation."""
+    """Return whether the CPU multiplies 8-bit integers without intermediate saturation."""
     return "vnni" in cpu_model(root)
 
 
@@ -63,7 +63,7 @@ def _groups(root: Path) -> list[Path]:
 
 
 def _quota(folder: Path) -> float | None:
-    """Give the CPUs that one group may use, if it has a limit."""
+    """Return the CPUs that one group may use, if it has a limit."""
     try:
         quota, period = (folder / "cpu.max").read_text(encoding="ascii").split()
     except (OSError, ValueError):

@@ -21,7 +21,7 @@ _PLACEHOLDERS: Mapping[Any, str] = {
 
 
 def flag_of(name: str) -> str:
-    """Give a field's flag."""
+    """Return a field's flag."""
     return "--" + name.replace("_", "-")
 
 
@@ -73,7 +73,7 @@ def what_is_wrong_with_flag(
 
 
 def _allowed(kind: Kind) -> str:
-    """Give the range of a number for a help text; of other values the placeholder says enough."""
+    """Return the range of a number for a help text; of other values the placeholder says enough."""
     said = str(kind)
     return f"; {said}" if "number" in said else ""
 

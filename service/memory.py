@@ -18,7 +18,7 @@ _STATM = Path("/proc/self/statm")
 
 
 def give_back_freed() -> None:
-    """Give freed memory back to the system, where the C library can be told to.
+    """Return freed memory back to the system, where the C library can be told to.
 
     Opening a session takes twice the model's size for a moment, and glibc keeps most of that:
     40 MB of 145 with a model file of 12 MB, 130 of 320 with one of 102 MB. So it does with large
@@ -32,7 +32,7 @@ def give_back_freed() -> None:
 
 
 def resident_bytes() -> int | None:
-    """Give the memory that the process has in RAM; None where the system does not tell."""
+    """Return the memory that the process has in RAM; None where the system does not tell."""
     try:
         pages = int(_STATM.read_text("ascii").split()[1])
     except OSError:
@@ -53,7 +53,7 @@ class TrimPolicy:
         self._done_at, self._wait_s = now, _AGAIN_S
 
     def is_due(self, resident: int, now: float) -> bool:
-        """Whether memory should be given back now."""
+        """Return whether memory should be given back now."""
         if resident - self._last > _MUCH:
             return True
         return resident - self._least > _SOME and now - self._done_at >= self._wait_s

@@ -229,5 +229,5 @@ class Metrics:
         self._build_info.labels(version).set(1)
 
     def render(self) -> bytes:
-        """Give the text exposition of all metrics."""
+        """Return the text exposition of all metrics."""
         return generate_latest(self.registry)

@@ -326,7 +326,7 @@ def _from_environment(environ: Mapping[str, str]) -> tuple[dict[str, Any], tuple
 
 
 def _default_cache(environ: Mapping[str, str]) -> Path | None:
-    """Give this program's folder among the user's caches; None where there is no such place.
+    """Return this program's folder among the user's caches; None where there is no such place.
 
     Source: https://specifications.freedesktop.org/basedir-spec/latest/
     """

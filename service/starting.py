@@ -30,7 +30,7 @@ def open_missing_streams() -> None:
 
 
 def signals_to_stop_at() -> list[signal.Signals]:
-    """Give the signals that stop the service: not those that nohup and the like have ignored."""
+    """Return the signals that stop the service: not those that nohup and the like have ignored."""
     numbers = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
     return [number for number in numbers if signal.getsignal(number) is not signal.SIG_IGN]
 

@@ -88,7 +88,7 @@ class ImageGate:
         priority: Priority = Priority.HIGH,
         works: Sequence[Work] = (),
     ) -> Reservation:
-        """Give places for all images of a request, held while they are entered as a block.
+        """Return places for all images of a request, held while they are entered as a block.
 
         Refuses as `check` does.
         """
@@ -157,7 +157,7 @@ class ImageGate:
         return True
 
     def late_s(self, rank: Rank, load: Load, now: float) -> float:
-        """Give the seconds by which a load of that rank would make late who is let in here.
+        """Return the seconds by which a load of that rank would make late who is let in here.
 
         0 if nobody is, or only who is late in any case. Needs grow with deadlines, but for the
         longest image: if the last of some needs no more time than the first has, were the longest
@@ -222,7 +222,7 @@ class ImageGate:
         return reservation.rank.deadline - reservation.asked_at > self._patience_s
 
     def needed_s(self, planned_s: float, rank: Rank, now: float) -> float:
-        """Give the time that a request must have left: the more, the more there is before it.
+        """Return the time that a request must have left: the more, the more there is before it.
 
         Whoever is let in with none to spare is run at the last moment, in a batch as small as it
         takes to make it; under load that would go for everyone, and small batches are slow. So
@@ -258,7 +258,7 @@ class Reservation:
         return self
 
     def __exit__(self, _: object, error: BaseException | None, __: object) -> None:
-        """Give them back."""
+        """Return them back."""
         self._gate.let_go(self)
         if isinstance(error, _TOO_LATE):
             self.was_late()

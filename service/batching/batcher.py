@@ -179,7 +179,7 @@ class Batcher:
         return self.latencies.p95_s(min(best, len(self._waiting)))
 
     def may_wait(self, for_s: float = 0.0) -> bool:
-        """Whether more images would make a batch that pays, and there is time for that.
+        """Return whether more images would make a batch that pays, and there is time for that.
 
         Not for what takes `for_s` if that is long: a thread that decodes a huge image is gone.
         """

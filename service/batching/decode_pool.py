@@ -107,7 +107,7 @@ class DecodePool:
 
     @property
     def is_idle(self) -> bool:
-        """Whether no job waits or is being done."""
+        """Return whether no job waits or is being done."""
         return not self._jobs and not self._under_way()
 
     def expect_s(self, work: Work) -> float:

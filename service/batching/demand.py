@@ -22,7 +22,7 @@ class Ranked(Protocol):
 
     @property
     def priority(self) -> Priority:
-        """Whether it passes others, or is passed."""
+        """Return whether it passes others, or is passed."""
 
     @property
     def moves_up_at(self) -> float:
@@ -41,7 +41,7 @@ R = TypeVar("R", bound=Ranked)
 
 
 def who_passes(others: Iterable[R], rank: Rank, until: float) -> list[R]:
-    """Give who of the others is served before somebody of that rank, who waits until then."""
+    """Return who of the others is served before somebody of that rank, who waits until then."""
     due, high = rank.deadline, Priority.HIGH
     if rank.priority is high:
         return [
@@ -99,16 +99,16 @@ class Demand:
 
     @property
     def total(self) -> float:
-        """Give the amount of all."""
+        """Return the amount of all."""
         return sum(self._amounts) + sum([low.amount for low in self._low])
 
     @property
     def has_low(self) -> bool:
-        """Whether some of it is of low priority."""
+        """Return whether some of it is of low priority."""
         return bool(self._low)
 
     def before(self, rank: Rank, until: float) -> float:
-        """Give how much of it is served before somebody of that rank, who waits until then."""
+        """Return how much of it is served before somebody of that rank, who waits until then."""
         if rank.priority is Priority.LOW:
             high = sum(self._amounts)
         else:
@@ -118,10 +118,10 @@ class Demand:
         return high + sum([low.amount for low in who_passes(tuple(self._low), rank, until)])
 
     def largest(self, first: float, last: float) -> float:
-        """Give the largest piece of high priority that is due from `first` to `last`, or 0."""
+        """Return the largest piece of high priority that is due from `first` to `last`, or 0."""
         begin = bisect.bisect_left(self._deadlines, first)
         return max(self._amounts[begin : bisect.bisect_right(self._deadlines, last)], default=0.0)
 
     def later(self, deadline: float) -> list[float]:
-        """Give the deadlines, in order, of what is of high priority and due after that one."""
+        """Return the deadlines, in order, of what is of high priority and due after that one."""
         return self._deadlines[bisect.bisect_right(self._deadlines, deadline) :]

@@ -85,7 +85,7 @@ class LatencyTable:
 
     @property
     def is_stale(self) -> bool:
-        """Whether the last live batch was so long ago that `doubt` is in place.
+        """Return whether the last live batch was so long ago that `doubt` is in place.
 
         If live batches were so slow that nobody's deadline allows one, there will be no further
         ones that could tell of better times.
@@ -153,7 +153,7 @@ class LatencyTable:
         return _Plans(rows, medians, highs, _best_sizes(medians))
 
     def padded_size(self, size: int) -> int:
-        """Give the size that a batch is filled up to.
+        """Return the size that a batch is filled up to.
 
         A GPU has plans for the sizes that it has met; a CPU would compute the padding for nothing.
         """
@@ -184,7 +184,7 @@ class LatencyTable:
         return max(1, plans.best[min(waiting, len(plans.best) - 1)])
 
     def next_size(self, waiting: int, time_left_s: float) -> int:
-        """Give the size of a batch that is run now: the best, or now and then a neighbour of it.
+        """Return the size of a batch that is run now: the best, or now and then a neighbour of it.
 
         A neighbour has at least half and at most twice as many images, and was not run for the
         longest time. None is tried where that might make anyone late.
@@ -203,7 +203,7 @@ class LatencyTable:
         return min(sizes, key=lambda size: (last[size], size))
 
     def _fitting(self, most: int, time_left_s: float) -> int:
-        """Give the most images, of at most that many, whose 95th percentile fits; 0 if none."""
+        """Return the most images, of at most that many, whose 95th percentile fits; 0 if none."""
         if time_left_s == math.inf:
             return most
         highs = self._plans.highs
@@ -234,7 +234,7 @@ class LatencyTable:
         return total_s, last_s
 
     def rows(self) -> list[tuple[int, float, float]]:
-        """Give (size, median, 95th percentile) of the measured sizes."""
+        """Return (size, median, 95th percentile) of the measured sizes."""
         return list(self._plans.rows)
 
 
@@ -245,7 +245,7 @@ def _at(seconds: Sequence[float], size: int) -> float:
 
 
 def _interpolate(points: Sequence[tuple[int, float]]) -> list[float]:
-    """Give the seconds of 0, 1, ... images up to the last point's."""
+    """Return the seconds of 0, 1, ... images up to the last point's."""
     seconds = [0.0] + [points[0][1]] * points[0][0]
     for (low, low_s), (high, high_s) in itertools.pairwise(points):
         step = (high_s - low_s) / (high - low)
@@ -254,7 +254,7 @@ def _interpolate(points: Sequence[tuple[int, float]]) -> list[float]:
 
 
 def _steps(points: Sequence[tuple[int, float]]) -> list[float]:
-    """Give the seconds of 0, 1, ... images, each batch filled up to the next point's size."""
+    """Return the seconds of 0, 1, ... images, each batch filled up to the next point's size."""
     seconds = [0.0]
     for size, size_s in points:
         seconds += [size_s] * (size + 1 - len(seconds))

@@ -27,7 +27,7 @@ class Decoding(Protocol):
 
     @property
     def is_idle(self) -> bool:
-        """Whether no job waits or is being done."""
+        """Return whether no job waits or is being done."""
 
     def expect_s(self, work: Work) -> float:
         """Predict how long a job takes a thread."""
@@ -51,7 +51,7 @@ class Gate(Protocol):
     """Its images by rank, those that run included."""
 
     def late_s(self, rank: Rank, load: Load, now: float) -> float:
-        """Give the seconds by which a load of that rank would make late who is let in here."""
+        """Return the seconds by which a load of that rank would make late who is let in here."""
 
     def put_off(self, rank: Rank, seconds: float) -> None:
         """Add to the plans of those who are passed by somebody of that rank."""
@@ -89,7 +89,7 @@ class DeviceLoad:
 
     @property
     def is_idle(self) -> bool:
-        """Whether there is nothing at all to be done."""
+        """Return whether there is nothing at all to be done."""
         for gate in self.gates:
             if gate.demand:
                 return False
@@ -117,7 +117,7 @@ class DeviceLoad:
         return planned_s
 
     def alone_s(self, load: Load) -> float:
-        """Give the seconds by which a load puts off what comes after it."""
+        """Return the seconds by which a load puts off what comes after it."""
         if load.of is None:
             return 0.0
         infer_s, _ = load.of.latencies.plan(load.images, load.of.max_batch)
@@ -135,11 +135,11 @@ class _View:
         self._rests = [] if device.decoding is None else device.decoding.rests_s()
 
     def has_low(self) -> bool:
-        """Whether images of low priority wait or run."""
+        """Return whether images of low priority wait or run."""
         return any(gate.demand.has_low for gate in self._device.gates)
 
     def finish_s(self, rank: Rank, until: float) -> float:
-        """Give the seconds until the answer, if who moves up until then has done so."""
+        """Return the seconds until the answer, if who moves up until then has done so."""
         device, own = self._device, self._own
         others_s = 0.0
         for gate in device.gates:
@@ -178,7 +178,7 @@ class _View:
         return max(0, count) + (self._more.images if self._more.of is gate else 0)
 
     def _others_s(self, gate: Gate, rank: Rank, until: float) -> float:
-        """Give the seconds of another model's batches that are run before that rank."""
+        """Return the seconds of another model's batches that are run before that rank."""
         waiting = self._waiting(gate, rank, until)
         if not waiting:
             return 0.0
@@ -189,7 +189,7 @@ class _View:
 
 
 def filled_s(rests_s: Sequence[float], threads: int, work_s: float) -> float:
-    """Give the time at which threads are done with so much work that can be divided at will.
+    """Return the time at which threads are done with so much work that can be divided at will.
 
     Each is free after its rest of the work that it does now; those without one are free at once. Of
     more rests than threads, as where batches wait for a GPU, some are done after others.

@@ -61,5 +61,5 @@ class PredictionErrors:
         return _DEVIATIONS * left * self._deviation_s / (left * self._answers + 1)
 
     def _left(self, now: float) -> float:
-        """Give the share of all that is not forgotten yet."""
+        """Return the share of all that is not forgotten yet."""
         return math.exp((self._learned_at - now) / _MEMORY_S)

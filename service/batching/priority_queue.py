@@ -41,7 +41,7 @@ class DeadlineQueue(Generic[W]):
         return len(self._high) + len(self._low)
 
     def __iter__(self) -> Iterator[W]:
-        """Give all, in no order."""
+        """Return all, in no order."""
         return (item for _, _, item in (*self._high, *self._low))
 
     def push(self, item: W) -> None:
@@ -81,12 +81,12 @@ class DeadlineQueue(Generic[W]):
         return before - len(self)
 
     def sort_key(self, now: float) -> tuple[int, float]:
-        """Give priority and deadline, as they count now, of who is first; there must be one."""
+        """Return priority and deadline, as they count now, of who is first; there must be one."""
         heap = self._heap(now)
         return (Priority.HIGH if self._high else Priority.LOW), heap[0][0]
 
     def earliest_deadline(self) -> float:
-        """Give the earliest deadline of all; there must be one."""
+        """Return the earliest deadline of all; there must be one."""
         return min(heap[0][0] for heap in (self._high, self._low) if heap)
 
     def drain(self) -> list[W]:

@@ -61,7 +61,7 @@ class WorkSource(Protocol):
         """Predict how long the next piece takes; only asked of a source that has one."""
 
     def may_wait(self, for_s: float = 0.0) -> bool:
-        """Whether the next piece would gain by what other lanes do, in so many seconds or more."""
+        """Return whether the next piece would gain if others ran for so many seconds or more."""
 
     def take(self, idle: int) -> list[Any]:
         """Take the next piece; `idle` threads are free to take the rest, this one included."""
@@ -113,7 +113,7 @@ class Schedule:
             self._sources.append(source)
 
     def begin(self, thread: int, idle: int) -> tuple[Run | None, float | None]:
-        """Give a thread the most urgent work; call with `changed` held.
+        """Return a thread the most urgent work; call with `changed` held.
 
         `idle` threads are free, this one included. If there is none, gives the seconds until there
         may be some, or None where that is not known.
@@ -137,7 +137,7 @@ class Schedule:
 
     @property
     def has_work(self) -> bool:
-        """Whether there is work to be begun, or there may be after a while."""
+        """Return whether there is work to be begun, or there may be after a while."""
         return self._most_urgent() != (None, None)
 
     def running(self) -> list[RunningBatch]:
@@ -171,7 +171,7 @@ class Schedule:
         return [run for run in tuple(self._runs.values()) if run.source is source]
 
     def _most_urgent(self) -> tuple[WorkSource | None, float | None]:
-        """Give the source to serve now, or the seconds until one may be ready (None: unknown)."""
+        """Return the source to serve now, or the seconds until one may be ready (None: unknown)."""
         now, first = time.perf_counter(), None
         ready: list[WorkSource] = []
         for source in self._sources:

@@ -67,7 +67,7 @@ class WorkerPool(Schedule):
 
     @property
     def ended(self) -> bool:
-        """Whether no thread is left to take anything."""
+        """Return whether no thread is left to take anything."""
         return self._alive == 0
 
     def dead(self) -> int:

@@ -15,7 +15,7 @@ Arrivals = NDArray[np.float64]
 
 
 def poisson(rate: float, seconds: float, seed: int) -> Arrivals:
-    """Give arrivals of a Poisson process: `rate` a second, independent of each other."""
+    """Return arrivals of a Poisson process: `rate` a second, independent of each other."""
     random = np.random.default_rng(seed)
     times = np.empty(0)
     last = 0.0
@@ -28,7 +28,7 @@ def poisson(rate: float, seconds: float, seed: int) -> Arrivals:
 
 
 def burst(rate: float, seconds: float, seed: int) -> Arrivals:
-    """Give arrivals whose rate is 3 times the mean `rate` for the first second of every five.
+    """Return arrivals whose rate is 3 times the mean `rate` for the first second of every five.
 
     Between bursts the rate is what keeps the mean: half of it. A Poisson process with a varying
     rate is one of rate 1 whose time axis is bent: by the inverse of the expected count.

@@ -21,12 +21,12 @@ class Exposition:
     series: dict[str, list[tuple[dict[str, str], float]]] = field(default_factory=dict)
 
     def value(self, name: str) -> float | None:
-        """Give the only series' value; None if there is none."""
+        """Return the only series' value; None if there is none."""
         found = self.series.get(name)
         return found[0][1] if found else None
 
     def buckets(self, name: str, model: str | None) -> dict[float, float]:
-        """Give a histogram's cumulative counts by upper bound, over all series of the model."""
+        """Return a histogram's cumulative counts by upper bound, over all series of the model."""
         counts: dict[float, float] = {}
         for labels, value in self.series.get(f"{name}_bucket", ()):
             bound = _number(labels.get("le", ""))
@@ -58,7 +58,7 @@ def _number(text: str) -> float | None:
 
 
 def batch_sizes(before: Exposition, after: Exposition, model: str | None) -> dict[str, int]:
-    """Give how many batches ran between two scrapes, by size: "1", "2", "3-4", "5-8" and so on."""
+    """Return the number of batches between two scrapes by size: "1", "2", "3-4", "5-8", ..."""
     old, new = before.buckets(BATCH_SIZE, model), after.buckets(BATCH_SIZE, model)
     sizes: dict[str, int] = {}
     lower = below = 0.0

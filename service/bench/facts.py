@@ -8,7 +8,7 @@ INTERRUPTED = "Interrupted: this is what was measured until then."
 
 
 def report_rows(report: dict[str, Any]) -> list[tuple[str, str]]:
-    """Give date, command, machine, versions and images, and what is known of the server."""
+    """Return date, command, machine, versions and images, and what is known of the server."""
     machine, images = report["machine"], report["images"]
     rows = [
         ("date", report["date"]),

@@ -18,7 +18,7 @@ from service.report.svg import Line, bar_plot, line_plot
 
 
 def render_html(report: dict[str, Any]) -> str:
-    """Give the page."""
+    """Return the page."""
     options, runs = report["options"], report.get("runs", [])
     parts = [
         "<h1>resnet-serve bench</h1>",

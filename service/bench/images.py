@@ -19,7 +19,7 @@ _SYNTHETIC_SIZE = (500, 375)  # of a typical ImageNet photo, in pixels
 
 
 def read_images(source: str, count: int, seed: int) -> list[bytes]:
-    """Give at most `count` distinct encoded images, in a fixed order.
+    """Return at most `count` distinct encoded images, in a fixed order.
 
     `source` is a folder (searched through), a tar, "synthetic" or "synthetic:WIDTHxHEIGHT".
     Raises `ImagesError`.

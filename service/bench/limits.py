@@ -69,14 +69,14 @@ def measure_limits(
 
 
 def layouts(cores: int) -> list[tuple[int, int]]:
-    """Give (callers, intra-op threads) with at most two threads a core in all."""
+    """Return (callers, intra-op threads) with at most two threads a core in all."""
     threads = _powers(cores)
     callers = sorted({*threads, *_powers(2 * cores)})
     return [(c, t) for t in threads for c in callers if c * t <= 2 * cores]
 
 
 def _powers(most: int) -> list[int]:
-    """Give 1, 2, 4, ... and `most`."""
+    """Return 1, 2, 4, ... and `most`."""
     return sorted({2**i for i in range(most.bit_length()) if 2**i <= most} | {most})
 
 

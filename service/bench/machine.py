@@ -17,7 +17,7 @@ _PACKAGES = ("onnxruntime", "onnxruntime-gpu", "numpy", "pillow", "simplejpeg", 
 
 
 def describe_machine() -> dict[str, Any]:
-    """Give CPU, cores, memory, versions and the command line."""
+    """Return CPU, cores, memory, versions and the command line."""
     return {
         "cpu": cpu_model(),
         "cores": cpu_count(),
@@ -31,7 +31,7 @@ def describe_machine() -> dict[str, Any]:
 
 
 def command_of(pid: int) -> str | None:
-    """Give the command line that a process was started with; None when it has ended."""
+    """Return the command line that a process was started with; None when it has ended."""
     try:
         words = Path(f"/proc/{pid}/cmdline").read_bytes().decode("utf-8", "replace")
     except OSError:

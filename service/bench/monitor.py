@@ -67,7 +67,7 @@ class Monitor:
         await self._client.close()
 
     def report(self) -> dict[str, Any]:
-        """Give CPU seconds and cores used, peak memory in bytes, and batches by size."""
+        """Return CPU seconds and cores used, peak memory in bytes, and batches by size."""
         cpu = cores = rss = None
         if len(self.usage) > 1:
             first, last = self.usage[0], self.usage[-1]
@@ -90,7 +90,7 @@ class Monitor:
         return batch_sizes(self._before, self._after, self._model)
 
     async def _scrape(self, latest: float) -> Exposition:
-        """Give the server's metrics; nothing where it has none or can't answer in time."""
+        """Return the server's metrics; nothing where it has none or can't answer in time."""
         left = max(min(latest - time.perf_counter(), _SCRAPE_TIMEOUT_S), 0)
         answer = await self._client.exchange(self._target.get("/metrics"), left)
         return parse_exposition(answer.body.decode("utf-8", "replace"))
@@ -109,7 +109,7 @@ class Monitor:
 
 
 def process_tree(root: int) -> list[int]:
-    """Give a process and its descendants."""
+    """Return a process and its descendants."""
     children: dict[int, list[int]] = {}
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit() and (fields := _stat(int(entry.name))):
@@ -121,7 +121,7 @@ def process_tree(root: int) -> list[int]:
 
 
 def cpu_seconds(root: int) -> float:
-    """Give the CPU time that a process and its descendants have used."""
+    """Return the CPU time that a process and its descendants have used."""
     return sum(usage.cpu_s for pid in process_tree(root) if (usage := _usage_of(pid)) is not None)
 
 
@@ -136,7 +136,7 @@ def _usage_of(pid: int) -> Usage | None:
 
 
 def _stat(pid: int) -> list[str]:
-    """Give fields 3 and on of a process's stat, see proc(5); none when it has ended."""
+    """Return fields 3 and on of a process's stat, see proc(5); none when it has ended."""
     try:
         # After the name in parentheses, which may hold anything.
         return Path(f"/proc/{pid}/stat").read_text("utf-8", "replace").rpartition(")")[2].split()

@@ -174,7 +174,7 @@ class BenchOptions(BaseModel):
 
     @property
     def takes_stdout(self) -> bool:
-        """Whether a report goes to stdout that must be alone there."""
+        """Return whether a report goes to stdout that must be alone there."""
         return STDOUT in {self.json_file, self.html_file}
 
     @property

@@ -24,7 +24,7 @@ class Pipeline:
     policy: DecodePolicy
 
     def decode(self, image: bytes) -> NDArray[np.uint8]:
-        """Give the uint8 [crop, crop, 3] pixels, as the service with default settings does."""
+        """Return the uint8 [crop, crop, 3] pixels, as the service with default settings does."""
         return decode(image, self.contract.preprocessing, self.policy).pixels
 
 

@@ -46,7 +46,7 @@ class Pool(Generic[J]):
 
     @property
     def is_quiet(self) -> bool:
-        """Whether nothing is under way and nothing waits."""
+        """Return whether nothing is under way and nothing waits."""
         return not (self._waiting or self._under_way)
 
     def submit(self, job: J) -> bool:

@@ -30,5 +30,5 @@ def prepare(options: BenchOptions, progress: Progress) -> Prepared:
 
 
 def model_file_of(options: BenchOptions) -> Path:
-    """Give --model-file, or the built-in model's file."""
+    """Return --model-file, or the built-in model's file."""
     return options.model_file or builtin_file().path

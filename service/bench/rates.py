@@ -48,7 +48,7 @@ def rate_of(calls: Sequence[Call]) -> float:
 
 
 def decode_and_run(pipeline: Pipeline, images: Sequence[bytes], start: int) -> Call:
-    """Give a call that decodes and runs the next image, one at a time."""
+    """Return a call that decodes and runs the next image, one at a time."""
     order = itertools.cycle([*images[start:], *images[:start]])
     return lambda: len(probabilities(pipeline.engine, [pipeline.decode(next(order))]))
 
@@ -101,7 +101,7 @@ def staged_rate(
 
 
 def rate_between(ends: Sequence[tuple[float, int]]) -> float:
-    """Give images a second from the first to the last of a runner's ends of batches."""
+    """Return images a second from the first to the last of a runner's ends of batches."""
     images = sum(images for _, images in ends[1:])
     return images / (ends[-1][0] - ends[0][0]) if images else 0.0
 

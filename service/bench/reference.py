@@ -84,7 +84,7 @@ class Checker:
 
 
 def judge(expected: Expected, body: bytes, tolerance: float) -> str:
-    """Tell whether an answer's best label and its probability may be as they are.
+    """Return whether an answer's best label and its probability may be as they are.
 
     Computed right, each probability is off by the tolerance at most. So the best label may be
     another than the reference's only where that leads it by twice the tolerance at most.
@@ -119,7 +119,7 @@ def best_labels(body: bytes) -> list[Best]:
 
 
 def error_code(answer: Answer) -> str:
-    """Give the problem detail's code, or the status where there is none.
+    """Return the problem detail's code, or the status where there is none.
 
     What looks like no code, or is a kind that is given here, could be taken for something else.
     """

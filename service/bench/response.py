@@ -63,7 +63,7 @@ def _may_begin(data: bytes) -> bool:
 
 
 def _read_head(head: bytes) -> tuple[int, dict[bytes, bytes], bool]:
-    """Give status, headers by name in lower case, and whether the connection stays open."""
+    """Return status, headers by name in lower case, and whether the connection stays open."""
     status_line, *lines = head.split(b"\r\n")
     version, _, rest = status_line.partition(b" ")
     if version not in {b"HTTP/1.1", b"HTTP/1.0"} or not rest[:3].isdigit():
@@ -82,7 +82,7 @@ def _read_head(head: bytes) -> tuple[int, dict[bytes, bytes], bool]:
 def _read_body(
     data: bytes, start: int, status: int, headers: dict[bytes, bytes]
 ) -> tuple[bytes, int] | None:
-    """Give the body and where the response ends; None if it is not all there."""
+    """Return the body and where the response ends; None if it is not all there."""
     if status in _BODYLESS:
         return b"", start
     if b"transfer-encoding" in headers:

@@ -179,5 +179,5 @@ def _usage(cpu_s: Sequence[float], window: Window) -> dict[str, Any]:
 
 
 def render_json(report: dict[str, Any]) -> str:
-    """Give the report as JSON."""
+    """Return the report as JSON."""
     return json.dumps(report, indent=1, allow_nan=False) + "\n"

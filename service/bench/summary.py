@@ -36,7 +36,7 @@ class Window(NamedTuple):
 
 
 def spread(values: Floats | Sequence[float]) -> dict[str, float] | None:
-    """Give mean, p50, p95, p99 and max; None of nothing. Percentiles are interpolated linearly."""
+    """Return mean, p50, p95, p99 and max, linearly interpolated; None without values."""
     if len(values) == 0:
         return None
     p50, p95, p99 = np.percentile(values, (50, 95, 99))
@@ -49,7 +49,7 @@ def spread(values: Floats | Sequence[float]) -> dict[str, float] | None:
 def summarise(
     samples: Sequence[Sample], window: Window, deadline_ms: float | None
 ) -> dict[str, Any]:
-    """Give the figures of one run.
+    """Return the figures of one run.
 
     Latencies, errors and lateness are of the requests *scheduled* in the window; throughput and
     goodput count the right answers that *came* in it, so that neither a queue left from the
@@ -93,7 +93,7 @@ def summarise(
 
 
 def latencies_ms(samples: Iterable[Sample]) -> Floats:
-    """Give the latencies from the scheduled arrival on."""
+    """Return the latencies from the scheduled arrival on."""
     return np.array([(s.ended - s.scheduled) * 1000 for s in samples], np.float64)
 
 
@@ -119,7 +119,7 @@ def parse_timing(header: bytes) -> dict[str, float]:
 
 
 def stages_ms(samples: Iterable[Sample]) -> dict[str, dict[str, float]]:
-    """Give the spread of each stage's time."""
+    """Return the spread of each stage's time."""
     values: dict[str, list[float]] = {}
     for sample in samples:
         for stage, ms in parse_timing(sample.timing).items():
@@ -130,7 +130,7 @@ def stages_ms(samples: Iterable[Sample]) -> dict[str, dict[str, float]]:
 
 
 def cdf(values: Floats) -> list[tuple[float, float]]:
-    """Give (latency, fraction that is at most that), thinned; the tail keeps its points."""
+    """Return (latency, fraction that is at most that), thinned; the tail keeps its points."""
     if len(values) == 0:
         return []
     ordered = np.sort(values)
@@ -141,7 +141,7 @@ def cdf(values: Floats) -> list[tuple[float, float]]:
 
 
 def series(samples: Sequence[Sample], window: Window) -> list[dict[str, float | None]]:
-    """Give throughput, errors and latency of each second, by when the answers came."""
+    """Return throughput, errors and latency of each second, by when the answers came."""
     rows: list[dict[str, float | None]] = []
     step = min(1.0, window.seconds)
     steps = max(int(window.seconds / step + 1e-6), 1)

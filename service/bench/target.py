@@ -19,11 +19,11 @@ class Target:
     authority: str
 
     def get(self, path: str) -> bytes:
-        """Give the bytes of a GET request."""
+        """Return the bytes of a GET request."""
         return f"GET {path} HTTP/1.1\r\nHost: {self.authority}\r\n\r\n".encode()
 
     def post(self, path: str, body: bytes, **headers: object) -> bytes:
-        """Give the bytes of a POST request; a `_` in a header's name stands for `-`."""
+        """Return the bytes of a POST request; a `_` in a header's name stands for `-`."""
         lines = [f"POST {path} HTTP/1.1", f"Host: {self.authority}"]
         lines += [f"{name.replace('_', '-')}: {value}" for name, value in headers.items()]
         lines.append(f"Content-Length: {len(body)}")
@@ -61,5 +61,5 @@ def _loopback_address(url: str, host: str, port: int) -> str:
 
 
 def classify_path(model: str | None, top_k: int) -> str:
-    """Give the path of a classification request."""
+    """Return the path of a classification request."""
     return "/v1/classify?" + urlencode({"top_k": top_k} | ({"model": model} if model else {}))

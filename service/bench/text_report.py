@@ -14,7 +14,7 @@ _SPREAD = ("p50", "p95", "p99", "max")
 
 
 def render_text(report: dict[str, Any]) -> str:
-    """Give the whole report as text, ending with a newline."""
+    """Return the whole report as text, ending with a newline."""
     parts = ["\n".join(f"{name:10} {value}" for name, value in report_rows(report))]
     if report["interrupted"]:
         parts.append(INTERRUPTED)
@@ -27,7 +27,7 @@ def render_text(report: dict[str, Any]) -> str:
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Give a table in Markdown, with padding so that it reads as text too."""
+    """Return a table in Markdown, with padding so that it reads as text too."""
     widths = [max(len(row[i]) for row in [header, *rows]) for i in range(len(header))]
 
     def line(cells: Sequence[str]) -> str:
@@ -40,7 +40,7 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def number(value: float | None) -> str:
-    """Give three or so digits."""
+    """Return three or so digits."""
     if value is None:
         return "-"
     decimals = 0 if abs(value) >= 100 else 1 if abs(value) >= 10 else 2
@@ -59,7 +59,7 @@ def title_of(run: dict[str, Any], options: dict[str, Any]) -> str:
 
 
 def fact_rows(run: dict[str, Any], options: dict[str, Any]) -> list[tuple[str, str]]:
-    """Give a run's single figures by name."""
+    """Return a run's single figures by name."""
     server = run["server"]
     deadline = options["deadline_ms"]
     nothing = "" if run["requests"] else ": nothing was measured"
@@ -111,7 +111,7 @@ def _generator(own: dict[str, Any]) -> str:
 
 
 def spread_rows(run: dict[str, Any]) -> list[list[str]]:
-    """Give latency and stages, each with its p50, p95, p99 and max in milliseconds."""
+    """Return latency and stages, each with its p50, p95, p99 and max in milliseconds."""
     named = {"latency": run["latency_ms"], **run["stages_ms"]}
     return [[name, *(number(of[key]) for key in _SPREAD)] for name, of in named.items() if of]
 
@@ -143,7 +143,7 @@ def _sweep(runs: Sequence[dict[str, Any]]) -> str:
 
 
 def limit_tables(limits: dict[str, Any]) -> list[tuple[str, list[str], list[list[str]]]]:
-    """Give the limits' tables: title, header and rows."""
+    """Return the limits' tables: title, header and rows."""
     batches = sorted({row["batch"] for row in limits["model"]})
     layouts: dict[tuple[int, int, str], dict[int, float]] = {}
     for row in limits["model"]:

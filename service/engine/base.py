@@ -39,7 +39,7 @@ class Engine(Protocol):
 
     @property
     def tf32(self) -> bool:
-        """Whether float32 products are rounded to TF32 (10 bits of mantissa)."""
+        """Return whether float32 products are rounded to TF32 (10 bits of mantissa)."""
 
     @property
     def sizes(self) -> Sequence[int]:
@@ -84,7 +84,7 @@ class Opener(Protocol):
     """Opens model files on one device, as the settings ask, and knows how the device does."""
 
     def may_use_gpu(self) -> bool:
-        """Whether a model could run on a GPU here; whether it does, only its engine knows."""
+        """Return whether a model could run on a GPU here; only its engine knows if it does."""
 
     def open(
         self, path: Path, *, intra_op_threads: int, provider: Provider | None = None

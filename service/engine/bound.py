@@ -89,7 +89,7 @@ def read_plainly(
 
 
 def stated_shapes(session: Session, names: Sequence[str]) -> dict[str, list[int]] | None:
-    """Give the outputs' shapes without the batch, as the file states them; None if it does not."""
+    """Return the outputs' shapes without the batch; None if the file does not state them."""
     shapes = {node.name: list(node.shape)[1:] for node in session.get_outputs()}
     wanted = {name: shapes[name] for name in names}
     known = all(isinstance(side, int) for shape in wanted.values() for side in shape)

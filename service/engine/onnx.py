@@ -69,7 +69,7 @@ class OnnxOpener:
     _on_gpu: bool = False
 
     def may_use_gpu(self) -> bool:
-        """Whether a session could run on a GPU here; whether it does, only the engine knows."""
+        """Return whether a session could run on a GPU here; only the engine knows if it does."""
         return may_run_on_gpu(self.provider)
 
     def open(
@@ -172,7 +172,7 @@ def load_engine(
 
 
 def may_run_on_gpu(provider: Provider) -> bool:
-    """Tell whether a session could run on a GPU here; whether it does, only the session knows."""
+    """Return whether a session could run on a GPU here; whether it does, only the session knows."""
     return (
         provider != "cpu"
         and _CUDA in onnxruntime.get_available_providers()

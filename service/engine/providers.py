@@ -51,7 +51,7 @@ def _installed(distribution: str) -> bool:
 
 
 def installed_runtime() -> str:
-    """Give the installed build of ONNX Runtime and its version, as in "onnxruntime 1.22.0"."""
+    """Return the installed build of ONNX Runtime and its version, as in "onnxruntime 1.22.0"."""
     for name in ("onnxruntime", "onnxruntime-gpu"):
         if _installed(name):
             return f"{name} {importlib.metadata.version(name)}"

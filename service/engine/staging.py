@@ -35,7 +35,7 @@ class Staging(Protocol):
         """
 
     def free(self) -> None:
-        """Give its memory back."""
+        """Return its memory back."""
 
 
 class PageableStaging(Staging):
@@ -98,7 +98,7 @@ class PinnedStaging(Staging):
         self._runtime.synchronize(self._stream)
 
     def free(self) -> None:
-        """Give all of it back."""
+        """Return all of it back."""
         if self._device:
             self._runtime.free(self._device)
         if self._host_address:

@@ -87,7 +87,7 @@ def body_parser_of(content_type: bytes | None) -> BodyParser | None:
 
 
 def _is_image(kind: bytes) -> bool:
-    """Whether a media type may stand over an image file."""
+    """Return whether a media type may stand over an image file."""
     return kind.startswith(b"image/") or kind == b"application/octet-stream"
 
 
@@ -193,7 +193,7 @@ def _check_is_image(field: bytes, content_type: bytes) -> None:
 
 
 def _content(headers: Headers, content: bytes) -> bytes | RequestError:
-    """Give the image of a part, or why its encoding lets none be read."""
+    """Return the image of a part, or why its encoding lets none be read."""
     try:
         check_encoding(headers.get(b"content-encoding", b""), _PLAIN_TRANSFER)
     except ContentEncodingError as error:

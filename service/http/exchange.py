@@ -153,7 +153,7 @@ class Exchange:
 
 
 def _together(fields: list[tuple[bytes, bytes]]) -> Mapping[bytes, bytes]:
-    """Give each header's value; different ones of the same name are a list (RFC 9110, 5.3).
+    """Return each header's value; different ones of the same name are a list (RFC 9110, 5.3).
 
     So which of two counts is nobody's guess: a header that takes one value is then judged invalid.
     """

@@ -362,7 +362,7 @@ def _decoded(path: bytes) -> str:
 
 
 def _with_path(target: bytes) -> bytes:
-    """Give an absolute target without a path the path "/" (RFC 9110, section 4.2.3)."""
+    """Return an absolute target without a path the path "/" (RFC 9110, section 4.2.3)."""
     url: Any = httptools.parse_url(target)
     if url.path is not None:
         return target

@@ -8,5 +8,5 @@ from pydantic_core import to_json
 
 
 def json_body(value: Any) -> bytes:
-    """Give JSON that ends its line, so that a terminal's prompt begins a new one."""
+    """Return JSON that ends its line, so that a terminal's prompt begins a new one."""
     return to_json(value) + b"\n"

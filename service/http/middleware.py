@@ -16,7 +16,7 @@ _log = structlog.get_logger("service.request")
 
 
 class RequestMiddleware:
-    """Gives each request an id, a record, metrics, one log line and, whatever happens, an answer.
+    """Return each request an id, a record, metrics, one log line and, whatever happens, an answer.
 
     Pure ASGI, since under Starlette's `BaseHTTPMiddleware` a handler never learns that its client
     has gone.

@@ -46,7 +46,7 @@ def parameters_of(value: bytes) -> tuple[bytes, dict[bytes, bytes]]:
 
 
 def boundary_of(parameters: Mapping[bytes, bytes]) -> bytes:
-    """Give the boundary that a Content-Type names. Raises `MalformedMultipartError`."""
+    """Return the boundary that a Content-Type names. Raises `MalformedMultipartError`."""
     boundary = parameters.get(b"boundary", b"")
     if not boundary:
         raise MalformedMultipartError("the Content-Type has no boundary")
@@ -56,7 +56,7 @@ def boundary_of(parameters: Mapping[bytes, bytes]) -> bytes:
 
 
 def parts_of(body: bytes, boundary: bytes) -> Iterator[tuple[Headers, bytes]]:
-    """Give the headers and the content of each part.
+    """Return the headers and the content of each part.
 
     What stands before the first boundary, after the last one, and as white space behind one is
     passed over (RFC 2046, section 5.1.1). Raises `MalformedMultipartError`.
@@ -118,12 +118,12 @@ def _part(body: bytes, start: int, end: int) -> tuple[Headers, bytes]:
 
 
 def names_a_file(parameters: Mapping[bytes, bytes]) -> bool:
-    """Whether a Content-Disposition marks a file: `filename`, or `filename*` alone (RFC 8187)."""
+    """Return whether a Content-Disposition marks a file: `filename` or `filename*` (RFC 8187)."""
     return any(name.partition(b"*")[0] == b"filename" for name in parameters)
 
 
 def file_name(parameters: Mapping[bytes, bytes]) -> str | None:
-    """Give a file's name as it may be shown: without control characters, and not without end.
+    """Return a file's name as it may be shown: without control characters, and not without end.
 
     `filename*` comes first (RFC 6266, section 4.3); None where there is none, or an empty one.
     """

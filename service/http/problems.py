@@ -27,7 +27,7 @@ MEDIA_TYPE = "application/problem+json"
 
 
 def problem(error: RequestError, request_id: str) -> dict[str, Any]:
-    """Give the members of a problem detail; `code` is the stable name of the cause."""
+    """Return the members of a problem detail; `code` is the stable name of the cause."""
     members: dict[str, Any] = {
         "type": "about:blank",
         "title": error.title,

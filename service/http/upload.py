@@ -33,7 +33,7 @@ class HeldBytes:
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Give all back."""
+        """Return all back."""
         self.gate.give_back(self.size)
 
 

@@ -38,7 +38,7 @@ class JoinedWrites:
         self._transport.close()
 
     def is_closing(self) -> bool:
-        """Say whether the connection is going."""
+        """Return whether the connection is going."""
         return self._transport.is_closing()
 
     def _flush(self) -> None:

@@ -59,7 +59,7 @@ def configure_logs(
 
 
 def as_text(log_format: LogFormat, file: LogWriter | TextIO) -> bool:
-    """Tell whether lines are to be text."""
+    """Return whether lines are to be text."""
     return log_format == "text" or (log_format == "auto" and file.isatty())
 
 

@@ -18,7 +18,7 @@ _CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 
 
 def text_processors(*, colors: bool) -> list[structlog.typing.Processor]:
-    """Give what makes a line of text of an event."""
+    """Return what makes a line of text of an event."""
     renderer = structlog.dev.ConsoleRenderer(
         colors=colors,
         sort_keys=False,

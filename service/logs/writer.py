@@ -53,7 +53,7 @@ class LogWriter:
         """Do nothing: to wait for a reader is what this file is there to avoid."""
 
     def isatty(self) -> bool:
-        """Tell whether a terminal shows what is written."""
+        """Return whether a terminal shows what is written."""
         return self._file.isatty()
 
     def close(self, timeout_s: float) -> None:

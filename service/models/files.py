@@ -54,12 +54,12 @@ class Discovery:
 
 
 def is_model_name(text: str) -> bool:
-    """Whether a model can be called so."""
+    """Return whether a model can be called so."""
     return _NAME.fullmatch(text) is not None
 
 
 def is_version(text: str) -> bool:
-    """Whether a model file in its model's folder can be called so."""
+    """Return whether a model file in its model's folder can be called so."""
     return _VERSION.fullmatch(text) is not None
 
 
@@ -69,7 +69,7 @@ def _listed(folder: Path) -> list[Path]:
 
 
 def builtin_file() -> ModelFile:
-    """Give the model file that comes with the package."""
+    """Return the model file that comes with the package."""
     path = Path(str(resources.files("service") / "builtin" / "slim-resnet50.onnx"))
     return ModelFile(path.stem, 1, path)
 
@@ -110,7 +110,7 @@ def discover(models: Path) -> Discovery:
 
 
 def _candidates(entry: Path, passed_over: list[PassedOver]) -> Iterator[tuple[Path, bool]]:
-    """Give what looks like a model file, and whether it lies in a folder of its model's own."""
+    """Return what looks like a model file, and whether it lies in a folder of its model's own."""
     try:
         if not entry.is_dir():
             if _looks_like_a_model(entry):

@@ -187,7 +187,7 @@ def _for_clients(error: ModelFileError, path: Path) -> str:
 
 
 def _first_asked_for(files: Sequence[ModelFile], default: str | None) -> ModelFile:
-    """Give the default model's highest version; without a default, that of the first model."""
+    """Return the default model's highest version; without a default, that of the first model."""
     name = default or files[0].name
     return max((file for file in files if file.name == name), key=lambda file: file.version)
 

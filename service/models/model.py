@@ -260,15 +260,15 @@ class ServedModel:
 
     @property
     def broken(self) -> bool:
-        """Whether its file is at fault: its golden cases disagree, or it can't be run."""
+        """Return whether its file is at fault: its golden cases disagree, or it can't be run."""
         return self.state == "failed" and not self._lost
 
     def latency_ms(self) -> dict[int, float]:
-        """Give the median milliseconds of a batch, by its size."""
+        """Return the median milliseconds of a batch, by its size."""
         return {size: round(median * 1000, 3) for size, median, _ in self._latencies.rows()}
 
     def batcher(self) -> Batcher:
-        """Give the queue to submit to; raises `NotReadyError` while the model does not answer."""
+        """Return the queue to submit to; raises `NotReadyError` while the model does not answer."""
         if self._batcher is None or self.state != "ready":
             raise NotReadyError(f"model {self.name} is not ready: {self.reason}")
         return self._batcher

@@ -18,7 +18,7 @@ _SORTED_WHOLE = 512
 
 
 def top_k(probabilities: NDArray[np.float32], k: int) -> list[tuple[int, float]]:
-    """Give (class index, probability) of the `k` largest of [C], largest first.
+    """Return (class index, probability) of the `k` largest of [C], largest first.
 
     Equal probabilities come in class order, so that an answer is repeatable. Raises
     `InferenceError` when some are no numbers: a model that overflows has no answer.

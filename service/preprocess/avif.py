@@ -92,13 +92,13 @@ def _check(stream: bytes, size: tuple[int, int]) -> None:
 
 
 def _is_deep(item: heif.Item, data: bytes) -> bool:
-    """Whether an item has more than 8 bits a channel, or does not say (AV1-ISOBMFF, 2.3.3)."""
+    """Return whether an item has more than 8 bits per channel, or unknown (AV1-ISOBMFF, 2.3.3)."""
     flags = next((data[start + 2] for kind, start, _ in item.properties if kind == b"av1C"), 64)
     return bool(flags & 64)
 
 
 def _units(stream: bytes) -> Iterator[tuple[int, bytes]]:
-    """Give each unit's type, and the beginning of its content."""
+    """Return each unit's type, and the beginning of its content."""
     at = 0
     for _ in range(MAX_PIECES):
         if at >= len(stream):
@@ -128,7 +128,7 @@ def _leb128(stream: bytes, at: int) -> tuple[int, int]:
 
 
 def _sequence_size(unit: bytes) -> tuple[int, int]:
-    """Give the largest width and height of a sequence (AV1 specification, section 5.5.1)."""
+    """Return the largest width and height of a sequence (AV1 specification, section 5.5.1)."""
     bits = Bits(unit.ljust(_HEADER_BYTES, b"\0"))
     bits.take(4)  # profile, and if it is a still picture
     if bits.take(1):  # the short form of that

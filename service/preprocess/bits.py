@@ -13,14 +13,14 @@ class Bits:
         self._left = 8 * len(data)
 
     def take(self, count: int) -> int:
-        """Give the next bits as a number."""
+        """Return the next bits as a number."""
         self._left -= count
         if self._left < 0:
             raise truncated()
         return self._value >> self._left & (1 << count) - 1
 
     def take_counted(self) -> int:
-        """Give a number whose length is told by zeros before it (Exp-Golomb, `ue` and `uvlc`)."""
+        """Return a number whose length is told by zeros before it (Exp-Golomb, `ue` and `uvlc`)."""
         zeros = 0
         while not self.take(1):
             zeros += 1

@@ -56,7 +56,7 @@ class BmpImage(EncodedImage):
 
     @property
     def is_in_runs(self) -> bool:
-        """Whether its pixels are packed."""
+        """Return whether its pixels are packed."""
         return self.compression in {_RLE8, _RLE4}
 
     def peak_bytes(self) -> int:
@@ -85,7 +85,7 @@ class BmpImage(EncodedImage):
         return picture if self.top_down else picture.transpose(Image.Transpose.FLIP_TOP_BOTTOM)
 
     def _rows(self) -> NDArray[np.uint8]:
-        """Give the bytes of each row, which are a multiple of four."""
+        """Return the bytes of each row, which are a multiple of four."""
         stride = (self.width * self.bits + 31) // 32 * 4
         # The last row may lack the bytes that only fill it up.
         missing = self.start + stride * self.height - len(self.data)
@@ -104,7 +104,7 @@ class BmpImage(EncodedImage):
         return rows[:, : self.width]
 
     def _masked(self) -> NDArray[np.uint8]:
-        """Give RGB or RGBA of 16 or 32 bits, each channel of which is some of a pixel's bits."""
+        """Return RGB or RGBA of 16 or 32 bits, each channel of which is some of a pixel's bits."""
         values = self._rows().view(f"<u{self.bits // 8}")[:, : self.width]
         # Programs that know no alpha leave it 0 everywhere, whatever their header says.
         masks = self.masks if (values & self.masks[3]).any() else self.masks[:3]
@@ -157,7 +157,7 @@ def _check_kind(header: int, bits: int, compression: int) -> None:
 
 
 def _read_masks(data: bytes, header: int, bits: int, compression: int) -> _Masks:
-    """Give the masks, which are within larger headers, and follow one of 40 bytes."""
+    """Return the masks, which are within larger headers, and follow one of 40 bytes."""
     red, green, blue = struct.unpack_from("<III", data, _FILE_HEADER + _INFO)
     alpha = 0
     if header >= _WITH_ALPHA_MASK or compression == _ALPHA_MASKS:
@@ -174,7 +174,7 @@ def _read_masks(data: bytes, header: int, bits: int, compression: int) -> _Masks
 
 
 def _channel(values: NDArray[np.uint16 | np.uint32], mask: int) -> NDArray[np.uint8]:
-    """Give the values of some bits of each pixel, scaled to 8 bits; of no bits, 0."""
+    """Return the values of some bits of each pixel, scaled to 8 bits; of no bits, 0."""
     shift = (mask & -mask).bit_length() - 1 if mask else 0
     largest = mask >> shift
     bits = (values & mask) >> shift
@@ -189,7 +189,7 @@ def _channel(values: NDArray[np.uint16 | np.uint32], mask: int) -> NDArray[np.ui
 def _palette(
     data: bytes, at: int, start: int, header: int, bits: int, used: int
 ) -> tuple[NDArray[np.uint8], int]:
-    """Give the palette as RGB, black where it is too short, and where it ends."""
+    """Return the palette as RGB, black where it is too short, and where it ends."""
     each = 3 if header == _CORE else 4
     count = min(used or 1 << bits, 1 << bits) if bits <= 8 else used
     end = at + each * count

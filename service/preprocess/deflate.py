@@ -10,7 +10,7 @@ _STREAM_HEAD = 2  # bytes of a zlib stream (RFC 1950)
 
 
 def unpacks_to(least: int, pieces: Iterable[memoryview]) -> bool:
-    """Whether a zlib stream holds so many bytes at least; its checksum counts for nothing.
+    """Return whether a zlib stream holds so many bytes at least; its checksum counts for nothing.
 
     It is unpacked in pieces, and no further than that. Raises `zlib.error` where it is broken.
     """

@@ -73,7 +73,7 @@ class EncodedImage(ABC):
         """Estimate the peak of memory that `to_rgb` takes, its result included."""
 
     def spare_bytes(self) -> int:
-        """Give what decoding may take beyond that if the file was made to take much.
+        """Return what decoding may take beyond that if the file was made to take much.
 
         No honest file does, so it is no reason to refuse one; but others wait.
         """
@@ -108,17 +108,17 @@ def on_canvas(picture: Image.Image, size: tuple[int, int], at: tuple[int, int]) 
 
 
 def canvas_bytes(image: EncodedImage, picture: tuple[int, int]) -> int:
-    """Give what the canvas takes of memory beside a picture that is to be put on it."""
+    """Return what the canvas takes of memory beside a picture that is to be put on it."""
     return 0 if picture == image.size else 4 * area(image.size)
 
 
 def turned_size(size: tuple[int, int], orientation: int) -> tuple[int, int]:
-    """Give the size of an image of an EXIF orientation once it is upright."""
+    """Return the size of an image of an EXIF orientation once it is upright."""
     return (size[1], size[0]) if orientation in SIDEWAYS else size
 
 
 def area(size: tuple[int, int]) -> int:
-    """Give the pixels of a size."""
+    """Return the pixels of a size."""
     return math.prod(size)
 
 

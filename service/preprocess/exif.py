@@ -21,7 +21,7 @@ _ORDERS = {b"II*\0": "<", b"MM\0*": ">"}
 
 
 def orientation(data: bytes) -> int | None:
-    """Give the orientation of EXIF data, 1 to 8; None where they tell none that exists.
+    """Return the orientation of EXIF data, 1 to 8; None where they tell none that exists.
 
     It is read as one SHORT or LONG only. Broken EXIF is no reason to refuse a good image.
     """

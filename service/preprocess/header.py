@@ -33,7 +33,7 @@ class Header:
 
     @property
     def pixels(self) -> int:
-        """Give width x height; 0 where the header could not be read."""
+        """Return width x height; 0 where the header could not be read."""
         return self.width * self.height
 
 

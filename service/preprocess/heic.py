@@ -57,7 +57,7 @@ class HeicImage(heif.HeifImage):
 
 @cache
 def is_installed() -> bool:
-    """Whether there is a decoder."""
+    """Return whether there is a decoder."""
     return importlib.util.find_spec("pillow_heif") is not None
 
 
@@ -114,13 +114,13 @@ def _check(data: bytes, item: heif.Item) -> None:
 
 
 def _is_deep(item: heif.Item, data: bytes) -> bool:
-    """Whether an item has more than 8 bits a channel, or does not say."""
+    """Return whether an item has more than 8 bits a channel, or does not say."""
     where = next((start for kind, start, _ in item.properties if kind == b"hvcC"), None)
     return where is None or bool((data[where + 17] | data[where + 18]) & 7)
 
 
 def _configured(configuration: bytes) -> Iterator[bytes]:
-    """Give the sequence headers of an hvcC box (ISO/IEC 14496-15, section 8.3.3)."""
+    """Return the sequence headers of an hvcC box (ISO/IEC 14496-15, section 8.3.3)."""
     at = _CONFIGURATION + 1
     for _ in range(configuration[_CONFIGURATION]):
         if at + 3 > len(configuration):
@@ -138,7 +138,7 @@ def _configured(configuration: bytes) -> Iterator[bytes]:
 
 
 def _units(stream: bytes, length_size: int) -> Iterator[bytes]:
-    """Give the units of an item, each of which follows its length."""
+    """Return the units of an item, each of which follows its length."""
     at = 0
     for _ in range(MAX_PIECES):
         if at >= len(stream):
@@ -153,7 +153,7 @@ def _units(stream: bytes, length_size: int) -> Iterator[bytes]:
 
 
 def _sequence_size(unit: bytes) -> tuple[int, int]:
-    """Give width and height of coded pictures (ITU-T H.265, section 7.3.2.2)."""
+    """Return width and height of coded pictures (ITU-T H.265, section 7.3.2.2)."""
     bits = Bits(unit[2:514].replace(b"\0\0\3", b"\0\0"))
     bits.take(4)
     layers = bits.take(3)

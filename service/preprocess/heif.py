@@ -54,11 +54,11 @@ class Item:
     properties: list[_Box] = field(default_factory=list)
 
     def payload(self, data: bytes) -> bytes:
-        """Give its bytes."""
+        """Return its bytes."""
         return b"".join(data[start:end] for start, end in self.places)
 
     def size(self, data: bytes) -> tuple[int, int]:
-        """Give width and height as its property tells them. Raises `CorruptImageError`."""
+        """Return width and height as its property tells them. Raises `CorruptImageError`."""
         for kind, start, end in self.properties:
             if kind == b"ispe" and end - start >= _FULL + 8:
                 width, height = struct.unpack_from(">II", data, start + _FULL)
@@ -78,11 +78,11 @@ class Heif:
     end: int  # of the boxes that hold all of these
 
     def size(self, data: bytes) -> tuple[int, int]:
-        """Give the primary image's width and height, as coded."""
+        """Return the primary image's width and height, as coded."""
         return self.items[self.primary].size(data)
 
     def pictures(self, data: bytes, kinds: Set[bytes]) -> list[Item]:
-        """Give the items that the primary image and what goes with it are made of.
+        """Return the items that the primary image and what goes with it are made of.
 
         Raises `RequestError` if they are of other kinds, or far more than such an image has.
         """
@@ -110,12 +110,12 @@ class Heif:
         return found
 
     def kind(self) -> bytes:
-        """Give the type of the primary image's items: of its own, or of a grid's first."""
+        """Return the type of the primary image's items: of its own, or of a grid's first."""
         first = self.parts.get(self.primary, [self.primary])[:1]
         return self.items[first[0]].kind if first and first[0] in self.items else b""
 
     def upright_size(self, data: bytes) -> tuple[int, int]:
-        """Give the primary image's size as shown: what turns and cuts it does so in their order."""
+        """Return the primary image's size as shown, after its rotations and crops in order."""
         width, height = self.size(data)
         for kind, start, end in self.items[self.primary].properties:
             if start < end and kind == b"irot" and data[start] & 1:
@@ -126,7 +126,7 @@ class Heif:
         return width, height
 
     def aperture(self, data: bytes) -> tuple[int, int, int, int]:
-        """Give the part of the primary image that is shown: left, top, right, bottom.
+        """Return the part of the primary image that is shown: left, top, right, bottom.
 
         Raises `RequestError` where that is none of whole pixels within it.
         """
@@ -137,7 +137,7 @@ class Heif:
         return 0, 0, *size
 
     def orientation(self, data: bytes) -> int:
-        """Give the primary item's turn and mirroring as an EXIF orientation, 1 to 8."""
+        """Return the primary item's turn and mirroring as an EXIF orientation, 1 to 8."""
         quarters, axis = 0, None
         for kind, start, end in self.items[self.primary].properties:
             if start < end and kind == b"irot":
@@ -167,7 +167,7 @@ class HeifImage(EncodedImage):
 
 
 def brands(data: bytes) -> set[bytes]:
-    """Give the brands of a file that begins as one of this form."""
+    """Return the brands of a file that begins as one of this form."""
     return {data[8:12], *(data[at : at + 4] for at in range(16, _brands_end(data), 4))}
 
 
@@ -176,7 +176,7 @@ def _brands_end(data: bytes) -> int:
 
 
 def boxes(data: bytes, at: int, end: int) -> Iterator[_Box]:
-    """Give the boxes that lie between two places. Raises `RequestError` if one reaches beyond."""
+    """Return the boxes that lie between two places. Raises `RequestError` if one reaches beyond."""
     for _ in range(MAX_PIECES):
         if at >= end:
             return
@@ -197,7 +197,7 @@ def boxes(data: bytes, at: int, end: int) -> Iterator[_Box]:
 
 
 def still(data: bytes, file: Heif, brand: bytes) -> bytes:
-    """Give the file without its film, its metadata and what follows, which decoders would read."""
+    """Return the file without film, metadata and trailers, which decoders would read."""
     patched = bytearray(memoryview(data)[: file.end])
     for at in (8, *range(16, _brands_end(data), 4)):  # of a sequence's, decoders want the film
         patched[at : at + 4] = brand
@@ -243,7 +243,7 @@ def read(data: bytes) -> Heif:
 
 
 def _outer(data: bytes) -> tuple[list[_Box], int]:
-    """Give the boxes that the file consists of, and where the last whole one ends.
+    """Return the boxes that the file consists of, and where the last whole one ends.
 
     Phones put a film or a note of their own behind them, which need not be a box.
     """
@@ -349,7 +349,7 @@ def _associate(data: bytes, start: int, properties: list[_Box], items: dict[int,
 
 
 def _references(data: bytes, start: int, end: int, wanted: bytes) -> dict[int, list[int]]:
-    """Give the items that others refer to in some way. Raises `CorruptImageError` if twice."""
+    """Return the items that others refer to in some way. Raises `CorruptImageError` if twice."""
     size = 4 if data[start] else 2
     parts: dict[int, list[int]] = {}
     for kind, at, _ in boxes(data, start + _FULL, end):
@@ -363,7 +363,7 @@ def _references(data: bytes, start: int, end: int, wanted: bytes) -> dict[int, l
 
 
 def _aperture(size: tuple[int, int], box: bytes) -> tuple[int, int, int, int]:
-    """Give left, top, right and bottom of what a box `clap` shows of a picture."""
+    """Return left, top, right and bottom of what a box `clap` shows of a picture."""
     if len(box) < 32:
         raise truncated()
     w, w_of, h, h_of, x, x_of, y, y_of = struct.unpack_from(">IIIIiIiI", box)
@@ -373,7 +373,7 @@ def _aperture(size: tuple[int, int], box: bytes) -> tuple[int, int, int, int]:
 
 
 def _shown(side: int, length: tuple[int, int], offset: tuple[int, int]) -> tuple[int, int]:
-    """Give where what is shown of a side begins and ends; the offset is between the middles."""
+    """Return where what is shown of a side begins and ends; the offset is between the middles."""
     if not length[1] or not offset[1]:
         raise corrupt("the part of it that is to be shown has no size")
     shown = Fraction(*length)
@@ -386,7 +386,7 @@ def _shown(side: int, length: tuple[int, int], offset: tuple[int, int]) -> tuple
 
 
 def _uint(data: bytes, at: int, size: int) -> int:
-    """Give a big-endian number. Raises `IndexError` beyond the end."""
+    """Return a big-endian number. Raises `IndexError` beyond the end."""
     if at + size > len(data):
         raise IndexError(at)
     return int.from_bytes(data[at : at + size])

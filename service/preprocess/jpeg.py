@@ -233,7 +233,7 @@ def _head(data: bytes) -> _Head:
 
 
 def _segments(data: bytes) -> Iterator[tuple[int, bytes, int]]:
-    """Give the segments up to the first scan's: the marker, all of it, and where it begins."""
+    """Return the segments up to the first scan's: the marker, all of it, and where it begins."""
     at = len(_START)
     for _ in range(MAX_PIECES):
         fill = _FILL.search(data, at)  # what lies before, decoders pass over

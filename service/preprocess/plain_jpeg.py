@@ -24,7 +24,7 @@ _SPECIAL = re.compile(rb"\xff[\xc1-\xc3\xc5-\xc7\xc9-\xcb\xcd-\xcf\xe1\xe3-\xef]
 
 
 def plain_size(data: bytes) -> tuple[int, int] | None:
-    """Give width and height of a plain baseline JPEG, grey or YCbCr; None if it is anything else.
+    """Return width and height of a plain baseline JPEG, grey or YCbCr; None if it is anything else.
 
     Where bytes only look like a marker, that is None as well.
     """

@@ -98,7 +98,7 @@ class PngImage(EncodedImage):
             raise truncated()
 
     def _streams(self) -> Iterator[memoryview]:
-        """Give the pieces of the packed pixels."""
+        """Return the pieces of the packed pixels."""
         for kind, start, end in _chunks(self.data):
             if kind == b"IDAT":
                 yield memoryview(self.data)[start + 8 : end - 4]
@@ -197,7 +197,7 @@ def _note_frame(parts: _Parts, data: bytes, chunk: _Chunk) -> None:
 
 
 def _header(data: bytes) -> tuple[int, int, int, int]:
-    """Give width, height, bits a sample and colour type."""
+    """Return width, height, bits a sample and colour type."""
     if data[12:16] == b"CgBI":
         raise unsupported("PNGs of Apple's own kind (CgBI)", "those of the standard are accepted")
     if len(data) < 33:
@@ -216,7 +216,7 @@ def _header(data: bytes) -> tuple[int, int, int, int]:
 
 
 def _chunks(data: bytes) -> Iterator[_Chunk]:
-    """Give the chunks after the header up to IEND, or to the first that ends beyond the file.
+    """Return the chunks after the header up to IEND, or to the first that ends beyond the file.
 
     That one is the last, where there is no IEND: whether it was needed shows from its type.
     """
@@ -235,7 +235,7 @@ def _chunks(data: bytes) -> Iterator[_Chunk]:
 
 
 def _checked(data: bytes, start: int, end: int) -> memoryview:
-    """Give a whole chunk, whose checksum must be right."""
+    """Return a whole chunk, whose checksum must be right."""
     if end > len(data):
         raise truncated()
     chunk = memoryview(data)[start:end]
@@ -256,7 +256,7 @@ def _chunk(kind: bytes, content: bytes) -> bytes:
 
 
 def _frame(control: bytes, canvas: tuple[int, int]) -> tuple[tuple[int, int], tuple[int, int]]:
-    """Give the first frame's size and where it lies, from its fcTL chunk."""
+    """Return the first frame's size and where it lies, from its fcTL chunk."""
     if len(control) < 20:
         raise corrupt("its frame control chunk is too short")
     _, width, height, x, y = struct.unpack_from(">IIIII", control)
@@ -268,7 +268,7 @@ def _frame(control: bytes, canvas: tuple[int, int]) -> tuple[tuple[int, int], tu
 def _deep_transparent(
     chunk: memoryview | None, bits: int, kind_of_colors: int
 ) -> tuple[int, int, int] | None:
-    """Give the transparent colour of a PNG of 16 bits a colour, which Pillow can't tell exactly."""
+    """Return the transparent colour of a 16-bit PNG, which Pillow can't represent."""
     if bits != 16 or kind_of_colors != _RGB or chunk is None:
         return None
     red, green, blue = struct.unpack_from(">HHH", chunk, 8)

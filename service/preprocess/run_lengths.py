@@ -97,7 +97,7 @@ def _commands(stream: _Bytes, four_bits: bool) -> tuple[_Numbers, int]:
 
 
 def _stored(counts: NDArray[np.intp], four_bits: bool) -> NDArray[np.intp]:
-    """Give the bytes of pixels as they are, an even number."""
+    """Return the bytes of pixels as they are, an even number."""
     return (counts + 3) // 4 * 2 if four_bits else (counts + 1) // 2 * 2
 
 

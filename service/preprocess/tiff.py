@@ -147,7 +147,7 @@ def read(data: bytes, max_pixels: int) -> TiffImage:
 
 
 def _photometric(directory: Directory, count: int) -> int:
-    """Give what the samples mean; without the tag, what libtiff takes them for."""
+    """Return what the samples mean; without the tag, what libtiff takes them for."""
     missing = tags.RGB if count >= 3 else tags.BLACK_IS_ZERO
     photometric = directory.number(tags.PHOTOMETRIC, missing)
     if photometric not in _COLORS:
@@ -159,7 +159,7 @@ def _photometric(directory: Directory, count: int) -> int:
 
 
 def _bits(directory: Directory, count: int) -> int:
-    """Give the bits of a sample, which must be the same for all."""
+    """Return the bits of a sample, which must be the same for all."""
     bits = directory.numbers(tags.BITS, (1,))
     formats = set(directory.numbers(tags.SAMPLE_FORMAT, (1,)))
     for number, name in _FORMATS.items():
@@ -182,7 +182,7 @@ def _check_meaning(directory: Directory, photometric: int, bits: int) -> None:
 
 
 def _alpha(directory: Directory, photometric: int, count: int) -> tuple[int, int]:
-    """Give the kind of alpha, or 0, and which sample it is."""
+    """Return the kind of alpha, or 0, and which sample it is."""
     first = _COLORS[photometric]
     # Older writers of RGBA leave the tag out, and viewers take it for alpha all the same.
     missing = _ALPHA if (photometric, count) == (tags.RGB, 4) else 0
@@ -194,7 +194,7 @@ def _alpha(directory: Directory, photometric: int, count: int) -> tuple[int, int
 
 
 def _palette(directory: Directory, bits: int) -> NDArray[np.uint8]:
-    """Give the palette, uint8 [256, 3], black where it has no entries."""
+    """Return the palette, uint8 [256, 3], black where it has no entries."""
     stored = np.array(directory.numbers(tags.COLOR_MAP, (0,), most=3 << 8))
     if len(stored) != 3 << bits:
         raise corrupt("its palette is not as long as its bits say")

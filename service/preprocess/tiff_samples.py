@@ -90,7 +90,7 @@ class Samples:
         return len(self.data) + tables + unpacked + max(3 * stored, stored + colors)
 
     def unpack(self) -> NDArray[np.unsignedinteger]:
-        """Give the samples, [height, width, count]; of 8 bits or less in uint8, else in uint16.
+        """Return the samples, [height, width, count]; of 8 bits or less in uint8, else in uint16.
 
         Raises a `RequestError`, or whatever Pillow makes of bad data.
         """
@@ -125,7 +125,7 @@ class Samples:
                 raise truncated()
 
     def _shown(self, *, black_end: bool) -> NDArray[np.bool_]:
-        """Whether the row behind each part's last is as one that was unpacked before.
+        """Return whether the row behind each part's last is as one that was unpacked before.
 
         libtiff makes one row of a part's end, and leaves what was in its memory of the others.
         """
@@ -143,7 +143,7 @@ class Samples:
         return shown
 
     def _ends_early(self, parts: list[tuple[int, int]]) -> bool:
-        """Whether parts of a plane that can't be unpacked are too short, where that can be told."""
+        """Return whether parts of a plane that can't be unpacked are known to be too short."""
         if self.compression == _PACKBITS:  # of which nothing else can be wrong
             return True
         if self.compression not in _DEFLATE:
@@ -159,7 +159,7 @@ class Samples:
             return False
 
     def _part_rows(self) -> list[int]:
-        """Give the rows of each part of one plane."""
+        """Return the rows of each part of one plane."""
         high, number = self.part_size[1], len(self.parts) // self.planes
         last = high if self.tiled else self.size[1] - high * (number - 1)
         return [high] * (number - 1) + [last]
@@ -199,7 +199,7 @@ class Samples:
 
     @property
     def _is_laid_out(self) -> bool:
-        """Whether tiles are made one strip here: if they are not packed, one by one takes long."""
+        """Return whether tiles are joined here; one by one, uncompressed tiles take long."""
         bits = self.part_size[0] * self.count // self.planes * self.bits
         return self.tiled and self.compression == NONE and bits % 8 == 0
 
@@ -223,7 +223,7 @@ class Samples:
         )
 
     def _pieces(self, parts: list[tuple[int, int]]) -> list[bytes | memoryview]:
-        """Give the bytes of some parts, as libtiff is to see them."""
+        """Return the bytes of some parts, as libtiff is to see them."""
         data = memoryview(self.data)
         pieces: list[bytes | memoryview] = [data[start:end] for start, end in parts]
         if self.reverse_bits and self.compression != JPEG:  # whose bytes have an order of their own
@@ -358,7 +358,7 @@ def _layout(directory: Directory, size: tuple[int, int], planes: int) -> _Layout
 
 
 def _parts(directory: Directory, parallelism: _Layout, row_bytes: int) -> list[tuple[int, int]]:
-    """Give where each part begins and ends; its length follows from `row_bytes` if that is told."""
+    """Return where each part begins and ends; `row_bytes` gives its length if known."""
     number = len(parallelism.rows)
     wanted = (tags.TILE_OFFSETS, tags.STRIP_OFFSETS)[:: 1 if parallelism.tiled else -1]
     starts = next(
@@ -381,7 +381,7 @@ def _parts(directory: Directory, parallelism: _Layout, row_bytes: int) -> list[t
 
 
 def _lengths(directory: Directory, starts: list[int], number: int) -> list[int]:
-    """Give the lengths of packed parts; what has none ends where the next or the file does."""
+    """Return the lengths of packed parts; what has none ends where the next or the file does."""
     counts = (tags.TILE_COUNTS, tags.STRIP_COUNTS)
     tag = next((tag for tag in counts if tag in directory.entries), 0)
     lengths = directory.numbers(tag, (0,), most=_MAX_PARTS)[:number] if tag else []
@@ -408,7 +408,7 @@ def _check_kind(compression: int, count: int, bits: int, *, ycbcr_planes: bool) 
 
 
 def _predictor(directory: Directory, compression: int, bits: int) -> int:
-    """Give 2 if the samples are stored as differences, else 1."""
+    """Return 2 if the samples are stored as differences, else 1."""
     predictor = directory.number(tags.PREDICTOR, 1)
     if predictor == 1 or compression not in _WITH_PREDICTOR:
         return 1
@@ -434,7 +434,7 @@ def _check_parts(samples: Samples, rows: list[int]) -> None:
 
 
 def _photometric(count: int, *, ycbcr: bool) -> int:
-    """Give what libtiff is told of the colours, which only matters for JPEGs."""
+    """Return what libtiff is told of the colours, which only matters for JPEGs."""
     if count == 3:
         return tags.YCBCR if ycbcr else tags.RGB
     return tags.CMYK if count == 4 else tags.BLACK_IS_ZERO

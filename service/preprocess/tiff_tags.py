@@ -58,7 +58,7 @@ class Directory:
     entries: dict[int, tuple[int, int, int]]  # type, count of values, and where they begin
 
     def numbers(self, tag: int, default: tuple[int, ...] = (), *, most: int = 16) -> list[int]:
-        """Give a tag's integers. Raises `RequestError` if they are none, or very many."""
+        """Return a tag's integers. Raises `RequestError` if they are none, or very many."""
         if tag not in self.entries:
             return list(default)
         kind, count, at = self.entries[tag]
@@ -70,11 +70,11 @@ class Directory:
         return values
 
     def number(self, tag: int, default: int) -> int:
-        """Give a tag's one integer; of several, the first."""
+        """Return a tag's one integer; of several, the first."""
         return self.numbers(tag, (default,))[0]
 
     def fractions(self, tag: int, default: tuple[float, ...]) -> list[float]:
-        """Give a tag's fractions."""
+        """Return a tag's fractions."""
         if tag not in self.entries:
             return list(default)
         kind, count, at = self.entries[tag]
@@ -84,7 +84,7 @@ class Directory:
         return [a / b if b else 0.0 for a, b in zip(values[::2], values[1::2], strict=True)]
 
     def blob(self, tag: int) -> bytes:
-        """Give a tag's bytes; none if it is not there."""
+        """Return a tag's bytes; none if it is not there."""
         if tag not in self.entries:
             return b""
         _, count, at = self.entries[tag]

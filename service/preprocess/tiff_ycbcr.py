@@ -28,7 +28,7 @@ WHOLE: Block = (1, 1)
 
 
 def read_block(directory: Directory, count: int, bits: int) -> Block:
-    """Give the size of a block. Raises `RequestError` where the colours would come out wrong."""
+    """Return the size of a block. Raises `RequestError` where the colours would come out wrong."""
     coefficients = directory.fractions(tags.YCBCR_COEFFICIENTS, _COEFFICIENTS)
     reference = directory.fractions(tags.REFERENCE, _REFERENCE)
     if not _close(coefficients, _COEFFICIENTS, 0.001) or not _close(reference, _REFERENCE, 0.5):
@@ -55,7 +55,7 @@ def _close(values: list[float], others: tuple[float, ...], allowed: float) -> bo
 
 
 def stored_size(size: tuple[int, int], block: Block) -> tuple[int, int]:
-    """Give the bytes of a row of blocks, and the rows of blocks, of an image or of a part."""
+    """Return the bytes of a row of blocks, and the rows of blocks, of an image or of a part."""
     across, down = block
     return -(-size[0] // across) * (across * down + 2), -(-size[1] // down)
 

@@ -55,7 +55,7 @@ def least_decoded_size(
 
 
 def is_reduced(size: tuple[int, int], least: tuple[int, int] | None) -> bool:
-    """Whether a JPEG of a size is decoded at its half or less, as its decoder can."""
+    """Return whether a JPEG of a size is decoded at its half or less, as its decoder can."""
     return least is not None and min(size[0] // least[0], size[1] // least[1]) >= 2
 
 

@@ -54,7 +54,7 @@ class WebpImage(EncodedImage):
         return len(self.data) + each * area(self.frame_size) + canvas
 
     def spare_bytes(self) -> int:
-        """Give what the tables of a lossless picture, or alpha, may take.
+        """Return what the tables of a lossless picture, or alpha, may take.
 
         There may be one for each 4 x 4 pixels, in 20 bits of the file; encoders write few.
         """
@@ -106,7 +106,7 @@ def read(data: bytes, max_pixels: int) -> WebpImage:
 
 
 def _chunks(data: bytes | memoryview, at: int, end: int) -> Iterator[_Chunk]:
-    """Give the chunks that lie between two places. Raises `RequestError` if one reaches beyond."""
+    """Return the chunks between two offsets. Raises `RequestError` if one reaches beyond."""
     left = MAX_PIECES + len(data) // _BYTES_PER_CHUNK
     while at + 8 <= end:
         left -= 1
@@ -126,7 +126,7 @@ def _canvas(content: memoryview) -> tuple[int, int]:
 
 
 def _frame(content: memoryview) -> tuple[tuple[int, int], list[_Chunk]]:
-    """Give where a frame lies on the canvas, and its chunks."""
+    """Return where a frame lies on the canvas, and its chunks."""
     if len(content) < 16:
         raise corrupt("its frame is too short")
     return (2 * _uint24(content, 0), 2 * _uint24(content, 3)), list(
@@ -135,7 +135,7 @@ def _frame(content: memoryview) -> tuple[tuple[int, int], list[_Chunk]]:
 
 
 def _stream(parts: list[_Chunk]) -> tuple[list[_Chunk], tuple[int, int], bool]:
-    """Give the first picture of some chunks with its alpha, its size, and if it has alpha."""
+    """Return the first picture of some chunks with its alpha, its size, and if it has alpha."""
     alpha: list[_Chunk] = []
     for kind, content in parts:
         if kind == b"ALPH":

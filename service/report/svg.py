@@ -41,7 +41,7 @@ class _Axis:
         self._start, self._end = start, end
 
     def at(self, value: float) -> float:
-        """Give the pixel of a value."""
+        """Return the pixel of a value."""
         place = math.log10(value) if self._log else value
         return self._start + (place - self._low) / (self._high - self._low) * (
             self._end - self._start

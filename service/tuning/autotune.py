@@ -66,7 +66,7 @@ class ParallelismChoice:
         return "is taken as long as no other is clearly and steadily faster"
 
     def described(self) -> dict[str, Any]:
-        """Give it as /health and the log show it."""
+        """Return it as /health and the log show it."""
         return {
             "runners": self.parallelism.runners,
             "intra_op_threads": self.parallelism.intra_op_threads,

@@ -44,7 +44,7 @@ class ProfileCache:
         self._warned = False
 
     def read(self, kind: str, find_facts: FindFingerprint, form: type[V]) -> V | None:
-        """Give what was kept for these facts; None if there is nothing, or nothing of that form."""
+        """Return what is cached for a fingerprint; None if there is nothing of that form."""
         if self._folder is None or (fingerprint := find_facts()) is None:
             return None
         path = self._path(self._folder, kind, fingerprint)

@@ -14,7 +14,7 @@ from service.engine.providers import gpu_name, installed_runtime
 
 @lru_cache(maxsize=64)
 def _sha256(model_file: Path, *_changed: int) -> str:
-    """Give a file's SHA-256; a start asks for the same one several times."""
+    """Return a file's SHA-256; a start asks for the same one several times."""
     with model_file.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
@@ -22,7 +22,7 @@ def _sha256(model_file: Path, *_changed: int) -> str:
 def fingerprint_of(
     model_file: Path, provider: str, *, device_id: int = 0, **more: Any
 ) -> dict[str, Any] | None:
-    """Give the facts for a model on a provider of this machine, and `more` of the measurement.
+    """Return the facts for a model on a provider of this machine, and `more` of the measurement.
 
     None where the device can't be told from others, or the file can't be read any more.
     """

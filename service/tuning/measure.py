@@ -48,7 +48,7 @@ class ReopenableEngine:
         self._threads = 0
 
     def with_threads(self, threads: int) -> Engine:
-        """Give the engine with so many intra-op threads; one with another number is closed."""
+        """Return the engine with so many intra-op threads; one with another number is closed."""
         if self._engine is None or threads != self._threads:
             self.close()
             self._engine = self._opener.open(
@@ -109,12 +109,12 @@ def _trial(parallelism: Parallelism, results: Sequence[_Result]) -> Trial:
 
 
 def _lone_s(engine: Engine, image: NDArray[np.uint8]) -> float:
-    """Give the seconds of a batch of one while nothing else runs."""
+    """Return the seconds of a batch of one while nothing else runs."""
     return _undisturbed(_timings(engine, [image], _Together(1)))
 
 
 def _rate(engine: Engine, image: NDArray[np.uint8], size: int, runners: int) -> float:
-    """Give images a second of so many runners that run batches of `size` at the same time."""
+    """Return images a second of so many runners that run batches of `size` at the same time."""
     images = [image] * size
     together = _Together(runners)
     with ThreadPoolExecutor(runners) as threads:
@@ -146,7 +146,7 @@ class _Together:
 
     @property
     def over(self) -> bool:
-        """Whether all have had enough."""
+        """Return whether all have had enough."""
         return self._missing <= 0
 
     def give_up(self) -> None:
@@ -157,7 +157,7 @@ class _Together:
 
 
 def _timings(engine: Engine, images: Pixels, together: _Together) -> list[float]:
-    """Give the seconds of each run beside which all others ran, too."""
+    """Return the seconds of each run beside which all others ran, too."""
     timings: list[float] = []
     enough = False
     together.begin()
@@ -184,5 +184,5 @@ def _enough(runs: int, seconds: float) -> bool:
 
 
 def _undisturbed(timings: Sequence[float]) -> float:
-    """Give the lower quartile: the fastest alone could be a run that had the machine to itself."""
+    """Return the lower quartile; the fastest alone may have had the machine to itself."""
     return sorted(timings)[(len(timings) - 1) // 4]

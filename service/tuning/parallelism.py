@@ -37,7 +37,7 @@ class Parallelism:
     intra_op_threads: int
 
     def __str__(self) -> str:
-        """Give it as people read it, as in "2 runners x 1 thread"."""
+        """Return it as people read it, as in "2 runners x 1 thread"."""
         runners = f"{self.runners} runner{'s' * (self.runners > 1)}"
         return f"{runners} x {self.intra_op_threads} thread{'s' * (self.intra_op_threads > 1)}"
 
@@ -56,7 +56,7 @@ class Trial:
 
 
 def is_steady(results: Sequence[float]) -> bool:
-    """Whether results of the same differ so little that nothing else was at work."""
+    """Return whether results of the same differ so little that nothing else was at work."""
     return max(results) < _STEADY * min(results)
 
 
@@ -83,7 +83,7 @@ def candidates(cpus: int, models: int, *, runners: int = 0, threads: int = 0) ->
 
 
 def _threads_beside(runners: int, cpus: int, models: int) -> int:
-    """Give the intra-op threads with which so many runners fill the CPUs and no more.
+    """Return the intra-op threads with which so many runners fill the CPUs and no more.
 
     A runner works on its batch itself. The threads that help are those of a session, which all
     runners on that session share; each model has a session, and so many of them can run at once.

@@ -86,7 +86,7 @@ class Profile:
 
 
 def _alternating(sizes: Sequence[int]) -> Iterator[tuple[int, bool]]:
-    """Give the sizes in the order in which they are run, and whether a run is timed.
+    """Return the sizes in the order in which they are run, and whether a run is timed.
 
     As live batches come: no size follows itself, since an engine that plans for the size that it
     had last would look as fast as it never is. In two orders, since what a size leaves behind may
@@ -107,7 +107,7 @@ def smallest_nearly_best(times: Mapping[int, Sequence[float]]) -> int:
 
 
 def _typical(seconds: Sequence[float]) -> bool:
-    """Whether the median is near the best; one slow run does no harm, nor does a millisecond."""
+    """Return whether the median is near the best; one slow run or a millisecond is no harm."""
     ordered = sorted(seconds)
     best, median = ordered[0], ordered[len(ordered) // 2]
     return is_steady([best, median]) or median - best < _NOTHING_S
