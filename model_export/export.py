@@ -1,4 +1,4 @@
-"""The road from a trained network to a model file in its place."""
+"""From a trained network to a model file in its place."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """Every error that the service raises on purpose, one class for each cause.
 
-A request's road, and the classes that can end it on each stretch:
+The stages of a request, and the errors that can end each:
 
     start-up  --settings-->      SettingsError
               --runtime-->       RuntimeMissingError, RuntimeConflictError, ProviderError

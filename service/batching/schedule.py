@@ -19,7 +19,7 @@ SortKey = tuple[int, float]
 class ConcurrencyLimit:
     """How many threads may work for some sources at a time.
 
-    In a `serial` lane their batches are computed one after the other, as on a GPU; who comes while
+    With a `serial` limit, batches are computed one after the other, as on a GPU; who comes while
     one is computed gets the next ready.
     """
 
@@ -27,7 +27,7 @@ class ConcurrencyLimit:
     serial: bool = False
     running: int = 0
     ended_at: float = 0.0
-    """When the last batch of a serial lane ended (`time.perf_counter()`)."""
+    """When the last batch ended, if serial (`time.perf_counter()`)."""
 
     @property
     def free(self) -> int:
@@ -45,7 +45,7 @@ class WorkSource(Protocol):
 
     @property
     def concurrency(self) -> ConcurrencyLimit:
-        """The lane whose limit counts for this source."""
+        """The limit that counts for this source."""
 
     @property
     def latencies(self) -> LatencyTable | None:
@@ -160,7 +160,7 @@ class Schedule:
         return found
 
     def free_at(self, concurrency: ConcurrencyLimit) -> float:
-        """When all batches under way in a lane are planned to end; 0 if there are none."""
+        """When all batches under way within a limit are planned to end; 0 if there are none."""
         return max(
             (batch.ends_at for batch in self.running() if batch.concurrency is concurrency),
             default=0.0,
