@@ -99,10 +99,10 @@ def words(text: str) -> str:
     return text.strip()
 
 
-def _whole(text: str, least: int, most: int | None = None) -> int:
-    if str(text).isdecimal() and least <= int(text) <= (int(text) if most is None else most):
+def _whole(text: str, least: int, most: float = math.inf) -> int:
+    if str(text).isdecimal() and least <= int(text) <= most:
         return int(text)
-    where = f"of {least} or more" if most is None else f"from {least} to {most}"
+    where = f"of {least} or more" if most == math.inf else f"from {least} to {most}"
     raise typer.BadParameter(f"{text} is not a whole number {where}")
 
 
