@@ -15,10 +15,10 @@ import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto, compose, helper, numpy_helper
 
-from model_export.errors import AdoptError, ExportError, ParityError
+from model_export.errors import AdoptError, ExportError, ParityError, line_of
 from model_export.export import tools
 from model_export.files import replacing, sha256_of
-from model_export.foreign import Foreign, check_repeatable, kind_of, line_of
+from model_export.foreign import Foreign, check_repeatable, kind_of
 from model_export.foreign_graph import (
     check_modes,
     chosen_output,
@@ -35,6 +35,7 @@ from model_export.reference import Reference
 from model_export.verify import SAME_WEIGHTS, TOLERANCE, answers_of, check_answers, compare
 from service.contract import (
     INPUT_NAME,
+    METADATA_KEY,
     PROBABILITIES,
     ModelContract,
     Parity,
@@ -61,11 +62,16 @@ def adopt_command(options: AdoptOptions) -> None:
 def _adopt(options: AdoptOptions) -> None:
     said, output = options.contract, options.contract.output
     theirs = load_graph(options.file)
+    if any(entry.key == METADATA_KEY for entry in theirs.metadata_props):
+        raise AdoptError("is a model file already, with a contract; the service takes it as it is")
     source = image_input(theirs)
     result = chosen_output(theirs, options.output_name)
     check_modes(theirs)
     preprocessing = preprocessing_of(options.preprocessing, side=side_of(source))
-    foreign = Foreign(options.file, source.name, result.name, preprocessing, options.channels)
+    others = [value.name for value in theirs.graph.output if value.name != result.name]
+    foreign = Foreign(
+        options.file, source.name, result.name, preprocessing, options.channels, others
+    )
     images = _three_images(preprocessing.crop)
     check_repeatable(theirs, foreign, images)
     answers = foreign(images)
@@ -182,8 +188,12 @@ def _before(foreign: Foreign) -> list[Any]:
 
 
 def _behind(foreign: Foreign, *, softmax: bool) -> list[Any]:
-    # Some give [N, C, 1, 1].
-    flat = helper.make_node("Flatten", [_PREFIX + foreign.result], ["flat_answers"], axis=1)
+    cast = "float_answers" if softmax else PROBABILITIES
+    nodes = [
+        # Some give [N, C, 1, 1] or float64.
+        helper.make_node("Flatten", [_PREFIX + foreign.result], ["flat_answers"], axis=1),
+        helper.make_node("Cast", ["flat_answers"], [cast], to=TensorProto.FLOAT),
+    ]
     if softmax:
-        return [flat, helper.make_node("Softmax", ["flat_answers"], [PROBABILITIES], axis=1)]
-    return [flat, helper.make_node("Identity", ["flat_answers"], [PROBABILITIES])]
+        nodes.append(helper.make_node("Softmax", [cast], [PROBABILITIES], axis=1))
+    return nodes

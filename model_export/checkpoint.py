@@ -14,6 +14,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
+from model_export.contents import content_of
 from model_export.errors import WeightsError
 from model_export.files import missing, sha256_of
 from model_export.unpickling import Stranger, is_array, load_pickle, what_is
@@ -22,8 +23,6 @@ from model_export.unpickling import Stranger, is_array, load_pickle, what_is
 _ENTRIES = ("model_ema", "state_dict_ema", "ema_state_dict", "ema", "state_dict",
             "model_state_dict", "model", "network", "net", "module")  # fmt: skip
 _DEPTH = 3  # of entries within entries
-
-_SUFFIXES = (".pth", ".pt", ".ckpt", ".bin", ".pth.tar")  # of what torch.save wrote
 
 TRAINED = "resnet_export"
 """The entry in which `resnet-export train` says what its network is: labels, preprocessing."""
@@ -36,8 +35,9 @@ class Checkpoint:
     """Named parameters as read from a file, and the file's SHA-256.
 
     `state` has what the file has beside them, too, until `wrappers.unwrapped` knows the network's
-    names; `beside` then names what was left out. `entry` names the part of the file that they are
-    in, if not all of it. `about` is what `resnet-export train` says of its network (see
+    names; `beside` then names what was left out, and `head` the linear layer that was taken as the
+    network's last one, where the file calls it otherwise. `entry` names the part of the file that
+    they are in, if not all of it. `about` is what `resnet-export train` says of its network (see
     `TRAINED`), or empty.
     """
 
@@ -47,10 +47,11 @@ class Checkpoint:
     entry: str = ""
     about: Mapping[str, Any] = field(default_factory=dict)
     beside: tuple[str, ...] = ()
+    head: str = ""
 
 
 def read_checkpoint(path: Path, entry: str | None = None) -> Checkpoint:
-    """Read a file of parameters: safetensors, or what `torch.save` wrote.
+    """Read a file of parameters: safetensors, or what `torch.save` wrote, by its content.
 
     The parameters may be the file's only content or one of its entries: the named one, which may
     also be what several names begin with, or else the first of those that trainers use.
@@ -59,15 +60,17 @@ def read_checkpoint(path: Path, entry: str | None = None) -> Checkpoint:
     """
     if reason := missing(path):
         raise WeightsError(reason)
-    if path.suffix == ".safetensors":
+    found = content_of(path)
+    if found.kind == "safetensors":
         content: Any = _read_safetensors(path)
-    elif path.name.endswith(_SUFFIXES):
+    elif found.kind == "torch":
         content = load_pickle(path)
     else:
-        raise WeightsError(f"{path}: is none of .safetensors, {', '.join(_SUFFIXES)}")
-    state, found = _find(content, path, entry)
+        unknown = "is neither safetensors nor what torch.save writes, or damaged"
+        raise WeightsError(f"{path}: {unknown if found.kind == 'unknown' else found.told}")
+    state, part = _find(content, path, entry)
     about = content.get(TRAINED) if isinstance(content, dict) else None
-    return Checkpoint(path, sha256_of(path), state, found, about if isinstance(about, dict) else {})
+    return Checkpoint(path, sha256_of(path), state, part, about if isinstance(about, dict) else {})
 
 
 def _read_safetensors(path: Path) -> dict[str, Tensor]:

@@ -14,6 +14,11 @@ command  --options-->  OptionsError, MissingPackageError
 from __future__ import annotations
 
 
+def line_of(error: Exception) -> str:
+    """Give the first line of what an error says."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
 class ExportError(Exception):
     """The root of all errors raised on purpose."""
 

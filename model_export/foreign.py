@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import onnxruntime
 from numpy.typing import NDArray
 
-from model_export.errors import AdoptError
+from model_export.errors import AdoptError, line_of
 from model_export.foreign_graph import BOUNDED, last_step, mixers
 from model_export.reference import Outputs, Reference
 from service.contract import PROBABILITIES, Preprocessing
@@ -21,15 +22,23 @@ Kind = Literal["logits", "probabilities"]
 
 _RANDOM = {"RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike", "Bernoulli",
            "Multinomial", "Dropout"}  # fmt: skip
+_TAKEN = (np.float32, np.float64)  # float16's rounding hides what a comparison is to show
 
 
 class Foreign:
     """The file, with the preprocessing that it wants done in NumPy."""
 
     def __init__(
-        self, file: Path, source: str, result: str, preprocessing: Preprocessing, channels: str
+        self,
+        file: Path,
+        source: str,
+        result: str,
+        preprocessing: Preprocessing,
+        channels: str,
+        others: Sequence[str] = (),
     ) -> None:
         self.source, self.result, self.channels = source, result, channels
+        self._others = others
         self.mean = np.array(preprocessing.mean, np.float32).reshape(1, 3, 1, 1)
         self.std = np.array(preprocessing.std, np.float32).reshape(1, 3, 1, 1)
         options = onnxruntime.SessionOptions()
@@ -42,7 +51,7 @@ class Foreign:
             raise AdoptError(f"ONNX Runtime can't load it: {line_of(error)}") from error
 
     def __call__(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """Give its output [N, C] for uint8 [N, H, W, 3]; raises `AdoptError`."""
+        """Give its output `result` [N, C] for uint8 [N, H, W, 3]; raises `AdoptError`."""
         x = images.transpose(0, 3, 1, 2).astype(np.float32) / 255
         x = (x - self.mean) / self.std
         if self.channels == "bgr":
@@ -61,19 +70,29 @@ class Foreign:
             ) from error
         if not isinstance(answer, np.ndarray):
             raise AdoptError(f"output {self.result} is a {type(answer).__name__} and no tensor")
-        if answer.dtype == np.float32 and answer.size == 1:
+        if answer.dtype in _TAKEN and answer.size == 1:
             raise AdoptError(
                 f"output {self.result} is one number for an image, as for yes or no, and a model "
                 "file needs one for each of two classes or more; export it again with two: softmax "
                 "of (0, x) is the sigmoid of x"
             )
-        if answer.dtype != np.float32 or answer.ndim < 2 or not 2 <= answer.shape[1] == answer.size:
+        # Whichever of the other dimensions has the classes: they are flattened.
+        is_row = answer.ndim >= 2 and answer.shape[0] == 1 and 2 <= max(answer.shape) == answer.size
+        if answer.dtype not in _TAKEN or not is_row:
             raise AdoptError(
                 f"output {self.result} is {answer.dtype} {list(answer.shape)} for one image, not "
-                "float32 [1, C]; --output-name picks another"
+                f"float32 [1, C]; {self._way_out(answer)}"
             )
-        flat: NDArray[np.float32] = answer.reshape(1, -1)
-        return flat
+        return answer.reshape(1, -1).astype(np.float32)
+
+    def _way_out(self, answer: NDArray[Any]) -> str:
+        if self._others:
+            return f"--output-name picks another: {', '.join(self._others)}"
+        if np.issubdtype(answer.dtype, np.integer) and answer.size == 1:
+            return "that is one class's number; export it again without its last step, ArgMax"
+        if np.issubdtype(answer.dtype, np.floating) and answer.dtype not in _TAKEN:
+            return "export it again with float32 outputs"
+        return "export it again with one number for each class"
 
     def reference(self, *, softmax: bool) -> Reference:
         """Give its answers as probabilities, for `verify.compare`."""
@@ -127,8 +146,3 @@ def kind_of(
             "are (between 0 and 1), or --gives logits to put a softmax behind them"
         )
     return "logits"
-
-
-def line_of(error: Exception) -> str:
-    """Give the first line of what an error says."""
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]

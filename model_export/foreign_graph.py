@@ -38,6 +38,12 @@ def image_input(model: ModelProto) -> ValueInfoProto:
         )
     if tensor.elem_type != TensorProto.FLOAT or len(shape) != 4 or shape[1] not in {0, 3}:
         raise AdoptError(f"{what}, not float32 [N, 3, H, W]")
+    if any(dim.HasField("dim_value") and dim.dim_value < 1 for dim in tensor.shape.dim):
+        sizes = ", ".join(str(dim.dim_value or dim.dim_param or 0) for dim in tensor.shape.dim)
+        raise AdoptError(
+            f"input {found.name} is declared as [{sizes}], and an image has no dimension of 0 or "
+            f"less; {_AGAIN} with a dynamic batch size"
+        )
     if shape[0] > 1:
         raise AdoptError(
             f"{what}: takes {shape[0]} images at a time, always, and the service needs any number; "
@@ -58,9 +64,13 @@ def chosen_output(model: ModelProto, name: str | None) -> ValueInfoProto:
     """Find the output of that name, or the only one. Raises `AdoptError`."""
     outputs = list(model.graph.output)
     chosen = outputs if name is None else [value for value in outputs if value.name == name]
+    names = ", ".join(value.name for value in outputs)
+    if not outputs:
+        raise AdoptError("has no output")
+    if name is None and len(outputs) > 1:
+        raise AdoptError(f"has {len(outputs)} outputs, {names}; --output-name picks one")
     if len(chosen) != 1:
-        names = ", ".join(value.name for value in outputs)
-        raise AdoptError(f"--output-name must be one of its outputs: {names}")
+        raise AdoptError(f"--output-name {name}: must be one of its outputs: {names}")
     found: ValueInfoProto = chosen[0]
     return found
 

@@ -16,7 +16,7 @@ from model_export.architectures.build import build
 from model_export.checkpoint import Checkpoint
 from model_export.errors import WeightsError
 from model_export.unpickling import is_dense, odd_tensor, what_is
-from model_export.wrappers import unwrapped
+from model_export.wrappers import head_of, unwrapped
 
 _ROWS = 12  # of the table of names that don't fit; the rest is counted
 
@@ -52,21 +52,25 @@ def build_network(architecture: str, checkpoint: Checkpoint, stem: Stem | None =
     """
     state = checkpoint.state
     _, classes_of = _SIZES[type(ARCHITECTURES[architecture])]
+    classes = _length(state, classes_of)
     network = build(
         architecture,
-        classes=_length(state, classes_of) or 1000,
+        classes=classes or 1000,
         width=width_of(architecture, checkpoint),
         stem=stem or stem_of(architecture, checkpoint),
     )
-    load(network, state, f"{checkpoint.path}: does not fit {architecture}")
+    failed = f"{checkpoint.path}: does not fit {architecture}"
+    load(network, state, failed, classes_known=classes is not None)
     return network
 
 
-def load(network: nn.Module, state: Mapping[str, Any], failed: str) -> None:
+def load(
+    network: nn.Module, state: Mapping[str, Any], failed: str, *, classes_known: bool = True
+) -> None:
     """Load parameters, all of them and no others, and make the network ready for inference.
 
     Raises `WeightsError`, its message beginning with `failed`, with what is no parameter or else
-    a table of what differs.
+    a table of what differs, in which the number of classes is C if it is not known.
     """
     expected, given = network.state_dict(), dict(state)
     if odd := _odd(given, expected):
@@ -75,23 +79,23 @@ def load(network: nn.Module, state: Mapping[str, Any], failed: str) -> None:
         # Counts training steps; old files lack it and inference has no use for it.
         if name.endswith(".num_batches_tracked"):
             given[name] = expected[name]
-    if problems := _mismatches(given, expected):
+    if problems := _mismatches(given, expected, classes_known=classes_known):
         raise WeightsError(f"{failed}: {problems}")
     network.load_state_dict(given, strict=True)
     network.eval()
 
 
 def load_backbone(network: nn.Module, checkpoint: Checkpoint) -> list[str]:
-    """Load all but a classifier of other classes; gives the names that keep their random values.
+    """Load all but a classifier that is missing or of other classes.
 
-    Raises `WeightsError` when anything else is missing or of another shape.
+    Gives the names that keep their random values. Raises `WeightsError` when anything else is
+    missing or of another shape.
     """
     expected, state = network.state_dict(), checkpoint.state
-    classifier = list(expected)[-1].rpartition(".")[0]
+    classifier = head_of(expected)
     last = [name for name in expected if name.rpartition(".")[0] == classifier]
-    left = [name for name in last if name in state and state[name].shape != expected[name].shape]
-    if left:
-        left = last
+    same = all(name in state and state[name].shape == expected[name].shape for name in last)
+    left = [] if same else last
     given = {name: tensor for name, tensor in state.items() if name not in left}
     given |= {name: expected[name] for name in left}
     load(network, given, f"{checkpoint.path}: does not fit the network that is to be trained")
@@ -160,9 +164,16 @@ def _odd(state: Mapping[str, Any], expected: Mapping[str, Any]) -> str:
     return f"{first} is {what}; parameters must be plain tensors of floats{more}"
 
 
-def _mismatches(state: Mapping[str, Any], expected: Mapping[str, Tensor]) -> str:
+def _mismatches(
+    state: Mapping[str, Any], expected: Mapping[str, Tensor], *, classes_known: bool
+) -> str:
     """Say what differs: counts in one line, then names and shapes side by side."""
-    missing = [_described(name, expected[name]) for name in expected if name not in state]
+    head = head_of(expected)
+    absent = [name for name in expected if name not in state]
+    missing = [
+        _described(name, expected[name], classes_known=classes_known or head_of([name]) != head)
+        for name in absent
+    ]
     unexpected = [_described(name, state[name]) for name in state if name not in expected]
     shapes = [
         (_described(name, tensor), _described(name, state[name]))
@@ -186,10 +197,22 @@ def _mismatches(state: Mapping[str, Any], expected: Mapping[str, Tensor]) -> str
     lines = [f"  {left:<{width}}  {right}" for left, right in shown]
     if len(rows) > _ROWS:
         lines.append(f"  ... and {len(rows) - _ROWS} more")
-    return "\n".join([", ".join(counts), *lines])
+    cause = ""
+    if absent == [name for name in expected if head_of([name]) == head]:
+        cause = _headless(head, has_others=bool(unexpected))
+    return "\n".join([", ".join(counts) + cause, *lines])
 
 
-def _described(name: str, value: Any) -> str:
+def _headless(head: str, *, has_others: bool) -> str:
+    """Say why a network has all but its last layer."""
+    if has_others:
+        what = "is not a single linear layer, of weight [C, D] and bias [C]"
+        return f"; what it has in the place of {head} {what}"
+    return f"; it has no {head}, the classifier, which `resnet-export train --weights` would train"
+
+
+def _described(name: str, value: Any, *, classes_known: bool = True) -> str:
     if not isinstance(value, Tensor) or value.is_nested:
         return f"{name} {what_is(value)}"
-    return f"{name} {'x'.join(map(str, value.shape)) or 'scalar'}"
+    first, *others = map(str, value.shape) if value.ndim else ("scalar",)
+    return f"{name} {'x'.join([first if classes_known else 'C', *others])}"

@@ -8,6 +8,9 @@ from typing import TYPE_CHECKING
 import onnx
 from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 
+from model_export.contents import content_of
+from model_export.errors import line_of
+from model_export.external_data import state_lengths, unreadable
 from model_export.files import missing, replacing
 from service.contract import METADATA_KEY, ModelContract, parse_contract
 from service.errors import ModelFileError
@@ -33,14 +36,23 @@ def load_graph(path: Path) -> ModelProto:
     """
     if reason := missing(path):
         raise ModelFileError(reason)
-    if path.stat().st_size == 0:  # which is a graph, of nothing
-        raise ModelFileError(f"{path}: is empty")
+    found = content_of(path)
+    if found.kind not in {"onnx", "unknown"}:
+        raise ModelFileError(f"{path}: {found.told}")
     try:
-        return onnx.load(path)
+        model = onnx.load(path, load_external_data=False)
     except DecodeError as error:
-        raise ModelFileError(f"{path}: is no ONNX file") from error
-    except (onnx.checker.ValidationError, OSError) as error:
-        raise ModelFileError(f"{path}: its weights are in files that can't be read") from error
+        raise ModelFileError(f"{path}: is no ONNX file, or damaged") from error
+    if not model.HasField("graph"):  # as of bytes that are a protocol buffer by chance
+        raise ModelFileError(f"{path}: is no ONNX file, or damaged: it has no graph")
+    if reason := unreadable(model, path.parent):
+        raise ModelFileError(f"{path}: {reason}")
+    state_lengths(model)
+    try:
+        onnx.load_external_data_for_model(model, str(path.parent))
+    except (onnx.checker.ValidationError, OSError, ValueError) as error:
+        raise ModelFileError(f"{path}: its weights can't be read: {line_of(error)}") from error
+    return model
 
 
 def attach_contract(model: ModelProto, contract: ModelContract) -> None:

@@ -24,7 +24,7 @@ from model_export.weights import (
     known_weights,
     official_weights,
 )
-from model_export.wrappers import beside_line, unwrapped
+from model_export.wrappers import beside_line, head_line, unwrapped
 from service.contract import Weights
 
 
@@ -76,9 +76,10 @@ def find_checkpoint(options: WeightsOptions, architecture: str) -> Checkpoint:
 
 
 def _told(checkpoint: Checkpoint) -> Checkpoint:
-    """Say on stderr what of the file is left out."""
-    if line := beside_line(checkpoint):
-        sys.stderr.write(f"warning: {line}\n")
+    """Say on stderr what of the file is left out, and what is taken as the classifier."""
+    for line in (beside_line(checkpoint), head_line(checkpoint)):
+        if line:
+            sys.stderr.write(f"warning: {line}\n")
     return checkpoint
 
 

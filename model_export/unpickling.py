@@ -21,7 +21,6 @@ from torch import Tensor
 
 from model_export.errors import WeightsError
 
-_LEGACY = bytes.fromhex("6cfc9c46f9206aa85019")  # torch.save's mark before it wrote zip files
 _LEGACY_PICKLES = 5  # mark, version, machine, content, storages' names
 _READ_PROTOCOL = 2  # which PyTorch writes; its safe loader knows few instructions of later ones
 _COMMON = ("builtins.", "_codecs.", "copyreg.")  # of most pickles
@@ -52,17 +51,21 @@ class Stranger:
 def load_pickle(path: Path) -> Any:
     """Load a file of `torch.save`, with a `Stranger` for each object that is no plain data.
 
-    Raises `WeightsError`, which says what the file is instead.
+    Raises `WeightsError`: damaged, of a pickle protocol that is not read, or of other objects.
     """
-    with path.open("rb") as file:
-        protocol, names = _scan(file, path)
+    try:
+        with path.open("rb") as file:
+            protocol, names = _scan(file)
+    except zipfile.BadZipFile as error:
+        raise WeightsError(f"{path}: is damaged: {error}") from error
     allowed: list[Any] = [(_stand_in(name), name) for name in sorted(names)]
     try:
         with (
+            path.open("rb") as file,  # PyTorch reads a path as what its suffix says
             torch.serialization.safe_globals(allowed),
             warnings.catch_warnings(action="ignore"),  # of the protocol
         ):
-            return torch.load(path, map_location="cpu", weights_only=True)
+            return torch.load(file, map_location="cpu", weights_only=True)
     except OSError:
         raise
     except Exception as error:  # PyTorch's errors share no other root
@@ -132,31 +135,15 @@ def _article(value: object) -> str:
     return f"{'an' if name[0] in 'aeiouAEIOU' else 'a'} {name}"
 
 
-def _scan(file: IO[bytes], path: Path) -> tuple[int, set[str]]:
+def _scan(file: IO[bytes]) -> tuple[int, set[str]]:
     """Find a file's pickle protocol and the names of all that it would import or call."""
     if not zipfile.is_zipfile(file):
         file.seek(0)
-        begin = file.read(64)
-        if begin[:1] == b"\x80" and _LEGACY not in begin:
-            raise WeightsError(
-                f"{path}: is a bare pickle (protocol {begin[1]}), and reading it could run code; "
-                "write it with torch.save"
-            )
-        if _LEGACY not in begin:
-            raise WeightsError(f"{path}: is not what torch.save writes, or damaged")
-        file.seek(0)
         return _scanned(file, _LEGACY_PICKLES)
-    try:
-        with zipfile.ZipFile(file) as archive:
-            ends = {name.rpartition("/")[2]: name for name in archive.namelist()}
-            if "constants.pkl" in ends:
-                raise WeightsError(f"{path}: is a TorchScript program, which is code; {_ADVICE}")
-            if "data.pkl" not in ends:
-                raise WeightsError(f"{path}: is a zip file that torch.save did not write")
-            with archive.open(ends["data.pkl"]) as content:
-                return _scanned(content, 1)
-    except zipfile.BadZipFile as error:
-        raise WeightsError(f"{path}: is damaged: {error}") from error
+    with zipfile.ZipFile(file) as archive:
+        pickled = next(name for name in archive.namelist() if name.rpartition("/")[2] == "data.pkl")
+        with archive.open(pickled) as content:
+            return _scanned(content, 1)
 
 
 def _scanned(file: IO[bytes], pickles: int) -> tuple[int, set[str]]:

@@ -37,6 +37,8 @@ _COPY_COUNTERS = frozenset({"decay", "num_updates", "updates"})
 
 _COUNTER = "num_batches_tracked"  # which old files lack
 
+_LINEAR = ("weight", "bias")  # of a linear layer
+
 _NAMED = 3  # of a group that is left out or ambiguous
 
 
@@ -47,6 +49,7 @@ class _Network:
     all_names: frozenset[str]
     names: frozenset[str]
     children: frozenset[str]
+    head: str  # its last layer
 
     @classmethod
     def of(cls, names: Collection[str]) -> _Network:
@@ -54,7 +57,13 @@ class _Network:
             frozenset(names),
             frozenset(name for name in names if not name.endswith(_COUNTER)),
             frozenset(name.partition(".")[0] for name in names),
+            head_of(names),
         )
+
+
+def head_of(names: Collection[str]) -> str:
+    """Name a network's last layer, its classifier, by the names of its parameters in order."""
+    return list(names)[-1].rpartition(".")[0] if names else ""
 
 
 def unwrapped(checkpoint: Checkpoint, networks: Sequence[Collection[str]]) -> Checkpoint:
@@ -62,22 +71,51 @@ def unwrapped(checkpoint: Checkpoint, networks: Sequence[Collection[str]]) -> Ch
 
     `networks` are the names that the network may have. What is left out is in `beside`: values
     that are no tensors, and tensors that by their names belong to a loss, a metric, an optimizer or
-    a copy of the network. Other names stay, for whoever compares them with the network's. Raises
-    `WeightsError` if there are several whole networks, none of them likelier than the others.
+    a copy of the network. A single linear layer that is left, where the network lacks exactly its
+    last one, is taken as that, and named in `head`. Other names stay, for whoever compares them
+    with the network's. Raises `WeightsError` if there are several whole networks, none of them
+    likelier than the others.
     """
     known = [_Network.of(names) for names in networks]
     state = _without_inner(checkpoint.state, known)
     prefix, network = _prefix(state, known, checkpoint)
-    kept, beside = {}, []
+    kept: dict[str, Any] = {}
+    others: dict[str, tuple[str, Any]] = {}  # by the names that they have in the file
+    beside = []
     for stored, value in state.items():
         name = stored.removeprefix(prefix)
         if _is_beside(name, value, network, inside=stored.startswith(prefix)):
             beside.append(stored)
-        elif stored.startswith(prefix) or stored not in network.all_names:
+        elif stored.startswith(prefix) and name in network.all_names:
             kept[name] = value
-        else:  # a layer of that name which is not the network's
-            kept[f"{stored} (not in {prefix})"] = value
-    return replace(checkpoint, state=kept, beside=tuple(beside))
+        else:  # perhaps a layer of a name that the network has too
+            odd = stored in network.all_names
+            others[stored] = (f"{stored} (not in {prefix})" if odd else name, value)
+    head = _lone_head({stored: value for stored, (_, value) in others.items()}, kept, network)
+    if head:
+        kept |= {f"{network.head}.{leaf}": others[f"{head}.{leaf}"][1] for leaf in _LINEAR}
+    else:
+        kept |= dict(others.values())
+    return replace(checkpoint, state=kept, beside=tuple(beside), head=head)
+
+
+def _lone_head(others: Mapping[str, Any], kept: Collection[str], network: _Network) -> str:
+    """Name the linear layer that is all that is left of a file, if the network lacks its last."""
+    own = {f"{network.head}.{leaf}" for leaf in _LINEAR}
+    head = head_of(others)
+    if network.names - set(kept) != own or others.keys() != {f"{head}.{leaf}" for leaf in _LINEAR}:
+        return ""
+    weight, bias = (others[f"{head}.{leaf}"] for leaf in _LINEAR)
+    if not all(isinstance(value, Tensor) and is_dense(value) for value in (weight, bias)):
+        return ""
+    return head if weight.ndim == 2 and bias.shape == weight.shape[:1] else ""
+
+
+def head_line(checkpoint: Checkpoint) -> str:
+    """Say in one line which layer was taken as the network's last; empty if that was its own."""
+    if not checkpoint.head:
+        return ""
+    return f"{checkpoint.path}: its linear layer {checkpoint.head} is taken as the network's last"
 
 
 def beside_line(checkpoint: Checkpoint) -> str:

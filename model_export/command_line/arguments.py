@@ -53,8 +53,8 @@ Stem = Annotated[
 Weights = Annotated[
     str | None,
     option(_WEIGHTS, "--weights", metavar="SOURCE", parser=values.words,
-            help="A file: safetensors, or what torch.save wrote (.pth, .pt, .ckpt, .bin, "
-            ".pth.tar). Or `imagenet`: torchvision's official weights."),
+            help="A file: safetensors, or what torch.save wrote, by its content. Or "
+            "`imagenet`: torchvision's official weights."),
 ]  # fmt: skip
 WeightsEntry = Annotated[
     str | None,

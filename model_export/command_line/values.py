@@ -38,23 +38,17 @@ def number(text: str) -> float:
 
 def count(text: str) -> int:
     """Read: a whole number of 0 or more."""
-    if not str(text).isdecimal():
-        raise typer.BadParameter(f"{text} is not a whole number of 0 or more")
-    return int(text)
+    return _whole(text, 0)
 
 
 def positive(text: str) -> int:
     """Read: a whole number of 1 or more."""
-    if not str(text).isdecimal() or int(text) < 1:
-        raise typer.BadParameter(f"{text} is not a whole number of 1 or more")
-    return int(text)
+    return _whole(text, 1)
 
 
 def side(text: str) -> int:
     """Read: a number of pixels that an image's side can have."""
-    if not str(text).isdecimal() or not 1 <= int(text) <= LARGEST_SIDE:
-        raise typer.BadParameter(f"{text} is not a whole number from 1 to {LARGEST_SIDE}")
-    return int(text)
+    return _whole(text, 1, LARGEST_SIDE)
 
 
 def seed(text: str) -> int:
@@ -103,6 +97,13 @@ def words(text: str) -> str:
     if not text.strip():
         raise typer.BadParameter("is empty")
     return text.strip()
+
+
+def _whole(text: str, least: int, most: float = math.inf) -> int:
+    if str(text).isdecimal() and least <= int(text) <= most:
+        return int(text)
+    where = f"of {least} or more" if most == math.inf else f"from {least} to {most}"
+    raise typer.BadParameter(f"{text} is not a whole number {where}")
 
 
 def _within(text: str, holds: Callable[[float], bool], where: str) -> float:

@@ -89,6 +89,8 @@ class TrainOptions:
     preprocessing: PreprocessingOptions
 
     def __post_init__(self) -> None:
+        if self.output.exists() and not self.output.is_dir():
+            raise OptionsError(f"--output {self.output}: is a file, not a folder")
         if self.output.resolve().is_relative_to(self.folder.resolve()):
             raise OptionsError(
                 f"--output {self.output}: lies among the images, as if it were a class"

@@ -135,7 +135,12 @@ def test_an_exported_network_is_adopted(tmp_path: Path, capsys: pytest.CaptureFi
     [
         ({}, (), 4, "4 labels for a network of 5 classes"),
         ({"side": "S"}, ("--input-size", "0"), 5, ""),
-        ({"square": True}, ("--output-name", "other"), 5, "must be one of its outputs: pooled"),
+        (
+            {"square": True},
+            ("--output-name", "other"),
+            5,
+            "other: must be one of its outputs: pooled",
+        ),
         ({}, ("--input-size", "16"), 5, "does not run on float32"),
     ],
 )
@@ -348,6 +353,8 @@ def write_graph(path: Path, kind: int, shape: list) -> Path:
         (TensorProto.FLOAT, [None, None, None, 3], "[?, ?, ?, 3], channels last"),
         (TensorProto.FLOAT, ["N", 1, 8, 8], "[N, 1, 8, 8], not float32 [N, 3, H, W]"),
         (TensorProto.FLOAT, [8, 3, 8, 8], "takes 8 images at a time"),
+        (TensorProto.FLOAT, [0, 3, 8, 8], "declared as [0, 3, 8, 8], and an image has no"),
+        (TensorProto.FLOAT, [-1, 3, 8, 8], "with a dynamic batch size"),
         (TensorProto.FLOAT, ["N", 3, 8], "not float32 [N, 3, H, W]"),
         (TensorProto.FLOAT, ["N", 3, 8, 16], "16 x 8 pixels, and only squares"),
         (TensorProto.FLOAT, ["N", 3, 8, 8], "not float32 [1, C]"),
@@ -363,14 +370,159 @@ def test_what_is_no_classifier_is_one_line(
     assert err.count("\n") == 1
 
 
-@pytest.mark.parametrize("content", [None, b"hello", b""])
+LFS_POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 12345\n"
+
+
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        (None, "no such file"),
+        (b"", "is empty"),
+        (b"hello", "is text, perhaps an error of the download: hello"),
+        (b"<!doctype html><html>", "is a web page, perhaps an error of the download"),
+        (LFS_POINTER, "`git lfs pull` fetches the file"),
+        (b"\x93\x07 nothing known", "is no ONNX file, or damaged"),
+        (b"\x12\x03abc", "has no graph"),  # a protocol buffer by chance
+    ],
+)
 def test_what_is_no_onnx_file_is_one_line(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], content: bytes | None
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], content: bytes | None, told: str
 ):
     if content is not None:
         (tmp_path / "foreign.onnx").write_bytes(content)
-    assert adopt(tmp_path / "foreign.onnx", tmp_path / "adopted.onnx") == 1
-    assert capsys.readouterr().err.count("\n") == 1
+    assert told in refusal(tmp_path / "foreign.onnx", capsys)
+
+
+def with_data(folder: Path, location: str = "w.bin", *, lengths: bool = True) -> tuple[Path, Path]:
+    """A classifier with all weights in a file beside it, and that file."""
+    file = foreign(folder / "foreign.onnx")
+    onnx.save(onnx.load(file), file, save_as_external_data=True, location="w.bin", size_threshold=0)
+    model = onnx.load(file, load_external_data=False)
+    for tensor in model.graph.initializer:
+        entries = {entry.key: entry.value for entry in tensor.external_data}
+        entries["location"] = location
+        if not lengths:
+            del entries["length"]
+        del tensor.external_data[:]
+        for key, value in entries.items():
+            tensor.external_data.add(key=key, value=value)
+    onnx.save(model, file)
+    return file, folder / "w.bin"
+
+
+@pytest.mark.parametrize("lengths", [True, False])
+def test_weights_beside_the_file_are_adopted(tmp_path: Path, lengths: bool):
+    """Their lengths may be left out."""
+    file, _ = with_data(tmp_path, lengths=lengths)
+    assert adopt(file, tmp_path / "adopted.onnx") == 0
+    engine = load_engine(tmp_path / "adopted.onnx", provider="cpu")
+    images = patterns(2, SIDE)
+    np.testing.assert_allclose(
+        probabilities(engine, [*images]), expected(file, images, softmax=True), atol=1e-5
+    )
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        pytest.param(lambda data: data[:-50], "it is too short", id="short"),
+        pytest.param(lambda _: b"", "it is empty", id="empty"),
+        pytest.param(lambda _: LFS_POINTER, "`git lfs pull` fetches the file", id="pointer"),
+        # As long as the weights, so that nothing but its content tells.
+        pytest.param(lambda data: b"<html>" + b" " * len(data), "it is a web page", id="page"),
+        pytest.param(None, "there is no such file", id="missing"),
+    ],
+)
+@pytest.mark.parametrize("lengths", [True, False])
+def test_weights_beside_the_file_that_cannot_be_read_are_named(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], change, told: str, lengths: bool
+):
+    """With the name of their file, in one line."""
+    file, data = with_data(tmp_path, lengths=lengths)
+    if change is None:
+        data.unlink()
+    else:
+        data.write_bytes(change(data.read_bytes()))
+    err = refusal(file, capsys)
+    assert "its weights in w.bin can't be read: " in err
+    assert told in err
+
+
+@pytest.mark.parametrize("location", ["../w.bin", "/w.bin"])
+def test_weights_of_another_folder_are_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], location: str
+):
+    file, _ = with_data(tmp_path, location)
+    assert f"its weights in {location} can't be read: only files in the" in refusal(file, capsys)
+
+
+def test_a_model_file_is_told_that_it_is_one(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    model = tmp_path / "model.onnx"
+    assert adopt(foreign(tmp_path / "foreign.onnx"), model) == 0
+    capsys.readouterr()
+    assert "is a model file already" in refusal(model, capsys)
+
+
+@pytest.mark.parametrize(
+    "last",
+    [node("Unsqueeze", ["z", "axes"], ["y"]),
+     node("Cast", ["z"], ["y"], to=TensorProto.DOUBLE)],
+    ids=["one row more", "float64"],
+)  # fmt: skip
+def test_answers_of_other_forms_are_taken(tmp_path: Path, last: onnx.NodeProto):
+    """[N, 1, C], and float64."""
+    file = changed(foreign(tmp_path / "foreign.onnx"), last, axes=[1])
+    if last.op_type == "Cast":
+        model = onnx.load(file)
+        model.graph.output[0].type.tensor_type.elem_type = TensorProto.DOUBLE
+        onnx.save(model, file)
+    assert adopt(file, tmp_path / "adopted.onnx") == 0
+    engine = load_engine(tmp_path / "adopted.onnx", provider="cpu")
+    images = patterns(3, SIDE)
+    np.testing.assert_allclose(
+        probabilities(engine, [*images]), expected(file, images, softmax=True), atol=1e-5
+    )
+
+
+def of_type(file: Path, kind: int, *more: str) -> Path:
+    """Declare the output's type, and other values as further outputs."""
+    model = onnx.load(file)
+    model.graph.output[0].type.tensor_type.elem_type = kind
+    for name in more:
+        model.graph.output.append(helper.make_tensor_value_info(name, TensorProto.FLOAT, None))
+    onnx.save(model, file)
+    return file
+
+
+ARGMAX = (node("ArgMax", ["z"], ["y"], axis=1), TensorProto.INT64)
+HALF = (node("Cast", ["z"], ["y"], to=TensorProto.FLOAT16), TensorProto.FLOAT16)
+
+
+@pytest.mark.parametrize(
+    ("last", "told"),
+    [(ARGMAX, "export it again without its last step, ArgMax"),
+     (HALF, "export it again with float32 outputs")],
+)  # fmt: skip
+def test_another_output_is_advised_only_where_there_is_one(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], last: tuple, told: str
+):
+    step, kind = last
+    file = of_type(changed(foreign(tmp_path / "foreign.onnx"), step), kind)
+    err = refusal(file, capsys)
+    assert told in err
+    assert "--output-name" not in err
+    of_type(file, kind, "z")
+    assert "has 2 outputs, y, z; --output-name picks one" in refusal(file, capsys)
+    assert "--output-name picks another: z" in refusal(file, capsys, "--output-name", "y")
+    assert adopt(file, tmp_path / "adopted.onnx", "--output-name", "z") == 0
+
+
+def test_a_file_without_outputs_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    file = foreign(tmp_path / "foreign.onnx")
+    model = onnx.load(file)
+    del model.graph.output[:]
+    onnx.save(model, file)
+    assert "has no output" in refusal(file, capsys)
 
 
 def test_a_full_disk_leaves_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]):

@@ -18,7 +18,7 @@ from model_export.checkpoint import Checkpoint, read_checkpoint
 from model_export.errors import WeightsError
 from model_export.files import sha256_of
 from model_export.loading import build_network, stem_of
-from model_export.wrappers import beside_line, unwrapped
+from model_export.wrappers import beside_line, head_line, unwrapped
 
 STATE = {"fc.weight": torch.ones(2, 3), "fc.bias": torch.zeros(2)}
 OTHER = {name: value + 1 for name, value in STATE.items()}
@@ -123,32 +123,50 @@ def test_objects_in_the_parameters_place_are_named(tmp_path: Path, content: obje
     assert "\n" not in str(caught.value)
 
 
-def test_other_pickle_protocols_are_told(tmp_path: Path):
-    for protocol in (0, 4, 5):
-        torch.save(STATE, tmp_path / "net.pth", pickle_protocol=protocol)
-        with pytest.raises(WeightsError, match=rf"is of pickle protocol {protocol}\b"):
-            read_checkpoint(tmp_path / "net.pth")
+@pytest.mark.parametrize("zipped", [True, False])
+@pytest.mark.parametrize(
+    ("protocol", "told"), [(0, "0 or 1"), (1, "0 or 1"), (2, ""), (3, ""), (4, "4"), (5, "5")]
+)
+def test_other_pickle_protocols_are_told(tmp_path: Path, zipped: bool, protocol: int, told: str):
+    """In the format of today and in the one before it."""
+    path = tmp_path / "net.pth"
+    torch.save(STATE, path, pickle_protocol=protocol, _use_new_zipfile_serialization=zipped)
+    if not told:
+        assert read_checkpoint(path).state.keys() == STATE.keys()
+        return
+    with pytest.raises(WeightsError, match=rf"is of pickle protocol {told}, .* PyTorch's own, 2"):
+        read_checkpoint(path)
 
 
 @pytest.mark.parametrize(
     ("content", "told"),
     [
-        (b"", "is not what torch.save writes"),
-        (b"<html>not found</html>", "is not what torch.save writes"),
-        (pickle.dumps(STATE["fc.bias"].tolist()), "is a bare pickle"),
-        (b"PK\x05\x06" + bytes(18), "is a zip file that torch.save did not write"),
+        (b"", "is empty"),
+        (b"<html>not found</html>", "is a web page, perhaps an error of the download"),
+        (b"\x93\x07 nothing known", "is neither safetensors nor what torch.save writes"),
     ],
 )
-def test_other_files_are_told(tmp_path: Path, content: bytes, told: str):
-    (tmp_path / "net.pth").write_bytes(content)
-    with pytest.raises(WeightsError, match=told):
-        read_checkpoint(tmp_path / "net.pth")
+@pytest.mark.parametrize("name", ["net.pth", "net.safetensors", "net"])
+def test_other_files_are_told(tmp_path: Path, name: str, content: bytes, told: str):
+    """By their content; `test_contents` has more of them."""
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(WeightsError, match=f"{name}: {told}"):
+        read_checkpoint(tmp_path / name)
 
 
-@pytest.mark.parametrize("name", ["last.ckpt", "pytorch_model.bin", "model_best.pth.tar"])
-def test_trainers_have_their_own_endings(tmp_path: Path, name: str):
-    torch.save(STATE, tmp_path / name)
-    assert read_checkpoint(tmp_path / name).state.keys() == STATE.keys()
+@pytest.mark.parametrize(
+    "name",
+    ["last.ckpt", "pytorch_model.bin", "model_best.pth.tar", "net.PTH", "net", "net.safetensors",
+     "net.pth", "net.onnx"],
+)  # fmt: skip
+@pytest.mark.parametrize("save", [torch.save, save_file])
+def test_files_are_read_whatever_they_are_called(tmp_path: Path, name: str, save):
+    """Trainers have endings of their own, and people rename files."""
+    save(STATE, tmp_path / name)
+    state = read_checkpoint(tmp_path / name).state
+    assert {key: value.tolist() for key, value in state.items()} == {
+        key: value.tolist() for key, value in STATE.items()
+    }
 
 
 def test_truncated_files_are_refused(tmp_path: Path):
@@ -245,6 +263,50 @@ def test_names_beside_the_network_stop_no_prefix_from_being_taken_off(
     assert all(torch.equal(checkpoint.state[name], value) for name, value in STATE.items())
     assert set(checkpoint.beside) == set(beside)
     assert f"beside the network: {next(iter(beside))}" in beside_line(checkpoint)
+
+
+BODY = {"conv.weight": torch.ones(3, 3), "bn.weight": torch.ones(3)}
+NETWORK = [*BODY, "fc.weight", "fc.bias"]
+
+
+@pytest.mark.parametrize(
+    ("prefix", "head"),
+    [("backbone.", "head.fc"), ("encoder.", "classifier"), ("0.", "1.8"), ("", "fc.1"),
+     ("", "fc.0"), ("", "head"), ("backbone.", "fc"), ("model.backbone.", "model.fc")],
+)  # fmt: skip
+def test_a_lone_linear_layer_is_the_classifier(tmp_path: Path, prefix: str, head: str):
+    """Whatever it is called, where the network's own is all that is missing; it is said."""
+    layer = {f"{head}.weight": STATE["fc.weight"], f"{head}.bias": STATE["fc.bias"]}
+    torch.save(under(prefix, BODY) | layer | {"loss.weight": torch.ones(2)}, tmp_path / "net.pth")
+    checkpoint = unwrapped(read_checkpoint(tmp_path / "net.pth"), [NETWORK])
+    assert checkpoint.state.keys() == {*NETWORK}
+    assert torch.equal(checkpoint.state["fc.weight"], STATE["fc.weight"])
+    assert head_line(checkpoint).endswith(
+        f"net.pth: its linear layer {head} is taken as the network's last"
+    )
+    assert checkpoint.beside == ("loss.weight",)
+
+
+@pytest.mark.parametrize(
+    "others",
+    [
+        pytest.param({"a.weight": torch.ones(2, 3)}, id="no bias"),
+        pytest.param(under("a.", {"weight": torch.ones(2, 3), "bias": torch.ones(3)}),
+                     id="a bias of another length"),
+        pytest.param(under("a.", {"weight": torch.ones(2, 3, 1, 1), "bias": torch.ones(2)}),
+                     id="a convolution"),
+        pytest.param(under("a.", {"weight": torch.ones(3), "bias": torch.ones(3)}),
+                     id="a normalisation"),
+        pytest.param({"a.weight": torch.ones(2, 3), "b.bias": torch.ones(2)}, id="of two layers"),
+        pytest.param({f"{name}.{leaf}": torch.ones(3, 3)[:, : 3 if leaf == "weight" else 1]
+                      for name in ("a", "b") for leaf in ("weight", "bias")}, id="two layers"),
+    ],
+)  # fmt: skip
+def test_what_is_no_lone_linear_layer_is_no_classifier(tmp_path: Path, others: dict):
+    torch.save(BODY | others, tmp_path / "net.pth")
+    checkpoint = unwrapped(read_checkpoint(tmp_path / "net.pth"), [NETWORK])
+    assert checkpoint.state.keys() == {*BODY, *others}
+    assert (checkpoint.head, head_line(checkpoint)) == ("", "")
 
 
 @pytest.mark.parametrize("wrapper", ["_orig_mod", "_fsdp_wrapped_module"])

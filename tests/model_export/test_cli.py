@@ -406,6 +406,32 @@ def test_wrong_usage_has_status_2(arguments: list[str], capsys: pytest.CaptureFi
     assert not re.search("Input should|Value error|pydantic", told)
 
 
+@pytest.mark.parametrize("more", [[], ["--resume"]])
+def test_a_run_is_written_to_a_folder(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], more: list[str]
+):
+    """Of a file in its place that is said, before anything is read."""
+    (tmp_path / "run").touch()
+    assert main(["train", "photos", "--output", str(tmp_path / "run"), *more]) == 2
+    assert "run: is a file, not a folder" in the_error(capsys)
+
+
+def test_a_classifier_of_another_name_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    """Once, and its classes are those of the labels."""
+    network = random_network()
+    state = {f"backbone.{name}": value for name, value in network.state_dict().items()}
+    for leaf in ("weight", "bias"):
+        state[f"head.fc.{leaf}"] = state.pop(f"backbone.fc.{leaf}")
+    torch.save({"state_dict": state}, tmp_path / "net.pth")
+    (tmp_path / "labels.txt").write_text("\n".join("abcde"))
+    arguments = ["export", "resnet18", "--stem", "small", "--weights", str(tmp_path / "net.pth"),
+                 "--labels", str(tmp_path / "labels.txt"), "--input-size", "32", "--max-batch", "2",
+                 "--output", str(tmp_path / "net.onnx")]  # fmt: skip
+    assert main(arguments) == 0
+    assert capsys.readouterr().err.count("layer head.fc is taken as the network's last") == 1
+    assert len(read_model(tmp_path / "net.onnx")[1].labels) == 5
+
+
 def run_python(code: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=60

@@ -11,7 +11,7 @@ import pytest
 import torch
 from networks import random_network, save_checkpoint
 
-from model_export.checkpoint import read_checkpoint
+from model_export.checkpoint import Checkpoint, read_checkpoint
 from model_export.errors import WeightsError
 from model_export.loading import build_network, load_backbone, of_architecture
 
@@ -109,17 +109,48 @@ def test_another_networks_parameters_are_shown_side_by_side(tmp_path: Path):
     assert re.fullmatch(r"  \.\.\. and \d+ more", last)
 
 
-def test_renamed_parameters_stand_beside_their_new_names(tmp_path: Path):
+def headless(path: Path, others: dict) -> Checkpoint:
+    """A resnet18 with other layers in the place of its last."""
     state = random_network().state_dict()
-    state["head.weight"], state["head.bias"] = state.pop("fc.weight"), state.pop("fc.bias")
-    torch.save(state, tmp_path / "net.pth")
-    with pytest.raises(WeightsError, match="2 missing, 2 unexpected") as caught:
-        build_network("resnet18", read_checkpoint(tmp_path / "net.pth"), "small")
-    rows = [line.split() for line in str(caught.value).splitlines()[2:]]
-    assert rows == [  # the number of classes is not known without them
-        ["fc.weight", "1000x64", "head.weight", "5x64"],
-        ["fc.bias", "1000", "head.bias", "5"],
+    del state["fc.weight"], state["fc.bias"]
+    torch.save(state | others, path)
+    return of_architecture("resnet18", read_checkpoint(path))
+
+
+def test_a_classifier_of_several_layers_is_named_as_the_cause(tmp_path: Path):
+    """The number of classes is not known without the network's own."""
+    layers = {"head.0.weight": torch.ones(9, 64), "head.1.weight": torch.ones(5, 9)}
+    with pytest.raises(WeightsError, match="2 missing, 2 unexpected; what it has") as caught:
+        build_network("resnet18", headless(tmp_path / "net.pth", layers), "small")
+    first, _, *rows = str(caught.value).splitlines()
+    assert "in the place of fc is not a single linear layer" in first
+    assert [line.split() for line in rows] == [
+        ["fc.weight", "Cx64", "head.0.weight", "9x64"],
+        ["fc.bias", "C", "head.1.weight", "5x9"],
     ]
+
+
+def test_a_classifier_of_another_name_is_loaded(tmp_path: Path):
+    """Its classes are the network's; of another number of features it is refused."""
+    network = random_network()
+    layer = {"head.fc.weight": network.fc.weight + 1, "head.fc.bias": network.fc.bias}
+    loaded = build_network("resnet18", headless(tmp_path / "net.pth", layer), "small")
+    assert torch.equal(loaded.fc.weight, layer["head.fc.weight"])
+    layer["head.fc.weight"] = torch.ones(5, 9)
+    with pytest.raises(WeightsError, match=r"fc\.weight 5x64  fc\.weight 5x9"):
+        build_network("resnet18", headless(tmp_path / "net.pth", layer), "small")
+
+
+def test_a_missing_classifier_is_named_as_the_cause(tmp_path: Path):
+    """As of a network that was trained without labels; its other layers can be begun with."""
+    checkpoint = headless(tmp_path / "net.pth", {})
+    with pytest.raises(WeightsError, match="2 missing; it has no fc, the classifier") as caught:
+        build_network("resnet18", checkpoint, "small")
+    assert "1000" not in str(caught.value)
+    network = random_network()
+    torch.nn.init.zeros_(network.conv1.weight)
+    assert load_backbone(network, checkpoint) == ["fc.weight", "fc.bias"]
+    assert network.conv1.weight.abs().max() > 0
 
 
 def test_a_backbone_loads_without_its_classifier(tmp_path: Path):
