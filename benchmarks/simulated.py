@@ -6,12 +6,12 @@
 Three servers, each in its own process under uvicorn (uvloop, httptools), get the same load
 (`resnet-serve bench`'s closed loop, small JPEGs), one after another in each of several rounds:
 
-- `runtime`: the whole service; only the engine sleeps (see `simulated_engine.py`) where a GPU would
+- `service`: the whole service; only the engine sleeps (see `simulated_engine.py`) where a GPU would
   compute. Each answer is checked.
 - `empty`: a FastAPI handler that reads the body and answers fixed bytes. Nothing is decoded.
 - `decode`: the same, which decodes the image first on threads, as a service of images must.
 
-The goal is a `runtime` that carries 0.75 of `empty` where throughput counts, with 32 and 64
+The goal is a `service` that carries 0.75 of `empty` where throughput counts, with 32 and 64
 clients; with a single client the time of the simulated GPU is what shows. Ratios are within a
 round, and their median is given. What bounds it is told by the CPU of the server's process and of
 the client's, which share the machine, by CPU time a request, and by the service's own times by

@@ -2,7 +2,7 @@
 
     python benchmarks/simulated_server.py KIND TABLE [FLAGS of resnet-serve serve]
 
-- `runtime`: the whole service as `resnet-serve serve` makes it, but for its engines, which are
+- `service`: the whole service as `resnet-serve serve` makes it, but for its engines, which are
   simulated (`simulated_engine.py`). TABLE has the milliseconds of a batch by its size.
 - `empty`: a FastAPI application that reads the body and answers a few fixed bytes of JSON: what the
   same server software carries when nothing is done.

@@ -100,7 +100,7 @@ def _find(content: Any, path: Path, entry: str | None) -> tuple[Mapping[str, Any
 def _states(
     content: Any, entry: str, depth: int = _DEPTH
 ) -> Iterator[tuple[Mapping[str, Any], str]]:
-    """Give what can be a network's parameters, the likeliest first: those of known entries."""
+    """Return what can be a network's parameters, the likeliest first: those of known entries."""
     if not isinstance(content, dict):
         return
     if depth > 0:
@@ -111,7 +111,7 @@ def _states(
 
 
 def _begun(content: Any, entry: str) -> tuple[Mapping[str, Any], str] | None:
-    """Give the parameters whose names begin with that, as `teacher` in `teacher.conv1.weight`."""
+    """Return the parameters whose names begin with that, as `teacher` in `teacher.conv1.weight`."""
     state, _ = next(_states(content, ""), ({}, ""))
     begin = f"{entry}."
     chosen = {
@@ -121,7 +121,7 @@ def _begun(content: Any, entry: str) -> tuple[Mapping[str, Any], str] | None:
 
 
 def _is_state(content: Mapping[Any, Any]) -> bool:
-    """Whether it has named arrays; numbers and others may be beside them."""
+    """Return whether it has named arrays; numbers and others may be beside them."""
     return all(isinstance(key, str) for key in content) and any(map(is_array, content.values()))
 
 

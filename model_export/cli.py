@@ -66,7 +66,7 @@ def _with_packages(run: Callable[[], _Result]) -> _Result:
 
 
 def _explain(error: BaseException) -> tuple[str, int]:
-    """Give the line to print and the exit status; a defect's traceback is printed here."""
+    """Return the line to print and the exit status; a defect's traceback is printed here."""
     if isinstance(error, (ExportError, ResnetServeError)):
         return f"error: {error}", 2 if isinstance(error, OptionsError) else 1
     if _is_out_of_memory(error):
@@ -79,6 +79,6 @@ def _explain(error: BaseException) -> tuple[str, int]:
 
 
 def _is_out_of_memory(error: BaseException) -> bool:
-    """Whether memory ran out; PyTorch has an error of its own only for a GPU's."""
+    """Return whether memory ran out; PyTorch has an error of its own only for a GPU's."""
     ours = isinstance(error, MemoryError)
     return ours or (isinstance(error, RuntimeError) and "allocate memory" in str(error))

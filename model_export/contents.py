@@ -76,7 +76,7 @@ def content_of(path: Path) -> Content:
 
 
 def _is_safetensors(begin: bytes) -> bool:
-    """Whether it begins with the length of a JSON header and that; its end may be missing."""
+    """Return whether it begins with a JSON header and its length; its end may be missing."""
     return begin[8:9] == b"{" and int.from_bytes(begin[:8], "little") <= _LARGEST_HEADER
 
 
@@ -169,7 +169,7 @@ def _protocol_buffer(file: IO[bytes]) -> Content:
 
 
 def _fields(file: IO[bytes]) -> Iterator[tuple[int, int | bytes]]:
-    """Give the numbers and values of a protocol buffer's first fields, of bytes the beginning."""
+    """Return the numbers and values of a protocol buffer's first fields, of bytes the beginning."""
     file.seek(0)
     for _ in range(_FIELDS):
         tag = _varint(file)

@@ -39,7 +39,7 @@ class Described:
         return cls(file, contract, graph_cost(model), file.stat().st_size, times)
 
     def facts(self) -> dict[str, Any]:
-        """Give all of it, for programs."""
+        """Return all of it, for programs."""
         return {
             "file": str(self.file),
             "size_bytes": self.size,
@@ -50,7 +50,7 @@ class Described:
         }
 
     def rows(self) -> dict[str, str]:
-        """Give it in words, for people."""
+        """Return it in words, for people."""
         return _rows(self.contract, self.cost, self.size) | _speed_row(self.times)
 
 

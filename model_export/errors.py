@@ -15,7 +15,7 @@ from __future__ import annotations
 
 
 def line_of(error: Exception) -> str:
-    """Give the first line of what an error says."""
+    """Return the first line of what an error says."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 

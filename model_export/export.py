@@ -111,7 +111,7 @@ def export(
 
 
 def tools(*packages: str) -> dict[str, str]:
-    """Give the versions of these packages, of this one and of ONNX Runtime."""
+    """Return the versions of these packages, of this one and of ONNX Runtime."""
     versions = {name: version(name) for name in packages}
     # Asked of the module, since it comes from one of two distributions.
     runtime = {"onnxruntime": onnxruntime.__version__}

@@ -41,7 +41,7 @@ def state_lengths(model: ModelProto) -> None:
 
 
 def _external(graph: GraphProto) -> Iterator[TensorProto]:
-    """Give all tensors with values elsewhere, those of nodes and their graphs too."""
+    """Return all tensors with values elsewhere, those of nodes and their graphs too."""
     found = [*graph.initializer]
     for sparse in graph.sparse_initializer:
         found += [sparse.values, sparse.indices]
@@ -85,7 +85,7 @@ def _range_reason(tensor: TensorProto, entries: dict[str, str], path: Path) -> s
 
 
 def _bytes_of(tensor: TensorProto) -> int:
-    """Give the number of bytes of a tensor's values; those of less than a byte are packed.
+    """Return the number of bytes of a tensor's values; those of less than a byte are packed.
 
     Raises `KeyError` or `ValueError` if there is no such type.
     """

@@ -51,7 +51,7 @@ class Foreign:
             raise AdoptError(f"ONNX Runtime can't load it: {line_of(error)}") from error
 
     def __call__(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """Give its output `result` [N, C] for uint8 [N, H, W, 3]; raises `AdoptError`."""
+        """Return its output `result` [N, C] for uint8 [N, H, W, 3]; raises `AdoptError`."""
         x = images.transpose(0, 3, 1, 2).astype(np.float32) / 255
         x = (x - self.mean) / self.std
         if self.channels == "bgr":
@@ -95,7 +95,7 @@ class Foreign:
         return "export it again with one number for each class"
 
     def reference(self, *, softmax: bool) -> Reference:
-        """Give its answers as probabilities, for `verify.compare`."""
+        """Return its answers as probabilities, for `verify.compare`."""
 
         def outputs(images: NDArray[np.uint8]) -> Outputs:
             values = self(images)

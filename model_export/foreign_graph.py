@@ -53,7 +53,7 @@ def image_input(model: ModelProto) -> ValueInfoProto:
 
 
 def side_of(source: ValueInfoProto) -> int | None:
-    """Give the side that the input is fixed to, if it is; raises `AdoptError` if not square."""
+    """Return the side that the input is fixed to, if it is; raises `AdoptError` if not square."""
     height, width = (dim.dim_value for dim in source.type.tensor_type.shape.dim[2:])
     if height and width and height != width:
         raise AdoptError(f"takes images of {width} x {height} pixels, and only squares are served")
@@ -113,7 +113,7 @@ def _mixers(model: ModelProto) -> Iterator[str]:
 
 
 def _axes(node: NodeProto, constants: Mapping[str, Any]) -> list[int]:
-    """Give the axes over which a node computes; those of Reduce may be an input."""
+    """Return the axes over which a node computes; those of Reduce may be an input."""
     if node.op_type in {"Softmax", "LogSoftmax", "Flatten"}:
         axis = _attribute(node, "axis")
         return [] if axis is None else [axis]
@@ -135,7 +135,7 @@ def last_step(model: ModelProto, result: str) -> str:
 
 
 def _is_turned(model: ModelProto, name: str) -> bool:
-    """Whether an input is first of all turned from channels last to channels first."""
+    """Return whether an input is first of all turned from channels last to channels first."""
     while users := [node for node in model.graph.node if name in node.input]:
         if users[0].op_type == "Transpose":
             return list(_attribute(users[0], "perm") or ()) == [0, 3, 1, 2]

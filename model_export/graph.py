@@ -213,7 +213,7 @@ def _check_half_range(network: nn.Module) -> None:
 
 
 def _summary(error: Exception) -> str:
-    """Give the exporter's reason, which is the last cause; what wraps it is advice on debugging."""
+    """Return the exporter's reason: the last cause, without the advice on debugging around it."""
     cause: BaseException = error
     while cause.__cause__ is not None:
         cause = cause.__cause__

@@ -32,7 +32,7 @@ class ImageSet(Protocol):
     """The text of `val_annotations.txt`, if there is one."""
 
     def read(self, name: str) -> bytes:
-        """Give an image's bytes."""
+        """Return an image's bytes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,14 +99,14 @@ def labelled(images: ImageSet, labels: Sequence[Label], where: Path) -> list[Lab
 
 
 def _candidates(path: PurePosixPath) -> Iterator[str]:
-    """Give what may be a class: its folders, nearest first, then how it begins, longest first."""
+    """Return what may be a class: its folders, nearest first, then how it begins, longest first."""
     yield from reversed(path.parts[:-1])
     for end in reversed([match.start() for match in _AFTER_ID.finditer(path.name)]):
         yield path.name[:end]
 
 
 def is_hidden(path: PurePath) -> bool:
-    """Whether a file lies in a hidden folder or is hidden: copies that other programs keep."""
+    """Return whether a file or its folder is hidden, as other programs' copies are."""
     return any(part.startswith(".") for part in path.parts)
 
 

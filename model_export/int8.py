@@ -66,7 +66,7 @@ class _Reader(CalibrationDataReader):  # type: ignore[misc]  # ships no types
         self._left = end_index - start_index
 
     def get_next(self) -> dict[str, Any] | None:
-        """Give the next image, or None after the last of the range."""
+        """Return the next image, or None after the last of the range."""
         if not self._left:
             return None
         self._left -= 1

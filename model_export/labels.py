@@ -18,7 +18,7 @@ IMAGENET_CLASSES = 1000
 def labels_for(
     classes: int, file: Path | None, trained: Sequence[str] | None = None
 ) -> tuple[Label, ...]:
-    """Give the labels of a network with that many classes: from `file`, or known otherwise.
+    """Return the labels of a network with that many classes: from `file`, or known otherwise.
 
     That is by having been `trained` here, or by being ImageNet-1k's.
 

@@ -103,7 +103,7 @@ def load_backbone(network: nn.Module, checkpoint: Checkpoint) -> list[str]:
 
 
 def stem_for(architecture: str, checkpoint: Checkpoint, wanted: Stem | None) -> Stem | None:
-    """Give the stem that is asked for, or else the one that the checkpoint says or shows.
+    """Return the stem that is asked for, or else the one that the checkpoint says or shows.
 
     Raises `WeightsError` where that might be another network with the same names and shapes: those
     of a single 3x3 convolution are found with a stride of 1 too, and the parameters don't tell.
@@ -133,7 +133,7 @@ def stem_of(architecture: str, checkpoint: Checkpoint) -> Stem | None:
 
 
 def width_of(architecture: str, checkpoint: Checkpoint) -> int | None:
-    """Give the width of the stem."""
+    """Return the width of the stem."""
     return _length(checkpoint.state, _SIZES[type(ARCHITECTURES[architecture])][0])
 
 

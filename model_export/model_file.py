@@ -62,7 +62,7 @@ def attach_contract(model: ModelProto, contract: ModelContract) -> None:
 
 
 def rewrite_contract(path: Path, contract: ModelContract) -> None:
-    """Give the model file at `path` another contract; the graph stays. Raises `OSError`."""
+    """Return the model file at `path` another contract; the graph stays. Raises `OSError`."""
     model, _ = read_model(path)
     attach_contract(model, contract)
     with replacing(path) as temporary:

@@ -69,7 +69,7 @@ def _served(served: ServedNetwork) -> Reference:
 
 
 def count_classes(network: nn.Module, side: int) -> int:
-    """Give the number of classes, 2 or more.
+    """Return the number of classes, 2 or more.
 
     Raises `GraphError` if a network gives no logits [N, C], or a single one for each image.
     """

@@ -114,13 +114,13 @@ def odd_tensor(tensor: Tensor) -> str:
 
 
 def is_dense(tensor: Tensor) -> bool:
-    """Whether it has values of its own, one for each place."""
+    """Return whether it has values of its own, one for each place."""
     strided = tensor.layout == torch.strided and not tensor.is_nested
     return strided and not tensor.is_quantized and not tensor.is_meta
 
 
 def is_array(value: object) -> bool:
-    """Whether it is a tensor with dimensions, or a NumPy array that was not loaded."""
+    """Return whether it is a tensor with dimensions, or a NumPy array that was not loaded."""
     if isinstance(value, Stranger):
         return what_is(value) == "a NumPy array"
     return isinstance(value, Tensor) and (value.is_nested or value.ndim > 0)
@@ -160,7 +160,7 @@ def _scanned(file: IO[bytes], pickles: int) -> tuple[int, set[str]]:
 
 
 def _today(module: str, name: str) -> str:
-    """Give a name as Python 3 has it: PyTorch writes those of Python 2."""
+    """Return a name as Python 3 has it: PyTorch writes those of Python 2."""
     module, name = NAME_MAPPING.get((module, name), (IMPORT_MAPPING.get(module, module), name))
     return f"{module}.{name}"
 

@@ -29,7 +29,7 @@ class Limits:
     relative: float | None
 
     def of(self, output: str, reference: NDArray[np.float32]) -> float:
-        """Give the largest difference allowed in an output of that name and those values."""
+        """Return the largest difference allowed in an output of that name and those values."""
         if output == PROBABILITIES:
             return self.probability
         return np.inf if self.relative is None else self.relative * float(np.abs(reference).max())
@@ -109,7 +109,7 @@ def compare(
 
 
 def answers_of(path: Path) -> Reference:
-    """Give a file's own answers on the CPU as a reference."""
+    """Return a file's own answers on the CPU as a reference."""
     session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
 
     def outputs(images: NDArray[np.uint8]) -> Outputs:
@@ -133,7 +133,7 @@ def check_answers(path: Path, contract: ModelContract) -> GoldenReport:
 
 
 def _check(got: Outputs, expected: Outputs, limits: Limits, batch: int, whose: str) -> float:
-    """Give the largest difference in a probability, if every output is within the limits."""
+    """Return the largest difference in a probability, if every output is within the limits."""
     differences = {}
     for name, reference in expected.items():
         if not np.isfinite(reference).all():

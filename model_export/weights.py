@@ -87,7 +87,7 @@ def known_weights(architecture: str, sha256: str) -> OfficialWeights | None:
 
 
 def official_weights(architecture: str) -> OfficialWeights:
-    """Give the official weights of a network; raises `OptionsError` if there are none."""
+    """Return the official weights of a network; raises `OptionsError` if there are none."""
     if architecture not in OFFICIAL:
         raise OptionsError(
             f"there are no official weights of {architecture}; give a file to --weights "
@@ -97,7 +97,7 @@ def official_weights(architecture: str) -> OfficialWeights:
 
 
 def default_cache() -> Path:
-    """Give the user's cache folder for downloads (XDG Base Directory Specification)."""
+    """Return the user's cache folder for downloads (XDG Base Directory Specification)."""
     base = os.environ.get("XDG_CACHE_HOME", "")
     # The specification says that a relative path is to be ignored.
     root = Path(base) if Path(base).is_absolute() else Path.home() / ".cache"
@@ -105,7 +105,7 @@ def default_cache() -> Path:
 
 
 def fetch(official: OfficialWeights, cache: Path, *, base_url: str = BASE_URL) -> Path:
-    """Give the path of the official file in `cache`, downloading it if it isn't there whole.
+    """Return the path of the official file in `cache`, downloading it if it isn't there whole.
 
     What came of a broken download stays beside it, as `.part`, and the next one goes on from there.
     Raises `DownloadError` when it can't be fetched unchanged; then `cache` has no whole file.

@@ -195,5 +195,5 @@ def _is_beside(name: str, value: Any, network: _Network, *, inside: bool) -> boo
 
 
 def _mirrors(name: str, network: _Network) -> bool:
-    """Whether it ends as one of the network's names; some write those without dots."""
+    """Return whether it ends as one of the network's names; some write those without dots."""
     return any(name.endswith((own, own.replace(".", ""))) for own in network.names)

@@ -21,7 +21,7 @@ from fastapi_offline import FastAPIOffline
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Mount, Route
-from starlette.types import ASGIApp
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from service import __version__
 from service.batching.admission import ByteGate
@@ -67,16 +67,20 @@ def create_app(settings: Settings, opener: Opener | None = None) -> FastAPI:
     _check_root_path(app, settings.root_path)
     # In the place of FastAPI's own stack, which is left to the pages: its layers took as long as
     # decoding, batching and answering a small image.
-    app.middleware_stack = _layers(app.build_middleware_stack(), runtime)
+    app.middleware_stack = _layers(app, app.build_middleware_stack(), runtime)
     return app
 
 
-def _layers(pages: ASGIApp, runtime: Runtime) -> ASGIApp:
-    """Put the layers of a request around the routes; `pages` are FastAPI's."""
+def _layers(app: FastAPI, stack: ASGIApp, runtime: Runtime) -> ASGIApp:
+    """Put the layers of a request around the routes; FastAPI's `stack` has the pages."""
     settings = runtime.settings
-    if settings.root_path is not None:
-        pages = WithRootPath(pages, settings.root_path)
-    layers: ASGIApp = RequestMiddleware(TableRouter(OPERATIONS, pages), runtime)
+
+    async def pages(scope: Scope, receive: Receive, send: Send) -> None:
+        scope["app"] = app  # the server may have called the layers past the application
+        await stack(scope, receive, send)
+
+    others = pages if settings.root_path is None else WithRootPath(pages, settings.root_path)
+    layers: ASGIApp = RequestMiddleware(TableRouter(OPERATIONS, others), runtime)
     if settings.root_path is not None:
         layers = WithoutRootPath(layers, settings.root_path)
     if settings.cors_origins:

@@ -133,7 +133,8 @@ def uvicorn_config(app: FastAPI, settings: Settings) -> uvicorn.Config:
     """How uvicorn is to serve the app."""
     runtime: Runtime = app.state.runtime
     return uvicorn.Config(
-        app,
+        # Past the entries of FastAPI and Starlette, which look for telemetry at each request.
+        app.middleware_stack,  # type: ignore[arg-type]  # it is made by `create_app`
         loop="uvloop",
         http=http1_protocol(  # type: ignore[arg-type]  # makes protocols
             settings.body_timeout_s, settings.write_timeout_s, runtime.metrics.count_refusal

@@ -185,7 +185,7 @@ def _recipe(options: TrainOptions, side: int) -> Recipe:
 
 
 def _shape(options: TrainOptions, begun: Checkpoint | None) -> tuple[Stem | None, int | None]:
-    """Give stem and width: as asked for, or those of the weights, or the architecture's."""
+    """Return stem and width: as asked for, or those of the weights, or the architecture's."""
     if begun is not None:
         return (
             stem_for(options.architecture, begun, options.stem),

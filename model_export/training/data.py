@@ -158,7 +158,7 @@ class TrainingImages(Dataset[tuple[Tensor, int]]):
         return len(self.examples)
 
     def __getitem__(self, key: tuple[int, int, int]) -> tuple[Tensor, int]:
-        """Give the image of that epoch and index at that side, and its class."""
+        """Return the image of that epoch and index at that side, and its class."""
         epoch, index, side = key
         example = self.examples[index]
         random = np.random.default_rng([self._seed, epoch, index])
@@ -190,7 +190,7 @@ class ValidationImages(Dataset[tuple[Tensor, int]]):
         return len(self.examples)
 
     def __getitem__(self, index: int) -> tuple[Tensor, int]:
-        """Give an image and its class."""
+        """Return an image and its class."""
         example = self.examples[index]
         with _told_by_name(example.path):
             pixels = decode(example.path.read_bytes(), self._preprocessing, EXACT).pixels

@@ -86,7 +86,7 @@ class Trainer:
         return metrics
 
     def state(self) -> dict[str, Any]:
-        """Give all that the next epoch follows from."""
+        """Return all that the next epoch follows from."""
         return {
             "epoch": self.epoch,
             "model": self.network.state_dict(),

@@ -52,7 +52,7 @@ class Recipe:
 
 
 def as_plain(recipe: Recipe) -> dict[str, Any]:
-    """Give a recipe as a checkpoint keeps it."""
+    """Return a recipe as a checkpoint keeps it."""
     return asdict(recipe) | {"sizes": [list(size) for size in recipe.sizes]}
 
 
@@ -84,7 +84,7 @@ def add_noise(network: nn.Module, step: int, seed: int) -> None:
 
 
 def averaged(decay: float) -> Any:
-    """Give the function by which `AveragedModel` follows the trained parameters.
+    """Return the function by which `AveragedModel` follows the trained parameters.
 
     Early on it follows closely, so that a short run's average is not of its beginning.
     """

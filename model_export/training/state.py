@@ -89,7 +89,7 @@ class RunFolder:
 
 
 def best_epoch(history: Sequence[Metrics]) -> Metrics:
-    """Give the first of the epochs with the best top-1."""
+    """Return the first of the epochs with the best top-1."""
     return max(history, key=lambda metrics: metrics["val_top1"])
 
 

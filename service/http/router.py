@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from types import SimpleNamespace
 
-from starlette.exceptions import HTTPException
 from starlette.routing import Route, Router
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from service.errors import MethodNotAllowedError
 from service.http.exchange import Exchange, exchange_of
-from service.http.problems import http_error
 from service.http.routes import Handler, Operation
 
 _SERVER = SimpleNamespace(path="*")  # what the metrics call the server as a whole
@@ -30,24 +29,40 @@ class TableRouter:
             methods[operation.method] = operation.handler
             if operation.also_head:
                 methods["HEAD"] = operation.handler
-        routes = [_route(path, methods) for path, methods in by_path.items()]
+        routes = [Route(path, _Endpoint(handlers)) for path, handlers in by_path.items()]
+        self._plain = {route.path: route for route in routes if not route.param_convertors}
         # No redirects: one would be built from the client's Host header.
         self._router = Router(routes, redirect_slashes=False, default=fallback)
         self._fallback = fallback
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Handle one connection scope. Raises the handler's error."""
+        """Handle one connection scope. Raises the handler's error, or `MethodNotAllowedError`."""
         if scope["type"] != "http":
             await self._fallback(scope, receive, send)
-            return
-        if scope["path"] == "*":
+        elif route := self._plain.get(scope["path"]):  # most requests: there is no pattern to try
+            scope["route"], scope["path_params"] = route, {}
+            await route.app(scope, receive, send)
+        elif scope["path"] == "*":
             scope["route"] = _SERVER
             await _answer_for_the_server(exchange_of(scope))
-            return
-        try:
+        else:
             await self._router(scope, receive, send)
-        except HTTPException as error:
-            raise http_error(error, scope["method"], scope["path"]) from None
+
+
+class _Endpoint:
+    """A path's handlers, as raw ASGI, so that Starlette wraps nothing around them."""
+
+    def __init__(self, handlers: Mapping[str, Handler]) -> None:
+        self._handlers = handlers
+
+    async def __call__(self, scope: Scope, _: Receive, __: Send) -> None:
+        handler = self._handlers.get(scope["method"])
+        if handler is None:
+            allowed = ", ".join(self._handlers)
+            raise MethodNotAllowedError(
+                f"{scope['path']} does not have {scope['method']}; it has: {allowed}", allowed
+            )
+        await handler(exchange_of(scope))
 
 
 async def _answer_for_the_server(exchange: Exchange) -> None:
@@ -55,19 +70,3 @@ async def _answer_for_the_server(exchange: Exchange) -> None:
     headers = [(b"allow", b"GET, POST, OPTIONS")]
     await exchange.send({"type": "http.response.start", "status": 204, "headers": headers})
     await exchange.send({"type": "http.response.body", "body": b""})
-
-
-def _route(path: str, handlers: Mapping[str, Handler]) -> Route:
-    route = Route(path, _Endpoint(handlers), methods=handlers)
-    route.methods = set(handlers)  # Starlette adds HEAD to GET by itself
-    return route
-
-
-class _Endpoint:
-    """Raw ASGI, so that Starlette wraps nothing around it."""
-
-    def __init__(self, handlers: Mapping[str, Handler]) -> None:
-        self._handlers = handlers
-
-    async def __call__(self, scope: Scope, _: Receive, __: Send) -> None:
-        await self._handlers[scope["method"]](exchange_of(scope))

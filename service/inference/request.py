@@ -1,4 +1,7 @@
-"""What is asked of the pipeline, and what it answers: plain data."""
+"""What is asked of the pipeline, and what it answers: plain data.
+
+Not frozen: making a frozen one takes three times as long, and one is made for each request.
+"""
 
 from __future__ import annotations
 
@@ -33,7 +36,7 @@ class StageTimings:
         self.batch_size = max(batch_size, self.batch_size)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class InferenceRequest:
     """Encoded images for one model; in the place of one, the error by which it was refused."""
 
@@ -45,7 +48,7 @@ class InferenceRequest:
     """Filled in as the stages pass, also where the request fails."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class ImageResult:
     """What the model says of one image."""
 
