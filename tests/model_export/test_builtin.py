@@ -21,7 +21,7 @@ EXACT = DecodePolicy(max_image_pixels=1_000_000, jpeg_draft_ratio=0)
 
 @pytest.fixture(scope="module")
 def file() -> Path:
-    return Path(str(resources.files("service") / "models" / "slim-resnet50.onnx"))
+    return Path(str(resources.files("service") / "builtin" / "slim-resnet50.onnx"))
 
 
 @pytest.fixture(scope="module")

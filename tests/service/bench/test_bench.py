@@ -143,7 +143,7 @@ def test_each_form_of_a_report_says_what_was_measured_when_and_with_what(
         assert f"runners x {threads} intra-op threads" in shown
         assert "color version 1: cpu, max_batch 8, max_queue 77" in shown
         assert report["server"]["command"] in shown
-    assert report["server"]["command"].split()[0].endswith("python")
+    assert Path(report["server"]["command"].split()[0]).name.startswith("python")
 
 
 def test_a_report_that_fails_in_one_form_is_there_in_the_others(bench, serve, monkeypatch, capsys):
