@@ -15,7 +15,7 @@ import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto, compose, helper, numpy_helper
 
-from model_export.errors import AdoptError, ExportError, ParityError, line_of
+from model_export.errors import AdoptError, ExportError, ParityError
 from model_export.export import tools
 from model_export.files import replacing, sha256_of
 from model_export.foreign import Foreign, check_repeatable, kind_of
@@ -41,6 +41,7 @@ from service.contract import (
     Parity,
     Weights,
 )
+from service.errors import first_line
 from service.golden import golden_pattern
 
 if TYPE_CHECKING:
@@ -122,7 +123,7 @@ def _compare(
     except Exception as error:  # ONNX Runtime's errors share no other root
         raise AdoptError(
             f"does not take several images at a time{mixers(theirs)}, which the service needs: "
-            f"{line_of(error)}; export it again with a dynamic batch size"
+            f"{first_line(error)}; export it again with a dynamic batch size"
         ) from error
 
 
@@ -167,7 +168,7 @@ def _wrapped(
     try:
         onnx.checker.check_model(wrapped)
     except onnx.checker.ValidationError as error:
-        raise AdoptError(f"is no valid graph with what was added: {line_of(error)}") from error
+        raise AdoptError(f"is no valid graph with what was added: {first_line(error)}") from error
     return wrapped
 
 

@@ -14,11 +14,6 @@ command  --options-->  OptionsError, MissingPackageError
 from __future__ import annotations
 
 
-def line_of(error: Exception) -> str:
-    """Return the first line of what an error says."""
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
-
-
 class ExportError(Exception):
     """The root of all errors raised on purpose."""
 

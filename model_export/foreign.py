@@ -10,10 +10,11 @@ import numpy as np
 import onnxruntime
 from numpy.typing import NDArray
 
-from model_export.errors import AdoptError, line_of
+from model_export.errors import AdoptError
 from model_export.foreign_graph import BOUNDED, last_step, mixers
 from model_export.reference import Outputs, Reference
 from service.contract import PROBABILITIES, Preprocessing
+from service.errors import first_line
 
 if TYPE_CHECKING:
     from onnx import ModelProto
@@ -48,7 +49,7 @@ class Foreign:
                 str(file), options, providers=["CPUExecutionProvider"]
             )
         except Exception as error:  # its errors share no other root
-            raise AdoptError(f"ONNX Runtime can't load it: {line_of(error)}") from error
+            raise AdoptError(f"ONNX Runtime can't load it: {first_line(error)}") from error
 
     def __call__(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Return its output `result` [N, C] for uint8 [N, H, W, 3]; raises `AdoptError`."""
@@ -65,8 +66,8 @@ class Foreign:
             (answer,) = self._session.run([self.result], {self.source: x})
         except Exception as error:  # its errors share no other root
             raise AdoptError(
-                f"it does not run on float32 {list(x.shape)}: {line_of(error)}; --input-size says "
-                "what it takes"
+                f"it does not run on float32 {list(x.shape)}: {first_line(error)}; --input-size "
+                "says what it takes"
             ) from error
         if not isinstance(answer, np.ndarray):
             raise AdoptError(f"output {self.result} is a {type(answer).__name__} and no tensor")

@@ -16,6 +16,7 @@ from typing import Protocol
 
 from model_export.errors import ImagesError
 from service.contract import Label
+from service.errors import first_line
 
 SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff"})
 
@@ -64,10 +65,8 @@ def _readable(path: Path) -> Iterator[None]:
     try:
         yield
     except (OSError, EOFError, tarfile.TarError, zlib.error, lzma.LZMAError, UnicodeError) as error:
-        reason = getattr(error, "strerror", None) or (str(error).splitlines() or [""])[0]
-        raise ImagesError(
-            f"{path}: can't be read: {reason.rstrip(':') or type(error).__name__}"
-        ) from error
+        reason = getattr(error, "strerror", None) or first_line(error)
+        raise ImagesError(f"{path}: can't be read: {reason.rstrip(':')}") from error
 
 
 def labelled(images: ImageSet, labels: Sequence[Label], where: Path) -> list[Labelled]:

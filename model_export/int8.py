@@ -31,6 +31,7 @@ from onnxruntime.quantization import (
 
 from model_export.errors import ExportError, GraphError
 from service.contract import INPUT_NAME
+from service.errors import first_line
 
 if TYPE_CHECKING:
     from onnx import ModelProto
@@ -108,8 +109,9 @@ def quantise(
                 error.filename = tempfile.gettempdir()  # where it works
             raise
         except Exception as error:  # its errors share no other root
-            reason = (str(error).splitlines() or [type(error).__name__])[0]
-            raise GraphError(f"ONNX Runtime can't quantise the graph: {reason}") from error
+            raise GraphError(
+                f"ONNX Runtime can't quantise the graph: {first_line(error)}"
+            ) from error
     quantised = onnx.load(target)
     if any(output.name == _CLASSIFIER for output in model.graph.output):
         _publish_classifier(quantised, model)

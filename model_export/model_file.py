@@ -9,11 +9,10 @@ import onnx
 from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 
 from model_export.contents import content_of
-from model_export.errors import line_of
 from model_export.external_data import state_lengths, unreadable
 from model_export.files import missing, replacing
 from service.contract import METADATA_KEY, ModelContract, parse_contract
-from service.errors import ModelFileError
+from service.errors import ModelFileError, first_line
 
 if TYPE_CHECKING:
     from onnx import ModelProto
@@ -51,7 +50,7 @@ def load_graph(path: Path) -> ModelProto:
     try:
         onnx.load_external_data_for_model(model, str(path.parent))
     except (onnx.checker.ValidationError, OSError, ValueError) as error:
-        raise ModelFileError(f"{path}: its weights can't be read: {line_of(error)}") from error
+        raise ModelFileError(f"{path}: its weights can't be read: {first_line(error)}") from error
     return model
 
 

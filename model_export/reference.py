@@ -15,6 +15,7 @@ from model_export.errors import GraphError
 from model_export.graph import ServedNetwork
 from model_export.options import Storage
 from service.contract import PROBABILITIES, Preprocessing
+from service.errors import first_line
 
 Outputs = Mapping[str, NDArray[np.float32]]
 """A model file's outputs by name, see `service.contract`."""
@@ -93,8 +94,7 @@ def _logits_of(network: nn.Module, side: int) -> int:
                 logits = network.eval()(torch.zeros(images, 3, side, side))
         except Exception as error:  # whatever a foreign network raises
             raise GraphError(
-                f"the network does not take float32 [N, 3, {side}, {side}]: "
-                f"{str(error).splitlines()[0] if str(error) else type(error).__name__}"
+                f"the network does not take float32 [N, 3, {side}, {side}]: {first_line(error)}"
             ) from error
         if not isinstance(logits, Tensor) or logits.ndim != 2 or len(logits) != images:
             what = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__

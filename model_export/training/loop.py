@@ -20,6 +20,7 @@ from model_export.training.data import EpochOrder, TrainingImages, ValidationIma
 from model_export.training.recipe import Recipe, add_noise, averaged, optimiser_for
 from model_export.training.state import Metrics
 from service.contract import Preprocessing
+from service.errors import first_line
 
 _AMP_TYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -170,7 +171,7 @@ def _failed(what: str, x: Tensor, error: Exception) -> TrainingError:
     """Of too small images, or too little memory."""
     return TrainingError(
         f"PyTorch can't {what} {len(x)} images of {x.shape[-1]} pixels at a time: "
-        f"{str(error).splitlines()[0]}"
+        f"{first_line(error)}"
     )
 
 
