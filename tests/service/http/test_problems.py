@@ -255,7 +255,7 @@ def test_cors_is_off_unless_set(serve):
     client = serve(cors_origins="https://app.example")
     allowed = client.get("/readyz", headers=origin)
     assert allowed.headers["access-control-allow-origin"] == "https://app.example"
-    client.app.state.runtime.repository = None  # a defect: answered by the middleware
+    client.app.state.runtime.inference = None  # a defect: answered by the middleware
     failed = client.post("/v1/classify", content=colored(), headers=origin)
     assert failed.status_code == 500
     assert failed.headers["access-control-allow-origin"] == "https://app.example"
