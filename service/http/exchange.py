@@ -87,6 +87,10 @@ class Exchange:
                     raise
         await self._send(message)
 
+    def detach(self) -> None:
+        """Leave the scope, which would otherwise be in a cycle with this until it is collected."""
+        self._scope.pop(_KEY, None)
+
     def give_up_body(self) -> None:
         """Answer at once and close: there is no time left to read on."""
         self.announced, self._unread = 0, False

@@ -51,6 +51,7 @@ class RequestMiddleware:
             # The template, not the path: clients may ask for any number of paths.
             route = getattr(scope.get("route"), "path", "unmatched")
             self._record(scope, exchange, route)
+            exchange.detach()
 
     def _record(self, scope: Scope, exchange: Exchange, route: str) -> None:
         record, metrics = exchange.record, self._metrics

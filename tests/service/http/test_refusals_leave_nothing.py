@@ -6,9 +6,12 @@ import gc
 import socket
 
 import pytest
-from images import encode, photo
+from images import colored, encode, photo
 from refusals import OCTETS, refusals
+from waiting import wait_until
 from wire import connect, head, read_answer
+
+from service.http.exchange import Exchange
 
 PNG = encode(photo(300, 200), "PNG")
 REFUSALS = refusals(PNG, encode(photo(300, 200), "JPEG"))
@@ -85,3 +88,17 @@ def test_an_engine_that_fails_leaves_nothing_either(serve):
         assert send(client.base_url, image) == 500
 
     assert held_by(unreachable_after(work)) == set()
+
+
+def test_an_answered_request_is_in_no_cycle(client):
+    """What it held goes at once, and not when Python next looks for cycles."""
+    client.post("/v1/classify", content=colored())
+    gc.collect()
+    gc.disable()
+    try:
+        for _ in range(5):
+            client.post("/v1/classify", content=colored())
+        # The connection keeps its last request.
+        wait_until(lambda: sum(isinstance(each, Exchange) for each in gc.get_objects()) <= 1)
+    finally:
+        gc.enable()
