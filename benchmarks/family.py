@@ -81,7 +81,7 @@ def pixels(count: int) -> torch.Tensor:
     return (x - mean) / std
 
 
-def measure(name: str, folder: Path) -> Row:
+def try_out(name: str, folder: Path) -> Row:
     """Export, verify, serve and ask one network; raises `RuntimeError` where one fails."""
     network = trained(name)
     weights, model = folder / "weights.pth", folder / "models" / f"{name}.onnx"
@@ -152,7 +152,7 @@ def main() -> None:
     ]
     for name in arguments.names:
         with tempfile.TemporaryDirectory() as folder:
-            row = measure(name, Path(folder))
+            row = try_out(name, Path(folder))
         lines.append(
             f"| {row.name} | {row.export_s:.0f} s | {row.size_mb:.0f} MB | {row.parity:.1e} | "
             f"{row.served:.1e} | {row.batch_1_ms:.0f} ms |"

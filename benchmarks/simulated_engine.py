@@ -70,7 +70,7 @@ def best_rate(table: Mapping[int, float], max_batch: int) -> float:
 
 
 class SimulatedEngine:
-    """Implements `runtime.engine.base.Engine`, as a GPU whose every size is a captured graph.
+    """Implements `service.engine.base.Engine`, as a GPU whose every size is a captured graph.
 
     The golden cases of the contract have their known answers, so that the service's warm-up passes
     as it does with the real model. Any other image has one that follows from its pixels alone: an

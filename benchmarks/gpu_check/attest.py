@@ -58,7 +58,7 @@ def _bound_on_cpu(context: Context, part: Part) -> None:
                 input_shape=(side, side, 3),
                 side=side,
                 outputs=(PROBABILITIES,),
-                parallelism="NCHW",
+                layout="NCHW",
                 tf32=False,
             ),
             lambda _: session,

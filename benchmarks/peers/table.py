@@ -81,23 +81,23 @@ def summarise_limits(result: dict[str, Any]) -> dict[str, dict[str, Any]]:
     rates: dict[str, dict[str, list[float]]] = {}
     for each in result["rounds"]:
         for kind, layouts in each.get("limits", {}).items():
-            for parallelism, rate in layouts.items():
-                rates.setdefault(kind, {}).setdefault(parallelism, []).append(rate)
+            for layout, rate in layouts.items():
+                rates.setdefault(kind, {}).setdefault(layout, []).append(rate)
     found = {}
     for kind, layouts in rates.items():
         measured = max(map(len, layouts.values()))
         medians = {
-            parallelism: statistics.median(rates)
-            for parallelism, rates in layouts.items()
+            layout: statistics.median(rates)
+            for layout, rates in layouts.items()
             if 2 * len(rates) > measured
         }
         chosen = {kind: max(medians, key=medians.__getitem__)}
-        if plain := [parallelism for parallelism in medians if parallelism.startswith(ONE_THREAD)]:
+        if plain := [layout for layout in medians if layout.startswith(ONE_THREAD)]:
             chosen[f"{kind}, the plainest way"] = max(plain, key=medians.__getitem__)
-        for title, parallelism in chosen.items():
+        for title, layout in chosen.items():
             found[title] = {
-                "parallelism": parallelism, "images_per_s": medians[parallelism],
-                "least": min(layouts[parallelism]), "most": max(layouts[parallelism]),
+                "layout": layout, "images_per_s": medians[layout],
+                "least": min(layouts[layout]), "most": max(layouts[layout]),
             }  # fmt: skip
     return found
 

@@ -64,9 +64,9 @@ class ImageGate:
         self.admitted = 0
         """Images let in and not yet answered."""
         self._patience_s, self._patient = patience_s, 0
-        self._places: set[Reservation] = set()
+        self._reservations: set[Reservation] = set()
         # Who is passed by others takes longer for no fault of the plans.
-        self._corrections = {priority: PredictionErrors() for priority in Priority}
+        self._prediction_errors = {priority: PredictionErrors() for priority in Priority}
         self._device = device or DeviceLoad()
         self._device.gates.append(self)
 
@@ -185,21 +185,21 @@ class ImageGate:
 
     def learn(self, planned_s: float, took_s: float, priority: Priority) -> None:
         """Take note of how long a request was planned to take and took."""
-        self._corrections[priority].learn(planned_s, took_s, time.perf_counter())
+        self._prediction_errors[priority].learn(planned_s, took_s, time.perf_counter())
 
     def hold(self, reservation: Reservation) -> None:
         """Count a request's images in; whom it passes waits longer than was planned."""
         seconds = self._device.alone_s(reservation.load)
         for gate in self._device.gates:
             gate.put_off(reservation.rank, seconds)
-        self._places.add(reservation)
+        self._reservations.add(reservation)
         self.demand.add(reservation.rank, reservation.load.images)
         self.admitted += reservation.load.images
         self._patient += reservation.load.images if self._is_patient(reservation) else 0
 
     def let_go(self, reservation: Reservation) -> None:
         """Count a request's images out."""
-        self._places.remove(reservation)
+        self._reservations.remove(reservation)
         self.demand.remove(reservation.rank, reservation.load.images)
         self.admitted -= reservation.load.images
         self._patient -= reservation.load.images if self._is_patient(reservation) else 0
@@ -209,7 +209,7 @@ class ImageGate:
         if not (self.demand.has_low or self.demand.later(rank.deadline)):
             return
         low, due = Priority.LOW, rank.deadline
-        for reservation in self._places:
+        for reservation in self._reservations:
             other = reservation.rank
             if other.priority is not rank.priority:
                 is_passed = other.priority is low
@@ -228,11 +228,11 @@ class ImageGate:
         takes to make it; under load that would go for everyone, and small batches are slow. So
         there must be time for how far answers are from plans, and for a batch of the best size.
         """
-        prediction_errors = self._corrections[rank.priority]
-        needed_s = prediction_errors.expected_s(planned_s, now)
+        errors = self._prediction_errors[rank.priority]
+        needed_s = errors.expected_s(planned_s, now)
         if self.demand.before(rank, now) >= self.max_batch:
             size = self.latencies.best_size(self.max_batch, math.inf)
-            needed_s += prediction_errors.margin_s(now) + 2 * self.latencies.p95_s(size)
+            needed_s += errors.margin_s(now) + 2 * self.latencies.p95_s(size)
         return needed_s
 
     def _drain_s(self, images: int) -> float:
@@ -258,7 +258,7 @@ class Reservation:
         return self
 
     def __exit__(self, _: object, error: BaseException | None, __: object) -> None:
-        """Return them back."""
+        """Release the places."""
         self._gate.let_go(self)
         if isinstance(error, _TOO_LATE):
             self.was_late()

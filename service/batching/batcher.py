@@ -56,7 +56,7 @@ class Batcher:
     """One model's queue, run in batches by its device's threads, `concurrency` of them at a time.
 
     Construct it on the event loop that will wait for answers. Every ticket's future is resolved
-    exactly once: with an `TicketResult`, an `InferenceError`, a `DeadlineExceededError` or a
+    exactly once: with a `TicketResult`, an `InferenceError`, a `DeadlineExceededError` or a
     `ModelUnavailableError`. How many run together is planned by `latencies`. When the engine's
     session fails or its device is lost, the queue is emptied and takes nothing until `resume`.
     """

@@ -13,7 +13,7 @@ _DEVIATIONS = 4.0
 """RFC 6298 waits so many mean deviations for an answer before it takes it for lost."""
 
 _MOST_WRONG = 4.0
-"""A single request, cancelled or stuck, must not spoil the correction."""
+"""A single request, cancelled or stuck, must not spoil the estimate."""
 
 
 class PredictionErrors:

@@ -25,7 +25,7 @@ class ModelFacts(BaseModel):
     """How far a probability may be off, as the model is computed there."""
 
 
-class _Layout(BaseModel):
+class _Parallelism(BaseModel):
     runners: int
     intra_op_threads: int
     goal: str
@@ -48,7 +48,7 @@ class ServerSettings(BaseModel):
     """How a server is set, as far as its /health tells."""
 
     version: str
-    parallelism: _Layout
+    parallelism: _Parallelism
     models: list[_ModelHealth]
 
 
@@ -85,7 +85,7 @@ async def _read(client: SerialClient, target: Target, path: str) -> dict[str, An
 
 
 def _plain(value: Any, depth: int) -> Any:
-    """Return it as every report can hold it; None is in place of what none can.
+    """Return a value as every report can hold it; None is in place of what none can.
 
     That is NaN, infinity, and what is nested too deep. Half characters get a question mark.
     """

@@ -147,8 +147,8 @@ def limit_tables(limits: dict[str, Any]) -> list[tuple[str, list[str], list[list
     batches = sorted({row["batch"] for row in limits["model"]})
     layouts: dict[tuple[int, int, str], dict[int, float]] = {}
     for row in limits["model"]:
-        parallelism = (row["callers"], row["threads"], row["options"])
-        layouts.setdefault(parallelism, {})[row["batch"]] = row["images_per_s"]
+        layout = (row["callers"], row["threads"], row["options"])
+        layouts.setdefault(layout, {})[row["batch"]] = row["images_per_s"]
     model = [
         [f"{callers} x {threads}, {options}", *(number(rates.get(batch)) for batch in batches)]
         for (callers, threads, options), rates in layouts.items()
@@ -164,12 +164,12 @@ def limit_tables(limits: dict[str, Any]) -> list[tuple[str, list[str], list[list
         (
             "The model alone, images/s by batch size (callers x intra-op threads; session options "
             "of the service, or ONNX Runtime's defaults)",
-            ["parallelism", *(str(batch) for batch in batches)],
+            ["layout", *(str(batch) for batch in batches)],
             model,
         ),
         (
             "Decode + model in one process without HTTP, images/s",
-            ["parallelism", "median", "least", "most"],
+            ["layout", "median", "least", "most"],
             pipelines,
         ),
     ]

@@ -45,7 +45,7 @@ class GpuModel:
     input_shape: tuple[int | None, int | None, int | None]
     side: int
     outputs: Sequence[str]
-    parallelism: str  # of the convolutions: "NCHW" or "NHWC"
+    layout: str  # of the convolutions: "NCHW" or "NHWC"
     tf32: bool
 
 
@@ -95,7 +95,7 @@ class CudaEngine:
         copies = self._stagings[0].kind if self._stagings else None
         return {
             "cuda_graphs": self._graphs,
-            "parallelism": self._model.parallelism,
+            "layout": self._model.layout,
             "copies": copies,
         }
 

@@ -245,7 +245,7 @@ def _described(path: Path, *, tf32: bool) -> tuple[GpuModel, ModelContract]:
         input_shape=stated_input(session),
         side=contract.preprocessing.crop,
         outputs=(PROBABILITIES, *contract.optional_outputs),
-        parallelism="NHWC" if contract.precision == "fp16" or rounds else "NCHW",
+        layout="NHWC" if contract.precision == "fp16" or rounds else "NCHW",
         tf32=rounds,
     )
     return model, contract

@@ -1,1 +1,1 @@
-"""The HTTP edge: what a request is, from its first byte to its answer."""
+"""HTTP: what a request is, from its first byte to its answer."""

@@ -1,7 +1,7 @@
 """Paths behind a proxy that serves this at a path of its own.
 
 Some proxies take that path off and others don't, and probes come past the proxy: all are answered
-alike. The edge knows the service's own paths only; the framework, which makes links, gets the
+alike. The routes know the service's own paths only; FastAPI's pages, which make links, get the
 proxy's in front, as ASGI has it.
 """
 

@@ -180,7 +180,7 @@ class Broken(BaseModel):
 
 
 class ParallelismTrial(BaseModel):
-    """How a layout did when it was tried."""
+    """A candidate's figures when it was measured."""
 
     runners: int
     intra_op_threads: int

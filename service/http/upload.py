@@ -33,7 +33,7 @@ class HeldBytes:
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Return all back."""
+        """Release them all."""
         self.gate.give_back(self.size)
 
 

@@ -121,7 +121,7 @@ class _Loading:
         self._tried: set[ModelFile] = set()
 
     def choose(self, files: Sequence[ModelFile]) -> ParallelismChoice:
-        """Choose the layout by the first file that can be loaded, and load that.
+        """Choose the parallelism by the first file that can be loaded, and load that.
 
         Raises the first file's error when none can.
         """

@@ -284,21 +284,19 @@ def read_samples(
     compression = directory.number(tags.COMPRESSION, NONE)
     planes = count if directory.number(tags.PLANAR, 1) == 2 else 1
     _check_kind(compression, count // planes, bits, ycbcr_planes=ycbcr and planes > 1)
-    parallelism = _layout(directory, size, planes)
-    tiled_pixels = (
-        area(parallelism.part_size) * len(parallelism.rows) // planes if parallelism.tiled else 0
-    )
+    layout = _layout(directory, size, planes)
+    tiled_pixels = area(layout.part_size) * len(layout.rows) // planes if layout.tiled else 0
     predictor = _predictor(directory, compression, bits)
     if block is not None and block != WHOLE:
-        if predictor != 1 or (len(parallelism.rows) > 1 and parallelism.part_size[1] % block[1]):
+        if predictor != 1 or (len(layout.rows) > 1 and layout.part_size[1] % block[1]):
             raise unsupported("TIFFs of subsampled YCbCr in such strips or differences", ACCEPTED)
         size, count = stored_size(size, block), 1
-        parallelism = _Layout(
-            parallelism.tiled,
-            stored_size(parallelism.part_size, block),
-            [-(-rows // block[1]) for rows in parallelism.rows],
+        layout = _Layout(
+            layout.tiled,
+            stored_size(layout.part_size, block),
+            [-(-rows // block[1]) for rows in layout.rows],
         )
-    row_bits = parallelism.part_size[0] * count // planes * bits
+    row_bits = layout.part_size[0] * count // planes * bits
     samples = Samples(
         data=directory.data,
         order=directory.order,
@@ -308,16 +306,16 @@ def read_samples(
         compression=compression,
         predictor=predictor,
         planes=planes,
-        part_size=parallelism.part_size,
-        tiled=parallelism.tiled,
+        part_size=layout.part_size,
+        tiled=layout.tiled,
         tiled_pixels=tiled_pixels,
-        parts=_parts(directory, parallelism, (row_bits + 7) // 8 if compression == NONE else 0),
+        parts=_parts(directory, layout, (row_bits + 7) // 8 if compression == NONE else 0),
         reverse_bits=directory.number(tags.FILL_ORDER, 1) == 2,
         ycbcr=ycbcr,
         options=_options(directory, compression),
         tables=directory.blob(tags.JPEG_TABLES) if compression == JPEG else b"",
     )
-    _check_parts(samples, parallelism.rows)
+    _check_parts(samples, layout.rows)
     return samples
 
 
@@ -357,10 +355,10 @@ def _layout(directory: Directory, size: tuple[int, int], planes: int) -> _Layout
     return _Layout(tags.TILE_WIDTH in directory.entries, side, rows * (number // len(rows)))
 
 
-def _parts(directory: Directory, parallelism: _Layout, row_bytes: int) -> list[tuple[int, int]]:
+def _parts(directory: Directory, layout: _Layout, row_bytes: int) -> list[tuple[int, int]]:
     """Return where each part begins and ends; `row_bytes` gives its length if known."""
-    number = len(parallelism.rows)
-    wanted = (tags.TILE_OFFSETS, tags.STRIP_OFFSETS)[:: 1 if parallelism.tiled else -1]
+    number = len(layout.rows)
+    wanted = (tags.TILE_OFFSETS, tags.STRIP_OFFSETS)[:: 1 if layout.tiled else -1]
     starts = next(
         (directory.numbers(tag, most=_MAX_PARTS) for tag in wanted if tag in directory.entries), []
     )
@@ -369,7 +367,7 @@ def _parts(directory: Directory, parallelism: _Layout, row_bytes: int) -> list[t
     if 0 in starts[:number]:
         raise unsupported("TIFFs that lack some of their strips or tiles", "whole ones are")
     if row_bytes:
-        lengths = [row_bytes * rows for rows in parallelism.rows]
+        lengths = [row_bytes * rows for rows in layout.rows]
     else:
         lengths = _lengths(directory, starts, number)
     parts = [(start, start + n) for start, n in zip(starts, lengths, strict=False)]

@@ -1,4 +1,4 @@
-"""Chooses the layout: as the settings say, as the cache knows, or by trying."""
+"""Chooses the parallelism: by the settings, from the cache, or by measuring."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def _rounded(rate: float) -> str:
 
 @dataclass(frozen=True, slots=True)
 class ParallelismChoice:
-    """The layout that is used, and why: `trials` are empty where there was nothing to try."""
+    """The parallelism in use, and why: `trials` are empty where nothing was measured."""
 
     parallelism: Parallelism
     goal: OptimizeFor
@@ -66,7 +66,7 @@ class ParallelismChoice:
         return "is taken as long as no other is clearly and steadily faster"
 
     def described(self) -> dict[str, Any]:
-        """Return it as /health and the log show it."""
+        """Return what /health and the log show."""
         return {
             "runners": self.parallelism.runners,
             "intra_op_threads": self.parallelism.intra_op_threads,
@@ -101,7 +101,7 @@ def autotune(
     models: int,
     cache: ProfileCache,
 ) -> ParallelismChoice:
-    """Choose the layout for `models` models by the one that is opened by `engines`.
+    """Choose the parallelism for `models` models by the one that `engines` opens.
 
     Raises the `StartupError` with which a model file is refused; a model that can't run is left to
     the warm-up to tell.

@@ -1,9 +1,9 @@
-"""Tries layouts out: the same model, opened with as many threads as each layout has.
+"""Measures candidates: the same model, opened with the number of threads of each.
 
-Whatever disturbs makes slower and never faster. So the layouts are tried there and back (A, B, C,
-C, B, A), of each the better of its two results counts, and of each result the faster runs: measured
-that way, one layout tried as if it were two differed from itself by half as much as by means. One
-session is open at a time: the memory of two may not be there.
+Disturbances make runs slower and never faster. So candidates are measured there and back (A, B, C,
+C, B, A), the better of a candidate's two results counts, and in each result the faster runs do: one
+candidate measured as if it were two then differed from itself by half as much as with means. One
+session is open at a time, since there may not be memory for two.
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ def measure(
     *,
     max_batch: int,
 ) -> list[Trial]:
-    """Measure each layout with `image` (uint8 [H, W, 3]); raises what the engine raises.
+    """Measure each candidate with `image` (uint8 [H, W, 3]); raises what the engine raises.
 
     Takes below a second with a model of 10 ms an image, and seconds with one of 100 ms.
     """

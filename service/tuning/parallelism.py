@@ -1,7 +1,7 @@
-"""How many batches run side by side, and on how many threads each: what there is, and what is best.
+"""How many batches run in parallel and on how many threads each: the candidates, and the best.
 
-Threads that a session splits a batch over, and runners that each have a batch of their own, are two
-uses of the same cores. Which is better depends on the model and the machine, so both are tried.
+Several threads that share one batch and several runners with a batch each are two uses of the same
+cores. Which is better depends on the model and the machine, so both are measured.
 """
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ from pydantic import Field
 from service.settings import OptimizeFor
 
 _BETTER = 1.05
-"""So much faster than one runner for each core must a layout be to be preferred.
+"""Another candidate has to be this much faster than one runner per core to be preferred.
 
-A runner by itself waits for no other thread, whatever else the cores have to do; and on a machine
-that is busy otherwise, a lead of a few per cent is noise.
+A runner with one thread waits for no other, whatever else the cores have to do; and on a busy
+machine a lead of a few per cent is noise.
 """
 
 _STEADY = 1.2
-_CPUS_FOR_A_MIDDLE_WAY = 4
+_CPUS_FOR_HALVES = 4
 
 
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
@@ -44,9 +44,9 @@ class Parallelism:
 
 @dataclass(frozen=True, slots=True)
 class Trial:
-    """How a layout did: images a second of all its runners, and seconds of a lone image.
+    """A candidate's figures: images per second of all its runners, and seconds for a lone image.
 
-    Not `steady` is what a second try did not confirm: it should not be relied on.
+    Not `steady`: a second try did not confirm them, so they should not be relied on.
     """
 
     parallelism: Parallelism
@@ -61,20 +61,20 @@ def is_steady(results: Sequence[float]) -> bool:
 
 
 def candidates(cpus: int, models: int, *, runners: int = 0, threads: int = 0) -> list[Parallelism]:
-    """List the layouts that are worth a try; first the one with a runner for each CPU.
+    """List the candidates that are worth measuring; first the one with a runner per CPU.
 
-    Each gives every CPU one thread: a runner for each, one runner with all of them, and from 4 CPUs
-    on a middle way. `runners` and `threads` other than 0 are given; then there is nothing to try,
-    since what fills the CPUs follows from either.
+    Each gives every CPU one thread: a runner per CPU, one runner with all of them, and from 4 CPUs
+    on half of each. `runners` and `threads` other than 0 are fixed by the user; then one candidate
+    is left, since what fills the CPUs follows from either.
     """
     if runners:
         return [Parallelism(runners, threads or _threads_beside(runners, cpus, models))]
     if threads:
         fitting = [r for r in range(1, cpus + 1) if _threads_beside(r, cpus, models) >= threads]
         return [Parallelism(max(fitting, default=1), threads)]
-    ways = [cpus, 1] if cpus < _CPUS_FOR_A_MIDDLE_WAY else [cpus, 1, cpus // 2]
-    options = [Parallelism(way, _threads_beside(way, cpus, models)) for way in ways]
-    # With many models the middle way may leave no thread over, and be half of the first.
+    counts = [cpus, 1] if cpus < _CPUS_FOR_HALVES else [cpus, 1, cpus // 2]
+    options = [Parallelism(count, _threads_beside(count, cpus, models)) for count in counts]
+    # With many models, half as many runners may have no second thread each: half of the first.
     return [
         parallelism
         for parallelism in dict.fromkeys(options)
@@ -92,7 +92,7 @@ def _threads_beside(runners: int, cpus: int, models: int) -> int:
 
 
 def choose(trials: Sequence[Trial], goal: OptimizeFor) -> Parallelism:
-    """Pick the best layout for a goal; the first of `trials` is the one to beat in throughput."""
+    """Pick the best for a goal; the first of `trials` is the one to beat in throughput."""
     if goal == "latency":
         return min(trials, key=lambda trial: trial.lone_s).parallelism
     first, best = trials[0], max(trials, key=lambda trial: trial.images_per_s)

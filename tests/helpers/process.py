@@ -25,7 +25,7 @@ EXPORT = [str(Path(sys.executable).with_name("resnet-export"))]
 
 _SETTINGS = {
     "RESNET_SERVE_CACHE_DIR": "none",  # who runs tests has a cache too
-    "RESNET_SERVE_RUNNERS": "2",  # given, so that no start measures which layout is best
+    "RESNET_SERVE_RUNNERS": "2",  # given, so that no start measures which parallelism is best
     "RESNET_SERVE_INTRA_OP_THREADS": "1",
 }
 

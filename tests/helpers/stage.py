@@ -42,7 +42,7 @@ _NAMES = count()
 
 
 class Clock:
-    """Stands for the module `time` in `runtime.batching`; stands still until it is moved."""
+    """Stands for the module `time` in `service.batching`; stands still until it is moved."""
 
     def __init__(self) -> None:
         self.now = 1000.0
@@ -56,7 +56,7 @@ class Clock:
 
 @contextmanager
 def simulated_time(clock: Clock) -> Iterator[None]:
-    """Let every module of `runtime.batching` read the simulated clock."""
+    """Let every module of `service.batching` read the simulated clock."""
     with pytest.MonkeyPatch.context() as patch:
         for name, module in tuple(sys.modules.items()):
             if name.startswith("service.batching.") and hasattr(module, "time"):
@@ -467,7 +467,7 @@ class Stage:
         """Compare what is taken with who was in line then; gives who should have been taken."""
         now, first = self.clock.now, lines.get(source, [])[:size]
         if not first:
-            self.wrong.append("work for somebody who was not in line, or a lane over its limit")
+            self.wrong.append("work for somebody who was not in line, or a limit exceeded")
             return []
         for other, line in lines.items():
             if line[0].sort_key(now) < first[0].sort_key(now) and not _may_be_passed(

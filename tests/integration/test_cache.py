@@ -17,9 +17,9 @@ def test_what_is_measured_is_kept_where_the_users_caches_are(model_folder, tmp_p
     kept = sorted(path.name for path in (tmp_path / "caches" / "resnet-serve").iterdir())
     assert [name for name in kept if name.startswith("batches-")]
     with serving("--models", model_folder, **environ) as server, client_of(server) as client:
-        parallelism = client.get("/health").json()
-    if parallelism["parallelism"]["source"] == "cache":  # a busy machine's figures are not kept
-        assert parallelism["models"][0]["latency_ms"] == first
+        health = client.get("/health").json()
+    if health["parallelism"]["source"] == "cache":  # a busy machine's figures are not kept
+        assert health["models"][0]["latency_ms"] == first
 
 
 def test_without_a_place_to_keep_it_the_program_starts_all_the_same(model_folder):

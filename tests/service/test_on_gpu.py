@@ -100,7 +100,7 @@ def test_health_tells_the_gpu_its_memory_and_how_it_computes(serve, device):
         }
     ]
     (model,) = body["models"]
-    assert model["engine"] == {"cuda_graphs": True, "parallelism": "NCHW", "copies": "pinned"}
+    assert model["engine"] == {"cuda_graphs": True, "layout": "NCHW", "copies": "pinned"}
     assert (model["provider"], model["max_batch"]) == ("cuda", 4)
     assert list(model["latency_ms"]) == ["1", "2", "4"]
 
@@ -109,7 +109,7 @@ def test_the_log_of_the_start_tells_what_was_taken(loaded):
     _, logs = loaded(max_batch=2)
     ready, gpu = logs
     assert (ready["event"], ready["max_batch"]) == ("model_ready", 2)
-    assert (ready["cuda_graphs"], ready["parallelism"], ready["copies"]) == (True, "NCHW", "pinned")
+    assert (ready["cuda_graphs"], ready["layout"], ready["copies"]) == (True, "NCHW", "pinned")
     assert (gpu["event"], gpu["memory_used_bytes"]) == ("gpu", 20 * 2**30)
 
 

@@ -50,7 +50,7 @@ class Answer(bentoml.IODescriptor):
         return JSONResponse(obj[0])
 
 
-@bentoml.runtime(
+@bentoml.service(
     workers=_GIVEN.cores,
     traffic={"timeout": _LONG_MS // 1000},
     logging={"access": {"enabled": False}},

@@ -100,7 +100,7 @@ def test_the_best_layout_without_a_server_is_the_best_of_the_medians():
     found["rounds"][0]["limits"]["model alone"]["measured once"] = 300
     limits = table.summarise_limits(found)
     assert limits == {
-        "model alone": {"parallelism": "steady", "images_per_s": 100, "least": 100, "most": 100}
+        "model alone": {"layout": "steady", "images_per_s": 100, "least": 100, "most": 100}
     }
 
 
@@ -110,6 +110,6 @@ def test_the_plainest_way_stands_beside_the_best():
     layouts = {"one loop on one thread, a": 5, "one loop on one thread, b": 6, "many": 10}
     found["rounds"] = [{"servers": {}, "limits": {"decode + model": layouts}}]
     limits = table.summarise_limits(found)
-    assert limits["decode + model"]["parallelism"] == "many"
-    assert limits["decode + model, the plainest way"]["parallelism"] == "one loop on one thread, b"
+    assert limits["decode + model"]["layout"] == "many"
+    assert limits["decode + model, the plainest way"]["layout"] == "one loop on one thread, b"
     assert limits["decode + model, the plainest way"]["images_per_s"] == 6

@@ -17,7 +17,7 @@ seconds = st.floats(1e-4, 10)
 def taught(
     answers: Iterable[tuple[float, float]], gap_s: float = 0.05
 ) -> tuple[PredictionErrors, float]:
-    """Give a correction that has learned of planned and taken seconds, and the time after that."""
+    """Return an estimate that has learned of planned and taken seconds, and the time after that."""
     prediction_errors, now = PredictionErrors(), 100.0
     for planned_s, took_s in answers:
         now += gap_s

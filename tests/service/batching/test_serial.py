@@ -1,4 +1,4 @@
-"""A lane whose batches are computed one after the other, as on a GPU, while others get ready."""
+"""A serial limit: batches are computed one after the other, as on a GPU, while others get ready."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def test_a_full_batch_does_not_wait():
         assert values(scene) == [[1], [2, 3, 4, 5]]
         scene.submit(0, count=4)
         scene.settle()
-        assert len(scene.blocked()) == 2, "and no more than the lane allows"
+        assert len(scene.blocked()) == 2, "and no more than the limit allows"
         scene.end()
 
 

@@ -160,7 +160,7 @@ def test_who_closes_a_model_hears_that_the_last_of_its_tickets_has_gone():
     with stage([ONE_S, ONE_S], threads=2, max_batch=1, runners=1) as scene:
         scene.submit(1)
         scene.settle()
-        (gone,) = scene.submit(0, time_s=100)  # the lane is full
+        (gone,) = scene.submit(0, time_s=100)  # the limit is reached
         scene.close_model(0)
         scene.wait_for_sleepers(2)  # the other thread, and who closes
         scene.cancel(gone)

@@ -526,7 +526,7 @@ def test_memory_is_known_once_something_is_ready(pinned):
 
 def test_what_was_taken_is_told(host):
     kind = "pinned" if host.gpu.runtime else "pageable"
-    assert host.open().attested == {"cuda_graphs": True, "parallelism": "NCHW", "copies": kind}
+    assert host.open().attested == {"cuda_graphs": True, "layout": "NCHW", "copies": kind}
 
 
 @pytest.mark.parametrize("batches", [1, 2, 3])

@@ -312,7 +312,7 @@ def test_a_build_for_the_cpu_uses_no_gpu():
 
 
 @pytest.mark.parametrize(
-    ("precision", "tf32", "taken", "parallelism", "rounds"),
+    ("precision", "tf32", "taken", "layout", "rounds"),
     [
         ("fp32", False, 0, "NCHW", False),
         ("fp32", True, 1, "NHWC", True),
@@ -323,15 +323,15 @@ def test_a_build_for_the_cpu_uses_no_gpu():
     ],
 )
 def test_tensor_cores_are_used_for_fp16_and_for_float32_only_when_asked_for(
-    tmp_path, fake_cuda, precision, tf32, taken, parallelism, rounds
+    tmp_path, fake_cuda, precision, tf32, taken, layout, rounds
 ):
     """An fp16 file's operands have no more bits than TF32 keeps, so nothing is rounded there."""
     opened = fake_cuda(CUDA)
     path = write_color_model(tmp_path / "x.onnx", precision=precision)
     engine = load_engine(path, provider="cuda", cuda=CudaOptions(tf32=tf32))
     (_, options), _ = opened[0]
-    assert (options["use_tf32"], options["prefer_nhwc"]) == (taken, int(parallelism == "NHWC"))
-    assert engine.attested["parallelism"] == parallelism
+    assert (options["use_tf32"], options["prefer_nhwc"]) == (taken, int(layout == "NHWC"))
+    assert engine.attested["layout"] == layout
     assert engine.tf32 is rounds
 
 

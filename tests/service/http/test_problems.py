@@ -1,4 +1,4 @@
-"""Errors as problem details, and what the edge adds to every answer."""
+"""Errors as problem details, and what every answer has."""
 
 from __future__ import annotations
 

@@ -85,7 +85,7 @@ def empty(path: Path) -> Path:
 )
 @pytest.mark.parametrize("name", ["a", "z"])
 def test_a_broken_file_does_not_keep_the_others_from_being_served(tmp_path, name, damage, said):
-    """Also when it comes first, and the layout would be measured by it."""
+    """Also when it comes first, and the parallelism would be measured by it."""
     for good in ("b", "c"):
         write_color_model(tmp_path / f"{good}.onnx")
     path = damage(write_color_model(tmp_path / f"{name}.onnx"))
@@ -276,7 +276,7 @@ def test_what_is_loaded_is_shown_in_the_metrics(model_folder):
         assert label in text
 
 
-# The layout
+# The parallelism
 
 
 @pytest.fixture
@@ -322,7 +322,7 @@ def test_the_layout_is_that_of_the_pool_and_of_every_session(several):
 @pytest.mark.parametrize(
     ("default", "measured"), [(None, "a.onnx"), ("a", "a.onnx"), ("b", "b/12.onnx")]
 )
-def test_the_layout_is_measured_on_the_model_that_is_asked_for_by_default(
+def test_the_parallelism_is_measured_on_the_model_that_is_asked_for_by_default(
     several, monkeypatch, default, measured
 ):
     """And only on that, in the version that answers."""

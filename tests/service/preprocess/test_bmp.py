@@ -95,9 +95,9 @@ LAYOUTS = {
 
 
 @pytest.mark.parametrize("size", [40, 56, 108, 124])
-@pytest.mark.parametrize("parallelism", LAYOUTS)
-def test_masks_give_their_colors(size, parallelism):
-    bits, masks = LAYOUTS[parallelism]
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_masks_give_their_colors(size, layout):
+    bits, masks = LAYOUTS[layout]
     values = RANDOM.integers(0, 1 << bits, (17, 23), np.uint64)
     channels = []
     for mask in masks:
@@ -111,10 +111,10 @@ def test_masks_give_their_colors(size, parallelism):
 
 
 @pytest.mark.parametrize("size", [56, 108, 124])
-@pytest.mark.parametrize("parallelism", ["1555", "4444", "8888", "2 of alpha"])
-def test_an_alpha_that_is_0_everywhere_is_none(size, parallelism):
+@pytest.mark.parametrize("layout", ["1555", "4444", "8888", "2 of alpha"])
+def test_an_alpha_that_is_0_everywhere_is_none(size, layout):
     """Programs that know no alpha write such files."""
-    bits, masks = LAYOUTS[parallelism]
+    bits, masks = LAYOUTS[layout]
     values = RANDOM.integers(0, 1 << bits, (17, 23), np.uint64) & ~np.uint64(masks[3])
     opaque = masked(size, bits, (*masks[:3], 0), values)
     assert np.array_equal(found(masked(size, bits, masks, values)), found(opaque))

@@ -61,14 +61,14 @@ def test_images_are_upright_and_on_white(image_format, mode, orientation):
     assert read(data, 10_000).size == (found.shape[1], found.shape[0])
 
 
-@pytest.mark.parametrize("parallelism", ["420", "422", "444"])
+@pytest.mark.parametrize("layout", ["420", "422", "444"])
 @pytest.mark.parametrize("bits", [8, 10, 12])
-def test_avifs_of_all_depths_are_decoded(bits, parallelism):
+def test_avifs_of_all_depths_are_decoded(bits, layout):
     pixels = np.asarray(smooth(64, 48)).astype(int)
     values = (
         pixels.astype(np.uint8) if bits == 8 else (pixels * (2**bits - 1) // 255).astype(np.uint16)
     )
-    data = imagecodecs.avif_encode(values, level=95, bitspersample=bits, pixelformat=parallelism)
+    data = imagecodecs.avif_encode(values, level=95, bitspersample=bits, pixelformat=layout)
     assert np.abs(np.asarray(decode_upright(data, POLICY)) - pixels.astype(int)).mean() < 3
 
 

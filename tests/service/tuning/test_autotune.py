@@ -1,4 +1,4 @@
-"""Which layout a service gets, and from where: the settings, an earlier start, or a trial."""
+"""Which parallelism a service gets, and why: settings, an earlier start, or measurement."""
 
 from __future__ import annotations
 
@@ -42,8 +42,8 @@ def trials(monkeypatch):
     """Trials of known outcome; gives the list of what was tried."""
     asked: list[list[Parallelism]] = []
 
-    def tried(layouts, engines, image, *, max_batch):
-        asked.append(list(layouts))
+    def tried(options, engines, image, *, max_batch):
+        asked.append(list(options))
         assert image.shape == (8, 8, 3)
         return TRIALS
 
@@ -161,7 +161,7 @@ def test_another_model_batch_size_or_number_of_cpus_is_tried_anew(
     ]  # fmt: skip
 
 
-def test_figures_of_other_layouts_are_not_used(model, cache, trials, tmp_path):
+def test_figures_of_other_candidates_are_not_used(model, cache, trials, tmp_path):
     chosen(model, cache)
     (path,) = (tmp_path / "cache").iterdir()
     entry = json.loads(path.read_text())

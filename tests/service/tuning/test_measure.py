@@ -1,4 +1,4 @@
-"""Layouts are tried with the real ONNX Runtime; what comes out has the right form."""
+"""Candidates are measured with the real ONNX Runtime; what comes out has the right form."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from service.tuning.measure import ReopenableEngine, measure
 from service.tuning.parallelism import Parallelism
 
 IMAGE = golden_pattern(1, 8)
-LAYOUTS = [Parallelism(2, 1), Parallelism(1, 2), Parallelism(2, 3)]
+OPTIONS = [Parallelism(2, 1), Parallelism(1, 2), Parallelism(2, 3)]
 
 
 class Watched:
@@ -54,20 +54,20 @@ def watched():
 
 
 def test_each_layout_has_its_figures(watched, model):
-    trials = measure(LAYOUTS, ReopenableEngine(FakeOpener(watched), model), IMAGE, max_batch=8)
-    assert [trial.parallelism for trial in trials] == LAYOUTS
+    trials = measure(OPTIONS, ReopenableEngine(FakeOpener(watched), model), IMAGE, max_batch=8)
+    assert [trial.parallelism for trial in trials] == OPTIONS
     assert all(trial.images_per_s > 0 and trial.lone_s > 0 for trial in trials)
 
 
 def test_they_are_tried_there_and_back_and_one_session_is_open_at_a_time(watched, model):
-    measure(LAYOUTS, ReopenableEngine(FakeOpener(watched), model), IMAGE, max_batch=8)
+    measure(OPTIONS, ReopenableEngine(FakeOpener(watched), model), IMAGE, max_batch=8)
     assert [threads for _, threads in watched.opened] == [1, 2, 3, 2, 1]
     assert watched.most_open == 1
 
 
 def test_a_model_that_takes_long_is_tried_once(watched, model, monkeypatch):
     monkeypatch.setattr(measure_module, "_NO_WAY_BACK_S", -1.0)
-    trials = measure(LAYOUTS, ReopenableEngine(FakeOpener(watched), model), IMAGE, max_batch=8)
+    trials = measure(OPTIONS, ReopenableEngine(FakeOpener(watched), model), IMAGE, max_batch=8)
     assert [threads for _, threads in watched.opened] == [1, 2, 3]
     assert len(trials) == 3
     assert not any(trial.steady for trial in trials), "nothing confirms a single result"
@@ -94,9 +94,9 @@ class Counting(FakeEngine):
         return answers
 
 
-def tried(engine: Counting, *layouts: Parallelism, max_batch: int = 8):
+def tried(engine: Counting, *options: Parallelism, max_batch: int = 8):
     engines = ReopenableEngine(FakeOpener(lambda *_, **__: engine), Path("a.onnx"))
-    return measure(layouts, engines, IMAGE, max_batch=max_batch)
+    return measure(options, engines, IMAGE, max_batch=max_batch)
 
 
 @pytest.mark.parametrize(("max_batch", "sizes"), [(1, {1}), (2, {1, 2}), (4, {1, 4}), (8, {1, 4})])

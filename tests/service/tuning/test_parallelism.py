@@ -1,4 +1,4 @@
-"""Which layouts are tried, and which of them is chosen, by given figures."""
+"""Which candidates are measured, and which is chosen, by given figures."""
 
 from __future__ import annotations
 
@@ -43,11 +43,11 @@ def test_sessions_that_can_run_at_once_share_the_cpus():
 @given(cpus=st.integers(1, 300), models=st.integers(1, 20))
 @settings(max_examples=300)
 def test_no_layout_has_more_threads_than_cpus(cpus, models):
-    layouts = candidates(cpus, models)
-    assert layouts[0] == Parallelism(cpus, 1)
-    assert 1 <= len(layouts) <= 3
-    assert len(set(layouts)) == len(layouts)
-    assert all(threads_at_most(parallelism, models) <= cpus for parallelism in layouts)
+    options = candidates(cpus, models)
+    assert options[0] == Parallelism(cpus, 1)
+    assert 1 <= len(options) <= 3
+    assert len(set(options)) == len(options)
+    assert all(threads_at_most(parallelism, models) <= cpus for parallelism in options)
 
 
 def test_what_is_given_is_not_tried():
@@ -81,10 +81,10 @@ def test_with_one_given_the_other_is_kept_within_the_cpus(cpus, models, number):
 
 def trials(*figures: tuple[float, float], steady: bool = True) -> list[Trial]:
     """Of a runner for each CPU, one for all, and the middle way: images a second, and seconds."""
-    layouts = (ONE_EACH, ALL_FOR_ONE, MIDDLE)
+    options = (ONE_EACH, ALL_FOR_ONE, MIDDLE)
     return [
         Trial(parallelism, *figure, steady)
-        for parallelism, figure in zip(layouts, figures, strict=False)
+        for parallelism, figure in zip(options, figures, strict=False)
     ]
 
 
