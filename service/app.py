@@ -13,13 +13,10 @@ import asyncio
 import threading
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
-from typing import Any
 
 from fastapi import FastAPI
 from fastapi.middleware.cors import CORSMiddleware
 from fastapi_offline import FastAPIOffline
-from starlette.requests import Request
-from starlette.responses import Response
 from starlette.routing import Mount, Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
@@ -29,10 +26,8 @@ from service.batching.decode_pool import DecodePool
 from service.cpus import cpu_count
 from service.engine.base import Opener
 from service.errors import SettingsError
-from service.http.json_body import json_body
 from service.http.middleware import RequestMiddleware
-from service.http.openapi import document
-from service.http.problems import add_problem_handlers
+from service.http.pages import add_pages
 from service.http.root_path import WithoutRootPath, WithRootPath
 from service.http.router import TableRouter
 from service.http.routes import OPERATIONS
@@ -62,8 +57,7 @@ def create_app(settings: Settings, opener: Opener | None = None) -> FastAPI:
         redirect_slashes=False,  # a redirect would be built from the client's Host header
     )
     app.state.runtime = runtime
-    _describe(app, runtime)
-    add_problem_handlers(app)
+    add_pages(app, runtime)
     _check_root_path(app, settings.root_path)
     # In the place of FastAPI's own stack, which is left to the pages: its layers took as long as
     # decoding, batching and answering a small image.
@@ -92,24 +86,6 @@ def _layers(app: FastAPI, stack: ASGIApp, runtime: Runtime) -> ASGIApp:
             expose_headers=["X-Request-Id", "Server-Timing", "Retry-After"],
         )
     return layers
-
-
-def _describe(app: FastAPI, runtime: Runtime) -> None:
-    """Have FastAPI's pages show the table of routes."""
-
-    def openapi() -> dict[str, Any]:
-        if app.openapi_schema is None:
-            app.openapi_schema = document(
-                runtime, app.title, app.version, app.summary or "", runtime.settings.root_path
-            )
-        return app.openapi_schema
-
-    async def answer(_: Request) -> Response:
-        return Response(json_body(app.openapi()), media_type="application/json")
-
-    app.openapi = openapi  # type: ignore[method-assign]  # the way FastAPI documents
-    # Before FastAPI's own of the same path, whose answer does not end its line.
-    app.router.routes.insert(0, Route(str(app.openapi_url), answer))
 
 
 def _check_root_path(app: FastAPI, root_path: str | None) -> None:

@@ -33,11 +33,16 @@ def forget_frames(error: BaseException, *, logged: bool = False) -> None:
             left += [one.__cause__, one.__context__]
 
 
+def internal_error(request_id: str) -> InternalError:
+    """Return what a client is told of a defect."""
+    return InternalError(f"an internal error; its id is {request_id}")
+
+
 def known_error(error: Exception, request_id: str) -> RequestError:
     """Turn any exception into one that may be shown; the log gets what the client doesn't."""
     if not isinstance(error, RequestError):
         _log.error("internal_error", request_id=request_id, exc_info=error)
-        return InternalError(f"an internal error; its id is {request_id}")
+        return internal_error(request_id)
     if error.status == 500:
         _log.error(error.code, request_id=request_id, exc_info=error.__cause__ or error)
     return error

@@ -32,13 +32,10 @@ from service.batching.plan import DeviceLoad, Load
 from service.batching.prediction_error import PredictionErrors
 from service.batching.ticket import Priority, half_time
 from service.errors import (
-    DeadlineExceededError,
     DeadlineUnreachableError,
     InflightBytesError,
     QueueFullError,
 )
-
-_TOO_LATE = (asyncio.CancelledError, DeadlineExceededError)
 
 
 class ImageGate:
@@ -260,7 +257,7 @@ class Reservation:
     def __exit__(self, _: object, error: BaseException | None, __: object) -> None:
         """Release the places."""
         self._gate.let_go(self)
-        if isinstance(error, _TOO_LATE):
+        if isinstance(error, asyncio.CancelledError):
             self.was_late()
 
     def answered(self) -> None:

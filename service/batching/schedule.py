@@ -113,7 +113,7 @@ class Schedule:
             self._sources.append(source)
 
     def begin(self, thread: int, idle: int) -> tuple[Run | None, float | None]:
-        """Return a thread the most urgent work; call with `changed` held.
+        """Give a thread the most urgent work; call with `changed` held.
 
         `idle` threads are free, this one included. If there is none, gives the seconds until there
         may be some, or None where that is not known.

@@ -98,7 +98,7 @@ class PinnedStaging(Staging):
         self._runtime.synchronize(self._stream)
 
     def free(self) -> None:
-        """Return all of it back."""
+        """Free all of it."""
         if self._device:
             self._runtime.free(self._device)
         if self._host_address:

@@ -47,8 +47,9 @@ class Exchange:
         self.runtime = runtime
         self.headers: Mapping[bytes, bytes] = _together(scope["headers"])
         self.record = RequestRecord(request_id(self.headers.get(b"x-request-id")))
-        self.record.attach(scope)
         scope[_KEY] = self
+        # Kept, since a framework behind this changes the scope's.
+        self.path: str = scope["path"]
         self.query_string: bytes = scope["query_string"]
         self.status = 499  # until an answer is sent
         self.seconds: float | None = None  # from arrival to the answer's last byte

@@ -33,6 +33,7 @@ from service.http.json_body import json_body
 from service.http.problems import MEDIA_TYPE, problem
 from service.http.writing import JoinedWrites, WriteTimeout
 from service.logs import request_id
+from service.tracebacks import forget_frames
 from service.wording import shortened
 
 _MAX_HEAD_BYTES = 64 * 1024
@@ -136,7 +137,9 @@ class Http1Protocol(HttpToolsProtocol):
         except RequestError as error:
             self._refuse(error)
         except httptools.HttpParserCallbackError as error:
-            self._refuse(self._refusal or self._told_of_callback(error))
+            refusal = self._refusal or self._told_of_callback(error)
+            forget_frames(error, logged=True)
+            self._refuse(refusal)
         except httptools.HttpParserError as error:
             self._refuse(MalformedRequestError(f"not HTTP/1.1: {error}"))
         else:
@@ -282,7 +285,8 @@ class Http1Protocol(HttpToolsProtocol):
         still sends is dropped for a moment: closing at once would reset the connection, maybe
         before the client has read why (RFC 9112, section 9.6).
         """
-        self._refused = True
+        self._refused, self._refusal = True, None
+        forget_frames(error, logged=True)  # they hold this connection, and what it has sent
         self._stop_timer()
         self._count_refused(error.code)
         under_way = [cycle for cycle in self._cycles if not cycle.response_complete]
@@ -362,7 +366,7 @@ def _decoded(path: bytes) -> str:
 
 
 def _with_path(target: bytes) -> bytes:
-    """Return an absolute target without a path the path "/" (RFC 9110, section 4.2.3)."""
+    """Add the path "/" to an absolute target without one (RFC 9110, section 4.2.3)."""
     url: Any = httptools.parse_url(target)
     if url.path is not None:
         return target

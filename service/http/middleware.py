@@ -1,4 +1,4 @@
-"""The outermost layer of every request, as pure ASGI around the application."""
+"""The layer around every request (but CORS preflights), as pure ASGI."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _log = structlog.get_logger("service.request")
 
 
 class RequestMiddleware:
-    """Return each request an id, a record, metrics, one log line and, whatever happens, an answer.
+    """Gives each request an id, a record, metrics, one log line and, whatever happens, an answer.
 
     Pure ASGI, since under Starlette's `BaseHTTPMiddleware` a handler never learns that its client
     has gone.
@@ -42,6 +42,8 @@ class RequestMiddleware:
                 forget_frames(error, logged=True)
                 await exchange.answer(shown)
         except asyncio.CancelledError:
+            if not (self._runtime.draining or self._runtime.repository.lost):
+                raise  # by who runs this application, and not by the server
             # Stopping took longer than allowed and the server gave this task up; it ends here.
             self._runtime.given_up += exchange.seconds is None
             exchange.give_up_body()
@@ -55,7 +57,7 @@ class RequestMiddleware:
 
     def _record(self, scope: Scope, exchange: Exchange, route: str) -> None:
         record, metrics = exchange.record, self._metrics
-        refused: RequestError | None = scope.get(REFUSED)
+        refused: RequestError | None = scope.pop(REFUSED, None)
         if refused is not None:
             metrics.count_request(route, scope["method"], refused.status, record.elapsed_s())
             return
@@ -69,7 +71,7 @@ class RequestMiddleware:
             "request",
             request_id=record.request_id,
             method=scope["method"],
-            path=scope["path"],
+            path=exchange.path,
             client=(scope.get("client") or (None,))[0],
             status=exchange.status,
             code=record.code,

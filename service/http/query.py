@@ -9,9 +9,8 @@ from urllib.parse import parse_qsl
 from pydantic import BaseModel, ValidationError
 
 from service.errors import InvalidParameterError, TopKError
-from service.http.problems import invalid_parameters
 from service.models.model import ServedModel
-from service.wording import shortened
+from service.wording import shortened, what_is_wrong
 
 _DEFAULT_TOP_K = 5
 
@@ -41,7 +40,11 @@ def read_query(query_string: bytes, schema: type[Q]) -> Q:
     try:
         return schema.model_validate(query)
     except ValidationError as error:
-        raise invalid_parameters(error.errors()) from None
+        faults = [
+            f"{item['loc'][0]}: {what_is_wrong(item)}, got {shortened(str(item['input']))!r}"
+            for item in error.errors()
+        ]
+        raise InvalidParameterError("; ".join(faults)) from None
 
 
 def labels_wanted(top: int | None, model: ServedModel) -> int:

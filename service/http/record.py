@@ -5,12 +5,8 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass, field
 
-from starlette.requests import Request
-from starlette.types import Scope
-
 from service.inference.request import StageTimings
 
-_KEY = "resnet_serve.record"
 _STAGES = ("receive", "decode", "queue", "infer")
 
 
@@ -48,13 +44,3 @@ class RequestRecord:
                 if seconds is not None
             }
         return self._shown
-
-    def attach(self, scope: Scope) -> None:
-        """Put the record where `record_of` finds it."""
-        scope[_KEY] = self
-
-
-def record_of(request: Request) -> RequestRecord:
-    """Return the record that the middleware attached to this request."""
-    record: RequestRecord = request.scope[_KEY]
-    return record

@@ -1,4 +1,4 @@
-"""The way of a request's images: admit, decode, transform, batch.
+"""What happens to a request's images: admit, decode, transform, batch.
 
 Each image takes one hop to a thread that decodes it, and one back with its batch's result. Results
 are counted here, so that every door counts alike.
@@ -57,7 +57,7 @@ class Pipeline:
         with model.gate.admit(len(images), due.deadline, due.priority, works) as reservation:
             if reservation.is_tried:
                 due = replace(due, is_tried=True)
-            run = _Run(self, request, batcher, due)
+            run = _Run(self, request, works, batcher, due)
             results = await run.all()
             if run.ran == len(images):
                 reservation.answered()
@@ -65,9 +65,9 @@ class Pipeline:
                 reservation.was_late()
         return results
 
-    def pending(self, image: bytes, run: _Run) -> tuple[PendingImage, bool]:
+    def pending(self, image: bytes, work: Work, run: _Run) -> tuple[PendingImage, bool]:
         """Start an image, or join an identical one; return it, and whether it was joined."""
-        start = partial(self._start, image, run.model, run.batcher)
+        start = partial(self._start, image, work, run.model, run.batcher)
         if self._coalescer is None:
             pending = PendingImage(run.due)
             start(pending)
@@ -85,7 +85,12 @@ class Pipeline:
         return Work(header.kind, header.pixels, len(image))
 
     def _start(
-        self, image: bytes, model: ServedModel, batcher: Batcher, pending: PendingImage
+        self,
+        image: bytes,
+        work: Work,
+        model: ServedModel,
+        batcher: Batcher,
+        pending: PendingImage,
     ) -> None:
         """Send an image on its way; a small one is decoded here, since a hop would take longer."""
         try:
@@ -102,7 +107,7 @@ class Pipeline:
             pending.future,
             pending.due.deadline,
             pending.due.priority,
-            self._work(image, model),
+            work,
         )
 
     def _decode(
@@ -138,9 +143,14 @@ class _Run:
     """One admitted request."""
 
     def __init__(
-        self, pipeline: Pipeline, request: InferenceRequest, batcher: Batcher, due: RequestDeadline
+        self,
+        pipeline: Pipeline,
+        request: InferenceRequest,
+        works: Sequence[Work],
+        batcher: Batcher,
+        due: RequestDeadline,
     ) -> None:
-        self._pipeline, self._request = pipeline, request
+        self._pipeline, self._request, self._works = pipeline, request, works
         self.model, self.batcher, self.due = request.model, batcher, due
         self._outcomes = request.model.metrics.images
         self._begun = 0
@@ -151,18 +161,18 @@ class _Run:
         """Wait for all images."""
         images: Sequence[bytes | RequestError] = self._request.images
         if len(images) == 1:
-            return [await self._counted(images[0])]
+            return [await self._counted(images[0], self._works[0])]
         try:
-            return await asyncio.gather(*map(self._counted, images))
+            return await asyncio.gather(*map(self._counted, images, self._works))
         except asyncio.CancelledError:
             # A task that is cancelled before its first step runs nothing that could count.
             self._outcomes["cancelled"].inc(len(images) - self._begun)
             raise
 
-    async def _counted(self, image: bytes | RequestError) -> ImageResult | RequestError:
+    async def _counted(self, image: bytes | RequestError, work: Work) -> ImageResult | RequestError:
         self._begun += 1
         try:
-            result = await self._result(image)
+            result = await self._result(image, work)
         except asyncio.CancelledError:
             self._outcomes["cancelled"].inc()
             raise
@@ -174,11 +184,11 @@ class _Run:
         self._outcomes["ok"].inc()
         return result
 
-    async def _result(self, image: bytes | RequestError) -> ImageResult:
+    async def _result(self, image: bytes | RequestError, work: Work) -> ImageResult:
         if isinstance(image, RequestError):
             raise image
         while True:
-            pending, joined = self._pipeline.pending(image, self)
+            pending, joined = self._pipeline.pending(image, work, self)
             try:
                 result: TicketResult = await pending.result()
             except DeadlineExceededError:

@@ -19,7 +19,7 @@ from pydantic import BaseModel
 
 from service.errors import first_line
 
-SCHEMA = 3
+SCHEMA = 4
 """To be raised when the files' form, or how something is measured, changes."""
 
 _log = structlog.get_logger(__name__)
@@ -43,15 +43,15 @@ class ProfileCache:
         self._folder = folder
         self._warned = False
 
-    def read(self, kind: str, find_facts: FindFingerprint, form: type[V]) -> V | None:
+    def read(self, kind: str, find_fingerprint: FindFingerprint, form: type[V]) -> V | None:
         """Return what is cached for a fingerprint; None if there is nothing of that form."""
-        if self._folder is None or (fingerprint := find_facts()) is None:
+        if self._folder is None or (fingerprint := find_fingerprint()) is None:
             return None
         path = self._path(self._folder, kind, fingerprint)
         try:
             entry = json.loads(path.read_text(encoding="utf-8"))
-            if entry["schema"] != SCHEMA or entry["facts"] != fingerprint:
-                raise ValueError("it is of other facts")  # noqa: TRY301 - one way out for all
+            if entry["schema"] != SCHEMA or entry["fingerprint"] != fingerprint:
+                raise ValueError("it has another fingerprint")  # noqa: TRY301 - one way out for all
             return form.model_validate(entry["value"])
         except FileNotFoundError:
             return None
@@ -61,11 +61,15 @@ class ProfileCache:
             _log.warning("cache_entry_ignored", path=str(path), detail=first_line(error))
         return None
 
-    def write(self, kind: str, find_facts: FindFingerprint, value: BaseModel) -> None:
-        """Keep a value for these facts, in the place of any other."""
-        if self._folder is None or (fingerprint := find_facts()) is None:
+    def write(self, kind: str, find_fingerprint: FindFingerprint, value: BaseModel) -> None:
+        """Keep a value for a fingerprint, in the place of any other."""
+        if self._folder is None or (fingerprint := find_fingerprint()) is None:
             return
-        entry = {"schema": SCHEMA, "facts": fingerprint, "value": value.model_dump(mode="json")}
+        entry = {
+            "schema": SCHEMA,
+            "fingerprint": fingerprint,
+            "value": value.model_dump(mode="json"),
+        }
         path = self._path(self._folder, kind, fingerprint)
         # Readers see the old file or the new one, whoever else writes it at the same time.
         draft = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}")
@@ -81,7 +85,7 @@ class ProfileCache:
 
     @staticmethod
     def _path(folder: Path, kind: str, fingerprint: Fingerprint) -> Path:
-        key = json.dumps({"schema": SCHEMA, "facts": fingerprint}, sort_keys=True)
+        key = json.dumps({"schema": SCHEMA, "fingerprint": fingerprint}, sort_keys=True)
         return folder / f"{kind}-{hashlib.sha256(key.encode()).hexdigest()}.json"
 
     def _warn(self, error: OSError) -> None:

@@ -41,10 +41,10 @@ class Profile:
     def __init__(
         self,
         cache: ProfileCache | None = None,
-        find_facts: Callable[[Engine], Fingerprint | None] = lambda _: None,
+        find_fingerprint: Callable[[Engine], Fingerprint | None] = lambda _: None,
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
-        self._cache, self._find_facts = cache or ProfileCache(None), find_facts
+        self._cache, self._find_fingerprint = cache or ProfileCache(None), find_fingerprint
         self._clock = clock
         self._known = False
 
@@ -57,7 +57,8 @@ class Profile:
         """
         if self._known:
             return {}
-        fingerprint = partial(self._find_facts, engine)  # now that it is ready: it knows its graphs
+        # Now that it is ready: before, it does not know its graphs.
+        fingerprint = partial(self._find_fingerprint, engine)
         kept = self._cache.read(self.KIND, fingerprint, BatchTimes)
         if kept is not None and set(kept.seconds) == set(sizes):
             self._known = True

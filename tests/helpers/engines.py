@@ -54,7 +54,11 @@ def answered(rows: np.ndarray) -> dict[str, np.ndarray]:
 
 def hold(client) -> HeldEngine:
     """Let the only model of a client's server wait at a gate that the test opens."""
-    (model,) = client.app.state.runtime.repository
+    return hold_model(client.app.state.runtime)
+
+
+def hold_model(runtime) -> HeldEngine:
+    (model,) = runtime.repository
     engine, inner = HeldEngine(), model.engine.run
 
     def run(pixels, outputs):

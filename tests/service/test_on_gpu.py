@@ -187,6 +187,8 @@ def test_a_given_size_that_does_not_fit_is_told_and_tried_again(loaded, device, 
 
 def test_the_next_start_knows_the_times_and_the_largest_batch(loaded, tmp_path, monkeypatch):
     monkeypatch.setattr("service.tuning.fingerprint.gpu_name", lambda _: "a GPU")
+    # Else a busy machine's times are not kept.
+    monkeypatch.setattr("service.tuning.profile.is_steady", lambda _: True)
     cache = tmp_path / "cache"
     first, _ = loaded(cache_dir=cache)
     second, _ = loaded(FakeDevice(), cache_dir=cache)

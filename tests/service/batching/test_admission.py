@@ -18,7 +18,6 @@ from service.batching.plan import DeviceLoad
 from service.batching.schedule import RunningBatch
 from service.batching.ticket import Priority
 from service.errors import (
-    DeadlineExceededError,
     DeadlineUnreachableError,
     InflightBytesError,
     QueueFullError,
@@ -306,9 +305,7 @@ def test_to_be_passed_by_those_who_are_due_earlier_is_no_fault_of_a_plan(clock):
         needs(gate, 2.0)
 
 
-@pytest.mark.parametrize(
-    "error", [RuntimeError(), DeadlineExceededError("late"), asyncio.CancelledError()]
-)
+@pytest.mark.parametrize("error", [RuntimeError(), asyncio.CancelledError()])
 def test_a_request_that_ends_in_an_error_tells_only_that_it_had_waited_too_long(clock, error):
     gate = ImageGate(100, max_batch=8, latencies=LatencyTable([(1, 1.0), (8, 8.0)]))
     learn(gate, clock, took_s=1.5)

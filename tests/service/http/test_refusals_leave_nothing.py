@@ -11,7 +11,12 @@ from refusals import OCTETS, refusals
 from waiting import wait_until
 from wire import connect, head, read_answer
 
+from service.batching.decode_pool import _Job
+from service.batching.ticket import Ticket
 from service.http.exchange import Exchange
+from service.http.record import RequestRecord
+from service.inference.coalescing import PendingImage
+from service.inference.pipeline import _Run
 
 PNG = encode(photo(300, 200), "PNG")
 REFUSALS = refusals(PNG, encode(photo(300, 200), "JPEG"))
@@ -42,7 +47,8 @@ def unreachable_after(work) -> list[object]:
 
 def held_by(garbage: list[object]) -> set[str]:
     names = {type(thing).__name__ for thing in garbage}
-    return names & {"frame", "traceback", "bytes", "ndarray", "_Job", "Ticket", "Way", "Image"} | {
+    ours = {each.__name__ for each in (_Job, _Run, Exchange, PendingImage, RequestRecord, Ticket)}
+    return names & {"frame", "traceback", "bytes", "ndarray", "Image", *ours} | {
         name for name in names if name.endswith("Error")
     }
 
@@ -70,6 +76,32 @@ def test_a_client_that_leaves_leaves_nothing_either(serve):
                 pass
         while "requests_in_flight 1.0" not in client.get("/metrics").text:  # but for this one
             pass
+
+    assert held_by(unreachable_after(work)) == set()
+
+
+@pytest.mark.parametrize(
+    "request_head",
+    [
+        b"POST /v1/classify HTTP/1.1\r\nContent-Length: 3\r\nX-Long: "
+        + b"x" * 50_000
+        + b"\r\n\r\n",
+        b"hello\r\n\r\n",
+        b"GET /livez HTTP/1.1\r\nHost: a b\r\n\r\n",
+        b"GET /livez HTTP/1.1\r\nHost: a\r\nX-Long: " + b"x" * 70_000 + b"\r\n\r\n",
+        b"POST /v1/classify HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n",
+        b"GET /livez HTTP/1.1\r\nHost: a\r\n\r\n" * 40,
+    ],
+    ids=["no host", "no request", "a bad host", "a long head", "a broken chunk", "a pipeline"],
+)
+def test_what_is_no_request_leaves_nothing_either(serve, request_head):
+    url = serve().base_url
+
+    def work() -> None:
+        with connect(url) as connection:
+            connection.sendall(request_head)
+            while connection.recv(65536):
+                pass
 
     assert held_by(unreachable_after(work)) == set()
 

@@ -48,14 +48,16 @@ def test_what_is_written_is_read_again_by_another_process(cache, folder):
     with capture_logs() as logs:
         assert ProfileCache(folder).read("batches", lambda: dict(FACTS), Value) == VALUE
     assert logs == []
-    assert json.loads(the_file(folder).read_text())["facts"] == FACTS, "a reader can tell what of"
+    assert json.loads(the_file(folder).read_text())["fingerprint"] == FACTS, (
+        "a reader can tell what of"
+    )
 
 
 @pytest.mark.parametrize(
     "change",
     [{"cpus": 3}, {"model_sha256": "cd" * 32}, {"layouts": [[2, 1]]}, {"device": "other"}],
 )
-def test_other_facts_have_another_file(cache, folder, change):
+def test_another_fingerprint_has_another_file(cache, folder, change):
     cache.write("batches", lambda: FACTS, VALUE)
     assert cache.read("batches", lambda: FACTS | change, Value) is None
     cache.write("batches", lambda: FACTS | change, Value(seconds={1: [1.0]}))
@@ -85,16 +87,16 @@ def test_a_new_schema_passes_what_an_older_one_wrote_over(cache, monkeypatch):
         b"{}",
         b"[" * 100_000,
         b'{"schema": SCHEMA}',
-        b'{"schema": 99, "facts": FACTS, "value": VALUE}',
-        b'{"schema": SCHEMA, "facts": {}, "value": VALUE}',
-        b'{"schema": SCHEMA, "facts": null, "value": VALUE}',
-        b'{"schema": SCHEMA, "facts": FACTS, "value": null}',
-        b'{"schema": SCHEMA, "facts": FACTS, "value": {"seconds": {"1": "soon"}}}',
-        b'{"schema": SCHEMA, "facts": FACTS, "value": {"seconds": {"one": [1.0]}}}',
-        b'{"schema": SCHEMA, "facts": FACTS, "value": {"seconds": {"1": [0]}}}',
-        b'{"schema": SCHEMA, "facts": FACTS, "value": {"seconds": {"1": [-1]}}}',
-        b'{"schema": SCHEMA, "facts": FACTS, "value": {"seconds": {"1": [NaN]}}}',
-        b'{"schema": SCHEMA, "facts": FACTS, "value": {"seconds": {"1": [Infinity]}}}',
+        b'{"schema": 99, "fingerprint": FACTS, "value": VALUE}',
+        b'{"schema": SCHEMA, "fingerprint": {}, "value": VALUE}',
+        b'{"schema": SCHEMA, "fingerprint": null, "value": VALUE}',
+        b'{"schema": SCHEMA, "fingerprint": FACTS, "value": null}',
+        b'{"schema": SCHEMA, "fingerprint": FACTS, "value": {"seconds": {"1": "soon"}}}',
+        b'{"schema": SCHEMA, "fingerprint": FACTS, "value": {"seconds": {"one": [1.0]}}}',
+        b'{"schema": SCHEMA, "fingerprint": FACTS, "value": {"seconds": {"1": [0]}}}',
+        b'{"schema": SCHEMA, "fingerprint": FACTS, "value": {"seconds": {"1": [-1]}}}',
+        b'{"schema": SCHEMA, "fingerprint": FACTS, "value": {"seconds": {"1": [NaN]}}}',
+        b'{"schema": SCHEMA, "fingerprint": FACTS, "value": {"seconds": {"1": [Infinity]}}}',
     ],
 )
 def test_what_is_broken_is_told_passed_over_and_written_anew(cache, folder, content):

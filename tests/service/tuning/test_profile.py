@@ -123,12 +123,12 @@ def test_what_is_of_other_sizes_is_measured_anew(engine, cache, seconds):
     assert kept.seconds == times
 
 
-def test_without_facts_nothing_is_kept(engine, cache, tmp_path):
+def test_without_a_fingerprint_nothing_is_kept(engine, cache, tmp_path):
     measured(engine, cache, fingerprint=None)
     assert not (tmp_path / "cache").exists()
 
 
-def test_the_facts_are_those_of_the_engine_as_it_was_made_ready(engine, cache):
+def test_the_fingerprint_is_that_of_the_engine_as_it_was_made_ready(engine, cache):
     """Its graphs, layout and copies are known only then."""
     measured(engine, cache, fingerprint={"cuda_graphs": True})
     ran = len(engine.ran)

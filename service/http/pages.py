@@ -1,0 +1,72 @@
+"""FastAPI's own routes: the pages that describe the API. Their errors are problem details, too."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fastapi import FastAPI
+from fastapi.routing import APIRoute
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import Response
+
+from service.errors import MethodNotAllowedError, RequestError, RouteNotFoundError
+from service.http.exchange import exchange_of
+from service.http.json_body import json_body
+from service.http.openapi import document
+from service.http.problems import MEDIA_TYPE, headers_of, problem
+from service.inference.runtime import Runtime
+from service.tracebacks import internal_error
+
+
+def add_pages(app: FastAPI, runtime: Runtime) -> None:
+    """Have FastAPI's pages show the table of routes, and its errors be problem details."""
+
+    def openapi() -> dict[str, Any]:
+        if app.openapi_schema is None:
+            app.openapi_schema = document(
+                runtime, app.title, app.version, app.summary or "", runtime.settings.root_path
+            )
+        return app.openapi_schema
+
+    async def answer(_: Request) -> Response:
+        return Response(json_body(app.openapi()), media_type="application/json")
+
+    app.openapi = openapi  # type: ignore[method-assign]  # the way FastAPI documents
+    # Before FastAPI's own of the same path, whose answer does not end its line.
+    route = APIRoute(str(app.openapi_url), answer, methods=["GET", "HEAD"], include_in_schema=False)
+    app.router.routes.insert(0, route)
+    app.add_exception_handler(HTTPException, _on_http_exception)
+    app.add_exception_handler(Exception, _on_defect)
+
+
+async def _on_http_exception(request: Request, error: Exception) -> Response:
+    """Turn Starlette's own errors into ours: no such route, no such method."""
+    assert isinstance(error, HTTPException)  # noqa: S101 - the handler's registration
+    path = exchange_of(request.scope).path
+    if error.status_code == 405:
+        allowed = (error.headers or {}).get("Allow", "")
+        return _response(
+            request,
+            MethodNotAllowedError(
+                f"{path} does not have {request.method}; it has: {allowed}", allowed
+            ),
+        )
+    missing = RouteNotFoundError(f"there is no {path}; /docs describes what there is")
+    return _response(request, missing)
+
+
+async def _on_defect(request: Request, _: Exception) -> Response:
+    """Answer; Starlette raises the error once more, and the middleware logs it."""
+    return _response(request, internal_error(exchange_of(request.scope).record.request_id))
+
+
+def _response(request: Request, error: RequestError) -> Response:
+    record = exchange_of(request.scope).record
+    record.code = error.code
+    return Response(
+        json_body(problem(error, record.request_id)),
+        error.status,
+        headers_of(error),
+        media_type=MEDIA_TYPE,
+    )
