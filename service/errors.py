@@ -268,7 +268,7 @@ class TooManyImagesError(RequestError):
 
 
 class InvalidTimeoutError(RequestError):
-    """`X-Request-Timeout-Ms` is no whole number of milliseconds from 1 to a day."""
+    """`X-Request-Timeout-Ms` is not a whole number of milliseconds from 1 to a day."""
 
     status, code, title = 400, "invalid_timeout", "Invalid request timeout"
 

@@ -149,16 +149,16 @@ class Settings(BaseModel):
     )
     max_queue: Count = Field(
         256,
-        description="images of a model between admission and answer at most; of requests that "
-        "ask for more time than the default, half as many",
+        description="maximum images of a model between admission and answer; half as many for "
+        "requests that ask for more time than the default",
     )
     coalesce: bool = Field(
         False, description="compute identical images that are in flight together once"
     )
-    max_images: Count = Field(32, description="images in a request at most")
-    max_body_bytes: Count = Field(32 * 2**20, description="size of a request body at most")
+    max_images: Count = Field(32, description="maximum images per request")
+    max_body_bytes: Count = Field(32 * 2**20, description="maximum size of a request body")
     max_inflight_bytes: Count = Field(
-        256 * 2**20, description="size of all request bodies held at a time at most"
+        256 * 2**20, description="maximum size of all request bodies held at a time"
     )
     body_timeout_s: Seconds = Field(
         30, description="time for a request's headers to arrive, and then for its body, in all"
@@ -170,11 +170,11 @@ class Settings(BaseModel):
         50_000_000,
         ge=1,
         le=178_956_970,  # Pillow refuses more by itself
-        description="width x height of an image at most, by its header",
+        description="maximum width x height of an image, by its header",
     )
     max_decoding_bytes: Count = Field(
         512 * 2**20,
-        description="memory of the images that are decoded at a time at most, by their headers; "
+        description="maximum memory of the images being decoded at a time, by their headers; "
         "one that alone would take more is refused",
     )
     jpeg_draft_ratio: float = Field(

@@ -287,9 +287,7 @@ def _cpu_session(path: Path, options: onnxruntime.SessionOptions) -> Session:
     try:
         session = _open(path, options, [_CPU])
     except Exception as error:  # ONNX Runtime's errors share no other root
-        raise ModelFileError(
-            f"{path}: is no model that ONNX Runtime can load: {first_line(error)}"
-        ) from error
+        raise ModelFileError(f"{path}: ONNX Runtime can't load it: {first_line(error)}") from error
     _check_graph(session, path)
     return session
 

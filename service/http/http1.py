@@ -325,7 +325,7 @@ class Http1Protocol(HttpToolsProtocol):
         """Tell a request target that uvicorn can't read from a defect, which the log must have."""
         cause = error.__context__
         if isinstance(cause, (httptools.HttpParserInvalidURLError, UnicodeDecodeError)):
-            return MalformedRequestError("the request's target is no path")
+            return MalformedRequestError("the request's target is not a path")
         _log.error("callback_failed", exc_info=cause or error)
         return MalformedRequestError("the request could not be read")
 

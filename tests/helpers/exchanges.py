@@ -289,7 +289,7 @@ def answers(url: str, data: bytes) -> list[dict[str, Any]]:
 
 _VARYING_HEADERS = frozenset({"date", "retry-after"})
 _VARYING_KEYS = frozenset(
-    {"title", "detail", "request_id", "parallelism", "tools", "sha256", "why"}
+    {"title", "detail", "request_id", "parallelism", "tools", "sha256", "why", "reason"}
 )
 
 

@@ -426,7 +426,7 @@ def test_a_target_that_cant_be_read_is_no_defect_with_an_offer_to_upgrade_or_wit
     with structlog.testing.capture_logs() as logs:
         answer = run(talk, [b"GET %b HTTP/1.1\r\nHost: x\r\n%b\r\n" % (target, offer)])
     [(status, problem)] = answers(answer, 1)
-    assert (status, problem["detail"]) == (400, "the request's target is no path")
+    assert (status, problem["detail"]) == (400, "the request's target is not a path")
     assert [(log["event"], log["log_level"]) for log in logs] == [("request", "info")]
 
 

@@ -83,7 +83,7 @@ def write_cut_model(path) -> None:
     ("write", "reason"),
     [
         (write_wrong_model, "golden pattern 1 differs"),
-        (write_cut_model, "is no model that ONNX Runtime can load"),
+        (write_cut_model, "ONNX Runtime can't load it"),
     ],
 )
 def test_a_broken_model_is_told_everywhere_while_the_others_serve(

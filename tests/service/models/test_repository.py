@@ -77,8 +77,8 @@ def empty(path: Path) -> Path:
 @pytest.mark.parametrize(
     ("damage", "said"),
     [
-        (cut, "is no model that ONNX Runtime can load"),
-        (empty, "is no model that ONNX Runtime can load"),
+        (cut, "ONNX Runtime can't load it"),
+        (empty, "ONNX Runtime can't load it"),
         (without_contract, "has no contract"),
         (of_two_labels, "3 probabilities, but its contract has 2 labels"),
     ],
