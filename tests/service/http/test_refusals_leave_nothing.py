@@ -131,6 +131,6 @@ def test_an_answered_request_is_in_no_cycle(client):
         for _ in range(5):
             client.post("/v1/classify", content=colored())
         # The connection keeps its last request.
-        wait_until(lambda: sum(isinstance(each, Exchange) for each in gc.get_objects()) <= 1)
+        wait_until(lambda: sum(type(each) is Exchange for each in gc.get_objects()) <= 1)
     finally:
         gc.enable()
