@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import re
+import struct
 import zipfile
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -18,6 +20,10 @@ _LEGACY_TEXT = f"L{int.from_bytes(LEGACY, 'little')}L\n.".encode()  # as protoco
 _BARE_TEXT = re.compile(rb"\((?:dp|lp)\d|[}\]]q\x00|c[\w.]+\n[\w.]+\n")  # of those protocols
 _BEGIN = 4096
 _SHOWN = 60  # characters of a text
+_PROTOCOLS = {bytes([0x80, protocol]) for protocol in range(6)}  # how pickles of 2 and later begin
+_NO_ZIP = (zipfile.BadZipFile, ValueError, RuntimeError, EOFError, struct.error)
+"""What `zipfile` raises at damaged lists of a file's contents, beside `OSError`."""
+
 _SHOWN_NAMES = 3  # of a zip file
 _LARGEST_HEADER = 100_000_000  # of safetensors, in bytes
 _FIELDS = 32  # of a protocol buffer
@@ -86,7 +92,7 @@ def _other(begin: bytes) -> str:
             return told
     if not begin:
         return "is empty"
-    if begin[:1] == b"\x80" and begin[1] <= 5:
+    if begin[:2] in _PROTOCOLS:
         return _bare_pickle(str(begin[1]))
     if _BARE_TEXT.match(begin):
         return _bare_pickle("0 or 1")
@@ -122,21 +128,26 @@ def _kind_of_text(text: str) -> str:
     if text.startswith(("{", "[")):
         if '"weight_map"' in text:
             return f"is an index of parameters in several files; {_STATE}, in one file"
-        return f"is JSON, {_PERHAPS}: {_shown(text)}"
-    return f"is text, {_PERHAPS}: {_shown(text)}"
+        return f"is JSON, {_PERHAPS}: {shown(text)}"
+    return f"is text, {_PERHAPS}: {shown(text)}"
 
 
-def _shown(text: str) -> str:
+def shown(text: str, most: int = _SHOWN) -> str:
+    """Return text from a file as it can be printed: in one line of at most so many characters."""
     line = " ".join("".join(c if c.isprintable() else " " for c in text).split())
-    return line if len(line) <= _SHOWN else f"{line[:_SHOWN]}..."
+    return line if len(line) <= most else f"{line[:most]}..."
 
 
 def _zipped(file: IO[bytes]) -> Content:
     try:
         with zipfile.ZipFile(file) as archive:
             names = archive.namelist()
-    except zipfile.BadZipFile:
-        return Content("other", f"is a damaged zip file: its end is missing, {_PERHAPS}")
+    except (*_NO_ZIP, OSError) as error:
+        # EINVAL is of a place before the file's beginning, which the content names.
+        if isinstance(error, OSError) and error.errno != errno.EINVAL:
+            raise
+        what = "the list of its contents, at its end, is missing or broken"
+        return Content("other", f"is a damaged zip file: {what}, {_PERHAPS}")
     ends = {name.rpartition("/")[2] for name in names}
     for contained, kind, told in _ZIPPED:
         if contained <= ends:
@@ -144,8 +155,8 @@ def _zipped(file: IO[bytes]) -> Content:
     if names and all(name.endswith(".npy") for name in names):
         return Content("other", f"is NumPy's npz; {_STATE} with torch.save or as safetensors")
     more = ", ..." if len(names) > _SHOWN_NAMES else ""
-    shown = f", of {', '.join(map(_shown, names[:_SHOWN_NAMES]))}{more}" if names else ""
-    return Content("other", f"is a zip file that torch.save did not write{shown}")
+    listed = f", of {', '.join(map(shown, names[:_SHOWN_NAMES]))}{more}" if names else ""
+    return Content("other", f"is a zip file that torch.save did not write{listed}")
 
 
 def _protocol_buffer(file: IO[bytes]) -> Content:

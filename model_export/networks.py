@@ -14,6 +14,7 @@ import torch
 from torch import nn
 
 from model_export.checkpoint import Checkpoint, read_checkpoint
+from model_export.contents import shown
 from model_export.errors import OptionsError, WeightsError
 from model_export.loading import build_network, load, of_architecture, stem_for
 from model_export.options import IMAGENET, NetworkOptions, WeightsOptions
@@ -71,7 +72,7 @@ def find_checkpoint(options: WeightsOptions, architecture: str) -> Checkpoint:
     checkpoint = read_checkpoint(path, options.entry)
     trained = checkpoint.about.get("architecture", architecture)
     if trained != architecture:
-        raise WeightsError(f"{path}: was trained as {trained}, not as {architecture}")
+        raise WeightsError(f"{path}: was trained as {shown(trained)}, not as {architecture}")
     return _told(of_architecture(architecture, checkpoint))
 
 
