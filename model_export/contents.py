@@ -18,6 +18,12 @@ LEGACY = bytes.fromhex("6cfc9c46f9206aa85019")
 
 _LEGACY_TEXT = f"L{int.from_bytes(LEGACY, 'little')}L\n.".encode()  # as protocols 0 and 1 have it
 _BARE_TEXT = re.compile(rb"\((?:dp|lp)\d|[}\]]q\x00|c[\w.]+\n[\w.]+\n")  # of those protocols
+_ONNX_AS_TEXT = re.compile(
+    r"(?:ir_version|opset_import|graph|producer_name|metadata_props)\s*[:{]"  # protobuf's text
+    r"|<\s*ir_version\s*:"  # onnx's own
+    r'|\{(?=.*"(?:ir_?version|opset_?import)")(?=.*"graph")',  # JSON
+    re.DOTALL | re.IGNORECASE,
+)
 _BEGIN = 4096
 _SHOWN = 60  # characters of a text
 _PROTOCOLS = {bytes([0x80, protocol]) for protocol in range(6)}  # how pickles of 2 and later begin
@@ -122,6 +128,11 @@ def _text(begin: bytes) -> str:
 def _kind_of_text(text: str) -> str:
     if text.startswith("version https://git-lfs.github.com/"):
         return "is a pointer of Git LFS in the file's place; `git lfs pull` fetches the file"
+    if _ONNX_AS_TEXT.match(text):
+        return (
+            "is ONNX as text; write it in the usual binary form, which onnx.save does where the "
+            "name ends in .onnx"
+        )
     if text.startswith("<"):
         is_page = re.search(r"<(?:!doctype\s+)?(?:html|head|body)\b", text, re.IGNORECASE)
         return f"is {'a web page' if is_page else 'XML'}, {_PERHAPS}"

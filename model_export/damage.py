@@ -9,26 +9,29 @@ from pathlib import Path
 
 from model_export.contents import shown
 from model_export.errors import ExportError, WeightsError
-from service.errors import first_line
+from service.errors import ResnetServeError, first_line
 
 _SHOWN = 160  # characters of a reader's message
 
 
 @contextmanager
-def told_as_damage(path: Path) -> Iterator[None]:
-    """Translate whatever the block raises of the file's content into `WeightsError`.
+def told_as_damage(
+    path: Path, told: type[ExportError | ResnetServeError] = WeightsError
+) -> Iterator[None]:
+    """Translate whatever the block raises of the file's content into one error that is `told`.
 
-    The exporter's own errors pass, and so do `OSError`s that name a file, as of one that may not be
-    read. Readers' errors at damaged files have no root of their own, so all others are taken.
+    Errors that are raised on purpose pass, as do those of missing packages, and `OSError`s that
+    name a file, as of one that may not be read. Readers' errors at damaged files have no root of
+    their own, so all others are taken.
     """
     try:
         yield
-    except ExportError:
+    except (ExportError, ResnetServeError, ImportError):
         raise
     except Exception as error:
         if isinstance(error, OSError) and error.filename is not None:
             raise
-        raise WeightsError(f"{path}: {_reason(error)}") from error
+        raise told(f"{path}: {_reason(error)}") from error
 
 
 def is_out_of_memory(error: BaseException) -> bool:
@@ -47,4 +50,6 @@ def _reason(error: Exception) -> str:
         return "is damaged: its parts are not where its contents say"
     if isinstance(error, EOFError):
         return "is damaged: it ends too early"
+    if isinstance(error, (TypeError, AttributeError, LookupError)):
+        return "is damaged"  # such messages tell of the reader's own code
     return f"is damaged: {shown(first_line(error), _SHOWN)}"

@@ -44,6 +44,8 @@ class Foreign:
         self.std = np.array(preprocessing.std, np.float32).reshape(1, 3, 1, 1)
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 4
+        # It would judge by the name's ending.
+        options.add_session_config_entry("session.load_model_format", "ONNX")
         try:
             self._session = onnxruntime.InferenceSession(
                 str(file), options, providers=["CPUExecutionProvider"]

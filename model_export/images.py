@@ -15,6 +15,7 @@ from pathlib import Path, PurePath, PurePosixPath
 from typing import Protocol
 
 from model_export.errors import ImagesError
+from model_export.files import missing
 from service.contract import Label
 from service.errors import first_line
 
@@ -51,7 +52,9 @@ def open_images(path: Path) -> Iterator[ImageSet]:
         with _readable(path):
             if path.is_dir():
                 found: ImageSet = _Folder(path)
-            elif path.exists() and not tarfile.is_tarfile(path):
+            elif reason := missing(path):
+                raise ImagesError(reason)
+            elif not tarfile.is_tarfile(path):
                 raise ImagesError(f"{path}: is neither a folder nor a whole tar file")
             else:
                 found = _Tar(stack.enter_context(tarfile.open(path)), path)

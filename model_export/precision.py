@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from model_export.agreement import check_agreement, measure_agreement
+from model_export.files import resolved
 from model_export.graph import prepare_half, to_onnx
 from model_export.images import open_images
 from model_export.int8 import quantise
@@ -60,7 +61,7 @@ def lower(
 
     Raises `AgreementError`, `ImagesError` or `GraphError`.
     """
-    source = "generated patterns" if how.images is None else how.images.resolve().name
+    source = "generated patterns" if how.images is None else resolved(how.images).name
     with _split(preprocessing, how) as (calibrating, count, measuring):
         if how.precision == "int8":
             model = quantise(

@@ -19,6 +19,7 @@ from model_export.architectures import ARCHITECTURES, Residual, Stem
 from model_export.architectures.build import build
 from model_export.checkpoint import TRAINED, Checkpoint
 from model_export.errors import OptionsError
+from model_export.files import resolved
 from model_export.loading import load_backbone, stem_for, width_of
 from model_export.networks import find_checkpoint
 from model_export.preprocessing import preprocessing_of
@@ -136,7 +137,7 @@ def _run(
 
 def _say_what_next(options: TrainOptions, folder: RunFolder, held_out: int) -> None:
     best, path = best_epoch(folder.history), options.output / BEST
-    name = re.sub(r"[^A-Za-z0-9._-]+", "-", options.output.resolve().name).strip("-._") or "model"
+    name = re.sub(r"[^A-Za-z0-9._-]+", "-", resolved(options.output).name).strip("-._") or "model"
     model = Path("models") / f"{name}.onnx"
     _say(
         f"{path}: top-1 {best['val_top1']:.2%} on the {held_out} held-out images (epoch "

@@ -15,6 +15,7 @@ import pytest
 import torch
 from full_disk import file_size_limited
 from networks import random_network, save_checkpoint
+from odd_files import ODD_FILES
 
 from model_export.cli import main
 from model_export.command_line.app import COMMANDS, read_arguments
@@ -199,7 +200,7 @@ def test_official_weights_bring_their_preprocessing(
         (["--module", "networks:random_network"], 2, "an architecture or --module, one of them"),
         (["--precision", "int8", "--storage", "fp16"], 2, "--storage is for --precision fp32"),
         (["--images", "photos"], 2, "--images is for --precision fp16 and int8"),
-        (["--precision", "fp16", "--images", "missing"], 1, "missing: can't be read"),
+        (["--precision", "fp16", "--images", "missing"], 1, "missing: no such file"),
         (["--precision", "int8", "--images", __file__], 1, "is neither a folder nor a whole tar"),
         (["--weights", "/"], 1, "/: is a folder, not a file"),
         (["--weights", " "], 2, "'--weights': is empty"),
@@ -505,3 +506,34 @@ def test_a_missing_package_is_one_line(package: str):
         f"resnet-export: error: the package {package} is not installed; "
         "run `pip install '.[export,cpu]'` in the folder of its source\n"
     )
+
+
+@pytest.mark.parametrize("kind", ODD_FILES)
+@pytest.mark.parametrize(
+    "arguments",
+    ["export resnet18 --weights ODD --output net.onnx", "train photos --output run --weights ODD",
+     "adopt ODD --output net.onnx", "verify ODD", "describe ODD", "evaluate ODD photos",
+     "compare ODD ODD photos", "verify MODEL --weights ODD", "evaluate MODEL ODD"],
+)  # fmt: skip
+def test_what_is_no_file_is_told_and_keeps_nobody_waiting(
+    small: Path,
+    model: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    arguments: str,
+    kind: str,
+):
+    """Wherever a file is asked for."""
+    monkeypatch.chdir(tmp_path)
+    make, told = ODD_FILES[kind]
+    make(Path("odd"))
+    Path("photos").mkdir()
+    given = arguments.replace("ODD", "odd").replace("MODEL", str(model)).split()
+    status = main(given)
+    _, err = capsys.readouterr()
+    assert status == 1
+    last = err.splitlines()[-1]
+    if kind == "a folder" and given[-1] == "odd" and given[0] == "evaluate":
+        told = "holds no images"
+    assert re.search(rf"^resnet-export: error: odd: {told}", last)

@@ -108,6 +108,7 @@ def test_onnx_is_known_by_its_beginning(tmp_path: Path, end: float):
         (b"<?xml version='1.0'?><Error><Code>403</Code></Error>", "is XML, perhaps an error"),
         (b'{"error":\n"not found"}', 'is JSON, perhaps .* download: {"error": "not found"}'),
         (b'{"metadata": {}, "weight_map": {}}', "is an index of parameters in several files"),
+        (b'{"irVersion": "8", "graph": {}}', "is ONNX as text"),
         (b"404: Not Found", "is text, perhaps an error of the download: 404: Not Found"),
         (b"word " * 2000, r"is text, .*: (word ){12}\.\.\."),
         (b"\x89HDF\r\n\x1a\n" + bytes(90), "is an HDF5 file, .* write the network as ONNX"),

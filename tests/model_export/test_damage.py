@@ -144,7 +144,8 @@ def test_a_parameters_name_that_cannot_be_printed_is_damage(tmp_path: Path):
         (OSError(errno.EINVAL, "Invalid argument"), "is damaged: its parts are not where"),
         (OSError(errno.EIO, "Input/output error"), "can't be read: Input/output error"),
         (EOFError(), "is damaged: it ends too early"),
-        (KeyError("x\n"), "is damaged: 'x"),
+        (ValueError("x\ny"), "is damaged: x$"),
+        (KeyError("x"), "is damaged$"),
     ],
 )
 def test_what_readers_raise_becomes_one_readable_line(error: Exception, told: str):

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from pathlib import Path
 
 import pytest
 from full_disk import file_size_limited
+from odd_files import ODD_FILES
 
-from model_export.files import replacing, sha256_of
+from model_export.files import missing, replacing, sha256_of
 
 
 def test_what_was_written_takes_the_place(tmp_path: Path):
@@ -64,3 +66,17 @@ def test_digest_is_of_the_whole_file(tmp_path: Path):
     content = bytes(range(256)) * 5000
     (tmp_path / "file").write_bytes(content)
     assert sha256_of(tmp_path / "file") == hashlib.sha256(content).hexdigest()
+
+
+@pytest.mark.parametrize("kind", ODD_FILES)
+def test_what_is_no_file_is_named(tmp_path: Path, kind: str):
+    """Without being opened."""
+    make, told = ODD_FILES[kind]
+    make(tmp_path / "odd")
+    assert re.fullmatch(rf"{tmp_path}/odd: {told}", missing(tmp_path / "odd"))
+
+
+def test_files_and_links_to_them_are_files(tmp_path: Path):
+    (tmp_path / "file").touch()
+    (tmp_path / "link").symlink_to("file")
+    assert missing(tmp_path / "file") == missing(tmp_path / "link") == ""
