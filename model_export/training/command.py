@@ -20,9 +20,10 @@ from model_export.architectures.build import build
 from model_export.checkpoint import TRAINED, Checkpoint
 from model_export.errors import OptionsError
 from model_export.files import resolved
-from model_export.loading import load_backbone, stem_for, width_of
+from model_export.loading import stem_for, width_of
 from model_export.networks import find_checkpoint
 from model_export.preprocessing import preprocessing_of
+from model_export.training.backbone import backbone_line, load_backbone
 from model_export.training.data import (
     Augmentation,
     Example,
@@ -218,7 +219,7 @@ def _network(
     network = build(architecture, classes=classes, width=width, stem=stem)
     if begun is not None:
         left = load_backbone(network, begun)
-        _say(f"from {begun.path}; begun anew: {', '.join(left) or 'nothing'}")
+        _say(backbone_line(network, begun, left))
     else:
         _zero_last_norms(network)
     return network

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import torch
 from full_disk import file_size_limited
+from images import encode, photo
 from networks import random_network, save_checkpoint
 from odd_files import ODD_FILES
 
@@ -430,7 +431,21 @@ def test_a_classifier_of_another_name_is_said(tmp_path: Path, capsys: pytest.Cap
                  "--output", str(tmp_path / "net.onnx")]  # fmt: skip
     assert main(arguments) == 0
     assert capsys.readouterr().err.count("layer head.fc is taken as the network's last") == 1
-    assert len(read_model(tmp_path / "net.onnx")[1].labels) == 5
+    contract = read_model(tmp_path / "net.onnx")[1]
+    assert len(contract.labels) == 5
+    assert contract.weights.source == "net.pth, entry state_dict, classifier head.fc"
+    # Training says in a line of its own what of it begins anew.
+    photos = [tmp_path / "photos" / name / f"{i}.png" for name in ("x", "y") for i in range(2)]
+    for path in photos:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(encode(photo(40, 40), "PNG"))
+    arguments = ["train", str(tmp_path / "photos"), "--output", str(tmp_path / "run"), "--stem",
+                 "small", "--weights", str(tmp_path / "net.pth"), "--architecture", "resnet18",
+                 "--epochs", "1", "--input-size", "32", "--device", "cpu"]  # fmt: skip
+    assert main(arguments) == 0
+    out, err = capsys.readouterr()
+    assert "anew: fc.weight, fc.bias, since its classifier head.fc is of 5 classes, not 2" in out
+    assert "is taken" not in err
 
 
 def run_python(code: str) -> subprocess.CompletedProcess[str]:
