@@ -160,7 +160,7 @@ def _repeat(port: int, refusal: Refusal, requests: int, clients: int) -> Counter
 
 
 def resident_mb(pid: int) -> float:
-    """Give the resident memory of a process and its descendants."""
+    """Return the resident memory of a process and its descendants."""
     total = 0
     for each in process_tree(pid):
         text = Path(f"/proc/{each}/status").read_text("utf-8")
@@ -169,7 +169,7 @@ def resident_mb(pid: int) -> float:
 
 
 def measure(refusal: Refusal, requests: int, flags: Sequence[str]) -> tuple[float, float, bool]:
-    """Give the memory after a tenth of the requests and after all, and whether all were refused."""
+    """Return the memory after a tenth of the requests and after all, and if all were refused."""
     program = [str(Path(sys.executable).with_name("resnet-serve")), "serve"]
     with serving("service", [*program, "--log-level", "error", *flags]) as server:
         port = int(server.url.rpartition(":")[2])
@@ -186,7 +186,7 @@ def measure(refusal: Refusal, requests: int, flags: Sequence[str]) -> tuple[floa
 def measure_large(
     refusal: Refusal, requests: int, flags: Sequence[str]
 ) -> tuple[float, float, float, bool]:
-    """Give the memory before the requests, after a rest, and at most, and whether all were refused.
+    """Return the memory before the requests, after a rest, and at most, and if all were refused.
 
     A few of them come before, so that what is loaded or set up once does not count.
     """
@@ -204,7 +204,7 @@ def measure_large(
 
 
 def main() -> int:
-    """Measure and print; gives 1 when memory grew by more, or a request was not refused so."""
+    """Measure and print; return 1 when memory grew by more, or a request was not refused so."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

@@ -124,7 +124,7 @@ def _find(content: Any, path: Path, entry: str | None) -> tuple[Mapping[str, Any
 def _states(
     content: Any, entry: str, depth: int = _DEPTH
 ) -> Iterator[tuple[Mapping[str, Any], str]]:
-    """Return what can be a network's parameters, the likeliest first: those of known entries."""
+    """Yield what can be a network's parameters, the likeliest first: those of known entries."""
     if not isinstance(content, dict):
         return
     if depth > 0:

@@ -22,7 +22,7 @@ _BY_SIGNAL = 128  # and the signal's number, as a shell has it
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the program; gives its exit status.
+    """Run the program; return its exit status.
 
     That is 0, 1 for an error, 2 for usage, 130 for Ctrl-C and 143 for SIGTERM.
     """

@@ -71,7 +71,7 @@ class Content:
 
 
 def content_of(path: Path) -> Content:
-    """Tell what a file is by its first bytes, or what a zip file has in it. Raises `OSError`."""
+    """Judge a file by its first bytes, or by what a zip file has in it. Raises `OSError`."""
     with path.open("rb") as file:
         begin = file.read(_BEGIN)
         if begin[:4] == b"PK\x03\x04" or begin[:4] == b"PK\x05\x06":
@@ -171,7 +171,7 @@ def _zipped(file: IO[bytes]) -> Content:
 
 
 def _protocol_buffer(file: IO[bytes]) -> Content:
-    """Tell ONNX and TensorFlow files, which have no mark, by the numbers of their fields."""
+    """Recognise ONNX and TensorFlow files, which have no mark, by the numbers of their fields."""
     seen: dict[int, int | bytes] = {}
     for number, value in _fields(file):
         seen.setdefault(number, value)
@@ -191,7 +191,7 @@ def _protocol_buffer(file: IO[bytes]) -> Content:
 
 
 def _fields(file: IO[bytes]) -> Iterator[tuple[int, int | bytes]]:
-    """Return the numbers and values of a protocol buffer's first fields, of bytes the beginning."""
+    """Yield the numbers and values of a protocol buffer's first fields; of bytes, the beginning."""
     file.seek(0)
     for _ in range(_FIELDS):
         tag = _varint(file)

@@ -42,7 +42,7 @@ def state_lengths(model: ModelProto) -> None:
 
 
 def _external(graph: GraphProto) -> Iterator[TensorProto]:
-    """Return all tensors with values elsewhere, those of nodes and their graphs too."""
+    """Yield all tensors with values elsewhere, those of nodes and their graphs too."""
     found = [*graph.initializer]
     for sparse in graph.sparse_initializer:
         found += [sparse.values, sparse.indices]

@@ -12,7 +12,7 @@ from pathlib import Path
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """Return a temporary path beside `path`; what was written there takes its place at the end.
+    """Yield a temporary path beside `path`; what was written there takes its place at the end.
 
     If the block raises, Ctrl-C included, the temporary file is removed and `path` is untouched.
     The folder is made if need be. Raises `OSError`, which names `path` if it named no file: writing
@@ -71,7 +71,7 @@ def settle(written: Path, path: Path) -> None:
 
 @contextmanager
 def beside(path: Path, what: str) -> Iterator[Path]:
-    """Return a path beside another for a file that is needed for a while, and remove it then."""
+    """Yield a path beside another for a file that is needed for a while, and remove it then."""
     scratch = path.with_name(f"{path.name}.{what}")
     try:
         yield scratch

@@ -124,7 +124,7 @@ def check_repeatable(model: ModelProto, foreign: Foreign, images: NDArray[np.uin
 def kind_of(
     model: ModelProto, foreign: Foreign, values: NDArray[np.float32], said: Kind | None
 ) -> Kind:
-    """Tell logits from probabilities, as it was said or by answers [N, C] to ordinary images.
+    """Distinguish logits from probabilities, as was said or by answers [N, C] to ordinary images.
 
     Raises `AdoptError` where that does not hold, or where it has to be said.
     """

@@ -101,7 +101,7 @@ def labelled(images: ImageSet, labels: Sequence[Label], where: Path) -> list[Lab
 
 
 def _candidates(path: PurePosixPath) -> Iterator[str]:
-    """Return what may be a class: its folders, nearest first, then how it begins, longest first."""
+    """Yield what may be a class: its folders, nearest first, then how it begins, longest first."""
     yield from reversed(path.parts[:-1])
     for end in reversed([match.start() for match in _AFTER_ID.finditer(path.name)]):
         yield path.name[:end]

@@ -113,7 +113,7 @@ def stem_for(architecture: str, checkpoint: Checkpoint, wanted: Stem | None) -> 
 
 
 def stem_of(architecture: str, checkpoint: Checkpoint) -> Stem | None:
-    """Tell the stem by its convolutions; None where there is no choice."""
+    """Infer the stem from its convolutions; None where there is no choice."""
     spec = ARCHITECTURES[architecture]
     if not isinstance(spec, Residual):
         return None

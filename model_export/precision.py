@@ -81,7 +81,7 @@ _Batches = Iterator[NDArray[np.uint8]]
 
 @contextmanager
 def _split(preprocessing: Preprocessing, how: Lowering) -> Iterator[tuple[_Batches, int, _Batches]]:
-    """Return the images to calibrate on, how many, and those to measure on; one alone is both."""
+    """Yield the images to calibrate on, how many, and those to measure on; one alone is both."""
     if how.images is None:
         half = _GENERATED // 2
         yield (

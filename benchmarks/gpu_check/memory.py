@@ -43,7 +43,7 @@ def run(context: Context, part: Part) -> None:
 
 
 def resident_bytes() -> int:
-    """Give this process's resident memory, see proc(5)."""
+    """Return this process's resident memory, see proc(5)."""
     pages = int(Path("/proc/self/statm").read_text("ascii").split()[1])
     return pages * os.sysconf("SC_PAGE_SIZE")
 

@@ -234,7 +234,7 @@ def _zero_last_norms(network: nn.Module) -> None:
 
 
 def _digest(folder: Path, examples: Sequence[Example]) -> str:
-    """Tell sets of images apart, by their names and classes."""
+    """Digest the names and classes of a set of images, so that it is known again."""
     digest = hashlib.sha256()
     for example in examples:
         digest.update(os.fsencode(example.path.relative_to(folder)))

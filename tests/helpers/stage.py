@@ -339,7 +339,7 @@ class Stage:
         decode: bool = False,
         poisoned: bool = False,
     ) -> list[Entry]:
-        """Submit images with `time_s` until their deadline; gives those that are not refused."""
+        """Submit images with `time_s` until their deadline; return those that are not refused."""
         batcher, now = self.batchers[model], self.clock.now
         place = Place.TO_DECODE if decode else Place.IN_LINE
         entries = []
@@ -464,7 +464,7 @@ class Stage:
         }
 
     def judge(self, source: StagedBatcher | StagedJobs, size: int, lines: Lines) -> list[Entry]:
-        """Compare what is taken with who was in line then; gives who should have been taken."""
+        """Compare what is taken with who was in line then; return who should have been taken."""
         now, first = self.clock.now, lines.get(source, [])[:size]
         if not first:
             self.wrong.append("work for somebody who was not in line, or a limit exceeded")

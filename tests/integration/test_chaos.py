@@ -109,7 +109,7 @@ AT_REST = {
 def at_rest(client: httpx.Client, server: Serving, files: int | None = None) -> Vitals:
     """Wait until the server has nothing to do, and no more open files than that.
 
-    Gives what it holds then. The one connection is the client's.
+    Return what it holds then. The one connection is the client's.
     """
     end = time.monotonic() + 60
     while True:
