@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from model_export.architectures import ARCHITECTURES, Alex, Dense, Residual, Stem
+from model_export.architectures import ARCHITECTURES, Residual, Stem
 from model_export.architectures.build import build
 from model_export.checkpoint import Checkpoint
 from model_export.errors import WeightsError
@@ -19,13 +19,6 @@ from model_export.unpickling import is_dense, odd_tensor, what_is
 from model_export.wrappers import head_of, unwrapped
 
 _ROWS = 12  # of the table of names that don't fit; the rest is counted
-
-# The parameters whose first dimension is the stem's width and the number of classes.
-_SIZES: dict[type, tuple[str, str]] = {
-    Residual: ("bn1.weight", "fc.weight"),
-    Dense: ("features.norm0.weight", "classifier.weight"),
-    Alex: ("features.0.weight", "classifier.6.weight"),
-}
 
 # DenseNets of before 2018, torchvision's official files among them: `norm.1` for `norm1`.
 _OLD_DENSE = re.compile(r"(denselayer\d+\.(?:norm|conv))\.([12]\.)")
@@ -63,8 +56,7 @@ def build_network(architecture: str, checkpoint: Checkpoint, stem: Stem | None =
     `WeightsError` when its names (see `of_architecture`) or shapes are not the network's.
     """
     state = checkpoint.state
-    _, classes_of = _SIZES[type(ARCHITECTURES[architecture])]
-    classes = _length(state, classes_of)
+    classes = _length(state, ARCHITECTURES[architecture].classes_parameter)
     network = build(
         architecture,
         classes=classes or 1000,
@@ -131,7 +123,7 @@ def width_of(architecture: str, checkpoint: Checkpoint) -> int | None:
 
 
 def _width(architecture: str, state: Mapping[str, Any]) -> int | None:
-    return _length(state, _SIZES[type(ARCHITECTURES[architecture])][0])
+    return _length(state, ARCHITECTURES[architecture].width_parameter)
 
 
 def _length(state: Mapping[str, Any], name: str) -> int | None:
