@@ -22,6 +22,7 @@ from typing import Any
 import numpy as np
 import pytest
 from engines import FakeEngine, answered
+from waiting import PATIENCE_S, wait_until
 
 from service.batching.batcher import Batcher
 from service.batching.decode_pool import DecodePool
@@ -31,9 +32,6 @@ from service.batching.ticket import Priority, Ticket, TicketResult
 from service.batching.workers import WorkerPool
 from service.errors import ModelUnavailableError, StoppingError
 from service.metrics import Metrics
-
-PATIENCE_S = 40.0
-"""How long a test waits for what has to come; nothing is asserted about how long it took."""
 
 _PAUSE_S = 0.0005
 """Between two looks, since who looks all the time keeps the pool's lock from the runners."""
@@ -135,7 +133,7 @@ class Call:
 
     def wait(self, poisoned: set[int]) -> None:
         """Wait for the cue, and end as it says; an image that is poisoned never gets an answer."""
-        if not self._shut.acquire(timeout=4 * PATIENCE_S):
+        if not self._shut.acquire(timeout=3 * PATIENCE_S):
             self.ending = Ending.FAIL
         if self.ending is Ending.ANSWER and poisoned.intersection(self.values):
             self.ending = Ending.FAIL
@@ -405,7 +403,7 @@ class Stage:
         if batcher.closer is None and not batcher.given_up:
 
             def close() -> None:
-                batcher.closed = batcher.close(4 * PATIENCE_S)
+                batcher.closed = batcher.close(3 * PATIENCE_S)
 
             batcher.closer = threading.Thread(target=close)
             batcher.closer.start()
@@ -420,7 +418,7 @@ class Stage:
     def close_pool(self) -> None:
         """Begin to close the pool."""
         if self.pool_closer is None:
-            self.pool_closer = threading.Thread(target=self.pool.close, args=(4 * PATIENCE_S,))
+            self.pool_closer = threading.Thread(target=self.pool.close, args=(3 * PATIENCE_S,))
             self.pool_closer.start()
 
     def note_death(self, death: threading.ExceptHookArgs) -> None:
@@ -480,10 +478,7 @@ class Stage:
 
     def settle(self) -> None:
         """Wait until the threads have done all that they can without a cue."""
-        end = time.monotonic() + PATIENCE_S
-        while unsettled := self._unsettled():
-            assert time.monotonic() < end, unsettled
-            time.sleep(_PAUSE_S)
+        wait_until(lambda: not self._unsettled(), self._unsettled)
         self.do(lambda: None)
         self._note_late()
         if self.alive() == 0:
@@ -494,10 +489,8 @@ class Stage:
 
     def wait_for_sleepers(self, number: int) -> None:
         """Wait until so many of the pool's threads and of who closes models wait to be woken."""
-        end = time.monotonic() + PATIENCE_S
-        while (asleep := self.sleepers.asleep) != number:
-            assert time.monotonic() < end, f"{asleep} asleep"
-            time.sleep(_PAUSE_S)
+        sleepers = self.sleepers
+        wait_until(lambda: sleepers.asleep == number, lambda: f"{sleepers.asleep} asleep")
 
     def _unsettled(self) -> str | None:
         sources = (self.jobs, *self.batchers)

@@ -5,8 +5,9 @@ from __future__ import annotations
 import threading
 
 import pytest
-from stage import PATIENCE_S, Ending, stage
+from stage import Ending, stage
 from structlog.testing import capture_logs
+from waiting import PATIENCE_S
 
 from service.engine.base import DeviceOutputs
 
