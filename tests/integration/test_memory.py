@@ -14,7 +14,7 @@ import pytest
 from color_model import write_color_model
 from images import encode, photo
 from process import Serving, client_of, serving
-from refusals import refusals
+from refusal_kinds import refusals
 from waiting import wait_until
 from wire import connect, head
 
