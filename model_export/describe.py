@@ -101,7 +101,7 @@ def _speed_row(times: Mapping[int, float]) -> dict[str, str]:
 
 
 def _rows(contract: ModelContract, cost: Cost, size: int) -> dict[str, str]:
-    images, parity, tolerance = contract.preprocessing, contract.parity, contract.tolerance
+    images, parity = contract.preprocessing, contract.parity
     accuracy = contract.accuracy
     first = ", ".join(label.label for label in contract.labels[:3])
     return {
@@ -128,10 +128,17 @@ def _rows(contract: ModelContract, cost: Cost, size: int) -> dict[str, str]:
         f"images of {accuracy.data_set}"
         if accuracy
         else "not measured",
-        "golden cases": f"{len(contract.golden)}, tolerance {tolerance.cpu:g} on CPU, "
-        f"{tolerance.cuda:g} on CUDA",
+        "golden cases": f"{len(contract.golden)}, tolerance {_tolerances(contract)}",
         "made with": ", ".join(f"{tool} {version}" for tool, version in contract.tools.items()),
     }
+
+
+def _tolerances(contract: ModelContract) -> str:
+    """Say what is allowed where, as in "0.0001 on CPU, 0.001 on CUDA"."""
+    return ", ".join(
+        f"{contract.tolerance(provider):g} on {provider.upper()}"
+        for provider in contract.tolerances
+    )
 
 
 def describe_agreement(agreement: Agreement, whose: str = "float32's") -> str:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from model_export.errors import ParityError
 from model_export.options import Storage
 from model_export.reference import Outputs, Reference, References
-from service.contract import INPUT_NAME, PROBABILITIES, ModelContract, Parity, Tolerance
+from service.contract import INPUT_NAME, PROBABILITIES, ModelContract, Parity
 from service.engine.onnx import load_engine
 from service.golden import GoldenReport, check_golden, golden_pattern
 
@@ -55,12 +55,6 @@ UNLIMITED = Limits(probability=1, relative=None)
 """For a file of lower precision, which is held to float32's labels instead."""
 
 TRAINED_LIMITS: dict[Storage, Limits] = {"fp32": SAME_WEIGHTS, "fp16": ROUNDED_WEIGHTS}
-
-TOLERANCE = Tolerance(cpu=SAME_WEIGHTS.probability, cuda=1e-3)
-"""For golden cases, whose answers are PyTorch's with the very weights of the file.
-
-GPUs choose other algorithms (Winograd among them) for a convolution than CPUs.
-"""
 
 
 def batch_sizes(largest: int) -> tuple[int, ...]:
