@@ -17,6 +17,7 @@ from model_export.cost import Cost, graph_cost
 from model_export.model_file import read_model
 from service.contract import Agreement, ModelContract
 from service.cpus import cpu_model
+from service.engine.providers import title_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,7 +137,7 @@ def _rows(contract: ModelContract, cost: Cost, size: int) -> dict[str, str]:
 def _tolerances(contract: ModelContract) -> str:
     """Say what is allowed where, as in "0.0001 on CPU, 0.001 on CUDA"."""
     return ", ".join(
-        f"{contract.tolerance(provider):g} on {provider.upper()}"
+        f"{contract.tolerance(provider):g} on {title_of(provider)}"
         for provider in contract.tolerances
     )
 

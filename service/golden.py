@@ -84,7 +84,7 @@ def golden_pixels(
 
 def tolerance_in_force(engine: Engine, contract: ModelContract) -> float:
     """Return how far a probability may be off where and as this engine computes."""
-    limit = contract.tolerance(engine.provider)
+    limit = contract.tolerance(engine.provider.tolerance_key)
     return max(limit, TF32_DRIFT) if engine.tf32 else limit
 
 
