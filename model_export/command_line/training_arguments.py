@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from model_export.command_line import values
-from model_export.command_line.arguments import NETWORK, ProviderName, choice, known, names, option
-from model_export.training.options import OptimiserName
+from model_export.command_line.arguments import NETWORK, choice, known, names, option
+from model_export.training.options import DeviceName, OptimiserName
 
 _HELD_OUT, _RECIPE, _AUGMENTATION = "Held-out images", "Recipe", "Augmentation"
 
@@ -106,5 +106,5 @@ Jitter = Annotated[
 ]  # fmt: skip
 Flip = Annotated[bool, option(_AUGMENTATION, "--flip/--no-flip", help="Mirror every other image.")]
 Device = Annotated[
-    ProviderName, choice(_RECIPE, "--device", ProviderName, help="Where it is trained.")
+    DeviceName, choice(_RECIPE, "--device", DeviceName, help="Where it is trained.")
 ]
