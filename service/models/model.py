@@ -14,7 +14,7 @@ from service.batching.admission import ImageGate
 from service.batching.batcher import Batcher
 from service.batching.latency import LatencyTable
 from service.batching.plan import DeviceLoad
-from service.batching.schedule import ConcurrencyLimit
+from service.batching.work_source import ConcurrencyLimit
 from service.batching.workers import WorkerPool
 from service.contract import ModelContract
 from service.engine.base import Engine
@@ -87,7 +87,7 @@ class ServedModel:
         metrics.broken.set_function(lambda: self.broken)
 
     def start(self, pool: WorkerPool, concurrency: ConcurrencyLimit) -> None:
-        """Let the pool's threads serve the queue; call on the event loop."""
+        """Let the pool's threads serve the queue."""
         self._batcher = Batcher(
             self.engine,
             self.metrics,
@@ -187,7 +187,7 @@ class ServedModel:
     def _limit_batches(self, max_batch: int) -> None:
         self.max_batch = self.gate.max_batch = max_batch
         if self._batcher is not None:
-            self._batcher.max_batch = max_batch
+            self._batcher.limit_batches(max_batch)
 
     def _on_failure(self, error: DeviceLostError | SessionFailedError) -> None:
         if isinstance(error, DeviceLostError):

@@ -12,7 +12,7 @@ import structlog
 
 from service.batching.decode_pool import DecodePool
 from service.batching.plan import DeviceLoad
-from service.batching.schedule import ConcurrencyLimit
+from service.batching.work_source import ConcurrencyLimit
 from service.batching.workers import WorkerPool
 from service.cpus import cpu_count
 from service.engine.base import Opener
@@ -71,7 +71,7 @@ class Repository:
         yield from self._models.loaded
 
     def start(self) -> None:
-        """Start the device's threads, which all models share; call on the event loop.
+        """Start the device's threads, which all models share.
 
         A core decodes or runs a batch; a thread that waits for a GPU leaves its core to others.
         """
@@ -81,7 +81,7 @@ class Repository:
         self._device.decoders = min(decoders, cpu_count())
         self._device.shares_threads = self._shares_cores()
         self._pool = WorkerPool(threads)
-        self._device.running = self._pool.running
+        self._device.running = self._pool.schedule.running
         self._decode_pool.start(self._pool)
         concurrency = ConcurrencyLimit(runners, serial=not self._shares_cores())
         for model in self:
