@@ -100,15 +100,14 @@ class Provider:
     def attest(self, path: Path, in_use: Sequence[str]) -> None:
         """Raise `ProviderError` unless a file's session says first that it runs on this one."""
         if in_use[0] != self.runtime_name:
-            raise ProviderError(
-                f"{path}: ONNX Runtime has {self.title}, but fell back to the CPU; {self.hint}"
-            )
+            raise self._error(f"{path}: ONNX Runtime has {self.title}, but fell back to the CPU")
 
     def failure(self, path: Path, error: Exception) -> ProviderError:
         """Make the error that says, in a line, why a file does not load with it."""
-        return ProviderError(
-            f"{path}: does not load with provider {self.name}: {first_line(error)}; {self.hint}"
-        )
+        return self._error(f"{path}: does not load with provider {self.name}: {first_line(error)}")
+
+    def _error(self, what: str) -> ProviderError:
+        return ProviderError(f"{what}; {self.hint}" if self.hint else what)
 
     def make_opener(self, options: EngineOptions) -> ProviderOpener:
         """Make what opens model files on it."""
