@@ -105,6 +105,4 @@ Jitter = Annotated[
             help="Most change of brightness and contrast."),
 ]  # fmt: skip
 Flip = Annotated[bool, option(_AUGMENTATION, "--flip/--no-flip", help="Mirror every other image.")]
-Device = Annotated[
-    DeviceName, choice(_RECIPE, "--device", DeviceName, help="Where it is trained.")
-]
+Device = Annotated[DeviceName, choice(_RECIPE, "--device", DeviceName, help="Where it is trained.")]

@@ -19,8 +19,8 @@ from pathlib import Path
 import onnxruntime
 import pytest
 
-from service.engine.cudart import DEVICE_TO_DEVICE, CudaError
 from service.engine.cuda_opener import CudaOpener
+from service.engine.cudart import DEVICE_TO_DEVICE, CudaError
 from service.engine.gpu import Gpu
 from service.engine.onnx import OnnxOpener
 from service.engine.providers import CUDA as PROVIDER
