@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import structlog
@@ -182,10 +183,7 @@ def _first_asked_for(files: Sequence[ModelFile], default: str | None) -> ModelFi
 
 def onnx_opener(settings: Settings) -> OnnxOpener:
     """Make what opens model files with ONNX Runtime, as the settings ask."""
-    options = EngineOptions(
-        settings.device_id,
-        settings.tf32,
-        settings.cuda_graphs,
-        **({"batches": settings.runners} if settings.runners else {}),
-    )
+    options = EngineOptions(settings.device_id, settings.tf32, settings.cuda_graphs)
+    if settings.runners:
+        options = replace(options, batches=settings.runners)
     return OnnxOpener(settings.provider, options)

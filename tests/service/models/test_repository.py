@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
-from color_model import write_color_model
+from color_model import write_color_model, write_schema_1
 from engines import FakeOpener
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -29,6 +29,7 @@ from service.errors import (
     StartupError,
     UnknownModelError,
 )
+from service.golden import tolerance_in_force
 from service.metrics import Metrics
 from service.models.loader import load_repository
 from service.models.model import ServedModel
@@ -276,6 +277,18 @@ def test_what_is_loaded_is_shown_in_the_metrics(model_folder):
     assert 'resnet_serve_model_ready{model="color",version="1"} 0.0' in text
     for label in ('architecture="mean-color"', 'precision="fp32"', 'provider="cpu"'):
         assert label in text
+
+
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+def test_a_file_of_the_first_releases_is_served_as_before(tmp_path, precision):
+    """Its contract is of schema 1."""
+    limits = {"cpu": {precision: 1e-5}, "cuda": {precision: 0.1}}
+    path = write_schema_1(tmp_path / "old.onnx", precision=precision, tolerances=limits)
+    (model,) = repository = loaded(path)
+    repository.warm_up(threading.Event())
+    assert (model.state, model.contract.schema_version) == ("ready", 2)
+    assert tolerance_in_force(model.engine, model.contract) == 1e-5
+    repository.close(10)
 
 
 # The parallelism
