@@ -8,7 +8,13 @@ import time
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from service.bench.exposition import Exposition, batch_sizes, parse_exposition
+from service.bench.exposition import (
+    CPU_SECONDS,
+    RESIDENT_BYTES,
+    Exposition,
+    batch_sizes,
+    parse_exposition,
+)
 from service.bench.target import Target
 from service.bench.wire import SerialClient
 
@@ -96,8 +102,8 @@ class Monitor:
         return parse_exposition(answer.body.decode("utf-8", "replace"))
 
     def _note(self, scraped: Exposition) -> None:
-        cpu = scraped.value("process_cpu_seconds_total")
-        rss = scraped.value("process_resident_memory_bytes")
+        cpu = scraped.value(CPU_SECONDS)
+        rss = scraped.value(RESIDENT_BYTES)
         if cpu is not None and rss is not None:
             self.usage.append(Usage(time.perf_counter(), cpu, rss))
 
