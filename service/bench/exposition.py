@@ -38,12 +38,13 @@ class Exposition:
 
 
 def parse_exposition(text: str) -> Exposition:
-    """Read the series that a benchmark shows; lines that are no samples are passed over."""
+    """Read the series that a benchmark shows; lines that are no samples are passed over.
+
+    No other: it is done between two arrivals, which must not be late.
+    """
     series: dict[str, list[tuple[dict[str, str], float]]] = {}
     for line in text.splitlines():
-        if line.startswith(
-            _WANTED
-        ):  # a scrape is read between two arrivals, which must not be late
+        if line.startswith(_WANTED):
             for name, labels, value, *_ in _samples(line):
                 if abs(value) <= _MOST:  # NaN is not
                     series.setdefault(name, []).append((labels, value))
