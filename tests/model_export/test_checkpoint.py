@@ -16,9 +16,9 @@ from safetensors.torch import save_file
 
 from model_export.checkpoint import Checkpoint, read_checkpoint
 from model_export.errors import WeightsError
-from model_export.files import sha256_of
 from model_export.loading import build_network, stem_of
 from model_export.wrappers import beside_line, head_line, unwrapped
+from service.files import sha256_of
 
 STATE = {"fc.weight": torch.ones(2, 3), "fc.bias": torch.zeros(2)}
 OTHER = {name: value + 1 for name, value in STATE.items()}
