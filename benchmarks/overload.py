@@ -32,7 +32,7 @@ from service.bench.prepare import Prepared, prepare
 from service.bench.progress import Progress
 from service.bench.reference import WRONG_ANSWER
 from service.bench.text_report import number, table
-from service.engine.providers import prepare_runtime
+from service.engine.builds import prepare_runtime
 from service.errors import StartupError
 from service.models.files import builtin_file
 

@@ -31,7 +31,8 @@ from model_export.model_file import attach_contract, load_graph
 from model_export.options import AdoptOptions
 from model_export.preprocessing import preprocessing_of
 from model_export.reference import Reference
-from model_export.verify import SAME_WEIGHTS, TOLERANCE, answers_of, check_answers, compare
+from model_export.tolerances import tolerances_at
+from model_export.verify import SAME_WEIGHTS, answers_of, check_answers, compare
 from service.contract import (
     INPUT_NAME,
     METADATA_KEY,
@@ -93,7 +94,7 @@ def _adopt(options: AdoptOptions) -> None:
             ),
             tools=tools("onnx", "pillow"),
             parity=parity,
-            tolerance=TOLERANCE,
+            tolerances=tolerances_at("fp32"),
             golden=golden_cases(answers_of(file), preprocessing),
         )
         attach_contract(model, contract)

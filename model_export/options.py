@@ -189,7 +189,7 @@ class EvaluateOptions:
     file: Path
     images: Path
     limit: int | None
-    provider: Literal["auto", "cpu", "cuda"]
+    provider: str
     data_set: str
     write: bool
     all_classes: bool

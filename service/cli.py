@@ -102,7 +102,7 @@ def _bench(flags: dict[str, object]) -> int:
 def _serve(flags: dict[str, object], leaving: LeaveAtSignal) -> int:
     import threading  # noqa: PLC0415
 
-    from service.engine.providers import prepare_runtime  # noqa: PLC0415
+    from service.engine.builds import prepare_runtime  # noqa: PLC0415
     from service.files import user_cache  # noqa: PLC0415
     from service.settings import load_settings  # noqa: PLC0415
 

@@ -51,7 +51,7 @@ def _summary(model: ServedModel, repository: Repository) -> dict[str, Any]:
         "default": repository.default == model.name,
         "architecture": contract.architecture,
         "state": model.state,
-        "provider": model.engine.provider,
+        "provider": model.engine.provider.name,
         "precision": contract.precision,
         "classes": len(contract.labels),
         "input_size": contract.preprocessing.crop,

@@ -67,7 +67,7 @@ def _model_health(model: ServedModel) -> dict[str, Any]:
         "version": model.version,
         "state": model.state,
         "reason": model.trouble() or model.reason,
-        "provider": model.engine.provider,
+        "provider": model.engine.provider.name,
         "engine": dict(model.engine.attested),
         "max_batch": model.max_batch,
         "latency_ms": model.latency_ms(),

@@ -13,7 +13,8 @@ from service.batching.decode_pool import DecodePool
 from service.batching.plan import DeviceLoad
 from service.contract import ModelContract, parse_contract
 from service.engine.base import Engine, Opener
-from service.engine.onnx import CudaOptions, OnnxOpener
+from service.engine.onnx import OnnxOpener
+from service.engine.providers import EngineOptions
 from service.errors import ModelFileError, ModelSelectionError
 from service.memory import give_back_freed
 from service.metrics import Metrics
@@ -56,9 +57,9 @@ def load_repository(
     _log.info("parallelism_chosen", **choice.described())
     for file in files:
         loading.load(file, choice.parallelism.intra_op_threads)
-    on_cpu = next(iter(loading.loaded.values())).engine.provider == "cpu"
+    provider = next(iter(loading.loaded.values())).engine.provider
     # A GPU computes one batch at a time, whatever else is got ready beside it.
-    device = DeviceLoad(choice.parallelism.runners if on_cpu else 1, decode_pool)
+    device = DeviceLoad(1 if provider.own_device else choice.parallelism.runners, decode_pool)
     served = [
         _serve(loading.loaded[file], metrics, settings, device)
         for file in files
@@ -194,13 +195,13 @@ def _first_asked_for(files: Sequence[ModelFile], default: str | None) -> ModelFi
 
 def onnx_opener(settings: Settings) -> OnnxOpener:
     """Make what opens model files with ONNX Runtime, as the settings ask."""
-    cuda = CudaOptions(
+    options = EngineOptions(
         settings.device_id,
         settings.tf32,
         settings.cuda_graphs,
         **({"batches": settings.runners} if settings.runners else {}),
     )
-    return OnnxOpener(settings.provider, cuda)
+    return OnnxOpener(settings.provider, options)
 
 
 def _described(
@@ -230,7 +231,7 @@ def _described(
         contract,
         # Where it runs now: plans, threads and metrics are made for that, and "auto" would take a
         # GPU that fails for none.
-        reopen=partial(open_engine, provider=engine.provider),
+        reopen=partial(open_engine, provider=engine.provider.name),
         profile=Profile(cache, fingerprint),
     )
 
@@ -268,13 +269,13 @@ def _serve(
         file.version,
         architecture=contract.architecture,
         precision=contract.precision,
-        provider=engine.provider,
+        provider=engine.provider.name,
     )
     _log.info(
         "model_loaded",
         model=file.name,
         version=file.version,
         path=str(file.path),
-        provider=engine.provider,
+        provider=engine.provider.name,
     )
     return ServedModel(loaded, metrics.for_model(file.name, file.version), settings, device)

@@ -14,7 +14,7 @@ from service.batching.admission import ImageGate
 from service.batching.batcher import Batcher
 from service.batching.latency import LatencyTable
 from service.batching.plan import DeviceLoad
-from service.batching.schedule import ConcurrencyLimit
+from service.batching.work_source import ConcurrencyLimit
 from service.batching.workers import WorkerPool
 from service.contract import ModelContract
 from service.engine.base import Engine
@@ -27,15 +27,12 @@ from service.errors import (
 from service.golden import check_golden, golden_pattern
 from service.metrics import ModelMetrics
 from service.models.files import ModelFile
-from service.settings import CPU_MAX_BATCH, Settings
+from service.settings import Settings
 from service.tuning.profile import Profile, smallest_nearly_best
 
 _log = structlog.get_logger(__name__)
 
 _RELOAD_FIRST_S, _RELOAD_MOST_S = 1.0, 60.0
-
-_GPU_MOST_TRIED = 64
-"""The largest batch that is tried on a GPU; beyond it throughput hardly grows."""
 
 State = Literal["warming", "ready", "reloading", "failed"]
 
@@ -64,10 +61,10 @@ class ServedModel:
         self.engine, self.contract = loaded.engine, loaded.contract
         self.metrics = metrics
         self._reopen, self._profile = loaded.reopen, loaded.profile
-        on_cpu = self.engine.provider == "cpu"
-        self._latencies = LatencyTable(padded=not on_cpu)
-        self.max_batch = settings.max_batch or (CPU_MAX_BATCH if on_cpu else _GPU_MOST_TRIED)
-        self._max_batch_is_free = not (settings.max_batch or on_cpu)
+        provider = self.engine.provider
+        self._latencies = LatencyTable(padded=provider.padded)
+        self.max_batch = settings.max_batch or provider.max_batch
+        self._max_batch_is_free = provider.measures_max_batch and not settings.max_batch
         self.gate = ImageGate(
             settings.max_queue,
             max_batch=self.max_batch,
@@ -90,7 +87,7 @@ class ServedModel:
         metrics.broken.set_function(lambda: self.broken)
 
     def start(self, pool: WorkerPool, concurrency: ConcurrencyLimit) -> None:
-        """Let the pool's threads serve the queue; call on the event loop."""
+        """Let the pool's threads serve the queue."""
         self._batcher = Batcher(
             self.engine,
             self.metrics,
@@ -132,7 +129,7 @@ class ServedModel:
             "model_ready",
             model=self.name,
             version=self.version,
-            provider=self.engine.provider,
+            provider=self.engine.provider.name,
             **self.engine.attested,
             max_batch=self.max_batch,
             golden_max_diff=worst,
@@ -190,7 +187,7 @@ class ServedModel:
     def _limit_batches(self, max_batch: int) -> None:
         self.max_batch = self.gate.max_batch = max_batch
         if self._batcher is not None:
-            self._batcher.max_batch = max_batch
+            self._batcher.limit_batches(max_batch)
 
     def _on_failure(self, error: DeviceLostError | SessionFailedError) -> None:
         if isinstance(error, DeviceLostError):

@@ -12,7 +12,7 @@ import structlog
 
 from service.batching.decode_pool import DecodePool
 from service.batching.plan import DeviceLoad
-from service.batching.schedule import ConcurrencyLimit
+from service.batching.work_source import ConcurrencyLimit
 from service.batching.workers import WorkerPool
 from service.cpus import cpu_count
 from service.engine.base import Opener
@@ -71,19 +71,19 @@ class Repository:
         yield from self._models.loaded
 
     def start(self) -> None:
-        """Start the device's threads, which all models share; call on the event loop.
+        """Start the device's threads, which all models share.
 
         A core decodes or runs a batch; a thread that waits for a GPU leaves its core to others.
         """
         runners, decoders = self.parallelism.parallelism.runners, self._decode_pool.threads
-        threads = max(runners, decoders) if self._on_cpu() else runners + decoders
+        threads = max(runners, decoders) if self._shares_cores() else runners + decoders
         # Those that decode at a time, and have a core for it.
         self._device.decoders = min(decoders, cpu_count())
-        self._device.shares_threads = self._on_cpu()
+        self._device.shares_threads = self._shares_cores()
         self._pool = WorkerPool(threads)
-        self._device.running = self._pool.running
+        self._device.running = self._pool.schedule.running
         self._decode_pool.start(self._pool)
-        concurrency = ConcurrencyLimit(runners, serial=not self._on_cpu())
+        concurrency = ConcurrencyLimit(runners, serial=not self._shares_cores())
         for model in self:
             model.start(self._pool, concurrency)
 
@@ -102,8 +102,8 @@ class Repository:
         """Describe the GPUs in use; none on a CPU."""
         return self._opener.devices()
 
-    def _on_cpu(self) -> bool:
-        return all(model.engine.provider == "cpu" for model in self)
+    def _shares_cores(self) -> bool:
+        return not any(model.engine.provider.own_device for model in self)
 
     def warm_up(self, stop: threading.Event) -> None:
         """Make every model ready, one after the other; gives up soon once `stop` is set."""

@@ -17,7 +17,6 @@ from service.contract import (
     ModelContract,
     Parity,
     Preprocessing,
-    Tolerance,
     Weights,
 )
 from service.golden import golden_pattern
@@ -36,6 +35,7 @@ def reference(pixels: np.ndarray) -> np.ndarray:
 
 def color_contract(**changes) -> ModelContract:
     side = changes.pop("side", 8)
+    precision = changes.get("precision", "fp32")
     fields = {
         "name": "color",
         "architecture": "mean-color",
@@ -46,7 +46,7 @@ def color_contract(**changes) -> ModelContract:
         "weights": Weights(source="written by hand", sha256="0" * 64),
         "tools": {"onnx": onnx.__version__},
         "parity": Parity(max_abs_diff=0, top1_agreement=1, images=1, batch_sizes=(1,)),
-        "tolerance": Tolerance(cpu=1e-4, cuda=1e-3),
+        "tolerances": {"cpu": {precision: 1e-4}, "cuda": {precision: 1e-3}},
         "golden": tuple(
             GoldenPattern(seed=seed, probabilities=tuple(reference(golden_pattern(seed, side))))
             for seed in (1, 2)

@@ -11,12 +11,13 @@ import numpy as np
 from service.contract import PROBABILITIES
 from service.engine.base import Engine
 from service.engine.onnx import OnnxOpener
+from service.engine.providers import CPU, CUDA, Provider
 
 
 class FakeEngine:
     """What an engine tells of itself, and does where nothing is to be done."""
 
-    provider = "cpu"
+    provider = CPU
     tf32 = False
     sizes: tuple[int, ...] = ()
     metadata: Mapping[str, str] = MappingProxyType({})
@@ -38,8 +39,8 @@ class FakeOpener(OnnxOpener):
         super().__init__(provider)
         self._open_engine, self._on_gpu = open_engine, on_gpu
 
-    def may_use_gpu(self) -> bool:
-        return self._on_gpu
+    def expected(self) -> Provider:
+        return CUDA if self._on_gpu else CPU
 
     def open(self, path, *, intra_op_threads, provider=None):
         return self._open_engine(

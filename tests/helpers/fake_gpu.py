@@ -19,9 +19,12 @@ from pathlib import Path
 import onnxruntime
 import pytest
 
+from service.engine.cuda_opener import CudaOpener
 from service.engine.cudart import DEVICE_TO_DEVICE, CudaError
 from service.engine.gpu import Gpu
-from service.engine.onnx import CudaOptions, OnnxOpener
+from service.engine.onnx import OnnxOpener
+from service.engine.providers import CUDA as PROVIDER
+from service.engine.providers import EngineOptions
 
 PLAN_S = 0.25
 CAPTURING = "CUDA failure 900: operation not permitted when stream is capturing ; GPU=0"
@@ -265,11 +268,13 @@ def fake_cuda(device: FakeDevice) -> Iterator[None]:
         patch.setattr(onnxruntime, "InferenceSession", session)
         patch.setattr(onnxruntime, "get_available_providers", lambda: CUDA)
         patch.setattr(onnxruntime, "preload_dlls", lambda **_: None)
-        patch.setattr("service.engine.onnx.driver_problem", lambda: None)
-        patch.setattr("service.engine.onnx._DEVICE", "cpu")
+        patch.setattr("service.engine.providers.driver_problem", lambda: None)
+        patch.setattr("service.engine.cuda_opener._DEVICE", "cpu")
         yield
 
 
-def gpu_opener(device: FakeDevice, provider="cuda", *, pinned: bool = True, **cuda) -> OnnxOpener:
+def gpu_opener(device: FakeDevice, provider="cuda", *, pinned: bool = True, **how) -> OnnxOpener:
     """The service's opener, on a fake GPU; use it within `fake_cuda`."""
-    return OnnxOpener(provider, CudaOptions(**cuda), fake_gpu(device, pinned=pinned))
+    options = EngineOptions(**how)
+    on_gpu = CudaOpener(options, fake_gpu(device, pinned=pinned))
+    return OnnxOpener(provider, options, {PROVIDER.name: on_gpu})

@@ -296,7 +296,7 @@ def test_an_engine_that_fails_at_random_costs_only_the_poisoned_their_answer(
 
 PROGRAM_THAT_HANGS = """
 import os, sys, threading
-from service.engine.providers import prepare_runtime
+from service.engine.builds import prepare_runtime
 prepare_runtime()
 from service.engine.cpu import CpuEngine
 

@@ -30,6 +30,7 @@ from structlog.testing import capture_logs
 from service.contract import INPUT_NAME, PROBABILITIES
 from service.engine.base import Engine, probabilities
 from service.engine.cuda import CudaEngine, GpuModel
+from service.engine.providers import CUDA
 from service.errors import DeviceLostError, DeviceMemoryError, ProviderError, SessionFailedError
 from service.golden import golden_pattern
 
@@ -192,7 +193,7 @@ def test_who_waits_for_room_when_the_engine_is_closed_is_told(pinned):
 class Naive(FakeEngine):
     """Runs batches as they come, on the thread that comes with them."""
 
-    provider = "cuda"
+    provider = CUDA
 
     def __init__(self, session: FakeSession) -> None:
         self._session = session

@@ -312,7 +312,7 @@ def test_the_layout_is_that_of_the_pool_and_of_every_session(several):
         for model in repository:
             model.warm_up(threading.Event())
         try:
-            return {model.batcher().concurrency.limit for model in repository}
+            return {model.batcher()._source.concurrency.limit for model in repository}
         finally:
             repository.close(timeout_s=20)
 

@@ -10,6 +10,7 @@ from engines import FakeEngine, FakeOpener
 from structlog.testing import capture_logs
 
 from service.engine.onnx import load_engine
+from service.engine.providers import CUDA
 from service.errors import ContractError, ModelFileError
 from service.settings import Settings
 from service.tuning import autotune as autotune_module
@@ -216,7 +217,7 @@ def test_a_file_that_is_refused_is_refused_as_ever(tmp_path, model):
 class OnGpu(FakeEngine):
     """Stands for an engine on a GPU, which is not to be had here."""
 
-    provider = "cuda"
+    provider = CUDA
 
     def close(self) -> None:
         raise AssertionError("opened once, and kept")

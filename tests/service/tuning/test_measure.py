@@ -12,6 +12,7 @@ from engines import FakeEngine, FakeOpener, answered
 
 from service.engine.base import probabilities
 from service.engine.onnx import load_engine
+from service.engine.providers import CPU
 from service.golden import golden_pattern
 from service.tuning import measure as measure_module
 from service.tuning.measure import ReopenableEngine, measure
@@ -199,4 +200,4 @@ def test_what_opens_an_engine_may_fail_and_succeed_later(model):
     with pytest.raises(RuntimeError, match="no memory"):
         engines.with_threads(1)
     broken = False
-    assert engines.with_threads(1).provider == "cpu"
+    assert engines.with_threads(1).provider is CPU

@@ -1,14 +1,13 @@
-"""Exactly one build of ONNX Runtime, and how many CPUs there are for it."""
+"""Exactly one build of ONNX Runtime is installed, and sends nothing."""
 
 from __future__ import annotations
 
-import ctypes
 import importlib.metadata
 import os
 
 import pytest
 
-from service.engine.providers import gpu_name, installed_runtime, prepare_runtime
+from service.engine.builds import installed_runtime, prepare_runtime
 from service.errors import RuntimeConflictError, RuntimeMissingError
 
 
@@ -43,41 +42,6 @@ def test_the_build_is_told_with_its_version(installed, monkeypatch, name):
     installed(name)
     monkeypatch.setattr(importlib.metadata, "version", {name: "1.22.0"}.__getitem__)
     assert installed_runtime() == f"{name} 1.22.0"
-
-
-class Driver:
-    """Stands for NVIDIA's driver, with one GPU."""
-
-    def __init__(self, broken: bool = False) -> None:
-        self.broken = broken
-
-    def cuInit(self, flags):  # noqa: N802 - its names
-        return 999 if self.broken else 0
-
-    def cuDeviceGet(self, device, number):  # noqa: N802
-        return 101 if number else 0
-
-    def cuDeviceGetName(self, name, size, device):  # noqa: N802
-        assert size == len(name)
-        name.value = b"NVIDIA A10"
-        return 0
-
-
-def test_a_gpu_is_told_by_its_name(monkeypatch):
-    monkeypatch.setattr(ctypes, "CDLL", lambda name: Driver())
-    assert gpu_name(0) == "NVIDIA A10"
-    assert gpu_name(1) is None, "there is no second one"
-
-
-def test_a_gpu_that_can_not_be_asked_has_no_name(monkeypatch):
-    monkeypatch.setattr(ctypes, "CDLL", lambda name: Driver(broken=True))
-    assert gpu_name(0) is None
-
-    def no_driver(name):
-        raise OSError("libcuda.so.1: cannot open shared object file")
-
-    monkeypatch.setattr(ctypes, "CDLL", no_driver)
-    assert gpu_name(0) is None
 
 
 def test_no_build_is_told_the_commands_that_install_one(installed):
