@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -30,10 +31,11 @@ def reference(pixels: np.ndarray) -> np.ndarray:
     """Probabilities [3] of uint8 [H, W, 3] pixels, computed without ONNX."""
     logits = pixels.astype(np.float64).mean(axis=(0, 1)) * SHARPNESS
     exp = np.exp(logits - logits.max())
-    return exp / exp.sum()
+    probabilities: np.ndarray = exp / exp.sum()
+    return probabilities
 
 
-def color_contract(**changes) -> ModelContract:
+def color_contract(**changes: Any) -> ModelContract:
     side = changes.pop("side", 8)
     precision = changes.get("precision", "fp32")
     fields = {
@@ -56,7 +58,11 @@ def color_contract(**changes) -> ModelContract:
 
 
 def write_color_model(
-    path: Path, contract: ModelContract | None = None, *, extra_outputs: bool = False, **changes
+    path: Path,
+    contract: ModelContract | None = None,
+    *,
+    extra_outputs: bool = False,
+    **changes: Any,
 ) -> Path:
     """Write the model file; `changes` go into its contract. `contract=None` makes a good one.
 
@@ -78,11 +84,12 @@ def add_outputs(model: onnx.ModelProto) -> tuple[str, ...]:
     graph.node.append(helper.make_node("Identity", ["mean"], ["embedding"]))
     graph.node.append(helper.make_node("Transpose", ["float"], ["features"], perm=[0, 3, 1, 2]))
     graph.initializer.append(numpy_helper.from_array(WEIGHT, "classifier_weight"))
-    for name, shape in (
+    shapes: tuple[tuple[str, list[str | int | None]], ...] = (
         ("embedding", ["batch", 3]),
         ("features", ["batch", 3, "height", "width"]),
         ("classifier_weight", [3, 3]),
-    ):
+    )
+    for name, shape in shapes:
         graph.output.append(helper.make_tensor_value_info(name, TensorProto.FLOAT, shape))
     return ("embedding", "features", "classifier_weight")
 

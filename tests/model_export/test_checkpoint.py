@@ -7,6 +7,7 @@ import collections
 import os
 import pickle
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -46,7 +47,7 @@ def test_parameters_round_trip(tmp_path: Path, name: str):
     checkpoint = read_checkpoint(path)
     assert checkpoint.sha256 == sha256_of(path)
     assert stem_of("resnet50", checkpoint) == "small"
-    loaded = build_network("resnet50", checkpoint, "small")
+    loaded: Any = build_network("resnet50", checkpoint, "small")
     assert not loaded.training
     assert loaded.fc.out_features == 5
     for name_, tensor in network.state_dict().items():

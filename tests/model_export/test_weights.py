@@ -21,7 +21,8 @@ TINY = OfficialWeights(NAME, 256, 224, "bilinear", 50.0, 75.0)
 
 class _Files(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
-        server: FileServer = self.server
+        server = self.server
+        assert isinstance(server, FileServer)
         server.requests.append(self.path)
         if server.moved and not self.path.startswith("/moved"):
             self.send_response(302)

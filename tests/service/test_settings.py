@@ -19,12 +19,12 @@ NUMBERS = [name for name in FIELDS if Settings.model_fields[name].annotation in 
 bounded = settings(max_examples=200)
 
 
-def loaded(flags: dict[str, object] | None = None, **environ: str) -> Settings:
+def loaded(flags: dict[str, object] | None = None, /, **environ: str) -> Settings:
     """Settings of flags and of variables, named without their prefix."""
     return load_settings(flags or {}, {PREFIX + name: value for name, value in environ.items()})[0]
 
 
-def refusal(flags: dict[str, object] | None = None, **environ: str) -> str:
+def refusal(flags: dict[str, object] | None = None, /, **environ: str) -> str:
     with pytest.raises(SettingsError) as caught:
         loaded(flags, **environ)
     assert "\n" not in str(caught.value)
@@ -132,7 +132,7 @@ def test_settings_that_do_not_fit_together_are_refused(changes, said):
     ],
 )
 def test_settings_at_the_edge_of_fitting_together_are_accepted(changes):
-    assert loaded(dict(changes))
+    assert isinstance(loaded(dict(changes)), Settings)
 
 
 def test_the_cache_is_where_the_users_caches_are():

@@ -48,8 +48,8 @@ def test_a_response_is_what_h11_reads(data):
 
 def test_the_headers_that_matter_are_kept():
     assert ResponseReader().feed(PLAIN) == Response(200, b"\r\n\r\n", b"infer;dur=1", True)
-    keep_alive = [ResponseReader().feed(data).keep_alive for data in EVERY_KIND]
-    assert keep_alive == [True, False, True, True, False]
+    kept = [response for data in EVERY_KIND if (response := ResponseReader().feed(data))]
+    assert [response.keep_alive for response in kept] == [True, False, True, True, False]
 
 
 @pytest.mark.parametrize("data", EVERY_KIND)
