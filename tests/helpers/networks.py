@@ -10,7 +10,7 @@ from unittest import mock
 import numpy as np
 import torch
 
-from model_export.architectures import ARCHITECTURES, Residual, Stem
+from model_export.architectures import ARCHITECTURES, Dense, Residual, Stem
 from model_export.architectures.build import build
 from service.contract import Preprocessing
 from service.golden import golden_pattern
@@ -36,7 +36,7 @@ def random_network(
     torch.manual_seed(0)
     spec = ARCHITECTURES[architecture]
     if depths is not None:
-        assert isinstance(spec, Residual)
+        assert isinstance(spec, (Residual, Dense))
         spec = replace(spec, depths=depths)
     known = {architecture: spec}
     with mock.patch("model_export.architectures.build.ARCHITECTURES", known):
