@@ -129,12 +129,12 @@ def _rows(contract: ModelContract, cost: Cost, size: int) -> dict[str, str]:
         f"images of {accuracy.data_set}"
         if accuracy
         else "not measured",
-        "golden cases": f"{len(contract.golden)}, tolerance {_tolerances(contract)}",
+        "golden cases": f"{len(contract.golden)}, tolerance {describe_tolerances(contract)}",
         "made with": ", ".join(f"{tool} {version}" for tool, version in contract.tools.items()),
     }
 
 
-def _tolerances(contract: ModelContract) -> str:
+def describe_tolerances(contract: ModelContract) -> str:
     """Say what is allowed where, as in "0.0001 on CPU, 0.001 on CUDA"."""
     return ", ".join(
         f"{contract.tolerance(provider):g} on {title_of(provider)}"

@@ -183,6 +183,18 @@ class AdoptOptions:
 
 
 @dataclass(frozen=True, slots=True)
+class UpgradeOptions:
+    """What `upgrade` is asked; without an output, the file itself is replaced."""
+
+    file: Path
+    output: Path | None
+
+    def __post_init__(self) -> None:
+        if self.output is not None:
+            _check_output(self.output)
+
+
+@dataclass(frozen=True, slots=True)
 class EvaluateOptions:
     """What `evaluate` is asked."""
 

@@ -73,6 +73,11 @@ Output = Annotated[
     option(_CONTRACT, "--output", metavar="FILE",
             help="NAME.onnx or NAME/VERSION.onnx. One that is there is replaced."),
 ]  # fmt: skip
+UpgradedOutput = Annotated[
+    Path | None,
+    option(None, "--output", metavar="FILE", show_default="the file itself",
+            help="NAME.onnx or NAME/VERSION.onnx. One that is there is replaced."),
+]  # fmt: skip
 Labels = Annotated[
     Path | None,
     option(_CONTRACT, "--labels", metavar="FILE", show_default="for 1000 classes: ImageNet-1k's",

@@ -1,4 +1,4 @@
-"""What NVIDIA's driver says, asked without ONNX Runtime, which would print its own account of it."""
+"""What NVIDIA's driver says, asked without ONNX Runtime."""
 
 from __future__ import annotations
 

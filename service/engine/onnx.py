@@ -87,7 +87,7 @@ class OnnxOpener:
 
         Raises `ProviderError` when a device was lost that models run on: they would never answer.
         """
-        refusals = []
+        refusals: list[str] = []
         for provider in providers:
             opener = self._opener(provider)
             try:

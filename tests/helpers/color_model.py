@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -55,6 +56,22 @@ def color_contract(**changes: Any) -> ModelContract:
         ),
     }
     return ModelContract(**(fields | changes))
+
+
+def as_schema_1(contract: ModelContract) -> dict[str, object]:
+    """Its JSON as the first releases wrote it."""
+    fields = contract.model_dump(mode="json", exclude_none=True)
+    limits = {provider: contract.tolerance(provider) for provider in fields.pop("tolerances")}
+    return fields | {"schema_version": 1, "tolerance": limits}
+
+
+def write_schema_1(path: Path, **changes: Any) -> Path:
+    """Write the model file as the first releases wrote it; `changes` go into its contract."""
+    model = color_graph()
+    text = json.dumps(as_schema_1(color_contract(**changes)))
+    helper.set_model_props(model, {METADATA_KEY: text})
+    onnx.save(model, path)
+    return path
 
 
 def write_color_model(

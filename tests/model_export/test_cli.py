@@ -472,6 +472,7 @@ def test_arguments_are_judged_without_waiting_for_pytorch(arguments: list[str], 
         ("evaluate", ["auto|cpu|cuda", "--plot"]),
         ("compare", ["SECOND", "--limit"]),
         ("adopt", ["logits|probabilities", "rgb|bgr", "Model file"]),
+        ("upgrade", ["--output", "older model file"]),
         ("train", ["sgd|adamw|sgd-noise", "Recipe", "Augmentation", "Held-out images"]),
     ],
 )  # fmt: skip

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 
 import pytest
-from color_model import color_contract, write_color_model
+from color_model import as_schema_1, color_contract, write_color_model
 from pydantic import ValidationError
 
 from service.contract import METADATA_KEY, Accuracy, GoldenPattern, ModelContract, parse_contract
@@ -19,11 +19,10 @@ def as_metadata(contract: ModelContract, **changes: object) -> dict[str, str]:
     return {METADATA_KEY: json.dumps({k: v for k, v in fields.items() if v is not None})}
 
 
-def as_schema_1(contract: ModelContract, **changes: object) -> dict[str, str]:
-    """A contract as the first releases wrote it."""
-    tolerance = {name: contract.tolerance(name) for name in contract.tolerances}
-    old = {"schema_version": 1, "tolerance": tolerance, "tolerances": None}
-    return as_metadata(contract, **(old | changes))
+def old_metadata(contract: ModelContract, **changes: object) -> dict[str, str]:
+    """A contract of schema 1 as JSON; a change to None takes the field away."""
+    fields = as_schema_1(contract) | changes
+    return {METADATA_KEY: json.dumps({k: v for k, v in fields.items() if v is not None})}
 
 
 def refusal(metadata: dict[str, str]) -> str:
@@ -184,13 +183,13 @@ def test_tolerances_of_schema_1_are_those_at_the_files_precision(precision, vers
     contract = color_contract(
         precision=precision, tolerances={"cpu": {precision: 0.01}, "cuda": {precision: 0.02}}
     )
-    metadata = as_schema_1(contract, schema_version=version)
+    metadata = old_metadata(contract, schema_version=version)
     assert "tolerances" not in metadata[METADATA_KEY]
     assert parse_contract(metadata, file="x") == contract
 
 
 def test_a_contract_of_schema_1_is_written_as_one_of_schema_2():
-    read = parse_contract(as_schema_1(color_contract()), file="x")
+    read = parse_contract(old_metadata(color_contract()), file="x")
     fields = json.loads(read.model_dump_json())
     assert fields["schema_version"] == 2
     assert fields["tolerances"] == {"cpu": {"fp32": 1e-4}, "cuda": {"fp32": 1e-3}}
@@ -210,7 +209,7 @@ def test_a_contract_of_schema_1_is_written_as_one_of_schema_2():
     ],
 )
 def test_a_contract_of_schema_1_that_does_not_hold_is_refused(changes, said):
-    assert said in refusal(as_schema_1(color_contract(), **changes))
+    assert said in refusal(old_metadata(color_contract(), **changes))
 
 
 def test_a_checksum_is_a_sha256():

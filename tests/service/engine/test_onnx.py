@@ -13,7 +13,6 @@ from onnx import TensorProto, helper
 from structlog.testing import capture_logs
 
 from service.contract import INPUT_NAME, METADATA_KEY, PROBABILITIES
-from service.engine import onnx as engine_module
 from service.engine import providers
 from service.engine.base import probabilities
 from service.engine.onnx import OnnxOpener, load_engine
@@ -129,7 +128,7 @@ def test_threads_are_as_many_as_asked_for_or_as_there_are_cpus(model, monkeypatc
 
     real = onnxruntime.InferenceSession
     monkeypatch.setattr(onnxruntime, "InferenceSession", session)
-    monkeypatch.setattr(engine_module, "cpu_count", lambda: 2)
+    monkeypatch.setattr("service.engine.cpu.cpu_count", lambda: 2)
     load_engine(model, provider="cpu", intra_op_threads=1)
     load_engine(model, provider="cpu")
     assert asked == [1, 2]
