@@ -100,7 +100,7 @@ class SimulatedEngine:
         self._golden: dict[int, list[tuple[NDArray[np.uint8], NDArray[np.float32]]]] = {}
         for case in contract.golden:
             pixels, _ = golden_pixels(case, contract)
-            key = int(_keys(pixels[np.newaxis])[0])
+            key = int(_keys([pixels])[0])
             answer = np.asarray(case.probabilities, np.float32)
             self._golden.setdefault(key, []).append((pixels, answer))
 

@@ -17,7 +17,6 @@ from onnx import TensorProto, compose, helper, numpy_helper
 
 from model_export.errors import AdoptError, ExportError, ParityError
 from model_export.export import tools
-from model_export.files import replacing, sha256_of
 from model_export.foreign import Foreign, check_repeatable, kind_of
 from model_export.foreign_graph import (
     check_modes,
@@ -43,6 +42,7 @@ from service.contract import (
     Weights,
 )
 from service.errors import first_line
+from service.files import replacing, sha256_of
 from service.golden import golden_pattern
 
 if TYPE_CHECKING:

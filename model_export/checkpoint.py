@@ -16,8 +16,9 @@ from torch import Tensor
 
 from model_export.contents import content_of
 from model_export.errors import WeightsError
-from model_export.files import missing, sha256_of
+from model_export.files import missing
 from model_export.unpickling import Stranger, is_array, load_pickle, what_is
+from service.files import sha256_of
 
 # Where trainers put the parameters, averaged ones first: those are what they evaluate.
 _ENTRIES = ("model_ema", "state_dict_ema", "ema_state_dict", "ema", "state_dict",

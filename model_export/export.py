@@ -10,7 +10,7 @@ import onnx
 import onnxruntime
 from torch import nn
 
-from model_export.files import beside, replacing
+from model_export.files import beside
 from model_export.golden_cases import golden_cases
 from model_export.graph import optional_outputs, prepare, to_onnx
 from model_export.model_file import attach_contract
@@ -29,6 +29,7 @@ from model_export.verify import (
 )
 from service import __version__
 from service.contract import Label, ModelContract, Preprocessing, Weights
+from service.files import replacing
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,9 +10,10 @@ from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 
 from model_export.contents import content_of
 from model_export.external_data import state_lengths, unreadable
-from model_export.files import missing, replacing
+from model_export.files import missing
 from service.contract import METADATA_KEY, ModelContract, parse_contract
 from service.errors import ModelFileError, first_line
+from service.files import replacing
 
 if TYPE_CHECKING:
     from onnx import ModelProto

@@ -11,10 +11,10 @@ import onnx
 from model_export.describe import describe_tolerances
 from model_export.errors import OptionsError
 from model_export.external_data import files_of
-from model_export.files import replacing
 from model_export.model_file import contract_text, parse_graph
 from model_export.options import UpgradeOptions
 from service.contract import METADATA_KEY, SCHEMA_VERSION, parse_contract, schema_of
+from service.files import replacing
 
 
 def upgrade_command(options: UpgradeOptions) -> None:

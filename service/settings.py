@@ -286,11 +286,12 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
 
 
 def load_settings(
-    given: Mapping[str, Any], environ: Mapping[str, str]
+    given: Mapping[str, Any], environ: Mapping[str, str], cache: Path | None = None
 ) -> tuple[Settings, tuple[str, ...]]:
     """Join the flags that were given (None: not), environment and defaults.
 
-    Returns the settings and warnings to log. Raises `SettingsError`, naming every bad setting.
+    `cache` is this program's folder among the user's caches, if there is one. Returns the settings
+    and warnings to log. Raises `SettingsError`, naming every bad setting.
     """
     values, warnings = _from_environment(environ)
     values |= {name: value for name, value in given.items() if value is not None}
@@ -298,7 +299,7 @@ def load_settings(
         f"{_named(old)} is now {_named(_RENAMED[old])}" for old in _RENAMED if old in values
     ]:
         raise SettingsError("; ".join(renamed))
-    values.setdefault("cache_dir", _default_cache(environ))
+    values.setdefault("cache_dir", cache)
     try:
         return Settings.model_validate(values), warnings
     except ValidationError as error:
@@ -323,17 +324,6 @@ def _from_environment(environ: Mapping[str, str]) -> tuple[dict[str, Any], tuple
             f"unknown variable {', '.join(unknown)}; `resnet-serve serve --help` lists the settings"
         )
     return values, tuple(warnings)
-
-
-def _default_cache(environ: Mapping[str, str]) -> Path | None:
-    """Return this program's folder among the user's caches; None where there is no such place.
-
-    Source: https://specifications.freedesktop.org/basedir-spec/latest/
-    """
-    caches, home = environ.get("XDG_CACHE_HOME", ""), environ.get("HOME", "")
-    if Path(caches).is_absolute():  # the specification passes others over
-        return Path(caches) / "resnet-serve"
-    return Path(home) / ".cache" / "resnet-serve" if Path(home).is_absolute() else None
 
 
 def _describe(item: Any) -> str:

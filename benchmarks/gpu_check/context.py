@@ -13,6 +13,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+from numpy.typing import NDArray
+
 from service.contract import ModelContract, parse_contract
 from service.engine.base import Engine
 from service.engine.onnx import OnnxOpener
@@ -82,7 +85,7 @@ def has_gpu() -> bool:
     return CUDA.problem() is None
 
 
-def pixels_of(contract: ModelContract, count: int, seed: int = 0) -> list:
+def pixels_of(contract: ModelContract, count: int, seed: int = 0) -> list[NDArray[np.uint8]]:
     """Make formula images for a model."""
     side = contract.preprocessing.crop
     return [golden_pattern(seed + number, side) for number in range(count)]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -11,13 +10,13 @@ from service import __version__
 from service.cpus import cpu_count
 from service.engine.builds import installed_runtime
 from service.engine.providers import Provider
+from service.files import sha256_of
 
 
 @lru_cache(maxsize=64)
 def _sha256(model_file: Path, *_changed: int) -> str:
     """Return a file's SHA-256; a start asks for the same one several times."""
-    with model_file.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    return sha256_of(model_file)
 
 
 def fingerprint_of(

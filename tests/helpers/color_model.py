@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -31,10 +32,11 @@ def reference(pixels: np.ndarray) -> np.ndarray:
     """Probabilities [3] of uint8 [H, W, 3] pixels, computed without ONNX."""
     logits = pixels.astype(np.float64).mean(axis=(0, 1)) * SHARPNESS
     exp = np.exp(logits - logits.max())
-    return exp / exp.sum()
+    probabilities: np.ndarray = exp / exp.sum()
+    return probabilities
 
 
-def color_contract(**changes) -> ModelContract:
+def color_contract(**changes: Any) -> ModelContract:
     side = changes.pop("side", 8)
     precision = changes.get("precision", "fp32")
     fields = {
@@ -63,7 +65,7 @@ def as_schema_1(contract: ModelContract) -> dict[str, object]:
     return fields | {"schema_version": 1, "tolerance": limits}
 
 
-def write_schema_1(path: Path, **changes) -> Path:
+def write_schema_1(path: Path, **changes: Any) -> Path:
     """Write the model file as the first releases wrote it; `changes` go into its contract."""
     model = color_graph()
     text = json.dumps(as_schema_1(color_contract(**changes)))
@@ -73,7 +75,11 @@ def write_schema_1(path: Path, **changes) -> Path:
 
 
 def write_color_model(
-    path: Path, contract: ModelContract | None = None, *, extra_outputs: bool = False, **changes
+    path: Path,
+    contract: ModelContract | None = None,
+    *,
+    extra_outputs: bool = False,
+    **changes: Any,
 ) -> Path:
     """Write the model file; `changes` go into its contract. `contract=None` makes a good one.
 
@@ -95,11 +101,12 @@ def add_outputs(model: onnx.ModelProto) -> tuple[str, ...]:
     graph.node.append(helper.make_node("Identity", ["mean"], ["embedding"]))
     graph.node.append(helper.make_node("Transpose", ["float"], ["features"], perm=[0, 3, 1, 2]))
     graph.initializer.append(numpy_helper.from_array(WEIGHT, "classifier_weight"))
-    for name, shape in (
+    shapes: tuple[tuple[str, list[str | int | None]], ...] = (
         ("embedding", ["batch", 3]),
         ("features", ["batch", 3, "height", "width"]),
         ("classifier_weight", [3, 3]),
-    ):
+    )
+    for name, shape in shapes:
         graph.output.append(helper.make_tensor_value_info(name, TensorProto.FLOAT, shape))
     return ("embedding", "features", "classifier_weight")
 

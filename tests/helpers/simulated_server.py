@@ -14,6 +14,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import count
+from typing import Any
 
 import numpy as np
 from engines import FakeEngine, answered
@@ -26,8 +27,9 @@ from service.batching.decode_pool import DecodePool
 from service.batching.plan import DeviceLoad
 from service.batching.schedule import Run
 from service.batching.ticket import Priority, Ticket, TicketResult
-from service.batching.work_source import ConcurrencyLimit
+from service.batching.work_source import ConcurrencyLimit, WorkSource
 from service.batching.workers import WorkerPool
+from service.engine.base import Outputs, Pixels
 from service.errors import DeadlineExceededError, DeadlineUnreachableError, QueueFullError
 from service.metrics import Metrics
 
@@ -64,7 +66,7 @@ class Engine(FakeEngine):
     def __init__(self, clock: Clock, times: Sequence[float]) -> None:
         self._clock, self._times = clock, times
 
-    def run(self, pixels, outputs):
+    def run(self, pixels: Pixels, outputs: Sequence[str]) -> Outputs:
         self._clock.now += self._times[len(pixels) - 1]
         return answered(np.zeros((len(pixels), 1), np.float32))
 
@@ -218,14 +220,16 @@ class Server:
             with contextlib.suppress(asyncio.CancelledError, DeadlineExceededError):
                 task.result()
 
-    def _lasts_s(self, run) -> float:
+    def _lasts_s(self, run: Run) -> float:
         if run.source is self.jobs._source:
             return self._decode_s[run.batch[0].waiter]
-        models = [batcher._source for batcher in self.batchers]
+        models: list[WorkSource] = [batcher._source for batcher in self.batchers]
         return self.tables[models.index(run.source)][len(run.batch) - 1]
 
 
-def simulate(clock: Clock, requests: Sequence[Request], *args, **options) -> list[Outcome]:
+def simulate(
+    clock: Clock, requests: Sequence[Request], *args: Any, **options: Any
+) -> list[Outcome]:
     """Serve requests by a server with these options."""
 
     async def main() -> list[Outcome]:

@@ -11,7 +11,7 @@ import asyncio
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from enum import Enum, auto
@@ -31,6 +31,7 @@ from service.batching.schedule import Run, Schedule
 from service.batching.ticket import Priority, Ticket, TicketResult
 from service.batching.work_source import ConcurrencyLimit, WorkSource
 from service.batching.workers import WorkerPool
+from service.engine.base import Outputs, Pixels
 from service.errors import ModelUnavailableError, StoppingError
 from service.metrics import Metrics
 
@@ -154,7 +155,7 @@ class StagedEngine(FakeEngine):
         self.calls: list[Call] = []
         self.poisoned: set[int] = set()
 
-    def run(self, pixels, outputs):
+    def run(self, pixels: Pixels, outputs: Sequence[str]) -> Outputs:
         call = Call([int(image.view(np.uint32)[0, 0, 0]) for image in pixels])
         self.calls.append(call)
         call.wait(self.poisoned)
@@ -496,7 +497,8 @@ class Stage:
 
     def face_of(self, source: WorkSource) -> StagedBatcher | StagedJobs:
         """Return what a source is the threads' face of."""
-        return next(face for face in (self.jobs, *self.batchers) if face.source is source)
+        faces: list[StagedBatcher | StagedJobs] = [self.jobs, *self.batchers]
+        return next(face for face in faces if face.source is source)
 
     def judge(self, source: StagedBatcher | StagedJobs, size: int, lines: Lines) -> list[Entry]:
         """Compare what is taken with who was in line then; gives who should have been taken."""
@@ -535,7 +537,7 @@ class Stage:
             time.sleep(_PAUSE_S)
 
     def _unsettled(self) -> str | None:
-        sources = (self.jobs, *self.batchers)
+        sources: list[StagedBatcher | StagedJobs] = [self.jobs, *self.batchers]
         with self.sleepers:
             runs = sum(len(self.pool.schedule.runs_of(source.source)) for source in sources)
             blocked, alive = len(self.blocked()), self.alive()

@@ -18,9 +18,9 @@ from networks import random_network, save_checkpoint
 
 from model_export.cli import main
 from model_export.command_line.app import COMMANDS, read_arguments
-from model_export.files import sha256_of
 from model_export.model_file import read_model
 from model_export.weights import OFFICIAL
+from service.files import sha256_of
 
 
 @pytest.fixture(scope="module")

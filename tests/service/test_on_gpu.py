@@ -26,7 +26,7 @@ from service.engine.providers import CUDA
 from service.errors import ProviderError
 from service.metrics import Metrics
 from service.models.loader import load_repository
-from service.models.model import buckets
+from service.models.proving import buckets
 from service.settings import Settings
 from service.tuning.profile import Profile
 
@@ -126,7 +126,7 @@ def test_the_log_of_the_start_tells_what_was_taken(loaded):
 def test_the_largest_batch_is_measured_where_none_is_set(
     loaded, device, monkeypatch, milliseconds, largest
 ):
-    monkeypatch.setattr("service.models.loader.Profile", partial(Profile, clock=device.clock))
+    monkeypatch.setattr("service.models.model_loader.Profile", partial(Profile, clock=device.clock))
     device.batch_s = lambda size: milliseconds[size] / 1000
     model, _ = loaded()
     assert (model.state, model.max_batch) == ("ready", largest)

@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -72,7 +73,7 @@ def with_batcher(
     return metrics
 
 
-def submit(batcher: Batcher, *values: int) -> list[asyncio.Future[TicketResult]]:
+def submit(batcher: Batcher, *values: int) -> list[Any]:
     tickets = [ticket(value) for value in values]
     for one in tickets:
         batcher.submit(one)
@@ -183,6 +184,7 @@ def test_max_delay_ends_also_when_the_thread_that_decoded_goes_on_to_another_ima
                 pass
             batcher.submit(image, wake=False)
 
+        assert isinstance(image.waiter, asyncio.Future)
         jobs.submit(decode, image.waiter, 1e12, Priority.HIGH)
         other = jobs.call(lambda: go.wait(60), 2e12, Priority.HIGH)
         both.set()
@@ -262,7 +264,7 @@ def test_a_failed_session_or_device_fails_all_that_waits_and_the_queue_takes_not
     """A retry on it would only make it worse."""
 
     async def use(batcher, engine):
-        losses = []
+        losses: list[BaseException] = []
         batcher.on_failure = losses.append
         engine.open.clear()
         first = submit(batcher, 1)
@@ -287,7 +289,7 @@ def test_a_failed_session_or_device_fails_all_that_waits_and_the_queue_takes_not
 
 def test_a_device_lost_amid_a_retry_fails_the_images_that_are_left():
     async def use(batcher, engine):
-        losses = []
+        losses: list[BaseException] = []
         batcher.on_failure = losses.append
         engine.open.clear()
         first = submit(batcher, 1)
@@ -304,7 +306,7 @@ def test_a_device_lost_amid_a_retry_fails_the_images_that_are_left():
             return first_pixels(images)
 
         engine.run = run
-        results = await asyncio.gather(*first, *rest, return_exceptions=True)
+        results: list[Any] = await asyncio.gather(*first, *rest, return_exceptions=True)
         assert results[1].probabilities[0] == 2
         assert [type(result) for result in results[2:]] == [ModelUnavailableError] * 2
         assert len(losses) == 1
@@ -316,7 +318,7 @@ def test_a_runner_that_loses_the_old_engine_late_leaves_the_new_one_alone():
     """Two run on it when it is lost; the second hears of it after the model is back."""
 
     async def use(batcher, engine):
-        losses = []
+        losses: list[BaseException] = []
         batcher.on_failure = losses.append
         late, go = HeldEngine(), threading.Event()
 

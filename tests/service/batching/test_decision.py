@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 import pytest
@@ -128,27 +129,31 @@ class Source:
         return for_s <= self._yields_s
 
 
+def source(offer: Offer | None, *, limit: int = 1, yields_s: float = -1.0) -> Any:
+    return Source(offer, limit=limit, yields_s=yields_s)
+
+
 def test_the_most_urgent_of_what_is_ready_goes_first():
-    first, last = Source(Offer(0.0, (HIGH, 1.0))), Source(Offer(0.0, (HIGH, 2.0)))
-    later, none = Source(Offer(9.0, (HIGH, 0.5))), Source(None)
+    first, last = source(Offer(0.0, (HIGH, 1.0))), source(Offer(0.0, (HIGH, 2.0)))
+    later, none = source(Offer(9.0, (HIGH, 0.5))), source(None)
     assert choose([none, last, later, first], 5.0, 1) == (first, first._offer)
-    full = Source(Offer(0.0, (HIGH, 0.0)), limit=0)
+    full = source(Offer(0.0, (HIGH, 0.0)), limit=0)
     assert choose([full, last], 5.0, 1) == (last, last._offer)
 
 
 def test_without_work_it_is_told_when_there_may_be_some():
-    assert choose([Source(None), Source(Offer(9.0)), Source(Offer(7.0))], 5.0, 1) == 2.0
-    assert choose([Source(None)], 5.0, 1) == math.inf
+    assert choose([source(None), source(Offer(9.0)), source(Offer(7.0))], 5.0, 1) == 2.0
+    assert choose([source(None)], 5.0, 1) == math.inf
 
 
 def test_a_batch_yields_to_what_is_of_another_limit_and_no_lower_priority():
-    batch = Source(Offer(0.0, (HIGH, 1.0)), yields_s=2.0)
-    decode = Source(Offer(0.0, (HIGH, 9.0), lasts_s=1.0))
-    assert choose([batch, decode], 0.0, 1)[0] is decode
-    huge = Source(Offer(0.0, (HIGH, 9.0), lasts_s=3.0))
-    assert choose([batch, huge], 0.0, 1)[0] is batch
-    low = Source(Offer(0.0, (LOW, 9.0), lasts_s=1.0))
-    assert choose([batch, low], 0.0, 1)[0] is batch
-    other = Source(Offer(0.0, (HIGH, 9.0), lasts_s=1.0))
+    batch = source(Offer(0.0, (HIGH, 1.0)), yields_s=2.0)
+    decode = source(Offer(0.0, (HIGH, 9.0), lasts_s=1.0))
+    assert choose([batch, decode], 0.0, 1) == (decode, decode._offer)
+    huge = source(Offer(0.0, (HIGH, 9.0), lasts_s=3.0))
+    assert choose([batch, huge], 0.0, 1) == (batch, batch._offer)
+    low = source(Offer(0.0, (LOW, 9.0), lasts_s=1.0))
+    assert choose([batch, low], 0.0, 1) == (batch, batch._offer)
+    other = source(Offer(0.0, (HIGH, 9.0), lasts_s=1.0))
     other.concurrency = batch.concurrency
-    assert choose([batch, other], 0.0, 1)[0] is batch
+    assert choose([batch, other], 0.0, 1) == (batch, batch._offer)

@@ -171,7 +171,7 @@ def test_predictions_learn_from_jobs_that_were_done_to_their_end_alone():
     """A broken file is refused early, and says nothing of whole ones."""
     clock = Clock()
 
-    async def use(jobs: DecodePool, _: WorkerPool) -> None:
+    async def use(jobs: DecodePool, pool: WorkerPool) -> None:
         def decode(took_s: float, error: Exception | None = None) -> None:
             clock.now += took_s
             if error:

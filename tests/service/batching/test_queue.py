@@ -38,6 +38,11 @@ class Simulation:
         self.tickets.append(ticket)
         self.queue.push(ticket)
 
+    def cancel(self, number: int) -> None:
+        waiter = self.tickets[number].waiter
+        assert isinstance(waiter, asyncio.Future)
+        waiter.cancel()
+
     def take(self, now: float = 0.0, size: int = 1) -> list[int]:
         return self.numbers(self.queue.take(now, self.latencies, size).batch)
 
@@ -92,8 +97,8 @@ def test_who_has_gone_is_passed_over_and_counted():
     with Simulation() as simulation:
         for _ in range(3):
             simulation.push(9)
-        simulation.tickets[0].waiter.cancel()
-        simulation.tickets[2].waiter.cancel()
+        simulation.cancel(0)
+        simulation.cancel(2)
         taken = simulation.queue.take(0.0, simulation.latencies, 8)
         assert (simulation.numbers(taken.batch), taken.abandoned) == ([1], 2)
         assert len(simulation.queue) == 0
@@ -111,7 +116,7 @@ def test_every_ticket_leaves_the_queue_exactly_once(arrivals, measured, size):
         for deadline, priority, cancelled in arrivals:
             simulation.push(now + deadline, priority, now)
             if cancelled:
-                simulation.tickets[-1].waiter.cancel()
+                simulation.cancel(-1)
         while len(simulation.queue):
             before = len(simulation.queue)
             taken = simulation.queue.take(now, simulation.latencies, size)

@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from images import colored
 
-from service.bench.load import CHANGED_LABEL, OK, RIGHT
-from service.bench.reference import WRONG_ANSWER, Checker, Expected, from_model_file, judge
+from service.bench.load import CHANGED_LABEL, OK, RIGHT, WRONG_ANSWER
+from service.bench.reference import Checker, Expected, from_model_file, judge
 from service.bench.wire import Answer
 
 CAT, DOG, COW = "n1", "n2", "n3"

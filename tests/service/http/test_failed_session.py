@@ -256,7 +256,7 @@ def test_what_ran_on_a_gpu_does_not_come_back_on_the_cpu(model_folder):
     def opened(path, *, provider, **options):
         asked.append(provider)
         engine = load_engine(path, provider="cpu", **options)
-        engine.provider = CUDA
+        engine.provider = CUDA  # type: ignore[misc]  # as if it were on one
         return engine
 
     settings = Settings.model_validate({"models": model_folder, "max_batch": 2, "cache_dir": None})

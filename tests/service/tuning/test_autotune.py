@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
 import pytest
 from color_model import write_color_model
@@ -235,7 +236,7 @@ def test_a_gpu_has_two_batches_under_way_unless_told_otherwise(
     model, trials, given, parallelism, source
 ):
     """One is computed while the other is stacked and copied."""
-    engine = OnGpu()
+    engine: Any = OnGpu()
     opener = FakeOpener(lambda *_, **__: engine, "auto", on_gpu=True)
     choice = chosen(model, opener=opener, provider="auto", **given)
     assert (choice.parallelism, choice.source) == (parallelism, source)

@@ -141,7 +141,8 @@ def test_whichever_caller_fails_the_others_end_and_its_error_is_raised(which):
 
 
 def test_a_thread_that_can_not_be_started_leaves_no_other_waiting(monkeypatch):
-    start, started = threading.Thread.start, []
+    start = threading.Thread.start
+    started: list[threading.Thread] = []
 
     def limited(thread):
         if started:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from full_disk import file_size_limited
 
-from model_export.files import replacing, sha256_of
+from service.files import replacing, sha256_of, user_cache
 
 
 def test_what_was_written_takes_the_place(tmp_path: Path):
@@ -64,3 +64,31 @@ def test_digest_is_of_the_whole_file(tmp_path: Path):
     content = bytes(range(256)) * 5000
     (tmp_path / "file").write_bytes(content)
     assert sha256_of(tmp_path / "file") == hashlib.sha256(content).hexdigest()
+
+
+@pytest.mark.parametrize(
+    ("home", "caches", "folder"),
+    [
+        ("/home/u", None, "/home/u/.cache/resnet-serve"),
+        ("/home/u", "", "/home/u/.cache/resnet-serve"),
+        ("/home/u", "caches", "/home/u/.cache/resnet-serve"),
+        ("/home/u", "/caches", "/caches/resnet-serve"),
+        (None, "/caches", "/caches/resnet-serve"),
+    ],
+)
+def test_the_cache_is_where_a_users_caches_are(monkeypatch, home, caches, folder):
+    """As the XDG Base Directory Specification says, which has relative paths passed over."""
+    for name, value in (("HOME", home), ("XDG_CACHE_HOME", caches)):
+        if value is None:
+            monkeypatch.delenv(name, raising=False)
+        else:
+            monkeypatch.setenv(name, value)
+    assert user_cache() == Path(folder)
+
+
+def test_without_a_home_there_is_no_cache(monkeypatch):
+    """As in a container whose user is a number only."""
+    monkeypatch.delenv("HOME", raising=False)
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    monkeypatch.setattr("os.getuid", lambda: 2**31 - 2)
+    assert user_cache() is None
