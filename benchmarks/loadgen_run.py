@@ -29,7 +29,7 @@ from service.bench.reference import (
 )
 from service.bench.summary import spread
 from service.bench.target import Target, classify_path, parse_target
-from service.engine.providers import prepare_runtime
+from service.engine.builds import prepare_runtime
 from service.models.files import builtin_file
 
 CONNECTIONS = {"SingleStream": 1, "Server": 512, "Offline": 128}

@@ -26,13 +26,13 @@ from typing import Any
 from arguments import count
 from local_server import Running, load, serving
 
+from service.bench.load import WRONG_ANSWER
 from service.bench.machine import describe_machine
 from service.bench.options import BenchOptions
 from service.bench.prepare import Prepared, prepare
 from service.bench.progress import Progress
-from service.bench.reference import WRONG_ANSWER
 from service.bench.text_report import number, table
-from service.engine.providers import prepare_runtime
+from service.engine.builds import prepare_runtime
 from service.errors import StartupError
 from service.models.files import builtin_file
 

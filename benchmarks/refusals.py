@@ -94,11 +94,7 @@ def _repeat(port: int, refusal: Refusal, requests: int, clients: int) -> Counter
 
 def resident_mb(pid: int) -> float:
     """Return the resident memory of a process and its descendants."""
-    total = 0
-    for each in process_tree(pid):
-        text = Path(f"/proc/{each}/status").read_text("utf-8")
-        total += int(text.partition("VmRSS:")[2].split()[0])
-    return total / 1024
+    return sum(process.memory_info().rss for process in process_tree(pid)) / 2**20
 
 
 def measure(refusal: Refusal, requests: int, flags: Sequence[str]) -> tuple[float, float, bool]:

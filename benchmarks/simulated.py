@@ -43,7 +43,7 @@ from service.bench.images import read_images
 from service.bench.machine import describe_machine
 from service.bench.summary import spread
 from service.bench.text_report import number, table
-from service.engine.providers import prepare_runtime
+from service.engine.builds import prepare_runtime
 from service.errors import StartupError
 from service.models.files import builtin_file
 

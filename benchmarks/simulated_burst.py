@@ -21,8 +21,8 @@ from local_server import load
 from simulated_engine import batch_ms, best_rate
 from simulated_processes import serving_simulated
 
+from service.bench.load import WRONG_ANSWER
 from service.bench.options import BURST_FACTOR, BURST_PERIOD_S
-from service.bench.reference import WRONG_ANSWER
 
 MEAN = 0.7
 """Mean arrivals a second, by what the service carries."""

@@ -22,8 +22,8 @@ from numpy.typing import NDArray
 from service.contract import PROBABILITIES, ModelContract, parse_contract
 from service.engine.base import DeviceOutputs, Pixels
 from service.engine.onnx import OnnxOpener, load_engine
+from service.engine.providers import CPU, CUDA, Provider
 from service.golden import golden_pixels
-from service.settings import Provider
 
 FAST_GPU_MS: Mapping[int, float] = MappingProxyType({1: 0.65, 8: 1.31, 32: 3.67})
 """Milliseconds that a batch takes, by its size.
@@ -77,7 +77,7 @@ class SimulatedEngine:
     answer that reaches the wrong request is noticed.
     """
 
-    provider = "cuda"
+    provider = CUDA
     tf32 = False
     attested: Mapping[str, Any] = MappingProxyType({"simulated": True})
 
@@ -100,7 +100,7 @@ class SimulatedEngine:
         self._golden: dict[int, list[tuple[NDArray[np.uint8], NDArray[np.float32]]]] = {}
         for case in contract.golden:
             pixels, _ = golden_pixels(case, contract)
-            key = int(_keys(pixels[np.newaxis])[0])
+            key = int(_keys([pixels])[0])
             answer = np.asarray(case.probabilities, np.float32)
             self._golden.setdefault(key, []).append((pixels, answer))
 
@@ -136,19 +136,19 @@ class SimulatedOpener(OnnxOpener):
         super().__init__()
         self._table = table
 
-    def may_use_gpu(self) -> bool:
-        """There is always one."""
-        return True
+    def expected(self) -> Provider:
+        """Return the one that it stands for."""
+        return CUDA
 
     def open(
         self,
         path: Path,
         *,
         intra_op_threads: int,
-        provider: Provider | None = None,  # noqa: ARG002 - there is one
+        provider: str | None = None,  # noqa: ARG002 - there is one
     ) -> SimulatedEngine:
         """Read the file's contract, and simulate the rest."""
-        engine = load_engine(path, provider="cpu", intra_op_threads=intra_op_threads)
+        engine = load_engine(path, provider=CPU.name, intra_op_threads=intra_op_threads)
         metadata = engine.metadata
         engine.close()
         return SimulatedEngine(parse_contract(metadata, file=str(path)), self._table, metadata)

@@ -18,9 +18,10 @@ from model_export.architectures import Stem
 from model_export.contents import content_of, shown
 from model_export.damage import told_as_damage
 from model_export.errors import WeightsError
-from model_export.files import missing, sha256_of
+from model_export.files import missing
 from model_export.unpickling import Stranger, is_array, load_pickle, what_is
 from service.contract import Preprocessing
+from service.files import sha256_of
 
 # Where trainers put the parameters, averaged ones first: those are what they evaluate.
 _ENTRIES = ("model_ema", "state_dict_ema", "ema_state_dict", "ema", "state_dict",

@@ -11,7 +11,7 @@ from typing import TypeVar
 from model_export.damage import is_out_of_memory
 from model_export.errors import ExportError, MissingPackageError, OptionsError
 from model_export.interrupts import Interrupts
-from service.engine.providers import install_command, prepare_runtime
+from service.engine.builds import install_command, prepare_runtime
 from service.errors import ResnetServeError
 
 _PACKAGES = {"torch", "onnx", "onnxscript", "safetensors", "httpx", "rich", "google", "typer"}

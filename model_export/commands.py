@@ -61,7 +61,7 @@ def verify_command(file: Path, weights: WeightsOptions) -> None:
     report = check_answers(file, contract)
     sys.stdout.write(
         f"{file}: {len(contract.golden)} golden cases agree, "
-        f"max difference {report.max_abs_diff:.2g} ({contract.tolerance.cpu:g} is allowed)\n"
+        f"max difference {report.max_abs_diff:.2g} ({report.tolerance:g} is allowed)\n"
     )
     for warning in report.warnings:
         sys.stderr.write(f"warning: {warning}\n")

@@ -22,6 +22,7 @@ from model_export.speed import latencies_ms
 from service.contract import Agreement, ModelContract
 from service.engine.base import Engine, probabilities
 from service.engine.onnx import load_engine
+from service.engine.providers import CPU
 
 _ROWS = ("name", "architecture", "input", "precision", "parameters", "GFLOPs", "size",
          "agreement with float32", "accuracy", "speed")  # fmt: skip
@@ -60,7 +61,7 @@ def _agreement(
     files: Sequence[Path], contracts: list[ModelContract], source: Path, limit: int | None
 ) -> Agreement:
     """Run both files on the same images, each with its own preprocessing."""
-    engines = [load_engine(file, provider="cpu") for file in files]
+    engines = [load_engine(file, provider=CPU.name) for file in files]
     try:
         with open_images(source) as images:
             names = images.names[:limit]

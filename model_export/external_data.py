@@ -41,6 +41,12 @@ def state_lengths(model: ModelProto) -> None:
             tensor.external_data.add(key="length", value=str(_bytes_of(tensor)))
 
 
+def files_of(model: ModelProto) -> list[str]:
+    """List the files that have weights of the graph, relative to its own file's folder."""
+    entries = [entry for tensor in _external(model.graph) for entry in tensor.external_data]
+    return sorted({entry.value for entry in entries if entry.key == "location"})
+
+
 def _external(graph: GraphProto) -> Iterator[TensorProto]:
     """Yield all tensors with values elsewhere, those of nodes and their graphs too."""
     found = [*graph.initializer]

@@ -11,9 +11,10 @@ from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 from model_export.contents import content_of
 from model_export.damage import told_as_damage
 from model_export.external_data import state_lengths, unreadable
-from model_export.files import missing, replacing
+from model_export.files import missing
 from service.contract import METADATA_KEY, ModelContract, parse_contract
 from service.errors import ModelFileError, first_line
+from service.files import replacing
 
 if TYPE_CHECKING:
     from onnx import ModelProto
@@ -34,6 +35,22 @@ def load_graph(path: Path) -> ModelProto:
 
     Raises `service.errors.ModelFileError`.
     """
+    model = parse_graph(path)
+    if reason := unreadable(model, path.parent):
+        raise ModelFileError(f"{path}: {reason}")
+    state_lengths(model)
+    try:
+        onnx.load_external_data_for_model(model, str(path.parent))
+    except (onnx.checker.ValidationError, OSError, ValueError) as error:
+        raise ModelFileError(f"{path}: its weights can't be read: {first_line(error)}") from error
+    return model
+
+
+def parse_graph(path: Path) -> ModelProto:
+    """Read any ONNX file, but no weights that lie in files beside it.
+
+    Raises `service.errors.ModelFileError`.
+    """
     if reason := missing(path):
         raise ModelFileError(reason)
     found = content_of(path)
@@ -51,20 +68,17 @@ def _loaded(path: Path) -> ModelProto:
         raise ModelFileError(f"{path}: is no ONNX file, or damaged") from error
     if not model.HasField("graph"):  # as of bytes that are a protocol buffer by chance
         raise ModelFileError(f"{path}: is no ONNX file, or damaged: it has no graph")
-    if reason := unreadable(model, path.parent):
-        raise ModelFileError(f"{path}: {reason}")
-    state_lengths(model)
-    try:
-        onnx.load_external_data_for_model(model, str(path.parent))
-    except (onnx.checker.ValidationError, OSError, ValueError) as error:
-        raise ModelFileError(f"{path}: its weights can't be read: {first_line(error)}") from error
     return model
 
 
 def attach_contract(model: ModelProto, contract: ModelContract) -> None:
     """Put the contract into a graph's metadata, in the place of an earlier one."""
-    text = contract.model_dump_json(exclude_none=True)
-    onnx.helper.set_model_props(model, {METADATA_KEY: text})
+    onnx.helper.set_model_props(model, {METADATA_KEY: contract_text(contract)})
+
+
+def contract_text(contract: ModelContract) -> str:
+    """Return a contract as files have it: JSON, without what it does not say."""
+    return contract.model_dump_json(exclude_none=True)
 
 
 def rewrite_contract(path: Path, contract: ModelContract) -> None:

@@ -20,7 +20,7 @@ from model_export.loading import build_network, head_features, load, of_architec
 from model_export.options import IMAGENET, NetworkOptions, WeightsOptions
 from model_export.weights import (
     OfficialWeights,
-    default_cache,
+    cache_folder,
     fetch,
     known_weights,
     official_weights,
@@ -68,7 +68,7 @@ def find_checkpoint(options: WeightsOptions, architecture: str) -> Checkpoint:
     """
     path = Path(options.source or "")
     if options.source == IMAGENET:
-        path = fetch(official_weights(architecture), options.cache_dir or default_cache())
+        path = fetch(official_weights(architecture), cache_folder(options.cache_dir))
     checkpoint = read_checkpoint(path, options.entry)
     trained = checkpoint.about.get("architecture", architecture)
     if trained != architecture:

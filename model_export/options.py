@@ -183,13 +183,25 @@ class AdoptOptions:
 
 
 @dataclass(frozen=True, slots=True)
+class UpgradeOptions:
+    """What `upgrade` is asked; without an output, the file itself is replaced."""
+
+    file: Path
+    output: Path | None
+
+    def __post_init__(self) -> None:
+        if self.output is not None:
+            _check_output(self.output)
+
+
+@dataclass(frozen=True, slots=True)
 class EvaluateOptions:
     """What `evaluate` is asked."""
 
     file: Path
     images: Path
     limit: int | None
-    provider: Literal["auto", "cpu", "cuda"]
+    provider: str
     data_set: str
     write: bool
     all_classes: bool

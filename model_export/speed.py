@@ -10,6 +10,7 @@ from pathlib import Path
 from service.contract import parse_contract
 from service.engine.base import Engine, Pixels, probabilities
 from service.engine.onnx import load_engine
+from service.engine.providers import CPU
 from service.golden import golden_pattern
 
 BATCHES = (1, 8)
@@ -22,7 +23,7 @@ def latencies_ms(files: Sequence[Path], batches: Sequence[int] = BATCHES) -> lis
     They take turns, so that a machine that is slow for a while is so for all of them, and the
     median of the rounds counts.
     """
-    engines = [load_engine(file, provider="cpu") for file in files]
+    engines = [load_engine(file, provider=CPU.name) for file in files]
     try:
         rounds: list[list[dict[int, float]]] = [[] for _ in engines]
         for _ in range(_ROUNDS):

@@ -13,9 +13,13 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+from numpy.typing import NDArray
+
 from service.contract import ModelContract, parse_contract
 from service.engine.base import Engine
-from service.engine.onnx import CudaOptions, OnnxOpener, may_run_on_gpu
+from service.engine.onnx import OnnxOpener
+from service.engine.providers import CPU, CUDA, EngineOptions, Provider
 from service.golden import golden_pattern
 
 SIZES = (1, 8, 32)
@@ -39,6 +43,11 @@ class Context:
         return self.folder / (f"{name}.onnx" if precision == "fp32" else f"{name}-fp16.onnx")
 
     @property
+    def provider(self) -> Provider:
+        """The provider that models run on."""
+        return CUDA if self.gpu else CPU
+
+    @property
     def names(self) -> list[str]:
         """The model files that parts need, as `benchmarks/models.py` names them."""
         return [self.model(precision).stem for precision in ("fp32", "fp16")]
@@ -58,8 +67,8 @@ class Context:
     ) -> Iterator[tuple[Engine, ModelContract]]:
         """Open a model file: on the GPU where there is one, else on the CPU."""
         opener = OnnxOpener(
-            "cuda" if self.gpu else "cpu",
-            CudaOptions(tf32=tf32, graphs="auto" if graphs else "off"),
+            self.provider.name,
+            EngineOptions(tf32=tf32, graphs="auto" if graphs else "off"),
         )
         path = self.model(precision)
         engine = opener.open(path, intra_op_threads=1 if self.gpu else os.cpu_count() or 1)
@@ -73,10 +82,10 @@ class Context:
 
 def has_gpu() -> bool:
     """Whether ONNX Runtime could use a GPU here."""
-    return may_run_on_gpu("auto")
+    return CUDA.problem() is None
 
 
-def pixels_of(contract: ModelContract, count: int, seed: int = 0) -> list:
+def pixels_of(contract: ModelContract, count: int, seed: int = 0) -> list[NDArray[np.uint8]]:
     """Make formula images for a model."""
     side = contract.preprocessing.crop
     return [golden_pattern(seed + number, side) for number in range(count)]

@@ -22,7 +22,8 @@ from typing import Any
 from gpu_check.context import Context, has_gpu
 from gpu_check.report import Part, render
 from service.bench.machine import describe_machine
-from service.engine.providers import gpu_name, prepare_runtime
+from service.engine.builds import prepare_runtime
+from service.engine.nvidia import gpu_name
 
 PARTS = {
     "attest": "provider, golden cases in fp32, TF32 and fp16, graphs against plain runs",

@@ -33,6 +33,7 @@ from service.bench.summary import spread
 from service.contract import METADATA_KEY
 from service.cpus import cpu_count
 from service.engine.onnx import load_engine
+from service.engine.providers import CPU
 from service.models.files import builtin_file
 
 
@@ -183,7 +184,7 @@ class Comparison:
 def _make_task(arguments: argparse.Namespace, folder: Path) -> Task:
     """Write the model file's contract down for the peers, and give what they are to do."""
     model_file = Path(arguments.model_file or builtin_file().path).resolve()
-    engine = load_engine(model_file, provider="cpu", intra_op_threads=1)
+    engine = load_engine(model_file, provider=CPU.name, intra_op_threads=1)
     contract = folder / "contract.json"
     contract.write_text(engine.metadata[METADATA_KEY])
     engine.close()

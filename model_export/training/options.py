@@ -71,6 +71,10 @@ class HeldOutOptions:
         return self.given_fraction or _HELD_OUT
 
 
+DeviceName = Literal["auto", "cpu", "cuda"]
+"""PyTorch's devices."""
+
+
 @dataclass(frozen=True, slots=True)
 class TrainOptions:
     """What `train` is asked."""
@@ -82,7 +86,7 @@ class TrainOptions:
     weights: WeightsOptions
     width: int | None
     stem: Stem | None
-    device: Literal["auto", "cpu", "cuda"]
+    device: DeviceName
     workers: int
     held_out: HeldOutOptions
     recipe: RecipeOptions

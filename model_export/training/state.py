@@ -12,8 +12,8 @@ import torch
 
 from model_export.checkpoint import TRAINED
 from model_export.errors import OptionsError, WeightsError
-from model_export.files import replacing
 from model_export.unpickling import load_pickle
+from service.files import replacing
 from service.report.plots import training_plot
 
 LAST, BEST, METRICS, PLOT = "last.pth", "best.pth", "metrics.csv", "metrics.html"

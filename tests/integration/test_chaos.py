@@ -20,6 +20,7 @@ from functools import partial
 from pathlib import Path
 
 import httpx
+import psutil
 import pytest
 from chaos import Crowd, Limits, Picture
 from images import colored, encode, photo, top_label
@@ -82,12 +83,10 @@ class Vitals:
 
 
 def vitals(pid: int) -> Vitals:
-    process = Path(f"/proc/{pid}")
-    status = (process / "status").read_text(encoding="ascii")
-    fields = dict(line.split(":", 1) for line in status.splitlines())
-    resident_kb = int(fields["VmRSS"].split()[0])
-    files = len(list((process / "fd").iterdir()))
-    return Vitals(int(fields["Threads"]), files, resident_kb)
+    process = psutil.Process(pid)
+    with process.oneshot():
+        resident_kb = process.memory_info().rss // 1024
+        return Vitals(process.num_threads(), process.num_fds(), resident_kb)
 
 
 def samples(client: httpx.Client) -> dict[str, float]:
@@ -305,7 +304,7 @@ def test_an_engine_that_fails_at_random_costs_only_the_poisoned_their_answer(
 
 PROGRAM_THAT_HANGS = """
 import os, sys, threading
-from service.engine.providers import prepare_runtime
+from service.engine.builds import prepare_runtime
 prepare_runtime()
 from service.engine.cpu import CpuEngine
 

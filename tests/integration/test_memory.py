@@ -8,8 +8,8 @@ from __future__ import annotations
 import math
 import socket
 from collections.abc import Callable, Iterator
-from pathlib import Path
 
+import psutil
 import pytest
 from color_model import write_color_model
 from images import encode, photo
@@ -42,8 +42,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serving]:
 
 
 def resident(server: Serving) -> int:
-    status = Path(f"/proc/{server.process.pid}/status").read_text("ascii")
-    return int(status.partition("VmRSS:")[2].split()[0]) * 1024
+    return psutil.Process(server.process.pid).memory_info().rss
 
 
 def grows_little(server: Serving, send: Callable[[], None], sent: int) -> None:

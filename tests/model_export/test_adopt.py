@@ -125,6 +125,7 @@ def test_an_exported_network_is_adopted(tmp_path: Path, capsys: pytest.CaptureFi
         program = torch.onnx.export(network, (torch.zeros(2, 3, SIDE, SIDE),), dynamo=True,
                                     dynamic_shapes=({0: torch.export.Dim("batch")},),
                                     verbose=False)  # fmt: skip
+    assert program is not None
     program.save(str(tmp_path / "net.onnx"))
     capsys.readouterr()
     assert adopt(tmp_path / "net.onnx", tmp_path / "adopted.onnx") == 0

@@ -7,6 +7,7 @@ import collections
 import os
 import pickle
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,9 +17,9 @@ from safetensors.torch import save_file
 
 from model_export.checkpoint import Checkpoint, read_checkpoint
 from model_export.errors import WeightsError
-from model_export.files import sha256_of
 from model_export.loading import build_network, stem_of
 from model_export.wrappers import beside_line, head_line, unwrapped
+from service.files import sha256_of
 
 STATE = {"fc.weight": torch.ones(2, 3), "fc.bias": torch.zeros(2)}
 OTHER = {name: value + 1 for name, value in STATE.items()}
@@ -46,7 +47,7 @@ def test_parameters_round_trip(tmp_path: Path, name: str):
     checkpoint = read_checkpoint(path)
     assert checkpoint.sha256 == sha256_of(path)
     assert stem_of("resnet50", checkpoint) == "small"
-    loaded = build_network("resnet50", checkpoint, "small")
+    loaded: Any = build_network("resnet50", checkpoint, "small")
     assert not loaded.training
     assert loaded.fc.out_features == 5
     for name_, tensor in network.state_dict().items():

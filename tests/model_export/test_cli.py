@@ -20,9 +20,9 @@ from odd_files import ODD_FILES
 
 from model_export.cli import main
 from model_export.command_line.app import COMMANDS, read_arguments
-from model_export.files import sha256_of
 from model_export.model_file import read_model
 from model_export.weights import OFFICIAL
+from service.files import sha256_of
 
 
 @pytest.fixture(scope="module")
@@ -488,6 +488,7 @@ def test_arguments_are_judged_without_waiting_for_pytorch(arguments: list[str], 
         ("evaluate", ["auto|cpu|cuda", "--plot"]),
         ("compare", ["SECOND", "--limit"]),
         ("adopt", ["logits|probabilities", "rgb|bgr", "Model file"]),
+        ("upgrade", ["--output", "older model file"]),
         ("train", ["sgd|adamw|sgd-noise", "Recipe", "Augmentation", "Held-out images"]),
     ],
 )  # fmt: skip

@@ -10,6 +10,7 @@ import tarfile
 import warnings
 import zipfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -28,7 +29,7 @@ def content(path: Path, written: bytes) -> Content:
     return content_of(path)
 
 
-def saved(**options: object) -> bytes:
+def saved(**options: Any) -> bytes:
     stream = io.BytesIO()
     torch.save(STATE, stream, **options)
     return stream.getvalue()

@@ -7,6 +7,7 @@ import errno
 import io
 import pickle
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -31,7 +32,7 @@ ABOUT = {"architecture": "resnet18", "stem": "small", "labels": ["a", "b"]}
 TRAINERS = {"state_dict": STATE, "args": argparse.Namespace(lr=0.1), "best": np.float64(3)}
 
 
-def saved(content: object, **options: object) -> bytes:
+def saved(content: object, **options: Any) -> bytes:
     stream = io.BytesIO()
     torch.save(content, stream, **options)
     return stream.getvalue()

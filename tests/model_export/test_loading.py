@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import warnings
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -134,7 +135,7 @@ def test_a_classifier_of_another_name_is_loaded(tmp_path: Path):
     """Its classes are the network's; of another number of features it is refused."""
     network = random_network()
     layer = {"head.fc.weight": network.fc.weight + 1, "head.fc.bias": network.fc.bias}
-    loaded = build_network("resnet18", headless(tmp_path / "net.pth", layer), "small")
+    loaded: Any = build_network("resnet18", headless(tmp_path / "net.pth", layer), "small")
     assert torch.equal(loaded.fc.weight, layer["head.fc.weight"])
     layer["head.fc.weight"] = torch.ones(5, 9)
     with pytest.raises(WeightsError, match=r"fc\.weight Cx64  head\.fc\.weight 5x9"):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import onnx
 import pytest
@@ -110,7 +111,8 @@ def test_dilation_keeps_the_resolution_of_the_last_two_stages(name: str, side: i
     assert features.shape == (1, 2048, side, side)
     shapes = {key: value.shape for key, value in network.state_dict().items()}
     assert shapes == {key: value.shape for key, value in plain.state_dict().items()}
-    dilations = [block.conv2.dilation[0] for block in network.layer4]
+    layer: Any = network.layer4
+    dilations = [block.conv2.dilation[0] for block in layer]
     assert dilations == ([1, 1, 1] if side == 7 else [2, 4, 4])
 
 
@@ -140,7 +142,8 @@ def test_parameters_are_named_as_in_torchvision_or_timm(name: str, parameters: d
 
 def test_shortcuts_are_averaged_and_not_skipped():
     """A pixel in an odd place reaches the output of a shortcut in ResNet-D."""
-    shortcut = build("resnet18d", width=8).eval().layer2[0].downsample
+    layer: Any = build("resnet18d", width=8).eval().layer2
+    shortcut = layer[0].downsample
     image = torch.zeros(1, 8, 8, 8)
     image[..., 3, 3] = 1
     assert (shortcut(image) - shortcut(torch.zeros(1, 8, 8, 8))).abs().max() > 0

@@ -6,6 +6,8 @@ import io
 import itertools
 import struct
 import zlib
+from collections.abc import Callable
+from typing import Any
 
 import imagecodecs
 import numpy as np
@@ -13,6 +15,7 @@ import pytest
 import tifffile
 from images import encode, photo, smooth, tiff
 from PIL import Image
+from typing_extensions import Buffer
 
 from service.contract import Preprocessing
 from service.errors import RequestError
@@ -210,7 +213,10 @@ SUBSAMPLED = [(1, 1), (2, 1), (1, 2), (2, 2), (4, 1), (4, 2), (4, 4)]
 @pytest.mark.parametrize("block", SUBSAMPLED)
 def test_subsampled_ycbcr_is_what_libtiff_makes_of_it(block, compression):
     stored = blocks(smooth(21, 13), *block).tobytes()
-    pack = {1: bytes, 5: imagecodecs.lzw_encode, 8: zlib.compress}[compression]
+    packers: dict[int, Callable[[bytes], Buffer]] = {
+        1: bytes, 5: imagecodecs.lzw_encode, 8: zlib.compress,
+    }  # fmt: skip
+    pack = packers[compression]
     data = tiff(
         bytes(pack(stored)), width=21, height=13, bits=[8] * 3, samples=3, photometric=6,
         compression=compression, subsampling=list(block),
@@ -297,7 +303,7 @@ def test_bits_in_the_other_order_are_turned_round():
 
 
 OF = {"width": 8, "height": 8}
-UNSUPPORTED = {
+UNSUPPORTED: dict[str, tuple[dict[str, Any], str]] = {
     "signed": ({"bits": [16], "photometric": 1, "sample_format": 2}, "16 bits as signed integers"),
     "floats": ({"bits": [32], "photometric": 1, "sample_format": 3}, "32 bits as floats"),
     "32 bits": ({"bits": [32], "photometric": 1}, "32 bits a sample"),
