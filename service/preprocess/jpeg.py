@@ -12,6 +12,7 @@ import sys
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from itertools import takewhile
 
 import numpy as np
 import simplejpeg
@@ -62,6 +63,11 @@ _OTHER_FRAMES = {
     0xCF: "hierarchical", 0xF7: "JPEG-LS",
 }  # fmt: skip
 _ACCEPTED = "JPEGs of 8 bits and 1, 3 or 4 colours are"
+
+# Of a JPEG that is part of another file's image, which has many such parts: encoders write some ten
+# segments. All tables that a JPEG can have are 2.8 KB.
+_MOST_PIECES_OF_PART, _MOST_BYTES_OF_TABLES = 64, 4096
+_EMPTY_SCAN = b"\xff\xda\0\2"
 
 # Each scan goes over all pixels. Encoders make ten of them, those that try for the smallest file
 # some twenty.
@@ -178,9 +184,9 @@ class _Head:
     orientation: int | None = None
 
 
-def read(data: bytes, max_pixels: int) -> JpegImage:
+def read(data: bytes, max_pixels: int, most_pieces: int = MAX_PIECES) -> JpegImage:
     """Read a JPEG's structure. Raises `RequestError` where it is broken or not supported."""
-    head = _head(data)
+    head = _head(data, most_pieces)
     height, width, channels = struct.unpack_from(">HHB", head.frame, 5)
     if width and not height and _LINES in data:
         raise unsupported("JPEGs that tell their height behind their pixels (DNL)", _ACCEPTED)
@@ -190,7 +196,7 @@ def read(data: bytes, max_pixels: int) -> JpegImage:
     end, has_end = len(data), data.endswith(_END)
     in_scans = head.kind in _PROGRESSIVE or data[head.scan + 4] < channels
     if in_scans:
-        end, has_end = _scans(data, head, channels)
+        end, has_end = _scans(data, head, channels, most_pieces)
     elif not has_end:  # or something follows it
         found = _AFTER_SCAN.search(data, head.scan + 4)
         has_end = found is not None and found[1] == _END[1:]
@@ -206,10 +212,10 @@ def read(data: bytes, max_pixels: int) -> JpegImage:
     )
 
 
-def _head(data: bytes) -> _Head:
+def _head(data: bytes, most_pieces: int) -> _Head:
     """Go through the segments before the pixels, and keep those that these depend on."""
     head = _Head()
-    for marker, segment, at in _segments(data):
+    for marker, segment, at in _segments(data, most_pieces):
         if marker == _SCAN:
             if not head.frame:
                 raise corrupt("its pixels come before its size")
@@ -232,10 +238,10 @@ def _head(data: bytes) -> _Head:
     return head
 
 
-def _segments(data: bytes) -> Iterator[tuple[int, bytes, int]]:
+def _segments(data: bytes, most: int) -> Iterator[tuple[int, bytes, int]]:
     """Return the segments up to the first scan's: the marker, all of it, and where it begins."""
     at = len(_START)
-    for _ in range(MAX_PIECES):
+    for _ in range(most):
         fill = _FILL.search(data, at)  # what lies before, decoders pass over
         if fill is None:
             raise truncated()
@@ -273,7 +279,7 @@ def _check_frame(marker: int, segment: bytes) -> None:
             raise unsupported("JPEGs whose colours have parts of others' pixels", _ACCEPTED)
 
 
-def _scans(data: bytes, head: _Head, channels: int) -> tuple[int, bool]:
+def _scans(data: bytes, head: _Head, channels: int, most_pieces: int) -> tuple[int, bool]:
     """Go through the scans of an image in several.
 
     Gives where the last one ends, and whether the image's end is marked. Raises
@@ -282,7 +288,7 @@ def _scans(data: bytes, head: _Head, channels: int) -> tuple[int, bool]:
     """
     bits = {head.frame[10 + 3 * i]: [-1] * 64 for i in range(channels)}
     at, scans = head.scan, 0
-    for _ in range(MAX_PIECES):
+    for _ in range(most_pieces):
         if data[at + 1] == _SCAN:
             scans += 1
             if scans > _MAX_SCANS:
@@ -317,12 +323,27 @@ def _note(data: bytes, at: int, bits: dict[int, list[int]], *, is_progressive: b
             left[first : last + 1] = [approximation & 15] * len(left[first : last + 1])
 
 
+def read_tables(data: bytes) -> bytes:
+    """Return the tables that the parts of another file's image share, without anything else.
+
+    Raises `RequestError` where they are broken, or more than a JPEG can have.
+    """
+    if not data:
+        return b""
+    begun = _START + data.removeprefix(_START).removesuffix(_END) + _EMPTY_SCAN
+    segments = takewhile(lambda each: each[0] != _SCAN, _segments(begun, _MOST_PIECES_OF_PART))
+    kept = [segment for marker, segment, _ in segments if marker in _TABLES]
+    if sum(map(len, kept)) > _MOST_BYTES_OF_TABLES:
+        raise corrupt("the tables that its parts share are more than a JPEG can have")
+    return b"".join([_START, *kept, _END])
+
+
 def check_part(data: bytes, sizes: set[tuple[int, int]], channels: int) -> None:
     """Refuse a JPEG that is part of another file's image if it is not what that says.
 
     It may lack tables. Raises `RequestError`.
     """
-    part = read(data, sys.maxsize)
+    part = read(data, sys.maxsize, _MOST_PIECES_OF_PART)
     if part.size not in sizes or part.channels != channels:
         raise corrupt("a part of it is of another size than its header says")
 
@@ -330,7 +351,8 @@ def check_part(data: bytes, sizes: set[tuple[int, int]], channels: int) -> None:
 def check_whole(part: bytes, tables: bytes) -> None:
     """Refuse such a part if data are missing for some of its pixels; it may lack these tables.
 
-    Raises `TruncatedImageError`, or whatever a decoding library makes of bad data.
+    `tables` are as `read_tables` returns them. Raises `TruncatedImageError`, or whatever a decoding
+    library makes of bad data.
     """
-    shared = tables.removeprefix(_START).removesuffix(_END)
-    read(_START + shared + part.removeprefix(_START), sys.maxsize).check_whole()
+    joined = tables.removesuffix(_END) + part.removeprefix(_START) if tables else part
+    read(joined, sys.maxsize, 2 * _MOST_PIECES_OF_PART).check_whole()

@@ -45,6 +45,8 @@ _MAX_PARTS = 300_000  # strips or tiles; a row each of the longest image with it
 _BYTES_PER_PART = 450  # of Python's objects
 # The format's smallest tiles are of 16 x 16 pixels; of smaller ones there may be some.
 _PIXELS_PER_TILE, _SPARE_TILES = 64, 1000
+# Each has tables to make ready. Writers have strips of 8 KB, and tiles of 64 x 64, or larger ones.
+_PIXELS_PER_JPEG, _SPARE_JPEGS = 1024, 256
 # Tiles reach beyond the image. More than this of nothing is no writer's doing.
 _MAX_PADDING, _SPARE_PIXELS = 4, 2**22
 # Writers that find equal tiles store them once. Each is unpacked, so a small file could mean much.
@@ -285,6 +287,11 @@ def read_samples(
     planes = count if directory.number(tags.PLANAR, 1) == 2 else 1
     _check_kind(compression, count // planes, bits, ycbcr_planes=ycbcr and planes > 1)
     layout = _layout(directory, size, planes)
+    if compression == JPEG and len(layout.rows) > area(size) // _PIXELS_PER_JPEG + _SPARE_JPEGS:
+        raise unsupported(
+            f"TIFFs of {len(layout.rows)} JPEGs with {area(size)} pixels",
+            f"one for every {_PIXELS_PER_JPEG} pixels is, and {_SPARE_JPEGS} more",
+        )
     tiled_pixels = area(layout.part_size) * len(layout.rows) // planes if layout.tiled else 0
     predictor = _predictor(directory, compression, bits)
     if block is not None and block != WHOLE:
@@ -313,7 +320,7 @@ def read_samples(
         reverse_bits=directory.number(tags.FILL_ORDER, 1) == 2,
         ycbcr=ycbcr,
         options=_options(directory, compression),
-        tables=directory.blob(tags.JPEG_TABLES) if compression == JPEG else b"",
+        tables=jpeg.read_tables(directory.blob(tags.JPEG_TABLES)) if compression == JPEG else b"",
     )
     _check_parts(samples, layout.rows)
     return samples
