@@ -42,7 +42,7 @@ ACCEPTED = "none, CCITT, PackBits, LZW, deflate, LZMA, Zstandard and JPEG of 8 b
 """Compressions, for messages."""
 
 _MAX_PARTS = 300_000  # strips or tiles; a row each of the longest image with its colours apart
-_BYTES_PER_PART = 450  # of Python's objects
+_BYTES_PER_PART = 800  # of Python's objects
 # The format's smallest tiles are of 16 x 16 pixels; of smaller ones there may be some.
 _PIXELS_PER_TILE, _SPARE_TILES = 64, 1000
 # Each has tables to make ready. Writers have strips of 8 KB, and tiles of 64 x 64, or larger ones.
@@ -51,6 +51,8 @@ _PIXELS_PER_JPEG, _SPARE_JPEGS = 1024, 256
 _MAX_PADDING, _SPARE_PIXELS = 4, 2**22
 # Writers that find equal tiles store them once. Each is unpacked, so a small file could mean much.
 _MAX_SHARED = 2
+# Columns of a part that tell if its rows are there; pixels that are unpacked at a time to see that.
+_SHOWN, _PIXELS_AT_ONCE = 8, 2**22
 _SHORT, _LONG, _UNDEFINED = 3, 4, 7
 _SIZES = {_SHORT: 2, _LONG: 4, _UNDEFINED: 1}
 _SHORTS = {
@@ -89,7 +91,9 @@ class Samples:
         tables = _BYTES_PER_PART * len(self.parts)
         # A JPEG in several scans keeps its coefficients, of two bytes.
         unpacked = part * self.count * (3 if self.compression == JPEG else each)
-        return len(self.data) + tables + unpacked + max(3 * stored, stored + colors)
+        # To see if all rows of a fax are there, its codes are put together anew.
+        packed = (4 if self.compression in _CCITT else 1) * len(self.data)
+        return packed + tables + unpacked + max(3 * stored, stored + colors)
 
     def unpack(self) -> NDArray[np.unsignedinteger]:
         """Return the samples, [height, width, count]; of 8 bits or less in uint8, else in uint16.
@@ -114,34 +118,39 @@ class Samples:
                 jpeg.check_whole(self.data[start:end], self.tables)
         elif self.compression == _GROUP3:
             tagged = bool(self.options.get(tags.T4_OPTIONS, 0) & 1)
-            pieces = self._pieces(self.parts)
-            if any(
-                tiff_fax.lines(piece, tagged=tagged) < rows
-                for piece, rows in zip(pieces, self._part_rows(), strict=True)
-            ):
+            rows = self._part_rows() * self.planes
+            if (tiff_fax.lines(self._pieces(self.parts), rows, tagged=tagged) < rows).any():
                 raise truncated()
         elif self.compression == _GROUP4:
-            shown = self._shown(black_end=True)
-            # They might be a part's own; then they are not if others are before it.
-            if shown.any() and (shown & self._shown(black_end=False)).any():
-                raise truncated()
+            parts = list(zip(self.parts, self._part_rows() * self.planes, strict=True))
+            # Some at a time, since what they unpack to is twice as much, or of low strips more.
+            each = max(1, _PIXELS_AT_ONCE // ((self.part_size[0] + _SHOWN) * self.part_size[1] * 2))
+            for at in range(0, len(parts), each):
+                some = parts[at : at + each]
+                shown = self._shown(some, black_begin=True)
+                # They might be a part's own; then they are not if others are before it.
+                if shown.any() and (shown & self._shown(some, black_begin=False)).any():
+                    raise truncated()
 
-    def _shown(self, *, black_end: bool) -> NDArray[np.bool_]:
+    def _shown(
+        self, parts: list[tuple[tuple[int, int], int]], *, black_begin: bool
+    ) -> NDArray[np.bool_]:
         """Return whether the row behind each part's last is as one that was unpacked before.
 
-        libtiff makes one row of a part's end, and leaves what was in its memory of the others.
+        libtiff makes one row of a part's end, and leaves what was in its memory of the others. So
+        that stands in a tile on the left, and the beginning of the part's rows is on the right.
         """
         width, high = self.part_size[0], self.part_size[1] + 1
-        before = tiff_fax.group4_rows(high, black_end=black_end)
-        part_rows = np.array(self._part_rows()) + 1
-        pieces = tiff_fax.interleaved(self._pieces(self.parts), before)
-        size = width, high * len(part_rows) + int(part_rows.sum())
-        file = self._write_parts(pieces, size, high, wide=1, count=1, tiled=False)
+        before = tiff_fax.group4_rows(high, width, black_begin=black_begin)
+        pieces = tiff_fax.interleaved(self._pieces([part for part, _ in parts]), before)
+        size = width + min(width, _SHOWN), high * len(parts)
+        file = self._write_parts(pieces, size, (width, high), wide=1, count=1, tiled=True)
         with open_as("TIFF", file, size) as image:
             image.load()
-            rows = np.asarray(image)
-        ends = np.cumsum(part_rows + high)
-        shown: NDArray[np.bool_] = (rows[ends - 1] == rows[ends - part_rows - 1]).all(axis=-1)
+            old = np.asarray(image.crop((0, 0, min(width, _SHOWN), 1)).convert("L"))
+            rows = np.asarray(image.crop((width, 0, *size)).convert("L"))
+        behind = np.arange(len(parts)) * high + [rows for _, rows in parts]
+        shown: NDArray[np.bool_] = (rows[behind] == old).all(axis=-1)
         return shown
 
     def _ends_early(self, parts: list[tuple[int, int]]) -> bool:
@@ -219,9 +228,8 @@ class Samples:
         if self._is_laid_out:
             pieces, tiled = [self._lay_out(pieces)], False
             width = -(-width // self.part_size[0]) * self.part_size[0]
-        rows = self.part_size[1]
         return self._write_parts(
-            pieces, (width, self.size[1]), rows, wide=wide, count=count, tiled=tiled
+            pieces, (width, self.size[1]), self.part_size, wide=wide, count=count, tiled=tiled
         )
 
     def _pieces(self, parts: list[tuple[int, int]]) -> list[bytes | memoryview]:
@@ -236,14 +244,14 @@ class Samples:
         self,
         pieces: Sequence[bytes | memoryview],
         size: tuple[int, int],
-        rows: int,
+        part_size: tuple[int, int],
         *,
         wide: int,
         count: int,
         tiled: bool,
     ) -> bytes:
-        """Make a TIFF of parts of so many rows."""
-        lengths = [len(piece) for piece in pieces]
+        """Make a TIFF of parts of some size."""
+        rows, lengths = part_size[1], [len(piece) for piece in pieces]
         if self.compression == NONE and not tiled:  # Pillow goes through strips one by one
             rows, lengths = size[1], [sum(lengths)]
         samples = 1 if wide == count else count
@@ -257,7 +265,7 @@ class Samples:
         }
         entries |= {tag: [value] for tag, value in self.options.items()}
         if tiled:
-            entries |= {tags.TILE_WIDTH: [self.part_size[0] * wide], tags.TILE_HEIGHT: [rows]}
+            entries |= {tags.TILE_WIDTH: [part_size[0] * wide], tags.TILE_HEIGHT: [rows]}
         else:
             entries[tags.ROWS_PER_STRIP] = [rows]
         # Only of 16 bits the order matters, and Pillow knows 12 bits in one order alone.
