@@ -18,7 +18,7 @@ from images import encode, smooth, tiff
 from PIL import Image, TiffImagePlugin
 
 from service.errors import RequestError
-from service.preprocess import tiff_fax, tiff_samples
+from service.preprocess import tiff_fax
 from service.preprocess.decode import DecodePolicy, decode_upright
 
 POLICY = DecodePolicy(max_image_pixels=1_000_000, jpeg_draft_ratio=0)
@@ -269,7 +269,7 @@ def test_a_fax_of_as_many_pixels_as_pillow_takes_is_answered():
     """Low strips as well: to look whether all rows are there, more pixels are not made at once."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Image, "MAX_IMAGE_PIXELS", WIDTH * HEIGHT // 2 + 400)
-        patch.setattr(tiff_samples, "_PIXELS_AT_ONCE", WIDTH * 10)
+        patch.setattr(tiff_fax, "_PIXELS_AT_ONCE", WIDTH * 10)
         for high in (1, 2, HEIGHT):
             parts = [
                 fax(PICTURE.crop((0, top, WIDTH, top + high)), GROUP_4, 0)
