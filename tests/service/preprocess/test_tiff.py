@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import tifffile
 from images import encode, photo, smooth, tiff
-from PIL import Image
+from PIL import Image, TiffImagePlugin
 from typing_extensions import Buffer
 
 from service.contract import Preprocessing
@@ -487,6 +487,7 @@ def with_tables(pieces: int, tables: bytes) -> bytes:
     """A grey TIFF of JPEG strips of 64 x 8 pixels, with these tables before those that count."""
     file = encode(smooth(64, 8).convert("L"), "TIFF", compression="jpeg")
     with Image.open(io.BytesIO(file)) as image:
+        assert isinstance(image, TiffImagePlugin.TiffImageFile)
         shared, (at,), (length,) = (image.tag_v2[tag] for tag in (347, 273, 279))
     part = file[at : at + length]
     whole = shared[:2] + tables + shared[2:]
