@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from service.contract import PROBABILITIES, ModelContract, parse_contract
+from service.contract import PROBABILITIES, Faster, ModelContract, parse_contract
 from service.engine.base import DeviceOutputs, Pixels
 from service.engine.onnx import OnnxOpener, load_engine
 from service.engine.providers import CPU, CUDA, Provider
@@ -78,7 +78,7 @@ class SimulatedEngine:
     """
 
     provider = CUDA
-    tf32 = False
+    rounds_to: Faster | None = None
     attested: Mapping[str, Any] = MappingProxyType({"simulated": True})
 
     def __init__(
@@ -146,6 +146,7 @@ class SimulatedOpener(OnnxOpener):
         *,
         intra_op_threads: int,
         provider: str | None = None,  # noqa: ARG002 - there is one
+        exact: bool = False,  # noqa: ARG002 - there is nothing to round
     ) -> SimulatedEngine:
         """Read the file's contract, and simulate the rest."""
         engine = load_engine(path, provider=CPU.name, intra_op_threads=intra_op_threads)

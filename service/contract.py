@@ -7,6 +7,7 @@ nothing else in either states an input size, a label or a tolerance.
 
 from __future__ import annotations
 
+import math
 import shlex
 from collections.abc import Mapping
 from typing import Annotated, Any, Final, Literal
@@ -42,6 +43,9 @@ REFERENCE_PROVIDER = "cpu"
 """The provider whose tolerances every file has, and that stand in for those of others."""
 
 Precision = Literal["fp32", "fp16", "int8"]
+Faster = Literal["bf16", "tf32", "fp16"]
+"""What products of float32 can be rounded to, where a device is faster so."""
+
 ProviderKey = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_]*$")]
 Tolerance = Annotated[float, Field(gt=0, lt=1)]
 """The largest difference in a probability at which a golden case still agrees."""
@@ -110,6 +114,39 @@ class Agreement(_Part):
     max_abs_diff: Annotated[float, Field(ge=0)]
 
 
+class Allowed(_Part):
+    """How far a float32 file's answers in a faster precision are from its own, on real images.
+
+    Measured on `device` through `provider`. `same_labels` of the `images` got the same best label.
+    """
+
+    source: str
+    images: Annotated[int, Field(ge=1)]
+    same_labels: Annotated[int, Field(ge=0)]
+    mean_abs_diff: Annotated[float, Field(ge=0)]
+    max_abs_diff: Annotated[float, Field(ge=0)]
+    tolerance: Tolerance
+    provider: ProviderKey
+    device: str
+    tools: dict[str, str]
+
+    @model_validator(mode="after")
+    def _is_a_share(self) -> Allowed:
+        if self.same_labels > self.images:
+            raise ValueError(f"{self.same_labels} labels are the same of {self.images} images")
+        return self
+
+    @property
+    def top1(self) -> float:
+        """Return the share of the images with the same best label."""
+        return self.same_labels / self.images
+
+    @property
+    def lower_bound(self) -> float:
+        """Return the lower end of the share's 95 % confidence interval (Wilson's score)."""
+        return wilson_lower_bound(self.same_labels, self.images)
+
+
 class Accuracy(_Part):
     """Measured on labelled images through the exported file."""
 
@@ -156,6 +193,7 @@ class ModelContract(_Part):
     agreement: Agreement | None = None
     accuracy: Accuracy | None = None
     tolerances: dict[ProviderKey, dict[Precision, Tolerance]]
+    allowed: dict[Faster, Allowed] | None = None
     golden: Annotated[
         tuple[Annotated[GoldenPattern | GoldenPhoto, Field(discriminator="kind")], ...],
         Field(min_length=1),
@@ -178,6 +216,14 @@ class ModelContract(_Part):
     def _can_be_checked(self) -> ModelContract:
         if self.precision not in self.tolerances.get(REFERENCE_PROVIDER, {}):
             raise ValueError(f"tolerances: has none of {REFERENCE_PROVIDER} at {self.precision}")
+        return self
+
+    @model_validator(mode="after")
+    def _only_float32_is_rounded(self) -> ModelContract:
+        if self.allowed and self.precision != "fp32":
+            raise ValueError(
+                f"allowed: is for files of float32, and this is one of {self.precision}"
+            )
         return self
 
     @model_validator(mode="after")
@@ -205,6 +251,17 @@ class ModelContract(_Part):
     def loosest_tolerance(self) -> float:
         """Return the tolerance that no provider goes beyond, at the file's precision."""
         return max(self.tolerance(provider) for provider in self.tolerances)
+
+
+def wilson_lower_bound(hits: int, of: int, z: float = 1.96) -> float:
+    """Return the lower end of Wilson's score interval of a share; by its `z`, of 95 %.
+
+    Unlike the share itself, it says less of 20 images than of 2,000 (Wilson, "Probable inference,
+    the law of succession, and statistical inference", 1927).
+    """
+    share = hits / of
+    spread = z * math.sqrt(share * (1 - share) / of + z * z / (4 * of * of))
+    return max(0.0, (share + z * z / (2 * of) - spread) / (1 + z * z / of))
 
 
 def schema_of(fields: Mapping[str, Any]) -> Any:

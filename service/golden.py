@@ -21,13 +21,6 @@ from service.preprocess.decode import DecodePolicy, decode
 # A golden photo is decoded exactly, whatever the service's settings are.
 _EXACT = DecodePolicy(max_image_pixels=1_000_000, jpeg_draft_ratio=0)
 
-TF32_DRIFT = 0.02
-"""How far probabilities may be off when a GPU was told to round products to TF32.
-
-It keeps 10 bits of mantissa, as float16 does; a trained network's probabilities move by
-thousandths.
-"""
-
 PHOTO_DRIFT = 0.05
 """How far a golden photo's probabilities may be off when its pixels differ from the exporter's.
 
@@ -85,7 +78,8 @@ def golden_pixels(
 def tolerance_in_force(engine: Engine, contract: ModelContract) -> float:
     """Return how far a probability may be off where and as this engine computes."""
     limit = contract.tolerance(engine.provider.tolerance_key)
-    return max(limit, TF32_DRIFT) if engine.tf32 else limit
+    allowed = (contract.allowed or {}).get(engine.rounds_to) if engine.rounds_to else None
+    return max(limit, allowed.tolerance) if allowed else limit
 
 
 def check_golden(engine: Engine, contract: ModelContract, batch: int) -> GoldenReport:

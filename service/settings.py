@@ -99,10 +99,21 @@ class Settings(BaseModel):
         None, description="model for requests that name none; needed only with several"
     )
     provider: ProviderName = Field(
-        AUTO, description="where models run; auto takes CUDA where it works, else the CPU"
+        AUTO,
+        description="where models run; auto takes CUDA where it works, else the CPU, with OpenVINO "
+        "where that is installed and measured to be faster",
     )
     device_id: int = Field(0, ge=0, description="which GPU")
-    tf32: bool = Field(False, description="let the GPU round float32 products to TF32")
+    precision: Literal["auto", "exact"] = Field(
+        "auto",
+        description="auto computes faster than in float32 where a model file says how far that "
+        "agrees (`resnet-export allow`); exact is as each file states",
+    )
+    tf32: bool = Field(
+        False,
+        description="on a GPU, refuse float32 files that do not allow TF32; those that do compute "
+        "in it anyway",
+    )
     cuda_graphs: CudaGraphs = Field(
         "auto",
         description="auto replays each batch size on a GPU as a captured graph where that can be "
@@ -261,6 +272,8 @@ class Settings(BaseModel):
 
     @model_validator(mode="after")
     def _limits_fit(self) -> Settings:
+        if self.tf32 and self.precision == "exact":
+            raise ValueError("tf32: TF32 is not exact; leave out either")
         if self.jpeg_draft_ratio and self.jpeg_draft_ratio < 2:
             raise ValueError(
                 "jpeg_draft_ratio: below 2 the result changes too much; give 0 for never"

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from service.contract import ModelContract, parse_contract
 from service.engine.base import Engine
 from service.engine.onnx import OnnxOpener
-from service.engine.providers import CPU, CUDA, EngineOptions, Provider
+from service.engine.providers import CPU, CUDA, EngineOptions, PrecisionChoice, Provider
 from service.golden import golden_pattern
 
 SIZES = (1, 8, 32)
@@ -63,12 +63,12 @@ class Context:
 
     @contextmanager
     def opened(
-        self, precision: str, *, graphs: bool = True, tf32: bool = False
+        self, precision: str, *, graphs: bool = True, computed: PrecisionChoice = "exact"
     ) -> Iterator[tuple[Engine, ModelContract]]:
         """Open a model file: on the GPU where there is one, else on the CPU."""
         opener = OnnxOpener(
             self.provider.name,
-            EngineOptions(tf32=tf32, graphs="auto" if graphs else "off"),
+            EngineOptions(precision=computed, graphs="auto" if graphs else "off"),
         )
         path = self.model(precision)
         engine = opener.open(path, intra_op_threads=1 if self.gpu else os.cpu_count() or 1)

@@ -9,7 +9,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from service.contract import PROBABILITIES
+from service.contract import PROBABILITIES, Faster
 from service.engine.providers import EngineOptions, Provider
 from service.errors import DeviceLostError
 
@@ -38,8 +38,8 @@ class Engine(Protocol):
         """The provider really in use."""
 
     @property
-    def tf32(self) -> bool:
-        """Return whether float32 products are rounded to TF32 (10 bits of mantissa)."""
+    def rounds_to(self) -> Faster | None:
+        """The faster precision that products are rounded to; None where as the file states."""
 
     @property
     def sizes(self) -> Sequence[int]:
@@ -86,8 +86,17 @@ class Opener(Protocol):
     def expected(self) -> Provider:
         """Return the provider that models should run on here; only an engine knows if it does."""
 
-    def open(self, path: Path, *, intra_op_threads: int, provider: str | None = None) -> Engine:
+    def open(
+        self,
+        path: Path,
+        *,
+        intra_op_threads: int,
+        provider: str | None = None,
+        exact: bool = False,
+    ) -> Engine:
         """Open a model file, on the provider of that name if one is given.
+
+        If it is to be `exact`, nothing is rounded to a faster precision, whatever the file allows.
 
         Raises `ModelFileError` or `ProviderError`; with a name given, also what `Engine.run` does.
         """
@@ -116,8 +125,8 @@ class ProviderOpener:
         """The loss of the device, if models run on it."""
         return None
 
-    def open(self, path: Path, *, intra_op_threads: int) -> Engine:
-        """Open a model file.
+    def open(self, path: Path, *, intra_op_threads: int, exact: bool = False) -> Engine:
+        """Open a model file; if `exact`, without rounding to a faster precision.
 
         Raises `ModelFileError`, `ProviderError`, `DeviceLostError` or `SessionFailedError`.
         """

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from service.contract import INPUT_NAME
+from service.contract import INPUT_NAME, Faster
 from service.cpus import cpu_count
 from service.engine.base import Outputs, Pixels, ProviderOpener
 from service.engine.bound import Session
@@ -26,7 +26,7 @@ class CpuEngine:
     """One model file in one ONNX Runtime session. Thread-safe, as sessions are."""
 
     provider = CPU
-    tf32 = False
+    rounds_to: Faster | None = None
     sizes: Sequence[int] = ()
     attested: Mapping[str, Any] = MappingProxyType({})
 
@@ -52,7 +52,7 @@ class CpuEngine:
 class CpuOpener(ProviderOpener):
     """Opens model files on the CPU."""
 
-    def open(self, path: Path, *, intra_op_threads: int) -> CpuEngine:
+    def open(self, path: Path, *, intra_op_threads: int, exact: bool = False) -> CpuEngine:  # noqa: ARG002 - it always is
         """Open a model file; 0 threads are one for each CPU of this process.
 
         Raises `ModelFileError`.

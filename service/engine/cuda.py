@@ -15,7 +15,7 @@ import numpy as np
 import structlog
 from numpy.typing import NDArray
 
-from service.contract import CLASSIFIER_WEIGHT
+from service.contract import CLASSIFIER_WEIGHT, Faster
 from service.engine.base import DeviceOutputs, Pixels
 from service.engine.bound import BoundSize, OpenSession, Place, Session, read_plainly, stated_shapes
 from service.engine.gpu import Gpu
@@ -47,7 +47,7 @@ class GpuModel:
     side: int
     outputs: Sequence[str]
     layout: str  # of the convolutions: "NCHW" or "NHWC"
-    tf32: bool
+    rounds_to: Faster | None
 
 
 class CudaEngine:
@@ -74,7 +74,8 @@ class CudaEngine:
 
         `open_session` is called on the GPU's thread. Raises what it raises.
         """
-        self.tf32, self.metadata, self.classes = model.tf32, model.metadata, model.classes
+        self.rounds_to: Faster | None = model.rounds_to
+        self.metadata, self.classes = model.metadata, model.classes
         self.input_shape = model.input_shape
         self.sizes: Sequence[int] = ()
         self._gpu, self._model, self._open_session = gpu, model, open_session

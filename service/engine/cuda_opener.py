@@ -14,10 +14,16 @@ from service.engine.base import ProviderOpener
 from service.engine.bound import Session
 from service.engine.cuda import CudaEngine, GpuModel
 from service.engine.gpu import Gpu
-from service.engine.providers import CUDA, EngineOptions
+from service.engine.providers import (
+    CUDA,
+    EngineOptions,
+    PrecisionChoice,
+    on_tensor_cores,
+    rounding,
+)
 from service.engine.sessions import (
-    open_cpu_session,
     open_session,
+    open_to_read,
     session_options,
     stated_classes,
     stated_input,
@@ -40,7 +46,7 @@ class CudaOpener(ProviderOpener):
         """The loss of the GPU, if models run on it."""
         return self._gpu.lost if self._gpu is not None and self._in_use else None
 
-    def open(self, path: Path, *, intra_op_threads: int) -> CudaEngine:
+    def open(self, path: Path, *, intra_op_threads: int, exact: bool = False) -> CudaEngine:
         """Open an engine that really runs on CUDA; the threads are for what a graph leaves the CPU.
 
         Raises `ProviderError` with the reason otherwise, and on a GPU that others use, too,
@@ -50,14 +56,14 @@ class CudaOpener(ProviderOpener):
         if problem := CUDA.problem():
             raise ProviderError(problem)
         onnxruntime.preload_dlls(directory="")  # from the nvidia wheels beside it
-        model, contract = _described(path, tf32=self.options.tf32)
+        model, contract = _described(path, "exact" if exact else self.options.precision)
         self._gpu = gpu = self._gpu or Gpu(self.options.device_id)
         threads = intra_op_threads or 1
         try:
             engine = CudaEngine(
                 gpu,
                 model,
-                partial(_cuda_session, path, contract, self.options, gpu, threads),
+                partial(_cuda_session, path, contract, model, self.options, gpu, threads),
                 graphs=self.options.graphs == "auto",
                 batches=self.options.batches,
                 owns_gpu=not self.options.shared,
@@ -107,20 +113,15 @@ class CudaOpener(ProviderOpener):
             self._gpu = None
 
 
-def _described(path: Path, *, tf32: bool) -> tuple[GpuModel, ModelContract]:
-    """Read what a file says of itself, which decides how it is opened on a GPU.
-
-    By a session on the CPU that optimises nothing; it also tells a file's own faults from CUDA's.
-    """
-    options = session_options(1)
-    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
-    session = open_cpu_session(path, options)
+def _described(path: Path, asked: PrecisionChoice) -> tuple[GpuModel, ModelContract]:
+    """Read what a file says of itself, which decides how it is opened on a GPU."""
+    session = open_to_read(path)
     metadata = dict(session.get_modelmeta().custom_metadata_map)
     contract = parse_contract(metadata, file=str(path))
     there = {node.name for node in session.get_outputs()}
     if missing := [name for name in contract.optional_outputs if name not in there]:
         raise ModelFileError(f"{path}: its contract names {missing[0]}, which its graph lacks")
-    rounds = contract.precision != "fp16" and tf32
+    rounds_to = rounding(CUDA, contract, asked)
     model = GpuModel(
         name=contract.name,
         metadata=metadata,
@@ -128,8 +129,8 @@ def _described(path: Path, *, tf32: bool) -> tuple[GpuModel, ModelContract]:
         input_shape=stated_input(session),
         side=contract.preprocessing.crop,
         outputs=(PROBABILITIES, *contract.optional_outputs),
-        layout="NHWC" if contract.precision == "fp16" or rounds else "NCHW",
-        tf32=rounds,
+        layout="NHWC" if on_tensor_cores(contract.precision, rounds_to) else "NCHW",
+        rounds_to=rounds_to,
     )
     return model, contract
 
@@ -137,12 +138,16 @@ def _described(path: Path, *, tf32: bool) -> tuple[GpuModel, ModelContract]:
 def _cuda_session(
     path: Path,
     contract: ModelContract,
+    model: GpuModel,
     options: EngineOptions,
     gpu: Gpu,
     threads: int,
     graphs: bool,
 ) -> Session:
-    cuda = {**CUDA.options(options, contract.precision), "enable_cuda_graph": int(graphs)}
+    cuda = {
+        **CUDA.options(options, contract.precision, model.rounds_to),
+        "enable_cuda_graph": int(graphs),
+    }
     session = open_session(path, session_options(threads), CUDA, cuda)
     gpu.load_runtime()
     return session

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 import onnxruntime
 import structlog
@@ -16,6 +16,11 @@ from service.engine.sessions import ERRORS_ONLY
 from service.errors import DeviceLostError, ModelFileError, ProviderError, SessionFailedError
 
 _log = structlog.get_logger(__name__)
+
+
+class _How(TypedDict):
+    intra_op_threads: int
+    exact: bool
 
 
 class OnnxOpener:
@@ -37,7 +42,14 @@ class OnnxOpener:
         tried = candidates(self.provider)
         return next((one for one in tried if one.problem() is None), tried[-1])
 
-    def open(self, path: Path, *, intra_op_threads: int, provider: str | None = None) -> Engine:
+    def open(
+        self,
+        path: Path,
+        *,
+        intra_op_threads: int,
+        provider: str | None = None,
+        exact: bool = False,
+    ) -> Engine:
         """Open a model file; see `load_engine`.
 
         Without a `provider`, as at the start, whatever fails on a device is a `ProviderError`.
@@ -47,10 +59,11 @@ class OnnxOpener:
         # Beside the sessions' own level: some of its lines belong to no session.
         onnxruntime.set_default_logger_severity(ERRORS_ONLY)
         *preferred, last = candidates(provider or self.provider)
-        engine, refusals = self._open_on_first(preferred, path, intra_op_threads)
+        how: _How = {"intra_op_threads": intra_op_threads, "exact": exact}
+        engine, refusals = self._open_on_first(preferred, path, how)
         if engine is None:
             try:
-                engine = self._opener(last).open(path, intra_op_threads=intra_op_threads)
+                engine = self._opener(last).open(path, **how)
             except (DeviceLostError, SessionFailedError) as error:
                 if provider is not None:
                     raise
@@ -81,7 +94,7 @@ class OnnxOpener:
             opener.close(timeout_s)
 
     def _open_on_first(
-        self, providers: Sequence[Provider], path: Path, threads: int
+        self, providers: Sequence[Provider], path: Path, how: _How
     ) -> tuple[Engine | None, list[str]]:
         """Open a file on the first that works, if one does; say why others of this build do not.
 
@@ -91,11 +104,11 @@ class OnnxOpener:
         for provider in providers:
             opener = self._opener(provider)
             try:
-                return opener.open(path, intra_op_threads=threads), refusals
+                return opener.open(path, **how), refusals
             except (ProviderError, DeviceLostError, SessionFailedError) as error:
                 if opener.lost is not None:
                     raise provider.failure(path, opener.lost) from error
-                if provider.is_in_runtime():
+                if provider.is_installed():
                     refusals.append(str(error))
         return None, refusals
 

@@ -7,15 +7,17 @@ Runtime to be imported.
 from __future__ import annotations
 
 import importlib
+import importlib.util
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Literal
 
-from service.contract import REFERENCE_PROVIDER, Precision
+from service.contract import REFERENCE_PROVIDER, Faster, ModelContract, Precision
 from service.cpus import cpu_model
-from service.engine.builds import install_command
+from service.engine import openvino_library
+from service.engine.builds import install_command, installed_runtime
 from service.engine.nvidia import driver_problem, gpu_name
 from service.errors import ProviderError, first_line
 
@@ -27,6 +29,10 @@ AUTO = "auto"
 
 CudaGraphs = Literal["auto", "off"]
 
+PrecisionChoice = Literal["auto", "exact", "bf16", "tf32", "fp16"]
+"""Exact is as a file states it; auto takes a faster one that the file allows; a named one is taken
+whatever the file says, to measure how far it agrees."""
+
 
 @dataclass(frozen=True, slots=True)
 class EngineOptions:
@@ -35,11 +41,13 @@ class EngineOptions:
     `batches` are under way at a time on a device of its own: one runs, the others are stacked and
     copied. Engines share what the device has for itself unless they are not `shared`; then each
     ends it with itself. With `runtime_defaults`, threads that wait spin and memory comes from an
-    arena, as ONNX Runtime has it by itself: for comparison.
+    arena, as ONNX Runtime has it by itself: for comparison. What a provider compiles is kept in
+    `cache_dir`, if there is one.
     """
 
     device_id: int = 0
-    tf32: bool = False
+    precision: PrecisionChoice = "auto"
+    cache_dir: Path | None = None
     graphs: CudaGraphs = "auto"
     batches: int = 2
     shared: bool = True
@@ -55,13 +63,21 @@ class Provider:
     title: str
     """As people write it."""
     runtime_name: str
-    """ONNX Runtime's own."""
+    """ONNX Runtime's own, or what the library of its own calls the device."""
     tolerance_key: str
     """Of its entries among a contract's tolerances."""
     opener: str
     """The `ProviderOpener` that makes its engines, as in "package.module:Class"."""
     device_name: Callable[[int], str | None]
     """Names the device of a number, for reports and the cache; None where it can't be told."""
+    library: str = ""
+    """The package that computes in the place of ONNX Runtime."""
+    version: Callable[[], str] = installed_runtime
+    """Names what computes, and its version."""
+    faster: Callable[[], frozenset[Faster]] = frozenset
+    """Finds to what float32 products can be rounded, to be computed faster than they are here."""
+    if_faster: bool = False
+    """Whether `auto` takes it only for a file with which it was measured to beat the CPU."""
     own_device: bool = False
     """Whether a device beside the CPU computes, one batch after the other."""
     padded: bool = False
@@ -76,13 +92,15 @@ class Provider:
     """What to do where the installed ONNX Runtime does not have it."""
     hint: str = ""
     """What to look at where it fails."""
-    options: Callable[[EngineOptions, Precision], Mapping[str, Any]] = lambda *_: MappingProxyType(
-        {}
+    options: Callable[[EngineOptions, Precision, Faster | None], Mapping[str, Any]] = lambda *_: (
+        MappingProxyType({})
     )
-    """The options that ONNX Runtime's provider takes, for a file of that precision."""
+    """What its runtime is given, for a file of that precision, rounded to a faster one or not."""
 
-    def is_in_runtime(self) -> bool:
-        """Return whether the installed ONNX Runtime was built with it."""
+    def is_installed(self) -> bool:
+        """Return whether its library is installed, or ONNX Runtime was built with it."""
+        if self.library:
+            return importlib.util.find_spec(self.library) is not None
         import onnxruntime  # noqa: PLC0415 - `prepare_runtime` comes before it
 
         return self.runtime_name in onnxruntime.get_available_providers()
@@ -93,7 +111,7 @@ class Provider:
         ONNX Runtime lists a provider when it was built with it, and raises nothing when libraries
         are missing: the session then runs on the CPU.
         """
-        if not self.is_in_runtime():
+        if not self.is_installed():
             return f"provider {self.name} was asked for, but {self.missing}"
         return self.find_problem()
 
@@ -127,10 +145,19 @@ def _cuda_problem() -> str | None:
     return f"there is no NVIDIA driver here ({problem}); {_CUDA_HINT}" if problem else None
 
 
-def _cuda_options(options: EngineOptions, precision: Precision) -> dict[str, Any]:
-    # Of float16 the operands have no more bits than TF32 keeps; without it, cuDNN's plans for
-    # tensor cores are passed over.
-    tensor_cores = options.tf32 or precision == "fp16"
+def on_tensor_cores(precision: Precision, rounds_to: Faster | None) -> bool:
+    """Return whether a GPU's tensor cores compute.
+
+    Of float16 the operands have no more bits than TF32 keeps; without TF32, cuDNN's plans for
+    tensor cores are passed over.
+    """
+    return precision == "fp16" or rounds_to == "tf32"
+
+
+def _cuda_options(
+    options: EngineOptions, precision: Precision, rounds_to: Faster | None
+) -> dict[str, Any]:
+    tensor_cores = on_tensor_cores(precision, rounds_to)
     return {
         "device_id": options.device_id,
         # Exhaustive search would time every algorithm again for every new batch size.
@@ -157,6 +184,38 @@ CUDA = Provider(
     f"then {install_command('gpu')}",
     hint=_CUDA_HINT,
     options=_cuda_options,
+    faster=lambda: frozenset({"tf32"}),
+)
+
+
+def _openvino_options(
+    options: EngineOptions, _: Precision, rounds_to: Faster | None
+) -> dict[str, Any]:
+    given: dict[str, Any] = {
+        # Without a hint it computes in bfloat16 wherever the CPU can.
+        "INFERENCE_PRECISION_HINT": openvino_library.HINTS.get(rounds_to, "f32"),
+        # Several models' threads, and those that decode, would be pinned to the same cores.
+        "ENABLE_CPU_PINNING": False,
+    }
+    if options.cache_dir is not None:
+        given["CACHE_DIR"] = str(options.cache_dir)
+    return given
+
+
+OPENVINO = Provider(
+    name="openvino",
+    title="OpenVINO",
+    runtime_name=openvino_library.DEVICE,
+    library=openvino_library.PACKAGE,
+    tolerance_key="openvino",
+    opener="service.engine.openvino:OpenVinoOpener",
+    device_name=lambda _: cpu_model(),
+    version=openvino_library.version,
+    faster=openvino_library.faster,
+    if_faster=True,
+    find_problem=openvino_library.problem,
+    missing=f"OpenVINO is not installed; run {install_command('openvino')}",
+    options=_openvino_options,
 )
 CPU = Provider(
     name="cpu",
@@ -167,8 +226,25 @@ CPU = Provider(
     device_name=lambda _: cpu_model(),
 )
 
-PROVIDERS: tuple[Provider, ...] = (CUDA, CPU)
+PROVIDERS: tuple[Provider, ...] = (CUDA, OPENVINO, CPU)
 """In the order in which `auto` tries them; the CPU, which every ONNX Runtime has, is the last."""
+
+
+def rounding(provider: Provider, contract: ModelContract, asked: PrecisionChoice) -> Faster | None:
+    """Return what a file's products are to be rounded to on a provider; None leaves them exact.
+
+    Raises `ProviderError` where a precision is asked for that the device does not have.
+    """
+    if asked == "exact" or contract.precision != "fp32":
+        return None
+    if asked == "auto":
+        usable = (
+            precision for precision in contract.allowed or () if precision in provider.faster()
+        )
+        return next(usable, None)
+    if asked not in provider.faster():
+        raise ProviderError(f"{provider.title} does not compute in {asked} on this machine")
+    return asked
 
 
 def provider_names() -> tuple[str, ...]:
@@ -177,8 +253,15 @@ def provider_names() -> tuple[str, ...]:
 
 
 def candidates(asked: str) -> tuple[Provider, ...]:
-    """List the providers to try for what was asked for; raises `LookupError` for another name."""
-    found = tuple(provider for provider in PROVIDERS if asked in (AUTO, provider.name))
+    """List the providers to try for what was asked for; raises `LookupError` for another name.
+
+    Without those that have to be measured before `auto` may take them.
+    """
+    found = tuple(
+        provider
+        for provider in PROVIDERS
+        if asked == provider.name or (asked == AUTO and not provider.if_faster)
+    )
     if not found:
         raise LookupError(f"no provider {asked!r}; there are: {', '.join(provider_names())}")
     return found

@@ -51,6 +51,16 @@ def open_cpu_session(path: Path, options: onnxruntime.SessionOptions) -> Session
     return session
 
 
+def open_to_read(path: Path) -> Session:
+    """Open a file on the CPU for what it says of itself; raises `ModelFileError`.
+
+    Nothing is optimised. It also tells a file's own faults from those of another runtime.
+    """
+    options = session_options(1)
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    return open_cpu_session(path, options)
+
+
 def stated_classes(session: Session) -> int | None:
     """Return C of the probabilities, if the file states it."""
     outputs = {output.name: output.shape for output in session.get_outputs()}

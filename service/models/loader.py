@@ -183,7 +183,9 @@ def _first_asked_for(files: Sequence[ModelFile], default: str | None) -> ModelFi
 
 def onnx_opener(settings: Settings) -> OnnxOpener:
     """Make what opens model files with ONNX Runtime, as the settings ask."""
-    options = EngineOptions(settings.device_id, settings.tf32, settings.cuda_graphs)
+    options = EngineOptions(
+        settings.device_id, settings.precision, settings.cache_dir, settings.cuda_graphs
+    )
     if settings.runners:
         options = replace(options, batches=settings.runners)
     return OnnxOpener(settings.provider, options)

@@ -45,6 +45,8 @@ class ModelLoader:
         try:
             contract = parse_contract(engine.metadata, file=str(file.path))
             _check_agreement(file, engine, contract, self._settings)
+            if self._settings.tf32:
+                _check_tf32(file, engine, contract)
         except ModelFileError:
             engine.close()
             raise
@@ -63,7 +65,7 @@ class ModelLoader:
             file.path,
             engine.provider,
             device_id=self._settings.device_id,
-            tf32=engine.tf32,
+            rounds_to=engine.rounds_to,
             max_batch=self._settings.max_batch,
             intra_op_threads=self.threads,
             **engine.attested,
@@ -85,6 +87,17 @@ class ModelLoader:
     def forget(self, name: str, version: int) -> None:
         """Show no metrics of a model any more."""
         self._metrics.forget_model(name, version)
+
+
+def _check_tf32(file: ModelFile, engine: Engine, contract: ModelContract) -> None:
+    """Raise `ModelFileError` for a float32 file that a GPU could compute in TF32, but may not."""
+    could = contract.precision == "fp32" and "tf32" in engine.provider.faster()
+    if could and engine.rounds_to != "tf32":
+        raise ModelFileError(
+            f"{file.path}: --tf32 was given, but the file does not say how far answers in TF32 "
+            f"agree; `resnet-export allow {file.path.name} --precision tf32 --images DIR` measures "
+            "it and makes it say so"
+        )
 
 
 def _check_agreement(

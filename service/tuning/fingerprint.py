@@ -8,7 +8,6 @@ from typing import Any
 
 from service import __version__
 from service.cpus import cpu_count
-from service.engine.builds import installed_runtime
 from service.engine.providers import Provider
 from service.files import sha256_of
 
@@ -39,7 +38,7 @@ def fingerprint_of(
         "provider": provider.name,
         "device": device,
         "cpus": cpu_count(),
-        "runtime": installed_runtime(),
+        "runtime": provider.version(),
         "resnet_serve": __version__,  # session options may differ from release to release
         **more,
     }

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from service.contract import PROBABILITIES
+from service.contract import PROBABILITIES, Faster
 from service.engine.base import Engine, Outputs, Pixels
 from service.engine.onnx import OnnxOpener
 from service.engine.providers import CPU, CUDA, Provider
@@ -21,7 +21,7 @@ class FakeEngine:
     """What an engine tells of itself, and does where nothing is to be done."""
 
     provider: Provider = CPU
-    tf32 = False
+    rounds_to: Faster | None = None
     sizes: tuple[int, ...] = ()
     metadata: Mapping[str, str] = MappingProxyType({})
     classes: int | None = None
@@ -47,7 +47,14 @@ class FakeOpener(OnnxOpener):
     def expected(self) -> Provider:
         return CUDA if self._on_gpu else CPU
 
-    def open(self, path: Path, *, intra_op_threads: int, provider: str | None = None) -> Engine:
+    def open(
+        self,
+        path: Path,
+        *,
+        intra_op_threads: int,
+        provider: str | None = None,
+        exact: bool = False,
+    ) -> Engine:
         return self._open_engine(
             path, provider=provider or self.provider, intra_op_threads=intra_op_threads
         )

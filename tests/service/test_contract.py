@@ -5,10 +5,17 @@ from __future__ import annotations
 import json
 
 import pytest
-from color_model import as_schema_1, color_contract, write_color_model
+from color_model import ALLOWED, as_schema_1, color_contract, write_color_model
 from pydantic import ValidationError
 
-from service.contract import METADATA_KEY, Accuracy, GoldenPattern, ModelContract, parse_contract
+from service.contract import (
+    METADATA_KEY,
+    Accuracy,
+    GoldenPattern,
+    ModelContract,
+    parse_contract,
+    wilson_lower_bound,
+)
 from service.engine.onnx import load_engine
 from service.errors import ContractError
 
@@ -225,3 +232,42 @@ def test_a_contract_is_never_changed():
 def test_a_contract_that_would_be_refused_can_not_be_written():
     with pytest.raises(ValidationError, match="1 probabilities for 3 labels"):
         color_contract(golden=(GoldenPattern(seed=1, probabilities=(1,)),))
+
+
+# What a file allows beside its own precision
+
+
+def test_a_share_of_few_images_says_less_than_the_same_of_many():
+    """Figures of Wilson's interval, as tables have them."""
+    assert wilson_lower_bound(20, 20) == pytest.approx(0.8389, abs=1e-4)
+    assert wilson_lower_bound(2000, 2000) == pytest.approx(0.9981, abs=1e-4)
+    assert wilson_lower_bound(81, 263) == pytest.approx(0.2553, abs=1e-4)
+    assert wilson_lower_bound(0, 10) == 0
+
+
+def test_what_is_allowed_is_read_as_it_was_written():
+    contract = color_contract(allowed={"bf16": ALLOWED})
+    text = contract.model_dump_json(exclude_none=True)
+    read = parse_contract({METADATA_KEY: text}, file="x.onnx")
+    assert read == contract
+    assert read.allowed is not None
+    assert read.allowed["bf16"].top1 == 0.99
+    assert 0.98 < read.allowed["bf16"].lower_bound < 0.99
+
+
+def test_a_file_that_allows_nothing_does_not_mention_it():
+    """So that earlier releases read it."""
+    assert "allowed" not in color_contract().model_dump_json(exclude_none=True)
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"precision": "int8", "allowed": {"bf16": ALLOWED}}, "is for files of float32"),
+        ({"allowed": {"int4": ALLOWED}}, "allowed"),
+        ({"allowed": {"bf16": ALLOWED.model_dump() | {"same_labels": 2001}}}, "2001 labels"),
+    ],
+)
+def test_what_can_not_be_allowed_is_refused(changes, reason):
+    with pytest.raises(ValidationError, match=reason):
+        color_contract(**changes)

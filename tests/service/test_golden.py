@@ -7,11 +7,11 @@ import hashlib
 
 import numpy as np
 import pytest
-from color_model import color_contract, reference
+from color_model import ALLOWED, color_contract, reference
 from engines import FakeEngine, answered
 from images import encode, photo
 
-from service.contract import GoldenPattern, GoldenPhoto
+from service.contract import Faster, GoldenPattern, GoldenPhoto
 from service.engine.providers import CPU, CUDA, Provider
 from service.errors import RequestError
 from service.golden import PHOTO_DRIFT, check_golden, golden_pattern, golden_pixels, pixels_digest
@@ -23,9 +23,11 @@ SIDE = 8
 class ColorEngine(FakeEngine):
     """Answers as the color model does, with what a test adds to it."""
 
-    def __init__(self, *, provider: Provider = CPU, off: float = 0.0, tf32: bool = False) -> None:
+    def __init__(
+        self, *, provider: Provider = CPU, off: float = 0.0, rounds_to: Faster | None = None
+    ) -> None:
         self.provider = provider
-        self.tf32 = tf32
+        self.rounds_to = rounds_to
         self.off = off
         self.batches: list[np.ndarray] = []
 
@@ -100,13 +102,14 @@ def test_a_model_that_agrees_passes_at_every_batch_size(batch):
     assert ran == {pixels_digest(golden_pixels(case, contract)[0]) for case in cases}
 
 
-def test_a_gpu_told_to_round_to_tf32_is_held_to_what_that_rounding_does():
-    """Otherwise the setting would make every model disagree with its golden cases."""
-    contract = color_contract()
-    within = ColorEngine(provider=CUDA, tf32=True, off=0.019)
-    beyond = ColorEngine(provider=CUDA, tf32=True, off=0.021)
+def test_what_rounds_to_a_faster_precision_is_held_to_what_the_file_says_of_that():
+    contract = color_contract(allowed={"tf32": ALLOWED})
+    within = ColorEngine(provider=CUDA, rounds_to="tf32", off=ALLOWED.tolerance * 0.9)
+    beyond = ColorEngine(provider=CUDA, rounds_to="tf32", off=ALLOWED.tolerance * 1.1)
     assert check_golden(within, contract, 1).failures == ()
     assert check_golden(beyond, contract, 1).failures
+    assert check_golden(within, color_contract(), 1).failures
+    assert check_golden(within, color_contract(allowed={"bf16": ALLOWED}), 1).failures
 
 
 @pytest.mark.parametrize(("provider", "tolerance"), [(CPU, 1e-4), (CUDA, 1e-3)])

@@ -109,6 +109,7 @@ def test_all_bad_settings_are_named_at_once():
     ("changes", "said"),
     [
         ({"max_images": "9", "max_queue": "8"}, "max_images is larger than max_queue"),
+        ({"tf32": "true", "precision": "exact"}, "tf32: TF32 is not exact"),
         (
             {"max_body_bytes": "101", "max_inflight_bytes": "100"},
             "max_body_bytes is larger than max_inflight_bytes",
@@ -272,7 +273,7 @@ def test_a_root_path_that_could_not_be_one_is_named(text):
         ("max_queue", "0", "a whole number at least 1"),
         ("stuck_after_s", "nan", "a number above 0 and at most 86400"),
         ("max_delay_ms", "-1", "a number from 0 to 10000"),
-        ("provider", "tpu", "auto, cpu or cuda"),
+        ("provider", "tpu", "auto, cpu, cuda or openvino"),
         ("cuda_graphs", "on", "auto or off"),
         ("builtin", "maybe", "true or false"),
         (
@@ -295,7 +296,7 @@ def test_help_has_groups_placeholders_and_ranges():
     add_flags(parser)
     text = " ".join(parser.format_help().split())
     for said in (
-        "--provider {auto,cpu,cuda}",
+        "--provider {auto,cpu,cuda,openvino}",
         "--port N port to listen on; 0 picks a free one; a whole number from 0 to 65535 [8000]",
         "--drain-delay-s N",
         "--models PATH",

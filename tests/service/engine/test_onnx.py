@@ -8,7 +8,7 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
-from color_model import WEIGHT, color_contract, color_graph, reference, write_color_model
+from color_model import ALLOWED, WEIGHT, color_contract, color_graph, reference, write_color_model
 from onnx import TensorProto, helper
 from structlog.testing import capture_logs
 
@@ -314,27 +314,30 @@ def test_a_build_for_the_cpu_uses_no_gpu():
 
 
 @pytest.mark.parametrize(
-    ("precision", "tf32", "taken", "layout", "rounds"),
+    ("precision", "allowed", "asked", "layout", "rounds_to"),
     [
-        ("fp32", False, 0, "NCHW", False),
-        ("fp32", True, 1, "NHWC", True),
-        ("int8", False, 0, "NCHW", False),
-        ("int8", True, 1, "NHWC", True),
-        ("fp16", False, 1, "NHWC", False),
-        ("fp16", True, 1, "NHWC", False),
+        ("fp32", None, "auto", "NCHW", None),
+        ("fp32", {"tf32": ALLOWED}, "auto", "NHWC", "tf32"),
+        ("fp32", {"tf32": ALLOWED}, "exact", "NCHW", None),
+        ("fp32", {"bf16": ALLOWED}, "auto", "NCHW", None),
+        ("fp32", None, "tf32", "NHWC", "tf32"),
+        ("int8", None, "tf32", "NCHW", None),
+        ("fp16", None, "auto", "NHWC", None),
+        ("fp16", None, "exact", "NHWC", None),
     ],
 )
-def test_tensor_cores_are_used_for_fp16_and_for_float32_only_when_asked_for(
-    tmp_path, fake_cuda, precision, tf32, taken, layout, rounds
+def test_tensor_cores_are_used_for_fp16_and_for_float32_only_where_the_file_allows_it(
+    tmp_path, fake_cuda, precision, allowed, asked, layout, rounds_to
 ):
     """An fp16 file's operands have no more bits than TF32 keeps, so nothing is rounded there."""
     opened = fake_cuda(CUDA)
-    path = write_color_model(tmp_path / "x.onnx", precision=precision)
-    engine = load_engine(path, provider="cuda", options=EngineOptions(tf32=tf32))
+    path = write_color_model(tmp_path / "x.onnx", precision=precision, allowed=allowed)
+    engine = load_engine(path, provider="cuda", options=EngineOptions(precision=asked))
+    taken = int(layout == "NHWC")
     (_, options), _ = opened[0]
     assert (options["use_tf32"], options["prefer_nhwc"]) == (taken, int(layout == "NHWC"))
     assert engine.attested["layout"] == layout
-    assert engine.tf32 is rounds
+    assert engine.rounds_to == rounds_to
 
 
 @pytest.mark.parametrize(("graphs", "taken"), [("auto", 1), ("off", 0)])

@@ -45,7 +45,9 @@ def test_the_last_row_is_the_cpu_which_is_always_there():
 
 
 def test_a_name_of_no_provider_is_told_those_that_there_are(model: Path):
-    with pytest.raises(LookupError, match="no provider 'tpu'; there are: auto, cpu, cuda"):
+    with pytest.raises(
+        LookupError, match="no provider 'tpu'; there are: auto, cpu, cuda, openvino"
+    ):
         load_engine(model, provider="tpu")
 
 
@@ -57,7 +59,7 @@ class EdgeOpener(CpuOpener):
 
     fails: Exception | None = None
 
-    def open(self, path, *, intra_op_threads):
+    def open(self, path, *, intra_op_threads, exact=False):
         if self.fails is not None:
             raise self.fails
         engine = super().open(path, intra_op_threads=intra_op_threads)
@@ -151,7 +153,7 @@ from service.engine import providers
 from service.engine.cpu import CpuOpener
 
 class EdgeOpener(CpuOpener):
-    def open(self, path, *, intra_op_threads):
+    def open(self, path, *, intra_op_threads, exact=False):
         engine = super().open(path, intra_op_threads=intra_op_threads)
         engine.provider = EDGE
         return engine
@@ -206,8 +208,8 @@ def test_the_service_serves_on_a_provider_that_a_row_added(model: Path):
 
 def test_both_programs_take_the_name_of_a_provider_that_a_row_added():
     shown = run_with_the_row(HELP)
-    assert "--provider {auto,cpu,cuda,edge}" in shown
-    assert "auto|cpu|cuda|edge" in shown
+    assert "--provider {auto,cpu,cuda,edge,openvino}" in shown
+    assert "auto|cpu|cuda|edge|openvino" in shown
 
 
 # Nobody else compares a provider's name

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 
-from service.engine.providers import CPU, CUDA
+from service.engine.providers import CPU, CUDA, OPENVINO
 from service.tuning import fingerprint as fingerprint_module
 from service.tuning.fingerprint import fingerprint_of
 
@@ -32,7 +32,6 @@ def test_they_are_the_file_the_device_and_the_software(path):
     ("name", "value"),
     [
         ("cpu_count", lambda: 99),
-        ("installed_runtime", lambda: "onnxruntime 99"),
         ("__version__", "99"),
     ],
 )
@@ -40,6 +39,14 @@ def test_another_machine_or_software_is_another_fact(path, monkeypatch, name, va
     before = fingerprint_of(path, CPU)
     monkeypatch.setattr(fingerprint_module, name, value)
     assert fingerprint_of(path, CPU) != before
+
+
+def test_another_release_of_what_computes_is_another_fact(path):
+    before = fingerprint_of(path, CPU)
+    assert fingerprint_of(path, replace(CPU, version=lambda: "onnxruntime 99")) != before
+    openvino = fingerprint_of(path, OPENVINO)
+    assert openvino is not None
+    assert openvino["runtime"].startswith("openvino ")
 
 
 def test_another_cpu_is_another_fact(path, monkeypatch):

@@ -1,0 +1,127 @@
+"""Runs a model file on the CPU with OpenVINO, in a precision that is asked for and looked up."""
+
+from __future__ import annotations
+
+import queue
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from service.contract import INPUT_NAME, Faster, parse_contract
+from service.cpus import cpu_count
+from service.engine import openvino_library
+from service.engine.base import Outputs, Pixels, ProviderOpener
+from service.engine.bound import Session
+from service.engine.providers import OPENVINO, rounding
+from service.engine.sessions import open_to_read, stated_classes, stated_input
+from service.errors import ProviderError
+
+_ROUNDED: Mapping[str, Faster] = {"bf16": "bf16", "f16": "fp16"}
+"""The precisions, as layers of a compiled model have them, that are less exact than float32."""
+
+
+class OpenVinoEngine:
+    """One compiled model file. Thread-safe: each batch has a request of its own."""
+
+    provider = OPENVINO
+    sizes: Sequence[int] = ()
+
+    def __init__(self, compiled: Any, described: Session, attested: Mapping[str, Any]) -> None:
+        self._compiled = compiled
+        self._idle: queue.SimpleQueue[Any] = queue.SimpleQueue()
+        self.metadata: Mapping[str, str] = dict(described.get_modelmeta().custom_metadata_map)
+        self.classes, self.input_shape = stated_classes(described), stated_input(described)
+        self.rounds_to: Faster | None = next(iter(rounded_layers(compiled)), None)
+        self.attested = attested
+
+    def prepare(self, sizes: Sequence[int]) -> None:
+        """Any size runs as it comes, so there is nothing to do."""
+
+    def run(self, pixels: Pixels, outputs: Sequence[str]) -> Outputs:
+        """Return the named outputs; only these are copied."""
+        images = pixels[0][np.newaxis] if len(pixels) == 1 else np.stack(pixels)
+        with self._request() as request:
+            request.infer({INPUT_NAME: images}, share_inputs=True, share_outputs=True)
+            # The next batch of this request is written to the same memory.
+            return {name: np.array(request.get_tensor(name).data) for name in outputs}
+
+    def close(self) -> None:
+        """Drop the model and its requests; doing it again does no harm."""
+        self.__dict__.pop("_compiled", None)
+        self._idle = queue.SimpleQueue()
+
+    @contextmanager
+    def _request(self) -> Iterator[Any]:
+        idle, compiled = self._idle, self._compiled
+        try:
+            request = idle.get_nowait()
+        except queue.Empty:
+            request = compiled.create_infer_request()
+        try:
+            yield request
+        finally:
+            idle.put(request)
+
+
+class OpenVinoOpener(ProviderOpener):
+    """Opens model files with OpenVINO on the CPU."""
+
+    def open(self, path: Path, *, intra_op_threads: int, exact: bool = False) -> OpenVinoEngine:
+        """Compile a model file; 0 threads are one for each CPU of this process.
+
+        Raises `ModelFileError`, or `ProviderError` where it fails or computes in another precision.
+        """
+        described = open_to_read(path)
+        if problem := OPENVINO.problem():
+            raise ProviderError(problem)
+        metadata = described.get_modelmeta().custom_metadata_map
+        contract = parse_contract(metadata, file=str(path))
+        asked = rounding(OPENVINO, contract, "exact" if exact else self.options.precision)
+        cpus = cpu_count()
+        threads = min(intra_op_threads or cpus, cpus)
+        # ONNX Runtime's runners share the threads of a session that help them; here each batch that
+        # is under way has a stream with threads of its own, and all of them have the CPUs.
+        streams = cpus - threads + 1
+        given = {
+            **OPENVINO.options(self.options, contract.precision, asked),
+            "NUM_STREAMS": streams,
+            "INFERENCE_NUM_THREADS": cpus,
+        }
+        try:
+            compiled = openvino_library.core().compile_model(
+                str(path), OPENVINO.runtime_name, given
+            )
+        except Exception as error:  # OpenVINO raises RuntimeError for whatever it is
+            raise OPENVINO.failure(path, error) from error
+        if others := rounded_layers(compiled) - {asked}:
+            raise ProviderError(
+                f"{path}: OpenVINO computes in {' and '.join(map(str, others))}, though "
+                f"{asked or 'the precision of the file'} was asked for"
+            )
+        attested = {
+            "precision_asked": given["INFERENCE_PRECISION_HINT"],
+            "layers_rounded": sum(map(_is_rounded, compiled.get_runtime_model().get_ops())),
+            "streams": compiled.get_property("NUM_STREAMS"),
+            "threads": compiled.get_property("INFERENCE_NUM_THREADS"),
+        }
+        return OpenVinoEngine(compiled, described, attested)
+
+
+def rounded_layers(compiled: Any) -> set[Faster | None]:
+    """Return the precisions below float32 in which layers of a compiled model really run."""
+    return {
+        _ROUNDED[precision]
+        for precision in map(_precision, compiled.get_runtime_model().get_ops())
+        if precision in _ROUNDED
+    }
+
+
+def _is_rounded(layer: Any) -> bool:
+    return _precision(layer) in _ROUNDED
+
+
+def _precision(layer: Any) -> str:
+    return str(layer.get_rt_info()["runtimePrecision"].astype(str))

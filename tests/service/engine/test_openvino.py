@@ -1,0 +1,297 @@
+"""OpenVINO's engine: the precision that was asked for, and no faster one without the file's word.
+
+Where the CPU has bfloat16 this is seen by what is really computed, elsewhere by the hint.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import numpy as np
+import pytest
+from color_model import ALLOWED, reference, write_color_model
+
+from model_export.model_file import read_model, rewrite_contract
+from service.contract import PROBABILITIES, parse_contract
+from service.engine import openvino, openvino_library
+from service.engine.base import Engine, probabilities
+from service.engine.onnx import OnnxOpener, load_engine
+from service.engine.providers import CPU, OPENVINO, EngineOptions
+from service.errors import ModelFileError, ProviderError
+from service.golden import check_golden, golden_pattern, tolerance_in_force
+from service.models.files import builtin_file
+
+BUILTIN = builtin_file().path
+has_bf16 = pytest.mark.skipif(
+    "bf16" not in openvino_library.faster(), reason="this CPU has no bfloat16"
+)
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> Path:
+    return write_color_model(tmp_path / "color.onnx")
+
+
+@pytest.fixture(scope="module")
+def allowing(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The built-in model, whose contract allows bfloat16."""
+    path = tmp_path_factory.mktemp("models") / "allowing.onnx"
+    path.write_bytes(BUILTIN.read_bytes())
+    _, contract = read_model(path)
+    rewrite_contract(path, contract.model_copy(update={"allowed": {"bf16": ALLOWED}}))
+    return path
+
+
+def opened(path: Path, threads: int = 1, **options) -> Engine:
+    return load_engine(
+        path, provider="openvino", intra_op_threads=threads, options=EngineOptions(**options)
+    )
+
+
+def worst_difference(engine: Engine) -> float:
+    contract = parse_contract(engine.metadata, file="")
+    return check_golden(engine, contract, 1).max_abs_diff
+
+
+class Core:
+    """OpenVINO's own, in parts of which a test puts something else."""
+
+    real = openvino_library.core()
+
+    @property
+    def available_devices(self) -> list[str]:
+        return self.real.available_devices
+
+    def compile_model(self, path: str, device: str, config: dict[str, object]) -> object:
+        return self.real.compile_model(path, device, config)
+
+
+# Answers
+
+
+@pytest.mark.parametrize("batch", [1, 2, 5, 8])
+def test_it_gives_each_image_of_a_batch_its_own_probabilities(model, batch):
+    images = [golden_pattern(seed, 8) for seed in range(batch)]
+    answers = probabilities(opened(model), images)
+    assert answers.dtype == np.float32
+    assert answers.shape == (batch, 3)
+    assert np.abs(answers - [reference(image) for image in images]).max() < 1e-5
+
+
+def test_the_outputs_that_are_asked_for_are_given_and_no_others(tmp_path):
+    engine = opened(write_color_model(tmp_path / "x.onnx", extra_outputs=True))
+    answers = engine.run([golden_pattern(1, 8)], ("embedding", "classifier_weight"))
+    assert {name: answer.shape for name, answer in answers.items()} == {
+        "embedding": (1, 3),
+        "classifier_weight": (3, 3),
+    }
+
+
+def test_answers_are_not_written_over_by_the_next_batch(model):
+    engine = opened(model)
+    first = engine.run([golden_pattern(1, 8)], (PROBABILITIES,))[PROBABILITIES]
+    before = first.copy()
+    probabilities(engine, [golden_pattern(2, 8)])
+    np.testing.assert_array_equal(first, before)
+
+
+def test_threads_may_run_batches_at_once(model):
+    engine = opened(model)
+    images = [golden_pattern(seed, 8) for seed in range(8)]
+    answers: dict[int, np.ndarray] = {}
+
+    def work(seed: int) -> None:
+        for _ in range(20):
+            answers[seed] = probabilities(engine, [images[seed]])[0]
+
+    threads = [threading.Thread(target=work, args=(seed,)) for seed in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    for seed in range(8):
+        assert np.abs(answers[seed] - reference(images[seed])).max() < 1e-5
+
+
+def test_a_closed_engine_runs_nothing(model):
+    engine = opened(model)
+    engine.close()
+    engine.close()
+    with pytest.raises(AttributeError):
+        probabilities(engine, [golden_pattern(1, 8)])
+
+
+def test_it_says_what_the_file_says_of_itself(model):
+    engine = opened(model)
+    assert engine.provider is OPENVINO
+    assert engine.classes == 3
+    assert engine.metadata == load_engine(model, provider="cpu").metadata
+
+
+@pytest.mark.parametrize(("threads", "streams"), [(1, 4), (3, 2), (4, 1), (0, 1), (9, 1)])
+def test_the_cpus_are_shared_by_the_batches_that_are_under_way(
+    model, monkeypatch, threads, streams
+):
+    """ONNX Runtime's runners share the threads that help them; a stream has its own."""
+    monkeypatch.setattr(openvino, "cpu_count", lambda: 4)
+    given: dict[str, object] = {}
+
+    class Noting(Core):
+        def compile_model(self, path, device, config):
+            given.update(config, device=device)
+            return super().compile_model(path, device, config)
+
+    monkeypatch.setattr(openvino_library, "core", Noting)
+    opened(model, threads)
+    assert (given["NUM_STREAMS"], given["INFERENCE_NUM_THREADS"]) == (streams, 4)
+    assert given["device"] == "CPU"
+
+
+# Precision
+
+
+def test_float32_is_computed_as_exactly_as_by_onnx_runtime():
+    engine = opened(BUILTIN)
+    assert engine.rounds_to is None
+    assert engine.attested["layers_rounded"] == 0
+    assert worst_difference(engine) < 1e-5
+
+
+def test_no_file_without_the_entry_is_given_another_hint_than_float32():
+    for asked in ("auto", "exact"):
+        assert OPENVINO.options(EngineOptions(precision=asked), "fp32", None)[
+            "INFERENCE_PRECISION_HINT"
+        ] == ("f32")
+    for precision in ("auto", "exact"):
+        assert opened(BUILTIN, precision=precision).attested["precision_asked"] == "f32"
+
+
+@has_bf16
+def test_a_file_that_allows_bfloat16_is_computed_in_it_unless_it_is_to_be_exact(allowing):
+    engine = opened(allowing)
+    assert engine.rounds_to == "bf16"
+    assert engine.attested["precision_asked"] == "bf16"
+    assert engine.attested["layers_rounded"] > 50
+    assert worst_difference(engine) > 1e-4, "it computes in float32"
+    contract = parse_contract(engine.metadata, file="")
+    assert tolerance_in_force(engine, contract) == ALLOWED.tolerance
+    exact = opened(allowing, precision="exact")
+    assert exact.rounds_to is None
+    assert worst_difference(exact) < 1e-5
+    assert tolerance_in_force(exact, contract) == contract.tolerance("openvino")
+
+
+@has_bf16
+def test_a_file_can_be_opened_exactly_though_others_are_not(allowing):
+    opener = OnnxOpener("openvino")
+    assert opener.open(allowing, intra_op_threads=1).rounds_to == "bf16"
+    assert opener.open(allowing, intra_op_threads=1, exact=True).rounds_to is None
+
+
+def test_on_a_cpu_without_it_bfloat16_is_not_taken(allowing, monkeypatch):
+    class Plain(Core):
+        def get_property(self, *_):
+            return ["FP32", "INT8"]
+
+    monkeypatch.setattr(openvino_library, "core", Plain)
+    openvino_library.faster.cache_clear()
+    try:
+        assert opened(allowing).rounds_to is None
+        with pytest.raises(ProviderError, match="OpenVINO does not compute in bf16 on this mach"):
+            opened(allowing, precision="bf16")
+    finally:
+        openvino_library.faster.cache_clear()
+
+
+@has_bf16
+def test_what_computes_in_another_precision_than_was_asked_for_is_refused(monkeypatch):
+    """As it does by itself, without a hint."""
+
+    class Unheeding(Core):
+        def compile_model(self, path, device, config):
+            del config["INFERENCE_PRECISION_HINT"]
+            return super().compile_model(path, device, config)
+
+    monkeypatch.setattr(openvino_library, "core", Unheeding)
+    with pytest.raises(ProviderError, match=r"computes in bf16, though the precision of the file"):
+        opened(BUILTIN)
+
+
+@has_bf16
+def test_what_was_compiled_for_one_precision_is_not_taken_for_another(allowing, tmp_path):
+    folder = tmp_path / "cache"
+    for precision, rounds_to in (("auto", "bf16"), ("exact", None), ("auto", "bf16")):
+        engine = opened(allowing, precision=precision, cache_dir=folder)
+        assert engine.rounds_to == rounds_to
+    assert list(folder.iterdir())
+
+
+# What does not work
+
+
+def test_a_file_of_another_kind_is_refused_as_by_onnx_runtime(tmp_path):
+    path = tmp_path / "x.onnx"
+    path.write_bytes(b"no model")
+    with pytest.raises(ModelFileError, match="ONNX Runtime can't load it"):
+        opened(path)
+
+
+def test_a_file_that_only_openvino_can_not_load_is_no_broken_file(model, monkeypatch):
+    class Failing(Core):
+        def compile_model(self, path, device, config):
+            raise RuntimeError("Exception from src/x.cpp:1:\nno such operator")
+
+    monkeypatch.setattr(openvino_library, "core", Failing)
+    with pytest.raises(ProviderError) as caught:
+        opened(model)
+    assert len(str(caught.value).splitlines()) == 1
+
+
+def test_auto_does_not_take_it_unmeasured(model):
+    assert OnnxOpener("auto").expected() is CPU
+    assert load_engine(model).provider is CPU
+
+
+IMPORT = """
+import sys
+{before}
+from service.engine.providers import OPENVINO
+print(OPENVINO.problem())
+print("openvino_telemetry.main" in sys.modules)
+"""
+
+
+def problem_in_a_process(before: str = "", **environment: str) -> list[str]:
+    done = subprocess.run(
+        [sys.executable, "-c", IMPORT.format(before=before)],
+        capture_output=True, text=True, timeout=60, check=True,
+        env={"PATH": "", "ORT_DISABLE_TELEMETRY": "1"} | environment,
+        cwd=Path(__file__).parents[3],
+    )  # fmt: skip
+    return done.stdout.splitlines()
+
+
+def test_its_import_tells_nobody(tmp_path):
+    """The package beside it would write an identity into the home folder, and send it."""
+    assert problem_in_a_process(HOME=str(tmp_path)) == ["None", "False"]
+    assert not list(tmp_path.iterdir())
+
+
+def test_where_it_is_missing_it_is_said_how_to_install_it():
+    found = problem_in_a_process(
+        "import importlib.util\nreal = importlib.util.find_spec\n"
+        "importlib.util.find_spec = lambda name: None if name == 'openvino' else real(name)"
+    )
+    assert found[0].startswith("provider openvino was asked for, but OpenVINO is not installed")
+    assert "[openvino]" in found[0]
+
+
+def test_where_it_is_broken_its_reason_is_given_in_a_line(tmp_path):
+    broken = tmp_path / "openvino"
+    broken.mkdir()
+    (broken / "__init__.py").write_text("raise ImportError('libtbb.so.12: cannot open')")
+    found = problem_in_a_process(f"sys.path.insert(0, {str(tmp_path)!r})")
+    assert found == ["OpenVINO does not work here: libtbb.so.12: cannot open", "False"]
