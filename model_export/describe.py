@@ -15,7 +15,7 @@ from rich.table import Table
 
 from model_export.cost import Cost, graph_cost
 from model_export.model_file import read_model
-from service.contract import Agreement, ModelContract
+from service.contract import Agreement, Allowed, Faster, ModelContract
 from service.cpus import cpu_model
 from service.engine.providers import title_of
 
@@ -125,6 +125,9 @@ def _rows(contract: ModelContract, cost: Cost, size: int) -> dict[str, str]:
         "agreement with float32": describe_agreement(contract.agreement)
         if contract.agreement
         else "is float32",
+        "allowed": "; ".join(map(describe_allowed, contract.allowed, contract.allowed.values()))
+        if contract.allowed
+        else "nothing faster than its precision",
         "accuracy": f"top-1 {accuracy.top1:.2%}, top-5 {accuracy.top5:.2%} on {accuracy.images} "
         f"images of {accuracy.data_set}"
         if accuracy
@@ -139,6 +142,16 @@ def describe_tolerances(contract: ModelContract) -> str:
     return ", ".join(
         f"{contract.tolerance(provider):g} on {title_of(provider)}"
         for provider in contract.tolerances
+    )
+
+
+def describe_allowed(precision: Faster, allowed: Allowed) -> str:
+    """Say how far a faster precision agrees, in a line."""
+    return (
+        f"in {precision}, {allowed.top1:.2%} of labels are float32's on {allowed.images} images "
+        f"({allowed.source}), {allowed.lower_bound:.2%} at least with 95 % confidence; "
+        f"probabilities differ by {allowed.mean_abs_diff:.2g} on average, "
+        f"{allowed.max_abs_diff:.2g} at most; measured on {allowed.device}"
     )
 
 

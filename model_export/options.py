@@ -13,6 +13,7 @@ from typing import Any, Literal
 from model_export.architectures import Stem
 from model_export.errors import OptionsError, WeightsError
 from model_export.files import missing, resolved
+from service.contract import Faster
 from service.models.files import is_model_name, is_version
 
 Storage = Literal["fp32", "fp16"]
@@ -211,6 +212,17 @@ class EvaluateOptions:
     def __post_init__(self) -> None:
         if self.write and self.limit is not None:
             raise OptionsError("--write is for all images, so not with --limit")
+
+
+@dataclass(frozen=True, slots=True)
+class AllowOptions:
+    """What `allow` is asked; `min_agreement` is what the bound of the agreement has to reach."""
+
+    file: Path
+    precision: Faster
+    images: Path
+    limit: int | None
+    min_agreement: float
 
 
 def check_crop(crop: int, resize: int) -> None:

@@ -14,6 +14,7 @@ from model_export.options import Interpolation as InterpolationName
 from model_export.options import Precision as PrecisionName
 from model_export.options import Storage as StorageName
 from model_export.options import Triple
+from service.contract import Faster
 from service.engine.providers import provider_names
 
 NETWORK, _WEIGHTS = "Network", "Weights"
@@ -167,6 +168,15 @@ PerChannel = Annotated[
 ModelFile = Annotated[Path, typer.Argument(metavar="FILE", help="Model file.")]
 SecondFile = Annotated[
     Path, typer.Argument(metavar="SECOND", help="Model file of the same labels.")
+]
+FasterPrecision = Annotated[
+    Faster,
+    choice(None, "--precision", Faster,
+            help="bf16 is computed by CPUs that have it, through OpenVINO, fp16 by the newest of "
+            "them, tf32 by GPUs."),
+]  # fmt: skip
+OwnImages = Annotated[
+    Path, typer.Option("--images", metavar="DIR", help="Folder or tar of real images.")
 ]
 Images = Annotated[Path, typer.Argument(metavar="IMAGES", help="Folder or tar.")]
 Json = Annotated[bool, typer.Option("--json", help="As JSON.")]

@@ -8,10 +8,11 @@ from typing import Annotated
 import typer
 
 from model_export.command_line import arguments as given
+from model_export.command_line import values
 from model_export.command_line.jobs import Job, job
 from model_export.command_line.values import words
 from model_export.files import resolved
-from model_export.options import EvaluateOptions, WeightsOptions
+from model_export.options import AllowOptions, EvaluateOptions, WeightsOptions
 
 
 def verify(
@@ -84,6 +85,32 @@ def evaluate(  # noqa: PLR0913 - each is an option
         json,
     )  # fmt: skip
     return job("model_export.evaluate", "evaluate_command", options)
+
+
+def allow(
+    *,
+    file: given.ModelFile,
+    precision: given.FasterPrecision,
+    images: given.OwnImages,
+    limit: given.Limit = None,
+    min_agreement: Annotated[
+        float,
+        typer.Option(
+            "--min-agreement",
+            metavar="FRACTION",
+            parser=values.fraction,
+            help="Least share of labels that are float32's, at 95 % confidence.",
+        ),
+    ] = 0.95,
+) -> Job:
+    """Allow a float32 file to be served in a faster precision.
+
+    Measures on this machine how far its answers to real images agree with those in float32, and
+    writes that and a tolerance into the file's contract. The graph stays. The images' classes need
+    not be known.
+    """
+    options = AllowOptions(file, precision, images, limit, min_agreement)
+    return job("model_export.allow", "allow_command", options)
 
 
 def compare(

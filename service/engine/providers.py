@@ -46,7 +46,7 @@ class EngineOptions:
     """
 
     device_id: int = 0
-    precision: PrecisionChoice = "auto"
+    precision: PrecisionChoice = "exact"
     cache_dir: Path | None = None
     graphs: CudaGraphs = "auto"
     batches: int = 2
@@ -75,7 +75,9 @@ class Provider:
     version: Callable[[], str] = installed_runtime
     """Names what computes, and its version."""
     faster: Callable[[], frozenset[Faster]] = frozenset
-    """Finds to what float32 products can be rounded, to be computed faster than they are here."""
+    """Finds to what float32 products can be rounded here, to be computed faster."""
+    may_round_to: frozenset[Faster] = frozenset()
+    """The same for all machines that it may run on."""
     if_faster: bool = False
     """Whether `auto` takes it only for a file with which it was measured to beat the CPU."""
     own_device: bool = False
@@ -114,6 +116,10 @@ class Provider:
         if not self.is_installed():
             return f"provider {self.name} was asked for, but {self.missing}"
         return self.find_problem()
+
+    def lack(self) -> str | None:
+        """Say the same where nobody asked for it by name."""
+        return self.find_problem() if self.is_installed() else self.missing
 
     def attest(self, path: Path, in_use: Sequence[str]) -> None:
         """Raise `ProviderError` unless a file's session says first that it runs on this one."""
@@ -185,6 +191,7 @@ CUDA = Provider(
     hint=_CUDA_HINT,
     options=_cuda_options,
     faster=lambda: frozenset({"tf32"}),
+    may_round_to=frozenset({"tf32"}),
 )
 
 
@@ -212,6 +219,7 @@ OPENVINO = Provider(
     device_name=lambda _: cpu_model(),
     version=openvino_library.version,
     faster=openvino_library.faster,
+    may_round_to=frozenset({"bf16", "fp16"}),
     if_faster=True,
     find_problem=openvino_library.problem,
     missing=f"OpenVINO is not installed; run {install_command('openvino')}",

@@ -171,14 +171,14 @@ def test_no_file_without_the_entry_is_given_another_hint_than_float32():
 
 @has_bf16
 def test_a_file_that_allows_bfloat16_is_computed_in_it_unless_it_is_to_be_exact(allowing):
-    engine = opened(allowing)
+    engine = opened(allowing, precision="auto")
     assert engine.rounds_to == "bf16"
     assert engine.attested["precision_asked"] == "bf16"
     assert engine.attested["layers_rounded"] > 50
     assert worst_difference(engine) > 1e-4, "it computes in float32"
     contract = parse_contract(engine.metadata, file="")
     assert tolerance_in_force(engine, contract) == ALLOWED.tolerance
-    exact = opened(allowing, precision="exact")
+    exact = opened(allowing)
     assert exact.rounds_to is None
     assert worst_difference(exact) < 1e-5
     assert tolerance_in_force(exact, contract) == contract.tolerance("openvino")
@@ -186,7 +186,7 @@ def test_a_file_that_allows_bfloat16_is_computed_in_it_unless_it_is_to_be_exact(
 
 @has_bf16
 def test_a_file_can_be_opened_exactly_though_others_are_not(allowing):
-    opener = OnnxOpener("openvino")
+    opener = OnnxOpener("openvino", EngineOptions(precision="auto"))
     assert opener.open(allowing, intra_op_threads=1).rounds_to == "bf16"
     assert opener.open(allowing, intra_op_threads=1, exact=True).rounds_to is None
 
@@ -199,7 +199,7 @@ def test_on_a_cpu_without_it_bfloat16_is_not_taken(allowing, monkeypatch):
     monkeypatch.setattr(openvino_library, "core", Plain)
     openvino_library.faster.cache_clear()
     try:
-        assert opened(allowing).rounds_to is None
+        assert opened(allowing, precision="auto").rounds_to is None
         with pytest.raises(ProviderError, match="OpenVINO does not compute in bf16 on this mach"):
             opened(allowing, precision="bf16")
     finally:

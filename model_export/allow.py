@@ -1,0 +1,130 @@
+"""`resnet-export allow`: how far a faster precision agrees with a file's float32, as it may serve.
+
+The faster one is what a device computes in by itself: the file's graph and weights stay.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from contextlib import ExitStack, closing
+
+import numpy as np
+from numpy.typing import NDArray
+
+from model_export.agreement import agreement_of
+from model_export.describe import describe_allowed
+from model_export.errors import AgreementError, OptionsError
+from model_export.files import resolved
+from model_export.images import open_images
+from model_export.model_file import read_model, rewrite_contract
+from model_export.options import AllowOptions
+from model_export.pixels import BATCH, batches
+from service.contract import Agreement, Allowed, Faster, ModelContract
+from service.engine.base import Engine, probabilities
+from service.engine.onnx import load_engine
+from service.engine.providers import PROVIDERS, EngineOptions, Provider
+from service.golden import check_golden
+
+_MARGIN = 2.0
+"""A tolerance's factor to the largest difference that was seen: another CPU adds in another order,
+and other images differ by more."""
+
+
+def allow_command(options: AllowOptions) -> None:
+    """Measure the agreement as the options say, print it, and write it into the file.
+
+    Raises `OptionsError` where the file or this machine has no such precision, and
+    `AgreementError` where it agrees too little; then the file is as it was.
+    """
+    _, contract = read_model(options.file)
+    if contract.precision != "fp32":
+        raise OptionsError(
+            f"{options.file}: is of {contract.precision}, and computed as that; a faster precision "
+            "is allowed to float32 files"
+        )
+    provider = provider_with(options.precision)
+    allowed = measure(options, contract, provider)
+    # Files first: who reads what is printed may stop, as `head` does.
+    if allowed.lower_bound >= options.min_agreement:
+        entries = {**(contract.allowed or {}), options.precision: allowed}
+        rewrite_contract(options.file, contract.model_copy(update={"allowed": entries}))
+    said = f"{options.file}: {describe_allowed(options.precision, allowed)}"
+    if allowed.lower_bound < options.min_agreement:
+        raise AgreementError(
+            f"{said}; it is not allowed, since {options.min_agreement:.2%} at least are asked for "
+            "(--min-agreement); more images make the bound tighter"
+        )
+    sys.stdout.write(f"{said}; probabilities may be off by {allowed.tolerance:g}\n")
+
+
+def provider_with(precision: Faster) -> Provider:
+    """Return the provider that computes in a precision on this machine.
+
+    Raises `OptionsError`, with what each one lacks that might.
+    """
+    lacking = []
+    for provider in PROVIDERS:
+        if precision not in provider.may_round_to:
+            continue
+        lack = provider.lack()
+        if lack is None and precision in provider.faster():
+            return provider
+        lacking.append(lack or f"{provider.device_name(0)} does not compute in it")
+    raise OptionsError(
+        f"--precision {precision}: nothing computes in it here, so there is nothing to measure: "
+        f"{'; '.join(lacking)}"
+    )
+
+
+def measure(options: AllowOptions, contract: ModelContract, provider: Provider) -> Allowed:
+    """Run images and golden cases through the file, as float32 and as the faster precision.
+
+    Raises `AgreementError` where both are the same to the bit: the device then has no such
+    precision, whatever it says.
+    """
+    with ExitStack() as stack:
+        exact, fast = (
+            stack.enter_context(
+                closing(
+                    load_engine(
+                        options.file,
+                        provider=provider.name,
+                        options=EngineOptions(precision=precision),
+                    )
+                )
+            )
+            for precision in ("exact", options.precision)
+        )
+        exact.prepare((BATCH,))
+        fast.prepare((BATCH,))
+        agreement = _agreement(options, contract, exact, fast)
+        worst = max(agreement.max_abs_diff, check_golden(fast, contract, 1).max_abs_diff)
+        if fast.rounds_to != options.precision or agreement.max_abs_diff == 0:
+            raise AgreementError(
+                f"{provider.device_name(0)} computes this file in float32 when {options.precision} "
+                "is asked for, so there is nothing to measure"
+            )
+    return Allowed(
+        source=agreement.source,
+        images=agreement.images,
+        same_labels=round(agreement.top1 * agreement.images),
+        mean_abs_diff=agreement.mean_abs_diff,
+        max_abs_diff=agreement.max_abs_diff,
+        tolerance=min(0.5, max(float(f"{_MARGIN * worst:.2g}"), contract.loosest_tolerance)),
+        provider=provider.tolerance_key,
+        device=provider.device_name(0) or "unknown",
+        tools=dict([provider.version().rsplit(" ", 1)]),
+    )
+
+
+def _agreement(
+    options: AllowOptions, contract: ModelContract, exact: Engine, fast: Engine
+) -> Agreement:
+    def answers() -> Iterator[tuple[NDArray[np.float32], NDArray[np.float32]]]:
+        names = images.names[: options.limit]
+        for batch in batches(images, names, contract.preprocessing, "measuring"):
+            yield probabilities(exact, [*batch]), probabilities(fast, [*batch])
+
+    with open_images(options.images) as images:
+        return agreement_of(answers(), resolved(options.images).name)
