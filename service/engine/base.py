@@ -9,7 +9,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from service.contract import PROBABILITIES, Faster
+from service.contract import PROBABILITIES, Faster, ModelContract
 from service.engine.providers import EngineOptions, Provider
 from service.errors import DeviceLostError
 
@@ -100,6 +100,9 @@ class Opener(Protocol):
 
         Raises `ModelFileError` or `ProviderError`; with a name given, also what `Engine.run` does.
         """
+
+    def rivals(self, contract: ModelContract) -> Sequence[Provider]:
+        """List what may beat the CPU's own provider at a file, if that is left to measurement."""
 
     def watch(self, on_lost: Callable[[DeviceLostError], None]) -> None:
         """Have a loss of a device told, once, on any thread."""

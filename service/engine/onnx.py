@@ -10,8 +10,16 @@ from typing import Any, TypedDict
 import onnxruntime
 import structlog
 
+from service.contract import ModelContract
 from service.engine.base import Engine, ProviderOpener
-from service.engine.providers import AUTO, EngineOptions, Provider, candidates
+from service.engine.providers import (
+    AUTO,
+    EngineOptions,
+    Provider,
+    candidates,
+    may_beat_cpu,
+    rounding,
+)
 from service.engine.sessions import ERRORS_ONLY
 from service.errors import DeviceLostError, ModelFileError, ProviderError, SessionFailedError
 
@@ -71,6 +79,19 @@ class OnnxOpener:
         for refusal in refusals:
             _log.warning(f"serving_on_{engine.provider.name}", detail=refusal)
         return engine
+
+    def rivals(self, contract: ModelContract) -> Sequence[Provider]:
+        """List what may beat the CPU's own provider at a file; tells of one that is broken."""
+        found: list[Provider] = []
+        if self.provider != AUTO:
+            return found
+        asked = self._options.precision
+        for provider in may_beat_cpu(contract, asked):
+            if problem := provider.find_problem():
+                _log.warning(f"serving_without_{provider.name}", detail=problem)
+            elif contract.precision == "int8" or rounding(provider, contract, asked):
+                found.append(provider)
+        return found
 
     def watch(self, on_lost: Callable[[DeviceLostError], None]) -> None:
         """Have a loss of a device told, once, on the thread that met it."""

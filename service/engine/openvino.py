@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import structlog
 
 from service.contract import INPUT_NAME, Faster, parse_contract
 from service.cpus import cpu_count
@@ -17,7 +18,11 @@ from service.engine.base import Outputs, Pixels, ProviderOpener
 from service.engine.bound import Session
 from service.engine.providers import OPENVINO, rounding
 from service.engine.sessions import open_to_read, stated_classes, stated_input
-from service.errors import ProviderError
+from service.errors import ProviderError, first_line
+
+_log = structlog.get_logger(__name__)
+
+_CACHE = openvino_library.CACHE_DIR
 
 _ROUNDED: Mapping[str, Faster] = {"bf16": "bf16", "f16": "fp16"}
 """The precisions, as layers of a compiled model have them, that are less exact than float32."""
@@ -90,12 +95,7 @@ class OpenVinoOpener(ProviderOpener):
             "NUM_STREAMS": streams,
             "INFERENCE_NUM_THREADS": cpus,
         }
-        try:
-            compiled = openvino_library.core().compile_model(
-                str(path), OPENVINO.runtime_name, given
-            )
-        except Exception as error:  # OpenVINO raises RuntimeError for whatever it is
-            raise OPENVINO.failure(path, error) from error
+        compiled = _compiled(path, given)
         if others := rounded_layers(compiled) - {asked}:
             raise ProviderError(
                 f"{path}: OpenVINO computes in {' and '.join(map(str, others))}, though "
@@ -108,6 +108,24 @@ class OpenVinoOpener(ProviderOpener):
             "threads": compiled.get_property("INFERENCE_NUM_THREADS"),
         }
         return OpenVinoEngine(compiled, described, attested)
+
+
+def _compiled(path: Path, given: Mapping[str, Any]) -> Any:
+    """Compile a file, or take what an earlier start compiled; raises `ProviderError`."""
+    without_cache = {name: value for name, value in given.items() if name != _CACHE}
+    try:
+        try:
+            return openvino_library.core().compile_model(str(path), OPENVINO.runtime_name, given)
+        except Exception as error:  # what it raises has no other root
+            if given == without_cache:
+                raise
+            compiled = openvino_library.core().compile_model(
+                str(path), OPENVINO.runtime_name, without_cache
+            )
+            _log.warning("cache_unusable", folder=given[_CACHE], detail=first_line(error))
+            return compiled
+    except Exception as error:
+        raise OPENVINO.failure(path, error) from error
 
 
 def rounded_layers(compiled: Any) -> set[Faster | None]:

@@ -18,6 +18,8 @@ from service.errors import first_line
 
 PACKAGE = "openvino"
 DEVICE = "CPU"
+CACHE_DIR = "CACHE_DIR"
+"""Its option of a folder for what it compiled; one file serves all precisions and threads."""
 
 HINTS: Mapping[Faster | None, str] = MappingProxyType({None: "f32", "bf16": "bf16", "fp16": "f16"})
 """How its option is called that says in what floating-point products are computed."""

@@ -205,7 +205,7 @@ def _openvino_options(
         "ENABLE_CPU_PINNING": False,
     }
     if options.cache_dir is not None:
-        given["CACHE_DIR"] = str(options.cache_dir)
+        given[openvino_library.CACHE_DIR] = str(options.cache_dir / openvino_library.PACKAGE)
     return given
 
 
@@ -273,6 +273,21 @@ def candidates(asked: str) -> tuple[Provider, ...]:
     if not found:
         raise LookupError(f"no provider {asked!r}; there are: {', '.join(provider_names())}")
     return found
+
+
+def may_beat_cpu(contract: ModelContract, asked: PrecisionChoice) -> tuple[Provider, ...]:
+    """List the installed providers that may compute a file faster than the CPU's own.
+
+    That is in a precision that the file allows, or in integers. Held to float32 they are alike.
+    """
+    precisions = set(contract.allowed or ()) if asked == "auto" else set()
+    return tuple(
+        provider
+        for provider in PROVIDERS
+        if provider.if_faster
+        and (contract.precision == "int8" or precisions & provider.may_round_to)
+        and provider.is_installed()
+    )
 
 
 def title_of(tolerance_key: str) -> str:

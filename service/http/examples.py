@@ -114,6 +114,9 @@ HEALTH = {
             "state": "ready",
             "reason": "",
             "provider": "cpu",
+            "computed_in": "fp32",
+            "agreement": None,
+            "faster_by": None,
             "engine": {},
             "max_batch": 8,
             "latency_ms": {"1": 15.308, "2": 26.405, "4": 53.127, "8": 115.12},
@@ -138,6 +141,8 @@ _MODEL = {
     "state": "ready",
     "provider": "cpu",
     "precision": "fp32",
+    "computed_in": "fp32",
+    "agreement": None,
     "classes": 200,
     "input_size": 64,
     "accuracy": {

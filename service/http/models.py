@@ -43,6 +43,20 @@ def broken_models(repository: Repository) -> list[dict[str, Any]]:
     return [asdict(model) for model in repository.models.broken()]
 
 
+def agreement_of(model: ServedModel) -> dict[str, Any] | None:
+    """Return how far answers agree with those in the file's own precision; None if it is that."""
+    agreement = model.agreement
+    if agreement is None:
+        return None
+    return {
+        "images": agreement.images,
+        "top1": round(agreement.top1, 4),
+        "lower_bound": round(agreement.lower_bound, 4),
+        "max_abs_diff": agreement.max_abs_diff,
+        "tolerance": agreement.tolerance,
+    }
+
+
 def _summary(model: ServedModel, repository: Repository) -> dict[str, Any]:
     contract = model.contract
     return {
@@ -53,6 +67,8 @@ def _summary(model: ServedModel, repository: Repository) -> dict[str, Any]:
         "state": model.state,
         "provider": model.engine.provider.name,
         "precision": contract.precision,
+        "computed_in": model.computed_in,
+        "agreement": agreement_of(model),
         "classes": len(contract.labels),
         "input_size": contract.preprocessing.crop,
         "accuracy": contract.accuracy.model_dump() if contract.accuracy else None,

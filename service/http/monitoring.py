@@ -8,7 +8,7 @@ from typing import Any
 
 from service import __version__
 from service.http.exchange import Exchange
-from service.http.models import broken_models
+from service.http.models import agreement_of, broken_models
 from service.inference.runtime import Runtime
 from service.metrics import CONTENT_TYPE
 from service.models.model import ServedModel
@@ -72,6 +72,9 @@ def _model_health(model: ServedModel) -> dict[str, Any]:
         "state": model.state,
         "reason": model.trouble() or model.reason,
         "provider": model.engine.provider.name,
+        "computed_in": model.computed_in,
+        "agreement": agreement_of(model),
+        "faster_by": model.faster_by,
         "engine": dict(model.engine.attested),
         "max_batch": model.max_batch,
         "latency_ms": model.latency_ms(),

@@ -10,7 +10,7 @@ import structlog
 
 from service.batching.decode_pool import DecodePool
 from service.batching.plan import DeviceLoad
-from service.engine.base import Engine, Opener
+from service.engine.base import Opener
 from service.engine.onnx import OnnxOpener
 from service.engine.providers import EngineOptions
 from service.errors import ModelFileError, ModelSelectionError
@@ -23,9 +23,9 @@ from service.models.model_set import ModelSet
 from service.models.repository import Repository
 from service.settings import Settings
 from service.tracebacks import forget_frames
-from service.tuning.autotune import ParallelismChoice, autotune
+from service.tuning.autotune import ParallelismChoice
 from service.tuning.cache import ProfileCache
-from service.tuning.measure import ReopenableEngine
+from service.tuning.contest import Won
 
 _log = structlog.get_logger(__name__)
 
@@ -120,23 +120,16 @@ class _Loading:
         Raises the first file's error when none can.
         """
         first_error: ModelFileError | None = None
-        opener = self._loader.opener
         for file in files:
-            engines = ReopenableEngine(opener, file.path)
             try:
-                choice = autotune(
-                    file.path, opener, engines, self._settings,
-                    models=len(files), cache=self._loader.cache,
-                )  # fmt: skip
-                self._loader.threads = threads = choice.parallelism.intra_op_threads
-                self._load(file, engines.with_threads(threads))
+                won = self._loader.choose(file, len(files))
+                self._load(file, won)
             except ModelFileError as error:
                 self._note(file, error)
-                engines.close()
                 forget_frames(error, logged=True)  # which hold the session that it failed with
                 first_error = first_error or error
                 continue
-            return choice
+            return won.parallelism
         assert first_error is not None  # noqa: S101 - `discover` gives at least one file
         raise first_error
 
@@ -149,8 +142,8 @@ class _Loading:
         except ModelFileError as error:
             self._note(file, error)
 
-    def _load(self, file: ModelFile, engine: Engine | None = None) -> None:
-        loaded = self._loader.open(file, engine)
+    def _load(self, file: ModelFile, won: Won | None = None) -> None:
+        loaded = self._loader.open(file, won)
         self._tried.add(file)
         self.loaded[file] = loaded
 

@@ -17,7 +17,7 @@ from service.batching.latency import LatencyTable
 from service.batching.plan import DeviceLoad
 from service.batching.work_source import ConcurrencyLimit
 from service.batching.workers import WorkerPool
-from service.contract import ModelContract
+from service.contract import Allowed, ModelContract
 from service.engine.base import Engine
 from service.errors import (
     DeviceLostError,
@@ -44,7 +44,12 @@ class LoadedModel:
     engine: Engine
     contract: ModelContract
     reopen: Callable[[], Engine]
+    reopen_exactly: Callable[[], Engine]
+    """The same, and for good, in no faster precision than the file states."""
     profile: Profile
+    faster_by: float | None = None
+    """How much faster it was measured to be than the CPU's own provider, if it was preferred."""
+    why: str = ""
 
 
 class ServedModel:
@@ -59,7 +64,8 @@ class ServedModel:
         self.name, self.version = loaded.file.name, loaded.file.version
         self.engine, self.contract = loaded.engine, loaded.contract
         self.metrics = metrics
-        self._reopen = loaded.reopen
+        self._loaded, self._reopen = loaded, loaded.reopen
+        self._shown = False  # by the metrics
         provider = self.engine.provider
         self._latencies = LatencyTable(padded=provider.padded)
         self._prover = Prover(
@@ -67,6 +73,7 @@ class ServedModel:
             self.contract,
             loaded.profile,
             self._latencies,
+            loaded.reopen_exactly,
             settings.max_batch or provider.max_batch,
             max_batch_is_free=provider.measures_max_batch and not settings.max_batch,
         )
@@ -107,13 +114,34 @@ class ServedModel:
         """Return whether its file is at fault: its golden cases disagree, or it can't be run."""
         return self.machine.status.state is State.FAILED
 
+    @property
+    def computed_in(self) -> str:
+        """Return the precision that products are really computed in."""
+        return self.engine.rounds_to or self.contract.precision
+
+    @property
+    def agreement(self) -> Allowed | None:
+        """Return how far that agrees with the file's own precision; None if it is that."""
+        allowed, rounds_to = self.contract.allowed, self.engine.rounds_to
+        return allowed.get(rounds_to) if allowed and rounds_to else None
+
+    @property
+    def faster_by(self) -> float | None:
+        """Return how much faster than by the CPU's own provider it was measured to be."""
+        as_loaded = self.engine.rounds_to == self._loaded.engine.rounds_to
+        return self._loaded.faster_by if as_loaded else None
+
     def show_metrics(self) -> None:
         """Let the metrics of its name and version show it from now on."""
+        self._shown = True
         self.metrics.show_info(
             architecture=self.contract.architecture,
             precision=self.contract.precision,
             provider=self.engine.provider.name,
+            computed_in=self.computed_in,
         )
+        agreement = self.agreement
+        self.metrics.agreement.set(agreement.lower_bound if agreement else 1)
         self.metrics.queue_length.set_function(lambda: self.gate.admitted)
         self.metrics.ready.set_function(lambda: self.state is State.READY)
         self.metrics.broken.set_function(lambda: self.broken)
@@ -159,6 +187,7 @@ class ServedModel:
             model=self.name,
             version=self.version,
             provider=self.engine.provider.name,
+            computed_in=self.computed_in,
             **self.engine.attested,
             max_batch=self.max_batch,
             golden_max_diff=worst,
@@ -173,6 +202,8 @@ class ServedModel:
 
         def take() -> None:
             self.engine = engine
+            if self._shown:
+                self.show_metrics()  # it may compute in another precision
             if self._batcher is not None:
                 self._batcher.resume(engine)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from functools import partial
 from typing import Any
 
@@ -16,7 +17,9 @@ from service.models.files import ModelFile
 from service.models.model import LoadedModel, ServedModel
 from service.settings import Settings
 from service.tuning.cache import ProfileCache
+from service.tuning.contest import Won, fastest
 from service.tuning.fingerprint import fingerprint_of
+from service.tuning.parallelism import Parallelism
 from service.tuning.profile import Profile
 
 _log = structlog.get_logger(__name__)
@@ -30,18 +33,43 @@ class ModelLoader:
     ) -> None:
         self.opener, self.cache = opener, cache
         self._settings, self._metrics = settings, metrics
-        self.threads = 0
-        """Threads of each session, once they are chosen."""
+        self.parallelism = Parallelism(0, 0)
+        """Of all models, once it is chosen."""
         self.device = DeviceLoad()
         """In whose plans the models count, once it is known."""
 
-    def open(self, file: ModelFile, engine: Engine | None = None) -> LoadedModel:
-        """Open a model file, unless its `engine` is there, and read its contract.
+    def choose(self, file: ModelFile, models: int) -> Won:
+        """Open a file with what computes it fastest, and take its parallelism for all `models`.
+
+        Raises `ModelFileError`.
+        """
+        won = fastest(file.path, self.opener, self._settings, models=models, cache=self.cache)
+        self.parallelism = won.parallelism.parallelism
+        return won
+
+    def open(self, file: ModelFile, won: Won | None = None) -> LoadedModel:
+        """Open a model file with what computes it fastest, unless that is known.
 
         Raises `ModelFileError`, with the engine closed.
         """
-        open_engine = partial(self.opener.open, file.path, intra_op_threads=self.threads)
-        engine = engine or open_engine()
+        won = won or self._fastest_in_parallelism(file)
+        engine = won.engine
+        exactly = threading.Event()  # set once it must not round any more
+
+        def reopen() -> Engine:
+            # Where it runs now: plans, threads and metrics are made for that, and "auto" would take
+            # a GPU that fails for none.
+            return self.opener.open(
+                file.path,
+                intra_op_threads=won.parallelism.parallelism.intra_op_threads,
+                provider=engine.provider.name,
+                exact=exactly.is_set(),
+            )
+
+        def reopen_exactly() -> Engine:
+            exactly.set()
+            return reopen()
+
         try:
             contract = parse_contract(engine.metadata, file=str(file.path))
             _check_agreement(file, engine, contract, self._settings)
@@ -54,11 +82,21 @@ class ModelLoader:
             file,
             engine,
             contract,
-            # Where it runs now: plans, threads and metrics are made for that, and "auto" would take
-            # a GPU that fails for none.
-            reopen=partial(open_engine, provider=engine.provider.name),
+            reopen=reopen,
+            reopen_exactly=reopen_exactly,
             profile=Profile(self.cache, partial(self._fingerprint, file)),
+            faster_by=won.faster_by,
+            why=won.why,
         )
+
+    def _fastest_in_parallelism(self, file: ModelFile) -> Won:
+        """Open a file with what computes it fastest as the models beside it run."""
+        chosen = {
+            "runners": self.parallelism.runners,
+            "intra_op_threads": self.parallelism.intra_op_threads,
+        }
+        settings = self._settings.model_copy(update=chosen)
+        return fastest(file.path, self.opener, settings, models=1, cache=self.cache)
 
     def _fingerprint(self, file: ModelFile, engine: Engine) -> dict[str, Any] | None:
         return fingerprint_of(
@@ -67,7 +105,7 @@ class ModelLoader:
             device_id=self._settings.device_id,
             rounds_to=engine.rounds_to,
             max_batch=self._settings.max_batch,
-            intra_op_threads=self.threads,
+            intra_op_threads=self.parallelism.intra_op_threads,
             **engine.attested,
         )
 
@@ -80,6 +118,9 @@ class ModelLoader:
             version=file.version,
             path=str(file.path),
             provider=loaded.engine.provider.name,
+            computed_in=loaded.engine.rounds_to or loaded.contract.precision,
+            **({"faster_by": loaded.faster_by} if loaded.faster_by else {}),
+            **({"why": loaded.why} if loaded.why else {}),
         )
         metrics = self._metrics.for_model(file.name, file.version)
         return ServedModel(loaded, metrics, self._settings, self.device)

@@ -34,12 +34,13 @@ class Prover:
         contract: ModelContract,
         profile: Profile,
         latencies: LatencyTable,
+        reopen_exactly: Callable[[], Engine],
         max_batch: int,
         *,
         max_batch_is_free: bool,
     ) -> None:
         self._name, self._contract, self._profile = name, contract, profile
-        self._latencies = latencies
+        self._latencies, self._reopen_exactly = latencies, reopen_exactly
         self.max_batch = max_batch
         self._max_batch_is_free = max_batch_is_free
         self.on_max_batch: Callable[[int], None] = lambda _: None
@@ -50,27 +51,46 @@ class Prover:
     ) -> tuple[Engine, float | None]:
         """Return the engine that is ready, and its largest difference from the golden cases.
 
-        It is another one where the first ran out of memory, and the difference is None once `stop`
-        is set. Raises `DisagreementError`, or what the engine raises; the engine given is closed
-        where another was opened in its place.
+        It is another one where the first ran out of memory, or disagreed in a faster precision than
+        the file's own, which then is taken; the one given is closed. The difference is None once
+        `stop` is set. Raises `DisagreementError`, or what the engine raises.
         """
         given = engine
         while True:
             try:
                 return engine, self._prove(engine, stop)
             except BaseException as error:
-                is_too_large = isinstance(error, DeviceMemoryError) and self.max_batch > 1
-                if not (is_too_large and self._max_batch_is_free):
+                way_out = self._way_out(error, engine, reopen)
+                if way_out is None:
                     if engine is not given:
                         engine.close()
                     raise
-                reason = str(error)
+            engine.close()
+            engine = way_out()
+
+    def _way_out(
+        self, error: BaseException, engine: Engine, reopen: Callable[[], Engine]
+    ) -> Callable[[], Engine] | None:
+        """Return what opens an engine that may do better, and be ready for that one."""
+        is_too_large = isinstance(error, DeviceMemoryError) and self.max_batch > 1
+        if is_too_large and self._max_batch_is_free:
             self._limit_batches(self.max_batch // 2)
             _log.warning(
-                "max_batch_lowered", model=self._name, max_batch=self.max_batch, detail=reason
+                "max_batch_lowered", model=self._name, max_batch=self.max_batch, detail=str(error)
             )
-            engine.close()
-            engine = reopen()
+            return reopen
+        if isinstance(error, DisagreementError) and engine.rounds_to is not None:
+            self._profile.forget()
+            self._latencies.forget()
+            _log.warning(
+                "precision_not_taken",
+                model=self._name,
+                precision=engine.rounds_to,
+                taken=self._contract.precision,
+                detail=str(error),
+            )
+            return self._reopen_exactly
+        return None
 
     def _prove(self, engine: Engine, stop: threading.Event) -> float | None:
         pixels = golden_pattern(1, self._contract.preprocessing.crop)

@@ -49,7 +49,7 @@ class ParallelismChoice:
     @property
     def why(self) -> str:
         """Say in a line what decided, with the figures of each that was tried."""
-        if not self.trials:
+        if self.note:
             return self.note
         when = "measured by an earlier start" if self.source == "cache" else "measured now"
         figures = ", ".join(
@@ -58,6 +58,11 @@ class ParallelismChoice:
             for trial in self.trials
         )
         return f"{when}: {figures}; {self.parallelism} {self._merit()}"
+
+    @property
+    def best(self) -> Trial:
+        """Return the figures of the parallelism in use, where something was measured."""
+        return next(trial for trial in self.trials if trial.parallelism == self.parallelism)
 
     def _merit(self) -> str:
         if self.goal == "latency":
@@ -101,14 +106,18 @@ def autotune(
     *,
     models: int,
     cache: ProfileCache,
+    compared: bool = False,
 ) -> ParallelismChoice:
     """Choose the parallelism for `models` models by the one that `engines` opens.
+
+    What is to be `compared` with other
+    providers is measured also where nothing is left to choose.
 
     Raises the `StartupError` with which a model file is refused; a model that can't run is left to
     the warm-up to tell.
     """
     given, note = _given(settings)
-    provider = opener.expected()
+    provider = engines.rival or opener.expected()
     if provider.own_device:
         threads = settings.intra_op_threads or 1
         provider = engines.with_threads(threads).provider
@@ -119,10 +128,13 @@ def autotune(
     options = candidates(
         cpu_count(), models, runners=settings.runners, threads=settings.intra_op_threads
     )
-    if len(options) == 1:
-        note = note or "one core leaves nothing to choose"
-        return ParallelismChoice(options[0], settings.optimize_for, given, note=note)
-    return _tried(model_file, engines, settings, options, cache, provider)
+    if len(options) > 1:
+        return _tried(model_file, engines, settings, options, cache, provider)
+    note = note or "one core leaves nothing to choose"
+    trials: Sequence[Trial] = ()
+    if compared:
+        trials = _tried(model_file, engines, settings, options, cache, provider).trials
+    return ParallelismChoice(options[0], settings.optimize_for, given, trials, note)
 
 
 def _given(settings: Settings) -> tuple[Source, str]:
@@ -148,6 +160,7 @@ def _tried(
         model_file,
         provider,
         max_batch=max_batch,
+        precision=settings.precision,
         options=[[parallelism.runners, parallelism.intra_op_threads] for parallelism in options],
     )
     kept = cache.read("parallelism", fingerprint, _Trials)

@@ -20,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from service.engine.base import Engine, Opener, Pixels, probabilities
+from service.engine.providers import Provider
 from service.tuning.parallelism import Parallelism, Trial, is_steady
 
 _MOST_RUNS = 32
@@ -40,9 +41,11 @@ _NO_WAY_BACK_S = 20.0
 class ReopenableEngine:
     """A model file's engine, opened anew for another number of threads; one is open at a time."""
 
-    def __init__(self, opener: Opener, path: Path) -> None:
+    def __init__(self, opener: Opener, path: Path, rival: Provider | None = None) -> None:
+        """Open it on a rival of what works, or on that."""
         self._opener, self._path = opener, path
-        self._provider: str | None = None
+        self.rival = rival
+        self._provider = rival.name if rival else None
         self._engine: Engine | None = None
         self._threads = 0
 

@@ -71,6 +71,10 @@ class Profile:
             self._cache.write(self.KIND, fingerprint, BatchTimes(seconds=times))
         return times
 
+    def forget(self) -> None:
+        """Have the times measured, or looked up, once more: those known are of another engine."""
+        self._known = False
+
     def _time(
         self, engine: Engine, image: NDArray[np.uint8], sizes: Sequence[int], stop: threading.Event
     ) -> dict[int, list[float]] | None:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from color_model import ALLOWED, write_color_model
+from openvino_cpu import cpu_with, has_bf16
 from photos import photo_folder
 
 from model_export import allow
@@ -19,10 +20,6 @@ from service.engine.onnx import load_engine
 from service.engine.providers import CUDA, EngineOptions
 from service.golden import check_golden
 from service.models.files import builtin_file
-
-has_bf16 = pytest.mark.skipif(
-    "bf16" not in openvino_library.faster(), reason="this CPU has no bfloat16"
-)
 
 
 @pytest.fixture
@@ -48,19 +45,10 @@ def refusal(capsys, *arguments: object) -> str:
 
 
 @pytest.fixture
-def no_bf16(monkeypatch):
+def no_bf16():
     """A CPU that computes in float32 alone."""
-
-    class Core:
-        available_devices = ("CPU",)
-
-        def get_property(self, *_):
-            return ["FP32", "INT8"]
-
-    monkeypatch.setattr(openvino_library, "core", Core)
-    openvino_library.faster.cache_clear()
-    yield
-    openvino_library.faster.cache_clear()
+    with cpu_with("FP32", "INT8"):
+        yield
 
 
 @has_bf16

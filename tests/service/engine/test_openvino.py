@@ -13,6 +13,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 from color_model import ALLOWED, reference, write_color_model
+from openvino_cpu import Core, cpu_with, has_bf16
+from structlog.testing import capture_logs
 
 from model_export.model_file import read_model, rewrite_contract
 from service.contract import PROBABILITIES, parse_contract
@@ -25,9 +27,6 @@ from service.golden import check_golden, golden_pattern, tolerance_in_force
 from service.models.files import builtin_file
 
 BUILTIN = builtin_file().path
-has_bf16 = pytest.mark.skipif(
-    "bf16" not in openvino_library.faster(), reason="this CPU has no bfloat16"
-)
 
 
 @pytest.fixture
@@ -54,19 +53,6 @@ def opened(path: Path, threads: int = 1, **options) -> Engine:
 def worst_difference(engine: Engine) -> float:
     contract = parse_contract(engine.metadata, file="")
     return check_golden(engine, contract, 1).max_abs_diff
-
-
-class Core:
-    """OpenVINO's own, in parts of which a test puts something else."""
-
-    real = openvino_library.core()
-
-    @property
-    def available_devices(self) -> list[str]:
-        return self.real.available_devices
-
-    def compile_model(self, path: str, device: str, config: dict[str, object]) -> object:
-        return self.real.compile_model(path, device, config)
 
 
 # Answers
@@ -191,19 +177,11 @@ def test_a_file_can_be_opened_exactly_though_others_are_not(allowing):
     assert opener.open(allowing, intra_op_threads=1, exact=True).rounds_to is None
 
 
-def test_on_a_cpu_without_it_bfloat16_is_not_taken(allowing, monkeypatch):
-    class Plain(Core):
-        def get_property(self, *_):
-            return ["FP32", "INT8"]
-
-    monkeypatch.setattr(openvino_library, "core", Plain)
-    openvino_library.faster.cache_clear()
-    try:
+def test_on_a_cpu_without_it_bfloat16_is_not_taken(allowing):
+    with cpu_with("FP32", "INT8"):
         assert opened(allowing, precision="auto").rounds_to is None
         with pytest.raises(ProviderError, match="OpenVINO does not compute in bf16 on this mach"):
             opened(allowing, precision="bf16")
-    finally:
-        openvino_library.faster.cache_clear()
 
 
 @has_bf16
@@ -226,7 +204,25 @@ def test_what_was_compiled_for_one_precision_is_not_taken_for_another(allowing, 
     for precision, rounds_to in (("auto", "bf16"), ("exact", None), ("auto", "bf16")):
         engine = opened(allowing, precision=precision, cache_dir=folder)
         assert engine.rounds_to == rounds_to
-    assert list(folder.iterdir())
+    assert len(list((folder / "openvino").iterdir())) == 1
+
+
+def test_a_folder_that_can_not_keep_what_was_compiled_stops_nothing(model, tmp_path):
+    folder = tmp_path / "cache"
+    folder.write_text("a file")
+    with capture_logs() as logs:
+        engine = opened(model, cache_dir=folder)
+    assert probabilities(engine, [golden_pattern(1, 8)]).shape == (1, 3)
+    assert [log["event"] for log in logs] == ["cache_unusable"]
+
+
+def test_what_was_kept_and_is_cut_off_is_compiled_anew(model, tmp_path):
+    opened(model, cache_dir=tmp_path)
+    (kept,) = (tmp_path / "openvino").iterdir()
+    kept.chmod(0o600)
+    kept.write_bytes(kept.read_bytes()[:100])
+    answers = probabilities(opened(model, cache_dir=tmp_path), [golden_pattern(1, 8)])
+    assert np.abs(answers[0] - reference(golden_pattern(1, 8))).max() < 1e-5
 
 
 # What does not work

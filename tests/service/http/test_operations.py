@@ -39,6 +39,7 @@ def test_health_tells_state_models_providers_and_queues(client):
     assert body["models"] == [
         {
             "name": "color", "version": 1, "state": "ready", "reason": "", "provider": "cpu",
+            "computed_in": "fp32", "agreement": None, "faster_by": None,
             "engine": {}, "max_batch": 8,
             "queue": {"images": 0, "limit": 256},
         }
@@ -206,7 +207,10 @@ def test_metrics_count_requests_images_and_batches(client):
     assert value(found, "resnet_serve_requests_in_flight") == 1, "the scrape itself"
     assert value(found, "resnet_serve_inflight_bytes") == 0
     assert value(found, "resnet_serve_model_ready", **model) == 1
-    info = model | {"architecture": "mean-color", "precision": "fp32", "provider": "cpu"}
+    info = model | {
+        "architecture": "mean-color", "precision": "fp32", "provider": "cpu", "computed_in": "fp32",
+    }  # fmt: skip
+    assert value(found, "resnet_serve_model_agreement", **model) == 1
     assert value(found, "resnet_serve_model_info", **info) == 1
     assert value(found, "resnet_serve_build_info", version=__version__) == 1
     assert value(found, "process_resident_memory_bytes") > 0

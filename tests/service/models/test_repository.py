@@ -343,11 +343,12 @@ def test_the_parallelism_is_measured_on_the_model_that_is_asked_for_by_default(
     """And only on that, in the version that answers."""
     asked = []
 
-    def chosen(path, *others, models, cache):
-        asked.append((path, models))
-        return autotune(path, *others, models=models, cache=cache)
+    def chosen(path, opener, engines, settings, *, models, **more):
+        if not settings.runners:  # the others run as that one does
+            asked.append((path, models))
+        return autotune(path, opener, engines, settings, models=models, **more)
 
-    monkeypatch.setattr("service.models.loader.autotune", chosen)
+    monkeypatch.setattr("service.tuning.contest.autotune", chosen)
     loaded(several, default_model=default)
     assert asked == [(several / measured, 4)]
 

@@ -1,0 +1,125 @@
+"""Who computes a model file on the CPU: ONNX Runtime, or what is measured to beat it at that file.
+
+Each is measured with a parallelism of its own: one may want all cores for a batch where the other
+wants a batch on each.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import structlog
+
+from service.contract import ModelContract, parse_contract
+from service.engine.base import Engine, Opener
+from service.engine.providers import Provider
+from service.errors import DeviceLostError, ProviderError, SessionFailedError
+from service.golden import check_golden
+from service.settings import Settings
+from service.tuning.autotune import ParallelismChoice, autotune
+from service.tuning.cache import ProfileCache
+from service.tuning.measure import ReopenableEngine
+
+_log = structlog.get_logger(__name__)
+
+_CLEARLY = 1.1
+"""What has to be measured to leave ONNX Runtime: it is what files are verified with."""
+
+
+@dataclass(frozen=True, slots=True)
+class Won:
+    """The engine to serve with, opened for its parallelism; how much faster it is than the CPU's.
+
+    `faster_by` is None where nothing competed.
+    """
+
+    engine: Engine
+    parallelism: ParallelismChoice
+    faster_by: float | None = None
+    why: str = ""
+
+
+def fastest(
+    model_file: Path, opener: Opener, settings: Settings, *, models: int, cache: ProfileCache
+) -> Won:
+    """Open a file with what computes it fastest; `models` are served in all.
+
+    Raises the `StartupError` with which the file is refused.
+    """
+    engines = ReopenableEngine(opener, model_file)
+    try:
+        choice = autotune(model_file, opener, engines, settings, models=models, cache=cache)
+        engine = engines.with_threads(choice.parallelism.intra_op_threads)
+        if engine.provider.own_device:
+            return Won(engine, choice)
+        contract = parse_contract(engine.metadata, file=str(model_file))
+        rivals = opener.rivals(contract)
+        if rivals and not choice.trials:
+            choice = autotune(
+                model_file, opener, engines, settings, models=models, cache=cache, compared=True
+            )
+        if not (rivals and choice.trials):
+            return Won(engine, choice)
+        contest = _Contest(model_file, opener, settings, models, cache, contract)
+        why = ""
+        for rival in rivals:
+            engines.close()  # there may not be memory for two
+            won, why = contest.against(rival, choice)
+            if won is not None:
+                return won
+        return Won(engines.with_threads(choice.parallelism.intra_op_threads), choice, why=why)
+    except BaseException:
+        engines.close()
+        raise
+
+
+@dataclass(frozen=True, slots=True)
+class _Contest:
+    model_file: Path
+    opener: Opener
+    settings: Settings
+    models: int
+    cache: ProfileCache
+    contract: ModelContract
+
+    def against(self, rival: Provider, choice: ParallelismChoice) -> tuple[Won | None, str]:
+        """Measure a rival, unless that is known; return it if it won, and why or why not."""
+        engines, won = ReopenableEngine(self.opener, self.model_file, rival), None
+        try:
+            theirs = autotune(
+                self.model_file, self.opener, engines, self.settings,
+                models=self.models, cache=self.cache, compared=True,
+            )  # fmt: skip
+            if not theirs.trials:
+                return None, f"{rival.name} could not be measured"
+            faster_by = _score(theirs) / _score(choice)
+            why = f"{rival.name} {_figure(theirs)}, the CPU's own provider {_figure(choice)}"
+            if faster_by >= _CLEARLY:
+                won = Won(self._agreeing(engines, theirs), theirs, round(faster_by, 2), why)
+        except (ProviderError, DeviceLostError, SessionFailedError) as error:
+            _log.warning(f"{rival.name}_not_taken", path=str(self.model_file), detail=str(error))
+            return None, f"{rival.name} was not taken: {error}"
+        finally:
+            if won is None:
+                engines.close()
+        return won, why
+
+    def _agreeing(self, engines: ReopenableEngine, choice: ParallelismChoice) -> Engine:
+        """Return the engine if its golden cases agree; raises `ProviderError` otherwise."""
+        engine = engines.with_threads(choice.parallelism.intra_op_threads)
+        if failures := check_golden(engine, self.contract, 1).failures:
+            raise ProviderError("; ".join(failures))
+        return engine
+
+
+def _score(choice: ParallelismChoice) -> float:
+    """Return what the goal looks for, the more the better."""
+    trial = choice.best
+    return 1 / trial.lone_s if choice.goal == "latency" else trial.images_per_s
+
+
+def _figure(choice: ParallelismChoice) -> str:
+    if choice.goal == "latency":
+        return f"answers a lone image in {choice.best.lone_s * 1000:.3g} ms"
+    return f"gives {choice.best.images_per_s:.3g} images/s"
