@@ -99,38 +99,38 @@ def photo(width: int, height: int) -> Image.Image:
 
 
 def encode(image: Image.Image, form: str, **options: object) -> bytes:
-    """Give an image as a file."""
+    """Return an image as a file."""
     file = io.BytesIO()
     image.save(file, form, **options)
     return file.getvalue()
 
 
 def tiff(pixels: np.ndarray, **options: object) -> bytes:
-    """Give an array as a TIFF."""
+    """Return an array as a TIFF."""
     file = io.BytesIO()
     tifffile.imwrite(file, pixels, metadata=None, **options)
     return file.getvalue()
 
 
 def with_alpha(image: Image.Image) -> Image.Image:
-    """Give an image with a soft alpha."""
+    """Return an image with a soft alpha."""
     return Image.merge("RGBA", (*image.split(), image.getchannel(0)))
 
 
 def turned(orientation: int = 6) -> Image.Exif:
-    """Give EXIF data that turn an image."""
+    """Return EXIF data that turn an image."""
     exif = Image.Exif()
     exif[0x0112] = orientation
     return exif
 
 
 def deep(image: Image.Image) -> np.ndarray:
-    """Give 16 bits a channel."""
+    """Return an image's pixels with 16 bits a channel."""
     return np.asarray(image).astype(np.uint16) * 257
 
 
 def stored_runs(image: Image.Image) -> bytes:
-    """Give a bitmap whose run lengths are three pixels as they are, again and again."""
+    """Return a bitmap whose run lengths are three pixels as they are, again and again."""
     indices = np.asarray(image)[::-1, : image.width // 3 * 3]
     height, width = indices.shape
     commands = np.zeros((height, width // 3, 6), np.uint8)
@@ -145,7 +145,7 @@ def stored_runs(image: Image.Image) -> bytes:
 
 
 def subsampled(image: Image.Image) -> bytes:
-    """Give a TIFF of YCbCr in blocks of 2 x 2 pixels, not packed."""
+    """Return a TIFF of YCbCr in blocks of 2 x 2 pixels, not packed."""
     width, height = image.width // 2 * 2, image.height // 2 * 2
     values = np.asarray(image.crop((0, 0, width, height)).convert("YCbCr"))
     cells = values.reshape(height // 2, 2, width // 2, 2, 3).swapaxes(1, 2)
@@ -206,12 +206,12 @@ HONEST: dict[str, Callable[[Image.Image], bytes]] = {
 
 
 def entry(tag: int, kind: int, count: int, value: int) -> bytes:
-    """Give an entry of a TIFF's directory."""
+    """Return an entry of a TIFF's directory."""
     return struct.pack("<HHII", tag, kind, count, value)
 
 
 def directory(width: int, height: int, *more: bytes, tail: bytes = b"") -> bytes:
-    """Give a grey TIFF of deflated parts."""
+    """Return a grey TIFF of deflated parts."""
     entries = [
         entry(256, 4, 1, width), entry(257, 4, 1, height), entry(258, 3, 1, 8),
         entry(259, 3, 1, 8), entry(262, 3, 1, 1), *more,
@@ -262,18 +262,18 @@ def rationals(tag: int = 0x0112) -> bytes:
 
 
 def small(form: str, **options: object) -> bytes:
-    """Give a picture of 64 x 64."""
+    """Return a picture of 64 x 64."""
     return encode(photo(64, 64), form, **options)
 
 
 def png_chunk(kind: bytes, content: bytes) -> bytes:
-    """Give a PNG's chunk."""
+    """Return a PNG's chunk."""
     body = kind + content
     return struct.pack(">I", len(content)) + body + struct.pack(">I", zlib.crc32(body))
 
 
 def scans(count: int, side: int = 3000) -> bytes:
-    """Give a progressive JPEG whose last scan, which changes nothing, comes again and again."""
+    """Return a progressive JPEG whose last scan, which changes nothing, comes again and again."""
     data = encode(Image.new("L", (side, side), 128), "JPEG", progressive=True)
     at = data.rindex(b"\xff\xda")
     return data[:-2] + data[at:-2] * count + data[-2:]
@@ -293,7 +293,7 @@ def webp_claiming(width: int, height: int) -> bytes:
 
 
 def run_length_steps() -> bytes:
-    """Give a bitmap whose run lengths are nothing but steps to where it is."""
+    """Return a bitmap whose run lengths are nothing but steps to where it is."""
     head = struct.pack("<IiiHHIIiiII", 40, 64, 64, 1, 8, 1, 0, 0, 0, 256, 0)
     palette = bytes(1024)
     start = 14 + len(head) + len(palette)

@@ -39,7 +39,7 @@ _LEAST_LATENCY_NS = 300_000  # of a request over HTTP that decodes an image
 
 
 def measure(loadgen: Any, arguments: argparse.Namespace) -> dict[str, Any]:
-    """Run one test with the module `mlperf_loadgen`; gives the report.
+    """Run one test with the module `mlperf_loadgen`; return the report.
 
     Raises a `StartupError` when it can't be done as asked, and `OSError` for a folder that can't be
     written.
@@ -123,7 +123,7 @@ async def _measure(
 
 
 def _completer(loadgen: Any, *, logged: bool) -> Callable[[int, bytes], None]:
-    """Give what tells LoadGen of an answer; it copies the body into its log if it is `logged`."""
+    """Return what tells LoadGen of an answer; it copies the body into its log if it is `logged`."""
     response, complete = loadgen.QuerySampleResponse, loadgen.QuerySamplesComplete
 
     def done(response_id: int, body: bytes) -> None:

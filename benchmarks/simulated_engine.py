@@ -53,7 +53,7 @@ def parse_table(text: str) -> dict[int, float]:
 
 
 def batch_ms(table: Mapping[int, float], size: int) -> float:
-    """Give the milliseconds of a batch: interpolated, and beyond the largest in proportion."""
+    """Return the milliseconds of a batch: interpolated, and beyond the largest in proportion."""
     sizes = sorted(table)
     above = bisect.bisect_left(sizes, size)
     if above == len(sizes):
@@ -65,7 +65,7 @@ def batch_ms(table: Mapping[int, float], size: int) -> float:
 
 
 def best_rate(table: Mapping[int, float], max_batch: int) -> float:
-    """Give the most images a second that the table allows, in batches of at most that size."""
+    """Return the most images a second that the table allows, in batches of at most that size."""
     return max(size / batch_ms(table, size) * 1000 for size in range(1, max_batch + 1))
 
 
@@ -109,7 +109,7 @@ class SimulatedEngine:
         self.sizes = tuple(sizes)
 
     def run(self, pixels: Pixels, outputs: Sequence[str]) -> DeviceOutputs:
-        """Give the probabilities, after the table's time for the size that N is padded to."""
+        """Return the probabilities, after the table's time for the size that N is padded to."""
         if list(outputs) != [PROBABILITIES]:
             raise ValueError(f"only {PROBABILITIES} is simulated")
         size = next((size for size in self.sizes if size >= len(pixels)), len(pixels))
@@ -155,7 +155,7 @@ class SimulatedOpener(OnnxOpener):
 
 
 def _keys(pixels: Pixels) -> NDArray[np.int64]:
-    """Give a number [N] for each image that depends on its pixels."""
+    """Return a number [N] for each image that depends on its pixels."""
     values = np.stack([image.reshape(-1)[::_PIXEL_STEP] for image in pixels])
     keys: NDArray[np.int64] = values.sum(axis=1, dtype=np.int64)
     return keys

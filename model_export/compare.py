@@ -14,6 +14,7 @@ from rich.console import Console
 from model_export.agreement import agreement_of
 from model_export.describe import Described, describe_agreement, table_of
 from model_export.errors import OptionsError
+from model_export.files import resolved
 from model_export.images import open_images
 from model_export.model_file import read_model
 from model_export.pixels import batches
@@ -73,7 +74,7 @@ def _agreement(
 
             titles = ("comparing", None)  # one bar for both
             answers = map(answers_of, engines, contracts, titles)
-            return agreement_of(zip(*answers, strict=True), source.resolve().name)
+            return agreement_of(zip(*answers, strict=True), resolved(source).name)
     finally:
         for engine in engines:
             engine.close()

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from onnx import TensorProto, helper
 
 from model_export.contents import content_of
+from model_export.files import no_file
 
 if TYPE_CHECKING:
     from onnx import GraphProto, ModelProto
@@ -47,7 +48,7 @@ def files_of(model: ModelProto) -> list[str]:
 
 
 def _external(graph: GraphProto) -> Iterator[TensorProto]:
-    """Return all tensors with values elsewhere, those of nodes and their graphs too."""
+    """Yield all tensors with values elsewhere, those of nodes and their graphs too."""
     found = [*graph.initializer]
     for sparse in graph.sparse_initializer:
         found += [sparse.values, sparse.indices]
@@ -63,10 +64,8 @@ def _file_reason(name: str, folder: Path) -> str:
     path = folder / name
     if not name or PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts:
         return "only files in the ONNX file's folder are read"
-    if path.is_dir():
-        return "it is a folder"
-    if not path.exists():
-        return "there is no such file"
+    if reason := no_file(path):
+        return f"it {reason}" if reason.startswith("is ") else f"there is {reason}"
     found = content_of(path)
     is_empty = path.stat().st_size == 0
     return f"it {found.told}" if is_empty or found.kind == "text" else ""

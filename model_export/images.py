@@ -13,6 +13,7 @@ from pathlib import Path, PurePosixPath
 from typing import Protocol
 
 from model_export.errors import ImagesError
+from model_export.files import missing
 from service.contract import Label
 from service.image_files import UNREADABLE, cannot_read, files_in, is_image, no_images
 
@@ -47,7 +48,9 @@ def open_images(path: Path) -> Iterator[ImageSet]:
         with _readable(path):
             if path.is_dir():
                 found: ImageSet = _Folder(path)
-            elif path.exists() and not tarfile.is_tarfile(path):
+            elif reason := missing(path):
+                raise ImagesError(reason)
+            elif not tarfile.is_tarfile(path):
                 raise ImagesError(f"{path}: is neither a folder nor a whole tar file")
             else:
                 found = _Tar(stack.enter_context(tarfile.open(path)), path)
@@ -93,7 +96,7 @@ def labelled(images: ImageSet, labels: Sequence[Label], where: Path) -> list[Lab
 
 
 def _candidates(path: PurePosixPath) -> Iterator[str]:
-    """Return what may be a class: its folders, nearest first, then how it begins, longest first."""
+    """Yield what may be a class: its folders, nearest first, then how it begins, longest first."""
     yield from reversed(path.parts[:-1])
     for end in reversed([match.start() for match in _AFTER_ID.finditer(path.name)]):
         yield path.name[:end]

@@ -9,6 +9,7 @@ import onnx
 from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 
 from model_export.contents import content_of
+from model_export.damage import told_as_damage
 from model_export.external_data import state_lengths, unreadable
 from model_export.files import missing
 from service.contract import METADATA_KEY, ModelContract, parse_contract
@@ -55,8 +56,14 @@ def parse_graph(path: Path) -> ModelProto:
     found = content_of(path)
     if found.kind not in {"onnx", "unknown"}:
         raise ModelFileError(f"{path}: {found.told}")
+    with told_as_damage(path, ModelFileError):
+        return _loaded(path)
+
+
+def _loaded(path: Path) -> ModelProto:
     try:
-        model = onnx.load(path, load_external_data=False)
+        # By its content: without a format, `onnx` judges by the name's ending.
+        model = onnx.load(path, format="protobuf", load_external_data=False)
     except DecodeError as error:
         raise ModelFileError(f"{path}: is no ONNX file, or damaged") from error
     if not model.HasField("graph"):  # as of bytes that are a protocol buffer by chance
@@ -75,7 +82,10 @@ def contract_text(contract: ModelContract) -> str:
 
 
 def rewrite_contract(path: Path, contract: ModelContract) -> None:
-    """Return the model file at `path` another contract; the graph stays. Raises `OSError`."""
+    """Replace the contract of the model file at `path`; the graph stays.
+
+    Raises `service.errors.ModelFileError` or `OSError`; then the file is as it was.
+    """
     model, _ = read_model(path)
     attach_contract(model, contract)
     with replacing(path) as temporary:

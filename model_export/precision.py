@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from model_export.agreement import check_agreement, measure_agreement
+from model_export.files import resolved
 from model_export.graph import prepare_half, to_onnx
 from model_export.images import open_images
 from model_export.int8 import quantise
@@ -53,7 +54,7 @@ def lower(
 
     Raises `AgreementError`, `ImagesError` or `GraphError`.
     """
-    source = "generated patterns" if how.images is None else how.images.resolve().name
+    source = "generated patterns" if how.images is None else resolved(how.images).name
     with _split(preprocessing, how) as (calibrating, count, measuring):
         if how.precision == "int8":
             model = quantise(
@@ -73,7 +74,7 @@ _Batches = Iterator[NDArray[np.uint8]]
 
 @contextmanager
 def _split(preprocessing: Preprocessing, how: Lowering) -> Iterator[tuple[_Batches, int, _Batches]]:
-    """Return the images to calibrate on, how many, and those to measure on; one alone is both."""
+    """Yield the images to calibrate on, how many, and those to measure on; one alone is both."""
     if how.images is None:
         half = _GENERATED // 2
         yield (

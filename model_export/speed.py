@@ -18,7 +18,7 @@ _ROUNDS, _ROUND_S = 5, 0.4
 
 
 def latencies_ms(files: Sequence[Path], batches: Sequence[int] = BATCHES) -> list[dict[int, float]]:
-    """Time each file at each batch size, with a thread a core; gives milliseconds a batch.
+    """Time each file at each batch size, with a thread a core; return milliseconds a batch.
 
     They take turns, so that a machine that is slow for a while is so for all of them, and the
     median of the rounds counts.

@@ -68,7 +68,7 @@ def measure_parity(
 ) -> Parity:
     """Compare the file with PyTorch: with its own weights, and with the trained ones.
 
-    Gives the distance from the trained network. Raises `ParityError`.
+    Return the distance from the trained network. Raises `ParityError`.
     """
     if references.exact is not references.trained:
         compare(path, references.exact, SAME_WEIGHTS, side=side, largest_batch=largest_batch)

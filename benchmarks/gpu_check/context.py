@@ -38,7 +38,7 @@ class Context:
     scale: float = 1.0
 
     def model(self, precision: str) -> Path:
-        """Give the model file in "fp32" or "fp16"."""
+        """Return the model file in "fp32" or "fp16"."""
         name = "resnet50" if self.gpu else "light"
         return self.folder / (f"{name}.onnx" if precision == "fp32" else f"{name}-fp16.onnx")
 
@@ -92,7 +92,7 @@ def pixels_of(contract: ModelContract, count: int, seed: int = 0) -> list[NDArra
 
 
 def program(name: str) -> list[str]:
-    """Give the command of a program of the project: this Python's, else the one on the path."""
+    """Return the command of a program of the project: this Python's, else the one on the path."""
     beside = Path(sys.executable).with_name(name)
     found = str(beside) if beside.exists() else shutil.which(name)
     if found is None:
@@ -101,7 +101,7 @@ def program(name: str) -> list[str]:
 
 
 def median_of(work: Callable[[], object], runs: int) -> float:
-    """Give the median seconds of a call."""
+    """Return the median seconds of a call."""
     times = []
     for _ in range(runs):
         started = time.perf_counter()
@@ -111,7 +111,7 @@ def median_of(work: Callable[[], object], runs: int) -> float:
 
 
 def rate_of(works: Sequence[Callable[[], int]], seconds: float) -> float:
-    """Repeat each call on a thread of its own for a while; gives what they return, a second."""
+    """Repeat each call on a thread of its own for a while; return what they return, a second."""
     counts = [0] * len(works)
     errors: list[BaseException] = []
     end = time.perf_counter() + seconds

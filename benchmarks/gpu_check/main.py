@@ -43,7 +43,7 @@ _INTERRUPTED = 130  # 128 and the signal's number, as a shell has it
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Do as the command line says; gives 1 if anything fell short."""
+    """Do as the command line says; return 1 if anything fell short."""
     options = _parser().parse_args(argv)
     if options.dry_run:
         for name, what in PARTS.items():
@@ -78,7 +78,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _all_parts(options: argparse.Namespace) -> tuple[list[Part], bool]:
-    """Run what is asked for; gives what was done, and whether Ctrl-C or SIGTERM ended it."""
+    """Run what is asked for; return what was done, and whether Ctrl-C or SIGTERM ended it."""
     parts: list[Part] = []
     before = signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:

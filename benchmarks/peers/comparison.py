@@ -138,7 +138,7 @@ class Comparison:
                           f"{figures['errors']:.0f} errors")  # fmt: skip
 
     def _measure_limits(self) -> dict[str, dict[str, float]]:
-        """Give images a second by layout: of the model alone, and with decoding."""
+        """Return images a second by layout: of the model alone, and with decoding."""
         limits = measure_limits(
             Path(self._task.model_file), self._prepared.images, 1, self._progress.show
         )

@@ -47,7 +47,7 @@ class RunningServer:
         self.pid = process.pid
 
     def wait_until_right(self, url: str, image: bytes) -> float:
-        """Post an image until it has an answer in the right form; gives the seconds it took.
+        """Post an image until it has an answer in the right form; return the seconds it took.
 
         Raises `ServerFailedError`, with the end of the log.
         """
@@ -68,7 +68,7 @@ class RunningServer:
         raise self._failure(f"gave no right answer in {_START_S:.0f} s, at last: {said}")
 
     def memory_bytes(self) -> dict[str, int]:
-        """Give the resident memory of all its processes, summed up.
+        """Return the resident memory of all its processes, summed up.
 
         `rss` counts pages that processes share once for each of them, `pss` once in all.
         """
@@ -81,7 +81,7 @@ class RunningServer:
         return sizes
 
     def others_cpu_s(self) -> float:
-        """Give the CPU seconds that this machine has spent on neither the server nor this process.
+        """Return the CPU seconds that this machine spent on neither the server nor this process.
 
         Between two loads' ends it grows by what disturbed them.
         """
@@ -119,7 +119,7 @@ def running(
 
 @contextmanager
 def temporary_folder() -> Iterator[Path]:
-    """Give a folder with a short name (there will be sockets in it), and remove it at the end."""
+    """Yield a folder with a short name (there will be sockets in it), and remove it at the end."""
     folder = Path(tempfile.mkdtemp(prefix="peers-"))
     try:
         yield folder

@@ -72,7 +72,7 @@ def _counts(text: str) -> list[int]:
 
 
 def main() -> int:
-    """Run the program; gives its exit status."""
+    """Run the program; return its exit status."""
     arguments = parse_arguments()
     if arguments.setup:
         problems = set_up(SERVERS[name] for name in arguments.servers)

@@ -90,7 +90,7 @@ def find_classes(folder: Path) -> tuple[list[str], list[Example]]:
 def split(
     examples: Sequence[Example], fraction: float, seed: int
 ) -> tuple[list[Example], list[Example]]:
-    """Hold out that fraction of each class, one image at least; gives training and validation.
+    """Hold out that fraction of each class, one image at least; return training and validation.
 
     Raises `ImagesError` for a class of a single image.
     """

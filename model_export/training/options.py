@@ -8,6 +8,7 @@ from typing import Literal
 
 from model_export.architectures import Stem
 from model_export.errors import OptionsError
+from model_export.files import resolved
 from model_export.options import PreprocessingOptions, WeightsOptions
 
 OptimiserName = Literal["sgd", "adamw", "sgd-noise"]
@@ -95,7 +96,7 @@ class TrainOptions:
     def __post_init__(self) -> None:
         if self.output.exists() and not self.output.is_dir():
             raise OptionsError(f"--output {self.output}: is a file, not a folder")
-        if self.output.resolve().is_relative_to(self.folder.resolve()):
+        if resolved(self.output).is_relative_to(resolved(self.folder)):
             raise OptionsError(
                 f"--output {self.output}: lies among the images, as if it were a class"
             )

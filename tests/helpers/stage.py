@@ -22,6 +22,7 @@ from typing import Any
 import numpy as np
 import pytest
 from engines import FakeEngine, answered
+from waiting import PATIENCE_S, wait_until
 
 from service.batching.batcher import Batcher
 from service.batching.decode_pool import DecodePool
@@ -34,9 +35,6 @@ from service.batching.workers import WorkerPool
 from service.engine.base import Outputs, Pixels
 from service.errors import ModelUnavailableError, StoppingError
 from service.metrics import Metrics
-
-PATIENCE_S = 40.0
-"""How long a test waits for what has to come; nothing is asserted about how long it took."""
 
 _PAUSE_S = 0.0005
 """Between two looks, since who looks all the time keeps the pool's lock from the runners."""
@@ -138,7 +136,7 @@ class Call:
 
     def wait(self, poisoned: set[int]) -> None:
         """Wait for the cue, and end as it says; an image that is poisoned never gets an answer."""
-        if not self._shut.acquire(timeout=4 * PATIENCE_S):
+        if not self._shut.acquire(timeout=3 * PATIENCE_S):
             self.ending = Ending.FAIL
         if self.ending is Ending.ANSWER and poisoned.intersection(self.values):
             self.ending = Ending.FAIL
@@ -364,7 +362,7 @@ class Stage:
         decode: bool = False,
         poisoned: bool = False,
     ) -> list[Entry]:
-        """Submit images with `time_s` until their deadline; gives those that are not refused."""
+        """Submit images with `time_s` until their deadline; return those that are not refused."""
         batcher, now = self.batchers[model], self.clock.now
         place = Place.TO_DECODE if decode else Place.IN_LINE
         entries = []
@@ -430,7 +428,7 @@ class Stage:
         if batcher.closer is None and not batcher.given_up:
 
             def close() -> None:
-                batcher.closed = batcher.close(4 * PATIENCE_S)
+                batcher.closed = batcher.close(3 * PATIENCE_S)
 
             batcher.closer = threading.Thread(target=close)
             batcher.closer.start()
@@ -445,7 +443,7 @@ class Stage:
     def close_pool(self) -> None:
         """Begin to close the pool."""
         if self.pool_closer is None:
-            self.pool_closer = threading.Thread(target=self.pool.close, args=(4 * PATIENCE_S,))
+            self.pool_closer = threading.Thread(target=self.pool.close, args=(3 * PATIENCE_S,))
             self.pool_closer.start()
 
     def note_death(self, death: threading.ExceptHookArgs) -> None:
@@ -501,7 +499,7 @@ class Stage:
         return next(face for face in faces if face.source is source)
 
     def judge(self, source: StagedBatcher | StagedJobs, size: int, lines: Lines) -> list[Entry]:
-        """Compare what is taken with who was in line then; gives who should have been taken."""
+        """Compare what is taken with who was in line then; return who should have been taken."""
         now, first = self.clock.now, lines.get(source, [])[:size]
         if not first:
             self.wrong.append("work for somebody who was not in line, or a limit exceeded")
@@ -517,10 +515,7 @@ class Stage:
 
     def settle(self) -> None:
         """Wait until the threads have done all that they can without a cue."""
-        end = time.monotonic() + PATIENCE_S
-        while unsettled := self._unsettled():
-            assert time.monotonic() < end, unsettled
-            time.sleep(_PAUSE_S)
+        wait_until(lambda: not self._unsettled(), self._unsettled)
         self.do(lambda: None)
         self._note_late()
         if self.alive() == 0:
@@ -531,10 +526,8 @@ class Stage:
 
     def wait_for_sleepers(self, number: int) -> None:
         """Wait until so many of the pool's threads and of who closes models wait to be woken."""
-        end = time.monotonic() + PATIENCE_S
-        while (asleep := self.sleepers.asleep) != number:
-            assert time.monotonic() < end, f"{asleep} asleep"
-            time.sleep(_PAUSE_S)
+        sleepers = self.sleepers
+        wait_until(lambda: sleepers.asleep == number, lambda: f"{sleepers.asleep} asleep")
 
     def _unsettled(self) -> str | None:
         sources: list[StagedBatcher | StagedJobs] = [self.jobs, *self.batchers]

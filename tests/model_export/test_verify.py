@@ -25,7 +25,7 @@ IMAGES = preprocessing(SIDE)
 
 @pytest.fixture
 def write(shared: Path, tmp_path: Path) -> Callable[..., Path]:
-    """Gives a function that writes a network's file."""
+    """Return a function that writes a network's file."""
 
     def write(network: torch.nn.Module, storage: Storage = "fp32") -> Path:
         served = prepare(network, IMAGES, storage)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import pytest
 import torch
 from networks import patterns, preprocessing, random_network
 
+from model_export.architectures import ARCHITECTURES, Residual
 from model_export.architectures.build import build
 from model_export.architectures.classifier import FeatureClassifier
 from model_export.errors import OptionsError
@@ -37,6 +39,8 @@ PARAMETERS = {
 # One of each kind, as narrow as its groups allow, at a side that its stem makes sense of, and with
 # no more blocks than differ.
 KINDS = [
+    ("resnet18", 8, 32, "small", (1, 1, 1, 2)),
+    ("resnet50", 8, 32, "small", (1, 1, 1, 2)),
     ("resnext50_32x4d", 16, 32, "small", (1, 1, 1, 2)),
     ("wide_resnet50_2", 8, 32, "small", (1, 1, 1, 2)),
     ("seresnet50", 8, 32, "small", (1, 1, 1, 2)),
@@ -74,6 +78,23 @@ def test_the_file_computes_what_pytorch_does(tmp_path: Path, name, width, side, 
     assert not any(node.op_type == "BatchNormalization" for node in model.graph.node) or (
         name == "densenet121"  # whose normalisations come before a convolution too
     )
+
+
+def kind_of(name: str) -> object:
+    """What its file depends on: neither the number of blocks, nor how wide groups are."""
+    spec = ARCHITECTURES[name]
+    if not isinstance(spec, Residual):
+        return type(spec)
+    groups = (2, 0) if spec.groups > 1 else (1, spec.width_per_group)
+    return replace(spec, depths=(1, 1, 1, 1), groups=groups[0], width_per_group=groups[1])
+
+
+def test_one_of_each_kind_is_compared_with_pytorch():
+    """Whatever is registered: `KINDS` has a row for it."""
+    missing = {kind_of(name): name for name in ARCHITECTURES}
+    for name, *_ in KINDS:
+        missing.pop(kind_of(name))
+    assert list(missing.values()) == []
 
 
 def test_alexnet_has_no_feature_map_for_one_linear_layer():

@@ -6,8 +6,9 @@ import math
 import threading
 
 import pytest
-from stage import PATIENCE_S, Ending, stage
+from stage import Ending, stage
 from structlog.testing import capture_logs
+from waiting import PATIENCE_S
 
 from service.engine.base import DeviceOutputs
 

@@ -7,7 +7,7 @@ import socket
 
 import pytest
 from images import colored, encode, photo
-from refusals import OCTETS, refusals
+from refusal_kinds import OCTETS, refusals
 from waiting import wait_until
 from wire import connect, head, read_answer
 
