@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from service.preprocess.encoded import corrupt, truncated
 
 _END_OF_ROW, _END, _STEP = 0, 1, 2  # what a pair that begins with 0 is; more are pixels as stored
-_PAIRS_AT_ONCE = 16_384  # of up to 255 pixels each
+_PAIRS_AT_ONCE = 32_768  # of up to 255 pixels each
 _MOST_BYTES = 2 + 256  # of a command
 # Encoders write pixels with each command but the end of a row, and steps over holes, if at all.
 _PIXELS_PER_STEP, _SPARE_COMMANDS = 256, 1000
