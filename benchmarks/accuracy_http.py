@@ -53,7 +53,7 @@ async def over_http(url: str, images: list[Labelled], model: str | None) -> tupl
 
 
 def trained_network(checkpoint: Path) -> Callable[[NDArray[np.uint8]], NDArray[np.float32]]:
-    """Give the network as trained: uint8 [N, 64, 64, 3] to logits [N, C]."""
+    """Return the network as trained: uint8 [N, 64, 64, 3] to logits [N, C]."""
     import torch  # noqa: PLC0415 - only with --checkpoint
 
     from model_export.checkpoint import read_checkpoint  # noqa: PLC0415

@@ -28,38 +28,38 @@ def photo(width: int, height: int) -> Image.Image:
 
 
 def encode(image: Image.Image, form: str, **options: object) -> bytes:
-    """Give an image as a file."""
+    """Return an image as a file."""
     file = io.BytesIO()
     image.save(file, form, **options)
     return file.getvalue()
 
 
 def tiff(pixels: np.ndarray, **options: object) -> bytes:
-    """Give an array as a TIFF."""
+    """Return an array as a TIFF."""
     file = io.BytesIO()
     tifffile.imwrite(file, pixels, metadata=None, **options)
     return file.getvalue()
 
 
 def with_alpha(image: Image.Image) -> Image.Image:
-    """Give an image with a soft alpha."""
+    """Return an image with a soft alpha."""
     return Image.merge("RGBA", (*image.split(), image.getchannel(0)))
 
 
 def turned(orientation: int = 6) -> Image.Exif:
-    """Give EXIF data that turn an image."""
+    """Return EXIF data that turn an image."""
     exif = Image.Exif()
     exif[0x0112] = orientation
     return exif
 
 
 def deep(image: Image.Image) -> np.ndarray:
-    """Give 16 bits a channel."""
+    """Return 16 bits a channel."""
     return np.asarray(image).astype(np.uint16) * 257
 
 
 def in_runs(size: tuple[int, int], data: bytes, bits: int = 8) -> bytes:
-    """Give a grey bitmap of run lengths."""
+    """Return a grey bitmap of run lengths."""
     head = struct.pack("<IiiHHIIiiII", 40, *size, 1, bits, 1 if bits == 8 else 2, 0, 0, 0, 0, 0)
     step = 255 // ((1 << bits) - 1)
     palette = b"".join(bytes([value * step] * 3) + b"\0" for value in range(1 << bits))
@@ -68,7 +68,7 @@ def in_runs(size: tuple[int, int], data: bytes, bits: int = 8) -> bytes:
 
 
 def run_lengths(image: Image.Image) -> bytes:
-    """Give a bitmap in run lengths, whose rows are some of the image's again and again."""
+    """Return a bitmap in run lengths, whose rows are some of the image's again and again."""
     rows = np.asarray(image)[:: max(1, image.height // 64)]
     packed = [_row_of_runs(row.tolist()) for row in rows]
     data = b"".join(packed[i % len(packed)] for i in range(image.height))
@@ -95,12 +95,12 @@ def _row_of_runs(row: list[int]) -> bytes:
 
 
 def entry(tag: int, kind: int, count: int, value: int) -> bytes:
-    """Give an entry of a TIFF's directory."""
+    """Return an entry of a TIFF's directory."""
     return struct.pack("<HHII", tag, kind, count, value)
 
 
 def subsampled(image: Image.Image) -> bytes:
-    """Give a TIFF of YCbCr in blocks of 2 x 2 pixels, not packed."""
+    """Return a TIFF of YCbCr in blocks of 2 x 2 pixels, not packed."""
     width, height = image.width // 2 * 2, image.height // 2 * 2
     values = np.asarray(image.crop((0, 0, width, height)).convert("YCbCr"))
     cells = values.reshape(height // 2, 2, width // 2, 2, 3).swapaxes(1, 2)
@@ -117,7 +117,7 @@ def subsampled(image: Image.Image) -> bytes:
 
 
 def heic(image: Image.Image) -> bytes:
-    """Give an image as a HEIC."""
+    """Return an image as a HEIC."""
     file = io.BytesIO()
     pillow_heif.from_pillow(image).save(file, quality=80)
     return file.getvalue()

@@ -22,7 +22,7 @@ SIDE = 1500  # of those whose pixels are to take long
 
 
 def directory(width: int, height: int, *more: bytes, tail: bytes = b"") -> bytes:
-    """Give a grey TIFF of deflated parts."""
+    """Return a grey TIFF of deflated parts."""
     entries = [
         entry(256, 4, 1, width), entry(257, 4, 1, height), entry(258, 3, 1, 8),
         entry(259, 3, 1, 8), entry(262, 3, 1, 1), *more,
@@ -73,18 +73,18 @@ def rationals(tag: int = 0x0112) -> bytes:
 
 
 def small(form: str, **options: object) -> bytes:
-    """Give a picture of 64 x 64."""
+    """Return a picture of 64 x 64."""
     return encode(photo(64, 64), form, **options)
 
 
 def png_chunk(kind: bytes, content: bytes) -> bytes:
-    """Give a PNG's chunk."""
+    """Return a PNG's chunk."""
     body = kind + content
     return struct.pack(">I", len(content)) + body + struct.pack(">I", zlib.crc32(body))
 
 
 def scans(count: int, side: int = 3000) -> bytes:
-    """Give a progressive JPEG whose last scan, which changes nothing, comes again and again."""
+    """Return a progressive JPEG whose last scan, which changes nothing, comes again and again."""
     data = encode(Image.new("L", (side, side), 128), "JPEG", progressive=True)
     at = data.rindex(b"\xff\xda")
     return data[:-2] + data[at:-2] * count + data[-2:]
@@ -104,7 +104,7 @@ def webp_claiming(width: int, height: int) -> bytes:
 
 
 def strips(tags: dict[int, int | bytes], parts: list[bytes], rows: int) -> bytes:
-    """Give a little-endian TIFF of such strips; a tag's bytes are stored as they are."""
+    """Return a little-endian TIFF of such strips; a tag's bytes are stored as they are."""
     offsets = itertools.accumulate(map(len, parts), initial=8)
     lists = {273: [*offsets][:-1], 279: [len(part) for part in parts]}
     values = {tag: struct.pack(f"<{len(each)}I", *each) for tag, each in lists.items()}
@@ -122,7 +122,7 @@ def strips(tags: dict[int, int | bytes], parts: list[bytes], rows: int) -> bytes
 
 
 def jpeg_strips(count: int, tables: bytes, side: int = 64) -> bytes:
-    """Give a TIFF of grey JPEG strips, 16 rows each, which share these tables and their own."""
+    """Return a TIFF of grey JPEG strips, 16 rows each, which share these tables and their own."""
     file = encode(photo(side, 16).convert("L"), "TIFF", compression="jpeg")
     with Image.open(io.BytesIO(file)) as image:
         shared, (at,), (length,) = (image.tag_v2[tag] for tag in (347, 273, 279))
@@ -132,7 +132,7 @@ def jpeg_strips(count: int, tables: bytes, side: int = 64) -> bytes:
 
 
 def fax_codes(side: int, group: int) -> bytes:
-    """Give the codes of a picture in one strip."""
+    """Return the codes of a picture in one strip."""
     file = encode(photo(side, side).convert("1"), "TIFF", compression=f"group{group}")
     with Image.open(io.BytesIO(file)) as image:
         (at,), (length,) = (image.tag_v2[tag] for tag in (273, 279))
@@ -140,20 +140,20 @@ def fax_codes(side: int, group: int) -> bytes:
 
 
 def fax(size: tuple[int, int], group: int, parts: list[bytes], rows: int) -> bytes:
-    """Give a fax of such strips."""
+    """Return a fax of such strips."""
     tags = {256: size[0], 257: size[1], 258: 1, 259: group, 262: 1, 277: 1}
     return strips(tags, parts, rows)
 
 
 def warned(marker: bytes, **options: object) -> bytes:
-    """Give a JPEG with some bytes that are of no pixel before its first marker of a kind."""
+    """Return a JPEG with some bytes that are of no pixel before its first marker of a kind."""
     data = encode(photo(SIDE, SIDE), "JPEG", **options)
     at = data.index(marker, data.index(b"\xff\xda"))
     return data[:at] + b"some more" + data[at:]
 
 
 def unnamed_sampling() -> bytes:
-    """Give a JPEG of a sampling that only few decoders have a name for, and a warning."""
+    """Return a JPEG of a sampling that only few decoders have a name for, and a warning."""
     grey = encode(photo(SIDE, SIDE).convert("L"), "JPEG")
     frame, scan = grey.index(b"\xff\xc0"), grey.index(b"\xff\xda")
     high = SIDE // 48 * 8  # five blocks a unit of 24 x 8 pixels
@@ -163,7 +163,7 @@ def unnamed_sampling() -> bytes:
 
 
 def bands(count: int) -> bytes:
-    """Give a progressive JPEG whose coefficients are in as many scans as are allowed."""
+    """Return a progressive JPEG whose coefficients are in as many scans as are allowed."""
     data = encode(Image.new("L", (3000, 3000), 128), "JPEG", progressive=True)
     scans = [at for at in range(len(data)) if data.startswith(b"\xff\xda", at)]
     table = data.rindex(b"\xff\xc4", 0, scans[1])
@@ -180,7 +180,7 @@ def bands(count: int) -> bytes:
 def heif_grid(
     form: str, tiles: int, *, item: bytes = b"", sets: int = 0, more: bytes = b""
 ) -> bytes:
-    """Give a row of equal tiles that share their properties; of a HEIC, with more parameters."""
+    """Return a row of equal tiles that share their properties; of a HEIC, with more parameters."""
     pillow_heif.register_heif_opener()
     own, properties = heif_files.coded(photo(64, 64), form)
     if sets:
@@ -207,7 +207,7 @@ def references() -> bytes:
 
 
 def rows_of(commands: bytes, bits: int = 8) -> bytes:
-    """Give a bitmap of such rows of run lengths."""
+    """Return a bitmap of such rows of run lengths."""
     return in_runs((SIDE, SIDE), (commands + b"\0\0") * SIDE + b"\0\1", bits)
 
 

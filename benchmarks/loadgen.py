@@ -55,7 +55,7 @@ _FAILED, _INVALID, _INTERRUPTED = 1, 3, 130
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run a test; gives the exit status: 0 valid, 1 failed queries, 3 invalid for LoadGen."""
+    """Run a test; return the exit status: 0 valid, 1 failed queries, 3 invalid for LoadGen."""
     arguments = _parser().parse_args(argv)
     try:
         loadgen = importlib.import_module("mlperf_loadgen")

@@ -38,7 +38,7 @@ class Accuracy(NamedTuple):
 
 
 def read_detail(folder: Path) -> dict[str, Any]:
-    """Give the settings and results in LoadGen's `mlperf_log_detail.txt`, by its own names."""
+    """Return the settings and results in LoadGen's `mlperf_log_detail.txt`, by its own names."""
     found: dict[str, Any] = {}
     for line in (folder / "mlperf_log_detail.txt").read_text("utf-8", "replace").splitlines():
         if not line.startswith(_PREFIX):
@@ -54,7 +54,7 @@ def read_detail(folder: Path) -> dict[str, Any]:
 
 
 def metric_of(scenario: str, detail: dict[str, Any]) -> Metric | None:
-    """Give the figure that MLPerf compares systems by in that scenario, if the log has it."""
+    """Return the figure that MLPerf compares systems by in that scenario, if the log has it."""
     key, name, unit, scale = _METRICS[scenario]
     return Metric(name, float(detail[key]) * scale, unit) if key in detail else None
 
@@ -74,7 +74,7 @@ def read_accuracy(folder: Path, expected: Sequence[Expected], tolerance: float) 
 
 
 def render(report: dict[str, Any]) -> str:
-    """Give the report as a few lines of text."""
+    """Return the report as a few lines of text."""
     client, metric, accuracy = report["client"], report["metric"], report["accuracy"]
     lines = [
         f"{report['scenario']}, {report['mode']}: {'VALID' if report['valid'] else 'INVALID'} "

@@ -29,7 +29,7 @@ from service.bench.reference import (
 )
 from service.bench.summary import spread
 from service.bench.target import Target, classify_path, parse_target
-from service.engine.providers import prepare_runtime
+from service.engine.builds import prepare_runtime
 from service.models.files import builtin_file
 
 CONNECTIONS = {"SingleStream": 1, "Server": 512, "Offline": 128}
@@ -39,7 +39,7 @@ _LEAST_LATENCY_NS = 300_000  # of a request over HTTP that decodes an image
 
 
 def measure(loadgen: Any, arguments: argparse.Namespace) -> dict[str, Any]:
-    """Run one test with the module `mlperf_loadgen`; gives the report.
+    """Run one test with the module `mlperf_loadgen`; return the report.
 
     Raises a `StartupError` when it can't be done as asked, and `OSError` for a folder that can't be
     written.
@@ -123,7 +123,7 @@ async def _measure(
 
 
 def _completer(loadgen: Any, *, logged: bool) -> Callable[[int, bytes], None]:
-    """Give what tells LoadGen of an answer; it copies the body into its log if it is `logged`."""
+    """Return what tells LoadGen of an answer; it copies the body into its log if it is `logged`."""
     response, complete = loadgen.QuerySampleResponse, loadgen.QuerySamplesComplete
 
     def done(response_id: int, body: bytes) -> None:

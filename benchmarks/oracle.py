@@ -30,7 +30,7 @@ _DILATED = [False, True, True]
 
 
 def oracle_of(name: str) -> tuple[str, Callable[[], torch.nn.Module]]:
-    """Give what the oracle is, and how it is made."""
+    """Return what the oracle is, and how it is made."""
     if name.startswith("dilated_"):
         base = name.removeprefix("dilated_")
         make = torchvision.models.get_model_builder(base)
@@ -61,7 +61,7 @@ def randomise(network: torch.nn.Module) -> None:
 
 
 def main() -> int:
-    """Print the table; gives 1 if a network's logits are others."""
+    """Print the table; return 1 if a network's logits are others."""
     print("# The same weights, the same logits\n")
     versions = ", ".join(f"{name} {version(name)}" for name in ("torch", "torchvision", "timm"))
     print(f"`benchmarks/oracle.py` with {versions}; random weights, two images of 224 pixels.\n")

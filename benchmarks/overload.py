@@ -26,13 +26,13 @@ from typing import Any
 from arguments import count
 from local_server import Running, load, serving
 
+from service.bench.load import WRONG_ANSWER
 from service.bench.machine import describe_machine
 from service.bench.options import BenchOptions
 from service.bench.prepare import Prepared, prepare
 from service.bench.progress import Progress
-from service.bench.reference import WRONG_ANSWER
 from service.bench.text_report import number, table
-from service.engine.providers import prepare_runtime
+from service.engine.builds import prepare_runtime
 from service.errors import StartupError
 from service.models.files import builtin_file
 
@@ -63,7 +63,7 @@ def measure_overload(
 
 
 def _closed_loop(server: Running, arguments: argparse.Namespace, prepared: Prepared) -> float:
-    """Give the right answers a second of a closed loop."""
+    """Return the right answers a second of a closed loop."""
     run = load(
         server, prepared, clients=arguments.clients, duration=arguments.closed_duration,
         warm_up=arguments.warm_up,
@@ -74,7 +74,7 @@ def _closed_loop(server: Running, arguments: argparse.Namespace, prepared: Prepa
 
 
 def row_of(run: dict[str, Any], carried: float) -> dict[str, Any]:
-    """Give what counts of an open loop, beside the closed loops' answers a second."""
+    """Return what counts of an open loop, beside the closed loops' answers a second."""
     errors: dict[str, int] = run["errors"]
     latency, refused = run["latency_ms"], run["refusals"]["from_sent_ms"]
     resident = [usage["rss_bytes"] for usage in run["server"]["usage"]]
@@ -100,7 +100,7 @@ def row_of(run: dict[str, Any], carried: float) -> dict[str, Any]:
 
 
 def render(rows: list[dict[str, Any]]) -> str:
-    """Give the rows as text, and under them what they come to."""
+    """Return the rows as text, and under them what they come to."""
     header = [
         "round", "closed /s", "offered /s", "goodput /s", "goodput / closed", "p99 ms", "refused",
         "refused p99 ms", "accepted, 504", "answered late", "MiB resident",
@@ -133,7 +133,7 @@ def render(rows: list[dict[str, Any]]) -> str:
 
 
 def main() -> int:
-    """Measure and print; gives 1 when an answer was wrong, 130 after Ctrl-C."""
+    """Measure and print; return 1 when an answer was wrong, 130 after Ctrl-C."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

@@ -7,23 +7,20 @@ A refusal must leave nothing behind: no body, no pixels, no form. Each kind gets
 and N requests, one client after the other and eight at a time; its resident memory after all of
 them is compared with that after the first tenth. The goal is at most 10 MB more.
 
-With `--large`, bodies are of 30 MB and come from one client: the memory after all of them and a
-rest is compared with that after the first two and a rest, and the peak is shown beside it.
+With `--large`, bodies are of up to 30 MB and come from one client: the memory after all of them and
+a rest is compared with that after the first two and a rest, and the peak is shown beside it.
 """
 
 from __future__ import annotations
 
 import argparse
-import base64
 import http.client
 import io
-import json
 import sys
 import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from types import MappingProxyType
@@ -32,25 +29,14 @@ import numpy as np
 from arguments import count
 from local_server import serving
 from PIL import Image
+from refusal_kinds import Refusal, leaving, near_boundaries, refusals
 
 from service.bench.monitor import process_tree
 from service.bench.text_report import table
 
 _MOST_GROWTH_MB = 10.0
 _CLIENTS = 8
-_LARGE_BYTES = 30 * 2**20
 _REST_S = 45.0
-
-
-@dataclass(frozen=True, slots=True)
-class Refusal:
-    """A request that is refused: its body, type and the answer's status."""
-
-    body: bytes
-    media_type: str
-    status: int
-    leaves: bool = False
-    """Whether the client leaves once it has sent its request."""
 
 
 def _photo(image_format: str, width: int = 1500, height: int = 1000, **options: int) -> bytes:
@@ -61,74 +47,21 @@ def _photo(image_format: str, width: int = 1500, height: int = 1000, **options: 
     return file.getvalue()
 
 
-def _form(*parts: bytes) -> bytes:
-    text = b""
-    for number, part in enumerate(parts):
-        text += (
-            b'--b\r\nContent-Disposition: form-data; name="files"; filename="%d"\r\n\r\n' % number
-        )
-        text += part + b"\r\n"
-    return text + b"--b--\r\n"
-
-
 def kinds() -> Mapping[str, Refusal]:
-    """Make a request of each kind."""
-    png, jpeg = _photo("PNG"), _photo("JPEG")
-    cut = png[: len(png) * 9 // 10]
-    nothing = b"no image " * 100_000
-    octets, multipart = "application/octet-stream", "multipart/form-data; boundary=b"
-    images = [{"data": base64.b64encode(cut).decode()} for _ in range(3)]
-    return MappingProxyType(
-        {
-            "PNG cut off": Refusal(cut, octets, 422),
-            "JPEG cut off": Refusal(jpeg[: len(jpeg) // 2], octets, 422),
-            "no image": Refusal(nothing, octets, 415),
-            "form cut off": Refusal(_form(png)[:-20], multipart, 400),
-            "form of broken images": Refusal(_form(cut, cut, cut), multipart, 422),
-            "form of no images": Refusal(_form(nothing, nothing), multipart, 422),
-            "JSON cut off": Refusal(
-                b'{"images": [{"data": "' + b"A" * 900_000, "application/json", 400
-            ),
-            "JSON of broken images": Refusal(
-                json.dumps({"images": images}).encode(), "application/json", 422
-            ),
-            "client that leaves": Refusal(png, octets, 0, leaves=True),
-        }
-    )
+    """Make a request of each kind, with bodies of 0.6 to 4 MB."""
+    png = _photo("PNG", 900, 640, compress_level=0)
+    return MappingProxyType(refusals(png, _photo("JPEG", quality=100)) | leaving(png))
 
 
 def large_kinds() -> Mapping[str, Refusal]:
-    """Make a request of each kind with a body of some 30 MB."""
-    whole = _photo("PNG", 3800, 3000, compress_level=0)
-    one, third = whole[:_LARGE_BYTES], _photo("PNG", 1700, 1600, compress_level=0)[:-10_000]
-    nothing = b"no image " * (_LARGE_BYTES // 9)
-    octets, multipart = "application/octet-stream", "multipart/form-data; boundary=b"
-    several = [third] * 3
-    in_json = json.dumps(
-        {"images": [{"data": base64.b64encode(each).decode()} for each in several]}
-    ).encode()
-    begun = b'{"images": [{"data": "'
-    near = b"\r\n--bX" * (_LARGE_BYTES // 7)
+    """Make a request of each kind, most with a body of some 30 MB."""
+    png = _photo("PNG", 3640, 2880, compress_level=0)
+    third = _photo("PNG", 2000, 2000, compress_level=0)
+    jpeg = _photo("JPEG", 3640, 2880, quality=100)
     return MappingProxyType(
-        {
-            "PNG cut off": Refusal(one, octets, 422),
-            "no image": Refusal(nothing, octets, 415),
-            "form cut off": Refusal(_form(one)[:-20], multipart, 400),
-            "form of near-boundaries": Refusal(_form(near), multipart, 415),
-            "form of broken images": Refusal(_form(*several), multipart, 422),
-            "form of no images": Refusal(_form(nothing[: len(nothing) // 2]), multipart, 415),
-            "JSON cut off": Refusal(begun + b"A" * _LARGE_BYTES, "application/json", 400),
-            "JSON of another form": Refusal(
-                begun + b"A" * _LARGE_BYTES + b'", "x": 1}]}', "application/json", 400
-            ),
-            "JSON of no base64": Refusal(
-                begun + b"%" * _LARGE_BYTES + b'"}]}', "application/json", 422
-            ),
-            "JSON of broken images": Refusal(in_json, "application/json", 422),
-            "another type": Refusal(nothing, "text/html", 415),
-            "client that leaves": Refusal(one, octets, 0, leaves=True),
-            "client that leaves a form": Refusal(_form(*several), multipart, 0, leaves=True),
-        }
+        refusals(png, jpeg, third)
+        | {"a form of near-boundaries": near_boundaries(len(png))}
+        | leaving(png, third)
     )
 
 
@@ -160,16 +93,12 @@ def _repeat(port: int, refusal: Refusal, requests: int, clients: int) -> Counter
 
 
 def resident_mb(pid: int) -> float:
-    """Give the resident memory of a process and its descendants."""
-    total = 0
-    for each in process_tree(pid):
-        text = Path(f"/proc/{each}/status").read_text("utf-8")
-        total += int(text.partition("VmRSS:")[2].split()[0])
-    return total / 1024
+    """Return the resident memory of a process and its descendants."""
+    return sum(process.memory_info().rss for process in process_tree(pid)) / 2**20
 
 
 def measure(refusal: Refusal, requests: int, flags: Sequence[str]) -> tuple[float, float, bool]:
-    """Give the memory after a tenth of the requests and after all, and whether all were refused."""
+    """Return the memory after a tenth of the requests and after all, and if all were refused."""
     program = [str(Path(sys.executable).with_name("resnet-serve")), "serve"]
     with serving("service", [*program, "--log-level", "error", *flags]) as server:
         port = int(server.url.rpartition(":")[2])
@@ -186,7 +115,7 @@ def measure(refusal: Refusal, requests: int, flags: Sequence[str]) -> tuple[floa
 def measure_large(
     refusal: Refusal, requests: int, flags: Sequence[str]
 ) -> tuple[float, float, float, bool]:
-    """Give the memory before the requests, after a rest, and at most, and whether all were refused.
+    """Return the memory before the requests, after a rest, and at most, and if all were refused.
 
     A few of them come before, so that what is loaded or set up once does not count.
     """
@@ -204,11 +133,11 @@ def measure_large(
 
 
 def main() -> int:
-    """Measure and print; gives 1 when memory grew by more, or a request was not refused so."""
+    """Measure and print; return 1 when memory grew by more, or a request was not refused so."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--large", action="store_true", help="bodies of 30 MB, from one client")
+    parser.add_argument("--large", action="store_true", help="up to 30 MB each, from one client")
     parser.add_argument("--requests", type=count, help="[10000; with --large 100]")
     parser.add_argument("--only", action="append", choices=[*kinds(), *large_kinds()],
                         metavar="KIND", help="may be given again; all, if none")  # fmt: skip

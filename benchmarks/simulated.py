@@ -43,7 +43,7 @@ from service.bench.images import read_images
 from service.bench.machine import describe_machine
 from service.bench.summary import spread
 from service.bench.text_report import number, table
-from service.engine.providers import prepare_runtime
+from service.engine.builds import prepare_runtime
 from service.errors import StartupError
 from service.models.files import builtin_file
 
@@ -58,7 +58,7 @@ _FULL = 0.9  # of a core: the rest is what waking up and measuring lose
 def measure_path(
     arguments: argparse.Namespace, latencies: Mapping[int, float], flags: Sequence[str]
 ) -> dict[str, Any]:
-    """Load all three servers in turn, in rounds; gives the report."""
+    """Load all three servers in turn, in rounds; return the report."""
     with ExitStack() as stack:
         servers = {
             kind: stack.enter_context(serving_simulated(kind, latencies, flags)) for kind in _KINDS
@@ -101,7 +101,7 @@ def _one(
 
 
 def decode_alone_ms(source: str) -> float:
-    """Give the CPU milliseconds that the service's decoding of one image takes, on one thread."""
+    """Return the CPU milliseconds that the service's decoding of one image takes, on one thread."""
     from service.bench.pipeline import load_pipeline  # noqa: PLC0415 - imports ONNX Runtime
 
     pipeline, images = load_pipeline(builtin_file().path, threads=1), read_images(source, 20, 0)
@@ -168,7 +168,7 @@ def bound_by(server_cores: float, client_cores: float, cores: int) -> str:
 
 
 def render_path(report: dict[str, Any], cores: int) -> str:
-    """Give the report as text; `cores` are the machine's."""
+    """Return the report as text; `cores` are the machine's."""
     header = ["clients", *_KINDS, "service/empty", "service/decode", "server cores", "client cores"]
     lines = [
         [
@@ -204,7 +204,7 @@ def render_path(report: dict[str, Any], cores: int) -> str:
 
 
 def main() -> int:
-    """Measure and print; gives 1 when an answer was wrong, or late though accepted."""
+    """Measure and print; return 1 when an answer was wrong, or late though accepted."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

@@ -21,8 +21,8 @@ from local_server import load
 from simulated_engine import batch_ms, best_rate
 from simulated_processes import serving_simulated
 
+from service.bench.load import WRONG_ANSWER
 from service.bench.options import BURST_FACTOR, BURST_PERIOD_S
-from service.bench.reference import WRONG_ANSWER
 
 MEAN = 0.7
 """Mean arrivals a second, by what the service carries."""
@@ -35,7 +35,7 @@ _BATCHES = 4
 def measure_burst(
     arguments: argparse.Namespace, latencies: Mapping[int, float], flags: Sequence[str]
 ) -> dict[str, Any]:
-    """Find what the path and the service carry, then send bursts; gives the report."""
+    """Find what the path and the service carry, then send bursts; return the report."""
     common = {"images": arguments.images, "image_count": arguments.image_count}
     closed = common | {
         "clients": 2 * arguments.max_batch,  # one batch runs while the next one fills up
@@ -71,7 +71,7 @@ def measure_burst(
 
 
 def render_burst(report: dict[str, Any]) -> str:
-    """Give the report as text."""
+    """Return the report as text."""
     run, carried = report["run"], report["carried_per_s"]
     refused_ms = run["refusals"]["from_sent_ms"]
     latency = run["latency_ms"] or dict.fromkeys(("p50", "p99", "max"), float("nan"))

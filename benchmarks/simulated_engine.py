@@ -22,8 +22,8 @@ from numpy.typing import NDArray
 from service.contract import PROBABILITIES, ModelContract, parse_contract
 from service.engine.base import DeviceOutputs, Pixels
 from service.engine.onnx import OnnxOpener, load_engine
+from service.engine.providers import CPU, CUDA, Provider
 from service.golden import golden_pixels
-from service.settings import Provider
 
 FAST_GPU_MS: Mapping[int, float] = MappingProxyType({1: 0.65, 8: 1.31, 32: 3.67})
 """Milliseconds that a batch takes, by its size.
@@ -53,7 +53,7 @@ def parse_table(text: str) -> dict[int, float]:
 
 
 def batch_ms(table: Mapping[int, float], size: int) -> float:
-    """Give the milliseconds of a batch: interpolated, and beyond the largest in proportion."""
+    """Return the milliseconds of a batch: interpolated, and beyond the largest in proportion."""
     sizes = sorted(table)
     above = bisect.bisect_left(sizes, size)
     if above == len(sizes):
@@ -65,7 +65,7 @@ def batch_ms(table: Mapping[int, float], size: int) -> float:
 
 
 def best_rate(table: Mapping[int, float], max_batch: int) -> float:
-    """Give the most images a second that the table allows, in batches of at most that size."""
+    """Return the most images a second that the table allows, in batches of at most that size."""
     return max(size / batch_ms(table, size) * 1000 for size in range(1, max_batch + 1))
 
 
@@ -77,7 +77,7 @@ class SimulatedEngine:
     answer that reaches the wrong request is noticed.
     """
 
-    provider = "cuda"
+    provider = CUDA
     tf32 = False
     attested: Mapping[str, Any] = MappingProxyType({"simulated": True})
 
@@ -100,7 +100,7 @@ class SimulatedEngine:
         self._golden: dict[int, list[tuple[NDArray[np.uint8], NDArray[np.float32]]]] = {}
         for case in contract.golden:
             pixels, _ = golden_pixels(case, contract)
-            key = int(_keys(pixels[np.newaxis])[0])
+            key = int(_keys([pixels])[0])
             answer = np.asarray(case.probabilities, np.float32)
             self._golden.setdefault(key, []).append((pixels, answer))
 
@@ -109,7 +109,7 @@ class SimulatedEngine:
         self.sizes = tuple(sizes)
 
     def run(self, pixels: Pixels, outputs: Sequence[str]) -> DeviceOutputs:
-        """Give the probabilities, after the table's time for the size that N is padded to."""
+        """Return the probabilities, after the table's time for the size that N is padded to."""
         if list(outputs) != [PROBABILITIES]:
             raise ValueError(f"only {PROBABILITIES} is simulated")
         size = next((size for size in self.sizes if size >= len(pixels)), len(pixels))
@@ -136,26 +136,26 @@ class SimulatedOpener(OnnxOpener):
         super().__init__()
         self._table = table
 
-    def may_use_gpu(self) -> bool:
-        """There is always one."""
-        return True
+    def expected(self) -> Provider:
+        """Return the one that it stands for."""
+        return CUDA
 
     def open(
         self,
         path: Path,
         *,
         intra_op_threads: int,
-        provider: Provider | None = None,  # noqa: ARG002 - there is one
+        provider: str | None = None,  # noqa: ARG002 - there is one
     ) -> SimulatedEngine:
         """Read the file's contract, and simulate the rest."""
-        engine = load_engine(path, provider="cpu", intra_op_threads=intra_op_threads)
+        engine = load_engine(path, provider=CPU.name, intra_op_threads=intra_op_threads)
         metadata = engine.metadata
         engine.close()
         return SimulatedEngine(parse_contract(metadata, file=str(path)), self._table, metadata)
 
 
 def _keys(pixels: Pixels) -> NDArray[np.int64]:
-    """Give a number [N] for each image that depends on its pixels."""
+    """Return a number [N] for each image that depends on its pixels."""
     values = np.stack([image.reshape(-1)[::_PIXEL_STEP] for image in pixels])
     keys: NDArray[np.int64] = values.sum(axis=1, dtype=np.int64)
     return keys

@@ -25,7 +25,7 @@ from simulated_engine import SimulatedOpener, parse_table
 from service.app import create_app
 from service.bench.pipeline import Pipeline, load_pipeline
 from service.cpus import cpu_count
-from service.engine.providers import prepare_runtime
+from service.engine.builds import prepare_runtime
 from service.logs import LogWriter, configure_logs
 from service.models.files import builtin_file
 from service.server import bind, run_server

@@ -17,7 +17,6 @@ from onnx import TensorProto, compose, helper, numpy_helper
 
 from model_export.errors import AdoptError, ExportError, ParityError
 from model_export.export import tools
-from model_export.files import replacing, sha256_of
 from model_export.foreign import Foreign, check_repeatable, kind_of
 from model_export.foreign_graph import (
     check_modes,
@@ -32,7 +31,8 @@ from model_export.model_file import attach_contract, load_graph
 from model_export.options import AdoptOptions
 from model_export.preprocessing import preprocessing_of
 from model_export.reference import Reference
-from model_export.verify import SAME_WEIGHTS, TOLERANCE, answers_of, check_answers, compare
+from model_export.tolerances import tolerances_at
+from model_export.verify import SAME_WEIGHTS, answers_of, check_answers, compare
 from service.contract import (
     INPUT_NAME,
     METADATA_KEY,
@@ -42,6 +42,7 @@ from service.contract import (
     Weights,
 )
 from service.errors import first_line
+from service.files import replacing, sha256_of
 from service.golden import golden_pattern
 
 if TYPE_CHECKING:
@@ -93,7 +94,7 @@ def _adopt(options: AdoptOptions) -> None:
             ),
             tools=tools("onnx", "pillow"),
             parity=parity,
-            tolerance=TOLERANCE,
+            tolerances=tolerances_at("fp32"),
             golden=golden_cases(answers_of(file), preprocessing),
         )
         attach_contract(model, contract)

@@ -12,13 +12,14 @@ from model_export.errors import AgreementError
 from service.contract import Agreement
 from service.engine.base import probabilities
 from service.engine.onnx import load_engine
+from service.engine.providers import CPU
 
 
 def measure_agreement(
     first: Path, second: Path, batches: Iterable[NDArray[np.uint8]], source: str
 ) -> Agreement:
     """Run images uint8 [n, H, W, 3], batch by batch, through both files on the CPU."""
-    one, other = (load_engine(path, provider="cpu") for path in (first, second))
+    one, other = (load_engine(path, provider=CPU.name) for path in (first, second))
     try:
         return agreement_of(
             ((probabilities(one, [*batch]), probabilities(other, [*batch])) for batch in batches),

@@ -10,14 +10,18 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError
+from pydantic import BaseModel, ValidationError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from model_export.contents import content_of
+from model_export.architectures import Stem
+from model_export.contents import content_of, shown
+from model_export.damage import told_as_damage
 from model_export.errors import WeightsError
-from model_export.files import missing, sha256_of
+from model_export.files import missing
 from model_export.unpickling import Stranger, is_array, load_pickle, what_is
+from service.contract import Preprocessing
+from service.files import sha256_of
 
 # Where trainers put the parameters, averaged ones first: those are what they evaluate.
 _ENTRIES = ("model_ema", "state_dict_ema", "ema_state_dict", "ema", "state_dict",
@@ -28,6 +32,15 @@ TRAINED = "resnet_export"
 """The entry in which `resnet-export train` says what its network is: labels, preprocessing."""
 
 _SHOWN = 8  # keys listed of a file that has none of the known entries
+
+
+class _About(BaseModel):
+    """What the entry holds; versions before this one left some of it out."""
+
+    architecture: str | None = None
+    stem: Stem | None = None
+    labels: list[str] | None = None
+    preprocessing: Preprocessing | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,15 +82,27 @@ def read_checkpoint(path: Path, entry: str | None = None) -> Checkpoint:
         unknown = "is neither safetensors nor what torch.save writes, or damaged"
         raise WeightsError(f"{path}: {unknown if found.kind == 'unknown' else found.told}")
     state, part = _find(content, path, entry)
+    if odd := next((name for name in state if not name.isprintable()), None):
+        raise WeightsError(f"{path}: is damaged: a parameter is called {odd!r}")
+    return Checkpoint(path, sha256_of(path), state, part, _about(content, path))
+
+
+def _about(content: Any, path: Path) -> dict[str, Any]:
     about = content.get(TRAINED) if isinstance(content, dict) else None
-    return Checkpoint(path, sha256_of(path), state, part, about if isinstance(about, dict) else {})
+    if about is None:
+        return {}
+    try:
+        return _About.model_validate(about).model_dump(exclude_none=True)
+    except ValidationError as error:
+        place = ".".join(map(str, (TRAINED, *error.errors()[0]["loc"])))
+        raise WeightsError(
+            f"{path}: its entry {place} is not understood: it is damaged, or of another version"
+        ) from error
 
 
 def _read_safetensors(path: Path) -> dict[str, Tensor]:
-    try:
+    with told_as_damage(path):
         return load_file(path)
-    except SafetensorError as error:
-        raise WeightsError(f"{path}: is no whole safetensors file: {error}") from error
 
 
 def _find(content: Any, path: Path, entry: str | None) -> tuple[Mapping[str, Any], str]:
@@ -100,7 +125,7 @@ def _find(content: Any, path: Path, entry: str | None) -> tuple[Mapping[str, Any
 def _states(
     content: Any, entry: str, depth: int = _DEPTH
 ) -> Iterator[tuple[Mapping[str, Any], str]]:
-    """Return what can be a network's parameters, the likeliest first: those of known entries."""
+    """Yield what can be a network's parameters, the likeliest first: those of known entries."""
     if not isinstance(content, dict):
         return
     if depth > 0:
@@ -133,7 +158,7 @@ def _keys(content: Any) -> str:
     if not isinstance(content, dict):
         return _told(content)
     names = [
-        f"{key} ({_told(value)})" if isinstance(value, Stranger) else str(key)
+        f"{shown(str(key))} ({_told(value)})" if isinstance(value, Stranger) else shown(str(key))
         for key, value in content.items()
     ]
     more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""

@@ -8,9 +8,10 @@ import traceback
 from collections.abc import Callable, Sequence
 from typing import TypeVar
 
+from model_export.damage import is_out_of_memory
 from model_export.errors import ExportError, MissingPackageError, OptionsError
 from model_export.interrupts import Interrupts
-from service.engine.providers import install_command, prepare_runtime
+from service.engine.builds import install_command, prepare_runtime
 from service.errors import ResnetServeError
 
 _PACKAGES = {"torch", "onnx", "onnxscript", "safetensors", "httpx", "rich", "google", "typer"}
@@ -21,7 +22,7 @@ _BY_SIGNAL = 128  # and the signal's number, as a shell has it
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the program; gives its exit status.
+    """Run the program; return its exit status.
 
     That is 0, 1 for an error, 2 for usage, 130 for Ctrl-C and 143 for SIGTERM.
     """
@@ -69,16 +70,10 @@ def _explain(error: BaseException) -> tuple[str, int]:
     """Return the line to print and the exit status; a defect's traceback is printed here."""
     if isinstance(error, (ExportError, ResnetServeError)):
         return f"error: {error}", 2 if isinstance(error, OptionsError) else 1
-    if _is_out_of_memory(error):
+    if is_out_of_memory(error):
         return "error: out of memory; a smaller batch, image or network takes less", 1
     if isinstance(error, OSError):
         where = f"{error.filename}: " if error.filename else ""
         return f"error: {where}{error.strerror or error}", 1
     traceback.print_exception(error)
     return "error: this is a defect of resnet-export; please report the lines above", 1
-
-
-def _is_out_of_memory(error: BaseException) -> bool:
-    """Return whether memory ran out; PyTorch has an error of its own only for a GPU's."""
-    ours = isinstance(error, MemoryError)
-    return ours or (isinstance(error, RuntimeError) and "allocate memory" in str(error))

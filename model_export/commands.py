@@ -14,7 +14,7 @@ from model_export.images import open_images
 from model_export.labels import labels_for
 from model_export.loading import build_network
 from model_export.model_file import read_model
-from model_export.networks import find_checkpoint, trained_network
+from model_export.networks import find_whole, trained_network
 from model_export.options import ExportOptions, PrecisionOptions, WeightsOptions
 from model_export.precision import Lowering
 from model_export.preprocessing import preprocessing_of
@@ -61,7 +61,7 @@ def verify_command(file: Path, weights: WeightsOptions) -> None:
     report = check_answers(file, contract)
     sys.stdout.write(
         f"{file}: {len(contract.golden)} golden cases agree, "
-        f"max difference {report.max_abs_diff:.2g} ({contract.tolerance.cpu:g} is allowed)\n"
+        f"max difference {report.max_abs_diff:.2g} ({report.tolerance:g} is allowed)\n"
     )
     for warning in report.warnings:
         sys.stderr.write(f"warning: {warning}\n")
@@ -96,7 +96,7 @@ def _verify_against(file: Path, contract: ModelContract, weights: WeightsOptions
             f"{file}: is of {contract.precision}, so it is not compared with PyTorch; its "
             "golden cases were, and `resnet-export compare` compares it with a float32 file"
         )
-    checkpoint = find_checkpoint(weights, contract.architecture)
+    checkpoint = find_whole(weights, contract.architecture)
     network = build_network(contract.architecture, checkpoint)
     if contract.optional_outputs != optional_outputs(network):
         raise OptionsError(

@@ -14,6 +14,7 @@ from rich.console import Console
 from model_export.agreement import agreement_of
 from model_export.describe import Described, describe_agreement, table_of
 from model_export.errors import OptionsError
+from model_export.files import resolved
 from model_export.images import open_images
 from model_export.model_file import read_model
 from model_export.pixels import batches
@@ -21,6 +22,7 @@ from model_export.speed import latencies_ms
 from service.contract import Agreement, ModelContract
 from service.engine.base import Engine, probabilities
 from service.engine.onnx import load_engine
+from service.engine.providers import CPU
 
 _ROWS = ("name", "architecture", "input", "precision", "parameters", "GFLOPs", "size",
          "agreement with float32", "accuracy", "speed")  # fmt: skip
@@ -59,7 +61,7 @@ def _agreement(
     files: Sequence[Path], contracts: list[ModelContract], source: Path, limit: int | None
 ) -> Agreement:
     """Run both files on the same images, each with its own preprocessing."""
-    engines = [load_engine(file, provider="cpu") for file in files]
+    engines = [load_engine(file, provider=CPU.name) for file in files]
     try:
         with open_images(source) as images:
             names = images.names[:limit]
@@ -72,7 +74,7 @@ def _agreement(
 
             titles = ("comparing", None)  # one bar for both
             answers = map(answers_of, engines, contracts, titles)
-            return agreement_of(zip(*answers, strict=True), source.resolve().name)
+            return agreement_of(zip(*answers, strict=True), resolved(source).name)
     finally:
         for engine in engines:
             engine.close()

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import re
+import struct
 import zipfile
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -16,8 +18,18 @@ LEGACY = bytes.fromhex("6cfc9c46f9206aa85019")
 
 _LEGACY_TEXT = f"L{int.from_bytes(LEGACY, 'little')}L\n.".encode()  # as protocols 0 and 1 have it
 _BARE_TEXT = re.compile(rb"\((?:dp|lp)\d|[}\]]q\x00|c[\w.]+\n[\w.]+\n")  # of those protocols
+_ONNX_AS_TEXT = re.compile(
+    r"(?:ir_version|opset_import|graph|producer_name|metadata_props)\s*[:{]"  # protobuf's text
+    r"|<\s*ir_version\s*:"  # onnx's own
+    r'|\{(?=.*"(?:ir_?version|opset_?import)")(?=.*"graph")',  # JSON
+    re.DOTALL | re.IGNORECASE,
+)
 _BEGIN = 4096
 _SHOWN = 60  # characters of a text
+_PROTOCOLS = {bytes([0x80, protocol]) for protocol in range(6)}  # how pickles of 2 and later begin
+_NO_ZIP = (zipfile.BadZipFile, ValueError, RuntimeError, EOFError, struct.error)
+"""What `zipfile` raises at damaged lists of a file's contents, beside `OSError`."""
+
 _SHOWN_NAMES = 3  # of a zip file
 _LARGEST_HEADER = 100_000_000  # of safetensors, in bytes
 _FIELDS = 32  # of a protocol buffer
@@ -59,7 +71,7 @@ class Content:
 
 
 def content_of(path: Path) -> Content:
-    """Tell what a file is by its first bytes, or what a zip file has in it. Raises `OSError`."""
+    """Judge a file by its first bytes, or by what a zip file has in it. Raises `OSError`."""
     with path.open("rb") as file:
         begin = file.read(_BEGIN)
         if begin[:4] == b"PK\x03\x04" or begin[:4] == b"PK\x05\x06":
@@ -86,7 +98,7 @@ def _other(begin: bytes) -> str:
             return told
     if not begin:
         return "is empty"
-    if begin[:1] == b"\x80" and begin[1] <= 5:
+    if begin[:2] in _PROTOCOLS:
         return _bare_pickle(str(begin[1]))
     if _BARE_TEXT.match(begin):
         return _bare_pickle("0 or 1")
@@ -116,27 +128,37 @@ def _text(begin: bytes) -> str:
 def _kind_of_text(text: str) -> str:
     if text.startswith("version https://git-lfs.github.com/"):
         return "is a pointer of Git LFS in the file's place; `git lfs pull` fetches the file"
+    if _ONNX_AS_TEXT.match(text):
+        return (
+            "is ONNX as text; write it in the usual binary form, which onnx.save does where the "
+            "name ends in .onnx"
+        )
     if text.startswith("<"):
         is_page = re.search(r"<(?:!doctype\s+)?(?:html|head|body)\b", text, re.IGNORECASE)
         return f"is {'a web page' if is_page else 'XML'}, {_PERHAPS}"
     if text.startswith(("{", "[")):
         if '"weight_map"' in text:
             return f"is an index of parameters in several files; {_STATE}, in one file"
-        return f"is JSON, {_PERHAPS}: {_shown(text)}"
-    return f"is text, {_PERHAPS}: {_shown(text)}"
+        return f"is JSON, {_PERHAPS}: {shown(text)}"
+    return f"is text, {_PERHAPS}: {shown(text)}"
 
 
-def _shown(text: str) -> str:
+def shown(text: str, most: int = _SHOWN) -> str:
+    """Return text from a file as it can be printed: in one line of at most so many characters."""
     line = " ".join("".join(c if c.isprintable() else " " for c in text).split())
-    return line if len(line) <= _SHOWN else f"{line[:_SHOWN]}..."
+    return line if len(line) <= most else f"{line[:most]}..."
 
 
 def _zipped(file: IO[bytes]) -> Content:
     try:
         with zipfile.ZipFile(file) as archive:
             names = archive.namelist()
-    except zipfile.BadZipFile:
-        return Content("other", f"is a damaged zip file: its end is missing, {_PERHAPS}")
+    except (*_NO_ZIP, OSError) as error:
+        # EINVAL is of a place before the file's beginning, which the content names.
+        if isinstance(error, OSError) and error.errno != errno.EINVAL:
+            raise
+        what = "the list of its contents, at its end, is missing or broken"
+        return Content("other", f"is a damaged zip file: {what}, {_PERHAPS}")
     ends = {name.rpartition("/")[2] for name in names}
     for contained, kind, told in _ZIPPED:
         if contained <= ends:
@@ -144,12 +166,12 @@ def _zipped(file: IO[bytes]) -> Content:
     if names and all(name.endswith(".npy") for name in names):
         return Content("other", f"is NumPy's npz; {_STATE} with torch.save or as safetensors")
     more = ", ..." if len(names) > _SHOWN_NAMES else ""
-    shown = f", of {', '.join(map(_shown, names[:_SHOWN_NAMES]))}{more}" if names else ""
-    return Content("other", f"is a zip file that torch.save did not write{shown}")
+    listed = f", of {', '.join(map(shown, names[:_SHOWN_NAMES]))}{more}" if names else ""
+    return Content("other", f"is a zip file that torch.save did not write{listed}")
 
 
 def _protocol_buffer(file: IO[bytes]) -> Content:
-    """Tell ONNX and TensorFlow files, which have no mark, by the numbers of their fields."""
+    """Recognise ONNX and TensorFlow files, which have no mark, by the numbers of their fields."""
     seen: dict[int, int | bytes] = {}
     for number, value in _fields(file):
         seen.setdefault(number, value)
@@ -169,7 +191,7 @@ def _protocol_buffer(file: IO[bytes]) -> Content:
 
 
 def _fields(file: IO[bytes]) -> Iterator[tuple[int, int | bytes]]:
-    """Return the numbers and values of a protocol buffer's first fields, of bytes the beginning."""
+    """Yield the numbers and values of a protocol buffer's first fields; of bytes, the beginning."""
     file.seek(0)
     for _ in range(_FIELDS):
         tag = _varint(file)

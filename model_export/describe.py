@@ -17,6 +17,7 @@ from model_export.cost import Cost, graph_cost
 from model_export.model_file import read_model
 from service.contract import Agreement, ModelContract
 from service.cpus import cpu_model
+from service.engine.providers import title_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,7 +102,7 @@ def _speed_row(times: Mapping[int, float]) -> dict[str, str]:
 
 
 def _rows(contract: ModelContract, cost: Cost, size: int) -> dict[str, str]:
-    images, parity, tolerance = contract.preprocessing, contract.parity, contract.tolerance
+    images, parity = contract.preprocessing, contract.parity
     accuracy = contract.accuracy
     first = ", ".join(label.label for label in contract.labels[:3])
     return {
@@ -128,10 +129,17 @@ def _rows(contract: ModelContract, cost: Cost, size: int) -> dict[str, str]:
         f"images of {accuracy.data_set}"
         if accuracy
         else "not measured",
-        "golden cases": f"{len(contract.golden)}, tolerance {tolerance.cpu:g} on CPU, "
-        f"{tolerance.cuda:g} on CUDA",
+        "golden cases": f"{len(contract.golden)}, tolerance {describe_tolerances(contract)}",
         "made with": ", ".join(f"{tool} {version}" for tool, version in contract.tools.items()),
     }
+
+
+def describe_tolerances(contract: ModelContract) -> str:
+    """Say what is allowed where, as in "0.0001 on CPU, 0.001 on CUDA"."""
+    return ", ".join(
+        f"{contract.tolerance(provider):g} on {title_of(provider)}"
+        for provider in contract.tolerances
+    )
 
 
 def describe_agreement(agreement: Agreement, whose: str = "float32's") -> str:

@@ -13,7 +13,6 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from model_export.files import replacing
 from model_export.images import labelled, open_images
 from model_export.model_file import read_model, rewrite_contract
 from model_export.options import EvaluateOptions
@@ -21,6 +20,7 @@ from model_export.pixels import BATCH, batches
 from service.contract import Accuracy, ModelContract
 from service.engine.base import Engine, probabilities
 from service.engine.onnx import load_engine
+from service.files import replacing
 from service.report.plots import reliability_plot
 
 _BINS = 15

@@ -10,16 +10,16 @@ import onnx
 import onnxruntime
 from torch import nn
 
-from model_export.files import beside, replacing
+from model_export.files import beside
 from model_export.golden_cases import golden_cases
 from model_export.graph import optional_outputs, prepare, to_onnx
 from model_export.model_file import attach_contract
 from model_export.options import Storage
-from model_export.precision import TOLERANCES, Lowering, lower
+from model_export.precision import Lowering, lower
 from model_export.progress import step
 from model_export.reference import references
+from model_export.tolerances import tolerances_at
 from model_export.verify import (
-    TOLERANCE,
     UNLIMITED,
     answers_of,
     batch_sizes,
@@ -29,6 +29,7 @@ from model_export.verify import (
 )
 from service import __version__
 from service.contract import Label, ModelContract, Preprocessing, Weights
+from service.files import replacing
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +83,7 @@ def export(
             weights=subject.weights,
             tools=tools("torch", "onnx", "onnxscript", "pillow"),
             parity=parity,
-            tolerance=TOLERANCE,
+            tolerances=tolerances_at("fp32"),
             golden=golden_cases(pytorch.exact, preprocessing),
         )
         if lowering is not None:
@@ -96,7 +97,7 @@ def export(
                     "precision": lowering.precision,
                     "storage": lowering.precision,
                     "agreement": agreement,
-                    "tolerance": TOLERANCES[lowering.precision],
+                    "tolerances": tolerances_at(lowering.precision),
                     "parity": compare(
                         file, pytorch.trained, UNLIMITED,
                         side=preprocessing.crop, largest_batch=largest_batch,

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from onnx import TensorProto, helper
 
 from model_export.contents import content_of
+from model_export.files import no_file
 
 if TYPE_CHECKING:
     from onnx import GraphProto, ModelProto
@@ -40,8 +41,14 @@ def state_lengths(model: ModelProto) -> None:
             tensor.external_data.add(key="length", value=str(_bytes_of(tensor)))
 
 
+def files_of(model: ModelProto) -> list[str]:
+    """List the files that have weights of the graph, relative to its own file's folder."""
+    entries = [entry for tensor in _external(model.graph) for entry in tensor.external_data]
+    return sorted({entry.value for entry in entries if entry.key == "location"})
+
+
 def _external(graph: GraphProto) -> Iterator[TensorProto]:
-    """Return all tensors with values elsewhere, those of nodes and their graphs too."""
+    """Yield all tensors with values elsewhere, those of nodes and their graphs too."""
     found = [*graph.initializer]
     for sparse in graph.sparse_initializer:
         found += [sparse.values, sparse.indices]
@@ -57,10 +64,8 @@ def _file_reason(name: str, folder: Path) -> str:
     path = folder / name
     if not name or PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts:
         return "only files in the ONNX file's folder are read"
-    if path.is_dir():
-        return "it is a folder"
-    if not path.exists():
-        return "there is no such file"
+    if reason := no_file(path):
+        return f"it {reason}" if reason.startswith("is ") else f"there is {reason}"
     found = content_of(path)
     is_empty = path.stat().st_size == 0
     return f"it {found.told}" if is_empty or found.kind == "text" else ""

@@ -44,6 +44,8 @@ class Foreign:
         self.std = np.array(preprocessing.std, np.float32).reshape(1, 3, 1, 1)
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 4
+        # It would judge by the name's ending.
+        options.add_session_config_entry("session.load_model_format", "ONNX")
         try:
             self._session = onnxruntime.InferenceSession(
                 str(file), options, providers=["CPUExecutionProvider"]
@@ -122,7 +124,7 @@ def check_repeatable(model: ModelProto, foreign: Foreign, images: NDArray[np.uin
 def kind_of(
     model: ModelProto, foreign: Foreign, values: NDArray[np.float32], said: Kind | None
 ) -> Kind:
-    """Tell logits from probabilities, as it was said or by answers [N, C] to ordinary images.
+    """Distinguish logits from probabilities, as was said or by answers [N, C] to ordinary images.
 
     Raises `AdoptError` where that does not hold, or where it has to be said.
     """

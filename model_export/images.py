@@ -3,22 +3,19 @@
 from __future__ import annotations
 
 import contextlib
-import lzma
 import re
 import tarfile
-import zlib
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path, PurePath, PurePosixPath
+from pathlib import Path, PurePosixPath
 from typing import Protocol
 
 from model_export.errors import ImagesError
+from model_export.files import missing
 from service.contract import Label
-from service.errors import first_line
-
-SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff"})
+from service.image_files import UNREADABLE, cannot_read, files_in, is_image, no_images
 
 # Tiny-ImageNet's validation set comes with it: image, id and box, separated by tabs.
 _ANNOTATIONS = "val_annotations.txt"
@@ -51,12 +48,14 @@ def open_images(path: Path) -> Iterator[ImageSet]:
         with _readable(path):
             if path.is_dir():
                 found: ImageSet = _Folder(path)
-            elif path.exists() and not tarfile.is_tarfile(path):
+            elif reason := missing(path):
+                raise ImagesError(reason)
+            elif not tarfile.is_tarfile(path):
                 raise ImagesError(f"{path}: is neither a folder nor a whole tar file")
             else:
                 found = _Tar(stack.enter_context(tarfile.open(path)), path)
         if not found.names:
-            raise ImagesError(f"{path}: holds no images ({', '.join(sorted(SUFFIXES))})")
+            raise ImagesError(no_images(path))
         yield found
 
 
@@ -64,9 +63,8 @@ def open_images(path: Path) -> Iterator[ImageSet]:
 def _readable(path: Path) -> Iterator[None]:
     try:
         yield
-    except (OSError, EOFError, tarfile.TarError, zlib.error, lzma.LZMAError, UnicodeError) as error:
-        reason = getattr(error, "strerror", None) or first_line(error)
-        raise ImagesError(f"{path}: can't be read: {reason.rstrip(':')}") from error
+    except UNREADABLE as error:
+        raise ImagesError(cannot_read(path, error)) from error
 
 
 def labelled(images: ImageSet, labels: Sequence[Label], where: Path) -> list[Labelled]:
@@ -98,15 +96,10 @@ def labelled(images: ImageSet, labels: Sequence[Label], where: Path) -> list[Lab
 
 
 def _candidates(path: PurePosixPath) -> Iterator[str]:
-    """Return what may be a class: its folders, nearest first, then how it begins, longest first."""
+    """Yield what may be a class: its folders, nearest first, then how it begins, longest first."""
     yield from reversed(path.parts[:-1])
     for end in reversed([match.start() for match in _AFTER_ID.finditer(path.name)]):
         yield path.name[:end]
-
-
-def is_hidden(path: PurePath) -> bool:
-    """Return whether a file or its folder is hidden, as other programs' copies are."""
-    return any(part.startswith(".") for part in path.parts)
 
 
 def _annotated(
@@ -131,9 +124,8 @@ def _annotated(
 class _Folder:
     def __init__(self, folder: Path) -> None:
         self._folder = folder
-        files = sorted(path.relative_to(folder) for path in folder.rglob("*") if path.is_file())
-        files = [file for file in files if not is_hidden(file)]
-        self.names = [file.as_posix() for file in files if file.suffix.lower() in SUFFIXES]
+        files = files_in(folder)
+        self.names = [file.as_posix() for file in files if is_image(file)]
         notes = [file for file in files if file.name == _ANNOTATIONS]
         self.annotations = (folder / notes[0]).read_text("utf-8") if notes else None
 
@@ -146,11 +138,7 @@ class _Tar:
     def __init__(self, archive: tarfile.TarFile, path: Path) -> None:
         self._archive, self._path = archive, path
         self._members = {member.name: member for member in archive if member.isfile()}
-        self.names = sorted(
-            name
-            for name in self._members
-            if (file := PurePosixPath(name)).suffix.lower() in SUFFIXES and not is_hidden(file)
-        )
+        self.names = sorted(name for name in self._members if is_image(PurePosixPath(name)))
         notes = [name for name in self._members if PurePosixPath(name).name == _ANNOTATIONS]
         self.annotations = self.read(notes[0]).decode() if notes else None
 

@@ -87,7 +87,7 @@ def quantise(
 
     With `reduce_range` weights take 7 bits: without VNNI a CPU adds pairs of products in 16 bits,
     which 8-bit weights would overflow. The classifier's weights stay an output, in float32, if
-    they are one. Gives what was written. Raises `GraphError`.
+    they are one. Returns what was written. Raises `GraphError`.
     """
     published = _without_classifier_output(model)
     with _quiet():

@@ -37,7 +37,7 @@ class Interrupts:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        """Return the signals back."""
+        """Put the handlers back that were there before."""
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, self._alarm_before)
         for number, handler in self._before.items():

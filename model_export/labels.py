@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections import Counter
 from collections.abc import Sequence
 from importlib import resources
@@ -13,6 +14,7 @@ from model_export.errors import LabelsError
 from service.contract import Label
 
 IMAGENET_CLASSES = 1000
+_MOST_BYTES = 2**24
 
 
 def labels_for(
@@ -55,7 +57,7 @@ def read_labels(file: Path) -> tuple[Label, ...]:
     repeated id.
     """
     try:
-        text = file.read_text("utf-8-sig")
+        text = _text(file)
     except (OSError, UnicodeDecodeError) as error:
         raise LabelsError(f"{file}: can't be read as UTF-8 text: {error}") from error
     entries = _json_entries(text, file) if file.suffix == ".json" else text.splitlines()
@@ -66,6 +68,16 @@ def read_labels(file: Path) -> tuple[Label, ...]:
     if repeated:
         raise LabelsError(f"{file}: the same id more than once: {', '.join(repeated[:5])}")
     return labels
+
+
+def _text(file: Path) -> str:
+    # Opening a named pipe would wait for ever if nobody writes to it.
+    with os.fdopen(os.open(file, os.O_RDONLY | os.O_NONBLOCK), "rb") as stream:
+        os.set_blocking(stream.fileno(), True)
+        content = stream.read(_MOST_BYTES + 1)
+    if len(content) > _MOST_BYTES:  # some devices have no end
+        raise LabelsError(f"{file}: has more than {_MOST_BYTES} bytes, so it is no file of labels")
+    return content.decode("utf-8-sig")
 
 
 def _json_entries(text: str, file: Path) -> list[Any]:

@@ -6,12 +6,12 @@ import re
 from collections.abc import Mapping
 from dataclasses import replace
 from itertools import zip_longest
-from typing import Any, get_args
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from model_export.architectures import ARCHITECTURES, Alex, Dense, Residual, Stem
+from model_export.architectures import ARCHITECTURES, Residual, Stem
 from model_export.architectures.build import build
 from model_export.checkpoint import Checkpoint
 from model_export.errors import WeightsError
@@ -19,13 +19,6 @@ from model_export.unpickling import is_dense, odd_tensor, what_is
 from model_export.wrappers import head_of, unwrapped
 
 _ROWS = 12  # of the table of names that don't fit; the rest is counted
-
-# The parameters whose first dimension is the stem's width and the number of classes.
-_SIZES: dict[type, tuple[str, str]] = {
-    Residual: ("bn1.weight", "fc.weight"),
-    Dense: ("features.norm0.weight", "classifier.weight"),
-    Alex: ("features.0.weight", "classifier.6.weight"),
-}
 
 # DenseNets of before 2018, torchvision's official files among them: `norm.1` for `norm1`.
 _OLD_DENSE = re.compile(r"(denselayer\d+\.(?:norm|conv))\.([12]\.)")
@@ -40,8 +33,20 @@ def of_architecture(architecture: str, checkpoint: Checkpoint) -> Checkpoint:
     stems: tuple[Stem | None, ...] = ("imagenet", "deep") if isinstance(spec, Residual) else (None,)
     with torch.device("meta"):
         networks = [list(build(architecture, stem=stem).state_dict()) for stem in stems]
+
+    def features(state: Mapping[str, Any]) -> int | None:
+        width = _width(architecture, state)
+        with torch.device("meta"):
+            return head_features(build(architecture, width=width).state_dict())
+
     state = {_OLD_DENSE.sub(r"\1\2", name): value for name, value in checkpoint.state.items()}
-    return unwrapped(replace(checkpoint, state=state), networks)
+    return unwrapped(replace(checkpoint, state=state), networks, features)
+
+
+def head_features(state: Mapping[str, Any]) -> int | None:
+    """Return the input features D of a network's last layer; None if that is not linear."""
+    weight = state.get(f"{head_of(state)}.weight")
+    return weight.shape[1] if isinstance(weight, Tensor) and weight.ndim == 2 else None
 
 
 def build_network(architecture: str, checkpoint: Checkpoint, stem: Stem | None = None) -> nn.Module:
@@ -51,8 +56,7 @@ def build_network(architecture: str, checkpoint: Checkpoint, stem: Stem | None =
     `WeightsError` when its names (see `of_architecture`) or shapes are not the network's.
     """
     state = checkpoint.state
-    _, classes_of = _SIZES[type(ARCHITECTURES[architecture])]
-    classes = _length(state, classes_of)
+    classes = _length(state, ARCHITECTURES[architecture].classes_parameter)
     network = build(
         architecture,
         classes=classes or 1000,
@@ -85,23 +89,6 @@ def load(
     network.eval()
 
 
-def load_backbone(network: nn.Module, checkpoint: Checkpoint) -> list[str]:
-    """Load all but a classifier that is missing or of other classes.
-
-    Gives the names that keep their random values. Raises `WeightsError` when anything else is
-    missing or of another shape.
-    """
-    expected, state = network.state_dict(), checkpoint.state
-    classifier = head_of(expected)
-    last = [name for name in expected if name.rpartition(".")[0] == classifier]
-    same = all(name in state and state[name].shape == expected[name].shape for name in last)
-    left = [] if same else last
-    given = {name: tensor for name, tensor in state.items() if name not in left}
-    given |= {name: expected[name] for name in left}
-    load(network, given, f"{checkpoint.path}: does not fit the network that is to be trained")
-    return left
-
-
 def stem_for(architecture: str, checkpoint: Checkpoint, wanted: Stem | None) -> Stem | None:
     """Return the stem that is asked for, or else the one that the checkpoint says or shows.
 
@@ -109,8 +96,6 @@ def stem_for(architecture: str, checkpoint: Checkpoint, wanted: Stem | None) -> 
     of a single 3x3 convolution are found with a stride of 1 too, and the parameters don't tell.
     """
     stem = wanted or checkpoint.about.get("stem") or stem_of(architecture, checkpoint)
-    if stem not in {None, *get_args(Stem)}:
-        raise WeightsError(f"{checkpoint.path}: is of an unknown stem, {stem!r}")
     if stem == "small" and not (wanted or checkpoint.about.get("stem")):
         raise WeightsError(
             f"{checkpoint.path}: its first convolution is 3x3, and the stride is not in the file: "
@@ -120,7 +105,7 @@ def stem_for(architecture: str, checkpoint: Checkpoint, wanted: Stem | None) -> 
 
 
 def stem_of(architecture: str, checkpoint: Checkpoint) -> Stem | None:
-    """Tell the stem by its convolutions; None where there is no choice."""
+    """Infer the stem from its convolutions; None where there is no choice."""
     spec = ARCHITECTURES[architecture]
     if not isinstance(spec, Residual):
         return None
@@ -134,7 +119,11 @@ def stem_of(architecture: str, checkpoint: Checkpoint) -> Stem | None:
 
 def width_of(architecture: str, checkpoint: Checkpoint) -> int | None:
     """Return the width of the stem."""
-    return _length(checkpoint.state, _SIZES[type(ARCHITECTURES[architecture])][0])
+    return _width(architecture, checkpoint.state)
+
+
+def _width(architecture: str, state: Mapping[str, Any]) -> int | None:
+    return _length(state, ARCHITECTURES[architecture].width_parameter)
 
 
 def _length(state: Mapping[str, Any], name: str) -> int | None:
@@ -165,7 +154,7 @@ def _odd(state: Mapping[str, Any], expected: Mapping[str, Any]) -> str:
 
 
 def _mismatches(
-    state: Mapping[str, Any], expected: Mapping[str, Tensor], *, classes_known: bool
+    state: Mapping[str, Any], expected: Mapping[str, Any], *, classes_known: bool
 ) -> str:
     """Say what differs: counts in one line, then names and shapes side by side."""
     head = head_of(expected)
@@ -178,7 +167,7 @@ def _mismatches(
     shapes = [
         (_described(name, tensor), _described(name, state[name]))
         for name, tensor in expected.items()
-        if name in state and state[name].shape != tensor.shape
+        if name in state and isinstance(tensor, Tensor) and state[name].shape != tensor.shape
     ]
     counts = [
         f"{len(found)} {what}"
@@ -199,15 +188,18 @@ def _mismatches(
         lines.append(f"  ... and {len(rows) - _ROWS} more")
     cause = ""
     if absent == [name for name in expected if head_of([name]) == head]:
-        cause = _headless(head, has_others=bool(unexpected))
+        cause = _headless(head, head_features(expected), has_others=bool(unexpected))
     return "\n".join([", ".join(counts) + cause, *lines])
 
 
-def _headless(head: str, *, has_others: bool) -> str:
+def _headless(head: str, features: int | None, *, has_others: bool) -> str:
     """Say why a network has all but its last layer."""
     if has_others:
-        what = "is not a single linear layer, of weight [C, D] and bias [C]"
-        return f"; what it has in the place of {head} {what}"
+        return (
+            f"; nothing else is taken as {head}, the classifier, but a single linear layer of "
+            f"weight [C, {features or 'D'}] and bias [C], outside the network's other parts and "
+            "not called after another purpose (as projection or embedding)"
+        )
     return f"; it has no {head}, the classifier, which `resnet-export train --weights` would train"
 
 

@@ -9,10 +9,12 @@ import onnx
 from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 
 from model_export.contents import content_of
+from model_export.damage import told_as_damage
 from model_export.external_data import state_lengths, unreadable
-from model_export.files import missing, replacing
+from model_export.files import missing
 from service.contract import METADATA_KEY, ModelContract, parse_contract
 from service.errors import ModelFileError, first_line
+from service.files import replacing
 
 if TYPE_CHECKING:
     from onnx import ModelProto
@@ -33,17 +35,7 @@ def load_graph(path: Path) -> ModelProto:
 
     Raises `service.errors.ModelFileError`.
     """
-    if reason := missing(path):
-        raise ModelFileError(reason)
-    found = content_of(path)
-    if found.kind not in {"onnx", "unknown"}:
-        raise ModelFileError(f"{path}: {found.told}")
-    try:
-        model = onnx.load(path, load_external_data=False)
-    except DecodeError as error:
-        raise ModelFileError(f"{path}: is no ONNX file, or damaged") from error
-    if not model.HasField("graph"):  # as of bytes that are a protocol buffer by chance
-        raise ModelFileError(f"{path}: is no ONNX file, or damaged: it has no graph")
+    model = parse_graph(path)
     if reason := unreadable(model, path.parent):
         raise ModelFileError(f"{path}: {reason}")
     state_lengths(model)
@@ -54,14 +46,46 @@ def load_graph(path: Path) -> ModelProto:
     return model
 
 
+def parse_graph(path: Path) -> ModelProto:
+    """Read any ONNX file, but no weights that lie in files beside it.
+
+    Raises `service.errors.ModelFileError`.
+    """
+    if reason := missing(path):
+        raise ModelFileError(reason)
+    found = content_of(path)
+    if found.kind not in {"onnx", "unknown"}:
+        raise ModelFileError(f"{path}: {found.told}")
+    with told_as_damage(path, ModelFileError):
+        return _loaded(path)
+
+
+def _loaded(path: Path) -> ModelProto:
+    try:
+        # By its content: without a format, `onnx` judges by the name's ending.
+        model = onnx.load(path, format="protobuf", load_external_data=False)
+    except DecodeError as error:
+        raise ModelFileError(f"{path}: is no ONNX file, or damaged") from error
+    if not model.HasField("graph"):  # as of bytes that are a protocol buffer by chance
+        raise ModelFileError(f"{path}: is no ONNX file, or damaged: it has no graph")
+    return model
+
+
 def attach_contract(model: ModelProto, contract: ModelContract) -> None:
     """Put the contract into a graph's metadata, in the place of an earlier one."""
-    text = contract.model_dump_json(exclude_none=True)
-    onnx.helper.set_model_props(model, {METADATA_KEY: text})
+    onnx.helper.set_model_props(model, {METADATA_KEY: contract_text(contract)})
+
+
+def contract_text(contract: ModelContract) -> str:
+    """Return a contract as files have it: JSON, without what it does not say."""
+    return contract.model_dump_json(exclude_none=True)
 
 
 def rewrite_contract(path: Path, contract: ModelContract) -> None:
-    """Return the model file at `path` another contract; the graph stays. Raises `OSError`."""
+    """Replace the contract of the model file at `path`; the graph stays.
+
+    Raises `service.errors.ModelFileError` or `OSError`; then the file is as it was.
+    """
     model, _ = read_model(path)
     attach_contract(model, contract)
     with replacing(path) as temporary:

@@ -14,12 +14,13 @@ import torch
 from torch import nn
 
 from model_export.checkpoint import Checkpoint, read_checkpoint
+from model_export.contents import shown
 from model_export.errors import OptionsError, WeightsError
-from model_export.loading import build_network, load, of_architecture, stem_for
+from model_export.loading import build_network, head_features, load, of_architecture, stem_for
 from model_export.options import IMAGENET, NetworkOptions, WeightsOptions
 from model_export.weights import (
     OfficialWeights,
-    default_cache,
+    cache_folder,
     fetch,
     known_weights,
     official_weights,
@@ -49,7 +50,7 @@ def trained_network(options: NetworkOptions) -> Trained:
     """
     if options.architecture is None:
         return _foreign(options)
-    checkpoint = find_checkpoint(options.weights, options.architecture)
+    checkpoint = find_whole(options.weights, options.architecture)
     official = known_weights(options.architecture, checkpoint.sha256)
     weights = Weights(
         source=options.source_note or _source(checkpoint, official), sha256=checkpoint.sha256
@@ -67,20 +68,26 @@ def find_checkpoint(options: WeightsOptions, architecture: str) -> Checkpoint:
     """
     path = Path(options.source or "")
     if options.source == IMAGENET:
-        path = fetch(official_weights(architecture), options.cache_dir or default_cache())
+        path = fetch(official_weights(architecture), cache_folder(options.cache_dir))
     checkpoint = read_checkpoint(path, options.entry)
     trained = checkpoint.about.get("architecture", architecture)
     if trained != architecture:
-        raise WeightsError(f"{path}: was trained as {trained}, not as {architecture}")
-    return _told(of_architecture(architecture, checkpoint))
-
-
-def _told(checkpoint: Checkpoint) -> Checkpoint:
-    """Say on stderr what of the file is left out, and what is taken as the classifier."""
-    for line in (beside_line(checkpoint), head_line(checkpoint)):
-        if line:
-            sys.stderr.write(f"warning: {line}\n")
+        raise WeightsError(f"{path}: was trained as {shown(trained)}, not as {architecture}")
+    checkpoint = of_architecture(architecture, checkpoint)
+    _tell(beside_line(checkpoint))
     return checkpoint
+
+
+def find_whole(options: WeightsOptions, architecture: str) -> Checkpoint:
+    """Read it as `find_checkpoint` does, and say what is taken as the classifier."""
+    checkpoint = find_checkpoint(options, architecture)
+    _tell(head_line(checkpoint))
+    return checkpoint
+
+
+def _tell(*lines: str) -> None:
+    for line in filter(None, lines):
+        sys.stderr.write(f"warning: {line}\n")
 
 
 def _foreign(options: NetworkOptions) -> Trained:
@@ -93,7 +100,9 @@ def _foreign(options: NetworkOptions) -> Trained:
         )
     else:
         checkpoint = read_checkpoint(Path(given.source), given.entry)
-        checkpoint = _told(unwrapped(checkpoint, [network.state_dict().keys()]))
+        own = network.state_dict()
+        checkpoint = unwrapped(checkpoint, [own.keys()], lambda _: head_features(own))
+        _tell(beside_line(checkpoint), head_line(checkpoint))
         load(network, checkpoint.state, f"{checkpoint.path}: does not fit {module}")
         weights = Weights(
             source=options.source_note or _source(checkpoint, None), sha256=checkpoint.sha256
@@ -134,7 +143,8 @@ def _digest(network: nn.Module) -> str:
 def _source(checkpoint: Checkpoint, official: OfficialWeights | None) -> str:
     if official is None:
         entry = f", entry {checkpoint.entry}" if checkpoint.entry else ""
-        return f"{checkpoint.path.name}{entry}"
+        head = f", classifier {checkpoint.head}" if checkpoint.head else ""
+        return f"{checkpoint.path.name}{entry}{head}"
     return (
         f"torchvision {official.file}; as published, top-1 {official.top1} % and "
         f"top-5 {official.top5} % on ImageNet-1k's validation set"

@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 from model_export.architectures import Stem
 from model_export.errors import OptionsError, WeightsError
-from model_export.files import missing
+from model_export.files import missing, resolved
 from service.models.files import is_model_name, is_version
 
 Storage = Literal["fp32", "fp16"]
@@ -178,8 +178,20 @@ class AdoptOptions:
     channels: Literal["rgb", "bgr"]
 
     def __post_init__(self) -> None:
-        if self.contract.output.resolve() == self.file.resolve():
+        if resolved(self.contract.output) == resolved(self.file):
             raise OptionsError(f"--output {self.contract.output}: is the file to adopt itself")
+
+
+@dataclass(frozen=True, slots=True)
+class UpgradeOptions:
+    """What `upgrade` is asked; without an output, the file itself is replaced."""
+
+    file: Path
+    output: Path | None
+
+    def __post_init__(self) -> None:
+        if self.output is not None:
+            _check_output(self.output)
 
 
 @dataclass(frozen=True, slots=True)
@@ -189,7 +201,7 @@ class EvaluateOptions:
     file: Path
     images: Path
     limit: int | None
-    provider: Literal["auto", "cpu", "cuda"]
+    provider: str
     data_set: str
     write: bool
     all_classes: bool
@@ -224,4 +236,4 @@ def _check_output(output: Path) -> None:
 
 def _served_name(output: Path) -> str:
     """Name the model as the service will: after NAME.onnx, or NAME/VERSION.onnx."""
-    return output.resolve().parent.name if output.stem.isdecimal() else output.stem
+    return resolved(output).parent.name if output.stem.isdecimal() else output.stem

@@ -27,7 +27,7 @@ BATCH = 32
 def batches(
     images: ImageSet, names: Sequence[str], preprocessing: Preprocessing, title: str | None
 ) -> Iterator[NDArray[np.uint8]]:
-    """Decode images in order; gives uint8 [n, crop, crop, 3], the last batch may be shorter.
+    """Decode images in order; yield batches uint8 [n, crop, crop, 3], the last may be shorter.
 
     A bar with that title shows the progress, if there is one.
 

@@ -14,22 +14,16 @@ from numpy.typing import NDArray
 from torch import nn
 
 from model_export.agreement import check_agreement, measure_agreement
+from model_export.files import resolved
 from model_export.graph import prepare_half, to_onnx
 from model_export.images import open_images
 from model_export.int8 import quantise
 from model_export.pixels import batches
-from service.contract import Agreement, Preprocessing, Tolerance
+from service.contract import Agreement, Preprocessing
 from service.golden import golden_pattern
 
 if TYPE_CHECKING:
     from onnx import ModelProto
-
-TOLERANCES = {"fp16": Tolerance(cpu=5e-3, cuda=3e-2), "int8": Tolerance(cpu=8e-2, cuda=8e-2)}
-"""For golden cases of lower precision, whose answers are the file's own on the exporter's CPU.
-
-Float16 is computed in float32 on CPUs that lack it, and in itself on GPUs. Of integers, a rounding
-that falls the other way moves an activation by a whole step.
-"""
 
 _MEASURED = 5000  # images
 _GENERATED = 64  # images when there are none to calibrate on
@@ -60,7 +54,7 @@ def lower(
 
     Raises `AgreementError`, `ImagesError` or `GraphError`.
     """
-    source = "generated patterns" if how.images is None else how.images.resolve().name
+    source = "generated patterns" if how.images is None else resolved(how.images).name
     with _split(preprocessing, how) as (calibrating, count, measuring):
         if how.precision == "int8":
             model = quantise(
@@ -80,7 +74,7 @@ _Batches = Iterator[NDArray[np.uint8]]
 
 @contextmanager
 def _split(preprocessing: Preprocessing, how: Lowering) -> Iterator[tuple[_Batches, int, _Batches]]:
-    """Return the images to calibrate on, how many, and those to measure on; one alone is both."""
+    """Yield the images to calibrate on, how many, and those to measure on; one alone is both."""
     if how.images is None:
         half = _GENERATED // 2
         yield (

@@ -20,7 +20,7 @@ from rich.progress import (
 
 @contextmanager
 def step(title: str, *, has_bar: bool = False) -> Iterator[None]:
-    """Tell what is done in the block. One that `has_bar` of its own shows that on a terminal."""
+    """Show what is done in the block. One that `has_bar` of its own shows that on a terminal."""
     console = Console(stderr=True)
     if not console.is_terminal:
         sys.stderr.write(f"{title} ...\n")

@@ -10,6 +10,7 @@ from pathlib import Path
 from service.contract import parse_contract
 from service.engine.base import Engine, Pixels, probabilities
 from service.engine.onnx import load_engine
+from service.engine.providers import CPU
 from service.golden import golden_pattern
 
 BATCHES = (1, 8)
@@ -17,12 +18,12 @@ _ROUNDS, _ROUND_S = 5, 0.4
 
 
 def latencies_ms(files: Sequence[Path], batches: Sequence[int] = BATCHES) -> list[dict[int, float]]:
-    """Time each file at each batch size, with a thread a core; gives milliseconds a batch.
+    """Time each file at each batch size, with a thread a core; return milliseconds a batch.
 
     They take turns, so that a machine that is slow for a while is so for all of them, and the
     median of the rounds counts.
     """
-    engines = [load_engine(file, provider="cpu") for file in files]
+    engines = [load_engine(file, provider=CPU.name) for file in files]
     try:
         rounds: list[list[dict[int, float]]] = [[] for _ in engines]
         for _ in range(_ROUNDS):

@@ -8,6 +8,7 @@ which knows its name and nothing more: parameters beside it are loaded all the s
 from __future__ import annotations
 
 import contextlib
+import pickle
 import pickletools
 import warnings
 import zipfile
@@ -19,8 +20,12 @@ from typing import IO, Any, ClassVar
 import torch
 from torch import Tensor
 
+from model_export.contents import shown
+from model_export.damage import told_as_damage
 from model_export.errors import WeightsError
 
+_ZIP = b"PK\x03\x04"  # by which PyTorch tells its zip files from the older ones
+_PIECE = 2**20
 _LEGACY_PICKLES = 5  # mark, version, machine, content, storages' names
 _READ_PROTOCOL = 2  # which PyTorch writes; its safe loader knows few instructions of later ones
 _COMMON = ("builtins.", "_codecs.", "copyreg.")  # of most pickles
@@ -53,29 +58,26 @@ def load_pickle(path: Path) -> Any:
 
     Raises `WeightsError`: damaged, of a pickle protocol that is not read, or of other objects.
     """
-    try:
-        with path.open("rb") as file:
-            protocol, names = _scan(file)
-    except zipfile.BadZipFile as error:
-        raise WeightsError(f"{path}: is damaged: {error}") from error
-    allowed: list[Any] = [(_stand_in(name), name) for name in sorted(names)]
-    try:
-        with (
-            path.open("rb") as file,  # PyTorch reads a path as what its suffix says
-            torch.serialization.safe_globals(allowed),
-            warnings.catch_warnings(action="ignore"),  # of the protocol
-        ):
-            return torch.load(file, map_location="cpu", weights_only=True)
-    except OSError:
-        raise
-    except Exception as error:  # PyTorch's errors share no other root
-        raise WeightsError(f"{path}: {_reason(protocol, names)}") from error
+    with told_as_damage(path), path.open("rb") as file:
+        protocol, names = _scan(file)
+        file.seek(0)  # PyTorch reads a path as what its suffix says
+        allowed: list[Any] = [(_stand_in(name), name) for name in sorted(names)]
+        try:
+            with (
+                torch.serialization.safe_globals(allowed),
+                warnings.catch_warnings(action="ignore"),  # of the protocol
+            ):
+                return torch.load(file, map_location="cpu", weights_only=True)
+        except (EOFError, OSError, RuntimeError, MemoryError):
+            raise
+        except Exception as error:  # what it refuses, and what damaged instructions come to
+            raise WeightsError(f"{path}: {_reason(protocol, names)}") from error
 
 
 def _stand_in(name: str) -> Any:
     if name == "collections.defaultdict":
         return _dictionary
-    return type("Stranger", (Stranger,), {"name": name})
+    return type("Stranger", (Stranger,), {"name": shown(name)})
 
 
 def _dictionary(*_default: object) -> OrderedDict[Any, Any]:
@@ -136,20 +138,31 @@ def _article(value: object) -> str:
 
 
 def _scan(file: IO[bytes]) -> tuple[int, set[str]]:
-    """Find a file's pickle protocol and the names of all that it would import or call."""
-    if not zipfile.is_zipfile(file):
-        file.seek(0)
+    """Find a file's pickle protocol and the names of all that it would import or call.
+
+    Of a zip file all checksums are compared, which PyTorch does not do.
+    """
+    is_zip = file.read(len(_ZIP)) == _ZIP
+    file.seek(0)
+    if not is_zip:
         return _scanned(file, _LEGACY_PICKLES)
+    found: tuple[int, set[str]] = 0, set()
     with zipfile.ZipFile(file) as archive:
-        pickled = next(name for name in archive.namelist() if name.rpartition("/")[2] == "data.pkl")
-        with archive.open(pickled) as content:
-            return _scanned(content, 1)
+        for entry in archive.infolist():
+            if entry.CRC == 0:  # as PyTorch writes where it is told to make no checksums
+                del entry.CRC
+            with archive.open(entry) as content:
+                if entry.filename.rpartition("/")[2] == "data.pkl":
+                    found = _scanned(content, 1)
+                while content.read(_PIECE):
+                    pass
+    return found
 
 
 def _scanned(file: IO[bytes], pickles: int) -> tuple[int, set[str]]:
     protocol, names = 0, set()
     # What is damaged is found by the loader, in the same place.
-    with contextlib.suppress(ValueError, IndexError):
+    with contextlib.suppress(ValueError, IndexError, OverflowError, MemoryError):
         for _ in range(pickles):
             for operation, argument, _ in pickletools.genops(file):
                 if operation.name == "PROTO":
@@ -166,7 +179,7 @@ def _today(module: str, name: str) -> str:
 
 
 def _reason(protocol: int, names: set[str]) -> str:
-    if protocol != _READ_PROTOCOL:
+    if protocol != _READ_PROTOCOL and protocol <= pickle.HIGHEST_PROTOCOL:
         return (
             f"is of pickle protocol {protocol or '0 or 1'}, which can't be read without what could "
             f"run code; save it again with PyTorch's own, {_READ_PROTOCOL}"
@@ -175,7 +188,10 @@ def _reason(protocol: int, names: set[str]) -> str:
         (name for name in names if not name.startswith(("torch.", "collections."))),
         key=lambda name: (name.startswith(_COMMON), name),
     )
-    if foreign:
-        more = f" and {len(foreign) - 3} more" if len(foreign) > 3 else ""
-        return f"holds objects of {', '.join(foreign[:3])}{more}; {_NOT_RUN}; {_ADVICE}"
-    return f"can't be loaded: it is damaged, or more than plain tensors ({_NOT_RUN}); {_ADVICE}"
+    if not foreign:
+        return f"is damaged, or holds more than plain tensors ({_NOT_RUN}); {_ADVICE}"
+    more = f" and {len(foreign) - 3} more" if len(foreign) > 3 else ""
+    return (
+        f"holds objects of {', '.join(map(shown, foreign[:3]))}{more} in a place where they can't "
+        f"be passed over ({_NOT_RUN}), or is damaged; {_ADVICE}"
+    )

@@ -12,8 +12,9 @@ from numpy.typing import NDArray
 from model_export.errors import ParityError
 from model_export.options import Storage
 from model_export.reference import Outputs, Reference, References
-from service.contract import INPUT_NAME, PROBABILITIES, ModelContract, Parity, Tolerance
+from service.contract import INPUT_NAME, PROBABILITIES, ModelContract, Parity
 from service.engine.onnx import load_engine
+from service.engine.providers import CPU
 from service.golden import GoldenReport, check_golden, golden_pattern
 
 
@@ -56,12 +57,6 @@ UNLIMITED = Limits(probability=1, relative=None)
 
 TRAINED_LIMITS: dict[Storage, Limits] = {"fp32": SAME_WEIGHTS, "fp16": ROUNDED_WEIGHTS}
 
-TOLERANCE = Tolerance(cpu=SAME_WEIGHTS.probability, cuda=1e-3)
-"""For golden cases, whose answers are PyTorch's with the very weights of the file.
-
-GPUs choose other algorithms (Winograd among them) for a convolution than CPUs.
-"""
-
 
 def batch_sizes(largest: int) -> tuple[int, ...]:
     """Batch sizes to compare at: 1, 2, 5 and the largest."""
@@ -73,7 +68,7 @@ def measure_parity(
 ) -> Parity:
     """Compare the file with PyTorch: with its own weights, and with the trained ones.
 
-    Gives the distance from the trained network. Raises `ParityError`.
+    Return the distance from the trained network. Raises `ParityError`.
     """
     if references.exact is not references.trained:
         compare(path, references.exact, SAME_WEIGHTS, side=side, largest_batch=largest_batch)
@@ -91,7 +86,7 @@ def compare(
     reference is, when the file is over the limits or the reference's answer is not finite. A label
     that changes within the limits (a near tie) is counted in the result and no error.
     """
-    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    session = onnxruntime.InferenceSession(str(path), providers=[CPU.runtime_name])
     names = [output.name for output in session.get_outputs()]
     worst, same_label, seed = 0.0, 0, 0
     sizes = batch_sizes(largest_batch)
@@ -110,7 +105,7 @@ def compare(
 
 def answers_of(path: Path) -> Reference:
     """Return a file's own answers on the CPU as a reference."""
-    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    session = onnxruntime.InferenceSession(str(path), providers=[CPU.runtime_name])
 
     def outputs(images: NDArray[np.uint8]) -> Outputs:
         return {PROBABILITIES: session.run([PROBABILITIES], {INPUT_NAME: images})[0]}
@@ -120,7 +115,7 @@ def answers_of(path: Path) -> Reference:
 
 def check_answers(path: Path, contract: ModelContract) -> GoldenReport:
     """Replay the golden cases as the service will. Raises `ParityError` when one disagrees."""
-    engine = load_engine(path, provider="cpu")
+    engine = load_engine(path, provider=CPU.name)
     try:
         report = check_golden(engine, contract, batch=1)
     finally:

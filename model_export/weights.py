@@ -6,7 +6,6 @@ checked against them, also one that was in the cache. Numbers are from torchvisi
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,7 +24,7 @@ from rich.progress import (
 )
 
 from model_export.errors import DownloadError, OptionsError
-from model_export.files import settle, sha256_of
+from service.files import settle, sha256_of, user_cache
 
 BASE_URL = "https://download.pytorch.org/models"
 _TIMEOUT = httpx.Timeout(30, connect=10)  # seconds without any byte, not in all
@@ -96,12 +95,12 @@ def official_weights(architecture: str) -> OfficialWeights:
     return OFFICIAL[architecture]
 
 
-def default_cache() -> Path:
-    """Return the user's cache folder for downloads (XDG Base Directory Specification)."""
-    base = os.environ.get("XDG_CACHE_HOME", "")
-    # The specification says that a relative path is to be ignored.
-    root = Path(base) if Path(base).is_absolute() else Path.home() / ".cache"
-    return root / "resnet-serve"
+def cache_folder(given: Path | None) -> Path:
+    """Return the folder for downloads. Raises `OptionsError` where none is given and none known."""
+    folder = given or user_cache()
+    if folder is None:
+        raise OptionsError("--cache-dir: must be given, since this user has no home folder")
+    return folder
 
 
 def fetch(official: OfficialWeights, cache: Path, *, base_url: str = BASE_URL) -> Path:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -24,16 +24,20 @@ def _named(*words: str) -> re.Pattern[str]:
     return re.compile(rf"(?:^|[._])(?:{'|'.join(words)})\d*(?:[._]|$)", re.IGNORECASE)
 
 
-# What trainers keep beside a network, and no network computes with: losses with their class
-# weights, counts of metrics, optimizers' buffers,
+# What trainers keep beside a network, and no network answers with: losses with their class
+# weights, counts of metrics, optimizers' buffers, classifiers that only help the training,
 _ASIDE = _named(
     "criteri(?:on|a)", "loss(?:es)?", "class_weights?", "pos_weight", "metrics?", "acc",
     "accuracy", "auc", "auroc", "f1", "precision", "recall", "confmat", "tp", "fp", "tn", "fn",
     "correct", "total", "optimi[sz]er", "optim", "scheduler", "scaler",
+    "aux(?:iliary)?(?:_?logits)?", "rot(?:ation)?", "jigsaw",
 )  # fmt: skip
 # copies of the network itself, and their counters.
 _COPY = _named("ema", "averaged?", "avg", "swa", "shadow", "teacher", "momentum", "target")
 _COPY_COUNTERS = frozenset({"decay", "num_updates", "updates"})
+
+# A layer that is called so is no classifier, but may be computed with.
+_NO_HEAD = _named("proj(?:ect(?:ion|or))?", "embed(?:ding|der)?s?", "neck", "regress(?:ion|or)")
 
 _COUNTER = "num_batches_tracked"  # which old files lack
 
@@ -66,15 +70,24 @@ def head_of(names: Collection[str]) -> str:
     return list(names)[-1].rpartition(".")[0] if names else ""
 
 
-def unwrapped(checkpoint: Checkpoint, networks: Sequence[Collection[str]]) -> Checkpoint:
+def unwrapped(
+    checkpoint: Checkpoint,
+    networks: Sequence[Collection[str]],
+    features: Callable[[Mapping[str, Any]], int | None],
+) -> Checkpoint:
     """Take off what stands before all of the network's names, and leave out what is beside it.
 
     `networks` are the names that the network may have. What is left out is in `beside`: values
-    that are no tensors, and tensors that by their names belong to a loss, a metric, an optimizer or
-    a copy of the network. A single linear layer that is left, where the network lacks exactly its
-    last one, is taken as that, and named in `head`. Other names stay, for whoever compares them
-    with the network's. Raises `WeightsError` if there are several whole networks, none of them
-    likelier than the others.
+    that are no tensors, and tensors that by their names belong to a loss, a metric, an optimizer,
+    a classifier that only helps the training, or a copy of the network.
+
+    Where the network lacks exactly its last layer, and all that is left is a linear one that may
+    stand in its place, that is taken, and named in `head`. It is of the input `features` that the
+    last layer has, given the parameters that were found; it lies in none of the network's other
+    parts, and is not called after another purpose.
+
+    Other names stay, for whoever compares them with the network's. Raises `WeightsError` if there
+    are several whole networks, none of them likelier than the others.
     """
     known = [_Network.of(names) for names in networks]
     state = _without_inner(checkpoint.state, known)
@@ -91,7 +104,7 @@ def unwrapped(checkpoint: Checkpoint, networks: Sequence[Collection[str]]) -> Ch
         else:  # perhaps a layer of a name that the network has too
             odd = stored in network.all_names
             others[stored] = (f"{stored} (not in {prefix})" if odd else name, value)
-    head = _lone_head({stored: value for stored, (_, value) in others.items()}, kept, network)
+    head = _lone_head(others, kept, network, features)
     if head:
         kept |= {f"{network.head}.{leaf}": others[f"{head}.{leaf}"][1] for leaf in _LINEAR}
     else:
@@ -99,16 +112,26 @@ def unwrapped(checkpoint: Checkpoint, networks: Sequence[Collection[str]]) -> Ch
     return replace(checkpoint, state=kept, beside=tuple(beside), head=head)
 
 
-def _lone_head(others: Mapping[str, Any], kept: Collection[str], network: _Network) -> str:
-    """Name the linear layer that is all that is left of a file, if the network lacks its last."""
+def _lone_head(
+    others: Mapping[str, tuple[str, Any]],
+    kept: Mapping[str, Any],
+    network: _Network,
+    features: Callable[[Mapping[str, Any]], int | None],
+) -> str:
+    """Name the linear layer that is left of a file and stands in the place of the last one."""
     own = {f"{network.head}.{leaf}" for leaf in _LINEAR}
     head = head_of(others)
     if network.names - set(kept) != own or others.keys() != {f"{head}.{leaf}" for leaf in _LINEAR}:
         return ""
-    weight, bias = (others[f"{head}.{leaf}"] for leaf in _LINEAR)
+    (name, weight), (_, bias) = (others[f"{head}.{leaf}"] for leaf in _LINEAR)
+    part = name.partition(".")[0]
+    elsewhere = part in network.children and part != network.head.partition(".")[0]
+    if elsewhere or _NO_HEAD.search(name):
+        return ""
     if not all(isinstance(value, Tensor) and is_dense(value) for value in (weight, bias)):
         return ""
-    return head if weight.ndim == 2 and bias.shape == weight.shape[:1] else ""
+    is_linear = weight.ndim == 2 and bias.shape == weight.shape[:1]
+    return head if is_linear and weight.shape[1] == features(kept) else ""
 
 
 def head_line(checkpoint: Checkpoint) -> str:

@@ -102,10 +102,11 @@ def _bench(flags: dict[str, object]) -> int:
 def _serve(flags: dict[str, object], leaving: LeaveAtSignal) -> int:
     import threading  # noqa: PLC0415
 
-    from service.engine.providers import prepare_runtime  # noqa: PLC0415
+    from service.engine.builds import prepare_runtime  # noqa: PLC0415
+    from service.files import user_cache  # noqa: PLC0415
     from service.settings import load_settings  # noqa: PLC0415
 
-    settings, warnings = load_settings(flags, os.environ)
+    settings, warnings = load_settings(flags, os.environ, user_cache())
     prepare_runtime()
     from service.logs.configure import as_text  # noqa: PLC0415 - imports structlog
     from service.logs.native import native_output_logged  # noqa: PLC0415

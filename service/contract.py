@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Mapping
-from typing import Annotated, Literal
+from typing import Annotated, Any, Final, Literal
 
 from pydantic import (
     BaseModel,
@@ -34,6 +34,17 @@ PROBABILITIES = "probabilities"
 
 CLASSIFIER_WEIGHT = "classifier_weight"
 """An optional output, the same for every batch: float32 [C, D]."""
+
+SCHEMA_VERSION: Final = 2
+"""Of the contracts that are written; those of schema 1 are read, too."""
+
+REFERENCE_PROVIDER = "cpu"
+"""The provider whose tolerances every file has, and that stand in for those of others."""
+
+Precision = Literal["fp32", "fp16", "int8"]
+ProviderKey = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_]*$")]
+Tolerance = Annotated[float, Field(gt=0, lt=1)]
+"""The largest difference in a probability at which a golden case still agrees."""
 
 Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
 Fraction = Annotated[float, Field(ge=0, le=1)]
@@ -128,34 +139,46 @@ class GoldenPhoto(_Part):
     probabilities: tuple[float, ...]
 
 
-class Tolerance(_Part):
-    """The largest difference in a probability at which a golden case still agrees."""
-
-    cpu: Annotated[float, Field(gt=0, lt=1)]
-    cuda: Annotated[float, Field(gt=0, lt=1)]
-
-
 class ModelContract(_Part):
     """All that is needed to serve a model file and to trust it."""
 
-    schema_version: Literal[1] = 1
+    schema_version: Literal[2] = SCHEMA_VERSION
     name: str
     architecture: str
     preprocessing: Preprocessing
     labels: Annotated[tuple[Label, ...], Field(min_length=2)]
     optional_outputs: tuple[Literal["embedding", "features", "classifier_weight"], ...] = ()
-    precision: Literal["fp32", "fp16", "int8"] = "fp32"
-    storage: Literal["fp32", "fp16", "int8"] = "fp32"
+    precision: Precision = "fp32"
+    storage: Precision = "fp32"
     weights: Weights
     tools: dict[str, str]
     parity: Parity
     agreement: Agreement | None = None
     accuracy: Accuracy | None = None
-    tolerance: Tolerance
+    tolerances: dict[ProviderKey, dict[Precision, Tolerance]]
     golden: Annotated[
         tuple[Annotated[GoldenPattern | GoldenPhoto, Field(discriminator="kind")], ...],
         Field(min_length=1),
     ]
+
+    @model_validator(mode="before")
+    @classmethod
+    def _of_any_schema(cls, fields: Any) -> Any:
+        if not isinstance(fields, dict):
+            return fields
+        version = schema_of(fields)
+        if isinstance(version, int) and version > SCHEMA_VERSION:
+            raise ValueError(
+                f"schema_version: {version} is of a newer release; this one reads up to "
+                f"{SCHEMA_VERSION}"
+            )
+        return _from_schema_1(fields) if version == 1 and "tolerances" not in fields else fields
+
+    @model_validator(mode="after")
+    def _can_be_checked(self) -> ModelContract:
+        if self.precision not in self.tolerances.get(REFERENCE_PROVIDER, {}):
+            raise ValueError(f"tolerances: has none of {REFERENCE_PROVIDER} at {self.precision}")
+        return self
 
     @model_validator(mode="after")
     def _counts_agree(self) -> ModelContract:
@@ -169,6 +192,37 @@ class ModelContract(_Part):
                     f"for {len(self.labels)} labels"
                 )
         return self
+
+    def tolerance(self, provider: str) -> float:
+        """Return how far a probability may be off on a provider, at the file's precision.
+
+        Where the file does not know the provider at that precision, it is the CPU's.
+        """
+        reference = self.tolerances[REFERENCE_PROVIDER][self.precision]
+        return self.tolerances.get(provider, {}).get(self.precision, reference)
+
+    @property
+    def loosest_tolerance(self) -> float:
+        """Return the tolerance that no provider goes beyond, at the file's precision."""
+        return max(self.tolerance(provider) for provider in self.tolerances)
+
+
+def schema_of(fields: Mapping[str, Any]) -> Any:
+    """Return the schema that a contract's JSON says, or shows, to be of; it may be no number."""
+    return fields.get("schema_version", 1 if "tolerance" in fields else SCHEMA_VERSION)
+
+
+def _from_schema_1(fields: Mapping[str, Any]) -> dict[str, Any]:
+    """Return it as of schema 2: before, tolerances were those at the file's precision alone.
+
+    What does not hold is left to be refused.
+    """
+    read = {name: value for name, value in fields.items() if name != "tolerance"}
+    read["schema_version"] = SCHEMA_VERSION
+    precision, tolerance = fields.get("precision", "fp32"), fields.get("tolerance")
+    if isinstance(tolerance, dict) and isinstance(precision, str):
+        read["tolerances"] = {name: {precision: limit} for name, limit in tolerance.items()}
+    return read
 
 
 def way_to_a_model_file(file: str) -> str:

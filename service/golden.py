@@ -38,9 +38,13 @@ and a wrong resize or colour order by far more.
 
 @dataclass(frozen=True, slots=True)
 class GoldenReport:
-    """The outcome of a check: `failures` mean that the model must not serve."""
+    """The outcome of a check: `failures` mean that the model must not serve.
+
+    Probabilities may be off by `tolerance`.
+    """
 
     max_abs_diff: float
+    tolerance: float
     failures: tuple[str, ...]
     warnings: tuple[str, ...]
 
@@ -80,7 +84,7 @@ def golden_pixels(
 
 def tolerance_in_force(engine: Engine, contract: ModelContract) -> float:
     """Return how far a probability may be off where and as this engine computes."""
-    limit = contract.tolerance.cuda if engine.provider == "cuda" else contract.tolerance.cpu
+    limit = contract.tolerance(engine.provider.tolerance_key)
     return max(limit, TF32_DRIFT) if engine.tf32 else limit
 
 
@@ -105,7 +109,9 @@ def check_golden(engine: Engine, contract: ModelContract, batch: int) -> GoldenR
                     "the golden photo is decoded or resized to other pixels than at export "
                     f"(probabilities differ by {diff:.2g}); is Pillow of another version?"
                 )
-    return GoldenReport(worst, tuple(dict.fromkeys(failures)), tuple(dict.fromkeys(warnings)))
+    return GoldenReport(
+        worst, limit, tuple(dict.fromkeys(failures)), tuple(dict.fromkeys(warnings))
+    )
 
 
 def _disagreement(

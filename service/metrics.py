@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 
 from prometheus_client import (
     CONTENT_TYPE_LATEST,
@@ -41,6 +42,8 @@ class ModelMetrics:
     queue_length: Gauge
     ready: Gauge
     broken: Gauge
+    show_info: Callable[..., None]
+    """Shows `architecture`, `precision` and `provider`, in the place of any shown before."""
 
 
 class _Outcomes(dict[str, Counter]):
@@ -171,6 +174,20 @@ class Metrics:
             ["model", "version", "architecture", "precision", "provider"],
             registry=registry,
         )
+        self._of_models = (
+            self.images,
+            self.abandoned,
+            self.coalesced,
+            self.queue_seconds,
+            self.inference_seconds,
+            self.batch_size,
+            self.inference_failures,
+            self.slow_batches,
+            self._queue_length,
+            self._ready,
+            self._broken,
+            self._model_info,
+        )
         self._build_info = Gauge(
             "resnet_serve_build_info", "1, with the release in the label.", ["version"],
             registry=registry,
@@ -211,6 +228,7 @@ class Metrics:
             queue_length=self._queue_length.labels(*labels),
             ready=self._ready.labels(*labels),
             broken=self._broken.labels(*labels),
+            show_info=partial(self._show_info, name, str(version)),
         )
 
     def show_broken(self, name: str, version: int) -> None:
@@ -218,11 +236,16 @@ class Metrics:
         self._ready.labels(name, str(version)).set(0)
         self._broken.labels(name, str(version)).set(1)
 
-    def set_model_info(
-        self, name: str, version: int, *, architecture: str, precision: str, provider: str
+    def forget_model(self, name: str, version: int) -> None:
+        """Show nothing of a model any more."""
+        for metric in self._of_models:
+            metric.remove_by_labels({"model": name, "version": str(version)})
+
+    def _show_info(
+        self, name: str, version: str, *, architecture: str, precision: str, provider: str
     ) -> None:
-        """Show what is served under a name."""
-        self._model_info.labels(name, str(version), architecture, precision, provider).set(1)
+        self._model_info.remove_by_labels({"model": name, "version": version})
+        self._model_info.labels(name, version, architecture, precision, provider).set(1)
 
     def set_build(self, version: str) -> None:
         """Show the release."""

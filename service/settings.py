@@ -11,7 +11,7 @@ import argparse
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import (
     BaseModel,
@@ -23,6 +23,7 @@ from pydantic import (
 )
 
 from service import flags
+from service.engine.providers import AUTO, CPU, CUDA, CudaGraphs, provider_names
 from service.errors import SettingsError
 
 PREFIX = "RESNET_SERVE_"
@@ -41,12 +42,11 @@ Milliseconds = Annotated[int, Field(ge=1, le=MAX_TIMEOUT_MS)]
 Seconds = Annotated[float, Field(gt=0, le=86_400)]
 
 
-Provider = Literal["auto", "cpu", "cuda"]
+if TYPE_CHECKING:
+    ProviderName = str
+else:
+    ProviderName = Literal[*provider_names()]
 OptimizeFor = Literal["throughput", "latency"]
-CudaGraphs = Literal["auto", "off"]
-
-CPU_MAX_BATCH = 8
-"""Maximum images per batch on a CPU, where none is set: larger ones gain nothing there."""
 
 _RENAMED = {"layout_goal": "optimize_for"}
 """Settings that had another name; the old one is refused with the new one."""
@@ -98,8 +98,8 @@ class Settings(BaseModel):
     default_model: str | None = Field(
         None, description="model for requests that name none; needed only with several"
     )
-    provider: Provider = Field(
-        "auto", description="where models run; auto takes CUDA where it works, else the CPU"
+    provider: ProviderName = Field(
+        AUTO, description="where models run; auto takes CUDA where it works, else the CPU"
     )
     device_id: int = Field(0, ge=0, description="which GPU")
     tf32: bool = Field(False, description="let the GPU round float32 products to TF32")
@@ -135,8 +135,8 @@ class Settings(BaseModel):
         0,
         ge=0,
         le=1024,
-        description=f"maximum images per batch; 0: {CPU_MAX_BATCH} on the CPU, by measurement up "
-        "to 64 on a GPU",
+        description=f"maximum images per batch; 0: {CPU.max_batch} on the CPU, by measurement up "
+        f"to {CUDA.max_batch} on a GPU",
     )
     max_delay_ms: float = Field(
         0, ge=0, le=10_000, description="how long an incomplete batch waits for more images"
@@ -286,11 +286,12 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
 
 
 def load_settings(
-    given: Mapping[str, Any], environ: Mapping[str, str]
+    given: Mapping[str, Any], environ: Mapping[str, str], cache: Path | None = None
 ) -> tuple[Settings, tuple[str, ...]]:
     """Join the flags that were given (None: not), environment and defaults.
 
-    Returns the settings and warnings to log. Raises `SettingsError`, naming every bad setting.
+    `cache` is this program's folder among the user's caches, if there is one. Returns the settings
+    and warnings to log. Raises `SettingsError`, naming every bad setting.
     """
     values, warnings = _from_environment(environ)
     values |= {name: value for name, value in given.items() if value is not None}
@@ -298,7 +299,7 @@ def load_settings(
         f"{_named(old)} is now {_named(_RENAMED[old])}" for old in _RENAMED if old in values
     ]:
         raise SettingsError("; ".join(renamed))
-    values.setdefault("cache_dir", _default_cache(environ))
+    values.setdefault("cache_dir", cache)
     try:
         return Settings.model_validate(values), warnings
     except ValidationError as error:
@@ -323,17 +324,6 @@ def _from_environment(environ: Mapping[str, str]) -> tuple[dict[str, Any], tuple
             f"unknown variable {', '.join(unknown)}; `resnet-serve serve --help` lists the settings"
         )
     return values, tuple(warnings)
-
-
-def _default_cache(environ: Mapping[str, str]) -> Path | None:
-    """Return this program's folder among the user's caches; None where there is no such place.
-
-    Source: https://specifications.freedesktop.org/basedir-spec/latest/
-    """
-    caches, home = environ.get("XDG_CACHE_HOME", ""), environ.get("HOME", "")
-    if Path(caches).is_absolute():  # the specification passes others over
-        return Path(caches) / "resnet-serve"
-    return Path(home) / ".cache" / "resnet-serve" if Path(home).is_absolute() else None
 
 
 def _describe(item: Any) -> str:

@@ -74,7 +74,7 @@ def pytest_sessionstart() -> None:
 
 @contextmanager
 def running(app: FastAPI) -> Iterator[str]:
-    """Serve an app on a free port, on a thread; gives its URL once it is ready."""
+    """Serve an app on a free port, on a thread; yield its URL once it is ready."""
     config = uvicorn_config(app, app.state.runtime.settings)
     config.port = 0
     server = uvicorn.Server(config)
@@ -108,7 +108,7 @@ def model_folder(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def serve(model_folder: Path) -> Iterator[Callable[..., httpx.Client]]:
-    """Gives a function that starts a real server with the color model and given settings."""
+    """Return a function that starts a real server with the color model and given settings."""
     stack: list[tuple[httpx.Client, object]] = []
     # Given, so that nothing is measured: what a busy machine measures is no matter of most tests.
     common = {"models": model_folder, "runners": 2, "intra_op_threads": 1}

@@ -31,7 +31,7 @@ def error_rows() -> list[str]:
     ]
     classes.sort(key=lambda error: (error.status, error.code))
     return [
-        f"| {error.status} | `{error.code}` | {inspect.getdoc(error).splitlines()[0]} |"
+        f"| {error.status} | `{error.code}` | {(inspect.getdoc(error) or '').splitlines()[0]} |"
         for error in classes
     ]
 

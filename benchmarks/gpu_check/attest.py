@@ -20,13 +20,14 @@ _KINDS = {"fp32": ("fp32", False), "fp32 with --tf32": ("fp32", True), "fp16": (
 
 def run(context: Context, part: Part) -> None:
     """Check the golden cases in each precision, and graphs against plain runs."""
-    wanted = "cuda" if context.gpu else "cpu"
+    wanted = context.provider
     for title, (precision, tf32) in _KINDS.items():
         if tf32 and not context.gpu:
             part.skip(f"{title}: golden cases")
             continue
         with context.opened(precision, tf32=tf32) as (engine, contract):
-            part.check(f"{title}: provider", engine.provider, wanted, ok=engine.provider == wanted)
+            found = engine.provider
+            part.check(f"{title}: provider", found.name, wanted.name, ok=found is wanted)
             if context.gpu:
                 graphs = engine.attested["cuda_graphs"]
                 part.check(f"{title}: CUDA graphs", str(graphs), "True", ok=graphs is True)

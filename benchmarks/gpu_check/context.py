@@ -13,9 +13,13 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+from numpy.typing import NDArray
+
 from service.contract import ModelContract, parse_contract
 from service.engine.base import Engine
-from service.engine.onnx import CudaOptions, OnnxOpener, may_run_on_gpu
+from service.engine.onnx import OnnxOpener
+from service.engine.providers import CPU, CUDA, EngineOptions, Provider
 from service.golden import golden_pattern
 
 SIZES = (1, 8, 32)
@@ -34,9 +38,14 @@ class Context:
     scale: float = 1.0
 
     def model(self, precision: str) -> Path:
-        """Give the model file in "fp32" or "fp16"."""
+        """Return the model file in "fp32" or "fp16"."""
         name = "resnet50" if self.gpu else "light"
         return self.folder / (f"{name}.onnx" if precision == "fp32" else f"{name}-fp16.onnx")
+
+    @property
+    def provider(self) -> Provider:
+        """The provider that models run on."""
+        return CUDA if self.gpu else CPU
 
     @property
     def names(self) -> list[str]:
@@ -58,8 +67,8 @@ class Context:
     ) -> Iterator[tuple[Engine, ModelContract]]:
         """Open a model file: on the GPU where there is one, else on the CPU."""
         opener = OnnxOpener(
-            "cuda" if self.gpu else "cpu",
-            CudaOptions(tf32=tf32, graphs="auto" if graphs else "off"),
+            self.provider.name,
+            EngineOptions(tf32=tf32, graphs="auto" if graphs else "off"),
         )
         path = self.model(precision)
         engine = opener.open(path, intra_op_threads=1 if self.gpu else os.cpu_count() or 1)
@@ -73,17 +82,17 @@ class Context:
 
 def has_gpu() -> bool:
     """Whether ONNX Runtime could use a GPU here."""
-    return may_run_on_gpu("auto")
+    return CUDA.problem() is None
 
 
-def pixels_of(contract: ModelContract, count: int, seed: int = 0) -> list:
+def pixels_of(contract: ModelContract, count: int, seed: int = 0) -> list[NDArray[np.uint8]]:
     """Make formula images for a model."""
     side = contract.preprocessing.crop
     return [golden_pattern(seed + number, side) for number in range(count)]
 
 
 def program(name: str) -> list[str]:
-    """Give the command of a program of the project: this Python's, else the one on the path."""
+    """Return the command of a program of the project: this Python's, else the one on the path."""
     beside = Path(sys.executable).with_name(name)
     found = str(beside) if beside.exists() else shutil.which(name)
     if found is None:
@@ -92,7 +101,7 @@ def program(name: str) -> list[str]:
 
 
 def median_of(work: Callable[[], object], runs: int) -> float:
-    """Give the median seconds of a call."""
+    """Return the median seconds of a call."""
     times = []
     for _ in range(runs):
         started = time.perf_counter()
@@ -102,7 +111,7 @@ def median_of(work: Callable[[], object], runs: int) -> float:
 
 
 def rate_of(works: Sequence[Callable[[], int]], seconds: float) -> float:
-    """Repeat each call on a thread of its own for a while; gives what they return, a second."""
+    """Repeat each call on a thread of its own for a while; return what they return, a second."""
     counts = [0] * len(works)
     errors: list[BaseException] = []
     end = time.perf_counter() + seconds

@@ -114,7 +114,7 @@ def _lose(part: Part, command: list[str], image: bytes) -> None:
 
 
 def _first_failure(server: _Server) -> int | None:
-    """Give the first status of /livez that is not 200; None if it never had one."""
+    """Return the first status of /livez that is not 200; None if it never had one."""
     while server.process.poll() is None:
         try:
             if (status := server.ask("GET", "/livez")) != 200:

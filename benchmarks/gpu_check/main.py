@@ -22,7 +22,8 @@ from typing import Any
 from gpu_check.context import Context, has_gpu
 from gpu_check.report import Part, render
 from service.bench.machine import describe_machine
-from service.engine.providers import gpu_name, prepare_runtime
+from service.engine.builds import prepare_runtime
+from service.engine.nvidia import gpu_name
 
 PARTS = {
     "attest": "provider, golden cases in fp32, TF32 and fp16, graphs against plain runs",
@@ -42,7 +43,7 @@ _INTERRUPTED = 130  # 128 and the signal's number, as a shell has it
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Do as the command line says; gives 1 if anything fell short."""
+    """Do as the command line says; return 1 if anything fell short."""
     options = _parser().parse_args(argv)
     if options.dry_run:
         for name, what in PARTS.items():
@@ -77,7 +78,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _all_parts(options: argparse.Namespace) -> tuple[list[Part], bool]:
-    """Run what is asked for; gives what was done, and whether Ctrl-C or SIGTERM ended it."""
+    """Run what is asked for; return what was done, and whether Ctrl-C or SIGTERM ended it."""
     parts: list[Part] = []
     before = signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:

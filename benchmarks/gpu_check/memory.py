@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import os
 import random
 import threading
-from pathlib import Path
+
+import psutil
 
 from gpu_check.context import Context, pixels_of, rate_of
 from gpu_check.report import Part
@@ -43,9 +43,8 @@ def run(context: Context, part: Part) -> None:
 
 
 def resident_bytes() -> int:
-    """Give this process's resident memory, see proc(5)."""
-    pages = int(Path("/proc/self/statm").read_text("ascii").split()[1])
-    return pages * os.sysconf("SC_PAGE_SIZE")
+    """Return this process's resident memory."""
+    return psutil.Process().memory_info().rss
 
 
 def _device_bytes(engine: object) -> int | None:

@@ -31,11 +31,11 @@ class Part:
     error: str | None = None
 
     def note(self, what: str, value: str) -> None:
-        """Tell a figure."""
+        """Report a figure."""
         self.findings.append(Finding(what, value))
 
     def check(self, what: str, value: str, target: str, *, ok: bool) -> None:
-        """Tell a figure and whether it reaches its target."""
+        """Report a figure and whether it reaches its target."""
         self.findings.append(Finding(what, value, target, ok))
 
     def at_most(self, what: str, value: float, most: float, unit: str = "") -> None:
@@ -47,7 +47,7 @@ class Part:
         self.check(what, f"{value:.3g}{unit}", f"at least {least:g}{unit}", ok=value >= least)
 
     def skip(self, what: str) -> None:
-        """Tell what was left out for want of a GPU."""
+        """Report what was left out for want of a GPU."""
         self.findings.append(Finding(what, NEEDS_GPU))
 
     @property
@@ -56,7 +56,7 @@ class Part:
         return self.error is not None or any(finding.ok is False for finding in self.findings)
 
     def as_json(self) -> dict[str, Any]:
-        """Give all of it."""
+        """Return all of it."""
         return asdict(self) | {"fell_short": self.fell_short}
 
     @classmethod
@@ -68,7 +68,7 @@ class Part:
 
 
 def render(machine: Mapping[str, Any], parts: Sequence[Part]) -> str:
-    """Give the report in Markdown."""
+    """Return the report in Markdown."""
     packages = ", ".join(f"{name} {version}" for name, version in machine["packages"].items())
     lines = [
         "# gpu-check",

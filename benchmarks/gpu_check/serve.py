@@ -34,7 +34,7 @@ def run(context: Context, part: Part) -> None:
         link(context.model("fp16" if context.gpu else "fp32"), Path(folder))
         flags = ["--models", folder, "--max-batch", str(_MAX_BATCH), "--cache-dir", "none",
                  "--log-level", "warning"]  # fmt: skip
-        table, rates = dict(FAST_GPU_MS), {}
+        table, rates = dict(FAST_GPU_MS), dict[int, dict[str, Any]]()
         if context.gpu:
             table, rates = _real(context, part, flags)
         else:

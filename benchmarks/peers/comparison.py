@@ -33,6 +33,7 @@ from service.bench.summary import spread
 from service.contract import METADATA_KEY
 from service.cpus import cpu_count
 from service.engine.onnx import load_engine
+from service.engine.providers import CPU
 from service.models.files import builtin_file
 
 
@@ -137,7 +138,7 @@ class Comparison:
                           f"{figures['errors']:.0f} errors")  # fmt: skip
 
     def _measure_limits(self) -> dict[str, dict[str, float]]:
-        """Give images a second by layout: of the model alone, and with decoding."""
+        """Return images a second by layout: of the model alone, and with decoding."""
         limits = measure_limits(
             Path(self._task.model_file), self._prepared.images, 1, self._progress.show
         )
@@ -183,7 +184,7 @@ class Comparison:
 def _make_task(arguments: argparse.Namespace, folder: Path) -> Task:
     """Write the model file's contract down for the peers, and give what they are to do."""
     model_file = Path(arguments.model_file or builtin_file().path).resolve()
-    engine = load_engine(model_file, provider="cpu", intra_op_threads=1)
+    engine = load_engine(model_file, provider=CPU.name, intra_op_threads=1)
     contract = folder / "contract.json"
     contract.write_text(engine.metadata[METADATA_KEY])
     engine.close()

@@ -15,6 +15,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+import psutil
+
 from service.bench.monitor import cpu_seconds, process_tree
 from service.bench.reference import best_labels
 
@@ -45,7 +47,7 @@ class RunningServer:
         self.pid = process.pid
 
     def wait_until_right(self, url: str, image: bytes) -> float:
-        """Post an image until it has an answer in the right form; gives the seconds it took.
+        """Post an image until it has an answer in the right form; return the seconds it took.
 
         Raises `ServerFailedError`, with the end of the log.
         """
@@ -66,21 +68,25 @@ class RunningServer:
         raise self._failure(f"gave no right answer in {_START_S:.0f} s, at last: {said}")
 
     def memory_bytes(self) -> dict[str, int]:
-        """Give the resident memory of all its processes, summed up.
+        """Return the resident memory of all its processes, summed up.
 
         `rss` counts pages that processes share once for each of them, `pss` once in all.
         """
-        pids = process_tree(self.pid)
-        return {name: sum(_memory(pid, name) for pid in pids) for name in ("rss", "pss")}
+        sizes = {"rss": 0, "pss": 0}
+        for process in process_tree(self.pid):
+            with contextlib.suppress(psutil.NoSuchProcess):
+                memory = process.memory_full_info()
+                sizes["rss"] += memory.rss
+                sizes["pss"] += memory.pss
+        return sizes
 
     def others_cpu_s(self) -> float:
-        """Give the CPU seconds that this machine has spent on neither the server nor this process.
+        """Return the CPU seconds that this machine spent on neither the server nor this process.
 
         Between two loads' ends it grows by what disturbed them.
         """
-        fields = Path("/proc/stat").read_text("ascii").split("\n", 1)[0].split()[1:]
-        user, nice, system, _idle, _waiting, irq, softirq, steal = map(int, fields[:8])
-        busy = (user + nice + system + irq + softirq + steal) / os.sysconf("SC_CLK_TCK")
+        spent = psutil.cpu_times()
+        busy = sum((spent.user, spent.nice, spent.system, spent.irq, spent.softirq, spent.steal))
         return busy - cpu_seconds(self.pid) - time.process_time()
 
     def _failure(self, what: str) -> ServerFailedError:
@@ -113,7 +119,7 @@ def running(
 
 @contextmanager
 def temporary_folder() -> Iterator[Path]:
-    """Give a folder with a short name (there will be sockets in it), and remove it at the end."""
+    """Yield a folder with a short name (there will be sockets in it), and remove it at the end."""
     folder = Path(tempfile.mkdtemp(prefix="peers-"))
     try:
         yield folder
@@ -131,23 +137,14 @@ def _stop(process: subprocess.Popen[bytes]) -> None:
         deadline = time.monotonic() + _KILL_S
         # Orphans have come to this process by now, which has no other children.
         while (left := process_tree(os.getpid())[1:]) and time.monotonic() < deadline:
-            for pid in left:
-                with contextlib.suppress(ProcessLookupError):
-                    os.kill(pid, signal.SIGKILL)
+            for orphan in left:
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    orphan.kill()
                 with contextlib.suppress(ChildProcessError):
-                    os.waitpid(pid, os.WNOHANG)  # else it stays as a zombie
+                    os.waitpid(orphan.pid, os.WNOHANG)  # else it stays as a zombie
             time.sleep(0.02)
         process.poll()
         if left:
             raise ServerFailedError(f"processes {left} could not be ended")
     finally:
         signal.signal(signal.SIGINT, before)
-
-
-def _memory(pid: int, name: str) -> int:
-    try:
-        lines = Path(f"/proc/{pid}/smaps_rollup").read_text("ascii").splitlines()
-    except OSError:
-        return 0  # it has ended
-    sizes = (line.split() for line in lines if line.lower().startswith(f"{name}:"))
-    return sum(int(size[1]) * 1024 for size in sizes)

@@ -20,9 +20,9 @@ from processes import adopt_orphans, temporary_folder
 from servers import SERVERS, set_up
 from table import render
 
-from service.engine.providers import prepare_runtime
+from service.engine.builds import prepare_runtime
+from service.engine.providers import CPU
 from service.errors import StartupError
-from service.settings import CPU_MAX_BATCH
 
 _INTERRUPTED = 130
 
@@ -43,7 +43,7 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     flag("--rounds", type=_count, default=5)
     flag("--duration", type=float, default=5.0, help="seconds of each load that are measured")
     flag("--warm-up", type=float, default=3.0, help="seconds of each load before that")
-    flag("--max-batch", type=_count, default=CPU_MAX_BATCH,
+    flag("--max-batch", type=_count, default=CPU.max_batch,
          help="images in a batch at most, for all servers")  # fmt: skip
     flag("--max-delay-ms", type=_count, default=1,
          help="how long the peers that wait for a fuller batch do so")  # fmt: skip
@@ -72,7 +72,7 @@ def _counts(text: str) -> list[int]:
 
 
 def main() -> int:
-    """Run the program; gives its exit status."""
+    """Run the program; return its exit status."""
     arguments = parse_arguments()
     if arguments.setup:
         problems = set_up(SERVERS[name] for name in arguments.servers)

@@ -40,7 +40,7 @@ class Server:
         return _VENVS / self.name / "bin" / "python"
 
     def versions(self) -> dict[str, str]:
-        """Give the versions of its package and of the shared ones."""
+        """Return the versions of its package and of the shared ones."""
         names = [self.package, *SHARED_PACKAGES]
         code = "import sys, importlib.metadata as m; print(*map(m.version, sys.argv[1:]))"
         found = subprocess.run(
@@ -67,7 +67,7 @@ SERVERS: Mapping[str, Server] = MappingProxyType(
 
 
 def command_of(server: Server, task: Task, folder: Path) -> list[str]:
-    """Give the command that starts a server in a folder of its own."""
+    """Return the command that starts a server in a folder of its own."""
     if server.name != OURS:
         return [str(server.python), str(HERE / server.name / "server.py")]
     models = folder / "models"
@@ -80,7 +80,7 @@ def command_of(server: Server, task: Task, folder: Path) -> list[str]:
 
 
 def environment_of(server: Server, task: Task, folder: Path) -> dict[str, str]:
-    """Give a server's environment: this one's, without what would change how it is measured.
+    """Return a server's environment: this one's, without what would change how it is measured.
 
     Home and temporary files are in the server's folder, so that nothing of a run is left.
     """
@@ -101,7 +101,7 @@ def environment_of(server: Server, task: Task, folder: Path) -> dict[str, str]:
 
 
 def set_up(servers: Iterable[Server]) -> dict[str, str]:
-    """Make the peers' virtual environments; gives what went wrong by the peer's name."""
+    """Make the peers' virtual environments; return what went wrong by the peer's name."""
     problems = {}
     for server in servers:
         if server.name == OURS or not problem_of(server):
@@ -137,7 +137,7 @@ def _stamp(server: Server) -> Path:
 
 
 def _wanted(server: Server) -> str:
-    """Give what the virtual environment follows from."""
+    """Return what the virtual environment follows from."""
     files = [HERE / server.name / name for name in ("requirements.txt", "constraints.txt")]
     digest = hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()
     return json.dumps({"requirements": digest, "python": sys.version.split()[0]})

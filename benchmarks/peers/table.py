@@ -27,7 +27,7 @@ FIGURES = (
 def figures_of(
     run: dict[str, Any], memory: dict[str, int], others_cores: float
 ) -> dict[str, float | None]:
-    """Give the figures of one load from the benchmark's report of it, and the memory after it.
+    """Return the figures of one load from the benchmark's report of it, and the memory after it.
 
     `others_cores` is how much of the machine neither the server nor the generator used meanwhile.
     """
@@ -47,7 +47,7 @@ def figures_of(
 
 
 def summarise(result: dict[str, Any]) -> dict[str, Any]:
-    """Give medians by clients and server, with the least and the most answers a second.
+    """Return medians by clients and server, with the least and the most answers a second.
 
     `times` is how many times our answers a second those of the other are exceeded by, as the median
     of the rounds' own ratios: both were measured within minutes of each other.
@@ -72,7 +72,7 @@ def summarise(result: dict[str, Any]) -> dict[str, Any]:
 
 
 def summarise_limits(result: dict[str, Any]) -> dict[str, dict[str, Any]]:
-    """Give the best layout without a server, by kind: of the medians over the rounds, the highest.
+    """Return the best layout without a server, by kind: that of the highest median over the rounds.
 
     The highest of each round would be that of the luckiest layout, and so would be that of a layout
     that was measured in few of them. Beside it stands the plainest way of all, where it was
@@ -103,7 +103,7 @@ def summarise_limits(result: dict[str, Any]) -> dict[str, dict[str, Any]]:
 
 
 def render(result: dict[str, Any]) -> str:
-    """Give the tables, one for each number of clients, and what was not measured."""
+    """Return the tables, one for each number of clients, and what was not measured."""
     machine, summary = result["machine"], result["summary"]
     parts = [
         f"{machine['cpu']}, {machine['cores']} cores; {result['model_file']}; "

@@ -51,7 +51,7 @@ class Task:
         return ModelContract.model_validate_json(Path(self.contract_file).read_bytes())
 
     def to_environment(self) -> dict[str, str]:
-        """Give the variables that `task` reads."""
+        """Return the variables that `task` reads."""
         return {_PREFIX + name.upper(): str(value) for name, value in asdict(self).items()}
 
 
@@ -105,7 +105,7 @@ class Model:
         self._warm_up(given)
 
     def __call__(self, images: Sequence[Pixels]) -> list[dict[str, Any]]:
-        """Run a batch; gives each image's answer in the form of the service's own."""
+        """Run a batch; return each image's answer in the form of the service's own."""
         rows = self._session.run([PROBABILITIES], {INPUT_NAME: np.stack(images)})[0]
         return [self._answer(row) for row in rows]
 
@@ -125,7 +125,7 @@ class Model:
 
 
 def program(name: str) -> str:
-    """Give the path of a program of this virtual environment."""
+    """Return the path of a program of this virtual environment."""
     return str(Path(sys.executable).with_name(name))
 
 
@@ -135,6 +135,6 @@ def run_program(name: str, *arguments: str) -> None:
 
 
 def free_port() -> int:
-    """Give a port of the loopback that was free a moment ago."""
+    """Return a port of the loopback that was free a moment ago."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         return int(listener.getsockname()[1])

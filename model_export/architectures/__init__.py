@@ -8,11 +8,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Literal
+from typing import ClassVar, Literal
 
 BlockKind = Literal["basic", "bottleneck"]
 Stem = Literal["imagenet", "deep", "small"]
 Attention = Literal["se", "cbam"]
+
+# Each kind names the parameters whose first dimensions are the stem's width and the number of
+# classes: by them a file's network is built as wide as it was trained.
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,6 +27,9 @@ class Residual:
     keep their resolution, and look as far by dilation. With `average_down` a shortcut that gets
     smaller is averaged before its 1x1 convolution, so that no pixel is passed over.
     """
+
+    width_parameter: ClassVar[str] = "bn1.weight"
+    classes_parameter: ClassVar[str] = "fc.weight"
 
     block: BlockKind
     depths: tuple[int, int, int, int]
@@ -42,6 +48,9 @@ class Dense:
     `width` is the number of channels that the stem gives.
     """
 
+    width_parameter: ClassVar[str] = "features.norm0.weight"
+    classes_parameter: ClassVar[str] = "classifier.weight"
+
     depths: tuple[int, int, int, int]
     growth: int
     width: int
@@ -50,6 +59,9 @@ class Dense:
 @dataclass(frozen=True, slots=True)
 class Alex:
     """AlexNet; there is one."""
+
+    width_parameter: ClassVar[str] = "features.0.weight"
+    classes_parameter: ClassVar[str] = "classifier.6.weight"
 
 
 Architecture = Residual | Dense | Alex

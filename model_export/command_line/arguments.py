@@ -14,6 +14,7 @@ from model_export.options import Interpolation as InterpolationName
 from model_export.options import Precision as PrecisionName
 from model_export.options import Storage as StorageName
 from model_export.options import Triple
+from service.engine.providers import provider_names
 
 NETWORK, _WEIGHTS = "Network", "Weights"
 _CONTRACT, _PREPROCESSING = "Model file", "Preprocessing"
@@ -26,8 +27,8 @@ def option(panel: str | None, *flags: str, **more: Any) -> Any:
 
 
 def choice(panel: str | None, flag: str, allowed: Any, **more: Any) -> Any:
-    """Make an option of one of the values of a `Literal`, which its help shows."""
-    values_of = get_args(allowed)
+    """Make an option of one of these values, or those of a `Literal`, which its help shows."""
+    values_of = get_args(allowed) or allowed
     return option(panel, flag, parser=values.one_of(values_of), metavar="|".join(values_of), **more)
 
 
@@ -70,6 +71,11 @@ CacheDir = Annotated[
 Output = Annotated[
     Path,
     option(_CONTRACT, "--output", metavar="FILE",
+            help="NAME.onnx or NAME/VERSION.onnx. One that is there is replaced."),
+]  # fmt: skip
+UpgradedOutput = Annotated[
+    Path | None,
+    option(None, "--output", metavar="FILE", show_default="the file itself",
             help="NAME.onnx or NAME/VERSION.onnx. One that is there is replaced."),
 ]  # fmt: skip
 Labels = Annotated[
@@ -193,5 +199,4 @@ Channels = Annotated[
     choice(NETWORK, "--channels", ChannelsName,
             help="Order in which it takes them. Mean and std are given as RGB either way."),
 ]  # fmt: skip
-ProviderName = Literal["auto", "cpu", "cuda"]
-Provider = Annotated[ProviderName, choice(None, "--provider", ProviderName, help="Where it runs.")]
+Provider = Annotated[str, choice(None, "--provider", provider_names(), help="Where it runs.")]

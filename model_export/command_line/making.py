@@ -1,4 +1,4 @@
-"""The commands that make model files: `export` and `adopt`."""
+"""The commands that make model files: `export`, `adopt` and `upgrade`."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from model_export.options import (
     NetworkOptions,
     PrecisionOptions,
     PreprocessingOptions,
+    UpgradeOptions,
     WeightsOptions,
 )
 
@@ -91,3 +92,11 @@ def adopt(  # noqa: PLR0913 - each is an option
         architecture, output_name, gives, channels,
     )  # fmt: skip
     return job("model_export.adopt", "adopt_command", options)
+
+
+def upgrade(*, file: given.ModelFile, output: given.UpgradedOutput = None) -> Job:
+    """Rewrite an older model file's contract as this release has it.
+
+    Nothing else of the file changes. The service reads older ones, too.
+    """
+    return job("model_export.upgrade", "upgrade_command", UpgradeOptions(file, output))

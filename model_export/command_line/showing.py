@@ -10,6 +10,7 @@ import typer
 from model_export.command_line import arguments as given
 from model_export.command_line.jobs import Job, job
 from model_export.command_line.values import words
+from model_export.files import resolved
 from model_export.options import EvaluateOptions, WeightsOptions
 
 
@@ -79,7 +80,7 @@ def evaluate(  # noqa: PLR0913 - each is an option
     lie in, by the beginning of their name, or by val_annotations.txt. JSON has all classes.
     """
     options = EvaluateOptions(
-        file, images, limit, provider, data_set or images.resolve().name, write, all_classes, plot,
+        file, images, limit, provider, data_set or resolved(images).name, write, all_classes, plot,
         json,
     )  # fmt: skip
     return job("model_export.evaluate", "evaluate_command", options)

@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from model_export.command_line import values
-from model_export.command_line.arguments import NETWORK, ProviderName, choice, known, names, option
-from model_export.training.options import OptimiserName
+from model_export.command_line.arguments import NETWORK, choice, known, names, option
+from model_export.training.options import DeviceName, OptimiserName
 
 _HELD_OUT, _RECIPE, _AUGMENTATION = "Held-out images", "Recipe", "Augmentation"
 
@@ -105,6 +105,4 @@ Jitter = Annotated[
             help="Most change of brightness and contrast."),
 ]  # fmt: skip
 Flip = Annotated[bool, option(_AUGMENTATION, "--flip/--no-flip", help="Mirror every other image.")]
-Device = Annotated[
-    ProviderName, choice(_RECIPE, "--device", ProviderName, help="Where it is trained.")
-]
+Device = Annotated[DeviceName, choice(_RECIPE, "--device", DeviceName, help="Where it is trained.")]

@@ -19,9 +19,11 @@ from model_export.architectures import ARCHITECTURES, Residual, Stem
 from model_export.architectures.build import build
 from model_export.checkpoint import TRAINED, Checkpoint
 from model_export.errors import OptionsError
-from model_export.loading import load_backbone, stem_for, width_of
+from model_export.files import resolved
+from model_export.loading import stem_for, width_of
 from model_export.networks import find_checkpoint
 from model_export.preprocessing import preprocessing_of
+from model_export.training.backbone import backbone_line, load_backbone
 from model_export.training.data import (
     Augmentation,
     Example,
@@ -136,7 +138,7 @@ def _run(
 
 def _say_what_next(options: TrainOptions, folder: RunFolder, held_out: int) -> None:
     best, path = best_epoch(folder.history), options.output / BEST
-    name = re.sub(r"[^A-Za-z0-9._-]+", "-", options.output.resolve().name).strip("-._") or "model"
+    name = re.sub(r"[^A-Za-z0-9._-]+", "-", resolved(options.output).name).strip("-._") or "model"
     model = Path("models") / f"{name}.onnx"
     _say(
         f"{path}: top-1 {best['val_top1']:.2%} on the {held_out} held-out images (epoch "
@@ -217,7 +219,7 @@ def _network(
     network = build(architecture, classes=classes, width=width, stem=stem)
     if begun is not None:
         left = load_backbone(network, begun)
-        _say(f"from {begun.path}; begun anew: {', '.join(left) or 'nothing'}")
+        _say(backbone_line(network, begun, left))
     else:
         _zero_last_norms(network)
     return network
@@ -232,7 +234,7 @@ def _zero_last_norms(network: nn.Module) -> None:
 
 
 def _digest(folder: Path, examples: Sequence[Example]) -> str:
-    """Tell sets of images apart, by their names and classes."""
+    """Digest the names and classes of a set of images, so that it is known again."""
     digest = hashlib.sha256()
     for example in examples:
         digest.update(os.fsencode(example.path.relative_to(folder)))

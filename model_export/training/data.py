@@ -21,12 +21,12 @@ from torch import Tensor
 from torch.utils.data import Dataset, Sampler
 
 from model_export.errors import ImagesError
-from model_export.images import SUFFIXES, is_hidden
 from model_export.pixels import EXACT
 from model_export.progress import counted
 from service.contract import Preprocessing
 from service.cpus import cpu_count
 from service.errors import RequestError
+from service.image_files import images_in, no_images
 from service.preprocess.decode import decode, decode_upright
 
 _PARTS = frozenset({"train", "training", "val", "valid", "validation", "test"})
@@ -80,23 +80,17 @@ def find_classes(folder: Path) -> tuple[list[str], list[Example]]:
         raise ImagesError(f"{folder}: must have a folder for each class, two at least")
     examples = []
     for index, name in enumerate(classes):
-        paths = sorted(
-            path
-            for path in (folder / name).rglob("*")
-            if path.suffix.lower() in SUFFIXES
-            and path.is_file()
-            and not is_hidden(path.relative_to(folder))
-        )
-        if not paths:
-            raise ImagesError(f"{folder / name}: holds no images ({', '.join(sorted(SUFFIXES))})")
-        examples += [Example(path, index) for path in paths]
+        images = images_in(folder / name)
+        if not images:
+            raise ImagesError(no_images(folder / name))
+        examples += [Example(folder / name / image, index) for image in images]
     return classes, examples
 
 
 def split(
     examples: Sequence[Example], fraction: float, seed: int
 ) -> tuple[list[Example], list[Example]]:
-    """Hold out that fraction of each class, one image at least; gives training and validation.
+    """Hold out that fraction of each class, one image at least; return training and validation.
 
     Raises `ImagesError` for a class of a single image.
     """

@@ -8,6 +8,7 @@ from typing import Literal
 
 from model_export.architectures import Stem
 from model_export.errors import OptionsError
+from model_export.files import resolved
 from model_export.options import PreprocessingOptions, WeightsOptions
 
 OptimiserName = Literal["sgd", "adamw", "sgd-noise"]
@@ -70,6 +71,10 @@ class HeldOutOptions:
         return self.given_fraction or _HELD_OUT
 
 
+DeviceName = Literal["auto", "cpu", "cuda"]
+"""PyTorch's devices."""
+
+
 @dataclass(frozen=True, slots=True)
 class TrainOptions:
     """What `train` is asked."""
@@ -81,7 +86,7 @@ class TrainOptions:
     weights: WeightsOptions
     width: int | None
     stem: Stem | None
-    device: Literal["auto", "cpu", "cuda"]
+    device: DeviceName
     workers: int
     held_out: HeldOutOptions
     recipe: RecipeOptions
@@ -91,7 +96,7 @@ class TrainOptions:
     def __post_init__(self) -> None:
         if self.output.exists() and not self.output.is_dir():
             raise OptionsError(f"--output {self.output}: is a file, not a folder")
-        if self.output.resolve().is_relative_to(self.folder.resolve()):
+        if resolved(self.output).is_relative_to(resolved(self.folder)):
             raise OptionsError(
                 f"--output {self.output}: lies among the images, as if it were a class"
             )

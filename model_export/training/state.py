@@ -12,7 +12,8 @@ import torch
 
 from model_export.checkpoint import TRAINED
 from model_export.errors import OptionsError, WeightsError
-from model_export.files import replacing
+from model_export.unpickling import load_pickle
+from service.files import replacing
 from service.report.plots import training_plot
 
 LAST, BEST, METRICS, PLOT = "last.pth", "best.pth", "metrics.csv", "metrics.html"
@@ -41,12 +42,7 @@ class RunFolder:
         if resume:
             if not last.is_file():
                 raise OptionsError(f"{last}: no such file, so there is nothing to resume")
-            try:
-                state: Any = torch.load(last, map_location="cpu", weights_only=True)
-            except OSError:
-                raise
-            except Exception as error:  # PyTorch's errors share no other root
-                raise WeightsError(f"{last}: is damaged") from error
+            state = load_pickle(last)
             if not isinstance(state, dict) or not state.keys() >= _PARTS:
                 raise WeightsError(f"{last}: is no state of a run")
             self.history = state["history"]

@@ -61,6 +61,7 @@ class ImageGate:
         self.admitted = 0
         """Images let in and not yet answered."""
         self._patience_s, self._patient = patience_s, 0
+        self._when_empty: asyncio.Future[None] | None = None
         self._reservations: set[Reservation] = set()
         # Who is passed by others takes longer for no fault of the plans.
         self._prediction_errors = {priority: PredictionErrors() for priority in Priority}
@@ -194,11 +195,23 @@ class ImageGate:
         self.admitted += reservation.load.images
         self._patient += reservation.load.images if self._is_patient(reservation) else 0
 
+    async def emptied(self) -> None:
+        """Wait until no image is let in; others must not be let in meanwhile."""
+        if self.admitted:
+            self._when_empty = asyncio.get_running_loop().create_future()
+            await self._when_empty
+
+    def leave(self) -> None:
+        """Be no part of the device's plans any more."""
+        self._device.gates.remove(self)
+
     def let_go(self, reservation: Reservation) -> None:
         """Count a request's images out."""
         self._reservations.remove(reservation)
         self.demand.remove(reservation.rank, reservation.load.images)
         self.admitted -= reservation.load.images
+        if not self.admitted and self._when_empty is not None and not self._when_empty.done():
+            self._when_empty.set_result(None)
         self._patient -= reservation.load.images if self._is_patient(reservation) else 0
 
     def put_off(self, rank: Rank, seconds: float) -> None:

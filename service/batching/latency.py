@@ -71,7 +71,7 @@ class LatencyTable:
         self._observed = 0
         self._observed_at = time.perf_counter()
         self._trust = 1.0
-        self._since_try = 0
+        self._since_trial = 0
         self._plans = _Plans()
         for size, seconds in measured:
             self.measure(size, seconds)
@@ -183,24 +183,28 @@ class LatencyTable:
         # Beyond what was measured, no size is taken to be faster than the largest.
         return max(1, plans.best[min(waiting, len(plans.best) - 1)])
 
-    def next_size(self, waiting: int, time_left_s: float) -> int:
-        """Return the size of a batch that is run now: the best, or now and then a neighbour of it.
+    def next_size(self, waiting: int, time_left_s: float) -> tuple[int, bool]:
+        """Return the size of a batch that is run now, and whether it is a trial.
 
-        A neighbour has at least half and at most twice as many images, and was not run for the
-        longest time. None is tried where that might make anyone late.
+        It is the best size or, now and then, a neighbour of it on trial, which has at least half
+        and at most twice as many images, and was not run for the longest time. None is tried where
+        that might make anyone late. Tell of the choice by `note_choice`.
         """
         best = self.best_size(waiting, time_left_s)
-        self._since_try += 1  # without the lock: one more or less does no harm
-        if self._since_try < _TRY_EVERY:
-            return best
+        if self._since_trial + 1 < _TRY_EVERY:
+            return best, False
         most = min(2 * best, self._fitting(waiting, time_left_s / _SPARE_TO_TRY))
         with self._lock:
             last = {size: samples[-1][0] for size, samples in self._samples.items()}
         sizes = [size for size in last if best <= 2 * size <= 2 * most and size != best]
         if not sizes:
-            return best
-        self._since_try = 0
-        return min(sizes, key=lambda size: (last[size], size))
+            return best, False
+        return min(sizes, key=lambda size: (last[size], size)), True
+
+    def note_choice(self, *, is_trial: bool) -> None:
+        """Count a batch that is run, where it might have been larger."""
+        # Without the lock: one more or less does no harm.
+        self._since_trial = 0 if is_trial else self._since_trial + 1
 
     def _fitting(self, most: int, time_left_s: float) -> int:
         """Return the most images, of at most that many, whose 95th percentile fits; 0 if none."""

@@ -5,13 +5,13 @@ Order: priority, then deadline, then arrival. Not thread-safe.
 
 from __future__ import annotations
 
-import asyncio
 import heapq
 import math
 from collections.abc import Iterator
 from itertools import count
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Generic, Protocol, TypeVar
 
+from service.batching.completion import Waiter
 from service.batching.demand import Ranked
 from service.batching.ticket import Priority
 
@@ -20,8 +20,8 @@ class Waiting(Ranked, Protocol):
     """What can stand in a line."""
 
     @property
-    def future(self) -> asyncio.Future[Any]:
-        """Cancelled when nobody waits for it any more."""
+    def waiter(self) -> Waiter:
+        """Who waits for it; cancelled when nobody does any more."""
 
 
 W = TypeVar("W", bound=Waiting)
@@ -61,11 +61,11 @@ class DeadlineQueue(Generic[W]):
         heap = self._heap(now)
         return heapq.heappop(heap)[2] if heap else None
 
-    def remove(self, future: asyncio.Future[Any]) -> W | None:
-        """Take out whose future that is, wherever it stands."""
+    def remove(self, waiter: Waiter) -> W | None:
+        """Take out whose waiter that is, wherever it stands."""
         for heap in (self._high, self._low):
             for index, (_, _, item) in enumerate(heap):
-                if item.future is future:
+                if item.waiter is waiter:
                     heap[index] = heap[-1]
                     heap.pop()
                     heapq.heapify(heap)
@@ -73,10 +73,10 @@ class DeadlineQueue(Generic[W]):
         return None
 
     def sweep(self) -> int:
-        """Take out all that nobody waits for any more; gives how many."""
+        """Take out all that nobody waits for any more; return how many."""
         before = len(self)
         for heap in (self._high, self._low):
-            heap[:] = [entry for entry in heap if not entry[2].future.cancelled()]
+            heap[:] = [entry for entry in heap if not entry[2].waiter.cancelled()]
             heapq.heapify(heap)
         return before - len(self)
 

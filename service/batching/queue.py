@@ -1,4 +1,4 @@
-"""Which waiting tickets make the next batch. Not thread-safe: the batcher holds its lock."""
+"""A model's waiting tickets. Not thread-safe: the pool holds its lock."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class TicketQueue(DeadlineQueue[Ticket]):
         """
         taken = Selection()
         while (ticket := self.first(now)) is not None:
-            if ticket.future.cancelled():
+            if ticket.waiter.cancelled():
                 taken.abandoned += 1
             elif now + (0.0 if ticket.tried else latencies.median_s(1)) > ticket.deadline:
                 taken.late.append(ticket)
@@ -41,14 +41,13 @@ class TicketQueue(DeadlineQueue[Ticket]):
             self.pop(now)
         return taken
 
-    def take(self, now: float, latencies: LatencyTable, max_batch: int) -> Selection:
-        """Take the next batch, at most `max_batch`, as large as the table advises.
+    def take(self, now: float, latencies: LatencyTable, size: int) -> Selection:
+        """Take the first `size` tickets, or all if there are fewer.
 
         Passed over, and gone from the queue: tickets that nobody waits for, and those whose
         deadline not even a batch of their own would meet.
         """
         taken = Selection()
-        size = 1
         while len(taken.batch) < size:
             gone = self.drop_gone(now, latencies)
             taken.late += gone.late
@@ -57,8 +56,4 @@ class TicketQueue(DeadlineQueue[Ticket]):
             if ticket is None:
                 break
             taken.batch.append(ticket)
-            if len(taken.batch) == 1 and len(self):
-                # In order of priority first, so a later ticket may have the earliest deadline.
-                deadline = min(ticket.deadline, self.earliest_deadline())
-                size = latencies.next_size(min(len(self) + 1, max_batch), deadline - now)
         return taken

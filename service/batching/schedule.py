@@ -1,76 +1,19 @@
-"""What threads do next, and what they do now: the most urgent work of any source."""
+"""What each thread does now, and what it does next.
+
+Not thread-safe, but for what says so: the pool holds its lock.
+"""
 
 from __future__ import annotations
 
-import threading
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
+from service.batching.decision import choose
 from service.batching.demand import Ranked
 from service.batching.latency import LatencyTable
-
-SortKey = tuple[int, float]
-"""Priority, then deadline: the least is served first."""
-
-
-@dataclass(slots=True)
-class ConcurrencyLimit:
-    """How many threads may work for some sources at a time.
-
-    With a `serial` limit, batches are computed one after the other, as on a GPU; who comes while
-    one is computed gets the next ready.
-    """
-
-    limit: int
-    serial: bool = False
-    running: int = 0
-    ended_at: float = 0.0
-    """When the last batch ended, if serial (`time.perf_counter()`)."""
-
-    @property
-    def free(self) -> int:
-        """Count the threads that may still join."""
-        return self.limit - self.running
-
-    @property
-    def parts(self) -> int:
-        """Count the batches that what waits is worth being divided into."""
-        return 1 if self.serial else self.free
-
-
-class WorkSource(Protocol):
-    """What a pool takes work from. All but `run` is called with `WorkerPool.changed` held."""
-
-    @property
-    def concurrency(self) -> ConcurrencyLimit:
-        """The limit that counts for this source."""
-
-    @property
-    def latencies(self) -> LatencyTable | None:
-        """What batches take; None for work that is no batch."""
-
-    def ready_at(self) -> float | None:
-        """When work can be taken (`time.perf_counter()`); None while nothing waits."""
-
-    def sort_key(self) -> SortKey:
-        """How urgent the next piece is; only asked of a source that has one."""
-
-    def lasts_s(self) -> float:
-        """Predict how long the next piece takes; only asked of a source that has one."""
-
-    def may_wait(self, for_s: float = 0.0) -> bool:
-        """Return whether the next piece would gain if others ran for so many seconds or more."""
-
-    def take(self, idle: int) -> list[Any]:
-        """Take the next piece; `idle` threads are free to take the rest, this one included."""
-
-    def run(self, batch: list[Any]) -> None:
-        """Do the work and answer for it."""
-
-    def stopped(self, left: Sequence[Any]) -> None:
-        """Fail `left`, the work of a thread that has died of a defect."""
+from service.batching.work_source import ConcurrencyLimit, WorkSource
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,39 +40,31 @@ class RunningBatch:
 
 
 class Schedule:
-    """The sources of work of a number of threads.
+    """The sources of work of a number of threads, and what each thread does."""
 
-    `changed` guards the sources' queues as well: a thread looks at all of them and waits for any.
-    """
-
-    def __init__(self, changed: threading.Condition) -> None:
-        self.changed = changed
-        self._sources: list[WorkSource] = []
+    def __init__(self) -> None:
+        self.sources: list[WorkSource] = []
         self._runs: dict[int, Run] = {}
 
-    def add(self, source: WorkSource) -> None:
-        """Serve one more source."""
-        with self.changed:
-            self._sources.append(source)
+    def begin(self, thread: int, idle: int) -> Run | float:
+        """Give a thread the most urgent work; `idle` threads are free, this one included.
 
-    def begin(self, thread: int, idle: int) -> tuple[Run | None, float | None]:
-        """Give a thread the most urgent work; call with `changed` held.
-
-        `idle` threads are free, this one included. If there is none, gives the seconds until there
-        may be some, or None where that is not known.
+        If there is none, return the seconds until there may be some, infinite where nothing waits.
         """
         while True:
-            source, wait_s = self._most_urgent()
-            if source is None:
-                return None, wait_s
-            batch = source.take(min(idle, source.concurrency.parts))
+            now = time.perf_counter()
+            chosen = choose(self.sources, now, idle)
+            if isinstance(chosen, float):
+                return chosen
+            source, offer = chosen
+            batch = source.take(offer, now)
             if batch:
-                self._runs[thread] = run = Run(source, batch, time.perf_counter())
+                self._runs[thread] = run = Run(source, batch, now)
                 source.concurrency.running += 1
-                return run, None
+                return run
 
     def end(self, thread: int) -> Run | None:
-        """Note that a thread has done its work, if it had some; call with `changed` held."""
+        """Note that a thread has done its work, if it had some."""
         run = self._runs.pop(thread, None)
         if run is not None:
             run.source.concurrency.running -= 1
@@ -138,10 +73,15 @@ class Schedule:
     @property
     def has_work(self) -> bool:
         """Return whether there is work to be begun, or there may be after a while."""
-        return self._most_urgent() != (None, None)
+        now = time.perf_counter()
+        return any(
+            source.concurrency.free and source.offer(now, 1) is not None for source in self.sources
+        )
+
+    # Any thread may ask for what follows.
 
     def running(self) -> list[RunningBatch]:
-        """List the batches under way, the oldest first; any thread may ask."""
+        """List the batches under way, the oldest first."""
         now = time.perf_counter()
         found: list[RunningBatch] = []
         for run in sorted(self._runs.values(), key=_since):
@@ -169,35 +109,6 @@ class Schedule:
     def runs_of(self, source: WorkSource) -> list[Run]:
         """List what is being done for one source."""
         return [run for run in tuple(self._runs.values()) if run.source is source]
-
-    def _most_urgent(self) -> tuple[WorkSource | None, float | None]:
-        """Return the source to serve now, or the seconds until one may be ready (None: unknown)."""
-        now, first = time.perf_counter(), None
-        ready: list[WorkSource] = []
-        for source in self._sources:
-            at = source.ready_at()
-            if at is None or not source.concurrency.free:
-                continue
-            if at <= now:
-                ready.append(source)
-            else:
-                first = at if first is None else min(first, at)
-        if not ready:
-            return None, None if first is None else first - now
-        source = ready[0] if len(ready) == 1 else min(ready, key=_sort_key)
-        if len(ready) > 1 and source.may_wait():
-            priority, _ = source.sort_key()
-            peers = [other for other in ready if other.sort_key()[0] <= priority]
-            if any(other.concurrency is not source.concurrency for other in peers):
-                others = [other for other in peers if not other.may_wait()]
-                passing = min(others, key=_sort_key, default=source)
-                if source.may_wait(passing.lasts_s()):
-                    source = passing
-        return source, None
-
-
-def _sort_key(source: WorkSource) -> SortKey:
-    return source.sort_key()
 
 
 def _since(run: Run) -> float:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import psutil
+
 from service.bench.errors import OptionError
 from service.bench.options import STDOUT, SYNTHETIC, BenchOptions
 from service.bench.target import parse_target
@@ -22,7 +24,7 @@ def check(options: BenchOptions) -> None:
         _can_open("--trace", options.trace, "rb")
     if options.model_file is not None:
         _can_open("--model-file", options.model_file, "rb")
-    if options.server_pid is not None and not Path(f"/proc/{options.server_pid}/stat").exists():
+    if options.server_pid is not None and not psutil.pid_exists(options.server_pid):
         raise OptionError(f"--server-pid: there is no process {options.server_pid}")
     for flag, path in (("--json", options.json_file), ("--html", options.html_file)):
         if path is not None and path != STDOUT:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 from service.bench.checks import check
 from service.bench.errors import OptionError
 from service.bench.options import STDOUT, add_flags, read_options
-from service.engine.providers import prepare_runtime
+from service.engine.builds import prepare_runtime
 
 if TYPE_CHECKING:
     from argparse import _SubParsersAction

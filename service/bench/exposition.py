@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import math
-import re
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-_LINE = re.compile(r"([A-Za-z_:][\w:]*)(?:\{(.*)\})?\s+(\S+)(?:\s+-?\d+)?")
-_LABEL = re.compile(r'([A-Za-z_]\w*)="((?:[^"\\]|\\.)*)"')
+from prometheus_client.parser import text_string_to_metric_families
+from prometheus_client.samples import Sample
 
 _MOST = 2.0**53  # a float counts no further
 
+CPU_SECONDS, RESIDENT_BYTES = "process_cpu_seconds_total", "process_resident_memory_bytes"
 BATCH_SIZE = "resnet_serve_batch_size"
+_WANTED = (CPU_SECONDS, RESIDENT_BYTES, BATCH_SIZE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,17 +38,25 @@ class Exposition:
 
 
 def parse_exposition(text: str) -> Exposition:
-    """Read the text format; lines that are no samples are passed over."""
+    """Read the series that a benchmark shows; lines that are no samples are passed over.
+
+    No other: it is done between two arrivals, which must not be late.
+    """
     series: dict[str, list[tuple[dict[str, str], float]]] = {}
     for line in text.splitlines():
-        match = None if line.startswith("#") else _LINE.fullmatch(line.strip())
-        if match is None:
-            continue
-        name, labels, value = match.groups()
-        number = _number(value)
-        if number is not None and abs(number) <= _MOST:
-            series.setdefault(name, []).append((dict(_LABEL.findall(labels or "")), number))
+        if line.startswith(_WANTED):
+            for name, labels, value, *_ in _samples(line):
+                if abs(value) <= _MOST:  # NaN is not
+                    series.setdefault(name, []).append((labels, value))
     return Exposition(series)
+
+
+def _samples(line: str) -> Iterator[Sample]:
+    try:
+        for family in text_string_to_metric_families(line):
+            yield from family.samples
+    except ValueError:
+        return  # one line alone: the others may be right
 
 
 def _number(text: str) -> float | None:

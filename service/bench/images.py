@@ -6,23 +6,23 @@ import io
 import tarfile
 from collections.abc import Iterator
 from itertools import islice
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import numpy as np
 from PIL import Image
 
 from service.bench.errors import ImagesError
 from service.bench.options import SYNTHETIC
+from service.image_files import UNREADABLE, cannot_read, images_in, is_image, no_images
 
-_SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff"}
 _SYNTHETIC_SIZE = (500, 375)  # of a typical ImageNet photo, in pixels
 
 
 def read_images(source: str, count: int, seed: int) -> list[bytes]:
     """Return at most `count` distinct encoded images, in a fixed order.
 
-    `source` is a folder (searched through), a tar, "synthetic" or "synthetic:WIDTHxHEIGHT".
-    Raises `ImagesError`.
+    `source` is a folder, searched through but for hidden files, a tar, "synthetic" or
+    "synthetic:WIDTHxHEIGHT". Raises `ImagesError`.
     """
     if match := SYNTHETIC.fullmatch(source):
         width, height = _SYNTHETIC_SIZE if match[1] is None else (int(match[1]), int(match[2]))
@@ -31,11 +31,10 @@ def read_images(source: str, count: int, seed: int) -> list[bytes]:
     try:
         found = _in_folder(path) if path.is_dir() else _in_tar(path)
         images = list(islice(_distinct(found), count))
-    except (OSError, tarfile.TarError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise ImagesError(f"--images {source}: can't be read: {reason}") from error
+    except UNREADABLE as error:
+        raise ImagesError(cannot_read(f"--images {source}", error)) from error
     if not images:
-        raise ImagesError(f"--images {source}: holds no images ({', '.join(sorted(_SUFFIXES))})")
+        raise ImagesError(no_images(f"--images {source}"))
     return images
 
 
@@ -56,18 +55,17 @@ def synthetic_jpeg(width: int, height: int, seed: int) -> bytes:
 
 
 def _in_folder(folder: Path) -> Iterator[bytes]:
-    for path in sorted(folder.rglob("*")):
-        if path.suffix.lower() in _SUFFIXES and path.is_file():
-            yield path.read_bytes()
+    for image in images_in(folder):
+        yield (folder / image).read_bytes()
 
 
 def _in_tar(path: Path) -> Iterator[bytes]:
     with tarfile.open(path) as archive:
-        for member in archive:
-            if member.isfile() and Path(member.name).suffix.lower() in _SUFFIXES:
+        for member in archive:  # not sorted: a large archive is read no further than need be
+            if member.isfile() and is_image(PurePosixPath(member.name)):
                 file = archive.extractfile(member)
-                if file is not None:
-                    yield file.read()
+                assert file is not None  # noqa: S101 - it is a file
+                yield file.read()
 
 
 def _distinct(images: Iterator[bytes]) -> Iterator[bytes]:

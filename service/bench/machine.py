@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import importlib.metadata
-import os
 import platform
 import shlex
 import sys
 from pathlib import Path
 from typing import Any
+
+import psutil
 
 from service import __version__
 from service.cpus import cpu_count, cpu_model
@@ -21,7 +22,7 @@ def describe_machine() -> dict[str, Any]:
     return {
         "cpu": cpu_model(),
         "cores": cpu_count(),
-        "memory_bytes": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
+        "memory_bytes": psutil.virtual_memory().total,
         "system": platform.platform(),
         "python": platform.python_version(),
         "resnet_serve": __version__,
@@ -33,10 +34,9 @@ def describe_machine() -> dict[str, Any]:
 def command_of(pid: int) -> str | None:
     """Return the command line that a process was started with; None when it has ended."""
     try:
-        words = Path(f"/proc/{pid}/cmdline").read_bytes().decode("utf-8", "replace")
-    except OSError:
+        return shlex.join(psutil.Process(pid).cmdline())
+    except psutil.NoSuchProcess:
         return None
-    return shlex.join(words.rstrip("\0").split("\0"))
 
 
 def _version(name: str) -> str | None:

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from service.contract import ModelContract, parse_contract
 from service.engine.base import Engine
 from service.engine.onnx import load_engine
+from service.engine.providers import CPU, EngineOptions
 from service.preprocess.decode import DecodePolicy, decode, prepare_decoding
 from service.settings import Settings
 
@@ -35,7 +36,10 @@ def load_pipeline(path: Path, *, threads: int = 0, runtime_defaults: bool = Fals
     by itself: threads that wait spin, and memory comes from an arena.
     """
     engine = load_engine(
-        path, provider="cpu", intra_op_threads=threads, runtime_defaults=runtime_defaults
+        path,
+        provider=CPU.name,
+        intra_op_threads=threads,
+        options=EngineOptions(runtime_defaults=runtime_defaults),
     )
     defaults = Settings.model_validate({})
     prepare_decoding()

@@ -202,7 +202,7 @@ def from_model_file(
     pipeline = load_pipeline(path)
     ids, expected = [label.id for label in pipeline.contract.labels], []
     # Wherever the server may run it: what is in force there is not known yet.
-    tolerance = max(pipeline.contract.tolerance.cpu, pipeline.contract.tolerance.cuda)
+    tolerance = pipeline.contract.loosest_tolerance
     try:
         for number, image in enumerate(images, 1):
             row = probabilities(pipeline.engine, [pipeline.decode(image)])[0]

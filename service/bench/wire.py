@@ -99,6 +99,7 @@ class Connection(asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 - the protocol's name
         """End; a request without its answer has failed."""
         self.usable = False
+        self._reader.close()
         if self._busy:
             self._finish(_NOTHING, self._failure)
         elif self._closed is not None:

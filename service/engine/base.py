@@ -10,8 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from service.contract import PROBABILITIES
+from service.engine.providers import EngineOptions, Provider
 from service.errors import DeviceLostError
-from service.settings import Provider
 
 Pixels = Sequence[NDArray[np.uint8]]
 """Images uint8 [H, W, 3] of one size."""
@@ -34,8 +34,8 @@ class Engine(Protocol):
     """One opened model file. Thread-safe: any thread may run a batch at any time."""
 
     @property
-    def provider(self) -> str:
-        """The provider really in use: "cpu" or "cuda"."""
+    def provider(self) -> Provider:
+        """The provider really in use."""
 
     @property
     def tf32(self) -> bool:
@@ -81,30 +81,61 @@ class Engine(Protocol):
 
 
 class Opener(Protocol):
-    """Opens model files on one device, as the settings ask, and knows how the device does."""
+    """Opens model files as the settings ask, and knows how the devices do that they run on."""
 
-    def may_use_gpu(self) -> bool:
-        """Return whether a model could run on a GPU here; only its engine knows if it does."""
+    def expected(self) -> Provider:
+        """Return the provider that models should run on here; only an engine knows if it does."""
 
-    def open(
-        self, path: Path, *, intra_op_threads: int, provider: Provider | None = None
-    ) -> Engine:
-        """Open a model file, on `provider` if it is given.
+    def open(self, path: Path, *, intra_op_threads: int, provider: str | None = None) -> Engine:
+        """Open a model file, on the provider of that name if one is given.
 
-        Raises `ModelFileError` or `ProviderError`.
+        Raises `ModelFileError` or `ProviderError`; with a name given, also what `Engine.run` does.
         """
 
     def watch(self, on_lost: Callable[[DeviceLostError], None]) -> None:
-        """Have a loss of the device told, once, on any thread."""
+        """Have a loss of a device told, once, on any thread."""
 
     def trouble(self, stuck_after_s: float) -> dict[str, str]:
         """Say, by the device's name, what only a new process mends; nothing if all is well."""
 
     def devices(self) -> list[dict[str, Any]]:
-        """Describe the GPUs in use, for people."""
+        """Describe the devices in use, for people."""
 
     def close(self, timeout_s: float) -> None:
-        """End what the device has for itself; engines must be closed before."""
+        """End what the devices have for themselves; engines must be closed before."""
+
+
+class ProviderOpener:
+    """Opens model files on one provider; one with a device of its own has more to say of it."""
+
+    def __init__(self, options: EngineOptions) -> None:
+        self.options = options
+
+    @property
+    def lost(self) -> DeviceLostError | None:
+        """The loss of the device, if models run on it."""
+        return None
+
+    def open(self, path: Path, *, intra_op_threads: int) -> Engine:
+        """Open a model file.
+
+        Raises `ModelFileError`, `ProviderError`, `DeviceLostError` or `SessionFailedError`.
+        """
+        raise NotImplementedError
+
+    def watch(self, on_lost: Callable[[DeviceLostError], None]) -> None:
+        """Have a loss of the device told, once, on any thread."""
+
+    def trouble(self, stuck_after_s: float) -> dict[str, str]:  # noqa: ARG002 - nothing can be stuck
+        """Say, by the device's name, what only a new process mends."""
+        return {}
+
+    def devices(self) -> list[dict[str, Any]]:
+        """Describe the device, if it is in use."""
+        return []
+
+    def close(self, timeout_s: float) -> None:
+        """End what the device has for itself."""
 
 
 def probabilities(engine: Engine, pixels: Pixels) -> NDArray[np.float32]:

@@ -19,6 +19,7 @@ from service.contract import CLASSIFIER_WEIGHT
 from service.engine.base import DeviceOutputs, Pixels
 from service.engine.bound import BoundSize, OpenSession, Place, Session, read_plainly, stated_shapes
 from service.engine.gpu import Gpu
+from service.engine.providers import CUDA
 from service.engine.staging import PageableStaging, PinnedStaging, Staging
 from service.errors import (
     DeviceLostError,
@@ -56,7 +57,7 @@ class CudaEngine:
     thread that calls `run`, beside another batch, up to `batches` at a time.
     """
 
-    provider = "cuda"
+    provider = CUDA
 
     def __init__(
         self,
@@ -66,7 +67,7 @@ class CudaEngine:
         *,
         graphs: bool,
         batches: int,
-        device: str = "cuda",
+        device: str,
         owns_gpu: bool = False,
     ) -> None:
         """Open the file; `owns_gpu` says that the GPU's thread ends with this engine.

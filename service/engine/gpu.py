@@ -12,7 +12,7 @@ from typing import TypeVar
 from service.engine.cuda_errors import judge
 from service.engine.cudart import CudaRuntime, loaded_runtime
 from service.engine.device_thread import DeviceThread
-from service.engine.providers import gpu_name
+from service.engine.nvidia import gpu_name
 from service.errors import DeviceLostError, SessionFailedError
 
 T = TypeVar("T")

@@ -52,7 +52,7 @@ JSON_IMAGES = {
     ]
 }
 
-CLASSIFICATION = {
+CLASSIFICATION: dict[str, Any] = {
     "model": "slim-resnet50",
     "version": 1,
     "results": [

@@ -31,6 +31,7 @@ from service.errors import (
 from service.http.exchange import ON_DISCONNECT, REFUSED
 from service.http.json_body import json_body
 from service.http.problems import MEDIA_TYPE, problem
+from service.http.record import log_request
 from service.http.writing import JoinedWrites, WriteTimeout
 from service.logs import request_id
 from service.tracebacks import forget_frames
@@ -299,15 +300,7 @@ class Http1Protocol(HttpToolsProtocol):
             if under_way:
                 self.pipeline.popleft()
         name = request_id(None)
-        _log.info(
-            "request",
-            request_id=name,
-            client=(self.client or (None,))[0],
-            status=error.status,
-            code=error.code,
-            images=0,
-            detail=str(error),
-        )
+        log_request(name, self.client, error.status, error.code, detail=str(error))
         if under_way:
             under_way[-1].keep_alive = False
             return

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import asyncio
 
-import structlog
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from service.errors import RequestError, StoppingError
 from service.http.exchange import REFUSED, Exchange
+from service.http.record import log_request
 from service.inference.runtime import Runtime
 from service.tracebacks import forget_frames, known_error
-
-_log = structlog.get_logger("service.request")
 
 
 class RequestMiddleware:
@@ -65,18 +63,15 @@ class RequestMiddleware:
         metrics.count_request(route, scope["method"], exchange.status, seconds)
         if record.code is not None:
             metrics.count_refusal(record.code)
-        # Probes and scrapes come every few seconds; they are no news.
-        log = _log.info if record.images or record.code else _log.debug
-        log(
-            "request",
-            request_id=record.request_id,
+        log_request(
+            record.request_id,
+            scope.get("client"),
+            exchange.status,
+            record.code,
+            record.images,
             method=scope["method"],
             path=exchange.path,
-            client=(scope.get("client") or (None,))[0],
-            status=exchange.status,
-            code=record.code,
             model=record.model,
-            images=record.images,
             batch_size=record.stages.batch_size,
             total_ms=round(seconds * 1000, 3),
             **{f"{stage}_ms": ms for stage, ms in record.timings_ms().items()},

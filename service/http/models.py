@@ -40,7 +40,7 @@ async def model(exchange: Exchange) -> None:
 
 def broken_models(repository: Repository) -> list[dict[str, Any]]:
     """Return what is broken, as answers show it."""
-    return [asdict(model) for model in repository.broken()]
+    return [asdict(model) for model in repository.models.broken()]
 
 
 def _summary(model: ServedModel, repository: Repository) -> dict[str, Any]:
@@ -48,10 +48,10 @@ def _summary(model: ServedModel, repository: Repository) -> dict[str, Any]:
     return {
         "name": model.name,
         "version": model.version,
-        "default": repository.default == model.name,
+        "default": repository.models.default == model.name,
         "architecture": contract.architecture,
         "state": model.state,
-        "provider": model.engine.provider,
+        "provider": model.engine.provider.name,
         "precision": contract.precision,
         "classes": len(contract.labels),
         "input_size": contract.preprocessing.crop,

@@ -40,7 +40,11 @@ async def readyz(exchange: Exchange) -> None:
     """Readiness: 503 until every model that is not broken is ready, and once stopping."""
     runtime, repository = exchange.runtime, exchange.runtime.repository
     reasons = ["draining"] if runtime.draining else []
-    unready = {repository.title(m): m.reason for m in repository.needed() if m.state != "ready"}
+    unready = {
+        repository.models.title(m): m.reason
+        for m in repository.models.needed()
+        if m.state != "ready"
+    }
     found = repository.troubles() | unready
     await _probe(exchange, [*reasons, *(f"{name}: {reason}" for name, reason in found.items())])
 
@@ -53,7 +57,7 @@ async def metrics(exchange: Exchange) -> None:
 def _state(runtime: Runtime) -> str:
     if runtime.draining:
         return "draining"
-    states = {model.state for model in runtime.repository.needed()}
+    states = {model.state for model in runtime.repository.models.needed()}
     if "failed" in states or runtime.repository.troubles():
         return "failed"
     if "reloading" in states:
@@ -67,7 +71,7 @@ def _model_health(model: ServedModel) -> dict[str, Any]:
         "version": model.version,
         "state": model.state,
         "reason": model.trouble() or model.reason,
-        "provider": model.engine.provider,
+        "provider": model.engine.provider.name,
         "engine": dict(model.engine.attested),
         "max_batch": model.max_batch,
         "latency_ms": model.latency_ms(),

@@ -3,11 +3,35 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any
+
+import structlog
 
 from service.inference.request import StageTimings
 
 _STAGES = ("receive", "decode", "queue", "infer")
+
+_log = structlog.get_logger("service.request")
+
+
+def log_request(
+    request_id: str,
+    client: Sequence[Any] | None,
+    status: int,
+    code: str | None,
+    images: int = 0,
+    **more: Any,
+) -> None:
+    """Write the one log line of a request; `client` is ASGI's, address and port."""
+    # Probes and scrapes come every few seconds; they are no news.
+    log = _log.info if images or code else _log.debug
+    address = client[0] if client else None
+    log(
+        "request", request_id=request_id, client=address, status=status, code=code,
+        images=images, **more,
+    )  # fmt: skip
 
 
 @dataclass(slots=True)

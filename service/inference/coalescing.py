@@ -54,10 +54,14 @@ class Coalescer:
     """
 
     def __init__(self) -> None:
-        self._pending: dict[tuple[str, bytes], PendingImage] = {}
+        self._pending: dict[tuple[object, bytes], PendingImage] = {}
 
     def join(
-        self, model: str, image: bytes, due: RequestDeadline, start: Callable[[PendingImage], None]
+        self,
+        model: object,
+        image: bytes,
+        due: RequestDeadline,
+        start: Callable[[PendingImage], None],
     ) -> tuple[PendingImage, bool]:
         """Return the pending image of the same content, or start one; and whether it was there."""
         key = model, image
@@ -75,6 +79,6 @@ class Coalescer:
         pending.future.add_done_callback(lambda _: self._forget(key, pending))
         return pending, False
 
-    def _forget(self, key: tuple[str, bytes], pending: PendingImage) -> None:
+    def _forget(self, key: tuple[object, bytes], pending: PendingImage) -> None:
         if self._pending.get(key) is pending:
             del self._pending[key]

@@ -72,8 +72,7 @@ class Pipeline:
             pending = PendingImage(run.due)
             start(pending)
             return pending, False
-        key = f"{run.model.name}/{run.model.version}"
-        return self._coalescer.join(key, image, run.due, start)
+        return self._coalescer.join(run.model, image, run.due, start)
 
     def _work(self, image: bytes | RequestError, model: ServedModel) -> Work:
         """Predict the work of decoding by the header; none for what will be refused."""

@@ -3,30 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import partial
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import structlog
 
 from service.batching.decode_pool import DecodePool
 from service.batching.plan import DeviceLoad
-from service.contract import ModelContract, parse_contract
 from service.engine.base import Engine, Opener
-from service.engine.onnx import CudaOptions, OnnxOpener
+from service.engine.onnx import OnnxOpener
+from service.engine.providers import EngineOptions
 from service.errors import ModelFileError, ModelSelectionError
 from service.memory import give_back_freed
 from service.metrics import Metrics
 from service.models.files import BrokenModel, ModelFile, builtin_file, discover
-from service.models.model import LoadedModel, ServedModel
-from service.models.repository import ModelSet, Repository
+from service.models.model import LoadedModel
+from service.models.model_loader import ModelLoader
+from service.models.model_set import ModelSet
+from service.models.repository import Repository
 from service.settings import Settings
 from service.tracebacks import forget_frames
 from service.tuning.autotune import ParallelismChoice, autotune
 from service.tuning.cache import ProfileCache
-from service.tuning.fingerprint import fingerprint_of
 from service.tuning.measure import ReopenableEngine
-from service.tuning.profile import Profile
 
 _log = structlog.get_logger(__name__)
 
@@ -51,24 +50,22 @@ def load_repository(
     cache = ProfileCache(settings.cache_dir)
     first = _first_asked_for(files, settings.default_model)
     required = first if default else None
-    loading = _Loading(settings, opener or onnx_opener(settings), cache, required)
+    loader = ModelLoader(settings, metrics, opener or onnx_opener(settings), cache)
+    loading = _Loading(settings, loader, required)
     choice = loading.choose([first, *(file for file in files if file != first)])
     _log.info("parallelism_chosen", **choice.described())
     for file in files:
-        loading.load(file, choice.parallelism.intra_op_threads)
-    on_cpu = next(iter(loading.loaded.values())).engine.provider == "cpu"
+        loading.load(file)
+    provider = next(iter(loading.loaded.values())).engine.provider
     # A GPU computes one batch at a time, whatever else is got ready beside it.
-    device = DeviceLoad(choice.parallelism.runners if on_cpu else 1, decode_pool)
-    served = [
-        _serve(loading.loaded[file], metrics, settings, device)
-        for file in files
-        if file in loading.loaded
-    ]
+    device = DeviceLoad(1 if provider.own_device else choice.parallelism.runners, decode_pool)
+    loader.device = device
+    served = [loader.serve(loading.loaded[file]) for file in files if file in loading.loaded]
     for model in loading.broken:
         metrics.show_broken(model.name, model.version)
     give_back_freed()
     models = ModelSet(served, loading.broken, default, settings.strict_models)
-    return Repository(models, device, decode_pool, choice, settings.stuck_after_s, loading.opener)
+    return Repository(models, device, decode_pool, choice, settings.stuck_after_s, loader)
 
 
 def _asked_for(settings: Settings) -> list[ModelFile]:
@@ -111,13 +108,10 @@ class _Loading:
     requests that name none (`required`).
     """
 
-    def __init__(
-        self, settings: Settings, opener: Opener, cache: ProfileCache, required: ModelFile | None
-    ) -> None:
-        self.opener = opener
+    def __init__(self, settings: Settings, loader: ModelLoader, required: ModelFile | None) -> None:
         self.loaded: dict[ModelFile, LoadedModel] = {}
         self.broken: list[BrokenModel] = []
-        self._settings, self._cache, self._required = settings, cache, required
+        self._settings, self._loader, self._required = settings, loader, required
         self._tried: set[ModelFile] = set()
 
     def choose(self, files: Sequence[ModelFile]) -> ParallelismChoice:
@@ -126,15 +120,16 @@ class _Loading:
         Raises the first file's error when none can.
         """
         first_error: ModelFileError | None = None
+        opener = self._loader.opener
         for file in files:
-            engines = ReopenableEngine(self.opener, file.path)
+            engines = ReopenableEngine(opener, file.path)
             try:
                 choice = autotune(
-                    file.path, self.opener, engines, self._settings,
-                    models=len(files), cache=self._cache,
+                    file.path, opener, engines, self._settings,
+                    models=len(files), cache=self._loader.cache,
                 )  # fmt: skip
-                threads = choice.parallelism.intra_op_threads
-                self._load(file, threads, engines.with_threads(threads))
+                self._loader.threads = threads = choice.parallelism.intra_op_threads
+                self._load(file, engines.with_threads(threads))
             except ModelFileError as error:
                 self._note(file, error)
                 engines.close()
@@ -145,23 +140,17 @@ class _Loading:
         assert first_error is not None  # noqa: S101 - `discover` gives at least one file
         raise first_error
 
-    def load(self, file: ModelFile, threads: int) -> None:
+    def load(self, file: ModelFile) -> None:
         """Load a file, unless that was tried before."""
         if file in self._tried:
             return
         try:
-            self._load(file, threads)
+            self._load(file)
         except ModelFileError as error:
             self._note(file, error)
 
-    def _load(self, file: ModelFile, threads: int, engine: Engine | None = None) -> None:
-        open_engine = partial(self.opener.open, file.path, intra_op_threads=threads)
-        engine = engine or open_engine()
-        try:
-            loaded = _described(file, engine, open_engine, self._settings, self._cache)
-        except ModelFileError:
-            engine.close()
-            raise
+    def _load(self, file: ModelFile, engine: Engine | None = None) -> None:
+        loaded = self._loader.open(file, engine)
         self._tried.add(file)
         self.loaded[file] = loaded
 
@@ -194,87 +183,7 @@ def _first_asked_for(files: Sequence[ModelFile], default: str | None) -> ModelFi
 
 def onnx_opener(settings: Settings) -> OnnxOpener:
     """Make what opens model files with ONNX Runtime, as the settings ask."""
-    cuda = CudaOptions(
-        settings.device_id,
-        settings.tf32,
-        settings.cuda_graphs,
-        **({"batches": settings.runners} if settings.runners else {}),
-    )
-    return OnnxOpener(settings.provider, cuda)
-
-
-def _described(
-    file: ModelFile,
-    engine: Engine,
-    open_engine: partial[Engine],
-    settings: Settings,
-    cache: ProfileCache,
-) -> LoadedModel:
-    contract = parse_contract(engine.metadata, file=str(file.path))
-    _check_agreement(file, engine, contract, settings)
-
-    def fingerprint(engine: Engine) -> dict[str, Any] | None:
-        return fingerprint_of(
-            file.path,
-            engine.provider,
-            device_id=settings.device_id,
-            tf32=engine.tf32,
-            max_batch=settings.max_batch,
-            intra_op_threads=open_engine.keywords["intra_op_threads"],
-            **engine.attested,
-        )
-
-    return LoadedModel(
-        file,
-        engine,
-        contract,
-        # Where it runs now: plans, threads and metrics are made for that, and "auto" would take a
-        # GPU that fails for none.
-        reopen=partial(open_engine, provider=engine.provider),
-        profile=Profile(cache, fingerprint),
-    )
-
-
-def _check_agreement(
-    file: ModelFile, engine: Engine, contract: ModelContract, settings: Settings
-) -> None:
-    """Raise `ModelFileError` where the graph states other sizes than its contract."""
-    if engine.classes not in (None, len(contract.labels)):
-        raise ModelFileError(
-            f"{file.path}: gives {engine.classes} probabilities, "
-            f"but its contract has {len(contract.labels)} labels"
-        )
-    batch, height, width = engine.input_shape
-    crop = contract.preprocessing.crop
-    if height not in (None, crop) or width not in (None, crop):
-        raise ModelFileError(
-            f"{file.path}: takes images of {width or 'any'} x {height or 'any'} pixels (width x "
-            f"height), but its contract crops to {crop} x {crop}"
-        )
-    if batch is not None and not batch == settings.max_batch == 1:
-        way_out = "; `--max-batch 1` serves it" if batch == 1 else ""
-        raise ModelFileError(
-            f"{file.path}: takes batches of exactly {batch}, but batches are of as many images as "
-            f"are waiting{way_out}"
-        )
-
-
-def _serve(
-    loaded: LoadedModel, metrics: Metrics, settings: Settings, device: DeviceLoad
-) -> ServedModel:
-    file, engine, contract = loaded.file, loaded.engine, loaded.contract
-    metrics.set_model_info(
-        file.name,
-        file.version,
-        architecture=contract.architecture,
-        precision=contract.precision,
-        provider=engine.provider,
-    )
-    _log.info(
-        "model_loaded",
-        model=file.name,
-        version=file.version,
-        path=str(file.path),
-        provider=engine.provider,
-    )
-    return ServedModel(loaded, metrics.for_model(file.name, file.version), settings, device)
+    options = EngineOptions(settings.device_id, settings.tf32, settings.cuda_graphs)
+    if settings.runners:
+        options = replace(options, batches=settings.runners)
+    return OnnxOpener(settings.provider, options)

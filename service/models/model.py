@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
 
 import structlog
 
@@ -14,30 +15,25 @@ from service.batching.admission import ImageGate
 from service.batching.batcher import Batcher
 from service.batching.latency import LatencyTable
 from service.batching.plan import DeviceLoad
-from service.batching.schedule import ConcurrencyLimit
+from service.batching.work_source import ConcurrencyLimit
 from service.batching.workers import WorkerPool
 from service.contract import ModelContract
 from service.engine.base import Engine
 from service.errors import (
     DeviceLostError,
-    DeviceMemoryError,
     NotReadyError,
     SessionFailedError,
 )
-from service.golden import check_golden, golden_pattern
 from service.metrics import ModelMetrics
 from service.models.files import ModelFile
-from service.settings import CPU_MAX_BATCH, Settings
-from service.tuning.profile import Profile, smallest_nearly_best
+from service.models.proving import DisagreementError, Prover
+from service.models.state import State, StateMachine
+from service.settings import Settings
+from service.tuning.profile import Profile
 
 _log = structlog.get_logger(__name__)
 
 _RELOAD_FIRST_S, _RELOAD_MOST_S = 1.0, 60.0
-
-_GPU_MOST_TRIED = 64
-"""The largest batch that is tried on a GPU; beyond it throughput hardly grows."""
-
-State = Literal["warming", "ready", "reloading", "failed"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +48,7 @@ class LoadedModel:
 
 
 class ServedModel:
-    """One loaded model with its queue. Answers when `state` is "ready".
+    """One loaded model with its queue. Answers when `state` is `READY`.
 
     `max_batch` is what the settings say; where they say nothing, a GPU's is known once it is warm.
     """
@@ -63,11 +59,18 @@ class ServedModel:
         self.name, self.version = loaded.file.name, loaded.file.version
         self.engine, self.contract = loaded.engine, loaded.contract
         self.metrics = metrics
-        self._reopen, self._profile = loaded.reopen, loaded.profile
-        on_cpu = self.engine.provider == "cpu"
-        self._latencies = LatencyTable(padded=not on_cpu)
-        self.max_batch = settings.max_batch or (CPU_MAX_BATCH if on_cpu else _GPU_MOST_TRIED)
-        self._max_batch_is_free = not (settings.max_batch or on_cpu)
+        self._reopen = loaded.reopen
+        provider = self.engine.provider
+        self._latencies = LatencyTable(padded=provider.padded)
+        self._prover = Prover(
+            self.name,
+            self.contract,
+            loaded.profile,
+            self._latencies,
+            settings.max_batch or provider.max_batch,
+            max_batch_is_free=provider.measures_max_batch and not settings.max_batch,
+        )
+        self._prover.on_max_batch = self._limit_batches
         self.gate = ImageGate(
             settings.max_queue,
             max_batch=self.max_batch,
@@ -75,22 +78,48 @@ class ServedModel:
             device=device,
             patience_s=settings.model_timeout_ms.get(self.name, settings.request_timeout_ms) / 1000,
         )
-        self.state: State = "warming"
-        self.reason = "warming up"
+        self.machine = StateMachine()
         self._settings = settings
         self._batcher: Batcher | None = None
         self._closing = threading.Event()
-        self._swapping = threading.Lock()
-        self._lost = False  # with its device
-        self._failed_at = 0.0  # of time.perf_counter(), while the state is "reloading"
+        self._failed_at = 0.0  # of time.perf_counter(), while it is reloading
         self.on_device_lost: Callable[[DeviceLostError], None] = self.give_up
         """Called on the thread that met the loss."""
-        metrics.queue_length.set_function(lambda: self.gate.admitted)
-        metrics.ready.set_function(lambda: self.state == "ready")
-        metrics.broken.set_function(lambda: self.broken)
+
+    @property
+    def state(self) -> State:
+        """Return its state, for clients: one that is lost has failed."""
+        state = self.machine.status.state
+        return State.FAILED if state is State.LOST else state
+
+    @property
+    def reason(self) -> str:
+        """Say why it does not answer; empty if it does."""
+        return self.machine.status.reason
+
+    @property
+    def max_batch(self) -> int:
+        """The largest batch."""
+        return self._prover.max_batch
+
+    @property
+    def broken(self) -> bool:
+        """Return whether its file is at fault: its golden cases disagree, or it can't be run."""
+        return self.machine.status.state is State.FAILED
+
+    def show_metrics(self) -> None:
+        """Let the metrics of its name and version show it from now on."""
+        self.metrics.show_info(
+            architecture=self.contract.architecture,
+            precision=self.contract.precision,
+            provider=self.engine.provider.name,
+        )
+        self.metrics.queue_length.set_function(lambda: self.gate.admitted)
+        self.metrics.ready.set_function(lambda: self.state is State.READY)
+        self.metrics.broken.set_function(lambda: self.broken)
 
     def start(self, pool: WorkerPool, concurrency: ConcurrencyLimit) -> None:
-        """Let the pool's threads serve the queue; call on the event loop."""
+        """Let the pool's threads serve the queue."""
         self._batcher = Batcher(
             self.engine,
             self.metrics,
@@ -103,17 +132,15 @@ class ServedModel:
         self._batcher.on_failure = self._on_failure
 
     def warm_up(self, stop: threading.Event) -> None:
-        """Run the golden cases at each batch size; sets `state`, blocks for as long as it takes.
+        """Run the golden cases at each batch size; blocks for as long as it takes.
 
-        Gives up between two sizes once `stop` is set.
+        Sets the state that comes of it. Gives up between two sizes once `stop` is set.
         """
         started = time.perf_counter()
         try:
-            self.engine, worst = self._prove_as_memory_allows(self.engine, stop)
-            if self._batcher is not None:
-                self._batcher.resume(self.engine)  # it may be another one
-        except _DisagreementError as error:
-            self.state, self.reason = "failed", str(error)
+            engine, worst = self._prover.prove(self.engine, self._reopen, stop)
+        except DisagreementError as error:
+            self.machine.to(State.FAILED, str(error))
             _log.error("model_disagrees", model=self.name, detail=self.reason)
             return
         except (DeviceLostError, SessionFailedError) as error:
@@ -122,89 +149,57 @@ class ServedModel:
             return
         except Exception as error:  # noqa: BLE001 - a model that can't run must not stop the others
             _log.exception("warm_up_failed", model=self.name, version=self.version)
-            self.state, self.reason = "failed", f"warm-up failed: {error}"
-            self._reload_later()
+            if self.machine.to(State.FAILED, f"warm-up failed: {error}"):
+                self._reload_later()
             return
-        if worst is None:
+        if not self._answer_with(engine, proved=worst is not None):
             return
-        self.state, self.reason = "ready", ""
         _log.info(
             "model_ready",
             model=self.name,
             version=self.version,
-            provider=self.engine.provider,
+            provider=self.engine.provider.name,
             **self.engine.attested,
             max_batch=self.max_batch,
             golden_max_diff=worst,
             warm_up_s=round(time.perf_counter() - started, 3),
         )
 
-    def _prove_as_memory_allows(
-        self, engine: Engine, stop: threading.Event
-    ) -> tuple[Engine, float | None]:
-        """Do `_prove`; where no largest batch is set, without those that don't fit the memory.
+    def _answer_with(self, engine: Engine, *, proved: bool) -> bool:
+        """Answer with an engine from now on; False if it is not proved, or the model has ended.
 
-        Gives the engine that was proved, which is another one then, and what `_prove` gives.
+        Then it is closed, unless it is the one that the model has.
         """
-        while True:
-            try:
-                return engine, self._prove(engine, stop)
-            except DeviceMemoryError as error:
-                if not self._max_batch_is_free or self.max_batch == 1:
-                    raise
-                reason = str(error)
-            self._limit_batches(self.max_batch // 2)
-            _log.warning(
-                "max_batch_lowered", model=self.name, max_batch=self.max_batch, detail=reason
-            )
+
+        def take() -> None:
+            self.engine = engine
+            if self._batcher is not None:
+                self._batcher.resume(engine)
+
+        # A batch that fails from here on finds it ready, and may say so.
+        if proved and self.machine.to(State.READY, change=take):
+            return True
+        if engine is not self.engine:
             engine.close()
-            engine = self._reopen()
-
-    def _prove(self, engine: Engine, stop: threading.Event) -> float | None:
-        """Time the batch sizes and run the golden cases in each.
-
-        Gives the largest difference to their known answers, or None once `stop` is set. Raises
-        `_DisagreementError`, or what the engine raises.
-        """
-        pixels = golden_pattern(1, self.contract.preprocessing.crop)
-        engine.prepare(buckets(self.max_batch))
-        times = self._profile.measure(engine, pixels, buckets(self.max_batch), stop)
-        if times and self._max_batch_is_free:
-            self._limit_batches(smallest_nearly_best(times))
-            engine.prepare(buckets(self.max_batch))
-        worst, failures = 0.0, dict[str, None]()
-        for batch in buckets(self.max_batch):
-            if times is None or stop.is_set():
-                return None
-            for seconds in times.get(batch, ()):
-                self._latencies.measure(batch, seconds)
-            report = check_golden(engine, self.contract, batch)
-            worst = max(worst, report.max_abs_diff)
-            failures |= dict.fromkeys(report.failures)
-            for warning in report.warnings if batch == 1 else ():
-                _log.warning("golden_case", model=self.name, detail=warning)
-        if failures:
-            raise _DisagreementError("; ".join(failures))
-        return worst
+        return False
 
     def _limit_batches(self, max_batch: int) -> None:
-        self.max_batch = self.gate.max_batch = max_batch
+        self.gate.max_batch = max_batch
         if self._batcher is not None:
-            self._batcher.max_batch = max_batch
+            self._batcher.limit_batches(max_batch)
 
     def _on_failure(self, error: DeviceLostError | SessionFailedError) -> None:
         if isinstance(error, DeviceLostError):
             self.on_device_lost(error)
             return
         self._failed_at = time.perf_counter()
-        self.state, self.reason = "reloading", f"its session failed: {error}"
         _log.error("session_failed", model=self.name, version=self.version, detail=str(error))
-        self._reload_later()
+        if self.machine.to(State.RELOADING, f"its session failed: {error}"):
+            self._reload_later()
 
     def give_up(self, error: DeviceLostError) -> None:
         """Answer nobody any more: the device is lost, and the process is to end."""
-        self._lost = True
-        self.state, self.reason = "failed", f"the device was lost: {error}"
+        self.machine.to(State.LOST, f"the device was lost: {error}")
         if self._batcher is not None:
             self._batcher.suspend(error)
 
@@ -216,19 +211,19 @@ class ServedModel:
 
         On a device that is lost there is no point in it.
         """
-        wait_s, begun_by = _RELOAD_FIRST_S, self.reason
+        wait_s, (state, begun_by) = _RELOAD_FIRST_S, self.machine.status
         while not self._closing.wait(wait_s):
             wait_s = min(2 * wait_s, _RELOAD_MOST_S)
             try:
-                swapped = self._swap()
+                is_ready = self._swap()
             except DeviceLostError as error:
                 self.on_device_lost(error)
                 return
             except Exception as error:  # noqa: BLE001 - whatever it is, the next try may succeed
-                self.reason = f"{begun_by}; loading the model again failed: {error}"
+                self.machine.to(state, f"{begun_by}; loading the model again failed: {error}")
                 _log.error("reload_failed", model=self.name, detail=str(error), next_s=wait_s)
                 continue
-            if swapped:
+            if is_ready:
                 _log.info("model_reloaded", model=self.name, version=self.version)
             return
 
@@ -241,27 +236,11 @@ class ServedModel:
         engine = self._reopen()
         self._latencies.forget()  # a device that is about to fail may be slow
         try:
-            engine, worst = self._prove_as_memory_allows(engine, self._closing)
-            proved = worst is not None
-            with self._swapping:
-                if not proved or self._closing.is_set():
-                    engine.close()
-                    return False
-                self.engine = engine
+            engine, worst = self._prover.prove(engine, self._reopen, self._closing)
         except BaseException:
             engine.close()
             raise
-        if self.state == "failed" and self._batcher is not None:
-            self._batcher.resume(engine)  # it was never ready, so nobody has submitted anything
-        self.state, self.reason = "ready", ""
-        if self._batcher is not None:
-            self._batcher.resume(engine)  # last: from here on it can fail again
-        return True
-
-    @property
-    def broken(self) -> bool:
-        """Return whether its file is at fault: its golden cases disagree, or it can't be run."""
-        return self.state == "failed" and not self._lost
+        return self._answer_with(engine, proved=worst is not None)
 
     def latency_ms(self) -> dict[int, float]:
         """Return the median milliseconds of a batch, by its size."""
@@ -269,32 +248,36 @@ class ServedModel:
 
     def batcher(self) -> Batcher:
         """Return the queue to submit to; raises `NotReadyError` while the model does not answer."""
-        if self._batcher is None or self.state != "ready":
-            raise NotReadyError(f"model {self.name} is not ready: {self.reason}")
+        state, reason = self.machine.status
+        if self._batcher is None or state is not State.READY:
+            raise NotReadyError(f"model {self.name} is not ready: {reason}")
         return self._batcher
 
     def trouble(self) -> str | None:
         """Say what only a restart mends, if anything: a dead or stuck runner, a reload in vain."""
         stuck_after_s = self._settings.stuck_after_s
-        if self.state == "reloading" and time.perf_counter() - self._failed_at > stuck_after_s:
-            return self.reason
+        state, reason = self.machine.status
+        if state is State.RELOADING and time.perf_counter() - self._failed_at > stuck_after_s:
+            return reason
         return self._batcher.trouble(stuck_after_s) if self._batcher else None
+
+    async def retire(self, timeout_s: float) -> None:
+        """Answer what was accepted, then close; call on the event loop that answers.
+
+        After `timeout_s` the rest is failed.
+        """
+        end = time.monotonic() + timeout_s
+        self.machine.to(State.RETIRING, "it is being retired")
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(timeout_s):
+                await self.gate.emptied()
+        await asyncio.to_thread(self.close, max(0.0, end - time.monotonic()))
+        self.gate.leave()
 
     def close(self, timeout_s: float) -> None:
         """Answer what is queued and free the engine; a runner that hangs keeps it."""
-        with self._swapping:
-            self._closing.set()
+        self.machine.to(State.RETIRING, "it is being retired")
+        self._closing.set()
         if self._batcher is None or self._batcher.close(timeout_s):
             self.engine.close()
-
-
-def buckets(max_batch: int) -> list[int]:
-    """Batch sizes to be ready for: 1, 2, 4, ... and `max_batch`."""
-    sizes = [1]
-    while sizes[-1] * 2 < max_batch:
-        sizes.append(sizes[-1] * 2)
-    return sizes if max_batch == 1 else [*sizes, max_batch]
-
-
-class _DisagreementError(Exception):
-    """The model's answers are not those of its golden cases."""
+        self.machine.to(State.RETIRED, "it was retired")

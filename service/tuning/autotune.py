@@ -14,9 +14,10 @@ from pydantic import BaseModel
 from service.contract import parse_contract
 from service.cpus import cpu_count
 from service.engine.base import Opener
+from service.engine.providers import Provider
 from service.errors import first_line
 from service.golden import golden_pattern
-from service.settings import CPU_MAX_BATCH, OptimizeFor, Settings
+from service.settings import OptimizeFor, Settings
 from service.tuning.cache import ProfileCache
 from service.tuning.fingerprint import fingerprint_of
 from service.tuning.measure import ReopenableEngine, measure
@@ -107,9 +108,11 @@ def autotune(
     the warm-up to tell.
     """
     given, note = _given(settings)
-    if opener.may_use_gpu():
+    provider = opener.expected()
+    if provider.own_device:
         threads = settings.intra_op_threads or 1
-        if engines.with_threads(threads).provider != "cpu":
+        provider = engines.with_threads(threads).provider
+        if provider.own_device:
             parallelism = Parallelism(settings.runners or _GPU_BATCHES, threads)
             note = note or "on a GPU one batch is computed while the next is copied"
             return ParallelismChoice(parallelism, settings.optimize_for, given, note=note)
@@ -119,7 +122,7 @@ def autotune(
     if len(options) == 1:
         note = note or "one core leaves nothing to choose"
         return ParallelismChoice(options[0], settings.optimize_for, given, note=note)
-    return _tried(model_file, engines, settings, options, cache)
+    return _tried(model_file, engines, settings, options, cache, provider)
 
 
 def _given(settings: Settings) -> tuple[Source, str]:
@@ -137,13 +140,14 @@ def _tried(
     settings: Settings,
     options: Sequence[Parallelism],
     cache: ProfileCache,
+    provider: Provider,
 ) -> ParallelismChoice:
-    goal = settings.optimize_for
+    goal, max_batch = settings.optimize_for, settings.max_batch or provider.max_batch
     fingerprint = partial(
         fingerprint_of,
         model_file,
-        "cpu",
-        max_batch=settings.max_batch or CPU_MAX_BATCH,
+        provider,
+        max_batch=max_batch,
         options=[[parallelism.runners, parallelism.intra_op_threads] for parallelism in options],
     )
     kept = cache.read("parallelism", fingerprint, _Trials)
@@ -153,7 +157,7 @@ def _tried(
     contract = parse_contract(engine.metadata, file=str(model_file))
     image = golden_pattern(1, contract.preprocessing.crop)
     try:
-        trials = measure(options, engines, image, max_batch=settings.max_batch or CPU_MAX_BATCH)
+        trials = measure(options, engines, image, max_batch=max_batch)
     except Exception as error:  # noqa: BLE001 - the warm-up will meet it too, and tell of it
         _log.warning("parallelism_not_measured", detail=str(error))
         return ParallelismChoice(

@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-import secrets
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
@@ -18,6 +16,7 @@ import structlog
 from pydantic import BaseModel
 
 from service.errors import first_line
+from service.files import replacing
 
 SCHEMA = 4
 """To be raised when the files' form, or how something is measured, changes."""
@@ -71,15 +70,10 @@ class ProfileCache:
             "value": value.model_dump(mode="json"),
         }
         path = self._path(self._folder, kind, fingerprint)
-        # Readers see the old file or the new one, whoever else writes it at the same time.
-        draft = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}")
         try:
-            self._folder.mkdir(parents=True, exist_ok=True)
-            try:
+            # Readers see the old file or the new one, whoever else writes it at the same time.
+            with replacing(path) as draft:
                 draft.write_text(json.dumps(entry, indent=1) + "\n", encoding="utf-8")
-                draft.replace(path)
-            finally:
-                draft.unlink(missing_ok=True)
         except OSError as error:
             self._warn(error)
 

@@ -2,31 +2,31 @@
 
 from __future__ import annotations
 
-import hashlib
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 from service import __version__
-from service.cpus import cpu_count, cpu_model
-from service.engine.providers import gpu_name, installed_runtime
+from service.cpus import cpu_count
+from service.engine.builds import installed_runtime
+from service.engine.providers import Provider
+from service.files import sha256_of
 
 
 @lru_cache(maxsize=64)
 def _sha256(model_file: Path, *_changed: int) -> str:
     """Return a file's SHA-256; a start asks for the same one several times."""
-    with model_file.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    return sha256_of(model_file)
 
 
 def fingerprint_of(
-    model_file: Path, provider: str, *, device_id: int = 0, **more: Any
+    model_file: Path, provider: Provider, *, device_id: int = 0, **more: Any
 ) -> dict[str, Any] | None:
     """Return the facts for a model on a provider of this machine, and `more` of the measurement.
 
     None where the device can't be told from others, or the file can't be read any more.
     """
-    device = gpu_name(device_id) if provider == "cuda" else cpu_model()
+    device = provider.device_name(device_id)
     if device is None:
         return None
     try:
@@ -36,7 +36,7 @@ def fingerprint_of(
         return None
     return {
         "model_sha256": sha256,
-        "provider": provider,
+        "provider": provider.name,
         "device": device,
         "cpus": cpu_count(),
         "runtime": installed_runtime(),

@@ -20,7 +20,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from service.engine.base import Engine, Opener, Pixels, probabilities
-from service.settings import Provider
 from service.tuning.parallelism import Parallelism, Trial, is_steady
 
 _MOST_RUNS = 32
@@ -43,7 +42,7 @@ class ReopenableEngine:
 
     def __init__(self, opener: Opener, path: Path) -> None:
         self._opener, self._path = opener, path
-        self._provider: Provider | None = None
+        self._provider: str | None = None
         self._engine: Engine | None = None
         self._threads = 0
 
@@ -55,8 +54,9 @@ class ReopenableEngine:
                 self._path, intra_op_threads=threads, provider=self._provider
             )
             self._threads = threads
-            if self._engine.provider == "cpu":
-                self._provider = "cpu"  # "auto" has tried the GPU, and need not again
+            if not self._engine.provider.own_device:
+                # "auto" has tried the devices, and need not again.
+                self._provider = self._engine.provider.name
         return self._engine
 
     def close(self) -> None:

@@ -3,21 +3,30 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import json
 import os
 import signal
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any, cast
 
 import pytest
 from gpu_check import faulty_server, main
+from gpu_check.context import has_gpu
 from gpu_check.report import Part, render
 from gpu_check.serve import top_frames
 from models import Recipe, make_model
 
 SCRIPT = Path(__file__).parents[2] / "scripts/gpu-check"
-TINY = {"architecture": "resnet18", "base_width": 8, "stem": "small", "side": 32, "resize": 32}
+TINY: dict[str, Any] = {
+    "architecture": "resnet18",
+    "base_width": 8,
+    "stem": "small",
+    "side": 32,
+    "resize": 32,
+}
 
 
 @pytest.fixture(scope="module")
@@ -44,7 +53,7 @@ def test_a_dry_run_lists_the_parts():
     ]  # fmt: skip
 
 
-@pytest.mark.skipif(main.has_gpu(), reason="a GPU would be checked")
+@pytest.mark.skipif(has_gpu(), reason="a GPU would be checked")
 def test_without_a_gpu_all_that_needs_none_is_checked(models, tmp_path):
     done = gpu_check("--quick", "--models", models, "--json", tmp_path / "found.json")
     found = json.loads((tmp_path / "found.json").read_text())
@@ -136,7 +145,7 @@ def test_the_provoked_error_is_the_drivers_own():
 
             return call
 
-    assert faulty_server.break_context(Driver()) == 700
+    assert faulty_server.break_context(cast("ctypes.CDLL", Driver())) == 700
     assert calls == [
         "cuInit", "cuDeviceGet", "cuDevicePrimaryCtxRetain", "cuCtxSetCurrent", "cuModuleLoadData",
         "cuModuleGetFunction", "cuLaunchKernel", "cuCtxSynchronize",
@@ -163,6 +172,8 @@ def test_however_it_ends_no_process_is_left(models, how):
         command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
         env=os.environ | {"ORT_DISABLE_TELEMETRY": "1"},
     ) as process:  # fmt: skip
+        assert process.stderr is not None
+        assert process.stdout is not None
         for line in process.stderr:
             if "memory" in line:
                 break

@@ -161,7 +161,7 @@ def test_answers_in_loadgens_log_are_compared(tmp_path):
 
 @pytest.fixture
 def driver(client, tmp_path):
-    """Gives a function that runs the program against a real server and reads its report."""
+    """Return a function that runs the program against a real server and reads its report."""
     pytest.importorskip("mlperf_loadgen")
     folder = tmp_path / "images"
     folder.mkdir()

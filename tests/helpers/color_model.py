@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -17,7 +19,6 @@ from service.contract import (
     ModelContract,
     Parity,
     Preprocessing,
-    Tolerance,
     Weights,
 )
 from service.golden import golden_pattern
@@ -31,11 +32,13 @@ def reference(pixels: np.ndarray) -> np.ndarray:
     """Probabilities [3] of uint8 [H, W, 3] pixels, computed without ONNX."""
     logits = pixels.astype(np.float64).mean(axis=(0, 1)) * SHARPNESS
     exp = np.exp(logits - logits.max())
-    return exp / exp.sum()
+    probabilities: np.ndarray = exp / exp.sum()
+    return probabilities
 
 
-def color_contract(**changes) -> ModelContract:
+def color_contract(**changes: Any) -> ModelContract:
     side = changes.pop("side", 8)
+    precision = changes.get("precision", "fp32")
     fields = {
         "name": "color",
         "architecture": "mean-color",
@@ -46,7 +49,7 @@ def color_contract(**changes) -> ModelContract:
         "weights": Weights(source="written by hand", sha256="0" * 64),
         "tools": {"onnx": onnx.__version__},
         "parity": Parity(max_abs_diff=0, top1_agreement=1, images=1, batch_sizes=(1,)),
-        "tolerance": Tolerance(cpu=1e-4, cuda=1e-3),
+        "tolerances": {"cpu": {precision: 1e-4}, "cuda": {precision: 1e-3}},
         "golden": tuple(
             GoldenPattern(seed=seed, probabilities=tuple(reference(golden_pattern(seed, side))))
             for seed in (1, 2)
@@ -55,8 +58,28 @@ def color_contract(**changes) -> ModelContract:
     return ModelContract(**(fields | changes))
 
 
+def as_schema_1(contract: ModelContract) -> dict[str, object]:
+    """Its JSON as the first releases wrote it."""
+    fields = contract.model_dump(mode="json", exclude_none=True)
+    limits = {provider: contract.tolerance(provider) for provider in fields.pop("tolerances")}
+    return fields | {"schema_version": 1, "tolerance": limits}
+
+
+def write_schema_1(path: Path, **changes: Any) -> Path:
+    """Write the model file as the first releases wrote it; `changes` go into its contract."""
+    model = color_graph()
+    text = json.dumps(as_schema_1(color_contract(**changes)))
+    helper.set_model_props(model, {METADATA_KEY: text})
+    onnx.save(model, path)
+    return path
+
+
 def write_color_model(
-    path: Path, contract: ModelContract | None = None, *, extra_outputs: bool = False, **changes
+    path: Path,
+    contract: ModelContract | None = None,
+    *,
+    extra_outputs: bool = False,
+    **changes: Any,
 ) -> Path:
     """Write the model file; `changes` go into its contract. `contract=None` makes a good one.
 
@@ -78,11 +101,12 @@ def add_outputs(model: onnx.ModelProto) -> tuple[str, ...]:
     graph.node.append(helper.make_node("Identity", ["mean"], ["embedding"]))
     graph.node.append(helper.make_node("Transpose", ["float"], ["features"], perm=[0, 3, 1, 2]))
     graph.initializer.append(numpy_helper.from_array(WEIGHT, "classifier_weight"))
-    for name, shape in (
+    shapes: tuple[tuple[str, list[str | int | None]], ...] = (
         ("embedding", ["batch", 3]),
         ("features", ["batch", 3, "height", "width"]),
         ("classifier_weight", [3, 3]),
-    ):
+    )
+    for name, shape in shapes:
         graph.output.append(helper.make_tensor_value_info(name, TensorProto.FLOAT, shape))
     return ("embedding", "features", "classifier_weight")
 

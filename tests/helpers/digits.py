@@ -30,7 +30,8 @@ class TrainedDigits:
     def predictions(self) -> NDArray[np.int64]:
         """PyTorch's labels for the held-out images."""
         with torch.inference_mode():
-            return self.network(normalised(self.images)).argmax(dim=1).numpy()
+            best: NDArray[np.int64] = self.network(normalised(self.images)).argmax(dim=1).numpy()
+            return best
 
 
 def trained_digits(folder: Path) -> TrainedDigits:
@@ -79,7 +80,7 @@ def _train(images: NDArray[np.uint8], labels: NDArray[np.int64]) -> torch.nn.Mod
                 network(inputs[chosen]), targets[chosen], label_smoothing=0.1
             )
             optimiser.zero_grad()
-            loss.backward()
+            loss.backward()  # type: ignore[no-untyped-call]  # torch's own
             optimiser.step()
             schedule.step()
     return network

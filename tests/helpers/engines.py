@@ -3,28 +3,32 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from types import MappingProxyType
+from typing import Any
 
 import numpy as np
 
 from service.contract import PROBABILITIES
-from service.engine.base import Engine
+from service.engine.base import Engine, Outputs, Pixels
 from service.engine.onnx import OnnxOpener
+from service.engine.providers import CPU, CUDA, Provider
+from service.inference.runtime import Runtime
 
 
 class FakeEngine:
     """What an engine tells of itself, and does where nothing is to be done."""
 
-    provider = "cpu"
+    provider: Provider = CPU
     tf32 = False
     sizes: tuple[int, ...] = ()
     metadata: Mapping[str, str] = MappingProxyType({})
-    classes = None
+    classes: int | None = None
     input_shape = (None, None, None)
     attested: Mapping[str, object] = MappingProxyType({})
 
-    def prepare(self, sizes) -> None:
+    def prepare(self, sizes: Sequence[int]) -> None:
         pass
 
     def close(self) -> None:
@@ -34,14 +38,16 @@ class FakeEngine:
 class FakeOpener(OnnxOpener):
     """Opens by a function, which gets `provider` and `intra_op_threads`."""
 
-    def __init__(self, open_engine: Callable[..., Engine], provider="cpu", *, on_gpu=False) -> None:
+    def __init__(
+        self, open_engine: Callable[..., Engine], provider: str = "cpu", *, on_gpu: bool = False
+    ) -> None:
         super().__init__(provider)
         self._open_engine, self._on_gpu = open_engine, on_gpu
 
-    def may_use_gpu(self) -> bool:
-        return self._on_gpu
+    def expected(self) -> Provider:
+        return CUDA if self._on_gpu else CPU
 
-    def open(self, path, *, intra_op_threads, provider=None):
+    def open(self, path: Path, *, intra_op_threads: int, provider: str | None = None) -> Engine:
         return self._open_engine(
             path, provider=provider or self.provider, intra_op_threads=intra_op_threads
         )
@@ -52,20 +58,20 @@ def answered(rows: np.ndarray) -> dict[str, np.ndarray]:
     return {PROBABILITIES: rows}
 
 
-def hold(client) -> HeldEngine:
+def hold(client: Any) -> HeldEngine:
     """Let the only model of a client's server wait at a gate that the test opens."""
     return hold_model(client.app.state.runtime)
 
 
-def hold_model(runtime) -> HeldEngine:
+def hold_model(runtime: Runtime) -> HeldEngine:
     (model,) = runtime.repository
     engine, inner = HeldEngine(), model.engine.run
 
-    def run(pixels, outputs):
+    def run(pixels: Pixels, outputs: Sequence[str]) -> Outputs:
         engine.run(pixels, outputs)
         return inner(pixels, outputs)
 
-    model.engine.run = run
+    model.engine.run = run  # type: ignore[method-assign]  # a test looks in
     return engine
 
 
@@ -81,7 +87,7 @@ class HeldEngine(FakeEngine):
         self.poison: int | None = None  # an image of this value fails the batch that it is in
         self.closed = False
 
-    def run(self, pixels, outputs):
+    def run(self, pixels: Pixels, outputs: Sequence[str]) -> Outputs:
         self.batches.append([int(image.flat[0]) for image in pixels])
         self.entered.release()
         if not self.open.wait(60):
@@ -96,6 +102,6 @@ class HeldEngine(FakeEngine):
         self.closed = True
 
 
-def first_pixels(pixels) -> dict[str, np.ndarray]:
+def first_pixels(pixels: Pixels) -> dict[str, np.ndarray]:
     """Each image's first value as its only probability."""
     return answered(np.array([[image.flat[0]] for image in pixels], np.float32))

@@ -25,7 +25,7 @@ METHODS = ("GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS")
 BOUNDARY = b"cut"
 
 RED, GREEN = colored("red"), colored("green")
-FLAGS = {
+FLAGS: dict[str, list[object]] = {
     "one": ["--max-body-bytes", 100_000, "--max-images", 4, "--max-image-pixels", 1_000_000],
     "many": [
         "--root-path", "/images", "--cors-origins", "https://shop.example",

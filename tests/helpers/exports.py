@@ -20,7 +20,7 @@ from model_export.options import Storage
 def exported(
     folder: Path, served: ServedNetwork, side: int, storage: Storage = "fp32"
 ) -> ModelProto:
-    """Give what `to_onnx` does, written for the very same network once in a test run."""
+    """Return what `to_onnx` does, written for the very same network once in a test run."""
     digest = hashlib.sha256(f"{served} {served.half_precision} {side} {storage}".encode())
     for name, value in served.state_dict().items():
         digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())

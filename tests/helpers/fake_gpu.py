@@ -11,17 +11,21 @@ from __future__ import annotations
 import ctypes
 import threading
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any, cast
 
 import onnxruntime
 import pytest
 
-from service.engine.cudart import DEVICE_TO_DEVICE, CudaError
+from service.engine.cuda_opener import CudaOpener
+from service.engine.cudart import DEVICE_TO_DEVICE, CudaError, CudaRuntime
 from service.engine.gpu import Gpu
-from service.engine.onnx import CudaOptions, OnnxOpener
+from service.engine.onnx import OnnxOpener
+from service.engine.providers import CUDA as PROVIDER
+from service.engine.providers import EngineOptions
 
 PLAN_S = 0.25
 CAPTURING = "CUDA failure 900: operation not permitted when stream is capturing ; GPU=0"
@@ -44,7 +48,9 @@ class FakeDevice:
     fail: dict[str, str] = field(
         default_factory=dict
     )  # "open", "open with graphs", "capture N", "run"
-    on_run: list = field(default_factory=list)  # called while a batch runs, with its size
+    on_run: list[Callable[[int], object]] = field(
+        default_factory=list
+    )  # called while a batch runs, with its size
     wrong: list[str] = field(default_factory=list)
     sessions: list[FakeSession] = field(default_factory=list)
     spoilt: weakref.WeakSet[FakeSession] = field(default_factory=weakref.WeakSet)
@@ -74,11 +80,11 @@ class FakeBinding:
         self.input: onnxruntime.OrtValue | None = None
         self.outputs: list[str] = []
 
-    def bind_ortvalue_input(self, name, value) -> None:
+    def bind_ortvalue_input(self, name: str, value: onnxruntime.OrtValue) -> None:
         self.input = value
         self.real.bind_ortvalue_input(name, value)
 
-    def bind_ortvalue_output(self, name, value) -> None:
+    def bind_ortvalue_output(self, name: str, value: onnxruntime.OrtValue) -> None:
         self.outputs.append(name)
         self.real.bind_ortvalue_output(name, value)
 
@@ -100,13 +106,13 @@ class FakeSession:
     def get_providers(self) -> list[str]:
         return CUDA
 
-    def __getattr__(self, name: str):
+    def __getattr__(self, name: str) -> Any:
         return getattr(self._real, name)
 
     def io_binding(self) -> FakeBinding:
         return FakeBinding(self._real.io_binding())
 
-    def run(self, names, feed, options=None):
+    def run(self, names: Sequence[str], feed: Mapping[str, Any], options: Any = None) -> Any:
         self._enter()
         (images,) = feed.values()
         if self.graphs and _graph_id(options) != "-1":
@@ -114,7 +120,7 @@ class FakeSession:
         self._compute(images.shape)
         return self._real.run(names, feed)
 
-    def run_with_iobinding(self, binding: FakeBinding, options) -> None:
+    def run_with_iobinding(self, binding: FakeBinding, options: Any) -> None:
         self._enter()
         assert binding.input is not None
         graph, shape = _graph_id(options), tuple(binding.input.shape())
@@ -185,7 +191,7 @@ class FakeRuntime:
 
     def __init__(self, device: FakeDevice) -> None:
         self.device = device
-        self.buffers: dict[int, ctypes.Array] = {}
+        self.buffers: dict[int, ctypes.Array[ctypes.c_char]] = {}
         self._streams: dict[int, list[tuple[int, int, int]]] = {}
         self.copies: list[tuple[int, int]] = []  # kind and bytes
 
@@ -235,12 +241,13 @@ class FakeRuntime:
 
 def fake_gpu(device: FakeDevice, *, pinned: bool) -> Gpu:
     """A GPU of that device; without pinned memory, as where libcudart can't be had."""
-    gpu = Gpu(0, lambda _: FakeRuntime(device) if pinned else None, device.clock)
+    runtime = cast("CudaRuntime", FakeRuntime(device)) if pinned else None
+    gpu = Gpu(0, lambda _: runtime, device.clock)
     gpu.load_runtime()
     return gpu
 
 
-def _graph_id(options) -> str | None:
+def _graph_id(options: Any) -> str | None:
     try:
         value: str = options.get_run_config_entry("gpu_graph_id")
     except RuntimeError:  # it has none
@@ -253,7 +260,7 @@ def fake_cuda(device: FakeDevice) -> Iterator[None]:
     """Let ONNX Runtime be one for CUDA, whose sessions on a GPU are this device's."""
     real = onnxruntime.InferenceSession
 
-    def session(path, sess_options, providers, enable_fallback):
+    def session(path: Any, sess_options: Any, providers: Any, enable_fallback: int) -> Any:
         assert enable_fallback == 0, "ONNX Runtime would retry on the CPU by itself"
         if providers == ["CPUExecutionProvider"]:
             return real(path, sess_options=sess_options, providers=providers)
@@ -265,11 +272,15 @@ def fake_cuda(device: FakeDevice) -> Iterator[None]:
         patch.setattr(onnxruntime, "InferenceSession", session)
         patch.setattr(onnxruntime, "get_available_providers", lambda: CUDA)
         patch.setattr(onnxruntime, "preload_dlls", lambda **_: None)
-        patch.setattr("service.engine.onnx.driver_problem", lambda: None)
-        patch.setattr("service.engine.onnx._DEVICE", "cpu")
+        patch.setattr("service.engine.providers.driver_problem", lambda: None)
+        patch.setattr("service.engine.cuda_opener._DEVICE", "cpu")
         yield
 
 
-def gpu_opener(device: FakeDevice, provider="cuda", *, pinned: bool = True, **cuda) -> OnnxOpener:
+def gpu_opener(
+    device: FakeDevice, provider: str = "cuda", *, pinned: bool = True, **how: Any
+) -> OnnxOpener:
     """The service's opener, on a fake GPU; use it within `fake_cuda`."""
-    return OnnxOpener(provider, CudaOptions(**cuda), fake_gpu(device, pinned=pinned))
+    options = EngineOptions(**how)
+    on_gpu = CudaOpener(options, fake_gpu(device, pinned=pinned))
+    return OnnxOpener(provider, options, {PROVIDER.name: on_gpu})

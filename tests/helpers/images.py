@@ -5,14 +5,16 @@ from __future__ import annotations
 import io
 import struct
 import zlib
+from typing import Any
 
+import httpx
 import numpy as np
 from PIL import Image
 
 COLOR_VALUES = {"red": (220, 30, 20), "green": (25, 210, 40), "blue": (10, 40, 230)}
 
 
-def encode(image: Image.Image, image_format: str = "PNG", **options) -> bytes:
+def encode(image: Image.Image, image_format: str = "PNG", **options: Any) -> bytes:
     buffer = io.BytesIO()
     image.save(buffer, image_format, **options)
     return buffer.getvalue()
@@ -25,8 +27,8 @@ def colored(
     return encode(Image.new("RGB", size, COLOR_VALUES[color]), image_format)
 
 
-def top_label(response) -> str:
-    return response.json()["results"][0]["labels"][0]["label"]
+def top_label(response: httpx.Response) -> str:
+    return str(response.json()["results"][0]["labels"][0]["label"])
 
 
 def photo(width: int = 500, height: int = 375, seed: int = 0) -> Image.Image:
@@ -54,7 +56,10 @@ def smooth(width: int, height: int, seed: int = 0) -> Image.Image:
 
 
 def plain_pixels(
-    image: Image.Image, resize: int, crop: int, resampling=Image.Resampling.BILINEAR
+    image: Image.Image,
+    resize: int,
+    crop: int,
+    resampling: Image.Resampling = Image.Resampling.BILINEAR,
 ) -> np.ndarray:
     """Torchvision's Resize and CenterCrop of an upright RGB image, in two plain steps."""
     width, height = image.size
@@ -84,7 +89,7 @@ def png(size: tuple[int, int], bits: int, color_type: int, rows: bytes, *chunks:
     )  # fmt: skip
 
 
-def tiff(pixels: bytes, order: str = "<", **tags: int | list[int] | tuple[str, list[int]]) -> bytes:
+def tiff(pixels: bytes, order: str = "<", /, **tags: Any) -> bytes:
     """A TIFF of one strip, or of one tile if it has `tile_width`; values are 32-bit unless said.
 
     `tags` are those below, as in `tiff(data, width=4, height=4, bits=[16], photometric=1)`.
@@ -97,7 +102,7 @@ def tiff(pixels: bytes, order: str = "<", **tags: int | list[int] | tuple[str, l
     total_outside = sum(4 * len(values) for _, _, values in entries if len(values) > 1)
     for tag, name, values in entries:
         if name == where:
-            values = [outside_at + total_outside]  # noqa: PLW2901
+            values = np.array([outside_at + total_outside])  # noqa: PLW2901
         packed = struct.pack(f"{order}{len(values)}I", *values)
         directory += struct.pack(f"{order}HHI", tag, 4, len(values))
         if len(values) > 1:

@@ -10,7 +10,7 @@ import pytest
 
 
 def shared_folder(factory: pytest.TempPathFactory, worker: str | None) -> Path:
-    """Give a folder of this run; pytest-xdist's workers have folders in one, which they share."""
+    """Return a folder of this run; pytest-xdist's workers have folders in one, which they share."""
     base = factory.getbasetemp()
     folder = (base.parent if worker else base) / "shared"
     folder.mkdir(exist_ok=True)
@@ -18,7 +18,7 @@ def shared_folder(factory: pytest.TempPathFactory, worker: str | None) -> Path:
 
 
 def made_once(path: Path, make: Callable[[Path], object]) -> Path:
-    """Give a file that `make` writes at the path it gets, unless another process has done so."""
+    """Return a file that `make` writes at the path it gets, unless another process has done so."""
     with path.with_name(f"{path.name}.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not path.exists():

@@ -10,11 +10,11 @@ import asyncio
 import contextlib
 import heapq
 import math
-import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import count
+from typing import Any
 
 import numpy as np
 from engines import FakeEngine, answered
@@ -25,9 +25,11 @@ from service.batching.batcher import Batcher
 from service.batching.costs import JobCosts, Work
 from service.batching.decode_pool import DecodePool
 from service.batching.plan import DeviceLoad
-from service.batching.schedule import ConcurrencyLimit, Schedule
+from service.batching.schedule import Run
 from service.batching.ticket import Priority, Ticket, TicketResult
+from service.batching.work_source import ConcurrencyLimit, WorkSource
 from service.batching.workers import WorkerPool
+from service.engine.base import Outputs, Pixels
 from service.errors import DeadlineExceededError, DeadlineUnreachableError, QueueFullError
 from service.metrics import Metrics
 
@@ -64,7 +66,7 @@ class Engine(FakeEngine):
     def __init__(self, clock: Clock, times: Sequence[float]) -> None:
         self._clock, self._times = clock, times
 
-    def run(self, pixels, outputs):
+    def run(self, pixels: Pixels, outputs: Sequence[str]) -> Outputs:
         self._clock.now += self._times[len(pixels) - 1]
         return answered(np.zeros((len(pixels), 1), np.float32))
 
@@ -74,12 +76,8 @@ class Unthreaded(WorkerPool):
 
     ended = False
 
-    def __init__(self, threads: int) -> None:
-        Schedule.__init__(self, threading.Condition())
-        self.runners = threads
-
-    def wake(self) -> None:
-        pass
+    def __init__(self) -> None:
+        super().__init__(0)
 
 
 @dataclass
@@ -94,11 +92,11 @@ class Server:
     outcomes: list[Outcome] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        self.pool, self.jobs = Unthreaded(self.threads), DecodePool(self.threads)
+        self.pool, self.jobs = Unthreaded(), DecodePool(self.threads)
         self.jobs.start(self.pool)
         self.device = DeviceLoad(self.threads, self.jobs)
         self.device.decoders, self.device.shares_threads = self.threads, True
-        self.device.running = self.pool.running
+        self.device.running = self.pool.schedule.running
         self.gates, self.batchers = [], []
         concurrency, metrics = ConcurrencyLimit(self.threads), Metrics()
         for number, times in enumerate(self.tables):
@@ -202,35 +200,36 @@ class Server:
     def _finish(self, thread: int, at: float) -> None:
         """Do what a thread has been doing till now."""
         del self._ends[thread]
-        run = self.pool._runs[thread]
+        run = self.pool.schedule._runs[thread]
         self.clock.now = run.since
         run.source.run(run.batch)
         self.clock.now = at
-        with self.pool.changed:
-            self.pool.end(thread)
+        self.pool.schedule.end(thread)
 
     async def _settle(self) -> None:
         """Let all hear of what has happened, and idle threads begin work."""
         for _ in range(4):
             await asyncio.sleep(0)
-        with self.pool.changed:
-            for thread in range(self.threads):
-                if thread not in self._ends:
-                    run, _ = self.pool.begin(thread, self.threads - len(self._ends))
-                    if run is not None:
-                        self._ends[thread] = self.clock.now + self._lasts_s(run)
+        for thread in range(self.threads):
+            if thread not in self._ends:
+                run = self.pool.schedule.begin(thread, self.threads - len(self._ends))
+                if isinstance(run, Run):
+                    self._ends[thread] = self.clock.now + self._lasts_s(run)
         while self._deadlines and (task := self._deadlines[0][2]).done():
             heapq.heappop(self._deadlines)
             with contextlib.suppress(asyncio.CancelledError, DeadlineExceededError):
                 task.result()
 
-    def _lasts_s(self, run) -> float:
-        if run.source is self.jobs:
-            return self._decode_s[run.batch[0].future]
-        return self.tables[self.batchers.index(run.source)][len(run.batch) - 1]
+    def _lasts_s(self, run: Run) -> float:
+        if run.source is self.jobs._source:
+            return self._decode_s[run.batch[0].waiter]
+        models: list[WorkSource] = [batcher._source for batcher in self.batchers]
+        return self.tables[models.index(run.source)][len(run.batch) - 1]
 
 
-def simulate(clock: Clock, requests: Sequence[Request], *args, **options) -> list[Outcome]:
+def simulate(
+    clock: Clock, requests: Sequence[Request], *args: Any, **options: Any
+) -> list[Outcome]:
     """Serve requests by a server with these options."""
 
     async def main() -> list[Outcome]:

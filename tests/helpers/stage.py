@@ -11,7 +11,7 @@ import asyncio
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from enum import Enum, auto
@@ -22,18 +22,19 @@ from typing import Any
 import numpy as np
 import pytest
 from engines import FakeEngine, answered
+from waiting import PATIENCE_S, wait_until
 
 from service.batching.batcher import Batcher
 from service.batching.decode_pool import DecodePool
+from service.batching.job_source import Job
 from service.batching.latency import LatencyTable
-from service.batching.schedule import ConcurrencyLimit
+from service.batching.schedule import Run, Schedule
 from service.batching.ticket import Priority, Ticket, TicketResult
+from service.batching.work_source import ConcurrencyLimit, WorkSource
 from service.batching.workers import WorkerPool
+from service.engine.base import Outputs, Pixels
 from service.errors import ModelUnavailableError, StoppingError
 from service.metrics import Metrics
-
-PATIENCE_S = 40.0
-"""How long a test waits for what has to come; nothing is asserted about how long it took."""
 
 _PAUSE_S = 0.0005
 """Between two looks, since who looks all the time keeps the pool's lock from the runners."""
@@ -135,7 +136,7 @@ class Call:
 
     def wait(self, poisoned: set[int]) -> None:
         """Wait for the cue, and end as it says; an image that is poisoned never gets an answer."""
-        if not self._shut.acquire(timeout=4 * PATIENCE_S):
+        if not self._shut.acquire(timeout=3 * PATIENCE_S):
             self.ending = Ending.FAIL
         if self.ending is Ending.ANSWER and poisoned.intersection(self.values):
             self.ending = Ending.FAIL
@@ -152,7 +153,7 @@ class StagedEngine(FakeEngine):
         self.calls: list[Call] = []
         self.poisoned: set[int] = set()
 
-    def run(self, pixels, outputs):
+    def run(self, pixels: Pixels, outputs: Sequence[str]) -> Outputs:
         call = Call([int(image.view(np.uint32)[0, 0, 0]) for image in pixels])
         self.calls.append(call)
         call.wait(self.poisoned)
@@ -196,10 +197,11 @@ class Entry:
 
 
 class StagedBatcher(Batcher):
-    """A batcher whose every take is judged, under the pool's lock."""
+    """A batcher whose images are known to the test."""
 
     def __init__(self, stage: Stage, number: int, table: LatencyTable, max_batch: int) -> None:
         self.stage, self.number, self.max_batch = stage, number, max_batch
+        self.latencies = table
         self.engine = StagedEngine()
         self.entries: list[Entry] = []
         self.closer: threading.Thread | None = None
@@ -215,6 +217,11 @@ class StagedBatcher(Batcher):
             concurrency=stage.concurrency,
         )
 
+    @property
+    def source(self) -> WorkSource:
+        """What the pool's threads see of it."""
+        return self._source
+
     def line(self) -> list[Entry]:
         """Who can be served now, the first first."""
         now, least_s = self.stage.clock.now, self.latencies.median_s(1)
@@ -227,17 +234,14 @@ class StagedBatcher(Batcher):
         ]
         return sorted(live, key=lambda entry: (*entry.sort_key(now), entry.arrival))
 
-    def take(self, idle: int) -> list[Ticket]:
-        lines = self.stage.lines()
-        batch = super().take(idle)
-        if batch:
-            first = self.stage.judge(self, len(batch), lines)
-            if [entry.future for entry in first] != [ticket.future for ticket in batch]:
-                self.stage.wrong.append(f"not the first in line of model {self.number}")
-            self._judge_size(batch)
-            for entry in first:
-                entry.place = Place.TAKEN
-        return batch
+    def judge(self, batch: list[Ticket], lines: Lines) -> None:
+        """Judge a batch that is taken."""
+        first = self.stage.judge(self, len(batch), lines)
+        if [entry.future for entry in first] != [ticket.waiter for ticket in batch]:
+            self.stage.wrong.append(f"not the first in line of model {self.number}")
+        self._judge_size(batch)
+        for entry in first:
+            entry.place = Place.TAKEN
 
     def _judge_size(self, batch: list[Ticket]) -> None:
         if len(batch) > self.max_batch:
@@ -248,11 +252,16 @@ class StagedBatcher(Batcher):
 
 
 class StagedJobs(DecodePool):
-    """A queue of decodes whose every take is judged."""
+    """A queue of decodes that are known to the test."""
 
     def __init__(self, stage: Stage, threads: int) -> None:
         super().__init__(threads)
         self.stage = stage
+
+    @property
+    def source(self) -> WorkSource:
+        """What the pool's threads see of it."""
+        return self._source
 
     def line(self) -> list[Entry]:
         """Who waits to be decoded, the first first."""
@@ -265,16 +274,28 @@ class StagedJobs(DecodePool):
         now = self.stage.clock.now
         return sorted(live, key=lambda entry: (*entry.sort_key(now), entry.arrival))
 
-    def take(self, idle: int) -> list[Any]:
-        lines = self.stage.lines()
-        batch = super().take(idle)
-        if batch:
-            first = self.stage.judge(self, 1, lines)
-            if [entry.future for entry in first] != [job.future for job in batch]:
-                self.stage.wrong.append("not the first to be decoded")
-            for entry in first:
-                entry.place = Place.DECODING
-        return batch
+    def judge(self, batch: list[Job], lines: Lines) -> None:
+        """Judge a job that is taken."""
+        first = self.stage.judge(self, 1, lines)
+        if [entry.future for entry in first] != [job.waiter for job in batch]:
+            self.stage.wrong.append("not the first to be decoded")
+        for entry in first:
+            entry.place = Place.DECODING
+
+
+class JudgedSchedule(Schedule):
+    """A schedule whose every piece of work is judged as it is taken, under the pool's lock."""
+
+    def __init__(self, stage: Stage) -> None:
+        super().__init__()
+        self._stage = stage
+
+    def begin(self, thread: int, idle: int) -> Run | float:
+        lines = self._stage.lines()
+        run = super().begin(thread, idle)
+        if isinstance(run, Run):
+            self._stage.face_of(run.source).judge(run.batch, lines)
+        return run
 
 
 Lines = dict[StagedBatcher | StagedJobs, list[Entry]]
@@ -304,11 +325,13 @@ class Stage:
         self.loop.set_exception_handler(lambda _, context: self.wrong.append(str(context)))
         self.name = f"stage{next(_NAMES)}"
         self.sleepers = Sleepers()
-        self.pool = WorkerPool(threads, name=self.name, changed=self.sleepers)
-        self.concurrency = ConcurrencyLimit(runners or threads, serial=serial)
-        self.max_delay_s = max_delay_s
         self.jobs = StagedJobs(self, decoders or threads)
         self.batchers: list[StagedBatcher] = []
+        self.pool = WorkerPool(
+            threads, name=self.name, schedule=JudgedSchedule(self), changed=self.sleepers
+        )
+        self.concurrency = ConcurrencyLimit(runners or threads, serial=serial)
+        self.max_delay_s = max_delay_s
         self.pool_closer: threading.Thread | None = None
         self._values, self._arrivals = count(1), count()
         self.do(self._open, tables, max_batch)
@@ -339,11 +362,11 @@ class Stage:
         decode: bool = False,
         poisoned: bool = False,
     ) -> list[Entry]:
-        """Submit images with `time_s` until their deadline; gives those that are not refused."""
+        """Submit images with `time_s` until their deadline; return those that are not refused."""
         batcher, now = self.batchers[model], self.clock.now
         place = Place.TO_DECODE if decode else Place.IN_LINE
         entries = []
-        with self.pool.changed:
+        with self.sleepers:
             for _ in range(count):
                 future: asyncio.Future[TicketResult] = self.loop.create_future()
                 entry = Entry(
@@ -377,7 +400,7 @@ class Stage:
         """Stand for a decode, on a thread of the pool; queues the pixels as a request does."""
         entry.decode = Call([entry.value], is_decode=True)
         entry.decode.wait(set())
-        with self.pool.changed:
+        with self.sleepers:
             entry.place, entry.queued = Place.IN_LINE, self.clock.now
             entry.arrival = next(self._arrivals)
             try:
@@ -388,16 +411,16 @@ class Stage:
 
     def cancel(self, entry: Entry) -> None:
         """Let a waiter go away."""
-        with self.pool.changed:
+        with self.sleepers:
             entry.future.cancel()
 
     def advance(self, seconds: float) -> None:
         """Let time pass."""
         self.settle()  # so that who is told to be late is known to be so by the time until now
-        with self.pool.changed:
+        with self.sleepers:
             self.clock.now += seconds
             if self.concurrency.serial or self.max_delay_s:  # a thread's alarm is by the real clock
-                self.pool.changed.notify_all()
+                self.sleepers.notify_all()
 
     def close_model(self, model: int) -> None:
         """Begin to close a model, with all the time it takes."""
@@ -405,7 +428,7 @@ class Stage:
         if batcher.closer is None and not batcher.given_up:
 
             def close() -> None:
-                batcher.closed = batcher.close(4 * PATIENCE_S)
+                batcher.closed = batcher.close(3 * PATIENCE_S)
 
             batcher.closer = threading.Thread(target=close)
             batcher.closer.start()
@@ -420,7 +443,7 @@ class Stage:
     def close_pool(self) -> None:
         """Begin to close the pool."""
         if self.pool_closer is None:
-            self.pool_closer = threading.Thread(target=self.pool.close, args=(4 * PATIENCE_S,))
+            self.pool_closer = threading.Thread(target=self.pool.close, args=(3 * PATIENCE_S,))
             self.pool_closer.start()
 
     def note_death(self, death: threading.ExceptHookArgs) -> None:
@@ -435,6 +458,13 @@ class Stage:
         """All images in order of arrival."""
         entries = [entry for batcher in self.batchers for entry in batcher.entries]
         return sorted(entries, key=lambda entry: entry.value)
+
+    def offer_at(self, model: int) -> float:
+        """When a model's next batch is to be taken."""
+        with self.sleepers:
+            offer = self.batchers[model].source.offer(self.clock.now, 1)
+        assert offer is not None
+        return offer.at
 
     def blocked(self) -> list[Call]:
         """Work that waits for its cue."""
@@ -457,14 +487,19 @@ class Stage:
         return {
             source: line
             for source in served
-            if source.concurrency.free
+            if source.source.concurrency.free
             and (line := source.line())
-            and (at := source.ready_at()) is not None
-            and at <= self.clock.now
+            and (offer := source.source.offer(self.clock.now, 1)) is not None
+            and offer.at <= self.clock.now
         }
 
+    def face_of(self, source: WorkSource) -> StagedBatcher | StagedJobs:
+        """Return what a source is the threads' face of."""
+        faces: list[StagedBatcher | StagedJobs] = [self.jobs, *self.batchers]
+        return next(face for face in faces if face.source is source)
+
     def judge(self, source: StagedBatcher | StagedJobs, size: int, lines: Lines) -> list[Entry]:
-        """Compare what is taken with who was in line then; gives who should have been taken."""
+        """Compare what is taken with who was in line then; return who should have been taken."""
         now, first = self.clock.now, lines.get(source, [])[:size]
         if not first:
             self.wrong.append("work for somebody who was not in line, or a limit exceeded")
@@ -480,10 +515,7 @@ class Stage:
 
     def settle(self) -> None:
         """Wait until the threads have done all that they can without a cue."""
-        end = time.monotonic() + PATIENCE_S
-        while unsettled := self._unsettled():
-            assert time.monotonic() < end, unsettled
-            time.sleep(_PAUSE_S)
+        wait_until(lambda: not self._unsettled(), self._unsettled)
         self.do(lambda: None)
         self._note_late()
         if self.alive() == 0:
@@ -494,15 +526,13 @@ class Stage:
 
     def wait_for_sleepers(self, number: int) -> None:
         """Wait until so many of the pool's threads and of who closes models wait to be woken."""
-        end = time.monotonic() + PATIENCE_S
-        while (asleep := self.sleepers.asleep) != number:
-            assert time.monotonic() < end, f"{asleep} asleep"
-            time.sleep(_PAUSE_S)
+        sleepers = self.sleepers
+        wait_until(lambda: sleepers.asleep == number, lambda: f"{sleepers.asleep} asleep")
 
     def _unsettled(self) -> str | None:
-        sources = (self.jobs, *self.batchers)
-        with self.pool.changed:
-            runs = sum(len(self.pool.runs_of(source)) for source in sources)
+        sources: list[StagedBatcher | StagedJobs] = [self.jobs, *self.batchers]
+        with self.sleepers:
+            runs = sum(len(self.pool.schedule.runs_of(source.source)) for source in sources)
             blocked, alive = len(self.blocked()), self.alive()
             if runs != blocked:
                 return f"{runs} runs, and {blocked} of them wait for a cue"
@@ -512,7 +542,7 @@ class Stage:
                 return "an idle thread beside work"
             for batcher in self.batchers:
                 closing = batcher.closer is not None and batcher.closer.is_alive()
-                left = batcher.line() or self.pool.runs_of(batcher)
+                left = batcher.line() or self.pool.schedule.runs_of(batcher.source)
                 if closing and blocked < alive and not left:
                     return "a model that is not closed although nothing is left of it"
         return None
@@ -548,7 +578,7 @@ class Stage:
         self.jobs.close()
         assert self.pool.close(PATIENCE_S)
         assert self.alive() == 0
-        assert self.pool.running() == []
+        assert self.pool.schedule.running() == []
         self.do(lambda: None)
         self._note_late()
         for entry in self.entries:
@@ -604,9 +634,9 @@ def _may_be_passed(source: StagedBatcher | StagedJobs, lines: Lines, now: float)
     other_work = any(
         line[0].sort_key(now)[0] <= priority
         for other, line in lines.items()
-        if other.concurrency is not source.concurrency
+        if other.source.concurrency is not source.source.concurrency
     )
-    return other_work and source.may_wait()
+    return other_work and source.source.may_yield(0.0, now)
 
 
 def outcome_of(entry: Entry) -> str:

@@ -11,9 +11,9 @@ _PAUSE_S = 0.001
 """Between two looks: who looks all the time keeps Python's lock from who is waited for."""
 
 
-def wait_until(come: Callable[[], object]) -> None:
-    """Look until it is so."""
+def wait_until(come: Callable[[], object], instead: Callable[[], object] = lambda: "") -> None:
+    """Look until it is so. If it never is, `instead` says what there is in its place."""
     end = time.monotonic() + PATIENCE_S
     while not come():
-        assert time.monotonic() < end, "waited in vain"
+        assert time.monotonic() < end, f"waited in vain: {instead()}"
         time.sleep(_PAUSE_S)

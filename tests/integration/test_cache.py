@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from process import client_of, serving
 
 
 def test_what_is_measured_is_kept_where_the_users_caches_are(model_folder, tmp_path):
     """`RESNET_SERVE_CACHE_DIR` set to nothing is not set."""
-    environ = {"RESNET_SERVE_CACHE_DIR": "", "XDG_CACHE_HOME": str(tmp_path / "caches")}
+    environ: dict[str, Any] = {
+        "RESNET_SERVE_CACHE_DIR": "",
+        "XDG_CACHE_HOME": str(tmp_path / "caches"),
+    }
     environ |= {"RESNET_SERVE_RUNNERS": "0", "RESNET_SERVE_INTRA_OP_THREADS": "0"}
     with serving("--models", model_folder, **environ) as server:
         with client_of(server) as client:
@@ -24,7 +29,7 @@ def test_what_is_measured_is_kept_where_the_users_caches_are(model_folder, tmp_p
 
 def test_without_a_place_to_keep_it_the_program_starts_all_the_same(model_folder):
     """As in a container whose files are read-only and whose user has no home."""
-    environ = {"RESNET_SERVE_CACHE_DIR": "", "XDG_CACHE_HOME": "/proc/none"}
+    environ: dict[str, Any] = {"RESNET_SERVE_CACHE_DIR": "", "XDG_CACHE_HOME": "/proc/none"}
     with serving("--models", model_folder, **environ) as server:
         told = [event for event in server.events if event["event"] == "cache_unusable"]
         assert len(told) == 1

@@ -12,7 +12,6 @@ import socket
 import struct
 import sys
 import threading
-import time
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
@@ -21,6 +20,7 @@ from functools import partial
 from pathlib import Path
 
 import httpx
+import psutil
 import pytest
 from chaos import Crowd, Limits, Picture
 from images import colored, encode, photo, top_label
@@ -29,6 +29,7 @@ from process import Serving, client_of, serving
 from prometheus_client import Gauge
 from prometheus_client.parser import text_string_to_metric_families
 from structlog.testing import capture_logs
+from waiting import wait_until
 from wire import connect, head, read_answer
 
 from service.contract import parse_contract
@@ -82,12 +83,10 @@ class Vitals:
 
 
 def vitals(pid: int) -> Vitals:
-    process = Path(f"/proc/{pid}")
-    status = (process / "status").read_text(encoding="ascii")
-    fields = dict(line.split(":", 1) for line in status.splitlines())
-    resident_kb = int(fields["VmRSS"].split()[0])
-    files = len(list((process / "fd").iterdir()))
-    return Vitals(int(fields["Threads"]), files, resident_kb)
+    process = psutil.Process(pid)
+    with process.oneshot():
+        resident_kb = process.memory_info().rss // 1024
+        return Vitals(process.num_threads(), process.num_fds(), resident_kb)
 
 
 def samples(client: httpx.Client) -> dict[str, float]:
@@ -109,15 +108,20 @@ AT_REST = {
 def at_rest(client: httpx.Client, server: Serving, files: int | None = None) -> Vitals:
     """Wait until the server has nothing to do, and no more open files than that.
 
-    Gives what it holds then. The one connection is the client's.
+    Return what it holds then. The one connection is the client's.
     """
-    end = time.monotonic() + 60
-    while True:
-        held = {name: value for name, value in samples(client).items() if name in AT_REST}
-        now = vitals(server.process.pid)
-        if held == AT_REST and (files is None or now.files <= files):
-            return now
-        assert time.monotonic() < end, (held, now, files)
+
+    def held() -> dict[str, float]:
+        return {name: value for name, value in samples(client).items() if name in AT_REST}
+
+    def now() -> Vitals:
+        return vitals(server.process.pid)
+
+    wait_until(
+        lambda: held() == AT_REST and (files is None or now().files <= files),
+        lambda: (held(), now(), files),
+    )
+    return now()
 
 
 def sleep_for(seconds: float) -> Callable[[Crowd], Awaitable[None]]:
@@ -246,9 +250,11 @@ def no_thread_is_left() -> Iterator[None]:
     """Ask for it before `serve`: it looks when the server has stopped."""
     threads = set(threading.enumerate())
     yield
-    end = time.monotonic() + 60
-    while left := set(threading.enumerate()) - threads:
-        assert time.monotonic() < end, left
+
+    def left() -> set[threading.Thread]:
+        return set(threading.enumerate()) - threads
+
+    wait_until(lambda: not left(), left)
 
 
 def test_an_engine_that_fails_at_random_costs_only_the_poisoned_their_answer(
@@ -289,15 +295,16 @@ def test_an_engine_that_fails_at_random_costs_only_the_poisoned_their_answer(
         assert [red["labels"][0]["label"], green["labels"][0]["label"]] == ["red", "green"]
         assert poison["error"]["code"] == "inference_failed"
 
-    end = time.monotonic() + 60
-    while (now := {k: v for k, v in samples(client).items() if k in rest}) != rest:
-        assert time.monotonic() < end, now
+    def now() -> dict[str, float]:
+        return {name: value for name, value in samples(client).items() if name in rest}
+
+    wait_until(lambda: now() == rest, now)
     assert client.get("/livez").status_code == 200
 
 
 PROGRAM_THAT_HANGS = """
 import os, sys, threading
-from service.engine.providers import prepare_runtime
+from service.engine.builds import prepare_runtime
 prepare_runtime()
 from service.engine.cpu import CpuEngine
 

@@ -15,7 +15,7 @@ from wire import connect, head, read_answer
 PROGRAM_THAT_LOSES_ITS_DEVICE = """
 import contextlib
 import sys
-from service.engine.providers import prepare_runtime
+from service.engine.builds import prepare_runtime
 prepare_runtime()
 from service.contract import PROBABILITIES
 from service.engine.cpu import CpuEngine

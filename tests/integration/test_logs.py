@@ -22,7 +22,7 @@ from wire import connect
 PROGRAM_WHOSE_LIBRARY_PRINTS = """
 import ctypes
 import sys
-from service.engine.providers import prepare_runtime
+from service.engine.builds import prepare_runtime
 prepare_runtime()
 from service.engine.cpu import CpuEngine
 

@@ -7,6 +7,7 @@ import socket
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from color_model import write_color_model
@@ -53,7 +54,7 @@ def set_by_variables(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Servi
     """A server that is set by variables, with one flag beside them."""
     folder = tmp_path_factory.mktemp("models")
     write_color_model(folder / "color.onnx")
-    variables = {
+    variables: dict[str, Any] = {
         "RESNET_SERVE_MODELS": str(folder),
         "RESNET_SERVE_MAX_QUEUE": "77",
         "RESNET_SERVE_MAX_IMAGES": "3",
@@ -165,7 +166,7 @@ def test_the_runtime_leaves_no_device_id_and_sends_nothing(model_folder, tmp_pat
     """ONNX Runtime's telemetry is off: it would keep an id under the cache folder."""
     cache = tmp_path / "cache"
     cache.mkdir()
-    variables = {"XDG_CACHE_HOME": str(cache), "HOME": str(cache)}
+    variables: dict[str, Any] = {"XDG_CACHE_HOME": str(cache), "HOME": str(cache)}
     with serving("--models", model_folder, **variables) as server:
         server.signal()
         assert server.exit_status() == 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import warnings
 from pathlib import Path
 
@@ -12,6 +13,7 @@ import pytest
 import torch
 from full_disk import file_size_limited
 from networks import MEAN, STD, patterns, random_network
+from odd_files import ODD_FILES
 from onnx import TensorProto, helper, numpy_helper
 
 from model_export.cli import main
@@ -123,6 +125,7 @@ def test_an_exported_network_is_adopted(tmp_path: Path, capsys: pytest.CaptureFi
         program = torch.onnx.export(network, (torch.zeros(2, 3, SIDE, SIDE),), dynamo=True,
                                     dynamic_shapes=({0: torch.export.Dim("batch")},),
                                     verbose=False)  # fmt: skip
+    assert program is not None
     program.save(str(tmp_path / "net.onnx"))
     capsys.readouterr()
     assert adopt(tmp_path / "net.onnx", tmp_path / "adopted.onnx") == 0
@@ -393,6 +396,24 @@ def test_what_is_no_onnx_file_is_one_line(
     assert told in refusal(tmp_path / "foreign.onnx", capsys)
 
 
+@pytest.mark.parametrize("name", ["net.json", "net.textproto", "net.onnxtxt", "net.ort", "net"])
+def test_files_are_read_whatever_they_are_called(tmp_path: Path, name: str):
+    """`onnx` and ONNX Runtime would judge them by how their names end."""
+    file = foreign(tmp_path / "foreign.onnx").rename(tmp_path / name)
+    assert adopt(file, tmp_path / "adopted.onnx") == 0
+
+
+@pytest.mark.parametrize("form", ["json", "textproto", "onnxtxt"])
+@pytest.mark.parametrize("name", ["foreign.onnx", "foreign.json", "foreign.textproto"])
+def test_onnx_as_text_is_named_with_the_way_out(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str, form: str
+):
+    model = onnx.load(foreign(tmp_path / "foreign.onnx"))
+    with warnings.catch_warnings(action="ignore"):  # a form is experimental
+        onnx.save(model, tmp_path / name, format=form)
+    assert f"{name}: is ONNX as text; write it in the usual" in refusal(tmp_path / name, capsys)
+
+
 def with_data(folder: Path, location: str = "w.bin", *, lengths: bool = True) -> tuple[Path, Path]:
     """A classifier with all weights in a file beside it, and that file."""
     file = foreign(folder / "foreign.onnx")
@@ -446,6 +467,23 @@ def test_weights_beside_the_file_that_cannot_be_read_are_named(
     err = refusal(file, capsys)
     assert "its weights in w.bin can't be read: " in err
     assert told in err
+
+
+@pytest.mark.parametrize("kind", ODD_FILES)
+def test_what_is_no_file_of_weights_is_named_and_keeps_nobody_waiting(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    kind: str,
+):
+    monkeypatch.chdir(tmp_path)
+    file, data = with_data(tmp_path)
+    data.unlink()
+    make, told = ODD_FILES[kind]
+    make(data)
+    assert re.search(
+        rf"its weights in w.bin can't be read: (it|there is) {told}", refusal(file, capsys)
+    )
 
 
 @pytest.mark.parametrize("location", ["../w.bin", "/w.bin"])

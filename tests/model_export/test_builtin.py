@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from importlib import resources
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -57,8 +58,8 @@ def test_it_agrees_with_its_golden_cases(engine: Engine, contract: ModelContract
 def test_its_photo_finds_wrong_preprocessing(engine: Engine, contract: ModelContract, mistake: str):
     """Also where the drift of another decoder is allowed."""
     right = contract.preprocessing
-    changes = {"exif": {"exif": "ignore"}, "resize": {"resize": 80}}.get(mistake, {})
-    pixels = decode(golden_photo(), right.model_copy(update=changes), EXACT).pixels
+    changes: dict[str, dict[str, Any]] = {"exif": {"exif": "ignore"}, "resize": {"resize": 80}}
+    pixels = decode(golden_photo(), right.model_copy(update=changes.get(mistake, {})), EXACT).pixels
     if mistake == "colours":
         pixels = np.ascontiguousarray(pixels[..., ::-1])
     expected = np.array(contract.golden[-1].probabilities, np.float32)

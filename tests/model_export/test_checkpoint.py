@@ -7,6 +7,7 @@ import collections
 import os
 import pickle
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,9 +17,9 @@ from safetensors.torch import save_file
 
 from model_export.checkpoint import Checkpoint, read_checkpoint
 from model_export.errors import WeightsError
-from model_export.files import sha256_of
 from model_export.loading import build_network, stem_of
 from model_export.wrappers import beside_line, head_line, unwrapped
+from service.files import sha256_of
 
 STATE = {"fc.weight": torch.ones(2, 3), "fc.bias": torch.zeros(2)}
 OTHER = {name: value + 1 for name, value in STATE.items()}
@@ -46,7 +47,7 @@ def test_parameters_round_trip(tmp_path: Path, name: str):
     checkpoint = read_checkpoint(path)
     assert checkpoint.sha256 == sha256_of(path)
     assert stem_of("resnet50", checkpoint) == "small"
-    loaded = build_network("resnet50", checkpoint, "small")
+    loaded: Any = build_network("resnet50", checkpoint, "small")
     assert not loaded.training
     assert loaded.fc.out_features == 5
     for name_, tensor in network.state_dict().items():
@@ -216,11 +217,16 @@ def test_other_contents_are_refused(tmp_path: Path, content: object):
 )  # fmt: skip
 def test_what_trainers_wrap_around_parameters_is_taken_off(tmp_path: Path, content, entry: str):
     torch.save(content, tmp_path / "net.pth")
-    checkpoint = unwrapped(read_checkpoint(tmp_path / "net.pth"), [STATE])
+    checkpoint = unwrapped(read_checkpoint(tmp_path / "net.pth"), [STATE], three)
     assert checkpoint.entry == entry
     assert {name: value.tolist() for name, value in checkpoint.state.items()} == {
         name: value.tolist() for name, value in STATE.items()
     }
+
+
+def three(_state: object) -> int:
+    """The features that the network's last layer takes."""
+    return 3
 
 
 def under(prefix: str, state: dict | None = None) -> dict:
@@ -229,7 +235,7 @@ def under(prefix: str, state: dict | None = None) -> dict:
 
 def of_the_network(path: Path, content: object, entry: str | None = None) -> Checkpoint:
     torch.save(content, path)
-    return unwrapped(read_checkpoint(path, entry), [STATE])
+    return unwrapped(read_checkpoint(path, entry), [STATE], three)
 
 
 @pytest.mark.parametrize(
@@ -272,19 +278,41 @@ NETWORK = [*BODY, "fc.weight", "fc.bias"]
 @pytest.mark.parametrize(
     ("prefix", "head"),
     [("backbone.", "head.fc"), ("encoder.", "classifier"), ("0.", "1.8"), ("", "fc.1"),
-     ("", "fc.0"), ("", "head"), ("backbone.", "fc"), ("model.backbone.", "model.fc")],
+     ("", "fc.0"), ("", "head"), ("backbone.", "fc"), ("model.backbone.", "model.fc"),
+     ("backbone.", "a.name.of.its.own")],
 )  # fmt: skip
 def test_a_lone_linear_layer_is_the_classifier(tmp_path: Path, prefix: str, head: str):
     """Whatever it is called, where the network's own is all that is missing; it is said."""
     layer = {f"{head}.weight": STATE["fc.weight"], f"{head}.bias": STATE["fc.bias"]}
     torch.save(under(prefix, BODY) | layer | {"loss.weight": torch.ones(2)}, tmp_path / "net.pth")
-    checkpoint = unwrapped(read_checkpoint(tmp_path / "net.pth"), [NETWORK])
+    checkpoint = unwrapped(read_checkpoint(tmp_path / "net.pth"), [NETWORK], three)
     assert checkpoint.state.keys() == {*NETWORK}
     assert torch.equal(checkpoint.state["fc.weight"], STATE["fc.weight"])
     assert head_line(checkpoint).endswith(
         f"net.pth: its linear layer {head} is taken as the network's last"
     )
     assert checkpoint.beside == ("loss.weight",)
+
+
+def linear(name: str, weight: torch.Tensor = STATE["fc.weight"]) -> dict:
+    return {f"{name}.weight": weight, f"{name}.bias": STATE["fc.bias"]}
+
+
+@pytest.mark.parametrize(
+    "name", ["aux", "aux1.fc", "AuxLogits.fc", "fc_aux", "rotation", "rot_head"]
+)
+@pytest.mark.parametrize("own", ["head.fc", "fc", None])
+def test_classifiers_that_only_help_the_training_are_left_out(
+    tmp_path: Path, name: str, own: str | None
+):
+    """Beside the network's own, whatever that is called, and where it has none."""
+    head = linear(own, OTHER["fc.weight"]) if own else {}
+    torch.save(under("backbone.", BODY) | linear(name) | head, tmp_path / "net.pth")
+    checkpoint = unwrapped(read_checkpoint(tmp_path / "net.pth"), [NETWORK], three)
+    assert checkpoint.beside == tuple(linear(name))
+    assert checkpoint.head == (own or "")
+    assert checkpoint.state.keys() == {*BODY, *(linear("fc") if own else ())}
+    assert own is None or torch.equal(checkpoint.state["fc.weight"], OTHER["fc.weight"])
 
 
 @pytest.mark.parametrize(
@@ -298,13 +326,16 @@ def test_a_lone_linear_layer_is_the_classifier(tmp_path: Path, prefix: str, head
         pytest.param(under("a.", {"weight": torch.ones(3), "bias": torch.ones(3)}),
                      id="a normalisation"),
         pytest.param({"a.weight": torch.ones(2, 3), "b.bias": torch.ones(2)}, id="of two layers"),
+        pytest.param(linear("a", torch.ones(2, 4)), id="of other features"),
+        *[pytest.param(linear(name), id=name) for name in
+          ("projection", "proj_head", "projector.0", "embedding", "neck.fc", "conv.extra")],
         pytest.param({f"{name}.{leaf}": torch.ones(3, 3)[:, : 3 if leaf == "weight" else 1]
                       for name in ("a", "b") for leaf in ("weight", "bias")}, id="two layers"),
     ],
 )  # fmt: skip
 def test_what_is_no_lone_linear_layer_is_no_classifier(tmp_path: Path, others: dict):
     torch.save(BODY | others, tmp_path / "net.pth")
-    checkpoint = unwrapped(read_checkpoint(tmp_path / "net.pth"), [NETWORK])
+    checkpoint = unwrapped(read_checkpoint(tmp_path / "net.pth"), [NETWORK], three)
     assert checkpoint.state.keys() == {*BODY, *others}
     assert (checkpoint.head, head_line(checkpoint)) == ("", "")
 

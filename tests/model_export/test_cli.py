@@ -14,13 +14,15 @@ import numpy as np
 import pytest
 import torch
 from full_disk import file_size_limited
+from images import encode, photo
 from networks import random_network, save_checkpoint
+from odd_files import ODD_FILES
 
 from model_export.cli import main
 from model_export.command_line.app import COMMANDS, read_arguments
-from model_export.files import sha256_of
 from model_export.model_file import read_model
 from model_export.weights import OFFICIAL
+from service.files import sha256_of
 
 
 @pytest.fixture(scope="module")
@@ -199,7 +201,7 @@ def test_official_weights_bring_their_preprocessing(
         (["--module", "networks:random_network"], 2, "an architecture or --module, one of them"),
         (["--precision", "int8", "--storage", "fp16"], 2, "--storage is for --precision fp32"),
         (["--images", "photos"], 2, "--images is for --precision fp16 and int8"),
-        (["--precision", "fp16", "--images", "missing"], 1, "missing: can't be read"),
+        (["--precision", "fp16", "--images", "missing"], 1, "missing: no such file"),
         (["--precision", "int8", "--images", __file__], 1, "is neither a folder nor a whole tar"),
         (["--weights", "/"], 1, "/: is a folder, not a file"),
         (["--weights", " "], 2, "'--weights': is empty"),
@@ -429,7 +431,21 @@ def test_a_classifier_of_another_name_is_said(tmp_path: Path, capsys: pytest.Cap
                  "--output", str(tmp_path / "net.onnx")]  # fmt: skip
     assert main(arguments) == 0
     assert capsys.readouterr().err.count("layer head.fc is taken as the network's last") == 1
-    assert len(read_model(tmp_path / "net.onnx")[1].labels) == 5
+    contract = read_model(tmp_path / "net.onnx")[1]
+    assert len(contract.labels) == 5
+    assert contract.weights.source == "net.pth, entry state_dict, classifier head.fc"
+    # Training says in a line of its own what of it begins anew.
+    photos = [tmp_path / "photos" / name / f"{i}.png" for name in ("x", "y") for i in range(2)]
+    for path in photos:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(encode(photo(40, 40), "PNG"))
+    arguments = ["train", str(tmp_path / "photos"), "--output", str(tmp_path / "run"), "--stem",
+                 "small", "--weights", str(tmp_path / "net.pth"), "--architecture", "resnet18",
+                 "--epochs", "1", "--input-size", "32", "--device", "cpu"]  # fmt: skip
+    assert main(arguments) == 0
+    out, err = capsys.readouterr()
+    assert "anew: fc.weight, fc.bias, since its classifier head.fc is of 5 classes, not 2" in out
+    assert "is taken" not in err
 
 
 def run_python(code: str) -> subprocess.CompletedProcess[str]:
@@ -472,6 +488,7 @@ def test_arguments_are_judged_without_waiting_for_pytorch(arguments: list[str], 
         ("evaluate", ["auto|cpu|cuda", "--plot"]),
         ("compare", ["SECOND", "--limit"]),
         ("adopt", ["logits|probabilities", "rgb|bgr", "Model file"]),
+        ("upgrade", ["--output", "older model file"]),
         ("train", ["sgd|adamw|sgd-noise", "Recipe", "Augmentation", "Held-out images"]),
     ],
 )  # fmt: skip
@@ -505,3 +522,34 @@ def test_a_missing_package_is_one_line(package: str):
         f"resnet-export: error: the package {package} is not installed; "
         "run `pip install '.[export,cpu]'` in the folder of its source\n"
     )
+
+
+@pytest.mark.parametrize("kind", ODD_FILES)
+@pytest.mark.parametrize(
+    "arguments",
+    ["export resnet18 --weights ODD --output net.onnx", "train photos --output run --weights ODD",
+     "adopt ODD --output net.onnx", "verify ODD", "describe ODD", "evaluate ODD photos",
+     "compare ODD ODD photos", "verify MODEL --weights ODD", "evaluate MODEL ODD"],
+)  # fmt: skip
+def test_what_is_no_file_is_told_and_keeps_nobody_waiting(
+    small: Path,
+    model: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    arguments: str,
+    kind: str,
+):
+    """Wherever a file is asked for."""
+    monkeypatch.chdir(tmp_path)
+    make, told = ODD_FILES[kind]
+    make(Path("odd"))
+    Path("photos").mkdir()
+    given = arguments.replace("ODD", "odd").replace("MODEL", str(model)).split()
+    status = main(given)
+    _, err = capsys.readouterr()
+    assert status == 1
+    last = err.splitlines()[-1]
+    if kind == "a folder" and given[-1] == "odd" and given[0] == "evaluate":
+        told = "holds no images"
+    assert re.search(rf"^resnet-export: error: odd: {told}", last)

@@ -10,6 +10,7 @@ import tarfile
 import warnings
 import zipfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -28,7 +29,7 @@ def content(path: Path, written: bytes) -> Content:
     return content_of(path)
 
 
-def saved(**options: object) -> bytes:
+def saved(**options: Any) -> bytes:
     stream = io.BytesIO()
     torch.save(STATE, stream, **options)
     return stream.getvalue()
@@ -82,6 +83,7 @@ def graph(**facts: object) -> bytes:
         (graph(), "onnx"),
         (graph(producer_name="pytorch", producer_version="2", ir_version=8), "onnx"),
         (b"\x93\x07\xff\xfe", "unknown"),
+        (b"\x80", "unknown"),
     ],
 )  # fmt: skip
 def test_the_kinds_that_are_read_are_known(tmp_path: Path, written: bytes, kind: str):
@@ -107,6 +109,7 @@ def test_onnx_is_known_by_its_beginning(tmp_path: Path, end: float):
         (b"<?xml version='1.0'?><Error><Code>403</Code></Error>", "is XML, perhaps an error"),
         (b'{"error":\n"not found"}', 'is JSON, perhaps .* download: {"error": "not found"}'),
         (b'{"metadata": {}, "weight_map": {}}', "is an index of parameters in several files"),
+        (b'{"irVersion": "8", "graph": {}}', "is ONNX as text"),
         (b"404: Not Found", "is text, perhaps an error of the download: 404: Not Found"),
         (b"word " * 2000, r"is text, .*: (word ){12}\.\.\."),
         (b"\x89HDF\r\n\x1a\n" + bytes(90), "is an HDF5 file, .* write the network as ONNX"),
@@ -117,7 +120,9 @@ def test_onnx_is_known_by_its_beginning(tmp_path: Path, end: float):
         (zipped("net/metadata.json", "net/config.json"), "is a Keras file"),
         (zipped("a/net.pth", "b"), "torch.save did not write, of a/net.pth, b"),
         (b"PK\x05\x06" + bytes(18), "is a zip file that torch.save did not write$"),
-        (saved()[:-30], "is a damaged zip file: its end is missing"),
+        (saved()[:-30], "is a damaged zip file: the list of its contents, at its end"),
+        (saved().replace(b"\1\2" + bytes(4), b"\1\2" + bytes(2) + b"\xff\0"), "is a damaged zip"),
+        (saved().replace(b"version", b"versio\xff"), "is a damaged zip file"),
         (arrays(), "is NumPy's npz"),
         (bytes(9000), "begins with 4096 zero bytes"),
         *[(pickle.dumps({"a": 1}, protocol), f"is a bare pickle \\(protocol {told}\\), and reading")

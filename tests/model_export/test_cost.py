@@ -12,6 +12,7 @@ from networks import preprocessing, random_network
 from model_export.architectures.build import build
 from model_export.cost import graph_cost
 from model_export.graph import prepare, to_onnx
+from model_export.options import Storage
 
 
 def test_multiply_adds_are_the_published_ones():
@@ -21,7 +22,7 @@ def test_multiply_adds_are_the_published_ones():
 
 
 @pytest.mark.parametrize("storage", ["fp32", "fp16"])
-def test_parameters_are_those_left_after_folding(storage: str, shared: Path):
+def test_parameters_are_those_left_after_folding(storage: Storage, shared: Path):
     """Each normalisation's weight and bias have become one bias."""
     network = random_network("resnet18")
     trained = sum(parameter.numel() for parameter in network.parameters())

@@ -15,13 +15,14 @@ from model_export.errors import ParityError
 from model_export.export import Subject, export
 from model_export.graph import to_onnx
 from model_export.model_file import read_model
+from model_export.options import Storage
 from service.contract import Label, ModelContract, Weights
 from service.engine.base import probabilities
 from service.engine.onnx import load_engine
 from service.golden import check_golden
 
 
-def subject(classes: int = 5, side: int = 32, storage: str = "fp32") -> Subject:
+def subject(classes: int = 5, side: int = 32, storage: Storage = "fp32") -> Subject:
     return Subject(
         name="small",
         architecture="resnet18",
@@ -45,7 +46,7 @@ def assert_untouched(output: Path) -> None:
 
 
 @pytest.mark.parametrize("storage", ["fp32", "fp16"])
-def test_the_file_agrees_with_the_golden_cases_that_it_carries(output: Path, storage: str):
+def test_the_file_agrees_with_the_golden_cases_that_it_carries(output: Path, storage: Storage):
     """In the service's engine, at any batch size, in the place of the older file."""
     contract = export(random_network(), subject(storage=storage), output, largest_batch=5)
     assert read_model(output)[1] == contract

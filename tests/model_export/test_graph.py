@@ -16,11 +16,12 @@ from onnx import ModelProto, TensorProto, numpy_helper
 
 from model_export.errors import GraphError
 from model_export.graph import prepare, to_onnx
+from model_export.options import Storage
 
 CLASSES, WIDTH, SIDE = 5, 256, 32
 
 
-def graph(shared: Path, storage: str = "fp32") -> ModelProto:
+def graph(shared: Path, storage: Storage = "fp32") -> ModelProto:
     network = random_network("resnet50", classes=CLASSES)
     return exported(shared, prepare(network, preprocessing(SIDE), storage), SIDE, storage)
 

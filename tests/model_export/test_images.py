@@ -120,7 +120,7 @@ def test_images_of_no_class_are_told(tmp_path: Path):
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("missing", "No such file"),
+        ("missing", "no such file"),
         ("empty", "holds no images"),
         ("text.tar", "neither a folder nor a whole tar"),
     ],

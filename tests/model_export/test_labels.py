@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -93,3 +94,23 @@ def test_networks_of_other_classes_need_labels():
     """Numbers alone would be no answer."""
     with pytest.raises(LabelsError, match=r"200 classes.*--labels"):
         labels_for(200, None)
+
+
+def test_what_is_no_file_of_labels_keeps_nobody_waiting(tmp_path: Path):
+    """A pipe that nobody writes to, and a device without end."""
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(LabelsError, match="pipe: has no labels"):
+        read_labels(tmp_path / "pipe")
+    with pytest.raises(LabelsError, match="has more than 16777216 bytes"):
+        read_labels(Path("/dev/zero"))
+
+
+def test_labels_may_come_through_a_pipe():
+    """As a shell's `<(...)` has it."""
+    ours, theirs = os.pipe()
+    with os.fdopen(theirs, "wb") as stream:
+        stream.write(b"cat\ndog\n")
+    try:
+        assert [label.id for label in read_labels(Path(f"/dev/fd/{ours}"))] == ["cat", "dog"]
+    finally:
+        os.close(ours)

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import onnx
 import pytest
 from color_model import color_contract, color_graph, write_color_model
+from hypothesis import given
+from hypothesis import strategies as st
 
-from model_export.model_file import read_model, rewrite_contract
+from model_export.model_file import load_graph, read_model, rewrite_contract
 from service.contract import Accuracy
 from service.errors import ContractError, ModelFileError
 
@@ -35,3 +38,37 @@ def test_what_is_no_model_file_is_refused(tmp_path: Path):
     ):
         with pytest.raises(error, match=f"{name}: {message}"):
             read_model(tmp_path / name)
+
+
+@pytest.fixture(scope="module")
+def beside(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A graph whose weights are in a file beside it."""
+    path = tmp_path_factory.mktemp("beside") / "color.onnx"
+    onnx.save(color_graph(), path, save_as_external_data=True, location="w.bin", size_threshold=0)
+    assert path.with_name("w.bin").exists()
+    return path
+
+
+@given(data=st.data())
+def test_no_other_error_than_its_own_comes_of_a_damaged_graph(beside: Path, data: st.DataObject):
+    """Cut off, or with other bytes in some places: it is read or refused, in one line."""
+    content = bytearray(beside.read_bytes())
+    places = st.integers(0, len(content) - 1)
+    for place in data.draw(st.lists(places, max_size=4)):
+        content[place] = data.draw(st.integers(0, 255))
+    path = beside.with_name("damaged.onnx")
+    path.write_bytes(content[: data.draw(places)] if data.draw(st.booleans()) else content)
+    told = f"{path}: is whole"
+    try:
+        load_graph(path)
+    except ModelFileError as error:
+        told = str(error)
+    assert told.startswith(f"{path}: ")
+    assert told.isprintable()
+
+
+def test_names_that_are_no_text_are_damage(beside: Path):
+    path = beside.with_name("damaged.onnx")
+    path.write_bytes(beside.read_bytes().replace(b"w.bin", b"w.\xffin"))
+    with pytest.raises(ModelFileError, match=r"damaged.onnx: is damaged"):
+        load_graph(path)

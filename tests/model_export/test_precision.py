@@ -116,7 +116,7 @@ def test_the_classifiers_weights_are_those_that_are_computed_with(
     session = onnxruntime.InferenceSession(files[precision], providers=["CPUExecutionProvider"])
     images = digits.images[:2]
     weight, embedding = session.run(["classifier_weight", "embedding"], {"images": images})
-    exact = digits.network.fc.weight.detach().numpy()
+    exact = digits.network.get_parameter("fc.weight").detach().numpy()
     assert weight.shape == exact.shape
     assert np.abs(weight - exact).max() <= np.abs(exact).max() / (
         60 if precision == "int8" else 1e6

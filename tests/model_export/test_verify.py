@@ -14,6 +14,7 @@ from networks import MEAN, STD, preprocessing, random_network
 
 from model_export.errors import ParityError
 from model_export.graph import prepare
+from model_export.options import Storage
 from model_export.reference import references
 from model_export.verify import batch_sizes, measure_parity
 from service.contract import Preprocessing
@@ -24,9 +25,9 @@ IMAGES = preprocessing(SIDE)
 
 @pytest.fixture
 def write(shared: Path, tmp_path: Path) -> Callable[..., Path]:
-    """Gives a function that writes a network's file."""
+    """Return a function that writes a network's file."""
 
-    def write(network: torch.nn.Module, storage: str = "fp32") -> Path:
+    def write(network: torch.nn.Module, storage: Storage = "fp32") -> Path:
         served = prepare(network, IMAGES, storage)
         onnx.save(exported(shared, served, SIDE, storage), tmp_path / "model.onnx")
         return tmp_path / "model.onnx"
@@ -35,7 +36,7 @@ def write(shared: Path, tmp_path: Path) -> Callable[..., Path]:
 
 
 def parity(
-    path: Path, network: torch.nn.Module, storage: str = "fp32", largest: int = 5,
+    path: Path, network: torch.nn.Module, storage: Storage = "fp32", largest: int = 5,
     images: Preprocessing = IMAGES,
 ):  # fmt: skip
     served = prepare(network, images, storage)

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from model_export.errors import DownloadError
-from model_export.weights import OFFICIAL, OfficialWeights, default_cache, fetch
+from model_export.errors import DownloadError, OptionsError
+from model_export.weights import OFFICIAL, OfficialWeights, cache_folder, fetch
 
 CONTENT = bytes(range(256)) * 2000
 NAME = f"tiny-{hashlib.sha256(CONTENT).hexdigest()[:8]}.pth"
@@ -21,7 +21,8 @@ TINY = OfficialWeights(NAME, 256, 224, "bilinear", 50.0, 75.0)
 
 class _Files(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
-        server: FileServer = self.server
+        server = self.server
+        assert isinstance(server, FileServer)
         server.requests.append(self.path)
         if server.moved and not self.path.startswith("/moved"):
             self.send_response(302)
@@ -192,13 +193,8 @@ def test_the_table_names_files_as_torchvision_does():
         assert 0 < official.top1 < official.top5 < 100
 
 
-def test_cache_folder_follows_the_xdg_specification(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-):
-    """A relative XDG_CACHE_HOME is ignored."""
-    monkeypatch.setenv("HOME", str(tmp_path))
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
-    assert default_cache() == tmp_path / "xdg" / "resnet-serve"
-    for value in ("", "relative"):
-        monkeypatch.setenv("XDG_CACHE_HOME", value)
-        assert default_cache() == tmp_path / ".cache" / "resnet-serve"
+def test_without_a_home_the_cache_has_to_be_given(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    assert cache_folder(tmp_path) == tmp_path
+    monkeypatch.setattr("model_export.weights.user_cache", lambda: None)
+    with pytest.raises(OptionsError, match="--cache-dir: must be given"):
+        cache_folder(None)

@@ -5,33 +5,10 @@ from __future__ import annotations
 import asyncio
 import threading
 
-import httpx
 import pytest
+from asgi import during
 from images import colored, top_label
 from structlog.testing import capture_logs
-
-from service.app import create_app
-from service.settings import Settings
-
-
-def during(model_folder, work, **settings) -> None:
-    """Run some work with a client that calls the application, whose models are served."""
-    values = {"models": model_folder, "runners": 1, "intra_op_threads": 1, "cache_dir": None}
-    app = create_app(Settings.model_validate(values | settings))
-
-    async def main() -> None:
-        repository = app.state.runtime.repository
-        repository.start()
-        await asyncio.to_thread(repository.warm_up, threading.Event())
-        transport = httpx.ASGITransport(app, raise_app_exceptions=False)
-        try:
-            async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
-                await asyncio.wait_for(work(app, client), 60)
-        finally:
-            app.state.runtime.decode_pool.close()
-            await asyncio.to_thread(repository.close, 30)
-
-    asyncio.run(main())
 
 
 def test_it_answers_whoever_calls_it(model_folder):

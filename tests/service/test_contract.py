@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 
 import pytest
-from color_model import color_contract, write_color_model
+from color_model import as_schema_1, color_contract, write_color_model
 from pydantic import ValidationError
 
 from service.contract import METADATA_KEY, Accuracy, GoldenPattern, ModelContract, parse_contract
@@ -16,6 +16,12 @@ from service.errors import ContractError
 def as_metadata(contract: ModelContract, **changes: object) -> dict[str, str]:
     """A contract as JSON; a change to None takes the field away."""
     fields = json.loads(contract.model_dump_json()) | changes
+    return {METADATA_KEY: json.dumps({k: v for k, v in fields.items() if v is not None})}
+
+
+def old_metadata(contract: ModelContract, **changes: object) -> dict[str, str]:
+    """A contract of schema 1 as JSON; a change to None takes the field away."""
+    fields = as_schema_1(contract) | changes
     return {METADATA_KEY: json.dumps({k: v for k, v in fields.items() if v is not None})}
 
 
@@ -55,7 +61,7 @@ def test_a_contract_that_is_no_contract_is_refused(text):
     assert "does not hold" in refusal({METADATA_KEY: text})
 
 
-@pytest.mark.parametrize("name", ["name", "labels", "preprocessing", "golden", "tolerance"])
+@pytest.mark.parametrize("name", ["name", "labels", "preprocessing", "golden", "tolerances"])
 def test_a_missing_field_is_named(name):
     assert f"{name}: " in refusal(as_metadata(color_contract(), **{name: None}))
 
@@ -75,8 +81,14 @@ def test_a_message_stays_one_line_whatever_the_file_says():
     assert "a b" in refusal(as_metadata(color_contract(), **{"a\nb": 1}))
 
 
-def test_another_schema_version_is_refused():
-    assert "schema_version: " in refusal(as_metadata(color_contract(), schema_version=2))
+def test_a_newer_schema_is_refused_as_that():
+    message = refusal(as_metadata(color_contract(), schema_version=3))
+    assert "schema_version: 3 is of a newer release; this one reads up to 2" in message
+
+
+@pytest.mark.parametrize("version", [0, -1, 1, 1.5, "2", "new", [], True])
+def test_a_schema_that_is_none_or_does_not_have_these_fields_is_refused(version):
+    assert "schema_version: " in refusal(as_metadata(color_contract(), schema_version=version))
 
 
 def test_a_golden_case_of_another_number_of_classes_is_refused():
@@ -97,7 +109,8 @@ def test_label_ids_are_unique():
 def test_two_classes_may_have_one_name():
     """ImageNet has two kinds of crane."""
     labels = [{"id": str(i), "label": "crane"} for i in range(3)]
-    assert parse_contract(as_metadata(color_contract(), labels=labels), file="x")
+    contract = parse_contract(as_metadata(color_contract(), labels=labels), file="x")
+    assert len(contract.labels) == 3
 
 
 def test_one_label_is_no_classification():
@@ -130,8 +143,73 @@ def test_a_number_that_is_none_is_refused(value):
 
 @pytest.mark.parametrize("tolerance", [0, 1, -0.1])
 def test_a_tolerance_of_nothing_or_of_everything_is_refused(tolerance):
-    fields = {"cpu": tolerance, "cuda": 1e-3}
-    assert "tolerance.cpu" in refusal(as_metadata(color_contract(), tolerance=fields))
+    fields = {"cpu": {"fp32": tolerance}, "cuda": {"fp32": 1e-3}}
+    message = refusal(as_metadata(color_contract(), tolerances=fields))
+    assert "tolerances.cpu.fp32" in message
+
+
+@pytest.mark.parametrize(
+    "tolerances", [{}, {"cuda": {"fp32": 1e-3}}, {"cpu": {}}, {"cpu": {"fp16": 1e-3}}]
+)
+def test_a_file_that_has_no_tolerance_of_the_cpu_at_its_precision_is_refused(tolerances):
+    """It stands in for those of all other providers."""
+    message = refusal(as_metadata(color_contract(), tolerances=tolerances))
+    assert "tolerances: has none of cpu at fp32" in message
+
+
+@pytest.mark.parametrize("tolerances", [{"C P U": {"fp32": 1e-3}}, {"cpu": {"fp31": 1e-3}}, 1, []])
+def test_tolerances_of_no_provider_or_precision_are_refused(tolerances):
+    assert "tolerances" in refusal(as_metadata(color_contract(), tolerances=tolerances))
+
+
+def test_a_provider_without_a_tolerance_at_the_files_precision_has_the_cpus():
+    tolerances = {
+        "cpu": {"fp16": 0.01, "fp32": 0.5},
+        "cuda": {"fp16": 0.02},
+        "openvino": {"fp32": 0.3},
+    }
+    contract = color_contract(precision="fp16", tolerances=tolerances)
+    names = ("cpu", "cuda", "openvino", "unknown")
+    assert [contract.tolerance(name) for name in names] == [0.01, 0.02, 0.01, 0.01]
+    assert contract.loosest_tolerance == 0.02
+
+
+# Schema 1
+
+
+@pytest.mark.parametrize("precision", ["fp32", "fp16", "int8"])
+@pytest.mark.parametrize("version", [1, None])
+def test_tolerances_of_schema_1_are_those_at_the_files_precision(precision, version):
+    contract = color_contract(
+        precision=precision, tolerances={"cpu": {precision: 0.01}, "cuda": {precision: 0.02}}
+    )
+    metadata = old_metadata(contract, schema_version=version)
+    assert "tolerances" not in metadata[METADATA_KEY]
+    assert parse_contract(metadata, file="x") == contract
+
+
+def test_a_contract_of_schema_1_is_written_as_one_of_schema_2():
+    read = parse_contract(old_metadata(color_contract()), file="x")
+    fields = json.loads(read.model_dump_json())
+    assert fields["schema_version"] == 2
+    assert fields["tolerances"] == {"cpu": {"fp32": 1e-4}, "cuda": {"fp32": 1e-3}}
+    assert "tolerance" not in fields
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"tolerance": None}, "tolerances: "),
+        ({"tolerance": 0.1}, "tolerances: "),
+        ({"tolerance": {"cpu": 2, "cuda": 1e-3}}, "tolerances.cpu.fp32: must be below 1"),
+        ({"tolerance": {"cuda": 1e-3}}, "has none of cpu"),
+        ({"precision": ["fp32"]}, "precision: "),
+        ({"name": None}, "name: "),
+        ({"color_space": "Display P3"}, "color_space: is unknown here"),
+    ],
+)
+def test_a_contract_of_schema_1_that_does_not_hold_is_refused(changes, said):
+    assert said in refusal(old_metadata(color_contract(), **changes))
 
 
 def test_a_checksum_is_a_sha256():
@@ -141,7 +219,7 @@ def test_a_checksum_is_a_sha256():
 
 def test_a_contract_is_never_changed():
     with pytest.raises(ValidationError):
-        color_contract().name = "other"
+        color_contract().name = "other"  # type: ignore[misc]  # as told
 
 
 def test_a_contract_that_would_be_refused_can_not_be_written():

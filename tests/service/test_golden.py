@@ -12,6 +12,7 @@ from engines import FakeEngine, answered
 from images import encode, photo
 
 from service.contract import GoldenPattern, GoldenPhoto
+from service.engine.providers import CPU, CUDA, Provider
 from service.errors import RequestError
 from service.golden import PHOTO_DRIFT, check_golden, golden_pattern, golden_pixels, pixels_digest
 from service.preprocess.decode import DecodePolicy, decode
@@ -22,7 +23,7 @@ SIDE = 8
 class ColorEngine(FakeEngine):
     """Answers as the color model does, with what a test adds to it."""
 
-    def __init__(self, *, provider: str = "cpu", off: float = 0.0, tf32: bool = False) -> None:
+    def __init__(self, *, provider: Provider = CPU, off: float = 0.0, tf32: bool = False) -> None:
         self.provider = provider
         self.tf32 = tf32
         self.off = off
@@ -102,13 +103,13 @@ def test_a_model_that_agrees_passes_at_every_batch_size(batch):
 def test_a_gpu_told_to_round_to_tf32_is_held_to_what_that_rounding_does():
     """Otherwise the setting would make every model disagree with its golden cases."""
     contract = color_contract()
-    within = ColorEngine(provider="cuda", tf32=True, off=0.019)
-    beyond = ColorEngine(provider="cuda", tf32=True, off=0.021)
+    within = ColorEngine(provider=CUDA, tf32=True, off=0.019)
+    beyond = ColorEngine(provider=CUDA, tf32=True, off=0.021)
     assert check_golden(within, contract, 1).failures == ()
     assert check_golden(beyond, contract, 1).failures
 
 
-@pytest.mark.parametrize(("provider", "tolerance"), [("cpu", 1e-4), ("cuda", 1e-3)])
+@pytest.mark.parametrize(("provider", "tolerance"), [(CPU, 1e-4), (CUDA, 1e-3)])
 def test_the_tolerance_is_that_of_the_provider_in_use(provider, tolerance):
     contract = color_contract()
     within = check_golden(ColorEngine(provider=provider, off=tolerance * 0.9), contract, 1)

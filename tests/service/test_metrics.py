@@ -127,7 +127,7 @@ def test_what_is_waiting_is_asked_for_when_it_is_shown(metrics):
 
 def test_what_is_served_and_by_which_release_stands_in_labels(metrics):
     metrics.set_build("1.2.3")
-    metrics.set_model_info("m", 2, architecture="resnet50", precision="fp32", provider="cpu")
+    metrics.for_model("m", 2).show_info(architecture="resnet50", precision="fp32", provider="cpu")
     assert value(metrics, "resnet_serve_build_info", version="1.2.3") == 1
     labels = {"architecture": "resnet50", "precision": "fp32", "provider": "cpu"}
     assert value(metrics, "resnet_serve_model_info", model="m", version="2", **labels) == 1

@@ -6,6 +6,7 @@ import gc
 import threading
 import weakref
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from functools import partial
 
 import pytest
@@ -21,10 +22,11 @@ from images import COLOR_VALUES, colored, top_label
 from structlog.testing import capture_logs
 from waiting import wait_until
 
+from service.engine.providers import CUDA
 from service.errors import ProviderError
 from service.metrics import Metrics
 from service.models.loader import load_repository
-from service.models.model import buckets
+from service.models.proving import buckets
 from service.settings import Settings
 from service.tuning.profile import Profile
 
@@ -124,7 +126,7 @@ def test_the_log_of_the_start_tells_what_was_taken(loaded):
 def test_the_largest_batch_is_measured_where_none_is_set(
     loaded, device, monkeypatch, milliseconds, largest
 ):
-    monkeypatch.setattr("service.models.loader.Profile", partial(Profile, clock=device.clock))
+    monkeypatch.setattr("service.models.model_loader.Profile", partial(Profile, clock=device.clock))
     device.batch_s = lambda size: milliseconds[size] / 1000
     model, _ = loaded()
     assert (model.state, model.max_batch) == ("ready", largest)
@@ -186,7 +188,8 @@ def test_a_given_size_that_does_not_fit_is_told_and_tried_again(loaded, device, 
 
 
 def test_the_next_start_knows_the_times_and_the_largest_batch(loaded, tmp_path, monkeypatch):
-    monkeypatch.setattr("service.tuning.fingerprint.gpu_name", lambda _: "a GPU")
+    named = replace(CUDA, device_name=lambda _: "a GPU")
+    monkeypatch.setattr("service.engine.cuda.CudaEngine.provider", named)
     # Else a busy machine's times are not kept.
     monkeypatch.setattr("service.tuning.profile.is_steady", lambda _: True)
     cache = tmp_path / "cache"

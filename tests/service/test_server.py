@@ -39,4 +39,4 @@ def test_of_two_that_start_at_once_the_slower_one_is_told_as_well(model_folder):
             settings = Settings(models=model_folder, port=port, cache_dir=None)
             app = create_app(settings)
             with pytest.raises(SettingsError, match=f"port {port}"):
-                run_server(app, settings, LogWriter(io.StringIO()), slower)
+                run_server(app, settings, LogWriter(io.BytesIO()), slower)

@@ -64,12 +64,13 @@ def test_a_bad_value_is_told_in_plain_words(values, said):
 
 def test_nothing_that_a_broken_contract_can_bring_forth_speaks_as_pydantic_does():
     """Every field in turn is left out, and given values of every wrong kind."""
+    wrong: tuple[object, ...] = (None, 1, "x", [], {}, [1], True)
     fields = color_contract().model_dump(mode="json")
     for name in fields:
         others = {key: value for key, value in fields.items() if key != name}
         for values in (
             others,
-            *(others | {name: bad} for bad in (None, 1, "x", [], {}, [1], True)),
+            *(others | {name: bad} for bad in wrong),
         ):
             try:
                 ModelContract.model_validate(values)

@@ -14,7 +14,7 @@ from benchmarks.peers.work import Decoder, Model, Pixels, task
 
 
 async def body_of(request: Request) -> bytes:
-    """Give the request's body as it is."""
+    """Return the request's body as it is."""
     return await request.body()
 
 
@@ -42,7 +42,7 @@ class Classify(litserve.LitAPI):
         return self._model(x)
 
     def unbatch(self, output: list[dict[str, Any]]) -> list[dict[str, Any]]:
-        """Give the answers one by one."""
+        """Return the answers one by one."""
         return output
 
     def encode_response(self, output: dict[str, Any]) -> dict[str, Any]:

@@ -53,7 +53,7 @@ with processes.running(command, dict(os.environ), folder) as server:
     memory = server.memory_bytes()
     assert memory["rss"] >= memory["pss"] > 1e6, memory
     assert server.others_cpu_s() > 0
-assert process_tree(os.getpid()) == [os.getpid()]
+assert [process.pid for process in process_tree(os.getpid())] == [os.getpid()]
 broken = [sys.executable, "-c", "raise SystemExit('no model')"]
 try:
     with processes.running(broken, dict(os.environ), folder) as server:

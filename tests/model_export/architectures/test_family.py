@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import onnx
 import pytest
 import torch
 from networks import patterns, preprocessing, random_network
 
+from model_export.architectures import ARCHITECTURES, Residual
 from model_export.architectures.build import build
 from model_export.architectures.classifier import FeatureClassifier
 from model_export.errors import OptionsError
@@ -36,6 +39,8 @@ PARAMETERS = {
 # One of each kind, as narrow as its groups allow, at a side that its stem makes sense of, and with
 # no more blocks than differ.
 KINDS = [
+    ("resnet18", 8, 32, "small", (1, 1, 1, 2)),
+    ("resnet50", 8, 32, "small", (1, 1, 1, 2)),
     ("resnext50_32x4d", 16, 32, "small", (1, 1, 1, 2)),
     ("wide_resnet50_2", 8, 32, "small", (1, 1, 1, 2)),
     ("seresnet50", 8, 32, "small", (1, 1, 1, 2)),
@@ -75,6 +80,23 @@ def test_the_file_computes_what_pytorch_does(tmp_path: Path, name, width, side, 
     )
 
 
+def kind_of(name: str) -> object:
+    """What its file depends on: neither the number of blocks, nor how wide groups are."""
+    spec = ARCHITECTURES[name]
+    if not isinstance(spec, Residual):
+        return type(spec)
+    groups = (2, 0) if spec.groups > 1 else (1, spec.width_per_group)
+    return replace(spec, depths=(1, 1, 1, 1), groups=groups[0], width_per_group=groups[1])
+
+
+def test_one_of_each_kind_is_compared_with_pytorch():
+    """Whatever is registered: `KINDS` has a row for it."""
+    missing = {kind_of(name): name for name in ARCHITECTURES}
+    for name, *_ in KINDS:
+        missing.pop(kind_of(name))
+    assert list(missing.values()) == []
+
+
 def test_alexnet_has_no_feature_map_for_one_linear_layer():
     assert optional_outputs(build("alexnet", width=8)) == ()
 
@@ -89,7 +111,8 @@ def test_dilation_keeps_the_resolution_of_the_last_two_stages(name: str, side: i
     assert features.shape == (1, 2048, side, side)
     shapes = {key: value.shape for key, value in network.state_dict().items()}
     assert shapes == {key: value.shape for key, value in plain.state_dict().items()}
-    dilations = [block.conv2.dilation[0] for block in network.layer4]
+    layer: Any = network.layer4
+    dilations = [block.conv2.dilation[0] for block in layer]
     assert dilations == ([1, 1, 1] if side == 7 else [2, 4, 4])
 
 
@@ -119,7 +142,8 @@ def test_parameters_are_named_as_in_torchvision_or_timm(name: str, parameters: d
 
 def test_shortcuts_are_averaged_and_not_skipped():
     """A pixel in an odd place reaches the output of a shortcut in ResNet-D."""
-    shortcut = build("resnet18d", width=8).eval().layer2[0].downsample
+    layer: Any = build("resnet18d", width=8).eval().layer2
+    shortcut = layer[0].downsample
     image = torch.zeros(1, 8, 8, 8)
     image[..., 3, 3] = 1
     assert (shortcut(image) - shortcut(torch.zeros(1, 8, 8, 8))).abs().max() > 0

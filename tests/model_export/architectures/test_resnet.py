@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from typing import cast
+
 import pytest
 import torch
 
-from model_export.architectures import Residual
+from model_export.architectures import Residual, Stem
 from model_export.architectures.build import build
 from model_export.architectures.classifier import pool
 from model_export.architectures.resnet import ResNet
@@ -22,7 +24,7 @@ TORCHVISION = {
 
 def full_size(name: str) -> ResNet:
     with torch.device("meta"):  # shapes only
-        return build(name)
+        return cast("ResNet", build(name))
 
 
 def torchvision_names(convolutions: int, depths: tuple[int, ...], *, first_projects: bool) -> set:
@@ -96,7 +98,7 @@ def test_bottlenecks_stride_at_their_3x3_convolution():
 @pytest.mark.parametrize(
     ("stem", "side", "positions"), [("imagenet", 224, 7), ("small", 64, 4), ("small", 32, 2)]
 )
-def test_stem_decides_the_size_of_the_feature_map(stem: str, side: int, positions: int):
+def test_stem_decides_the_size_of_the_feature_map(stem: Stem, side: int, positions: int):
     """The ImageNet stem divides by 4, the small one by 2; the stages by 8."""
     spec = Residual("bottleneck", (1, 1, 1, 1))
     network = ResNet(spec, classes=10, base_width=8, stem=stem).eval()

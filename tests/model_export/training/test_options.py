@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import fields
+from typing import Any
 
 import pytest
 
@@ -10,8 +11,8 @@ from model_export.errors import OptionsError
 from model_export.training.options import HeldOutOptions, RecipeOptions
 
 
-def recipe_options(**changes: object) -> RecipeOptions:
-    values = dict.fromkeys(field.name for field in fields(RecipeOptions)) | {
+def recipe_options(**changes: Any) -> RecipeOptions:
+    values: dict[str, Any] = dict.fromkeys(field.name for field in fields(RecipeOptions)) | {
         "epochs": 10, "sizes": ((16, 4), (32, 6)), "warmup_epochs": 2.0,
     }  # fmt: skip
     return RecipeOptions(**(values | changes))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -14,7 +15,7 @@ from model_export.training.recipe import Recipe, add_noise, averaged, optimiser_
 
 
 def recipe(**changes) -> Recipe:
-    fields = {
+    fields: dict[str, Any] = {
         "epochs": 10, "batch": 8, "optimiser": "sgd", "learning_rate": 0.4, "weight_decay": 1e-4,
         "warmup_epochs": 2.0, "label_smoothing": 0.1, "ema_decay": 0.99,
         "sizes": ((16, 4), (32, 6)), "seed": 0, "amp": "off",

@@ -33,7 +33,7 @@ def clock():
 
 def soon(seconds: float) -> float:
     """Give the time of the simulated clock in so many seconds."""
-    return admission.time.perf_counter() + seconds
+    return admission.time.perf_counter() + seconds  # type: ignore[attr-defined]  # the clock's
 
 
 def planned(gate: ImageGate, images: int, priority: Priority = Priority.HIGH) -> float:

@@ -28,11 +28,13 @@ from hypothesis import strategies as st
 from stage import Clock, FixedTable, simulated_time
 
 from service.batching.admission import ImageGate
+from service.batching.decision import BatchLimits, decide_batch
 from service.batching.latency import LatencyTable
 from service.batching.plan import DeviceLoad
 from service.batching.queue import TicketQueue
 from service.batching.schedule import RunningBatch
 from service.batching.ticket import Priority, Ticket
+from service.batching.work_source import ConcurrencyLimit
 from service.errors import DeadlineUnreachableError
 
 PIXELS = np.zeros((1, 1, 3), np.uint8)
@@ -142,9 +144,24 @@ class Simulation:
                 return
             now = self.clock.now
             model = min(waiting, key=lambda model: model.queue.sort_key(now))
+            # An offer is made for who can still be run.
+            gone = model.queue.drop_gone(now, model.table)
+            for ticket in gone.late:
+                self._done(ticket, late=True)
+            if not len(model.queue):
+                continue
             share = min(self.max_batch, -(-len(model.queue) // idle))
             counted_on = min(share, model.table.best_size(self.max_batch, math.inf))
-            taken = model.queue.take(now, model.table, share)
+            offer = decide_batch(
+                model.queue,
+                model.table,
+                BatchLimits(self.max_batch),
+                ConcurrencyLimit(self.runners),
+                now,
+                idle,
+                float,
+            )
+            taken = model.queue.take(now, model.table, offer.size)
             for ticket in taken.late:
                 self._done(ticket, late=True)
             if taken.batch:

@@ -6,6 +6,8 @@ import asyncio
 import threading
 import time
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -71,11 +73,11 @@ def with_batcher(
     return metrics
 
 
-def submit(batcher: Batcher, *values: int) -> list[asyncio.Future[TicketResult]]:
+def submit(batcher: Batcher, *values: int) -> list[Any]:
     tickets = [ticket(value) for value in values]
     for one in tickets:
         batcher.submit(one)
-    return [one.future for one in tickets]
+    return [one.waiter for one in tickets]
 
 
 def test_an_idle_runner_takes_a_lone_ticket_at_once():
@@ -107,6 +109,42 @@ def test_what_arrives_while_the_runner_is_busy_runs_together_oldest_first():
     with_batcher(use)
 
 
+class Slot:
+    """A waiter that is no future: what a ticket of another process has."""
+
+    def __init__(self, number: int) -> None:
+        self.number, self.gone = number, False
+
+    def cancelled(self) -> bool:
+        return self.gone
+
+
+def test_a_ticket_says_how_it_is_completed_and_a_batch_does_so_in_one_call():
+    """So that results may go to another process; a waiter that is gone costs no inference."""
+
+    async def use(batcher, engine):
+        engine.open.clear()
+        first = submit(batcher, 1)
+        await entered(engine)
+        done, calls, slots = threading.Event(), [], [Slot(number) for number in range(3)]
+
+        def complete(outcomes) -> None:
+            calls.append(
+                [(slot.number, result.probabilities.tolist()) for slot, result in outcomes]
+            )
+            done.set()
+
+        for slot in slots:
+            batcher.submit(replace(ticket(10 + slot.number), waiter=slot, complete=complete))
+        slots[1].gone = True
+        engine.open.set()
+        await asyncio.gather(*first)
+        assert await asyncio.to_thread(done.wait, 60)
+        assert calls == [[(0, [10]), (2, [12])]]
+
+    with_batcher(use)
+
+
 def test_max_delay_lets_an_incomplete_batch_wait_for_more():
     """With a delay, a batch forms at an idle runner; it runs as soon as it is full."""
 
@@ -124,7 +162,7 @@ def test_max_delay_does_not_make_an_image_late(batch_s):
         (image,) = scene.submit(0, time_s=1.0)
         margin_s = max(0.05, 4 * batch_s)
         scene.advance(1.0 - margin_s - 0.01)
-        assert scene.batchers[0].ready_at() == pytest.approx(image.deadline - margin_s)
+        assert scene.offer_at(0) == pytest.approx(image.deadline - margin_s)
         scene.advance(0.02)
         scene.settle()
         assert [call.values for call in scene.blocked()] == [[image.value]]
@@ -142,14 +180,15 @@ def test_max_delay_ends_also_when_the_thread_that_decoded_goes_on_to_another_ima
 
         def decode() -> None:
             assert both.wait(60)
-            while not pool.changed.asleep:  # the idle one has looked, and sleeps
+            while not pool._changed.asleep:  # the idle one has looked, and sleeps
                 pass
             batcher.submit(image, wake=False)
 
-        jobs.submit(decode, image.future, 1e12, Priority.HIGH)
+        assert isinstance(image.waiter, asyncio.Future)
+        jobs.submit(decode, image.waiter, 1e12, Priority.HIGH)
         other = jobs.call(lambda: go.wait(60), 2e12, Priority.HIGH)
         both.set()
-        assert (await image.future).probabilities[0] == 1
+        assert (await image.waiter).probabilities[0] == 1
         assert not other.done()
         go.set()
         assert await other
@@ -225,7 +264,7 @@ def test_a_failed_session_or_device_fails_all_that_waits_and_the_queue_takes_not
     """A retry on it would only make it worse."""
 
     async def use(batcher, engine):
-        losses = []
+        losses: list[BaseException] = []
         batcher.on_failure = losses.append
         engine.open.clear()
         first = submit(batcher, 1)
@@ -250,7 +289,7 @@ def test_a_failed_session_or_device_fails_all_that_waits_and_the_queue_takes_not
 
 def test_a_device_lost_amid_a_retry_fails_the_images_that_are_left():
     async def use(batcher, engine):
-        losses = []
+        losses: list[BaseException] = []
         batcher.on_failure = losses.append
         engine.open.clear()
         first = submit(batcher, 1)
@@ -267,7 +306,7 @@ def test_a_device_lost_amid_a_retry_fails_the_images_that_are_left():
             return first_pixels(images)
 
         engine.run = run
-        results = await asyncio.gather(*first, *rest, return_exceptions=True)
+        results: list[Any] = await asyncio.gather(*first, *rest, return_exceptions=True)
         assert results[1].probabilities[0] == 2
         assert [type(result) for result in results[2:]] == [ModelUnavailableError] * 2
         assert len(losses) == 1
@@ -279,7 +318,7 @@ def test_a_runner_that_loses_the_old_engine_late_leaves_the_new_one_alone():
     """Two run on it when it is lost; the second hears of it after the model is back."""
 
     async def use(batcher, engine):
-        losses = []
+        losses: list[BaseException] = []
         batcher.on_failure = losses.append
         late, go = HeldEngine(), threading.Event()
 
@@ -362,7 +401,7 @@ def test_tickets_of_those_who_left_do_not_pile_up_behind_a_batch_that_hangs():
             (future,) = submit(batcher, value % 200)
             held.append(future)
             future.cancel()
-        assert len(batcher._waiting) <= 128  # what is kept shows nowhere else
+        assert len(batcher._source._waiting) <= 128  # what is kept shows nowhere else
         engine.open.set()
         await asyncio.gather(first, *stays)
 

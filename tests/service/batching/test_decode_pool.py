@@ -94,7 +94,7 @@ def test_no_more_threads_than_allowed_work_on_jobs():
         futures = [jobs.call(job, FAR, Priority.HIGH) for job in held]
         await begun(held[0])
         await begun(held[1])
-        assert (len(pool.runs_of(jobs)), jobs.concurrency.free) == (2, 0)
+        assert len(pool.schedule.runs_of(jobs._source)) == 2
         assert not held[2].begun.is_set()
         held[0].go.set()
         await begun(held[2])
@@ -171,7 +171,7 @@ def test_predictions_learn_from_jobs_that_were_done_to_their_end_alone():
     """A broken file is refused early, and says nothing of whole ones."""
     clock = Clock()
 
-    async def use(jobs: DecodePool, _: WorkerPool) -> None:
+    async def use(jobs: DecodePool, pool: WorkerPool) -> None:
         def decode(took_s: float, error: Exception | None = None) -> None:
             clock.now += took_s
             if error:
@@ -231,7 +231,7 @@ def test_a_job_that_takes_too_long_is_reported():
         assert jobs.trouble(stuck_after_s=60) is None
         held.go.set()
         await future
-        while pool.runs_of(jobs):  # noqa: ASYNC110 - a pool has no event for it
+        while pool.schedule.runs_of(jobs._source):  # noqa: ASYNC110 - a pool has no event for it
             await asyncio.sleep(0)
         assert jobs.trouble(stuck_after_s=0) is None
 

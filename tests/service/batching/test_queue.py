@@ -1,4 +1,4 @@
-"""Which tickets make the next batch: with a simulated clock and a table of known times."""
+"""Who of those that wait is first, and who is passed over: with a simulated clock."""
 
 from __future__ import annotations
 
@@ -38,8 +38,13 @@ class Simulation:
         self.tickets.append(ticket)
         self.queue.push(ticket)
 
-    def take(self, now: float = 0.0, max_batch: int = 1) -> list[int]:
-        return self.numbers(self.queue.take(now, self.latencies, max_batch).batch)
+    def cancel(self, number: int) -> None:
+        waiter = self.tickets[number].waiter
+        assert isinstance(waiter, asyncio.Future)
+        waiter.cancel()
+
+    def take(self, now: float = 0.0, size: int = 1) -> list[int]:
+        return self.numbers(self.queue.take(now, self.latencies, size).batch)
 
     def numbers(self, tickets: list[Ticket]) -> list[int]:
         return [self.tickets.index(ticket) for ticket in tickets]
@@ -68,24 +73,6 @@ def test_low_priority_moves_up_when_half_of_its_time_is_gone():
         assert simulation.take(now=5) == [0]
 
 
-def test_the_table_says_how_many_run_together():
-    """Here a batch of 4 takes hardly longer than one image, and one of 8 twice as long."""
-    times = [(1, 1.0), (2, 1.05), (4, 1.1), (8, 3.0)]
-    with Simulation(LatencyTable(times)) as simulation:
-        for _ in range(8):
-            simulation.push(100)
-        assert simulation.take(max_batch=8) == [0, 1, 2, 3]
-
-
-def test_a_batch_stays_small_for_the_earliest_deadline_in_it():
-    """Also when that one is of low priority and would come last."""
-    with Simulation(LatencyTable([(1, 1.0), (2, 1.2), (3, 1.3), (4, 1.4)])) as simulation:
-        simulation.push(100)
-        simulation.push(100)
-        simulation.push(1.25, LOW)
-        assert simulation.take(max_batch=4) == [0, 1]
-
-
 def test_who_can_not_be_answered_in_time_is_passed_over_as_late():
     with Simulation(LatencyTable([(1, 1.0)])) as simulation:
         simulation.push(0.9)
@@ -110,8 +97,8 @@ def test_who_has_gone_is_passed_over_and_counted():
     with Simulation() as simulation:
         for _ in range(3):
             simulation.push(9)
-        simulation.tickets[0].future.cancel()
-        simulation.tickets[2].future.cancel()
+        simulation.cancel(0)
+        simulation.cancel(2)
         taken = simulation.queue.take(0.0, simulation.latencies, 8)
         assert (simulation.numbers(taken.batch), taken.abandoned) == ([1], 2)
         assert len(simulation.queue) == 0
@@ -122,18 +109,18 @@ times = st.lists(st.tuples(st.integers(1, 8), st.floats(0.01, 2)), max_size=8)
 
 
 @given(st.lists(tickets, max_size=40), times, st.integers(1, 8))
-def test_every_ticket_leaves_the_queue_exactly_once(arrivals, measured, max_batch):
+def test_every_ticket_leaves_the_queue_exactly_once(arrivals, measured, size):
     """Whatever the deadlines, priorities, cancellations and times: run, late or abandoned."""
     with Simulation(LatencyTable(measured)) as simulation:
         now, ran, late, abandoned = 0.0, [], [], 0
         for deadline, priority, cancelled in arrivals:
             simulation.push(now + deadline, priority, now)
             if cancelled:
-                simulation.tickets[-1].future.cancel()
+                simulation.cancel(-1)
         while len(simulation.queue):
             before = len(simulation.queue)
-            taken = simulation.queue.take(now, simulation.latencies, max_batch)
-            assert len(taken.batch) <= max_batch
+            taken = simulation.queue.take(now, simulation.latencies, size)
+            assert len(taken.batch) <= size
             assert len(simulation.queue) < before
             for ticket in taken.batch:
                 assert now + simulation.latencies.median_s(1) <= ticket.deadline
@@ -144,4 +131,4 @@ def test_every_ticket_leaves_the_queue_exactly_once(arrivals, measured, max_batc
         assert len(ran) + len(late) + abandoned == len(arrivals)
         assert len({id(ticket) for ticket in ran + late}) == len(ran) + len(late)
         assert abandoned == sum(cancelled for _, _, cancelled in arrivals)
-        assert not any(ticket.future.cancelled() for ticket in ran + late)
+        assert not any(ticket.waiter.cancelled() for ticket in ran + late)

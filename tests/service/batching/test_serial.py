@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 import threading
 
 import pytest
-from stage import PATIENCE_S, Ending, stage
+from stage import Ending, stage
 from structlog.testing import capture_logs
+from waiting import PATIENCE_S
 
 from service.engine.base import DeviceOutputs
 
@@ -97,7 +99,7 @@ def test_when_batches_should_end_counts_that_one_waits_for_the_other():
         scene.advance(0.75)
         scene.submit(0, count=4)
         scene.settle()
-        first, second = scene.pool.running()
+        first, second = scene.pool.schedule.running()
         assert (len(first.tickets), first.rest_s) == (1, pytest.approx(0.25))
         assert (len(second.tickets), second.rest_s) == (4, pytest.approx(1.0))
         assert second.ends_at == pytest.approx(scene.clock.now + 1.25)
@@ -109,7 +111,9 @@ def test_side_by_side_they_end_each_by_itself():
         scene.submit(0, count=2)
         scene.settle()
         scene.advance(0.75)
-        assert [batch.rest_s for batch in scene.pool.running()] == [pytest.approx(0.25)] * 2
+        assert [batch.rest_s for batch in scene.pool.schedule.running()] == [
+            pytest.approx(0.25)
+        ] * 2
         scene.end()
 
 
@@ -133,7 +137,7 @@ def test_a_batchs_time_is_the_devices_own():
         assert observed == [(1, pytest.approx(0.2))]
         answer = entry.future.result()
         assert (answer.infer_s, answer.queue_s) == (pytest.approx(0.2), pytest.approx(0.9))
-        assert batcher.concurrency.ended_at == pytest.approx(clock.now - 0.1)
+        assert scene.concurrency.ended_at == pytest.approx(clock.now - 0.1)
         scene.end()
 
 
@@ -144,7 +148,7 @@ def test_the_batch_after_one_is_planned_from_its_end_on():
         scene.concurrency.ended_at = (
             scene.clock.now + 0.4
         )  # of another that was computed at its take
-        (batch,) = scene.pool.running()
+        (batch,) = scene.pool.schedule.running()
         assert batch.ends_at == pytest.approx(scene.clock.now + 1.4)
         scene.end()
 
@@ -166,8 +170,8 @@ def test_an_alarm_that_has_rung_leaves_the_next_one_to_be_set():
     with on_gpu(threads=2, runners=1, serial=False, max_delay_s=0.02) as scene:
         wait, waits = scene.pool._wait, threading.Semaphore(0)
 
-        def noted(seconds: float | None) -> None:
-            if seconds is not None:
+        def noted(seconds: float) -> None:
+            if seconds != math.inf:
                 waits.release()
             wait(seconds)
 
@@ -175,7 +179,7 @@ def test_an_alarm_that_has_rung_leaves_the_next_one_to_be_set():
         for _ in range(3):
             scene.submit(0)
             assert waits.acquire(timeout=PATIENCE_S)
-            with scene.pool.changed:  # it sleeps now
+            with scene.sleepers:  # it sleeps now
                 scene.clock.now += 0.03
             scene.settle()
             assert len(scene.blocked()) == 1

@@ -14,7 +14,6 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from service.bench.cli import run_bench
-from service.contract import Tolerance
 
 Floats = NDArray[np.float32]
 processes = pytest.mark.parametrize("processes", ["1", "2"])
@@ -55,7 +54,7 @@ def drift(by: float) -> Callable[[int, Floats], Floats]:
 
 
 def write(model_folder: Path, cpu: float, name: str = "color") -> None:
-    contract = color_contract(name=name, tolerance=Tolerance(cpu=cpu, cuda=0.5))
+    contract = color_contract(name=name, tolerances={"cpu": {"fp32": cpu}, "cuda": {"fp32": 0.5}})
     write_color_model(model_folder / f"{name}.onnx", contract)
 
 

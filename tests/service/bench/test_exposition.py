@@ -4,7 +4,13 @@ from __future__ import annotations
 
 import pytest
 
-from service.bench.exposition import batch_sizes, parse_exposition
+from service.bench.exposition import (
+    BATCH_SIZE,
+    CPU_SECONDS,
+    RESIDENT_BYTES,
+    batch_sizes,
+    parse_exposition,
+)
 from service.metrics import Metrics
 
 
@@ -14,13 +20,11 @@ def scraped(metrics: Metrics):
 
 def test_values_and_labels_are_read_from_real_metrics():
     metrics = Metrics()
-    for _ in range(3):
-        metrics.count_refusal('a"b\\c')
+    metrics.for_model('a"b\\c', 1).batch_size.observe(3)
     read = scraped(metrics)
     assert read.value("process_resident_memory_bytes") > 1e6
     assert read.value("process_cpu_seconds_total") > 0
-    ((_, value),) = read.series["resnet_serve_rejected_total"]
-    assert value == 3
+    assert read.buckets(BATCH_SIZE, 'a"b\\c')[4] == 1
     assert read.value("of_this_name_there_is_none") is None
 
 
@@ -42,13 +46,14 @@ def test_what_is_no_exposition_is_empty():
     assert parse_exposition("<html>\nnot found 404x\n# HELP a b\n").series == {}
 
 
-@pytest.mark.parametrize("value", ["NaN", "+Inf", "-Inf", "1e308", "x"])
+@pytest.mark.parametrize("value", ["NaN", "+Inf", "-Inf", "1e308", "x", ""])
 def test_a_value_that_counts_nothing_is_passed_over(value):
-    assert parse_exposition(f"a {value}\nb 1\n").series == {"b": [({}, 1.0)]}
+    text = f"{CPU_SECONDS} {value}\n{RESIDENT_BYTES} 1\n"
+    assert parse_exposition(text).series == {RESIDENT_BYTES: [({}, 1.0)]}
 
 
 @pytest.mark.parametrize("labels", ['{le="x"}', '{le="NaN"}', '{le=""}', '{a="1"}', ""])
 def test_a_bucket_without_a_bound_is_passed_over(labels):
-    name = "resnet_serve_batch_size_bucket"
+    name = f"{BATCH_SIZE}_bucket"
     after = parse_exposition(f'{name}{labels} 1\n{name}{{le="1"}} 2\n{name}{{le="+Inf"}} 3\n')
     assert batch_sizes(parse_exposition(""), after, None) == {"1": 2, "2+": 1}

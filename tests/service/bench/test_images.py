@@ -40,6 +40,30 @@ def test_a_tar_gives_the_same(folder, tmp_path_factory):
     assert sorted(read_images(str(path), 10, 0)) == sorted(read_images(str(folder), 10, 0))
 
 
+@pytest.mark.parametrize("packed", [True, False])
+def test_hidden_copies_are_left_out(folder, tmp_path_factory, packed):
+    """Of editors and of macOS, which no server could answer."""
+    expected = read_images(str(folder), 10, 0)
+    (folder / "._a.png").write_bytes(b"resource fork")
+    (folder / ".thumbnails").mkdir()
+    (folder / ".thumbnails" / "a.png").write_bytes(colored("blue"))
+    source = folder
+    if packed:
+        source = tmp_path_factory.mktemp("tar") / "images.tar"
+        with tarfile.open(source, "w") as archive:
+            archive.add(folder, "images")
+    assert sorted(read_images(str(source), 10, 0)) == sorted(expected)
+
+
+def test_a_tar_that_ends_early_is_told(folder, tmp_path_factory):
+    path = tmp_path_factory.mktemp("tar") / "images.tar.gz"
+    with tarfile.open(path, "w:gz") as archive:
+        archive.add(folder, "images")
+    path.write_bytes(path.read_bytes()[:-60])
+    with pytest.raises(ImagesError, match="can't be read: Compressed file ended"):
+        read_images(str(path), 10, 0)
+
+
 def test_synthetic_images_are_distinct_repeatable_jpegs():
     images = read_images("synthetic:64x48", 5, 7)
     assert len(set(images)) == 5

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from images import colored
 
-from service.bench import generator, limits
+from service.bench import generator, limits, load
 from service.bench.cli import run_bench
 
 INTERRUPTED = 130
@@ -30,7 +30,7 @@ def flags(tmp_path: Path) -> dict[str, str]:
 
 def test_the_finished_runs_of_a_sweep_are_reported(flags, serve, monkeypatch, capsys):
     """The second run is interrupted before it has anything to tell."""
-    slow, begun, run_open = 40, itertools.count(1), generator.run_open
+    slow, begun, run_open = 40, itertools.count(1), load.run_open
 
     async def interrupted(*given: Any) -> None:
         if next(begun) == 2:

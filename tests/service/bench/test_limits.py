@@ -57,7 +57,7 @@ def test_a_session_with_the_runtimes_defaults_gives_the_same_answers(model_folde
         pipeline = load_pipeline(model_folder / "color.onnx", threads=2, runtime_defaults=defaults)
         answers.append(probabilities(pipeline.engine, pixels))
         pipeline.engine.close()
-    np.testing.assert_allclose(*answers, atol=1e-5)
+    np.testing.assert_allclose(answers[0], answers[1], atol=1e-5)
 
 
 def test_an_interruption_ends_the_other_threads_too(monkeypatch):

@@ -8,6 +8,7 @@ import socket
 import time
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator
+from typing import Any
 
 import numpy as np
 import uvloop
@@ -78,7 +79,7 @@ async def closed_loop(load: Load, clients: int, samples: int) -> None:
     await load.close()
 
 
-def kinds_of(handler: Handler, arrivals: int = 20, **options: object) -> Counter[str]:
+def kinds_of(handler: Handler, arrivals: int = 20, **options: Any) -> Counter[str]:
     """What becomes of so many arrivals, all at once."""
     found: Counter[str] = Counter()
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import subprocess
+from typing import Any
 
 import pytest
 from process import PROGRAM, clean_environment
@@ -17,7 +18,7 @@ def bench(serve):
     """Gives a function that runs the program as a process against a real server."""
     url = str(serve().base_url)
 
-    def run(*flags: object, **streams: object) -> subprocess.CompletedProcess[str]:
+    def run(*flags: object, **streams: Any) -> subprocess.CompletedProcess[str]:
         command = [*PROGRAM, "bench", "--url", url, "--images", "synthetic:32x32",
                    "--image-count", "2", "--duration", "0.3", "--warm-up", "0"]  # fmt: skip
         return subprocess.run(

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import psutil
 import pytest
 import uvloop
 from images import colored
@@ -83,10 +84,13 @@ def report_of(flags: dict[str, str]) -> dict:
 def workers() -> list[int]:
     """The processes of the generator that this test has started."""
 
-    def is_worker(pid: int) -> bool:
-        return b"service.bench.worker" in Path(f"/proc/{pid}/cmdline").read_bytes()
+    def is_worker(process: psutil.Process) -> bool:
+        try:
+            return any("service.bench.worker" in word for word in process.cmdline())
+        except psutil.NoSuchProcess:
+            return False
 
-    return [pid for pid in process_tree(os.getpid())[1:] if is_worker(pid)]
+    return [child.pid for child in process_tree(os.getpid())[1:] if is_worker(child)]
 
 
 def images_answered(client: httpx.Client) -> int:
@@ -177,7 +181,7 @@ def test_the_processes_end_when_the_program_is_killed(serve, at_batch, program):
     assert under_way.wait(WAIT_S)
     _, *children = process_tree(process.pid)
     assert len(children) == 2
-    handles = [os.pidfd_open(pid) for pid in children]
+    handles = [os.pidfd_open(child.pid) for child in children]
     process.kill()
     for handle in handles:
         ended, _, _ = select.select([handle], [], [], WAIT_S)

@@ -11,10 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from images import colored
 
-from service.bench.load import CHANGED_LABEL, OK, RIGHT
-from service.bench.reference import WRONG_ANSWER, Checker, Expected, from_model_file, judge
+from service.bench.load import CHANGED_LABEL, OK, RIGHT, WRONG_ANSWER
+from service.bench.reference import Checker, Expected, from_model_file, judge
 from service.bench.wire import Answer
-from service.contract import Tolerance
 
 CAT, DOG, COW = "n1", "n2", "n3"
 CLEAR = Expected((CAT, 0.7), ((DOG, 0.2),))
@@ -151,6 +150,7 @@ def test_of_a_model_files_labels_those_are_kept_that_its_tolerance_reaches(
 ):
     """Of three. The first that is out of reach stays, and tells that the rest is too."""
     path = tmp_path / "color.onnx"
-    write_color_model(path, color_contract(tolerance=Tolerance(cpu=0.01, cuda=tolerance)))
+    tolerances = {"cpu": {"fp32": 0.01}, "cuda": {"fp32": tolerance}}
+    write_color_model(path, color_contract(tolerances=tolerances))
     (expected,) = from_model_file(path, [colored("red")], lambda _: None)
     assert len(expected.others) == known

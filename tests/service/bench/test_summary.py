@@ -23,6 +23,7 @@ def sample(
 def test_percentiles_are_numpys():
     values = np.random.default_rng(0).exponential(10, 999)
     figures = spread(values)
+    assert figures is not None
     assert [figures[key] for key in ("mean", "p50", "p95", "p99", "max")] == pytest.approx(
         [values.mean(), *np.percentile(values, (50, 95, 99)), values.max()]
     )

@@ -10,6 +10,7 @@ import threading
 import time
 import weakref
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import numpy as np
 import pytest
@@ -30,6 +31,7 @@ from structlog.testing import capture_logs
 from service.contract import INPUT_NAME, PROBABILITIES
 from service.engine.base import Engine, probabilities
 from service.engine.cuda import CudaEngine, GpuModel
+from service.engine.providers import CUDA
 from service.errors import DeviceLostError, DeviceMemoryError, ProviderError, SessionFailedError
 from service.golden import golden_pattern
 
@@ -192,7 +194,7 @@ def test_who_waits_for_room_when_the_engine_is_closed_is_told(pinned):
 class Naive(FakeEngine):
     """Runs batches as they come, on the thread that comes with them."""
 
-    provider = "cuda"
+    provider = CUDA
 
     def __init__(self, session: FakeSession) -> None:
         self._session = session
@@ -520,8 +522,8 @@ def test_a_copy_that_fails_for_good_loses_the_gpu(pinned):
 def test_memory_is_known_once_something_is_ready(pinned):
     assert pinned.gpu.memory is None
     pinned.open()
-    assert pinned.gpu.memory.used == 20 * 2**30
-    assert pinned.gpu.memory.total == 80 * 2**30
+    memory: Any = pinned.gpu.memory
+    assert (memory.used, memory.total) == (20 * 2**30, 80 * 2**30)
 
 
 def test_what_was_taken_is_told(host):

@@ -99,6 +99,7 @@ def test_work_that_does_not_end_is_trouble_and_so_is_a_dead_thread():
     thread.call(lambda: None)
     assert thread.trouble(5) is None
     thread._tasks.put(None)  # no way to kill it from outside
+    assert thread._thread is not None
     thread._thread.join()
     assert thread.trouble(5) == "thread gpu-test is dead"
 

@@ -13,9 +13,10 @@ from onnx import TensorProto, helper
 from structlog.testing import capture_logs
 
 from service.contract import INPUT_NAME, METADATA_KEY, PROBABILITIES
-from service.engine import onnx as engine_module
+from service.engine import providers
 from service.engine.base import probabilities
-from service.engine.onnx import CudaOptions, OnnxOpener, load_engine, may_run_on_gpu
+from service.engine.onnx import OnnxOpener, load_engine
+from service.engine.providers import EngineOptions
 from service.errors import ModelFileError, ProviderError, StartupError
 from service.golden import golden_pattern
 
@@ -59,7 +60,7 @@ def test_it_gives_each_image_of_a_batch_its_own_probabilities(model, batch):
 
 def test_it_says_what_the_file_says_of_itself(model):
     engine = load_engine(model, provider="cpu")
-    assert engine.provider == "cpu"
+    assert engine.provider is providers.CPU
     assert engine.classes == 3
     assert engine.metadata[METADATA_KEY] == color_contract().model_dump_json()
 
@@ -127,7 +128,7 @@ def test_threads_are_as_many_as_asked_for_or_as_there_are_cpus(model, monkeypatc
 
     real = onnxruntime.InferenceSession
     monkeypatch.setattr(onnxruntime, "InferenceSession", session)
-    monkeypatch.setattr(engine_module, "cpu_count", lambda: 2)
+    monkeypatch.setattr("service.engine.cpu.cpu_count", lambda: 2)
     load_engine(model, provider="cpu", intra_op_threads=1)
     load_engine(model, provider="cpu")
     assert asked == [1, 2]
@@ -256,7 +257,7 @@ def fake_cuda(monkeypatch):
             lambda: ["CUDAExecutionProvider", "CPUExecutionProvider"],
         )
         monkeypatch.setattr(onnxruntime, "preload_dlls", lambda **_: None)
-        monkeypatch.setattr("service.engine.onnx.driver_problem", lambda: driver_problem)
+        monkeypatch.setattr("service.engine.providers.driver_problem", lambda: driver_problem)
         monkeypatch.setattr(onnxruntime, "InferenceSession", session)
         return opened
 
@@ -281,15 +282,15 @@ def test_cuda_on_a_build_for_the_cpu_is_refused_with_the_command_to_run(model):
 def test_auto_on_a_build_for_the_cpu_is_the_cpu_without_a_word(model):
     """There is nothing to warn of: it was installed so."""
     with capture_logs() as logs:
-        assert load_engine(model, provider="auto").provider == "cpu"
+        assert load_engine(model, provider="auto").provider is providers.CPU
     assert logs == []
 
 
 @pytest.mark.parametrize("provider", ["cuda", "auto"])
 def test_where_cuda_works_it_is_used(model, fake_cuda, provider):
     opened = fake_cuda(CUDA)
-    engine = load_engine(model, provider=provider, cuda=CudaOptions(device_id=1))
-    assert engine.provider == "cuda"
+    engine = load_engine(model, provider=provider, options=EngineOptions(device_id=1))
+    assert engine.provider is providers.CUDA
     assert engine.metadata[METADATA_KEY] == color_contract().model_dump_json()
     assert engine.classes == 3
     ((name, options), last) = opened[0]
@@ -299,16 +300,17 @@ def test_where_cuda_works_it_is_used(model, fake_cuda, provider):
 
 def test_a_gpu_may_be_used_with_cuda_and_a_driver_unless_the_cpu_was_asked_for(fake_cuda):
     fake_cuda(CUDA)
-    assert [may_run_on_gpu(provider) for provider in ("auto", "cuda", "cpu")] == [True, True, False]
+    expected = {asked: OnnxOpener(asked).expected() for asked in ("auto", "cuda", "cpu")}
+    assert expected == {"auto": providers.CUDA, "cuda": providers.CUDA, "cpu": providers.CPU}
     fake_cuda(CUDA, driver_problem="libcuda.so.1: cannot open shared object file")
-    assert not may_run_on_gpu("auto")
+    assert OnnxOpener("auto").expected() is providers.CPU
 
 
 @pytest.mark.skipif(
     "CUDAExecutionProvider" in onnxruntime.get_available_providers(), reason="has CUDA"
 )
 def test_a_build_for_the_cpu_uses_no_gpu():
-    assert not may_run_on_gpu("auto")
+    assert OnnxOpener("auto").expected() is providers.CPU
 
 
 @pytest.mark.parametrize(
@@ -328,7 +330,7 @@ def test_tensor_cores_are_used_for_fp16_and_for_float32_only_when_asked_for(
     """An fp16 file's operands have no more bits than TF32 keeps, so nothing is rounded there."""
     opened = fake_cuda(CUDA)
     path = write_color_model(tmp_path / "x.onnx", precision=precision)
-    engine = load_engine(path, provider="cuda", cuda=CudaOptions(tf32=tf32))
+    engine = load_engine(path, provider="cuda", options=EngineOptions(tf32=tf32))
     (_, options), _ = opened[0]
     assert (options["use_tf32"], options["prefer_nhwc"]) == (taken, int(layout == "NHWC"))
     assert engine.attested["layout"] == layout
@@ -338,7 +340,7 @@ def test_tensor_cores_are_used_for_fp16_and_for_float32_only_when_asked_for(
 @pytest.mark.parametrize(("graphs", "taken"), [("auto", 1), ("off", 0)])
 def test_graphs_are_captured_unless_they_are_off(model, fake_cuda, graphs, taken):
     opened = fake_cuda(CUDA)
-    engine = load_engine(model, provider="cuda", cuda=CudaOptions(graphs=graphs))
+    engine = load_engine(model, provider="cuda", options=EngineOptions(graphs=graphs))
     assert opened[0][0][1]["enable_cuda_graph"] == taken
     assert engine.attested["cuda_graphs"] is bool(taken)
 
@@ -351,8 +353,8 @@ def test_an_output_that_only_the_contract_has_is_refused(tmp_path, fake_cuda):
 
 def test_models_of_one_opener_share_the_gpus_thread_which_ends_with_it(model, fake_cuda):
     fake_cuda(CUDA)
-    opener = OnnxOpener("cuda", CudaOptions(device_id=3))
-    assert opener.may_use_gpu()
+    opener = OnnxOpener("cuda", EngineOptions(device_id=3))
+    assert opener.expected() is providers.CUDA
     engines = [opener.open(model, intra_op_threads=1) for _ in range(2)]
     assert [thread.name for thread in threading.enumerate()].count("gpu-3") == 1
     assert opener.trouble(60) == {}
@@ -364,14 +366,14 @@ def test_models_of_one_opener_share_the_gpus_thread_which_ends_with_it(model, fa
 
 def test_an_engine_without_an_opener_ends_its_gpus_thread_itself(model, fake_cuda):
     fake_cuda(CUDA)
-    engine = load_engine(model, provider="cuda", cuda=CudaOptions(device_id=4))
+    engine = load_engine(model, provider="cuda", options=EngineOptions(device_id=4))
     engine.close()
     assert "gpu-4" not in [thread.name for thread in threading.enumerate()]
 
 
 def test_the_cpu_is_used_when_asked_for_even_if_cuda_works(model, fake_cuda):
     opened = fake_cuda(CUDA)
-    assert load_engine(model, provider="cpu").provider == "cpu"
+    assert load_engine(model, provider="cpu").provider is providers.CPU
     assert opened == []
 
 
@@ -382,7 +384,7 @@ def test_a_missing_driver_is_told_before_onnx_runtime_tries(model, fake_cuda):
     assert "no NVIDIA driver" in message
     assert "libcuda.so.1" in message
     assert opened == []
-    assert load_engine(model, provider="auto").provider == "cpu"
+    assert load_engine(model, provider="auto").provider is providers.CPU
 
 
 def test_a_silent_fall_to_the_cpu_is_refused_when_cuda_was_asked_for(model, fake_cuda):
@@ -398,7 +400,7 @@ def test_a_silent_fall_to_the_cpu_is_logged_when_any_provider_will_do(model, fak
     fake_cuda(FELL_BACK)
     with capture_logs() as logs:
         engine = load_engine(model, provider="auto")
-    assert engine.provider == "cpu"
+    assert engine.provider is providers.CPU
     assert probabilities(engine, [BLACK]).shape == (1, 3)
     (entry,) = logs
     assert (entry["event"], entry["log_level"]) == ("serving_on_cpu", "warning")
@@ -418,7 +420,7 @@ def test_a_cuda_that_fails_is_refused_with_the_first_line_of_its_error(model, fa
 def test_a_cuda_that_fails_is_logged_when_any_provider_will_do(model, fake_cuda):
     fake_cuda(BROKEN_CUDA)
     with capture_logs() as logs:
-        assert load_engine(model, provider="auto").provider == "cpu"
+        assert load_engine(model, provider="auto").provider is providers.CPU
     assert [entry["event"] for entry in logs] == ["serving_on_cpu"]
 
 

@@ -12,6 +12,7 @@ from structlog.testing import capture_logs
 from waiting import wait_until
 
 from service.engine.onnx import load_engine
+from service.engine.providers import CUDA
 from service.errors import DeviceMemoryError, ProviderError, SessionFailedError
 from service.metrics import Metrics
 from service.models.loader import load_repository
@@ -255,7 +256,7 @@ def test_what_ran_on_a_gpu_does_not_come_back_on_the_cpu(model_folder):
     def opened(path, *, provider, **options):
         asked.append(provider)
         engine = load_engine(path, provider="cpu", **options)
-        engine.provider = "cuda"
+        engine.provider = CUDA  # type: ignore[misc]  # as if it were on one
         return engine
 
     settings = Settings.model_validate({"models": model_folder, "max_batch": 2, "cache_dir": None})

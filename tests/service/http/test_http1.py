@@ -57,13 +57,13 @@ async def talk(
     **config_: Any,
 ) -> bytes:
     """Send chunks over one connection, say that it was all, and give all that comes back."""
-    protocol = http1_protocol(head_timeout_s, write_timeout_s, refused)
+    protocol: Any = http1_protocol(head_timeout_s, write_timeout_s, refused)
     config = uvicorn.Config(app, http=protocol, ws="none", log_config=None, **config_)
     state = ServerState()
     config.load()
     loop = asyncio.get_running_loop()
     server = await loop.create_server(
-        lambda: config.http_protocol_class(config=config, server_state=state, app_state={}),
+        lambda: protocol(config=config, server_state=state, app_state={}),
         "127.0.0.1",
         0,
     )
@@ -326,7 +326,8 @@ def test_the_time_limit_of_headers_leaves_the_body_and_later_requests_alone():
 
 def test_few_requests_of_a_connection_wait_for_their_answers():
     """Each costs more here than the bytes that it takes to send; the first ones are answered."""
-    sent, counted = [b"".join(post(f"/{n}", b"") for n in range(5000))], []
+    counted: list[str] = []
+    sent = [b"".join(post(f"/{n}", b"") for n in range(5000))]
     with structlog.testing.capture_logs() as logs:
         answer = run(talk, sent, app=slow_echo, refused=counted.append)
     found = answers(answer, 16)
@@ -479,7 +480,7 @@ async def large(scope: Any, receive: Any, send: Any) -> None:
 
 def test_a_client_that_does_not_read_its_answer_is_dropped():
     async def ask_and_not_read() -> bytes:
-        protocol = http1_protocol(30, 0.05, nobody)
+        protocol: Any = http1_protocol(30, 0.05, nobody)
         config = uvicorn.Config(large, http=protocol, ws="none", log_config=None)
         config.load()
         ended = asyncio.Event()
@@ -537,12 +538,11 @@ def test_head_and_body_of_an_answer_are_sent_together():
             pass
 
     async def exchange() -> list[bytes]:
-        config = uvicorn.Config(
-            echo, http=http1_protocol(30, 30, nobody), ws="none", log_config=None
-        )
+        protocol_class: Any = http1_protocol(30, 30, nobody)
+        config = uvicorn.Config(echo, http=protocol_class, ws="none", log_config=None)
         config.load()
         state, transport = ServerState(), Transport()
-        protocol = config.http_protocol_class(config=config, server_state=state, app_state={})
+        protocol = protocol_class(config=config, server_state=state, app_state={})
         protocol.connection_made(transport)
         protocol.data_received(post("/a", b"x"))
         await asyncio.gather(*state.tasks)

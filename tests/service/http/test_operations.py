@@ -10,6 +10,7 @@ from wire import connect
 
 from service import __version__
 from service.contract import GoldenPattern
+from service.models.state import StateMachine
 
 
 def samples(client) -> dict[tuple[str, tuple[tuple[str, str], ...]], float]:
@@ -133,7 +134,7 @@ def test_a_default_model_that_disagrees_is_not_ready_and_so_is_any_of_a_strict_s
 def test_a_model_is_not_ready_while_it_warms_up(serve):
     client = serve()
     (model,) = client.app.state.runtime.repository
-    model.state, model.reason = "warming", "warming up"
+    model.machine = StateMachine()
     assert client.get("/readyz").json() == {"ok": False, "reasons": ["color: warming up"]}
     assert client.get("/health").json()["state"] == "starting"
     response = client.post("/v1/classify", content=colored())

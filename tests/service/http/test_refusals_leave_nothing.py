@@ -7,11 +7,11 @@ import socket
 
 import pytest
 from images import colored, encode, photo
-from refusals import OCTETS, refusals
+from refusal_kinds import OCTETS, refusals
 from waiting import wait_until
 from wire import connect, head, read_answer
 
-from service.batching.decode_pool import _Job
+from service.batching.job_source import Job
 from service.batching.ticket import Ticket
 from service.http.exchange import Exchange
 from service.http.record import RequestRecord
@@ -47,7 +47,7 @@ def unreachable_after(work) -> list[object]:
 
 def held_by(garbage: list[object]) -> set[str]:
     names = {type(thing).__name__ for thing in garbage}
-    ours = {each.__name__ for each in (_Job, _Run, Exchange, PendingImage, RequestRecord, Ticket)}
+    ours = {each.__name__ for each in (Job, _Run, Exchange, PendingImage, RequestRecord, Ticket)}
     return names & {"frame", "traceback", "bytes", "ndarray", "Image", *ours} | {
         name for name in names if name.endswith("Error")
     }

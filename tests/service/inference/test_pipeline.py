@@ -125,8 +125,9 @@ def test_a_request_some_of_whose_images_are_late_tells_how_long_it_took(runtime)
 
     def late(ticket: Ticket, **_: object) -> None:
         """As the batcher does it, long after any plan for this model."""
-        reject = partial(ticket.future.set_exception, DeadlineExceededError("too late"))
-        loop = ticket.future.get_loop()
+        assert isinstance(ticket.waiter, asyncio.Future)
+        reject = partial(ticket.waiter.set_exception, DeadlineExceededError("too late"))
+        loop = ticket.waiter.get_loop()
         loop.call_soon_threadsafe(loop.call_later, 0.1, reject)
 
     async def work(model) -> None:

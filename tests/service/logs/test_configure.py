@@ -10,6 +10,7 @@ import sys
 import warnings
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import pytest
 import structlog
@@ -31,7 +32,7 @@ def configure(monkeypatch):
         logging.getLogger(name).setLevel(level)
 
 
-def lines(capsys) -> list[dict[str, object]]:
+def lines(capsys) -> list[dict[str, Any]]:
     return [json.loads(line) for line in capsys.readouterr().err.splitlines()]
 
 
@@ -188,7 +189,7 @@ def test_a_long_traceback_keeps_both_ends(configure, capsys, log_format):
     """The message of an error may hold a whole body."""
     configure(log_format, "info")
     try:
-        {}["x" * 10**6 + " is the end"]
+        dict[str, int]()["x" * 10**6 + " is the end"]
     except KeyError:
         structlog.get_logger("any").exception("internal_error")
     text = capsys.readouterr().err

@@ -91,6 +91,7 @@ def test_whoever_prints_more_than_can_be_read_does_not_wait():
     command = [sys.executable, "-c", program]
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
         assert process.wait(60) == 0
+        assert process.stderr is not None
         assert "done\n" in process.stderr.readlines()
 
 

@@ -12,6 +12,7 @@ import termios
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -36,16 +37,17 @@ def start() -> Iterator[Start]:
         process.kill()
         process.wait()
         for pipe in (process.stdin, process.stderr):
+            assert pipe is not None
             with contextlib.suppress(BrokenPipeError):
                 pipe.close()
 
 
-def relayed(process: subprocess.Popen[bytes], data: bytes) -> list[dict[str, object]]:
+def relayed(process: subprocess.Popen[bytes], data: bytes) -> list[dict[str, Any]]:
     _, log = process.communicate(data, timeout=60)
     return [json.loads(line) for line in log.splitlines()]
 
 
-def texts(lines: list[dict[str, object]]) -> list[object]:
+def texts(lines: list[dict[str, Any]]) -> list[object]:
     return [line["text"] for line in lines if line["event"] == "native_output"]
 
 

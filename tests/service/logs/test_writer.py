@@ -7,6 +7,8 @@ import json
 import os
 import threading
 
+from typing_extensions import Buffer
+
 from service.logs import LogWriter
 
 
@@ -21,7 +23,7 @@ class Reader(io.BytesIO):
         self.fail_next = False
         self.pieces: list[bytes] = []
 
-    def write(self, data: bytes) -> int:
+    def write(self, data: Buffer) -> int:
         self.begun.set()
         assert self.open.wait(60)
         if self.fail_next:
@@ -167,8 +169,8 @@ def test_lines_go_out_in_pieces_that_a_pipe_takes_whole():
 
 def test_a_file_that_takes_a_part_only_gets_the_rest():
     class Slow(Reader):
-        def write(self, data: bytes) -> int:
-            return super().write(bytes(data[:7]))
+        def write(self, data: Buffer) -> int:
+            return super().write(bytes(data)[:7])
 
     reader = Slow()
     writer = LogWriter(reader)

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
-from color_model import write_color_model
+from color_model import write_color_model, write_schema_1
 from engines import FakeOpener
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -29,10 +29,13 @@ from service.errors import (
     StartupError,
     UnknownModelError,
 )
+from service.golden import tolerance_in_force
 from service.metrics import Metrics
 from service.models.loader import load_repository
-from service.models.model import ServedModel, buckets
+from service.models.model import ServedModel
+from service.models.proving import buckets
 from service.models.repository import Repository
+from service.models.state import State
 from service.settings import Settings
 from service.tuning.autotune import autotune
 from service.tuning.parallelism import Parallelism
@@ -93,7 +96,7 @@ def test_a_broken_file_does_not_keep_the_others_from_being_served(tmp_path, name
     with capture_logs() as logs:
         repository = loaded(tmp_path, metrics, intra_op_threads=0)
     assert [model.name for model in repository] == ["b", "c"]
-    (broken,) = repository.broken()
+    (broken,) = repository.models.broken()
     assert (broken.name, broken.version) == (name, 1)
     assert said in broken.reason
     assert str(tmp_path) not in broken.reason, "clients need not know where files lie"
@@ -151,7 +154,7 @@ def test_a_file_that_was_refused_is_not_kept_open(tmp_path, monkeypatch):
 def test_a_broken_default_model_stops_the_start_with_its_name(several):
     path = cut(several / "b" / "12.onnx")
     assert str(path) in refusal(ModelFileError, several, default_model="b")
-    assert loaded(several, default_model="a").broken() != []
+    assert loaded(several, default_model="a").models.broken() != []
 
 
 def test_the_highest_version_of_an_only_model_is_the_default_and_stops_the_start(tmp_path):
@@ -191,7 +194,7 @@ def test_a_file_alone_is_served(model_folder):
     write_color_model(model_folder / "other.onnx")
     repository = loaded(model_folder / "color.onnx")
     assert [key(model) for model in repository] == [("color", 1)]
-    assert repository.default == "color"
+    assert repository.models.default == "color"
 
 
 def with_input(path: Path, *sizes: int | None) -> Path:
@@ -276,6 +279,18 @@ def test_what_is_loaded_is_shown_in_the_metrics(model_folder):
         assert label in text
 
 
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+def test_a_file_of_the_first_releases_is_served_as_before(tmp_path, precision):
+    """Its contract is of schema 1."""
+    limits = {"cpu": {precision: 1e-5}, "cuda": {precision: 0.1}}
+    path = write_schema_1(tmp_path / "old.onnx", precision=precision, tolerances=limits)
+    (model,) = repository = loaded(path)
+    repository.warm_up(threading.Event())
+    assert (model.state, model.contract.schema_version) == ("ready", 2)
+    assert tolerance_in_force(model.engine, model.contract) == 1e-5
+    repository.close(10)
+
+
 # The parallelism
 
 
@@ -312,7 +327,7 @@ def test_the_layout_is_that_of_the_pool_and_of_every_session(several):
         for model in repository:
             model.warm_up(threading.Event())
         try:
-            return {model.batcher().concurrency.limit for model in repository}
+            return {model.batcher()._source.concurrency.limit for model in repository}
         finally:
             repository.close(timeout_s=20)
 
@@ -393,7 +408,7 @@ def test_an_only_model_is_the_default_in_all_its_versions(tmp_path):
     for version in (1, 2):
         write_color_model(tmp_path / "color" / f"{version}.onnx")
     repository = loaded(tmp_path)
-    assert repository.default == "color"
+    assert repository.models.default == "color"
     assert key(repository.find(None)) == ("color", 2)
     assert key(repository.find(None, 1)) == ("color", 1)
 
@@ -401,7 +416,7 @@ def test_an_only_model_is_the_default_in_all_its_versions(tmp_path):
 def test_of_several_models_none_is_the_default(several):
     """A request that names none is told the names."""
     repository = loaded(several)
-    assert repository.default is None
+    assert repository.models.default is None
     with pytest.raises(ModelRequiredError, match="a, b"):
         repository.find(None)
     with pytest.raises(ModelRequiredError):
@@ -460,7 +475,7 @@ def test_a_model_whose_runner_runs_still_answers_only_when_it_is_ready(model_fol
             model.warm_up(threading.Event())
             assert model.batcher() is model.batcher()
             assert model.trouble() is None
-            model.state, model.reason = "failed", "for the test"
+            model.machine.to(State.RELOADING, "for the test")
             with pytest.raises(NotReadyError, match="for the test"):
                 model.batcher()
         finally:
@@ -504,7 +519,7 @@ def test_a_model_that_disagrees_with_its_golden_cases_is_failed_and_says_why(tmp
         model.batcher()
     with pytest.raises(BrokenModelError, match="golden pattern 1"):
         repository.find("color")
-    assert repository.needed() == [model], "nothing else can answer"
+    assert repository.models.needed() == [model], "nothing else can answer"
 
 
 @pytest.mark.parametrize(
@@ -522,8 +537,8 @@ def test_a_model_that_disagrees_is_needed_only_by_default_or_when_strict(several
     repository = loaded(several, **options)
     for model in repository:
         model.warm_up(threading.Event())
-    assert [f"{model.name} {model.version}" for model in repository.needed()] == needed
-    assert [(broken.name, broken.version) for broken in repository.broken()] == [("b", 12)]
+    assert [f"{model.name} {model.version}" for model in repository.models.needed()] == needed
+    assert [(broken.name, broken.version) for broken in repository.models.broken()] == [("b", 12)]
 
 
 def test_a_model_that_could_not_run_is_broken_until_another_try_succeeds(several, monkeypatch):
@@ -538,7 +553,7 @@ def test_a_model_that_could_not_run_is_broken_until_another_try_succeeds(several
     with capture_logs():
         model.warm_up(threading.Event())
         assert model.broken
-        wait_until(lambda: not repository.broken())
+        wait_until(lambda: not repository.models.broken())
     assert repository.find("a") is model
     assert model.state == "ready"
     repository.close(60)

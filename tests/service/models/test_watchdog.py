@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from typing import Any
 
 import structlog
 from images import colored, top_label
@@ -20,7 +21,7 @@ def test_a_stuck_runner_is_logged_once_and_so_is_its_end(serve, monkeypatch):
             assert go.wait(60)
             return inner(pixels, outputs)
 
-        def told(event: str) -> list[dict]:
+        def told(event: str) -> list[Any]:
             return [log for log in logs if log["event"] == event]
 
         model.engine.run = run

@@ -78,7 +78,7 @@ def test_a_multi_picture_jpeg_gives_its_first_picture():
     pictures = [Image.new("RGB", (SIDE, SIDE), color) for color in ("red", "blue")]
     data = encode(pictures[0], "MPO", save_all=True, append_images=pictures[1:], quality=98)
     with Image.open(io.BytesIO(data)) as image:
-        assert (image.format, image.n_frames) == ("MPO", 2)
+        assert (image.format, getattr(image, "n_frames", 1)) == ("MPO", 2)
     assert difference(np.array(color_of(data)), np.array((255, 0, 0))) <= 2
 
 
@@ -88,7 +88,7 @@ def test_an_animation_gives_its_first_frame(image_format):
     lossless = {"lossless": True} if image_format == "WEBP" else {}
     data = encode(frames[0], image_format, save_all=True, append_images=frames[1:], **lossless)
     with Image.open(io.BytesIO(data)) as image:
-        assert image.n_frames == 3
+        assert getattr(image, "n_frames", 1) == 3
     assert color_of(data) == (255, 0, 0)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import struct
 import zlib
+from typing import Any
 
 import imagecodecs
 import numpy as np
@@ -139,7 +140,7 @@ def jpeg_of(kind: str) -> bytes:
     picture = smooth(150, 110)
     if kind in {"L", "CMYK"}:
         return encode(picture.convert(kind), "JPEG", quality=90)
-    options = {
+    options: dict[str, dict[str, Any]] = {
         "baseline": {}, "progressive": {"progressive": True},
         "restarts": {"restart_marker_rows": 1},
         "progressive with restarts": {"progressive": True, "restart_marker_blocks": 3},

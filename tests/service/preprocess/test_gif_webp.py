@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+from typing import Any
 
 import imagecodecs
 import numpy as np
@@ -141,4 +142,5 @@ def test_a_webp_whose_header_contradicts_its_picture_is_refused():
 
 def test_the_decoder_gets_no_metadata_of_a_webp():
     data = encode(photo(40, 30), "WEBP", exif=b"II*\0" + bytes(500_000), icc_profile=bytes(99_999))
-    assert len(read(data, 10_000).data) < 3000
+    encoded: Any = read(data, 10_000)
+    assert len(encoded.data) < 3000

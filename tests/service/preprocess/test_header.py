@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import struct
+from typing import Any
 
 import pytest
 from hypothesis import example, given
@@ -18,7 +19,7 @@ TO_64 = Preprocessing(
 )
 
 
-def encoded(mode: str, size: tuple[int, int], **options: object) -> bytes:
+def encoded(mode: str, size: tuple[int, int], **options: Any) -> bytes:
     stream = io.BytesIO()
     Image.new(mode, size).save(stream, **options)
     return stream.getvalue()

@@ -69,7 +69,7 @@ def test_avifs_of_all_depths_are_decoded(bits, layout):
         pixels.astype(np.uint8) if bits == 8 else (pixels * (2**bits - 1) // 255).astype(np.uint16)
     )
     data = imagecodecs.avif_encode(values, level=95, bitspersample=bits, pixelformat=layout)
-    assert np.abs(np.asarray(decode_upright(data, POLICY)) - pixels.astype(int)).mean() < 3
+    assert np.abs(np.asarray(decode_upright(bytes(data), POLICY)) - pixels.astype(int)).mean() < 3
 
 
 def test_an_animation_gives_its_still_image():

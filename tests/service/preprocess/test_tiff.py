@@ -6,13 +6,16 @@ import io
 import itertools
 import struct
 import zlib
+from collections.abc import Callable
+from typing import Any
 
 import imagecodecs
 import numpy as np
 import pytest
 import tifffile
 from images import encode, photo, smooth, tiff
-from PIL import Image
+from PIL import Image, TiffImagePlugin
+from typing_extensions import Buffer
 
 from service.contract import Preprocessing
 from service.errors import RequestError
@@ -211,7 +214,10 @@ SUBSAMPLED = [(1, 1), (2, 1), (1, 2), (2, 2), (4, 1), (4, 2), (4, 4)]
 @pytest.mark.parametrize("block", SUBSAMPLED)
 def test_subsampled_ycbcr_is_what_libtiff_makes_of_it(block, compression):
     stored = blocks(smooth(21, 13), *block).tobytes()
-    pack = {1: bytes, 5: imagecodecs.lzw_encode, 8: zlib.compress}[compression]
+    packers: dict[int, Callable[[bytes], Buffer]] = {
+        1: bytes, 5: imagecodecs.lzw_encode, 8: zlib.compress,
+    }  # fmt: skip
+    pack = packers[compression]
     data = tiff(
         bytes(pack(stored)), width=21, height=13, bits=[8] * 3, samples=3, photometric=6,
         compression=compression, subsampling=list(block),
@@ -298,7 +304,7 @@ def test_bits_in_the_other_order_are_turned_round():
 
 
 OF = {"width": 8, "height": 8}
-UNSUPPORTED = {
+UNSUPPORTED: dict[str, tuple[dict[str, Any], str]] = {
     "signed": ({"bits": [16], "photometric": 1, "sample_format": 2}, "16 bits as signed integers"),
     "floats": ({"bits": [32], "photometric": 1, "sample_format": 3}, "32 bits as floats"),
     "32 bits": ({"bits": [32], "photometric": 1}, "32 bits a sample"),
@@ -481,6 +487,7 @@ def with_tables(pieces: int, tables: bytes) -> bytes:
     """A grey TIFF of JPEG strips of 64 x 8 pixels, with these tables before those that count."""
     file = encode(smooth(64, 8).convert("L"), "TIFF", compression="jpeg")
     with Image.open(io.BytesIO(file)) as image:
+        assert isinstance(image, TiffImagePlugin.TiffImageFile)
         shared, (at,), (length,) = (image.tag_v2[tag] for tag in (347, 273, 279))
     part = file[at : at + length]
     whole = shared[:2] + tables + shared[2:]

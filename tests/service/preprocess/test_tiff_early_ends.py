@@ -8,6 +8,7 @@ import lzma
 import re
 import struct
 import zlib
+from collections.abc import Callable
 
 import imagecodecs
 import numpy as np
@@ -16,6 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from images import encode, smooth, tiff
 from PIL import Image, TiffImagePlugin
+from typing_extensions import Buffer
 
 from service.errors import RequestError
 from service.preprocess import tiff_fax
@@ -288,7 +290,7 @@ def pack_bits(data: bytes) -> bytes:
     )
 
 
-PACKERS = {
+PACKERS: dict[int, Callable[[bytes], Buffer]] = {
     1: bytes, 5: imagecodecs.lzw_encode, 8: zlib.compress, 32946: zlib.compress,
     32773: pack_bits, 34925: lzma.compress, 50000: imagecodecs.zstd_encode,
 }  # fmt: skip
@@ -299,7 +301,7 @@ def test_samples_that_unpack_to_too_little_are_refused(compression):
     samples = np.asarray(smooth(*SIZE))
     of = {"width": WIDTH, "height": HEIGHT, "bits": [8, 8, 8], "photometric": 2, "samples": 3}
     for have in (HEIGHT, HEIGHT - 1, HEIGHT // 2, 1):
-        packed = PACKERS[compression](samples[:have].tobytes())
+        packed = bytes(PACKERS[compression](samples[:have].tobytes()))
         found = code(tiff(packed, compression=compression, **of))
         if have == HEIGHT:
             assert found == "answered"

@@ -17,7 +17,10 @@ def parsed(plot: str) -> ET.Element:
 
 def points(plot: str) -> list[list[tuple[float, float]]]:
     return [
-        [tuple(map(float, pair.split(","))) for pair in line.get("points").split()]
+        [
+            (float(x), float(y))
+            for x, y in (pair.split(",") for pair in line.attrib["points"].split())
+        ]
         for line in parsed(plot).iter("polyline")
     ]
 
@@ -44,7 +47,7 @@ def test_odd_ranges_are_drawn(values):
 def test_bars_are_stacked():
     plot = bar_plot(["one"], [("a", [2.0]), ("b", [1.0])], "x", "y")
     low, high = parsed(plot).iter("rect")
-    assert float(high.get("y")) + float(high.get("height")) == pytest.approx(
-        float(low.get("y")), abs=0.2
+    assert float(high.attrib["y"]) + float(high.attrib["height"]) == pytest.approx(
+        float(low.attrib["y"]), abs=0.2
     )
-    assert float(low.get("height")) == pytest.approx(2 * float(high.get("height")), abs=0.3)
+    assert float(low.attrib["height"]) == pytest.approx(2 * float(high.attrib["height"]), abs=0.3)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
 import pytest
 from color_model import write_color_model
@@ -10,6 +11,7 @@ from engines import FakeEngine, FakeOpener
 from structlog.testing import capture_logs
 
 from service.engine.onnx import load_engine
+from service.engine.providers import CUDA
 from service.errors import ContractError, ModelFileError
 from service.settings import Settings
 from service.tuning import autotune as autotune_module
@@ -216,7 +218,7 @@ def test_a_file_that_is_refused_is_refused_as_ever(tmp_path, model):
 class OnGpu(FakeEngine):
     """Stands for an engine on a GPU, which is not to be had here."""
 
-    provider = "cuda"
+    provider = CUDA
 
     def close(self) -> None:
         raise AssertionError("opened once, and kept")
@@ -234,7 +236,7 @@ def test_a_gpu_has_two_batches_under_way_unless_told_otherwise(
     model, trials, given, parallelism, source
 ):
     """One is computed while the other is stacked and copied."""
-    engine = OnGpu()
+    engine: Any = OnGpu()
     opener = FakeOpener(lambda *_, **__: engine, "auto", on_gpu=True)
     choice = chosen(model, opener=opener, provider="auto", **given)
     assert (choice.parallelism, choice.source) == (parallelism, source)

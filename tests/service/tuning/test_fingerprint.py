@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+from dataclasses import replace
 
 import pytest
 
+from service.engine.providers import CPU, CUDA
 from service.tuning import fingerprint as fingerprint_module
 from service.tuning.fingerprint import fingerprint_of
 
@@ -18,46 +20,51 @@ def path(tmp_path):
 
 
 def test_they_are_the_file_the_device_and_the_software(path):
-    fingerprint = fingerprint_of(path, "cpu", max_batch=8)
+    fingerprint = fingerprint_of(path, CPU, max_batch=8)
     assert fingerprint is not None
     assert fingerprint["model_sha256"] == hashlib.sha256(b"weights").hexdigest()
     assert fingerprint["runtime"].startswith("onnxruntime ")
     assert fingerprint["max_batch"] == 8
-    assert fingerprint == fingerprint_of(path, "cpu", max_batch=8)
+    assert fingerprint == fingerprint_of(path, CPU, max_batch=8)
 
 
 @pytest.mark.parametrize(
     ("name", "value"),
     [
-        ("cpu_model", lambda: "another CPU"),
         ("cpu_count", lambda: 99),
         ("installed_runtime", lambda: "onnxruntime 99"),
         ("__version__", "99"),
     ],
 )
 def test_another_machine_or_software_is_another_fact(path, monkeypatch, name, value):
-    before = fingerprint_of(path, "cpu")
+    before = fingerprint_of(path, CPU)
     monkeypatch.setattr(fingerprint_module, name, value)
-    assert fingerprint_of(path, "cpu") != before
+    assert fingerprint_of(path, CPU) != before
+
+
+def test_another_cpu_is_another_fact(path, monkeypatch):
+    before = fingerprint_of(path, CPU)
+    monkeypatch.setattr("service.engine.providers.cpu_model", lambda: "another CPU")
+    assert fingerprint_of(path, CPU) != before
 
 
 def test_a_file_is_known_by_its_content_and_not_by_its_name(path, tmp_path):
-    before = fingerprint_of(path, "cpu")
+    before = fingerprint_of(path, CPU)
     other = path.rename(tmp_path / "other.onnx")
-    assert fingerprint_of(other, "cpu") == before
+    assert fingerprint_of(other, CPU) == before
     other.write_bytes(b"other weights")
-    assert fingerprint_of(other, "cpu") != before
+    assert fingerprint_of(other, CPU) != before
 
 
-def test_a_gpu_is_known_by_its_name(path, monkeypatch):
+def test_a_gpu_is_known_by_its_name(path):
     """And one without a name could be any."""
-    monkeypatch.setattr(fingerprint_module, "gpu_name", lambda number: ["NVIDIA A10", None][number])
-    fingerprint = fingerprint_of(path, "cuda", device_id=0)
+    cuda = replace(CUDA, device_name=["NVIDIA A10", None].__getitem__)
+    fingerprint = fingerprint_of(path, cuda, device_id=0)
     assert fingerprint is not None
     assert (fingerprint["provider"], fingerprint["device"]) == ("cuda", "NVIDIA A10")
-    assert fingerprint_of(path, "cuda", device_id=1) is None
+    assert fingerprint_of(path, cuda, device_id=1) is None
 
 
 def test_a_file_that_is_gone_has_none(path):
     path.unlink()
-    assert fingerprint_of(path, "cpu") is None
+    assert fingerprint_of(path, CPU) is None

@@ -12,6 +12,7 @@ from engines import FakeEngine, FakeOpener, answered
 
 from service.engine.base import probabilities
 from service.engine.onnx import load_engine
+from service.engine.providers import CPU
 from service.golden import golden_pattern
 from service.tuning import measure as measure_module
 from service.tuning.measure import ReopenableEngine, measure
@@ -140,7 +141,8 @@ def test_whichever_caller_fails_the_others_end_and_its_error_is_raised(which):
 
 
 def test_a_thread_that_can_not_be_started_leaves_no_other_waiting(monkeypatch):
-    start, started = threading.Thread.start, []
+    start = threading.Thread.start
+    started: list[threading.Thread] = []
 
     def limited(thread):
         if started:
@@ -199,4 +201,4 @@ def test_what_opens_an_engine_may_fail_and_succeed_later(model):
     with pytest.raises(RuntimeError, match="no memory"):
         engines.with_threads(1)
     broken = False
-    assert engines.with_threads(1).provider == "cpu"
+    assert engines.with_threads(1).provider is CPU

@@ -1,0 +1,54 @@
+"""`resnet-export upgrade`: an older model file's contract as this release writes it."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+
+import onnx
+
+from model_export.describe import describe_tolerances
+from model_export.errors import OptionsError
+from model_export.external_data import files_of
+from model_export.model_file import contract_text, parse_graph
+from model_export.options import UpgradeOptions
+from service.contract import METADATA_KEY, SCHEMA_VERSION, parse_contract, schema_of
+from service.files import replacing
+
+
+def upgrade_command(options: UpgradeOptions) -> None:
+    """Upgrade as the options say, and print what changed.
+
+    The graph is neither read nor changed; weights that lie in files beside it stay there.
+
+    Raises `service.errors.ModelFileError`, `OptionsError` or `OSError`; then nothing is written.
+    """
+    file, output = options.file, options.output or options.file
+    model = parse_graph(file)
+    contract = parse_contract(
+        {entry.key: entry.value for entry in model.metadata_props}, file=str(file)
+    )
+    if output.resolve().parent != file.resolve().parent and (names := files_of(model)):
+        raise OptionsError(
+            f"{file}: its weights lie beside it in {', '.join(names)}, so --output has to be in "
+            "that folder, too"
+        )
+    *_, entry = (entry for entry in model.metadata_props if entry.key == METADATA_KEY)
+    schema = schema_of(json.loads(entry.value))
+    if schema == SCHEMA_VERSION:
+        same = output.resolve() == file.resolve()
+        if not same:
+            with replacing(output) as copy:
+                shutil.copyfile(file, copy)
+        done = "nothing is to be done" if same else f"{output} is a copy"
+        sys.stdout.write(f"{file}: its contract is of schema {SCHEMA_VERSION} already; {done}\n")
+        return
+    entry.value = contract_text(contract)
+    with replacing(output) as upgraded:
+        onnx.save(model, upgraded)
+    sys.stdout.write(
+        f"{output}: its contract was of schema {schema} and is of schema {SCHEMA_VERSION} now, "
+        f"with tolerances by provider and precision: {describe_tolerances(contract)}, in "
+        f"{contract.precision}\n"
+    )

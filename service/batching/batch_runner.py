@@ -1,0 +1,125 @@
+"""Runs a model's batches on its engine, and answers their tickets."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+
+import structlog
+
+from service.batching.latency import LatencyTable
+from service.batching.ticket import Ticket, TicketResult, complete, reject
+from service.batching.work_source import ConcurrencyLimit
+from service.contract import PROBABILITIES
+from service.engine.base import DeviceOutputs, Engine, Outputs
+from service.errors import DeviceLostError, InferenceError, SessionFailedError
+from service.metrics import ModelMetrics
+from service.tracebacks import forget_frames
+
+Failure = DeviceLostError | SessionFailedError
+"""What no further batch is run after, on the same engine."""
+
+_log = structlog.get_logger(__name__)
+
+_SLOW, _SLOW_LOG_S = 10.0, 60.0
+"""A batch that takes so many times its size's median is counted, and logged at most so often."""
+
+
+class BatchRunner:
+    """Called by the threads of a pool, several at a time where the limit allows it."""
+
+    def __init__(
+        self,
+        engine: Engine,
+        metrics: ModelMetrics,
+        latencies: LatencyTable,
+        concurrency: ConcurrencyLimit,
+        on_failure: Callable[[Engine, list[Ticket], Failure], None],
+    ) -> None:
+        """`on_failure` gets the engine that has failed and the tickets that it leaves."""
+        self.engine = engine
+        self._metrics, self._latencies, self._concurrency = metrics, latencies, concurrency
+        self._on_failure = on_failure
+        self._slow_logged_at = -math.inf
+
+    def run(self, batch: list[Ticket]) -> None:
+        """Run a batch and complete its tickets."""
+        engine, started = self.engine, time.perf_counter()
+        try:
+            outputs = _infer(engine, batch)
+        except (DeviceLostError, SessionFailedError) as error:
+            self._metrics.inference_failures.inc()
+            self._on_failure(engine, batch, error)
+        except Exception as error:  # noqa: BLE001 - whatever it is, the waiters must hear of it
+            self._metrics.inference_failures.inc()
+            self._retry_singly(engine, batch, error)
+        else:
+            self._answer(batch, outputs, started)
+
+    def _retry_singly(self, engine: Engine, batch: list[Ticket], error: Exception) -> None:
+        """Run a failed batch's images one by one, once, so that one bad image fails alone."""
+        if len(batch) == 1:
+            reject(batch, lambda: _inference_error(error))
+            return
+        for index, ticket in enumerate(batch):
+            started = time.perf_counter()
+            try:
+                outputs = _infer(engine, [ticket])
+            except (DeviceLostError, SessionFailedError) as failure:
+                self._on_failure(engine, batch[index:], failure)
+                return
+            except Exception as again:  # noqa: BLE001 - as for the batch
+                complete([(ticket, _inference_error(again))])
+            else:
+                self._answer([ticket], outputs, started)
+
+    def _answer(self, batch: list[Ticket], outputs: Outputs, started: float) -> None:
+        ended, rows = time.perf_counter(), outputs[PROBABILITIES]
+        if isinstance(outputs, DeviceOutputs):
+            # It may have waited for another one; and this thread, to go on.
+            started, ended = outputs.began_at, outputs.ended_at
+            self._concurrency.ended_at = max(self._concurrency.ended_at, ended)
+        infer_s = ended - started
+        size = self._latencies.padded_size(len(batch))
+        self._note_slow(size, infer_s)
+        self._latencies.observe(size, infer_s)
+        self._metrics.batch_size.observe(len(batch))
+        self._metrics.inference_seconds.observe(infer_s)
+        answers = []
+        for ticket, row in zip(batch, rows, strict=True):
+            queue_s = started - ticket.submitted
+            self._metrics.queue_seconds.observe(queue_s)
+            answers.append((ticket, TicketResult(row, queue_s, infer_s, len(batch))))
+        complete(answers)
+
+    def _note_slow(self, size: int, infer_s: float) -> None:
+        """Count a batch that took far longer than its size does, as where a device plans anew."""
+        median_s = self._latencies.median_s(size)
+        if not 0 < _SLOW * median_s < infer_s:
+            return
+        self._metrics.slow_batches.inc()
+        now = time.perf_counter()
+        if now - self._slow_logged_at >= _SLOW_LOG_S:
+            self._slow_logged_at = now
+            _log.warning(
+                "slow_batch",
+                model=self._metrics.name,
+                images=size,
+                took_ms=round(infer_s * 1000, 3),
+                median_ms=round(median_s * 1000, 3),
+            )
+
+
+def _infer(engine: Engine, batch: list[Ticket]) -> Outputs:
+    outputs = engine.run([ticket.pixels for ticket in batch], (PROBABILITIES,))
+    if len(outputs[PROBABILITIES]) != len(batch):
+        raise ValueError(f"{len(outputs[PROBABILITIES])} answers for {len(batch)} images")
+    return outputs
+
+
+def _inference_error(cause: Exception) -> InferenceError:
+    error = InferenceError("the model failed on this image's batch; the cause is in the log")
+    forget_frames(cause)
+    error.__cause__ = cause
+    return error

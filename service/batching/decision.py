@@ -1,0 +1,132 @@
+"""What a free thread does next: when a batch is run, how large it is, and whose work goes first.
+
+`decide_batch` decides for one model, and `choose` among all that could be done.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from service.batching.latency import LatencyTable
+from service.batching.queue import TicketQueue
+from service.batching.work_source import ConcurrencyLimit, Offer, WorkSource
+
+_UNHURRIED = 4.0
+"""Who has less time left than so many batches take, or has waited as long, waits for no fuller one:
+others' images may go on being decoded for ever."""
+
+_WAKE_UP_S = 0.05
+"""Time before a deadline at which a batch that waits for more is run at the latest, and more where
+the model is slow: on a busy machine a thread may wake up late."""
+
+
+@dataclass(slots=True)
+class BatchLimits:
+    """What bounds a model's batches."""
+
+    max_batch: int
+    max_delay_s: float = 0.0
+    """How long an incomplete batch waits for more images."""
+
+
+def decide_batch(
+    waiting: TicketQueue,
+    table: LatencyTable,
+    limits: BatchLimits,
+    concurrency: ConcurrencyLimit,
+    now: float,
+    idle: int,
+    busy_until: Callable[[], float],
+) -> Offer:
+    """Decide a model's next batch; `waiting` has at least one ticket, and its first can be run.
+
+    - When: at once. But while a serial device computes another batch, which `busy_until` tells the
+      planned end of, an incomplete one would only be smaller for being taken early (with 8 clients
+      before a fast GPU, that cost a quarter of the throughput); it is got ready as the other ends,
+      or, if that takes far longer than planned, a batch's time after. And with a `max_delay_s`, not
+      before that is over for the oldest ticket, unless a deadline is near.
+    - How many: the most images a second that the table knows of, in the time that the most urgent
+      deadline leaves. What waits is shared out among idle threads: two halves side by side are done
+      sooner.
+    """
+    count = len(waiting)
+    best = table.best_size(limits.max_batch, math.inf)
+    at = 0.0
+    if concurrency.serial and concurrency.running and count < best:
+        at = busy_until() + table.median_s(count)
+    if limits.max_delay_s and count < limits.max_batch:
+        margin_s = max(_WAKE_UP_S, _UNHURRIED * table.p95_s(count))
+        end_of_delay = waiting.oldest_submitted() + limits.max_delay_s
+        at = max(at, min(end_of_delay, waiting.earliest_deadline() - margin_s))
+    if at > now:
+        return Offer(at)
+    most = min(count, limits.max_batch, -(-count // max(1, min(idle, concurrency.parts))))
+    size, is_trial = 1, False
+    if most > 1:
+        size, is_trial = table.next_size(most, waiting.earliest_deadline() - now)
+    return Offer(at, waiting.sort_key(now), table.p95_s(min(best, count)), size, is_trial)
+
+
+def may_yield(
+    waiting: TicketQueue, table: LatencyTable, limits: BatchLimits, for_s: float, now: float
+) -> bool:
+    """Return whether a model's batch would pay more if other work ran for `for_s` before it.
+
+    It does if it is incomplete and there is time. Not for what takes long: a thread that decodes a
+    huge image is gone.
+    """
+    best = table.best_size(limits.max_batch, math.inf)
+    if len(waiting) >= best:
+        return False
+    long_s = _UNHURRIED * table.p95_s(best)
+    waited_s = now - waiting.oldest_submitted()
+    left_s = waiting.sort_key(now)[1] - now
+    return waited_s < long_s and for_s <= long_s < left_s - for_s
+
+
+def choose(
+    sources: Sequence[WorkSource], now: float, idle: int
+) -> tuple[WorkSource, Offer] | float:
+    """Return the most urgent work that can be begun now.
+
+    Where there is none, return the seconds until there may be some, infinite where nothing waits.
+    """
+    ready: list[tuple[WorkSource, Offer]] = []
+    first_at = math.inf
+    for source in sources:
+        if not source.concurrency.free:
+            continue
+        offer = source.offer(now, idle)
+        if offer is None:
+            continue
+        if offer.at <= now:
+            ready.append((source, offer))
+        else:
+            first_at = min(first_at, offer.at)
+    if not ready:
+        return first_at - now
+    return ready[0] if len(ready) == 1 else _most_urgent(ready, now)
+
+
+def _most_urgent(ready: list[tuple[WorkSource, Offer]], now: float) -> tuple[WorkSource, Offer]:
+    """Return the first by priority and deadline, or what that yields to.
+
+    A batch that gains by more images yields to work of another limit that is of no lower priority,
+    as the decoding of those images is.
+    """
+    first = min(ready, key=_sort_key)
+    source, offer = first
+    if not source.may_yield(0.0, now):
+        return first
+    peers = [entry for entry in ready if entry[1].sort_key[0] <= offer.sort_key[0]]
+    if all(other.concurrency is source.concurrency for other, _ in peers):
+        return first
+    others = [entry for entry in peers if not entry[0].may_yield(0.0, now)]
+    passing = min(others, key=_sort_key, default=first)
+    return passing if source.may_yield(passing[1].lasts_s, now) else first
+
+
+def _sort_key(entry: tuple[WorkSource, Offer]) -> tuple[int, float]:
+    return entry[1].sort_key

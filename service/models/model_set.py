@@ -1,0 +1,100 @@
+"""Which models are served, by name and version, and which of them answers a request."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+from service.errors import BrokenModelError, ModelRequiredError, UnknownModelError
+from service.models.files import BrokenModel
+from service.models.model import ServedModel
+
+
+@dataclass(frozen=True)
+class ModelSet:
+    """The models that were loaded, and those whose file can't be. It never changes.
+
+    `default` is the name for requests that name none. When `strict`, none may be broken.
+    """
+
+    loaded: Sequence[ServedModel]
+    broken_files: Sequence[BrokenModel] = ()
+    default: str | None = None
+    strict: bool = False
+
+    @cached_property
+    def _by_name(self) -> Mapping[str, Mapping[int, ServedModel | BrokenModel]]:
+        found: dict[str, dict[int, ServedModel | BrokenModel]] = {}
+        known: list[ServedModel | BrokenModel] = [*self.loaded, *self.broken_files]
+        for model in known:
+            found.setdefault(model.name, {})[model.version] = model
+        return found
+
+    def having(self, model: ServedModel) -> ModelSet:
+        """Return a set with one more model, or another one of that name and version."""
+        left = self.without(model.name, model.version)
+        return replace(left, loaded=(*left.loaded, model))
+
+    def without(self, name: str, version: int) -> ModelSet:
+        """Return a set without what has that name and version."""
+
+        def stays(model: ServedModel | BrokenModel) -> bool:
+            return (model.name, model.version) != (name, version)
+
+        return replace(
+            self,
+            loaded=tuple(filter(stays, self.loaded)),
+            broken_files=tuple(filter(stays, self.broken_files)),
+        )
+
+    def get(self, name: str, version: int) -> ServedModel | BrokenModel | None:
+        """Return what has that name and version."""
+        return self._by_name.get(name, {}).get(version)
+
+    def find(self, name: str | None, version: int | None = None) -> ServedModel:
+        """Return the model that answers; see `Repository.find`."""
+        name = name or self.default
+        if name is None:
+            raise ModelRequiredError(f"name one of the models with ?model=: {self._served()}")
+        versions = self._by_name.get(name)
+        if versions is None:
+            raise UnknownModelError(f"there is no model of that name; served are: {self._served()}")
+        if version is None:
+            version = max(versions)
+        found = versions.get(version)
+        if found is None:
+            there = ", ".join(str(number) for number in sorted(versions))
+            raise UnknownModelError(f"model {name} has no version {version}; it has: {there}")
+        if isinstance(found, BrokenModel) or found.broken:
+            raise BrokenModelError(f"model {name} version {version} is broken: {found.reason}")
+        return found
+
+    def _served(self) -> str:
+        return ", ".join(sorted({model.name for model in self.loaded}))
+
+    def title(self, model: ServedModel) -> str:
+        """Name a model, with its version if there are others of that name."""
+        several = len(self._by_name.get(model.name, ())) > 1
+        return f"{model.name}/{model.version}" if several else model.name
+
+    def broken(self) -> list[BrokenModel]:
+        """List the models whose file can't be loaded, or whose answers are not the expected ones.
+
+        Of the latter, one that could not be run at all may still be mended: it is tried again.
+        """
+        found = [BrokenModel(m.name, m.version, m.reason) for m in self.loaded if m.broken]
+        return sorted([*self.broken_files, *found], key=lambda model: (model.name, model.version))
+
+    def needed(self) -> list[ServedModel]:
+        """List the models that have to be ready for the service to be.
+
+        A broken one is not needed beside others that are whole, unless it answers who names none,
+        or the start was to be strict.
+        """
+        if self.strict or all(model.broken for model in self.loaded):
+            return list(self.loaded)
+        return [model for model in self.loaded if not model.broken or self._is_default(model)]
+
+    def _is_default(self, model: ServedModel) -> bool:
+        return model.name == self.default and model.version == max(self._by_name[model.name])

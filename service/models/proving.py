@@ -1,0 +1,107 @@
+"""Makes an engine ready: times its batch sizes, and holds it to its model's golden cases."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+
+import structlog
+
+from service.batching.latency import LatencyTable
+from service.contract import ModelContract
+from service.engine.base import Engine
+from service.errors import DeviceMemoryError
+from service.golden import check_golden, golden_pattern
+from service.tuning.profile import Profile, smallest_nearly_best
+
+_log = structlog.get_logger(__name__)
+
+
+class DisagreementError(Exception):
+    """The model's answers are not those of its golden cases."""
+
+
+class Prover:
+    """Proves the engines of one model, one at a time.
+
+    With a free `max_batch`, that is found: a size whose throughput is nearly the best, without
+    those that don't fit the device's memory.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        contract: ModelContract,
+        profile: Profile,
+        latencies: LatencyTable,
+        max_batch: int,
+        *,
+        max_batch_is_free: bool,
+    ) -> None:
+        self._name, self._contract, self._profile = name, contract, profile
+        self._latencies = latencies
+        self.max_batch = max_batch
+        self._max_batch_is_free = max_batch_is_free
+        self.on_max_batch: Callable[[int], None] = lambda _: None
+        """Called with another `max_batch` once it is known."""
+
+    def prove(
+        self, engine: Engine, reopen: Callable[[], Engine], stop: threading.Event
+    ) -> tuple[Engine, float | None]:
+        """Return the engine that is ready, and its largest difference from the golden cases.
+
+        It is another one where the first ran out of memory, and the difference is None once `stop`
+        is set. Raises `DisagreementError`, or what the engine raises; the engine given is closed
+        where another was opened in its place.
+        """
+        given = engine
+        while True:
+            try:
+                return engine, self._prove(engine, stop)
+            except BaseException as error:
+                is_too_large = isinstance(error, DeviceMemoryError) and self.max_batch > 1
+                if not (is_too_large and self._max_batch_is_free):
+                    if engine is not given:
+                        engine.close()
+                    raise
+                reason = str(error)
+            self._limit_batches(self.max_batch // 2)
+            _log.warning(
+                "max_batch_lowered", model=self._name, max_batch=self.max_batch, detail=reason
+            )
+            engine.close()
+            engine = reopen()
+
+    def _prove(self, engine: Engine, stop: threading.Event) -> float | None:
+        pixels = golden_pattern(1, self._contract.preprocessing.crop)
+        engine.prepare(buckets(self.max_batch))
+        times = self._profile.measure(engine, pixels, buckets(self.max_batch), stop)
+        if times and self._max_batch_is_free:
+            self._limit_batches(smallest_nearly_best(times))
+            engine.prepare(buckets(self.max_batch))
+        worst, failures = 0.0, dict[str, None]()
+        for batch in buckets(self.max_batch):
+            if times is None or stop.is_set():
+                return None
+            for seconds in times.get(batch, ()):
+                self._latencies.measure(batch, seconds)
+            report = check_golden(engine, self._contract, batch)
+            worst = max(worst, report.max_abs_diff)
+            failures |= dict.fromkeys(report.failures)
+            for warning in report.warnings if batch == 1 else ():
+                _log.warning("golden_case", model=self._name, detail=warning)
+        if failures:
+            raise DisagreementError("; ".join(failures))
+        return worst
+
+    def _limit_batches(self, max_batch: int) -> None:
+        self.max_batch = max_batch
+        self.on_max_batch(max_batch)
+
+
+def buckets(max_batch: int) -> list[int]:
+    """Batch sizes to be ready for: 1, 2, 4, ... and `max_batch`."""
+    sizes = [1]
+    while sizes[-1] * 2 < max_batch:
+        sizes.append(sizes[-1] * 2)
+    return sizes if max_batch == 1 else [*sizes, max_batch]
