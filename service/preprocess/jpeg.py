@@ -390,21 +390,14 @@ def read_tables(data: bytes) -> bytes:
     return b"".join([_START, *kept, _END])
 
 
-def check_part(data: bytes, sizes: set[tuple[int, int]], channels: int) -> None:
-    """Refuse a JPEG that is part of another file's image if it is not what that says.
+def check_part(part: bytes, tables: bytes, sizes: set[tuple[int, int]], channels: int) -> None:
+    """Refuse a JPEG that is part of another file's image if it is not what that says, or not whole.
 
-    It may lack tables. Raises `RequestError`.
-    """
-    part = read(data, sys.maxsize, _MOST_PIECES_OF_PART)
-    if part.size not in sizes or part.channels != channels:
-        raise corrupt("a part of it is of another size than its header says")
-
-
-def check_whole(part: bytes, tables: bytes) -> None:
-    """Refuse such a part if data are missing for some of its pixels; it may lack these tables.
-
-    `tables` are as `read_tables` returns them. Raises `TruncatedImageError`, or whatever a decoding
-    library makes of bad data.
+    It may lack tables, which are then as `read_tables` returns them. Raises `RequestError`, or
+    whatever a decoding library makes of bad data.
     """
     joined = tables.removesuffix(_END) + part.removeprefix(_START) if tables else part
-    read(joined, sys.maxsize, 2 * _MOST_PIECES_OF_PART).check_whole()
+    image = read(joined, sys.maxsize, 2 * _MOST_PIECES_OF_PART)
+    if image.size not in sizes or image.channels != channels:
+        raise corrupt("a part of it is of another size than its header says")
+    image.check_whole()
