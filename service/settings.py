@@ -86,7 +86,7 @@ class Settings(BaseModel):
     )
     models: Path | None = Field(
         None,
-        description="folder of model files (NAME.onnx or NAME/VERSION.onnx), or a single model file",
+        description="folder of model files (NAME.onnx or NAME/VERSION.onnx), or one such file",
     )
     strict_models: bool = Field(
         False,
@@ -95,11 +95,11 @@ class Settings(BaseModel):
     )
     builtin: bool = Field(
         False,
-        description="also serve the built-in model when --models is set (without --models it is the "
-        "only one)",
+        description="also serve the built-in model with --models (without --models, it is always "
+        "served)",
     )
     default_model: str | None = Field(
-        None, description="model for requests that do not name one; only needed with several models"
+        None, description="model for requests that do not name one; needed only with several"
     )
     provider: ProviderName = Field(
         AUTO, description="where models run; auto uses CUDA if it works, otherwise the CPU"
@@ -138,8 +138,8 @@ class Settings(BaseModel):
         0,
         ge=0,
         le=1024,
-        description=f"maximum images per batch; 0: {CPU.max_batch} on the CPU; on a GPU, measured at "
-        f"startup, up to {CUDA.max_batch}",
+        description=f"maximum images per batch; 0: {CPU.max_batch} on the CPU; on a GPU, measured, "
+        f"up to {CUDA.max_batch}",
     )
     max_delay_ms: float = Field(
         0, ge=0, le=10_000, description="how long an incomplete batch waits for more images"
