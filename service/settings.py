@@ -90,13 +90,13 @@ class Settings(BaseModel):
     )
     strict_models: bool = Field(
         False,
-        description="refuse to start if any model file is broken; by default, only a broken default "
-        "model prevents startup",
+        description="refuse to start if any model file is broken; by default, only if the default "
+        "model is broken",
     )
     builtin: bool = Field(
         False,
-        description="also serve the built-in model with --models (without --models, it is always "
-        "served)",
+        description="also serve the built-in model with --models (without them, it is "
+        "always served)",
     )
     default_model: str | None = Field(
         None, description="model for requests that do not name one; needed only with several"
