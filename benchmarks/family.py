@@ -147,7 +147,7 @@ def main() -> None:
         f"`benchmarks/family.py` on {cpu_model()}: random weights, 1000 classes, 224 pixels; "
         "exported, verified, served, and one image's answer over HTTP compared with PyTorch's.",
         "",
-        "| architecture | export | file | off from PyTorch at most | over HTTP | one image |",
+        "| architecture | export | file | max error against PyTorch | over HTTP | one image |",
         "|---|--:|--:|--:|--:|--:|",
     ]
     for name in arguments.names:
