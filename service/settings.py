@@ -95,7 +95,7 @@ class Settings(BaseModel):
     )
     builtin: bool = Field(
         False,
-        description="also serve the built-in model with --models (without them, it is "
+        description="serve the built-in model alongside --models (without --models, it is "
         "always served)",
     )
     default_model: str | None = Field(
@@ -138,8 +138,8 @@ class Settings(BaseModel):
         0,
         ge=0,
         le=1024,
-        description=f"maximum images per batch; 0: {CPU.max_batch} on the CPU; on a GPU, measured, "
-        f"up to {CUDA.max_batch}",
+        description=f"maximum images per batch; 0: {CPU.max_batch} on the CPU, measured (up to "
+        f"{CUDA.max_batch}) on a GPU",
     )
     max_delay_ms: float = Field(
         0, ge=0, le=10_000, description="how long an incomplete batch waits for more images"
