@@ -2,8 +2,8 @@
 
     python benchmarks/accuracy_http.py VALIDATION_TAR [--url URL] [--limit N] [--checkpoint FILE]
 
-With `--checkpoint` (the trained weights of the built-in model's architecture) the same images go
-through PyTorch as it was trained, decoded by plain Pillow, and both are printed.
+With `--checkpoint` (trained weights of the built-in model's architecture), the same images are also
+decoded with plain Pillow and classified in PyTorch, and both results are printed.
 """
 
 from __future__ import annotations

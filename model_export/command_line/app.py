@@ -72,4 +72,4 @@ def program(
         typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version."),
     ] = False,
 ) -> None:
-    """Make verified model files for resnet-serve."""
+    """Create verified model files for resnet-serve."""
