@@ -5,9 +5,9 @@
 Each file is read and decoded in its own process. Memory is the process's peak above its previous
 usage; it is shown with the estimate that counts against `max_decoding_bytes`, which must not be
 lower. Each crafted file is compared with an honest image of the same format and as many pixels as
-it has or, if it is refused, claims (at least 64 x 64). It may take twice the time plus 10 ms plus 2 ms
-per MB of the file, and the same memory plus 20 MB plus the file's size. The exit status is 1 if any
-takes more.
+it has or, if it is refused, claims (at least 64 x 64). It may take twice the time plus 10 ms plus
+2 ms per MB of the file, and the same memory plus 20 MB plus the file's size. The exit status is 1
+if any takes more.
 """
 
 from __future__ import annotations

@@ -148,7 +148,7 @@ class Settings(BaseModel):
         30_000, description="timeout for requests without X-Request-Timeout-Ms"
     )
     model_timeout_ms: dict[str, Milliseconds] = Field(
-        {}, description="the same for individual models, e.g. resnet50=2000,tiny=500"
+        {}, description="request timeout for individual models, e.g. resnet50=2000,tiny=500"
     )
     max_queue: Count = Field(
         256,
