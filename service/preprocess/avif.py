@@ -15,7 +15,6 @@ from service.preprocess import heif
 from service.preprocess.bits import Bits
 from service.preprocess.color import to_rgb
 from service.preprocess.encoded import (
-    MAX_PIECES,
     TURNS,
     corrupt,
     open_as,
@@ -23,6 +22,7 @@ from service.preprocess.encoded import (
     turned_size,
     unsupported,
 )
+from service.preprocess.heif_budget import Budget
 from service.preprocess.limits import check_size
 
 BRANDS = frozenset({b"avif", b"avis"})
@@ -61,7 +61,7 @@ def read(data: bytes, max_pixels: int) -> AvifImage:
     deep = False
     for item in file.pictures(data, CODED):
         deep = deep or _is_deep(item, data)
-        _check(item.payload(data), item.size(data))
+        _check(item.payload(data), item.size(data), file.budget)
     turn, aperture = file.orientation(data), file.aperture(data)
     left, top, right, bottom = aperture
     width, height = turned_size((right - left, bottom - top), turn)
@@ -76,13 +76,13 @@ def read(data: bytes, max_pixels: int) -> AvifImage:
     )
 
 
-def _check(stream: bytes, size: tuple[int, int]) -> None:
+def _check(stream: bytes, size: tuple[int, int], budget: Budget) -> None:
     """Refuse frames of another size than told, or many of them."""
     frames, told = 0, False
-    for kind, unit in _units(stream):
+    for kind, unit in _units(stream, budget):
         if kind == _SEQUENCE:
             told = True
-            if _sequence_size(unit) != size:
+            if budget.header_size(unit, _sequence_size) != size:
                 raise corrupt("its frames are of another size than its header says")
         frames += kind in {_FRAME_HEADER, _FRAME}
     if not told:
@@ -97,12 +97,11 @@ def _is_deep(item: heif.Item, data: bytes) -> bool:
     return bool(flags & 64)
 
 
-def _units(stream: bytes) -> Iterator[tuple[int, bytes]]:
+def _units(stream: bytes, budget: Budget) -> Iterator[tuple[int, bytes]]:
     """Return each unit's type, and the beginning of its content."""
     at = 0
-    for _ in range(MAX_PIECES):
-        if at >= len(stream):
-            return
+    while at < len(stream):
+        budget.take()
         head = stream[at]
         at += 1 + (head >> 2 & 1)
         if head >> 1 & 1:
@@ -113,7 +112,6 @@ def _units(stream: bytes) -> Iterator[tuple[int, bytes]]:
             raise truncated()
         yield head >> 3 & 15, stream[at : at + min(length, _HEADER_BYTES)]
         at += length
-    raise corrupt("it is in far too many pieces")
 
 
 def _leb128(stream: bytes, at: int) -> tuple[int, int]:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from service.preprocess.encoded import truncated
+from service.preprocess.encoded import corrupt, truncated
+
+_MOST_ZEROS = 32  # before a number that is counted
 
 
 class Bits:
@@ -20,8 +22,13 @@ class Bits:
         return self._value >> self._left & (1 << count) - 1
 
     def take_counted(self) -> int:
-        """Return a number whose length is told by zeros before it (Exp-Golomb, `ue` and `uvlc`)."""
+        """Return a number whose length is told by zeros before it (Exp-Golomb, `ue` and `uvlc`).
+
+        Raises `CorruptImageError` if it is longer than any number may be.
+        """
         zeros = 0
         while not self.take(1):
             zeros += 1
+            if zeros > _MOST_ZEROS:
+                raise corrupt("a number in the header of its frames has no end")
         return (1 << zeros) - 1 + self.take(zeros)

@@ -36,7 +36,7 @@ _OTHER_KINDS = {4: "an embedded JPEG", 5: "an embedded PNG"}
 _OTHER_OS2_KINDS = {3: "Huffman codes", 4: "run lengths of 24 bits"}
 _555 = (0x7C00, 0x03E0, 0x001F, 0)
 _888 = (0xFF0000, 0xFF00, 0xFF, 0)
-_BYTES_PER_PIXEL, _BYTES_PER_RUN_PIXEL, _BYTES_PER_MASKED_PIXEL = 12, 18, 24  # measured
+_BYTES_PER_PIXEL, _BYTES_PER_MASKED_PIXEL = 12, 24  # measured
 
 _Masks = tuple[int, int, int, int]
 """Bits of red, green, blue and alpha in a pixel; none of them where there is no such channel."""
@@ -62,7 +62,7 @@ class BmpImage(EncodedImage):
     def peak_bytes(self) -> int:
         """Estimate the peak of memory that decoding takes."""
         each = _BYTES_PER_MASKED_PIXEL if self.bits in {16, 32} else _BYTES_PER_PIXEL
-        return self.pixels * (_BYTES_PER_RUN_PIXEL if self.is_in_runs else each)
+        return self.pixels * each
 
     def to_rgb(self) -> Image.Image:
         """Decode to RGB, on white where there is alpha at all."""

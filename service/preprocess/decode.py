@@ -154,7 +154,7 @@ def _is_reduced(size: tuple[int, int], preprocessing: Preprocessing, policy: Dec
 def _plain_image(
     data: bytes, size: tuple[int, int], preprocessing: Preprocessing
 ) -> DecodedImage | None:
-    pixels = decode_plain(data)
+    pixels = decode_plain(data, size)
     if pixels is None:
         return None
     if pixels.shape[:2] != (preprocessing.resize,) * 2 or preprocessing.crop < len(pixels):

@@ -17,11 +17,8 @@ from service.errors import HeicNotSupportedError
 from service.preprocess import heif
 from service.preprocess.bits import Bits
 from service.preprocess.color import to_rgb
-from service.preprocess.encoded import (
-    MAX_PIECES,
-    corrupt,
-    truncated,
-)
+from service.preprocess.encoded import corrupt, truncated
+from service.preprocess.heif_budget import Budget, Size
 from service.preprocess.limits import check_size
 
 BRANDS = frozenset({b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx"})
@@ -34,6 +31,8 @@ _PIXELS_BELOW = 32
 _MAX_FRAMES = 2
 _CONFIGURATION = 22  # bytes of an hvcC box before its lists of units
 _LARGEST_BLOCK = 64  # pictures are coded in blocks, and cut to their size
+_HEADER_BYTES = 514  # a sequence's header is shorter up to its size
+_MAX_SETS = 16  # of parameters in an hvcC box: encoders write three, and some a note of their own
 
 
 @dataclass(kw_only=True)
@@ -74,10 +73,15 @@ def read(data: bytes, max_pixels: int) -> HeicImage:
     file = heif.read(data)
     size = file.size(data)
     check_size(*size, max_pixels)
-    deep = False
+    deep, configurations = False, dict[tuple[int, int], _Configuration]()
     for item in file.pictures(data, CODED):
         deep = deep or _is_deep(item, data)
-        _check(data, item)
+        place = next(((s, e) for kind, s, e in item.properties if kind == b"hvcC"), None)
+        if place is None:
+            raise corrupt("its frames have no header")
+        if place not in configurations:  # which items may share
+            configurations[place] = _configuration(data[slice(*place)], file.budget)
+        _check(data, item, configurations[place], file.budget)
     width, height = file.upright_size(data)
     return HeicImage(
         width=width,
@@ -88,19 +92,21 @@ def read(data: bytes, max_pixels: int) -> HeicImage:
     )
 
 
-def _check(data: bytes, item: heif.Item) -> None:
+@dataclass(frozen=True)
+class _Configuration:
+    """What an hvcC box says of the pictures that it goes with."""
+
+    length_size: int  # bytes of each unit's length
+    sizes: list[Size]  # by the sequence headers in it
+
+
+def _check(data: bytes, item: heif.Item, configuration: _Configuration, budget: Budget) -> None:
     """Refuse frames of another size than told, or many of them."""
-    where = next(((s, e) for kind, s, e in item.properties if kind == b"hvcC"), None)
-    if where is None:
-        raise corrupt("its frames have no header")
-    configuration = data[where[0] : where[1]]
-    if len(configuration) <= _CONFIGURATION:
-        raise truncated()
-    frames, sizes = 0, [_sequence_size(unit) for unit in _configured(configuration)]
-    for unit in _units(item.payload(data), (configuration[21] & 3) + 1):
+    frames, sizes = 0, [*configuration.sizes]
+    for unit in _units(item.payload(data), configuration.length_size, budget):
         kind = unit[0] >> 1 & 63
         if kind == _SEQUENCE:
-            sizes.append(_sequence_size(unit))
+            sizes.append(_size(unit, budget))
         frames += kind < _PIXELS_BELOW and len(unit) > 2 and unit[2] >> 7  # its first slice
     told = item.size(data)
     if not sizes or any(
@@ -119,42 +125,51 @@ def _is_deep(item: heif.Item, data: bytes) -> bool:
     return where is None or bool((data[where + 17] | data[where + 18]) & 7)
 
 
-def _configured(configuration: bytes) -> Iterator[bytes]:
-    """Return the sequence headers of an hvcC box (ISO/IEC 14496-15, section 8.3.3)."""
-    at = _CONFIGURATION + 1
-    for _ in range(configuration[_CONFIGURATION]):
-        if at + 3 > len(configuration):
+def _configuration(box: bytes, budget: Budget) -> _Configuration:
+    """Read an hvcC box (ISO/IEC 14496-15, section 8.3.3)."""
+    if len(box) <= _CONFIGURATION:
+        raise truncated()
+    at, left, sizes = _CONFIGURATION + 1, _MAX_SETS, list[Size]()
+    for _ in range(box[_CONFIGURATION]):
+        if at + 3 > len(box):
             raise truncated()
-        kind, count = configuration[at] & 63, int.from_bytes(configuration[at + 1 : at + 3])
-        at += 3
+        kind, count = box[at] & 63, int.from_bytes(box[at + 1 : at + 3])
+        at, left = at + 3, left - count
+        if left < 0:
+            raise corrupt(f"its frames have more than {_MAX_SETS} sets of parameters")
+        budget.take(1 + count)
         for _ in range(count):
-            length = int.from_bytes(configuration[at : at + 2])
-            unit = configuration[at + 2 : at + 2 + length]
+            length = int.from_bytes(box[at : at + 2])
+            unit = box[at + 2 : at + 2 + length]
             if len(unit) < max(length, 2):
                 raise truncated()
             if kind == _SEQUENCE:
-                yield unit
+                sizes.append(_size(unit, budget))
             at += 2 + length
+    return _Configuration((box[21] & 3) + 1, sizes)
 
 
-def _units(stream: bytes, length_size: int) -> Iterator[bytes]:
+def _units(stream: bytes, length_size: int, budget: Budget) -> Iterator[bytes]:
     """Return the units of an item, each of which follows its length."""
     at = 0
-    for _ in range(MAX_PIECES):
-        if at >= len(stream):
-            return
+    while at < len(stream):
+        budget.take()
         length = int.from_bytes(stream[at : at + length_size])
         unit = stream[at + length_size : at + length_size + length]
         if len(unit) < max(length, 2):
             raise truncated()
         yield unit
         at += length_size + length
-    raise corrupt("it is in far too many pieces")
 
 
-def _sequence_size(unit: bytes) -> tuple[int, int]:
-    """Return width and height of coded pictures (ITU-T H.265, section 7.3.2.2)."""
-    bits = Bits(unit[2:514].replace(b"\0\0\3", b"\0\0"))
+def _size(unit: bytes, budget: Budget) -> Size:
+    """Return width and height of coded pictures by a sequence's header."""
+    return budget.header_size(unit[:_HEADER_BYTES], _sequence_size)
+
+
+def _sequence_size(unit: bytes) -> Size:
+    """Read width and height (ITU-T H.265, section 7.3.2.2)."""
+    bits = Bits(unit[2:].replace(b"\0\0\3", b"\0\0"))
     bits.take(4)
     layers = bits.take(3)
     bits.take(1 + 88 + 8)  # the general profile and level

@@ -12,13 +12,13 @@ from fractions import Fraction
 
 from service.errors import RequestError
 from service.preprocess.encoded import (
-    MAX_PIECES,
     EncodedImage,
     area,
     corrupt,
     truncated,
     unsupported,
 )
+from service.preprocess.heif_budget import Budget
 
 SIGNATURE = rb"....ftyp"
 """A pattern; the brands that follow tell what it is."""
@@ -28,6 +28,7 @@ BRANDS = frozenset({b"mif1", b"miaf"})
 
 _FULL = 4  # bytes of version and flags, which most boxes begin with
 _MAX_ITEMS, _MAX_BRANDS = 4096, 64
+_PARTS, _BESIDE = b"dimg", b"auxl"  # ways to refer to items: as a grid's parts, as an alpha's image
 _DERIVED = {b"iovl": "an overlay", b"iden": "derived from another"}  # items that are no grids
 _EXIF_BY_TURN = {  # quarters turned to the left, and then mirrored along an axis or not at all
     (0, None): 1, (1, None): 8, (2, None): 3, (3, None): 6,
@@ -75,7 +76,13 @@ class Heif:
     items: dict[int, Item]
     parts: dict[int, list[int]]  # of grids: the items that they are made of
     beside: dict[int, list[int]]  # of alpha and the like: the items that they go with
-    end: int  # of the boxes that hold all of these
+    outer: list[_Box]  # those that hold all of these, and what lies between them
+    budget: Budget  # what is left of it for the items
+
+    @property
+    def end(self) -> int:
+        """Return where the last of the boxes ends that hold the image."""
+        return self.outer[-1][2]
 
     def size(self, data: bytes) -> tuple[int, int]:
         """Return the primary image's width and height, as coded."""
@@ -175,11 +182,10 @@ def _brands_end(data: bytes) -> int:
     return min(int.from_bytes(data[:4]), len(data), 8 + 4 * _MAX_BRANDS) - 3
 
 
-def boxes(data: bytes, at: int, end: int) -> Iterator[_Box]:
+def boxes(data: bytes, at: int, end: int, budget: Budget) -> Iterator[_Box]:
     """Return the boxes that lie between two places. Raises `RequestError` if one reaches beyond."""
-    for _ in range(MAX_PIECES):
-        if at >= end:
-            return
+    while at < end:
+        budget.take()
         size, kind = struct.unpack_from(">I4s", data, at)
         start = at + 8
         if size == 1:
@@ -193,7 +199,6 @@ def boxes(data: bytes, at: int, end: int) -> Iterator[_Box]:
             raise truncated()
         yield kind, start, at + size
         at += size
-    raise corrupt("it is in far too many pieces")
 
 
 def still(data: bytes, file: Heif, brand: bytes) -> bytes:
@@ -201,7 +206,7 @@ def still(data: bytes, file: Heif, brand: bytes) -> bytes:
     patched = bytearray(memoryview(data)[: file.end])
     for at in (8, *range(16, _brands_end(data), 4)):  # of a sequence's, decoders want the film
         patched[at : at + 4] = brand
-    for kind, start, _ in boxes(data, 0, file.end):
+    for kind, start, _ in file.outer:
         if kind == b"moov":  # its length may follow its name
             at = start - 4 if data[start - 4 : start] == kind else start - 12
             patched[at : at + 4] = b"free"
@@ -219,27 +224,27 @@ def read(data: bytes) -> Heif:
         if whole < len(data):
             raise truncated()
         raise unsupported("films and sequences without a still image", "still images are")
-    found: dict[bytes, tuple[int, int]] = {}
-    for kind, start, end in boxes(data, meta[1] + _FULL, meta[2]):
+    found, budget = dict[bytes, tuple[int, int]](), Budget.of(data)
+    for kind, start, end in boxes(data, meta[1] + _FULL, meta[2], budget):
         if kind in found:
             raise corrupt(f"its box {kind.decode('latin-1')} is there twice")
         found[kind] = start, end
     for kind in (b"pitm", b"iinf", b"iloc", b"iprp"):
         if kind not in found:
             raise corrupt(f"its box {kind.decode('latin-1')} is missing")
-    items = _items(data, *found[b"iinf"])
-    _places(data, found[b"iloc"], (0, whole), found.get(b"idat"), items)
-    _properties(data, *found[b"iprp"], items)
-    parts, beside = dict[int, list[int]](), dict[int, list[int]]()
+    items = _items(data, *found[b"iinf"], budget)
+    _places(data, found[b"iloc"], (0, whole), found.get(b"idat"), items, budget)
+    _properties(data, *found[b"iprp"], items, budget)
+    references: dict[bytes, dict[int, list[int]]] = {_PARTS: {}, _BESIDE: {}}
     if b"iref" in found:
-        parts = _references(data, *found[b"iref"], b"dimg")
-        beside = _references(data, *found[b"iref"], b"auxl")
+        _refer(data, *found[b"iref"], references, budget)
     start, _ = found[b"pitm"]
     primary = _uint(data, start + _FULL, 4 if data[start] else 2)
     if primary not in items:
         raise corrupt("its primary item is missing")
     last = max([meta[2], *(place[1] for item in items.values() for place in item.places)])
-    return Heif(primary, items, parts, beside, min(box[2] for box in outer if box[2] >= last))
+    end = next(i for i, box in enumerate(outer) if box[2] >= last)
+    return Heif(primary, items, references[_PARTS], references[_BESIDE], outer[: end + 1], budget)
 
 
 def _outer(data: bytes) -> tuple[list[_Box], int]:
@@ -249,7 +254,7 @@ def _outer(data: bytes) -> tuple[list[_Box], int]:
     """
     found, at = list[_Box](), 0
     try:
-        for box in boxes(data, 0, len(data)):
+        for box in boxes(data, 0, len(data), Budget.of(data)):
             found.append(box)
             at = box[2]
     except (RequestError, struct.error):
@@ -258,10 +263,10 @@ def _outer(data: bytes) -> tuple[list[_Box], int]:
     return found, at
 
 
-def _items(data: bytes, start: int, end: int) -> dict[int, Item]:
+def _items(data: bytes, start: int, end: int, budget: Budget) -> dict[int, Item]:
     items: dict[int, Item] = {}
     count_size = 4 if data[start] else 2
-    for kind, at, _ in boxes(data, start + _FULL + count_size, end):
+    for kind, at, _ in boxes(data, start + _FULL + count_size, end, budget):
         version = data[at]
         if kind != b"infe" or version < 2:
             continue
@@ -280,6 +285,7 @@ def _places(
     file: tuple[int, int],
     idat: tuple[int, int] | None,
     items: dict[int, Item],
+    budget: Budget,
 ) -> None:
     """Note where each item's bytes lie."""
     start, _ = iloc
@@ -287,7 +293,7 @@ def _places(
     offset_size, length_size = data[start + 4] >> 4, data[start + 4] & 15
     base_size, index_size = data[start + 5] >> 4, data[start + 5] & 15 if version else 0
     wide = 4 if version == 2 else 2
-    at, left = start + 6 + wide, MAX_PIECES
+    at = start + 6 + wide
     for _ in range(_uint(data, start + 6, wide)):
         number, method = _uint(data, at, wide), 0
         at += wide
@@ -296,9 +302,7 @@ def _places(
         base = _uint(data, at + 2, base_size)
         extents = _uint(data, at + 2 + base_size, 2)
         at += 4 + base_size
-        left -= 1 + extents
-        if left < 0:
-            raise corrupt("its items are in far too many pieces")
+        budget.take(1 + extents)
         item = items.get(number)
         for _ in range(extents):
             offset = base + _uint(data, at + index_size, offset_size)
@@ -320,27 +324,27 @@ def _place(
     return first + offset, end
 
 
-def _properties(data: bytes, start: int, end: int, items: dict[int, Item]) -> None:
+def _properties(data: bytes, start: int, end: int, items: dict[int, Item], budget: Budget) -> None:
     """Note which properties each item has."""
     properties = list[_Box]()
-    for kind, at, box_end in boxes(data, start, end):
+    for kind, at, box_end in boxes(data, start, end, budget):
         if kind == b"ipco":
-            properties = list(boxes(data, at, box_end))
+            properties = list(boxes(data, at, box_end, budget))
         elif kind == b"ipma":
-            _associate(data, at, properties, items)
+            _associate(data, at, properties, items, budget)
 
 
-def _associate(data: bytes, start: int, properties: list[_Box], items: dict[int, Item]) -> None:
+def _associate(
+    data: bytes, start: int, properties: list[_Box], items: dict[int, Item], budget: Budget
+) -> None:
     number_size = 4 if data[start] else 2
     index_size = 2 if data[start + 3] & 1 else 1
-    at, left = start + _FULL + 4, 4 * MAX_PIECES
+    at = start + _FULL + 4
     for _ in range(_uint(data, start + _FULL, 4)):
         item = items.get(_uint(data, at, number_size))
         count = data[at + number_size]
         at += number_size + 1
-        left -= 1 + count
-        if left < 0:
-            raise corrupt("its items have far too many properties")
+        budget.take(1 + count)
         for _ in range(count):
             index = _uint(data, at, index_size) & (1 << 8 * index_size - 1) - 1
             at += index_size
@@ -348,18 +352,26 @@ def _associate(data: bytes, start: int, properties: list[_Box], items: dict[int,
                 item.properties.append(properties[index - 1])
 
 
-def _references(data: bytes, start: int, end: int, wanted: bytes) -> dict[int, list[int]]:
-    """Return the items that others refer to in some way. Raises `CorruptImageError` if twice."""
+def _refer(
+    data: bytes,
+    start: int,
+    end: int,
+    wanted: dict[bytes, dict[int, list[int]]],
+    budget: Budget,
+) -> None:
+    """Note the items that others refer to, in the ways that are wanted.
+
+    Raises `CorruptImageError` if one refers to another twice.
+    """
     size = 4 if data[start] else 2
-    parts: dict[int, list[int]] = {}
-    for kind, at, _ in boxes(data, start + _FULL, end):
-        if kind == wanted:
+    for kind, at, _ in boxes(data, start + _FULL, end, budget):
+        if kind in wanted:
             count, first = _uint(data, at + size, 2), at + size + 2
+            budget.take(count)
             numbers = [_uint(data, first + size * i, size) for i in range(count)]
-            if len(set(numbers)) < count or len(parts) >= _MAX_ITEMS:
-                raise corrupt("one of its items refers to another twice, or far too many do")
-            parts[_uint(data, at, size)] = numbers
-    return parts
+            if len(set(numbers)) < count:
+                raise corrupt("one of its items refers to another twice")
+            wanted[kind][_uint(data, at, size)] = numbers
 
 
 def _aperture(size: tuple[int, int], box: bytes) -> tuple[int, int, int, int]:

@@ -12,6 +12,7 @@ import sys
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from itertools import takewhile
 
 import numpy as np
 import simplejpeg
@@ -30,26 +31,25 @@ from service.preprocess.encoded import (
     unsupported,
 )
 from service.preprocess.limits import check_size
-from service.preprocess.plain_jpeg import UNDOCUMENTED
+from service.preprocess.plain_jpeg import BEFORE_END, UNDOCUMENTED
 
 SIGNATURE = b"\xff\xd8\xff"
 
 _START, _END, _LINES = b"\xff\xd8", b"\xff\xd9", b"\xff\xdc"
+_START_OF_SCAN, _INTERVAL = b"\xff\xda", b"\xff\xdd"
 _APP0, _EXIF, _ADOBE, _SCAN, _ARITHMETIC = 0xE0, 0xE1, 0xEE, 0xDA, 0xCC
 # That it is there is all that counts of it, and the decoder warns of odd versions.
 _JFIF = b"\xff\xe0\0\x10JFIF\0\1\1\0\0\1\0\1\0\0"
 _LEAST_ADOBE = 16  # bytes
 _TABLES = {0xC4, 0xDB, 0xDD, _ARITHMETIC}  # of codes, of quantisation, the restart interval
-_CODES = bytes(
-    i * 89 % 251 for i in range(1, 251)
-)  # of some pixels; behind the last ones they are nothing
-# Where a restart is due, libjpeg stops at one of the next two, so that either has another first.
-_MORE = tuple(
-    _CODES
-    + b"".join(bytes([0xFF, 0xD0 | number & 7]) + _CODES for number in range(first, first + 8))
-    for first in (0, 4)
-)
-_MISSING = re.compile("premature end|found marker 0xd9 instead of RST")  # what libjpeg warns of
+# Of some pixels, if any are missing; behind the last ones they are nothing.
+_CODES = bytes(i * 89 % 251 for i in range(1, 251))
+# What libjpeg warns of (and only the first of it is told): pixels are missing, or they are of
+# damaged codes, or it is of no pixel. All else is an error, or what simplejpeg can't do.
+_MISSING = re.compile("premature end|instead of RST")
+_DAMAGED = re.compile("bad (Huffman|arithmetic) code")
+_WARNING = re.compile("Corrupt JPEG data|Unknown Adobe|Inconsistent progression|.*SOS parameters")
+_RESTARTS = [bytes([0xFF, 0xD0 | number]) for number in range(8)]
 _FILL = re.compile(rb"\xff+", re.DOTALL)  # which encoders may put before a marker
 # Within a scan 0 after FF is a pixel's, and eight markers are restarts.
 _AFTER_SCAN = re.compile(rb"\xff([\x01-\xcf\xd8-\xfe])", re.DOTALL)
@@ -63,6 +63,11 @@ _OTHER_FRAMES = {
 }  # fmt: skip
 _ACCEPTED = "JPEGs of 8 bits and 1, 3 or 4 colours are"
 
+# Of a JPEG that is part of another file's image, which has many such parts: encoders write some ten
+# segments. All tables that a JPEG can have are 2.8 KB.
+_MOST_PIECES_OF_PART, _MOST_BYTES_OF_TABLES = 64, 4096
+_EMPTY_SCAN = b"\xff\xda\0\2"
+
 # Each scan goes over all pixels. Encoders make ten of them, those that try for the smallest file
 # some twenty.
 _MAX_SCANS = 32
@@ -73,6 +78,7 @@ BYTES_PER_PIXEL = 8
 """At most, of an image that is decoded at its full size; of CMYK two more."""
 
 _BYTES_PER_COEFFICIENT = 2
+_ROWS_AT_ONCE = 256
 
 
 @dataclass(kw_only=True)
@@ -105,59 +111,92 @@ class JpegImage(EncodedImage):
         width, height = self.decoded_size
         each = BYTES_PER_PIXEL + 2 * (self.channels == _CMYK)
         kept = _BYTES_PER_COEFFICIENT * self.channels if self.in_scans else 0
-        return len(self.data) + each * width * height + kept * self.width * self.height
+        # The file, and once more with what is added to see if any pixel is missing.
+        return 2 * len(self.data) + each * width * height + kept * self.width * self.height
 
     def to_rgb(self) -> Image.Image:
-        """Decode to RGB.
+        """Decode to RGB, twice where the decoder warns of something that may be no pixel's.
 
         Raises `TruncatedImageError` where data are missing for some pixels, whether or not the
         image's end is marked: libjpeg makes grey of them, with a warning that only simplejpeg
-        raises. Other warnings, as of bytes between segments, are of no pixel, and no reason to
-        refuse. Progressive images whose last refinements were left out count as whole.
+        raises. Warnings of damaged codes are raised as `CorruptImageError`; others, as of bytes
+        between segments, are of no pixel, and no reason to refuse. Progressive images whose last
+        refinements were left out count as whole.
         """
-        pixels = self._without_warning()
-        if pixels is not None:
-            return Image.fromarray(pixels)
-        return to_rgb(self._by_pillow(self.data))
-
-    def _without_warning(self) -> NDArray[np.uint8] | None:
-        """Decode to RGB [height, width, 3] just as Pillow does; None if that is left to it."""
-        if self.channels == _CMYK:
-            self.check_whole()
-            return None
-        pixels = self._checked("RGB", self.decoded_size)
-        width, height = self.decoded_size
-        return pixels if pixels is not None and pixels.shape == (height, width, 3) else None
+        (width, height), is_cmyk = self.decoded_size, self.channels == _CMYK
+        pixels = np.empty((height, width, 4 if is_cmyk else 3), np.uint8)
+        warning = self._decode(self.data, pixels)
+        if warning and not self._is_of_no_pixel(warning):
+            if not _WARNING.match(warning):
+                return to_rgb(self._whole_by_pillow())
+            found = zlib.crc32(pixels.data)
+            self._decode(self._with_more(), pixels, strict=False)
+            if zlib.crc32(pixels.data) != found:
+                raise truncated()
+        if is_cmyk:  # which Photoshop inverts, and all have followed it
+            return to_rgb(Image.fromarray(np.subtract(255, pixels, out=pixels), "CMYK"))
+        return Image.fromarray(pixels)
 
     def check_whole(self) -> None:
-        """Refuse an image as `to_rgb` does, but make no picture of it."""
-        self._checked("CMYK" if self.channels == _CMYK else "GRAY", (1, 1))
+        """Refuse an image as `to_rgb` does; made as small as may be where that is enough.
 
-    def _checked(self, colors: str, least: tuple[int, int]) -> NDArray[np.uint8] | None:
-        """Decode as small as may be; None if there was a warning, and yet no pixel is missing."""
+        All codes are gone through for that, and of the colours nothing but brightness is made.
+        """
+        least = np.empty((-(-self.height // 8), -(-self.width // 8), 4), np.uint8)
+        warning = self._decode(self.data, least, "CMYK" if self.channels == _CMYK else "GRAY")
+        if warning and not self._is_of_no_pixel(warning):
+            self.to_rgb()
+
+    def _decode(
+        self, data: bytes, pixels: NDArray[np.uint8], colors: str = "", *, strict: bool = True
+    ) -> str:
+        """Decode into pixels of RGB or CMYK, or of the colours said.
+
+        Returns the first warning or the error, or "". Where not `strict`, warnings are passed over,
+        and errors raised.
+        """
+        colors = colors or ("CMYK" if self.channels == _CMYK else "RGB")
+        least = (0, 0) if pixels.shape[:2] == (self.height, self.width) else pixels.shape[:2]
         try:
-            pixels: NDArray[np.uint8] = simplejpeg.decode_jpeg(
-                self.data, colors, min_height=least[1], min_width=least[0]
+            simplejpeg.decode_jpeg(
+                data, colors, min_height=least[0], min_width=least[1], buffer=pixels, strict=strict
             )
         except UNDOCUMENTED as error:
-            self._check_warning(str(error))
-            return None
-        return pixels
+            if not strict:
+                raise
+            return repr(error) if not isinstance(error, ValueError) else str(error)
+        return ""
 
-    def _check_warning(self, warning: str) -> None:
-        """Refuse an image whose data end early, after the first warning of decoding it.
+    def _is_of_no_pixel(self, warning: str) -> bool:
+        """Return whether no pixel can be missing, by the first warning of decoding the image.
 
-        That may be of something else, or of a sampling that simplejpeg has no name for. Then more
-        data change the pixels if some are missing.
+        Raises `TruncatedImageError` or `CorruptImageError` where it tells of some that are.
         """
         if _MISSING.search(warning):
             raise truncated()
-        found, scans = self._checksum(self.data), self.data.removesuffix(_END)
-        if any(self._checksum(scans + more + _END) != found for more in _MORE):
-            raise truncated()
+        if _DAMAGED.search(warning):
+            raise corrupt("the codes of some of its pixels are damaged")
+        # Where all pixels are in one piece, all were read by then.
+        return BEFORE_END in warning and not self.in_scans and _INTERVAL not in self.data
 
-    def _checksum(self, data: bytes) -> int:
-        return zlib.crc32(self._by_pillow(data).tobytes())
+    def _with_more(self) -> bytes:
+        """Return the image with further codes at its end: they change pixels if some are missing.
+
+        Where a restart is due, the decoder looks for the one that follows the last.
+        """
+        scan = self.data.rindex(_START_OF_SCAN)
+        last = max(self.data.rfind(restart, scan) for restart in _RESTARTS)
+        due = self.data[last + 1] + 1 if last >= 0 else 0
+        more = b"".join(_CODES + _RESTARTS[(due + i) & 7] for i in range(8))
+        return self.data.removesuffix(_END) + more + _CODES + _END
+
+    def _whole_by_pillow(self) -> Image.Image:
+        """Decode with Pillow, twice. Raises `TruncatedImageError` where pixels are missing."""
+        found = _checksum(self._by_pillow(self.data))
+        image = self._by_pillow(self._with_more())
+        if _checksum(image) != found:
+            raise truncated()
+        return image
 
     def _by_pillow(self, data: bytes) -> Image.Image:
         image = open_as("JPEG", data, self.size)
@@ -165,6 +204,15 @@ class JpegImage(EncodedImage):
             image.draft(image.mode, self.least_size)
         image.load()
         return image
+
+
+def _checksum(image: Image.Image) -> int:
+    """Return a checksum of the pixels, which are copied some rows at a time."""
+    checksum = 0
+    for top in range(0, image.height, _ROWS_AT_ONCE):
+        rows = image.crop((0, top, image.width, min(top + _ROWS_AT_ONCE, image.height)))
+        checksum = zlib.crc32(rows.tobytes(), checksum)
+    return checksum
 
 
 @dataclass
@@ -178,9 +226,9 @@ class _Head:
     orientation: int | None = None
 
 
-def read(data: bytes, max_pixels: int) -> JpegImage:
+def read(data: bytes, max_pixels: int, most_pieces: int = MAX_PIECES) -> JpegImage:
     """Read a JPEG's structure. Raises `RequestError` where it is broken or not supported."""
-    head = _head(data)
+    head = _head(data, most_pieces)
     height, width, channels = struct.unpack_from(">HHB", head.frame, 5)
     if width and not height and _LINES in data:
         raise unsupported("JPEGs that tell their height behind their pixels (DNL)", _ACCEPTED)
@@ -190,10 +238,11 @@ def read(data: bytes, max_pixels: int) -> JpegImage:
     end, has_end = len(data), data.endswith(_END)
     in_scans = head.kind in _PROGRESSIVE or data[head.scan + 4] < channels
     if in_scans:
-        end, has_end = _scans(data, head, channels)
-    elif not has_end:  # or something follows it
+        end, has_end = _scans(data, head, channels, most_pieces)
+    else:
         found = _AFTER_SCAN.search(data, head.scan + 4)
-        has_end = found is not None and found[1] == _END[1:]
+        if found is not None and found[1] == _END[1:]:  # what follows it, decoders pass over
+            end, has_end = found.end(), True
     parts: list[bytes | memoryview] = [_START, *head.kept]
     parts += [memoryview(data)[head.scan : end], b"" if has_end else _END]
     return JpegImage(
@@ -206,10 +255,10 @@ def read(data: bytes, max_pixels: int) -> JpegImage:
     )
 
 
-def _head(data: bytes) -> _Head:
+def _head(data: bytes, most_pieces: int) -> _Head:
     """Go through the segments before the pixels, and keep those that these depend on."""
     head = _Head()
-    for marker, segment, at in _segments(data):
+    for marker, segment, at in _segments(data, most_pieces):
         if marker == _SCAN:
             if not head.frame:
                 raise corrupt("its pixels come before its size")
@@ -232,10 +281,10 @@ def _head(data: bytes) -> _Head:
     return head
 
 
-def _segments(data: bytes) -> Iterator[tuple[int, bytes, int]]:
+def _segments(data: bytes, most: int) -> Iterator[tuple[int, bytes, int]]:
     """Return the segments up to the first scan's: the marker, all of it, and where it begins."""
     at = len(_START)
-    for _ in range(MAX_PIECES):
+    for _ in range(most):
         fill = _FILL.search(data, at)  # what lies before, decoders pass over
         if fill is None:
             raise truncated()
@@ -273,7 +322,7 @@ def _check_frame(marker: int, segment: bytes) -> None:
             raise unsupported("JPEGs whose colours have parts of others' pixels", _ACCEPTED)
 
 
-def _scans(data: bytes, head: _Head, channels: int) -> tuple[int, bool]:
+def _scans(data: bytes, head: _Head, channels: int, most_pieces: int) -> tuple[int, bool]:
     """Go through the scans of an image in several.
 
     Gives where the last one ends, and whether the image's end is marked. Raises
@@ -282,7 +331,7 @@ def _scans(data: bytes, head: _Head, channels: int) -> tuple[int, bool]:
     """
     bits = {head.frame[10 + 3 * i]: [-1] * 64 for i in range(channels)}
     at, scans = head.scan, 0
-    for _ in range(MAX_PIECES):
+    for _ in range(most_pieces):
         if data[at + 1] == _SCAN:
             scans += 1
             if scans > _MAX_SCANS:
@@ -306,31 +355,49 @@ def _scans(data: bytes, head: _Head, channels: int) -> tuple[int, bool]:
 
 
 def _note(data: bytes, at: int, bits: dict[int, list[int]], *, is_progressive: bool) -> None:
-    """Note what a scan gives: how many low bits of each coefficient are left to later ones."""
+    """Note what a scan gives: how many low bits of each coefficient are left to later ones.
+
+    Raises `CorruptImageError` if others have given some of that before (T.81, G.1.1.1.1): again and
+    again, each pass over all pixels would change nothing.
+    """
     count = data[at + 4]
     first, last, approximation = struct.unpack_from("BBB", data, at + 5 + 2 * count)
     if not is_progressive:
         first, last, approximation = 0, 63, 0
+    refines, left_after = approximation >> 4 > 0, approximation & 15
     for i in range(count):
         left = bits.get(data[at + 5 + 2 * i])
-        if left is not None:
-            left[first : last + 1] = [approximation & 15] * len(left[first : last + 1])
+        if left is None:
+            continue
+        band = left[first : last + 1]
+        if any(before >= 0 and (not refines or left_after >= before) for before in band):
+            raise corrupt("one of its scans gives again what another gave")
+        left[first : last + 1] = [left_after] * len(band)
 
 
-def check_part(data: bytes, sizes: set[tuple[int, int]], channels: int) -> None:
-    """Refuse a JPEG that is part of another file's image if it is not what that says.
+def read_tables(data: bytes) -> bytes:
+    """Return the tables that the parts of another file's image share, without anything else.
 
-    It may lack tables. Raises `RequestError`.
+    Raises `RequestError` where they are broken, or more than a JPEG can have.
     """
-    part = read(data, sys.maxsize)
-    if part.size not in sizes or part.channels != channels:
+    if not data:
+        return b""
+    begun = _START + data.removeprefix(_START).removesuffix(_END) + _EMPTY_SCAN
+    segments = takewhile(lambda each: each[0] != _SCAN, _segments(begun, _MOST_PIECES_OF_PART))
+    kept = [segment for marker, segment, _ in segments if marker in _TABLES]
+    if sum(map(len, kept)) > _MOST_BYTES_OF_TABLES:
+        raise corrupt("the tables that its parts share are more than a JPEG can have")
+    return b"".join([_START, *kept, _END])
+
+
+def check_part(part: bytes, tables: bytes, sizes: set[tuple[int, int]], channels: int) -> None:
+    """Refuse a JPEG that is part of another file's image if it is not what that says, or not whole.
+
+    It may lack tables, which are then as `read_tables` returns them. Raises `RequestError`, or
+    whatever a decoding library makes of bad data.
+    """
+    joined = tables.removesuffix(_END) + part.removeprefix(_START) if tables else part
+    image = read(joined, sys.maxsize, 2 * _MOST_PIECES_OF_PART)
+    if image.size not in sizes or image.channels != channels:
         raise corrupt("a part of it is of another size than its header says")
-
-
-def check_whole(part: bytes, tables: bytes) -> None:
-    """Refuse such a part if data are missing for some of its pixels; it may lack these tables.
-
-    Raises `TruncatedImageError`, or whatever a decoding library makes of bad data.
-    """
-    shared = tables.removeprefix(_START).removesuffix(_END)
-    read(_START + shared + part.removeprefix(_START), sys.maxsize).check_whole()
+    image.check_whole()

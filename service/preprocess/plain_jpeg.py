@@ -14,13 +14,17 @@ import numpy as np
 import simplejpeg
 from numpy.typing import NDArray
 
-# Frames that are not baseline, and segments that say how pixels are meant: EXIF and XMP (turned),
-# Adobe's (colours). JFIF and ICC profiles are in most files, and change nothing in Pillow either.
+# Frames that are not baseline, restarts (before each of which data may be missing), and segments
+# that say how pixels are meant: EXIF and XMP (turned), Adobe's (colours). JFIF and ICC profiles are
+# in most files, and change nothing in Pillow either.
 _START, _START_OF_SCAN = b"\xff\xd8", b"\xff\xda"
 _COLORS = {"YCbCr": 3, "Gray": 1}
 # What simplejpeg raises: a ValueError as it says, and what it makes of samplings without a name.
 UNDOCUMENTED = (ValueError, LookupError, TypeError, RuntimeError)
-_SPECIAL = re.compile(rb"\xff[\xc1-\xc3\xc5-\xc7\xc9-\xcb\xcd-\xcf\xe1\xe3-\xef]")
+_SPECIAL = re.compile(rb"\xff[\xc1-\xc3\xc5-\xc7\xc9-\xcb\xcd-\xcf\xdd\xe1\xe3-\xef]")
+
+BEFORE_END = "extraneous bytes before marker 0xd9"
+"""What libjpeg warns of where all pixels of the only scan have been read."""
 
 
 def plain_size(data: bytes) -> tuple[int, int] | None:
@@ -43,10 +47,11 @@ def plain_size(data: bytes) -> tuple[int, int] | None:
     return (width, height) if _COLORS.get(colors) == in_scan else None
 
 
-def decode_plain(data: bytes) -> NDArray[np.uint8] | None:
-    """Decode a JPEG that has a `plain_size` to RGB [height, width, 3]; None if it is damaged."""
+def decode_plain(data: bytes, size: tuple[int, int]) -> NDArray[np.uint8] | None:
+    """Decode a JPEG of that `plain_size` to RGB [height, width, 3]; None if it may be damaged."""
+    pixels = np.empty((size[1], size[0], 3), np.uint8)
     try:
-        pixels: NDArray[np.uint8] = simplejpeg.decode_jpeg(data, "RGB")
-    except UNDOCUMENTED:
-        return None
+        simplejpeg.decode_jpeg(data, "RGB", buffer=pixels)
+    except UNDOCUMENTED as error:
+        return pixels if BEFORE_END in str(error) else None
     return pixels

@@ -15,8 +15,17 @@ from numpy.typing import NDArray
 from service.preprocess.encoded import corrupt, truncated
 
 _END_OF_ROW, _END, _STEP = 0, 1, 2  # what a pair that begins with 0 is; more are pixels as stored
-_PAIRS_AT_ONCE = 16_384  # of up to 255 pixels each
+_PAIRS_AT_ONCE = 32_768  # of up to 255 pixels each
 _MOST_BYTES = 2 + 256  # of a command
+# Encoders write pixels with each command but the end of a row, and steps over holes, if at all.
+_PIXELS_PER_STEP, _SPARE_COMMANDS = 256, 1000
+# Pairs of a command that begins with 0, by its second byte: of 8 and of 4 bits a pixel.
+_PAIRS = (
+    np.array([1, 1, 2, *(1 + (count + 1) // 2 for count in range(3, 256))], np.intp),
+    np.array([1, 1, 2, *(1 + (count + 3) // 4 for count in range(3, 256))], np.intp),
+)
+_DOUBLINGS = 7
+_SPARE_PIXELS = 2**16  # beyond rows, besides as many as the picture has
 
 _Numbers = NDArray[np.int32]
 _Bytes = NDArray[np.uint8]
@@ -33,6 +42,18 @@ class _Picture:
     y: int = 0
 
 
+@dataclass(frozen=True)
+class _Commands:
+    """Some commands, and the bytes that they are in."""
+
+    stream: _Bytes  # up to the last one's end
+    starts: _Numbers
+    first: _Bytes  # bytes of each
+    second: _Bytes
+    stored: NDArray[np.intp]  # those of pixels as they are
+    breaks: NDArray[np.intp]  # those behind which the next pixel is elsewhere: ends of rows, steps
+
+
 def unpack(data: bytes | memoryview, size: tuple[int, int], *, four_bits: bool) -> _Bytes:
     """Unpack palette indices, uint8 [height, width], rows in the order in which they are stored.
 
@@ -43,7 +64,9 @@ def unpack(data: bytes | memoryview, size: tuple[int, int], *, four_bits: bool) 
     width, height = size
     picture = _Picture(width, height, np.zeros(width * height, np.uint8))
     end, at = len(data) + len(data) % 2, 0
-    left = 2 * width * height + 4 * height + 1000
+    left = width * height + 2 * height + _SPARE_COMMANDS
+    steps_left = width * height // _PIXELS_PER_STEP + 2 * height + _SPARE_COMMANDS
+    pixels_left = 2 * width * height + _SPARE_PIXELS
     while picture.y < height:
         if at >= end and (picture.y, picture.x) >= (height - 1, width):
             break  # without a mark of its end
@@ -53,21 +76,41 @@ def unpack(data: bytes | memoryview, size: tuple[int, int], *, four_bits: bool) 
         # The last command may reach beyond them, and beyond the file.
         length = 2 * pairs + _MOST_BYTES
         stream = np.frombuffer(bytes(data[at : at + length]).ljust(length, b"\0"), np.uint8)
-        starts, after = _commands(stream[: 2 * pairs], four_bits)
-        is_end = (stream[starts] == 0) & (stream[starts + 1] == _END)
-        ends = bool(is_end.any())
-        if ends:
-            starts = starts[: is_end.argmax()]
-        left -= len(starts)
-        if left < 0:
+        commands, after, ends = _read(stream, pairs, four_bits)
+        counts = commands.first.astype(np.intp)  # of pixels
+        counts[commands.stored] = commands.second[commands.stored]
+        left -= len(counts)
+        steps_left -= int((commands.second[commands.breaks] == _STEP).sum())
+        pixels_left -= int(counts.sum())
+        if left < 0 or steps_left < 0:
             raise corrupt("it is in far too many pieces")
-        _write(stream, starts, picture, four_bits)
+        if pixels_left < 0:
+            raise corrupt("its runs are far longer than its rows")
+        _write(commands, counts, picture, four_bits)
         if ends:
             break
         at += after
         if at > end and picture.y < height:
             raise truncated()
     return picture.indices.reshape(height, width)
+
+
+def _read(stream: _Bytes, pairs: int, four_bits: bool) -> tuple[_Commands, int, bool]:
+    """Read the commands up to the end of all, where the one behind them begins, and if it ends."""
+    starts, after = _commands(stream[: 2 * pairs], four_bits)
+    first, second = stream[: 2 * pairs : 2], stream[1 : 2 * pairs : 2]
+    if len(starts) < pairs:
+        first, second = stream[starts], stream[starts + 1]
+    escapes = np.flatnonzero(first == 0)
+    kinds = second[escapes]
+    ends, end = np.flatnonzero(kinds == _END), after
+    if len(ends):
+        kept = int(escapes[ends[0]])
+        end = int(starts[kept])
+        starts, first, second = starts[:kept], first[:kept], second[:kept]
+        escapes, kinds = escapes[: ends[0]], kinds[: ends[0]]
+    stored, breaks = escapes[kinds > _STEP], escapes[kinds <= _STEP]
+    return _Commands(stream[:end], starts, first, second, stored, breaks), after, len(ends) > 0
 
 
 def _commands(stream: _Bytes, four_bits: bool) -> tuple[_Numbers, int]:
@@ -77,17 +120,10 @@ def _commands(stream: _Bytes, four_bits: bool) -> tuple[_Numbers, int]:
     starts = np.arange(0, len(stream), 2, dtype=np.int32)
     if not len(longs):
         return starts, len(stream)
-    counts = second[longs].astype(np.intp)
-    ends = longs + 1 + np.where(counts == _STEP, 1, _stored(counts, four_bits) // 2)
-    # From one to the next that isn't within it; then two of these at once, then four.
-    following = np.append(np.searchsorted(longs, ends), len(longs))
-    is_command = np.zeros(len(following), np.bool_)
-    is_command[0] = True
-    for _ in range(len(longs).bit_length()):
-        is_command[following[is_command]] = True
-        following = following[following]
-    is_command[-1] = False
-    longs, ends = longs[is_command[:-1]], ends[is_command[:-1]]
+    ends = longs + _PAIRS[four_bits][second[longs]]
+    if (ends[:-1] > longs[1:]).any():
+        are_commands = _reached(longs, ends, len(first))
+        longs, ends = longs[are_commands], ends[are_commands]
     begun = np.zeros(max(len(starts), int(ends[-1])) + 1, np.int8)
     begun[longs + 1] = 1
     begun[ends] -= 1
@@ -96,37 +132,104 @@ def _commands(stream: _Bytes, four_bits: bool) -> tuple[_Numbers, int]:
     )
 
 
-def _stored(counts: NDArray[np.intp], four_bits: bool) -> NDArray[np.intp]:
-    """Return the bytes of pixels as they are, an even number."""
-    return (counts + 3) // 4 * 2 if four_bits else (counts + 1) // 2 * 2
+def _reached(begins: NDArray[np.intp], ends: NDArray[np.intp], length: int) -> NDArray[np.intp]:
+    """Return which of some stretches are reached from the first, each from one that ends before."""
+    begun = np.zeros(max(length, int(ends.max())) + 1, np.intp)
+    begun[begins + 1] = 1
+    # The one that follows each, the second, the fourth and so on; behind the last there is none.
+    following = [np.append(np.cumsum(begun)[ends], len(begins))]
+    for _ in range(_DOUBLINGS):
+        following.append(following[-1][following[-1]])
+    farthest = following.pop()
+    some, at = list[int](), 0
+    while at < len(begins):
+        some.append(at)
+        at = int(farthest[at])
+    are_reached = np.zeros(len(begins) + 1, np.bool_)
+    reached = np.array(some)
+    for nearer in reversed(following):
+        reached = np.concatenate([reached, nearer[reached]])
+    are_reached[reached] = True
+    return np.flatnonzero(are_reached[:-1])
 
 
-def _write(stream: _Bytes, starts: _Numbers, picture: _Picture, four_bits: bool) -> None:
-    """Write the pixels of some commands, and go to where the last one leads."""
-    first, second = stream[starts].astype(np.int32), stream[starts + 1].astype(np.int32)
-    is_step = (first == 0) & (second == _STEP)
-    is_row = (first == 0) & (second == _END_OF_ROW)
-    is_stored = (first == 0) & (second > _STEP)
-    pixels = np.where(is_stored, second, first)
-    across = pixels + np.where(is_step, stream[starts + 2], 0)
-    down = np.where(is_step, stream[starts + 3], is_row).astype(np.int32)
-    ys = picture.y + np.cumsum(down, dtype=np.int32)
-    behind = np.cumsum(across, dtype=np.int32)
-    row_began = np.maximum.accumulate(np.where(is_row, behind, -picture.x))
-    xs = behind - row_began - across
-    if len(starts):
-        picture.y = min(int(ys[-1]), picture.height)
-        picture.x = min(int(behind[-1] - row_began[-1]), picture.width)
-    # A step's own pixels are none, so that it does not matter that its x and y are those behind it.
-    is_within = ys < picture.height
-    shown = np.where(is_within, np.clip(picture.width - xs, 0, pixels), 0)
-    place = np.arange(int(shown.sum()), dtype=np.int32)
-    place -= np.repeat(np.cumsum(shown, dtype=np.int32) - shown, shown)  # within its command
-    source = place >> 1 if four_bits else place.copy()
-    source *= np.repeat(is_stored, shown)
-    source += np.repeat(starts + 1 + is_stored, shown)
-    values = stream[source]
-    if four_bits:
-        values = np.where(place & 1, values & 15, values >> 4)
-    place += np.repeat(ys * picture.width + xs, shown)
-    picture.indices[place] = values
+def _write(
+    commands: _Commands, counts: NDArray[np.intp], picture: _Picture, four_bits: bool
+) -> None:
+    """Write so many pixels of each of some commands, and go to where the last one leads."""
+    values = _values(commands, counts, four_bits)
+    # Between two breaks, pixels lie side by side: where they do among the values, and in a row.
+    breaks = commands.breaks
+    behind = np.append(np.cumsum(counts)[breaks], len(values))
+    sources = np.append(0, behind[:-1])
+    is_step = commands.second[breaks] == _STEP
+    places = commands.starts[breaks[is_step]]
+    across, down = np.zeros(len(breaks), np.intp), np.ones(len(breaks), np.intp)
+    across[is_step], down[is_step] = commands.stream[places + 2], commands.stream[places + 3]
+    ys = picture.y + np.append(0, np.cumsum(down))
+    # Where a row began, if it was on a line of all pixels and steps.
+    moved = sources + np.append(0, np.cumsum(across))
+    began = np.append(-picture.x, np.where(is_step, -picture.x, moved[1:]))
+    xs = moved - np.maximum.accumulate(began)
+    lengths = np.clip(picture.width - xs, 0, behind - sources)
+    lengths[ys >= picture.height] = 0
+    targets = ys * picture.width + xs
+    picture.y = min(int(ys[-1]), picture.height)
+    picture.x = min(int(xs[-1] + len(values) - sources[-1]), picture.width)
+    _copy(values, picture.indices, sources, targets, lengths)
+
+
+def _copy(
+    values: _Bytes,
+    indices: _Bytes,
+    sources: NDArray[np.intp],
+    targets: NDArray[np.intp],
+    lengths: NDArray[np.intp],
+) -> None:
+    """Copy stretches of values, those that lie side by side in both at once."""
+    some = np.flatnonzero(lengths)
+    sources, targets, ends = sources[some], targets[some], (sources + lengths)[some]
+    begins = np.ones(len(some), np.bool_)
+    begins[1:] = (sources[1:] != ends[:-1]) | (targets[1:] - targets[:-1] != np.diff(sources))
+    at = np.flatnonzero(begins)
+    last = np.append(at[1:], len(some)) - 1 if len(at) else at
+    stretches = zip(sources[at].tolist(), ends[last].tolist(), targets[at].tolist(), strict=True)
+    for source, end, target in stretches:
+        indices[target : target + end - source] = values[source:end]
+
+
+def _values(commands: _Commands, counts: NDArray[np.intp], four_bits: bool) -> _Bytes:
+    """Return the indices of all pixels of some commands, one after the other."""
+    if not four_bits:
+        return _repeated(commands, counts)
+    halves = (counts + 1) >> 1
+    both = _repeated(commands, halves)
+    values = np.empty(2 * len(both), np.uint8)
+    values[::2], values[1::2] = both >> 4, both & 15
+    is_pixel = np.ones(len(values), np.bool_)
+    is_pixel[(2 * np.cumsum(halves) - 1)[counts & 1 == 1]] = False
+    return values[is_pixel]
+
+
+def _repeated(commands: _Commands, counts: NDArray[np.intp]) -> _Bytes:
+    """Return the bytes of pixels of commands that have so many, those of runs again and again."""
+    stored = commands.stored
+    if not len(stored):
+        return np.repeat(commands.second, counts)
+    # The bytes that are pixels as they are: all but commands, steps, and what fills up odd ones.
+    is_pixel = np.ones(len(commands.stream) // 2, np.bool_)
+    is_pixel[commands.starts >> 1] = False
+    steps = commands.breaks[commands.second[commands.breaks] == _STEP]
+    is_pixel[(commands.starts[steps] >> 1) + 1] = False
+    is_pixel = np.repeat(is_pixel, 2)
+    odd = stored[counts[stored] & 1 == 1]
+    is_pixel[commands.starts[odd] + 2 + counts[odd]] = False
+    as_they_are = commands.stream[is_pixel]
+    if len(stored) + len(commands.breaks) == len(counts):
+        return as_they_are
+    is_run = commands.first > 0
+    in_run = np.repeat(is_run, counts)
+    values = np.empty(len(in_run), np.uint8)
+    values[in_run] = np.repeat(commands.second[is_run], counts[is_run])
+    values[~in_run] = as_they_are
+    return values

@@ -17,16 +17,11 @@ from service.preprocess import tiff_ycbcr
 from service.preprocess.color import from_palette, scale_table, to_rgb
 from service.preprocess.encoded import EncodedImage, corrupt, unsupported
 from service.preprocess.limits import check_size
-from service.preprocess.tiff_samples import (
+from service.preprocess.tiff_packing import (
     ACCEPTED as COMPRESSIONS_ACCEPTED,
 )
-from service.preprocess.tiff_samples import (
-    COMPRESSIONS,
-    JPEG,
-    OTHER_COMPRESSIONS,
-    Samples,
-    read_samples,
-)
+from service.preprocess.tiff_packing import COMPRESSIONS, JPEG, OTHER_COMPRESSIONS
+from service.preprocess.tiff_samples import Samples, read_samples
 from service.preprocess.tiff_tags import Directory, read_directory
 
 _COLORS = {
@@ -104,9 +99,9 @@ class TiffImage(EncodedImage):
         return colors
 
     def _eight_bits(self, values: NDArray[np.generic]) -> NDArray[np.uint8]:
-        if self.samples.bits == 8:
+        if self.samples.packing.bits == 8:
             return np.ascontiguousarray(values, np.uint8)
-        scaled: NDArray[np.uint8] = scale_table(self.samples.bits)[values]
+        scaled: NDArray[np.uint8] = scale_table(self.samples.packing.bits)[values]
         return scaled
 
 
@@ -136,7 +131,7 @@ def read(data: bytes, max_pixels: int) -> TiffImage:
         height=height,
         orientation=_orientation(directory),
         samples=read_samples(
-            directory, (width, height), count, bits, ycbcr=photometric == tags.YCBCR, block=block
+            directory, (width, height), count, bits, is_ycbcr=photometric == tags.YCBCR, block=block
         ),
         photometric=photometric,
         alpha=alpha,

@@ -258,9 +258,32 @@ def test_run_lengths_that_break_off_are_truncated():
     assert refusal.value.code == "truncated_image"
 
 
-def test_runs_far_beyond_the_picture_are_refused():
-    with pytest.raises(RequestError, match="far too many pieces"):
-        found(bitmap(header(40, 3, 3, 8, 1), GREYS, b"\xff\7" * 100_000))
+@pytest.mark.parametrize("four_bits", [False, True])
+@pytest.mark.parametrize(
+    ("commands", "why"),
+    [
+        pytest.param(b"\xff\7" * 3000, "far longer than its rows", id="runs"),
+        pytest.param(b"", "far longer than its rows", id="pixels as they are"),
+        pytest.param(b"\1\7" * 100_000, "far too many pieces", id="pixels"),
+        pytest.param(b"\0\2\0\0" * 100_000, "far too many pieces", id="steps to where it is"),
+        pytest.param(b"\1\7\0\2\0\0" * 3000, "far too many pieces", id="a step with each pixel"),
+    ],
+)
+def test_commands_that_are_far_more_than_a_picture_takes_are_refused(commands, why, four_bits):
+    """Each takes its time, whether or not it writes a pixel."""
+    data = commands or stored(bytes(255), four_bits=four_bits) * 3000
+    with pytest.raises(RequestError, match=why) as refusal:
+        unpack(data, (64, 64), four_bits=four_bits)
+    assert refusal.value.code == "corrupt_image"
+
+
+@pytest.mark.parametrize("four_bits", [False, True])
+def test_the_most_that_an_encoder_writes_is_unpacked(four_bits):
+    """Each pixel by itself, in rows that are a little too long, and a step in each of them."""
+    row = b"\1\x77" * 63 + b"\0\2\1\0" + b"\1\x77" * 2 + b"\0\0"
+    pixels = unpack(row * 64 + b"\0\1", (65, 64), four_bits=four_bits)
+    assert (pixels[:, :63] == (7 if four_bits else 0x77)).all()
+    assert (pixels[:, 63] == 0).all()
 
 
 @pytest.mark.parametrize(

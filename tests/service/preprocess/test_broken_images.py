@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import itertools
 import struct
 import time
 import zlib
@@ -334,27 +335,58 @@ def test_a_tile_larger_than_the_image_counts_as_pixels():
     assert refused(good, DecodePolicy(64 * 64 - 1, 0)) == TOO_LARGE
 
 
-def progressive(side: int, extra_scans: int) -> bytes:
-    """A progressive JPEG whose last scan, a few bytes that change nothing, comes again and again.
+def segments_of(data: bytes) -> list[bytes]:
+    """Each segment with what follows it, up to the next; the first is the mark of the start."""
+    starts = [0]
+    while data[starts[-1] + 1] != 0xD9:
+        at = starts[-1] + 2
+        at += int.from_bytes(data[at : at + 2]) if starts[-1] else 0
+        while data[at] != 0xFF or data[at + 1] == 0:
+            at += 1
+        starts.append(at)
+    return [data[a:b] for a, b in itertools.pairwise([*starts, len(data)])]
 
-    Each goes over all the pixels: 200 KB of 7000 x 7000 can keep a thread busy for an hour.
-    """
+
+def progressive(side: int, bands: int) -> bytes:
+    """A flat progressive JPEG whose coefficients are in so many scans behind the first one."""
     data = encode(Image.new("L", (side, side), 128), "JPEG", progressive=True)
-    at = data.rindex(b"\xff\xda")
-    return data[:-2] + data[at:-2] * extra_scans + data[-2:]
+    *parts, end = segments_of(data)
+    scans = [i for i, part in enumerate(parts) if part[1] == 0xDA]
+    table, scan = parts[scans[1] - 1 : scans[1] + 1]
+    assert (table[1], scan[7:9]) == (0xC4, b"\1\5"), "a band of coefficients, and its codes"
+    edges = [1, *(64 - bands + i for i in range(1, bands)), 64]
+    return b"".join(
+        [*parts[: scans[0] + 1], table,
+         *(scan[:7] + bytes([first, after - 1, 0]) + scan[10:]
+           for first, after in itertools.pairwise(edges)), end]
+    )  # fmt: skip
 
 
 def test_a_progressive_jpeg_of_very_many_scans_is_refused():
-    """It has six by itself; encoders that try for the smallest file make some twenty."""
-    assert isinstance(outcome(progressive(64, 26)), DecodedImage)
-    assert refused(progressive(64, 27)) == TOO_LARGE
-    assert "more than 32 scans" in message(progressive(64, 500))
+    """Encoders make ten, and those that try for the smallest file some twenty."""
+    assert isinstance(outcome(progressive(64, 31)), DecodedImage)
+    assert refused(progressive(64, 32)) == TOO_LARGE
+    assert "more than 32 scans" in message(progressive(64, 60))
+
+
+@pytest.mark.parametrize("mode", ["RGB", "L"])
+def test_a_progressive_jpeg_that_gives_some_bits_again_is_refused(mode):
+    """Each pass goes over all the pixels: 200 KB of 7000 x 7000 could keep a thread for long."""
+    data = encode(GRAIN.convert(mode), "JPEG", progressive=True)
+    *parts, end = segments_of(data)
+    scans = [i for i, part in enumerate(parts) if part[1] == 0xDA]
+    assert isinstance(outcome(b"".join([*parts, end])), DecodedImage)
+    for at in scans:
+        table = parts[at - 1] if parts[at - 1][1] == 0xC4 else b""
+        again = b"".join([*parts, table, parts[at], end])
+        assert refused(again) == CORRUPT
+        assert "gives again" in message(again)
 
 
 def test_scans_of_what_follows_a_progressive_jpeg_do_not_count():
     """A phone puts other pictures behind its own."""
     data = encode(GRAIN, "JPEG", progressive=True)
-    assert isinstance(outcome(data + progressive(64, 500)), DecodedImage)
+    assert isinstance(outcome(data + progressive(64, 60)), DecodedImage)
 
 
 @pytest.mark.parametrize("cut", [1, 2])
@@ -378,7 +410,7 @@ def test_a_progressive_jpeg_that_lacks_more_is_truncated(mode):
 
 
 def baseline_in_scans(side: int, more: int) -> bytes:
-    """A baseline JPEG of one scan for each colour, whose last one comes again and again."""
+    """A baseline JPEG of one scan for each colour, whose last one comes again."""
     data = encode(Image.new("L", (side, side), 90), "JPEG")
     frame, scan = data.index(b"\xff\xc0"), data.index(b"\xff\xda")
     colors = b"".join(bytes([color, 0x11, 0]) for color in (1, 2, 3))
@@ -388,10 +420,11 @@ def baseline_in_scans(side: int, more: int) -> bytes:
     return head + b"".join(parts) + parts[-1] * more + data[-2:]
 
 
-def test_a_baseline_jpeg_of_very_many_scans_is_refused():
+@pytest.mark.parametrize("more", [1, 29])
+def test_a_baseline_jpeg_that_gives_a_colour_again_is_refused(more):
     """Its scans go over all the pixels just as a progressive one's do."""
-    assert isinstance(outcome(baseline_in_scans(64, 29)), DecodedImage)
-    assert refused(baseline_in_scans(64, 30)) == TOO_LARGE
+    assert isinstance(outcome(baseline_in_scans(64, 0)), DecodedImage)
+    assert refused(baseline_in_scans(64, more)) == CORRUPT
 
 
 def test_a_baseline_jpeg_whose_only_scan_is_of_one_colour_is_left_to_pillow():

@@ -8,11 +8,16 @@ import struct
 import imagecodecs
 import numpy as np
 import pytest
+import simplejpeg
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from images import encode, smooth
 from PIL import Image
+from PIL.JpegImagePlugin import JpegImageFile
 
+from service.contract import Preprocessing
 from service.errors import RequestError
-from service.preprocess.decode import DecodePolicy, decode_upright
+from service.preprocess.decode import DecodePolicy, decode, decode_upright, read
 
 POLICY = DecodePolicy(max_image_pixels=1_000_000, jpeg_draft_ratio=0)
 # Width and height of a block of each colour, as one byte.
@@ -111,4 +116,125 @@ def test_a_thumbnail_in_the_exif_data_is_not_the_picture():
     small = encode(picture.resize((16, 12)), "JPEG")
     data = encode(picture, "JPEG", quality=90, exif=exif.tobytes() + small)
     expected = np.rot90(imagecodecs.jpeg8_decode(data, outcolorspace="rgb"), -1)
+    assert np.array_equal(np.asarray(decode_upright(data, POLICY)), expected)
+
+
+# What the decoder warns of
+
+
+def stray(data: bytes, marker: bytes) -> bytes:
+    """Bytes before the first of such markers, of which the decoder warns, and of no other."""
+    at = data.index(marker)
+    return data[:at] + b"stray bytes" + data[at:]
+
+
+WARNED = {
+    "before the end": stray(encode(smooth(96, 64), "JPEG"), b"\xff\xd9"),
+    "grey": stray(encode(smooth(96, 64).convert("L"), "JPEG"), b"\xff\xd9"),
+    "before a restart": stray(encode(smooth(96, 64), "JPEG", restart_marker_rows=1), b"\xff\xd0"),
+    "between scans": stray(encode(smooth(96, 64), "JPEG", progressive=True), b"\xff\xd9"),
+    "of inks": stray(encode(smooth(96, 64).convert("CMYK"), "JPEG"), b"\xff\xd9"),
+    "of a sampling without a name": stray(sampled((0x31, 0x11, 0x11)), b"\xff\xd9"),
+}
+
+
+@pytest.fixture
+def decoded(monkeypatch):
+    """The number of times that all pixels were decoded, by either library."""
+    times = list[str]()
+    by_simplejpeg, load = simplejpeg.decode_jpeg, JpegImageFile.load
+
+    def decode_jpeg(*args, **options):
+        simplejpeg.decode_jpeg_header(args[0])  # where samplings without a name are refused
+        times.append("simplejpeg")
+        return by_simplejpeg(*args, **options)
+
+    def load_once(image):
+        if image.tile:  # or it has been decoded
+            times.append("Pillow")
+        return load(image)
+
+    monkeypatch.setattr(simplejpeg, "decode_jpeg", decode_jpeg)
+    monkeypatch.setattr(JpegImageFile, "load", load_once)
+    return times
+
+
+@pytest.mark.parametrize("kind", WARNED)
+def test_a_harmless_warning_has_an_image_decoded_twice_at_most(kind, decoded):
+    data = WARNED[kind]
+    rule = Preprocessing(resize=8, crop=8, interpolation="bilinear", mean=(0,) * 3, std=(1,) * 3)
+    decode(data, rule, POLICY)
+    assert len(decoded) == (1 if kind in {"before the end", "grey", "of inks"} else 2)
+    clean = data.replace(b"stray bytes", b"")
+    assert np.array_equal(
+        np.asarray(decode_upright(data, POLICY)), np.asarray(decode_upright(clean, POLICY))
+    )
+
+
+@pytest.mark.parametrize("kind", WARNED)
+def test_a_jpeg_with_a_warning_needs_no_more_memory_than_is_counted(kind):
+    """Its pixels are there once more, or its file is."""
+    data = WARNED[kind]
+    image = read(data, 10**6)
+    assert image.peak_bytes() >= 2 * len(data) + 8 * 96 * 64 - 100
+
+
+@given(
+    cut=st.integers(1, 1500),
+    first=st.integers(0, 6),
+    behind=st.sampled_from([b"", b"\xff\xd8 another picture \xff\xd9"]),
+)
+@settings(max_examples=150, deadline=None)
+def test_missing_pixels_are_seen_behind_another_warning(cut, first, behind):
+    """Wherever between two restarts the data end, and whichever is due next."""
+    whole = encode(NOISE, "JPEG", quality=50, restart_marker_blocks=4)
+    data = stray(whole, bytes([0xFF, 0xD0 + first]))
+    short = data[: -2 - cut]
+    if short[-1] == 0xFF:
+        return  # half a marker, or half of a byte that is no marker
+    with pytest.raises(RequestError) as refusal:
+        decode_upright(short + b"\xff\xd9" + behind, POLICY)
+    assert refusal.value.code == "truncated_image"
+    assert decode_upright(data + behind, POLICY).size == NOISE.size
+
+
+@pytest.mark.parametrize("share", [0.3, 0.5, 0.7, 0.9, 0.98])
+def test_missing_pixels_of_several_scans_are_seen_behind_another_warning(share):
+    whole = encode(NOISE, "JPEG", quality=50, restart_marker_blocks=4, progressive=True)
+    data = stray(whole, b"\xff\xd0")
+    assert decode_upright(data, POLICY).size == NOISE.size
+    with pytest.raises(RequestError) as refusal:
+        decode_upright(data[: int(share * len(data))] + b"\xff\xd9", POLICY)
+    assert refusal.value.code == "truncated_image"
+
+
+NOISE = Image.fromarray(np.random.default_rng(0).integers(0, 256, (64, 96), np.uint8))
+
+
+def test_damaged_codes_are_corrupt():
+    """What follows them is of no pixel in the right place."""
+    data = bytearray(encode(NOISE, "JPEG", quality=50, progressive=True))
+    at = data.rindex(b"\xff\xda") + 40
+    data[at : at + 8] = b"\xff\0" * 4  # no code begins so
+    with pytest.raises(RequestError) as refusal:
+        decode_upright(bytes(data), POLICY)
+    assert refusal.value.code == "corrupt_image"
+
+
+def test_a_jpeg_without_one_of_its_restarts_is_truncated():
+    data = encode(NOISE, "JPEG", quality=50, restart_marker_blocks=4)
+    lost = data[: data.index(b"\xff\xd1")] + data[data.index(b"\xff\xd2") :]
+    with pytest.raises(RequestError) as refusal:
+        decode_upright(lost, POLICY)
+    assert refusal.value.code == "truncated_image"
+
+
+@pytest.mark.parametrize("mode", ["RGB", "L", "CMYK"])
+@pytest.mark.parametrize("size", [(1, 1), (3, 2), (7, 7), (8, 8), (9, 5)])
+def test_a_picture_of_some_pixels_is_decoded_at_its_full_size(size, mode):
+    """Although it would be as large at 7/8 of it."""
+    picture = Image.fromarray(np.asarray(NOISE)[: size[1], : size[0]]).convert(mode)
+    data = encode(picture, "JPEG", quality=95)
+    with Image.open(io.BytesIO(data)) as image:
+        expected = np.asarray(image.convert("RGB"))
     assert np.array_equal(np.asarray(decode_upright(data, POLICY)), expected)

@@ -59,7 +59,6 @@ def with_segment(marker: int, content: bytes) -> bytes:
         {
             "quality": st.integers(1, 100),
             "subsampling": st.sampled_from([0, 1, 2]),
-            "restart_marker_rows": st.integers(0, 2),
         }
     ),
     rule=RULES,
@@ -103,6 +102,7 @@ def test_a_damaged_image_meets_what_it_meets_on_the_long_way(cut, changes):
         pytest.param(with_segment(0xE1, b"http://ns.adobe.com/xap/1.0/\0<x/>"), id="XMP"),
         pytest.param(with_segment(0xEE, b"Adobe\0d\0\0\0\0\0\0"), id="Adobe's segment"),
         pytest.param(with_segment(0xE0, b"JFXX\0\x10" + PLAIN), id="a thumbnail"),
+        pytest.param(encode(photo(40, 30), "JPEG", restart_marker_rows=1), id="restarts"),
     ],
 )
 def test_what_is_special_is_left_to_pillow(data):
@@ -116,8 +116,12 @@ def test_a_color_profile_is_nothing_special():
 
 
 def test_damage_among_the_pixels_is_seen():
-    assert decode_plain(PLAIN) is not None
-    assert decode_plain(PLAIN[:-100]) is None
+    whole = decode_plain(PLAIN, (40, 30))
+    assert whole is not None
+    assert decode_plain(PLAIN[:-100], (40, 30)) is None
+    longer = decode_plain(PLAIN[:-2] + b"some more" + PLAIN[-2:], (40, 30))
+    assert longer is not None, "those are of no pixel"
+    assert np.array_equal(longer, whole)
 
 
 def test_too_many_pixels_are_refused_by_the_header(monkeypatch):
@@ -129,9 +133,9 @@ def test_too_many_pixels_are_refused_by_the_header(monkeypatch):
 def test_memory_is_held_while_it_is_decoded(monkeypatch):
     held = []
 
-    def look(data: bytes):
+    def look(data: bytes, size: tuple[int, int]):
         held.append(POLICY.memory.held)
-        return decode_plain(data)
+        return decode_plain(data, size)
 
     monkeypatch.setattr(decoding, "decode_plain", look)
     assert isinstance(decode(PLAIN, RULE, POLICY), DecodedImage)

@@ -14,11 +14,12 @@ import numpy as np
 import pytest
 import tifffile
 from images import encode, photo, smooth, tiff
-from PIL import Image
+from PIL import Image, TiffImagePlugin
 from typing_extensions import Buffer
 
 from service.contract import Preprocessing
 from service.errors import RequestError
+from service.preprocess import jpeg
 from service.preprocess.decode import DecodePolicy, decode_upright, read
 from service.preprocess.header import read_header
 
@@ -39,7 +40,7 @@ def written(samples: np.ndarray, photometric: str, **options) -> bytes:
     if options.get("extrasamples") is None:
         options.pop("extrasamples", None)
     if "tile" not in options:
-        options["rowsperstrip"] = 8
+        options.setdefault("rowsperstrip", 8)
     file = io.BytesIO()
     tifffile.imwrite(file, samples, photometric=photometric, metadata=None, **options)
     return file.getvalue()
@@ -480,3 +481,63 @@ def test_a_jpeg_in_a_tiff_has_its_own_order_of_bits():
     packed = encode(picture, "JPEG", quality=95)
     data = tiff(packed, width=32, height=32, bits=[8], photometric=1, compression=7, fill_order=2)
     check(data, np.asarray(picture)[..., None].repeat(3, -1).astype(float), 8)
+
+
+def with_tables(pieces: int, tables: bytes) -> bytes:
+    """A grey TIFF of JPEG strips of 64 x 8 pixels, with these tables before those that count."""
+    file = encode(smooth(64, 8).convert("L"), "TIFF", compression="jpeg")
+    with Image.open(io.BytesIO(file)) as image:
+        assert isinstance(image, TiffImagePlugin.TiffImageFile)
+        shared, (at,), (length,) = (image.tag_v2[tag] for tag in (347, 273, 279))
+    part = file[at : at + length]
+    whole = shared[:2] + tables + shared[2:]
+    out = io.BytesIO()
+    tifffile.imwrite(
+        out, iter([part] * pieces), shape=(8 * pieces, 64), dtype="u1", compression="jpeg",
+        rowsperstrip=8, photometric="minisblack", jpegtables=whole, metadata=None,
+    )  # fmt: skip
+    return out.getvalue()
+
+
+def test_tables_that_jpeg_strips_share_may_have_a_comment():
+    assert code(with_tables(9, b"\xff\xfe\0\6note")) == "answered"
+
+
+def test_the_tables_that_jpeg_strips_share_are_gone_through_once(monkeypatch):
+    """Each strip gets nothing of them but what a JPEG can have."""
+    begun = list[int]()
+    monkeypatch.setattr(jpeg.JpegImage, "check_whole", lambda image: begun.append(len(image.data)))
+    comment = b"\xff\xfe\xff\xff" + bytes(65_533)
+    assert code(with_tables(9, comment * 20)) == "answered"
+    assert len(begun) == 9
+    assert max(begun) < 5000
+
+
+@pytest.mark.parametrize("segment", [b"\xff\xdb\0C\0" + b"\1" * 64, b"\xff\xfe\0\2"])
+def test_tables_that_jpeg_strips_share_are_as_many_as_a_jpeg_has(segment):
+    assert code(with_tables(9, segment * 4)) == "answered"
+    assert code(with_tables(9, segment * 70)) == "corrupt_image"
+
+
+def test_very_many_small_jpegs_in_a_tiff_are_refused_by_name():
+    """To begin one takes as long as a thousand pixels."""
+    picture = np.asarray(smooth(16, 4800).convert("L"))
+    few = written(picture[:4000, :, None], "minisblack", compression="jpeg", rowsperstrip=16)
+    many = written(picture[..., None], "minisblack", compression="jpeg", rowsperstrip=8)
+    assert code(few) == "answered"
+    assert "600 JPEGs" in refusal_of(many)
+
+
+def refusal_of(data: bytes) -> str:
+    with pytest.raises(RequestError) as refusal:
+        decode_upright(data, POLICY)
+    assert refusal.value.code == "unsupported_pixels"
+    return str(refusal.value)
+
+
+def test_a_jpeg_in_a_tiff_in_very_many_segments_is_refused():
+    """Each of very many parts could have some thousands."""
+    part = encode(smooth(64, 48).convert("L"), "JPEG", quality=90)
+    of = {"width": 64, "height": 48, "bits": [8], "photometric": 1, "compression": 7}
+    for count, found in ((100, "answered"), (130, "corrupt_image")):
+        assert code(tiff(part[:2] + b"\xff\xfe\0\2" * count + part[2:], **of)) == found

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import itertools
 import lzma
+import re
 import struct
 import zlib
 from collections.abc import Callable
@@ -12,6 +13,8 @@ from collections.abc import Callable
 import imagecodecs
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from images import encode, smooth, tiff
 from PIL import Image, TiffImagePlugin
 from typing_extensions import Buffer
@@ -146,15 +149,135 @@ def test_parts_that_only_look_like_what_is_missing_are_answered():
         assert np.array_equal(inked(of_parts(parts, GROUP_4, 0, 20)), np.asarray(order))
 
 
+def slow_lines(codes: bytes, tagged: bool) -> int:
+    """Lines of Group 3, bit by bit."""
+    bits = "".join(f"{byte:08b}" for byte in codes) + "0" * 40
+    ends = [found.end() for found in re.finditer("0{11,}1", bits)]
+    return int("1" in bits[:11]) + sum("1" in bits[e + tagged :][:11] for e in ends)
+
+
 @pytest.mark.parametrize("options", [0, 1, 4, 5])
-def test_lines_of_group_3_are_counted_across_windows(options, monkeypatch):
+@pytest.mark.parametrize("length", [8, 9, 64, 65_536])
+def test_lines_of_group_3_are_counted_across_windows(options, length, monkeypatch):
+    monkeypatch.setattr(tiff_fax, "_BYTES_AT_ONCE", length)
     picture = smooth(700, 300).convert("1")
-    parts = [fax(picture.crop((0, 0, 700, rows)), GROUP_3, options) for rows in (1, 2, 80)]
-    for rows, codes in zip((1, 2, 80), parts, strict=True):
-        for length in (8, 9, 64, 65_536):
-            monkeypatch.setattr(tiff_fax, "_BYTES_AT_ONCE", length)
-            for behind in (b"", bytes(9), b"\0\x10\x01" * 3 if options in {0, 4} else b""):
-                assert tiff_fax.lines(codes + behind, tagged=bool(options & 1)) == rows
+    rows = [1, 2, 80]
+    parts = [fax(picture.crop((0, 0, 700, high)), GROUP_3, options) for high in rows]
+    for behind in (b"", bytes(9), b"\0\x10\x01" * 3 if options in {0, 4} else b""):
+        pieces = [part + behind for part in parts]
+        found = tiff_fax.lines(pieces, [999] * 3, tagged=bool(options & 1))
+        assert found.tolist() == rows
+        assert slow_lines(pieces[1], bool(options & 1)) == 2
+
+
+CODES = st.lists(
+    st.sampled_from([b"\0", b"\0\x10", b"\1", b"\x80", b"\xa0", b"\xff"]) | st.binary(max_size=3)
+).map(b"".join)
+
+
+@given(
+    pieces=st.lists(CODES, min_size=1, max_size=5),
+    tagged=st.booleans(),
+    length=st.integers(4, 40),
+    wanted=st.integers(0, 4),
+)
+def test_lines_are_counted_as_bit_by_bit_and_no_further_than_wanted(pieces, tagged, length, wanted):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(tiff_fax, "_BYTES_AT_ONCE", length)
+        found = tiff_fax.lines(pieces, [wanted] * len(pieces), tagged=tagged)
+        every = tiff_fax.lines(pieces, [10_000] * len(pieces), tagged=tagged)
+    expected = np.array([slow_lines(piece, tagged) for piece in pieces])
+    assert every.tolist() == expected.tolist()
+    assert np.array_equal(found >= wanted, expected >= wanted)
+    assert (found <= expected).all()
+
+
+def test_what_follows_the_lines_that_are_wanted_is_not_looked_at(monkeypatch):
+    """13 MB of it took a second."""
+    looked = list[int]()
+    count = tiff_fax._line_ends
+    monkeypatch.setattr(
+        tiff_fax, "_line_ends", lambda window, tagged: looked.append(1) or count(window, tagged)
+    )
+    codes = fax(PICTURE, GROUP_3, 0)
+    data = of_parts([codes + codes * 10_000], GROUP_3, 0, HEIGHT)
+    assert np.array_equal(inked(data), np.asarray(PICTURE))
+    assert len(looked) < 4
+
+
+def planar(planes: list[bytes], kind: int, options: int, high: int = HEIGHT) -> bytes:
+    """A TIFF of three planes of one bit, each in as many strips."""
+    data = of_parts(planes, kind, options, high)
+    (at,) = struct.unpack_from("<I", data, 4)
+    (count,) = struct.unpack_from("<H", data, at)
+    entries = {
+        struct.unpack_from("<H", data, place)[0]: data[place : place + 12]
+        for place in range(at + 2, at + 2 + 12 * count, 12)
+    }
+    for tag, value in ((258, 1), (262, 2), (277, 3), (284, 2)):
+        entries[tag] = struct.pack("<HHII", tag, SHORT, 1, value)
+    more = len(entries) - count
+    for tag in (273, 279):  # their values are behind the directory, which has grown
+        kind_of, number, place = struct.unpack_from("<HII", entries[tag], 2)
+        entries[tag] = struct.pack("<HHII", tag, kind_of, number, place + 12 * more)
+    packed = b"".join(entry for _, entry in sorted(entries.items()))
+    return data[:at] + struct.pack("<H", len(entries)) + packed + data[at + 2 + 12 * count :]
+
+
+@pytest.mark.parametrize(("kind", "options"), KINDS)
+@pytest.mark.parametrize("high", [HEIGHT, 12])
+def test_a_fax_in_planes_is_answered_only_with_all_rows_of_each(kind, options, high):
+    pictures = [smooth(*SIZE, seed).convert("1") for seed in range(3)]
+    planes = [
+        [
+            fax(picture.crop((0, top, WIDTH, min(top + high, HEIGHT))), kind, options)
+            for top in range(0, HEIGHT, high)
+        ]
+        for picture in pictures
+    ]
+    found = np.asarray(
+        decode_upright(planar([*itertools.chain(*planes)], kind, options, high), POLICY)
+    )
+    for i, picture in enumerate(pictures):
+        assert np.array_equal(found[..., i] == 255, np.asarray(picture))
+    for i in range(3):
+        short = [*planes[i][:-1], fax(pictures[i].crop((0, 0, WIDTH, 2)), kind, options)]
+        cut = [*planes[:i], short, *planes[i + 1 :]]
+        assert code(planar([*itertools.chain(*cut)], kind, options, high)) == "truncated_image"
+
+
+@pytest.mark.parametrize("width", [1, 2, 3, 8, 9, 17])
+@pytest.mark.parametrize("high", [1, 3, 20])
+def test_a_narrow_fax_is_answered_only_with_all_rows(width, high):
+    picture = smooth(width, 20).convert("1")
+    tops = range(0, 20, high)
+    parts = [fax(picture.crop((0, t, width, min(t + high, 20))), GROUP_4, 0) for t in tops]
+
+    def of(parts: list[bytes]) -> bytes:
+        data = of_parts(parts, GROUP_4, 0, high)
+        for tag, old, new in ((256, WIDTH, width), (257, HEIGHT, 20)):
+            entry = struct.pack("<HHI", tag, LONG, 1)
+            data = data.replace(entry + struct.pack("<I", old), entry + struct.pack("<I", new))
+        return data
+
+    assert np.array_equal(inked(of(parts)), np.asarray(picture))
+    rows = min(high, 20 - tops[-1])
+    if rows > 1:
+        parts[-1] = fax(picture.crop((0, 0, width, rows - 1)), GROUP_4, 0)
+        assert code(of(parts)) == "truncated_image"
+
+
+def test_a_fax_of_as_many_pixels_as_pillow_takes_is_answered():
+    """Low strips as well: to look whether all rows are there, more pixels are not made at once."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Image, "MAX_IMAGE_PIXELS", WIDTH * HEIGHT // 2 + 400)
+        patch.setattr(tiff_fax, "_PIXELS_AT_ONCE", WIDTH * 10)
+        for high in (1, 2, HEIGHT):
+            parts = [
+                fax(PICTURE.crop((0, top, WIDTH, top + high)), GROUP_4, 0)
+                for top in range(0, HEIGHT, high)
+            ]
+            assert np.array_equal(inked(of_parts(parts, GROUP_4, 0, high)), np.asarray(PICTURE))
 
 
 # Other compressions: libtiff does tell

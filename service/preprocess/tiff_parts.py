@@ -1,0 +1,110 @@
+"""The strips or tiles of a TIFF: how an image is cut into them, and where they lie in the file."""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from dataclasses import dataclass
+
+from service.errors import ImageTooLargeError
+from service.preprocess import tiff_tags as tags
+from service.preprocess.encoded import area, corrupt, truncated, unsupported
+from service.preprocess.tiff_tags import Directory
+
+_MAX_PARTS = 300_000  # strips or tiles; a row each of the longest image with its colours apart
+# The format's smallest tiles are of 16 x 16 pixels; of smaller ones there may be some.
+_PIXELS_PER_TILE, _SPARE_TILES = 64, 1000
+# Each has tables to make ready. Writers have strips of 8 KB, and tiles of 64 x 64, or larger ones.
+_PIXELS_PER_JPEG, _SPARE_JPEGS = 1024, 256
+# Tiles reach beyond the image. More than this of nothing is no writer's doing.
+_MAX_PADDING, _SPARE_PIXELS = 4, 2**22
+# Writers that find equal tiles store them once. Each is unpacked, so a small file could mean much.
+_MAX_SHARED = 2
+
+
+@dataclass
+class Layout:
+    """How an image is cut into parts."""
+
+    tiled: bool
+    part_size: tuple[int, int]
+    rows: list[int]  # of each part of all planes
+
+
+def read_layout(directory: Directory, size: tuple[int, int], planes: int) -> Layout:
+    """Read how an image is cut. Raises `RequestError` where it is cut so small, or so large."""
+    width, height = size
+    if tags.TILE_WIDTH in directory.entries:
+        side = directory.number(tags.TILE_WIDTH, 0), directory.number(tags.TILE_HEIGHT, 0)
+        if not all(side):
+            raise corrupt("its tiles have no size")
+        across, down = -(-width // side[0]), -(-height // side[1])
+        padded = across * side[0] * down * side[1]
+        if padded > _MAX_PADDING * width * height + _SPARE_PIXELS:
+            raise ImageTooLargeError(
+                f"the image has {width} x {height} pixels, and tiles of {side[0]} x {side[1]} "
+                f"that hold {padded}; at most {_MAX_PADDING} times its pixels are allowed, "
+                f"and {_SPARE_PIXELS} more"
+            )
+        number, rows = across * down * planes, [side[1]]
+        if across * down > width * height // _PIXELS_PER_TILE + _SPARE_TILES:
+            raise corrupt(f"it has {number} tiles of {side[0]} x {side[1]} pixels")
+    else:
+        # Without a number, or with 0, one strip has all rows.
+        side = width, min(directory.number(tags.ROWS_PER_STRIP, 0) or height, height)
+        number = -(-height // side[1]) * planes
+        rows = [side[1]] * (height // side[1]) + [height % side[1]] * (height % side[1] > 0)
+    if number > _MAX_PARTS:
+        raise corrupt(f"it has {number} strips or tiles")
+    return Layout(tags.TILE_WIDTH in directory.entries, side, rows * (number // len(rows)))
+
+
+def check_jpegs(layout: Layout, size: tuple[int, int]) -> None:
+    """Refuse very many JPEGs, each of some pixels. Raises `UnsupportedPixelsError`."""
+    number, most = len(layout.rows), area(size) // _PIXELS_PER_JPEG + _SPARE_JPEGS
+    if number > most:
+        raise unsupported(
+            f"TIFFs of {number} JPEGs with {area(size)} pixels", f"{most} of them are"
+        )
+
+
+def read_places(directory: Directory, layout: Layout, row_bytes: int) -> list[tuple[int, int]]:
+    """Return where each part begins and ends; `row_bytes` gives its length if known.
+
+    Raises `RequestError` where that is not within the file, or not told.
+    """
+    number = len(layout.rows)
+    wanted = (tags.TILE_OFFSETS, tags.STRIP_OFFSETS)[:: 1 if layout.tiled else -1]
+    starts = next(
+        (directory.numbers(tag, most=_MAX_PARTS) for tag in wanted if tag in directory.entries), []
+    )
+    if len(starts) < number:
+        raise corrupt(f"it has {number} strips or tiles, and tells of {len(starts)}")
+    if 0 in starts[:number]:
+        raise unsupported("TIFFs that lack some of their strips or tiles", "whole ones are")
+    if row_bytes:
+        lengths = [row_bytes * rows for rows in layout.rows]
+    else:
+        lengths = _lengths(directory, starts, number)
+    parts = [(start, start + n) for start, n in zip(starts, lengths, strict=False)]
+    if max(end for _, end in parts) > len(directory.data):
+        raise truncated()
+    if sum(lengths) > _MAX_SHARED * len(directory.data):
+        raise corrupt("its strips or tiles share their data")
+    return parts
+
+
+def _lengths(directory: Directory, starts: list[int], number: int) -> list[int]:
+    """Return the lengths of packed parts; what has none ends where the next or the file does."""
+    counts = (tags.TILE_COUNTS, tags.STRIP_COUNTS)
+    tag = next((tag for tag in counts if tag in directory.entries), 0)
+    lengths = directory.numbers(tag, (0,), most=_MAX_PARTS)[:number] if tag else []
+    if len(lengths) == number and 0 not in lengths:
+        return lengths
+    lengths += [0] * (number - len(lengths))
+    ends = sorted({*starts[:number], len(directory.data)})
+    if ends[-1] > len(directory.data):
+        raise truncated()
+    return [
+        length or ends[min(bisect_right(ends, start), len(ends) - 1)] - start
+        for start, length in zip(starts, lengths, strict=False)
+    ]
