@@ -54,7 +54,7 @@ def read_arguments(arguments: Sequence[str] | None) -> Job | None:
         message = error.format_message()
         if not message.endswith("..."):
             message = message.removesuffix(".")
-        raise OptionsError(f"{message}; `{path} --help` shows what can be asked") from error
+        raise OptionsError(f"{message}; see `{path} --help`") from error
     return job if callable(job) else None
 
 
