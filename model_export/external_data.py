@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from onnx import TensorProto, helper
 
-from model_export.contents import content_of
+from model_export.contents import content_of, shown
 from model_export.files import no_file
 
 if TYPE_CHECKING:
@@ -30,7 +30,9 @@ def unreadable(model: ModelProto, folder: Path) -> str:
         if name not in judged:
             judged[name] = _file_reason(name, folder)
         if reason := judged[name] or _range_reason(tensor, entries, folder / name):
-            return f"its weights in {name or 'a file without a name'} can't be read: {reason}"
+            return (
+                f"its weights in {shown(name) or 'a file without a name'} can't be read: {reason}"
+            )
     return ""
 
 
@@ -78,12 +80,12 @@ def _range_reason(tensor: TensorProto, entries: dict[str, str], path: Path) -> s
         needed = _bytes_of(tensor)
         offset, length = int(entries.get("offset", 0)), int(entries.get("length", needed))
     except (KeyError, ValueError):
-        return f"the type of {tensor.name}, or its place in it, is none"
+        return f"the type of {shown(tensor.name)}, or its place in it, is none"
     if length != needed:
-        return f"{tensor.name} has {length} bytes in it, and its shape is of {needed}"
+        return f"{shown(tensor.name)} has {length} bytes in it, and its shape is of {needed}"
     if offset + length > size:
         return (
-            f"it is too short: {size} bytes, and {tensor.name} is at bytes {offset} to "
+            f"it is too short: {size} bytes, and {shown(tensor.name)} is at bytes {offset} to "
             f"{offset + length}; perhaps it was not downloaded whole"
         )
     return ""

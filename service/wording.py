@@ -107,14 +107,14 @@ class Kind:
             *others, last = self.parts
             return f"{', '.join(others)} or {last}"
         if self.origin is tuple:
-            return f"a list, separated by commas, each {self.parts[0]}"
+            return f"a comma-separated list, each {self.parts[0]}"
         if self.origin is dict:
-            return f"pairs NAME=VALUE, separated by commas, each value {self.parts[0]}"
+            return f"comma-separated NAME=VALUE pairs, each value {self.parts[0]}"
         return _SIMPLE.get(self.origin, "text") + self._range()
 
     def _range(self) -> str:
         if {"ge", "le"} <= self.bounds.keys():
             return f" from {self.bounds['ge']} to {self.bounds['le']}"
-        words = {"gt": "above", "ge": "at least", "lt": "below", "le": "at most"}
+        words = {"gt": "above", "ge": "of at least", "lt": "below", "le": "at most"}
         bounds = [f"{words[name]} {bound}" for name, bound in sorted(self.bounds.items())]
         return " " + " and ".join(bounds) if bounds else ""

@@ -23,11 +23,15 @@ class ResponseReader:
     """Puts responses together from pieces, one after another."""
 
     def __init__(self) -> None:
-        self._parser = httptools.HttpResponseParser(self)
         self._headers: dict[bytes, bytes] = {}
         self._body: list[bytes] = []
+        # The parser calls these and the methods below; these are C's, which is measurably faster.
+        self.on_header = self._headers.__setitem__
+        self.on_body = self._body.append
+        self._parser = httptools.HttpResponseParser(self)
         self._head_bytes = 0
         self._in_body = False
+        self._status, self._timing = 0, b""
         self._whole: Response | None = None
 
     def feed(self, data: bytes) -> Response | None:
@@ -59,36 +63,22 @@ class ResponseReader:
         if self._whole is not None:
             raise ValueError("more than the response")
 
-    def on_header(self, name: bytes, value: bytes) -> None:
-        """Note a header; those behind the last chunk say nothing that matters."""
-        if not self._in_body:
-            self._headers[name.lower()] = value
-
     def on_headers_complete(self) -> None:
         """Make sure that the end of the body is known."""
-        if self._parser.get_http_version() not in {"1.0", "1.1"}:
-            raise ValueError("a response of another version of HTTP")
-        headers = self._headers
+        headers = {name.lower(): value for name, value in self._headers.items()}
+        self._status = self._parser.get_status_code()
+        bodyless = self._status < 200 or self._status in _BODYLESS
         chunked = headers.get(b"transfer-encoding", b"").lower().endswith(b"chunked")
-        status = self._parser.get_status_code()
-        known = b"content-length" in headers or chunked or status < 200 or status in _BODYLESS
-        if not known:
+        if not (b"content-length" in headers or chunked or bodyless):
             raise ValueError("a response of unknown length")
+        self._timing = headers.get(b"server-timing", b"").rstrip()
         self._in_body = True
-
-    def on_body(self, body: bytes) -> None:
-        """Note a piece of the body."""
-        self._body.append(body)
 
     def on_message_complete(self) -> None:
         """Keep the response, unless it is one before the answer."""
-        status = self._parser.get_status_code()
-        if status >= 200:
-            self._whole = Response(
-                status,
-                b"".join(self._body),
-                self._headers.get(b"server-timing", b"").rstrip(),
-                self._parser.should_keep_alive(),
-            )
-        self._headers, self._body = {}, []
+        if self._status >= 200:
+            keep_alive = self._parser.should_keep_alive()
+            self._whole = Response(self._status, b"".join(self._body), self._timing, keep_alive)
+        self._headers.clear()
+        self._body.clear()
         self._in_body, self._head_bytes = False, 0

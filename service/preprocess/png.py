@@ -40,7 +40,7 @@ _TRANSPARENT_BYTES = {_GREY: {2}, _RGB: {6}, 4: set[int](), 6: set[int]()}
 # What Pillow and `to_rgb` take for each pixel, measured over colour types, without and with a
 # transparent colour; of 16 bits with one, the pixels are decoded twice.
 _BYTES_PER_PIXEL = {0: (6, 10), 2: (5, 13), 3: (6, 10), 4: (13, 13), 6: (9, 9)}
-_BYTES_PER_DEEP_PIXEL, _BYTES_PER_DEEP_GREY = 22, 8
+_BYTES_PER_DEEP_PIXEL, _BYTES_PER_DEEP_GREY = 22, 10
 
 _Chunk = tuple[bytes, int, int]
 """A chunk's type, and where it begins and ends."""

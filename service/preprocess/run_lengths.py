@@ -15,10 +15,16 @@ from numpy.typing import NDArray
 from service.preprocess.encoded import corrupt, truncated
 
 _END_OF_ROW, _END, _STEP = 0, 1, 2  # what a pair that begins with 0 is; more are pixels as stored
-_PAIRS_AT_ONCE = 16_384  # of up to 255 pixels each
+_PAIRS_AT_ONCE = 32_768  # of up to 255 pixels each
 _MOST_BYTES = 2 + 256  # of a command
 # Encoders write pixels with each command but the end of a row, and steps over holes, if at all.
 _PIXELS_PER_STEP, _SPARE_COMMANDS = 256, 1000
+# Pairs of a command that begins with 0, by its second byte: of 8 and of 4 bits a pixel.
+_PAIRS = (
+    np.array([1, 1, 2, *(1 + (count + 1) // 2 for count in range(3, 256))], np.intp),
+    np.array([1, 1, 2, *(1 + (count + 3) // 4 for count in range(3, 256))], np.intp),
+)
+_DOUBLINGS = 7
 _SPARE_PIXELS = 2**16  # beyond rows, besides as many as the picture has
 
 _Numbers = NDArray[np.int32]
@@ -114,8 +120,7 @@ def _commands(stream: _Bytes, four_bits: bool) -> tuple[_Numbers, int]:
     starts = np.arange(0, len(stream), 2, dtype=np.int32)
     if not len(longs):
         return starts, len(stream)
-    counts = second[longs].astype(np.intp)
-    ends = longs + 1 + np.where(counts == _STEP, 1, _stored(counts, four_bits) // 2)
+    ends = longs + _PAIRS[four_bits][second[longs]]
     if (ends[:-1] > longs[1:]).any():
         are_commands = _reached(longs, ends, len(first))
         longs, ends = longs[are_commands], ends[are_commands]
@@ -129,19 +134,23 @@ def _commands(stream: _Bytes, four_bits: bool) -> tuple[_Numbers, int]:
 
 def _reached(begins: NDArray[np.intp], ends: NDArray[np.intp], length: int) -> NDArray[np.intp]:
     """Return which of some stretches are reached from the first, each from one that ends before."""
-    is_begin = np.zeros(max(length, int(ends.max())) + 1, np.int32)
-    is_begin[begins + 1] = 1
-    following = np.cumsum(is_begin)[ends].tolist()  # how many begin before
-    reached, at = list[int](), 0
+    begun = np.zeros(max(length, int(ends.max())) + 1, np.intp)
+    begun[begins + 1] = 1
+    # The one that follows each, the second, the fourth and so on; behind the last there is none.
+    following = [np.append(np.cumsum(begun)[ends], len(begins))]
+    for _ in range(_DOUBLINGS):
+        following.append(following[-1][following[-1]])
+    farthest = following.pop()
+    some, at = list[int](), 0
     while at < len(begins):
-        reached.append(at)
-        at = following[at]
-    return np.array(reached, np.intp)
-
-
-def _stored(counts: NDArray[np.intp], four_bits: bool) -> NDArray[np.intp]:
-    """Return the bytes of pixels as they are, an even number."""
-    return (counts + 3) // 4 * 2 if four_bits else (counts + 1) // 2 * 2
+        some.append(at)
+        at = int(farthest[at])
+    are_reached = np.zeros(len(begins) + 1, np.bool_)
+    reached = np.array(some)
+    for nearer in reversed(following):
+        reached = np.concatenate([reached, nearer[reached]])
+    are_reached[reached] = True
+    return np.flatnonzero(are_reached[:-1])
 
 
 def _write(
@@ -207,12 +216,20 @@ def _repeated(commands: _Commands, counts: NDArray[np.intp]) -> _Bytes:
     stored = commands.stored
     if not len(stored):
         return np.repeat(commands.second, counts)
-    # How often each byte is there: as often as its run says, or once of those as they are.
-    times = np.ones(len(commands.stream), np.intp)
-    times[commands.starts] = 0
-    times[commands.starts + 1] = np.where(commands.first > 0, counts, 0)
-    odd = stored[counts[stored] & 1 == 1]  # which are filled up
-    times[commands.starts[odd] + 2 + counts[odd]] = 0
-    steps = commands.starts[commands.breaks[commands.second[commands.breaks] == _STEP]]
-    times[steps + 2] = times[steps + 3] = 0
-    return np.repeat(commands.stream, times)
+    # The bytes that are pixels as they are: all but commands, steps, and what fills up odd ones.
+    is_pixel = np.ones(len(commands.stream) // 2, np.bool_)
+    is_pixel[commands.starts >> 1] = False
+    steps = commands.breaks[commands.second[commands.breaks] == _STEP]
+    is_pixel[(commands.starts[steps] >> 1) + 1] = False
+    is_pixel = np.repeat(is_pixel, 2)
+    odd = stored[counts[stored] & 1 == 1]
+    is_pixel[commands.starts[odd] + 2 + counts[odd]] = False
+    as_they_are = commands.stream[is_pixel]
+    if len(stored) + len(commands.breaks) == len(counts):
+        return as_they_are
+    is_run = commands.first > 0
+    in_run = np.repeat(is_run, counts)
+    values = np.empty(len(in_run), np.uint8)
+    values[in_run] = np.repeat(commands.second[is_run], counts[is_run])
+    values[~in_run] = as_they_are
+    return values

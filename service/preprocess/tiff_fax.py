@@ -21,11 +21,20 @@ _LEADING = bytes(8 - byte.bit_length() for byte in range(256))  # zeros of a byt
 _TRAILING = bytes((byte & -byte).bit_length() - 1 if byte else 8 for byte in range(256))
 _BEFORE, _BEHIND = 2, 3  # bytes on either side, in which what belongs to an end of line lies
 _BYTES_AT_ONCE = 65_536
+_FILL_BYTES = 128  # between two lines, and at the end
 _END_OF_BLOCK = b"\0\x10\x01"  # of Group 4
 # Columns of a part that tell if its rows are there; pixels that are unpacked at a time to see that.
-_SHOWN, _PIXELS_AT_ONCE = 8, 2**22
+_SHOWN, _PIXELS_AT_ONCE = 8, 2**20
 # Codes of Group 4: two changes by their lengths, here of none in white and one in black; as above.
 _HORIZONTAL, _AS_ABOVE = "00100110101010", "1"
+
+
+def most_bytes(width: int) -> int:
+    """Return how many bytes of a row are looked at: more than codes and their fill bits take.
+
+    In the worst case they are 6 bits a pixel.
+    """
+    return width + _FILL_BYTES
 
 
 def check_rows(

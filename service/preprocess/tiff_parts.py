@@ -8,13 +8,16 @@ from dataclasses import dataclass
 from service.errors import ImageTooLargeError
 from service.preprocess import tiff_tags as tags
 from service.preprocess.encoded import area, corrupt, truncated, unsupported
+from service.preprocess.tiff_packing import CCITT, JPEG
 from service.preprocess.tiff_tags import Directory
 
 _MAX_PARTS = 300_000  # strips or tiles; a row each of the longest image with its colours apart
 # The format's smallest tiles are of 16 x 16 pixels; of smaller ones there may be some.
 _PIXELS_PER_TILE, _SPARE_TILES = 64, 1000
-# Each has tables to make ready. Writers have strips of 8 KB, and tiles of 64 x 64, or larger ones.
+# A JPEG has tables to make ready, and a fax is looked through. Writers have strips of 8 KB or of a
+# row, and tiles of 64 x 64, or larger ones.
 _PIXELS_PER_JPEG, _SPARE_JPEGS = 1024, 256
+_PIXELS_PER_FAX, _SPARE_FAXES = 256, 1000
 # Tiles reach beyond the image. More than this of nothing is no writer's doing.
 _MAX_PADDING, _SPARE_PIXELS = 4, 2**22
 # Writers that find equal tiles store them once. Each is unpacked, so a small file could mean much.
@@ -58,13 +61,16 @@ def read_layout(directory: Directory, size: tuple[int, int], planes: int) -> Lay
     return Layout(tags.TILE_WIDTH in directory.entries, side, rows * (number // len(rows)))
 
 
-def check_jpegs(layout: Layout, size: tuple[int, int]) -> None:
-    """Refuse very many JPEGs, each of some pixels. Raises `UnsupportedPixelsError`."""
-    number, most = len(layout.rows), area(size) // _PIXELS_PER_JPEG + _SPARE_JPEGS
+def check_number(layout: Layout, size: tuple[int, int], compression: int) -> None:
+    """Refuse very many JPEGs or faxes, each of some pixels. Raises `UnsupportedPixelsError`."""
+    limits = {JPEG: ("JPEGs", _PIXELS_PER_JPEG, _SPARE_JPEGS)}
+    limits |= dict.fromkeys(CCITT, ("faxes", _PIXELS_PER_FAX, _SPARE_FAXES))
+    if compression not in limits:
+        return
+    name, pixels_each, spare = limits[compression]
+    number, most = len(layout.rows), area(size) // pixels_each + spare
     if number > most:
-        raise unsupported(
-            f"TIFFs of {number} JPEGs with {area(size)} pixels", f"{most} of them are"
-        )
+        raise unsupported(f"TIFFs of {number} {name} with {area(size)} pixels", f"{most} are")
 
 
 def read_places(directory: Directory, layout: Layout, row_bytes: int) -> list[tuple[int, int]]:

@@ -28,7 +28,7 @@ from service.preprocess.tiff_packing import (
     read_packing,
     read_predictor,
 )
-from service.preprocess.tiff_parts import Layout, check_jpegs, read_layout, read_places
+from service.preprocess.tiff_parts import Layout, check_number, read_layout, read_places
 from service.preprocess.tiff_tags import Directory
 from service.preprocess.tiff_write import write_tiff
 from service.preprocess.tiff_ycbcr import WHOLE, Block, stored_size
@@ -81,13 +81,16 @@ class Samples:
     def _check_whole(self) -> None:
         """Refuse parts that libtiff would unpack to less than their rows, and not tell.
 
-        Of the other compressions it raises an error.
+        Of the other compressions it raises an error. JPEGs must also be of their part's size.
         """
+        size, rows = self.layout.part_size, self.layout.rows
         if self.packing.compression == JPEG:
-            for start, end in self.places:
-                jpeg.check_whole(self.data[start:end], self.packing.tables)
+            channels = self.count // self.planes
+            for (start, end), high in zip(self.places, rows, strict=True):
+                # The last strip may be as high as the others.
+                sizes = {(size[0], high), size}
+                jpeg.check_part(self.data[start:end], self.packing.tables, sizes, channels)
         elif self.packing.compression in CCITT:
-            rows, size = self.layout.rows, self.layout.part_size
             tiff_fax.check_rows(self.packing, self._pieces(self.places), rows, size)
 
     def _ends_early(self, places: list[tuple[int, int]]) -> bool:
@@ -193,6 +196,7 @@ def read_samples(
     planes = count if directory.number(tags.PLANAR, 1) == 2 else 1
     packing = read_packing(directory, count // planes, bits, is_ycbcr=is_ycbcr)
     layout = read_layout(directory, size, planes)
+    check_number(layout, size, packing.compression)
     tiled_pixels = area(layout.part_size) * len(layout.rows) // planes if layout.tiled else 0
     predictor = read_predictor(directory, packing)
     if block is not None and block != WHOLE:
@@ -202,7 +206,16 @@ def read_samples(
         rows = [-(-rows // block[1]) for rows in layout.rows]
         layout = Layout(layout.tiled, stored_size(layout.part_size, block), rows)
     row_bytes = (layout.part_size[0] * count // planes * bits + 7) // 8
-    samples = Samples(
+    places = read_places(directory, layout, row_bytes if packing.compression == NONE else 0)
+    if packing.compression in CCITT:
+        most = tiff_fax.most_bytes(layout.part_size[0])
+        places = [
+            (start, min(end, start + most * rows))
+            for (start, end), rows in zip(places, layout.rows, strict=True)
+        ]
+    if packing.compression == JPEG and planes > 1 and is_ycbcr:
+        raise unsupported("TIFFs of JPEGs in planes of YCbCr", ACCEPTED)
+    return Samples(
         data=directory.data,
         size=size,
         count=count,
@@ -211,21 +224,6 @@ def read_samples(
         predictor=predictor,
         layout=layout,
         tiled_pixels=tiled_pixels,
-        places=read_places(directory, layout, row_bytes if packing.compression == NONE else 0),
+        places=places,
         reverse_bits=directory.number(tags.FILL_ORDER, 1) == 2,
     )
-    if packing.compression == JPEG:
-        _check_jpegs(samples)
-    return samples
-
-
-def _check_jpegs(samples: Samples) -> None:
-    """Refuse JPEGs that are not just what their part of the image is."""
-    if samples.planes > 1 and samples.packing.is_ycbcr:
-        raise unsupported("TIFFs of JPEGs in planes of YCbCr", ACCEPTED)
-    check_jpegs(samples.layout, samples.size)
-    width, most = samples.layout.part_size
-    for (start, end), height in zip(samples.places, samples.layout.rows, strict=True):
-        # The last strip may be as high as the others.
-        sizes = {(width, height), (width, most)}
-        jpeg.check_part(samples.data[start:end], sizes, samples.count // samples.planes)

@@ -29,7 +29,7 @@ _ALPHA = 0x10  # a flag of VP8X
 _STREAMS = {b"VP8 ", b"VP8L"}
 _BYTES_PER_CHUNK = 400  # more chunks than MAX_PIECES only in a file that is that much larger
 # Measured: 16 in libwebp's decoder of animations, and the conversion of what has alpha.
-_BYTES_PER_PIXEL, _BYTES_PER_TRANSPARENT_PIXEL = 17, 18
+_BYTES_PER_PIXEL, _BYTES_PER_TRANSPARENT_PIXEL = 17, 20
 # Of libwebp's tables of codes, measured; their numbers have 16 bits (RFC 9649, section 6.2.2).
 _BYTES_PER_GROUP, _GROUP_BITS, _MAX_GROUPS = 6000, 20, 65_536
 
