@@ -15,7 +15,7 @@ from model_export.labels import labels_for
 from model_export.loading import build_network
 from model_export.model_file import read_model
 from model_export.networks import find_whole, trained_network
-from model_export.options import ExportOptions, PrecisionOptions, WeightsOptions
+from model_export.options import ExportOptions, PrecisionOptions, ServedPrecision, WeightsOptions
 from model_export.precision import Lowering
 from model_export.preprocessing import preprocessing_of
 from model_export.progress import step
@@ -55,10 +55,12 @@ def export_command(options: ExportOptions) -> None:
         sys.stdout.write(f"{contract.precision}: {describe_agreement(contract.agreement)}\n")
 
 
-def verify_command(file: Path, weights: WeightsOptions) -> None:
+def verify_command(
+    file: Path, weights: WeightsOptions, provider: str, precision: ServedPrecision
+) -> None:
     """Verify a model file, also against weights if they are given; print what was measured."""
     _, contract = read_model(file)
-    report = check_answers(file, contract)
+    report = check_answers(file, contract, provider, precision)
     sys.stdout.write(
         f"{file}: {len(contract.golden)} golden cases agree, "
         f"max difference {report.max_abs_diff:.2g} ({report.tolerance:g} is allowed)\n"

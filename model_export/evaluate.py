@@ -20,6 +20,7 @@ from model_export.pixels import BATCH, batches
 from service.contract import Accuracy, ModelContract
 from service.engine.base import Engine, probabilities
 from service.engine.onnx import load_engine
+from service.engine.providers import EngineOptions
 from service.files import replacing
 from service.report.plots import reliability_plot
 
@@ -68,7 +69,11 @@ class Evaluation:
 def evaluate_command(options: EvaluateOptions) -> None:
     """Evaluate as the options say; print, plot and keep the result."""
     _, contract = read_model(options.file)
-    engine = load_engine(options.file, provider=options.provider)
+    engine = load_engine(
+        options.file,
+        provider=options.provider,
+        options=EngineOptions(precision=options.precision),
+    )
     try:
         result = evaluate(engine, contract, options.images, options.limit)
     finally:

@@ -16,6 +16,9 @@ from model_export.files import missing, resolved
 from service.contract import Faster
 from service.models.files import is_model_name, is_version
 
+ServedPrecision = Literal["auto", "exact"]
+"""Whether a faster precision is taken that a file allows, or that of the file."""
+
 Storage = Literal["fp32", "fp16"]
 """How weights are kept in a file that computes in float32."""
 
@@ -203,6 +206,7 @@ class EvaluateOptions:
     images: Path
     limit: int | None
     provider: str
+    precision: ServedPrecision
     data_set: str
     write: bool
     all_classes: bool
@@ -212,6 +216,10 @@ class EvaluateOptions:
     def __post_init__(self) -> None:
         if self.write and self.limit is not None:
             raise OptionsError("--write is for all images, so not with --limit")
+        if self.write and self.precision == "auto":
+            raise OptionsError(
+                "--write is for the file's own precision: leave out --precision auto"
+            )
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,7 +14,7 @@ from model_export.options import Storage
 from model_export.reference import Outputs, Reference, References
 from service.contract import INPUT_NAME, PROBABILITIES, ModelContract, Parity
 from service.engine.onnx import load_engine
-from service.engine.providers import CPU
+from service.engine.providers import CPU, EngineOptions, PrecisionChoice
 from service.golden import GoldenReport, check_golden, golden_pattern
 
 
@@ -113,10 +113,16 @@ def answers_of(path: Path) -> Reference:
     return outputs
 
 
-def check_answers(path: Path, contract: ModelContract) -> GoldenReport:
+def check_answers(
+    path: Path,
+    contract: ModelContract,
+    provider: str = CPU.name,
+    precision: PrecisionChoice = "exact",
+) -> GoldenReport:
     """Replay the golden cases as the service will. Raises `ParityError` when one disagrees."""
-    engine = load_engine(path, provider=CPU.name)
+    engine = load_engine(path, provider=provider, options=EngineOptions(precision=precision))
     try:
+        engine.prepare((1,))
         report = check_golden(engine, contract, batch=1)
     finally:
         engine.close()

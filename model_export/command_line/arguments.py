@@ -12,6 +12,7 @@ from model_export.architectures import Stem as StemName
 from model_export.command_line import values
 from model_export.options import Interpolation as InterpolationName
 from model_export.options import Precision as PrecisionName
+from model_export.options import ServedPrecision as ServedPrecisionName
 from model_export.options import Storage as StorageName
 from model_export.options import Triple
 from service.contract import Faster
@@ -211,6 +212,12 @@ Channels = Annotated[
     ChannelsName,
     choice(NETWORK, "--channels", ChannelsName,
             help="Channel order of the input. --mean and --std are in RGB order either way."),
+]  # fmt: skip
+ServedPrecision = Annotated[
+    ServedPrecisionName,
+    choice(None, "--precision", ServedPrecisionName,
+            help="auto uses a faster precision if the file allows it and the provider supports "
+            "it, exact that of the file."),
 ]  # fmt: skip
 Provider = Annotated[
     str, choice(None, "--provider", provider_names(), help="Where the model runs.")

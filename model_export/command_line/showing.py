@@ -13,6 +13,7 @@ from model_export.command_line.jobs import Job, job
 from model_export.command_line.values import words
 from model_export.files import resolved
 from model_export.options import AllowOptions, EvaluateOptions, WeightsOptions
+from service.engine.providers import CPU
 
 
 def verify(
@@ -21,14 +22,16 @@ def verify(
     weights: given.Weights = None,
     weights_entry: given.WeightsEntry = None,
     cache_dir: given.CacheDir = None,
+    provider: given.Provider = CPU.name,
+    precision: given.ServedPrecision = "exact",
 ) -> Job:
     """Verify a model file again.
 
-    Replay its golden cases in ONNX Runtime; with --weights, compare it with PyTorch as during
+    Replay its golden cases on --provider; with --weights, compare it with PyTorch as during
     export.
     """
     options = WeightsOptions(weights, weights_entry, cache_dir)
-    return job("model_export.commands", "verify_command", file, options)
+    return job("model_export.commands", "verify_command", file, options, provider, precision)
 
 
 def describe(
@@ -54,6 +57,7 @@ def evaluate(  # noqa: PLR0913 - each is an option
     images: given.Images,
     limit: given.Limit = None,
     provider: given.Provider = "auto",
+    precision: given.ServedPrecision = "exact",
     data_set: Annotated[
         str | None,
         typer.Option(
@@ -81,8 +85,8 @@ def evaluate(  # noqa: PLR0913 - each is an option
     of its name, or val_annotations.txt. --json always includes all classes.
     """
     options = EvaluateOptions(
-        file, images, limit, provider, data_set or resolved(images).name, write, all_classes, plot,
-        json,
+        file, images, limit, provider, precision, data_set or resolved(images).name, write,
+        all_classes, plot, json,
     )  # fmt: skip
     return job("model_export.evaluate", "evaluate_command", options)
 

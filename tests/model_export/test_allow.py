@@ -132,3 +132,30 @@ def test_describe_shows_what_a_file_allows(tmp_path, capsys):
     assert "in bf16, 99.00% of labels are float32's on 2000 images (photos), 98.4" in shown
     assert main(["describe", str(write_color_model(tmp_path / "y.onnx"))]) == 0
     assert "nothing faster than its precision" in capsys.readouterr().out
+
+
+# What is allowed is seen where it is asked for
+
+
+@has_bf16
+def test_verify_and_evaluate_compute_in_it_only_when_asked_to(model, photos, capsys):
+    given = ["--precision", "bf16", "--images", str(photos), "--min-agreement", "0"]
+    assert main(["allow", str(model), *given]) == 0
+    differences = {}
+    for precision in ("exact", "auto"):
+        capsys.readouterr()
+        asked = ["--provider", "openvino", "--precision", precision]
+        assert main(["verify", str(model), *asked]) == 0
+        said = capsys.readouterr().out
+        differences[precision] = float(said.split("max difference ")[1].split()[0])
+    assert differences["exact"] < 1e-5
+    assert differences["auto"] > 1e-4
+    assert main(["verify", str(model)]) == 0
+
+
+def test_accuracy_in_another_precision_is_not_written_into_a_file(tmp_path, photos, capsys):
+    model = write_color_model(tmp_path / "x.onnx")
+    given = ["--provider", "openvino", "--precision", "auto"]
+    assert main(["evaluate", str(model), str(photos), *given]) == 0
+    assert main(["evaluate", str(model), str(photos), *given, "--write"]) != 0
+    assert "--write is for the file's own precision" in capsys.readouterr().err

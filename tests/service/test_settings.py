@@ -274,6 +274,7 @@ def test_a_root_path_that_could_not_be_one_is_named(text):
         ("stuck_after_s", "nan", "a number above 0 and at most 86400"),
         ("max_delay_ms", "-1", "a number from 0 to 10000"),
         ("provider", "tpu", "auto, cpu, cuda or openvino"),
+        ("precision", "bf16", "auto or exact"),
         ("cuda_graphs", "on", "auto or off"),
         ("builtin", "maybe", "true or false"),
         (

@@ -17,16 +17,17 @@ from openvino_cpu import Core, cpu_with, has_bf16
 from structlog.testing import capture_logs
 
 from model_export.model_file import read_model, rewrite_contract
-from service.contract import PROBABILITIES, parse_contract
+from service.contract import PROBABILITIES, Allowed, parse_contract
 from service.engine import openvino, openvino_library
 from service.engine.base import Engine, probabilities
 from service.engine.onnx import OnnxOpener, load_engine
 from service.engine.providers import CPU, OPENVINO, EngineOptions
 from service.errors import ModelFileError, ProviderError
 from service.golden import check_golden, golden_pattern, tolerance_in_force
+from service.metrics import Metrics
 from service.models.files import builtin_file
-
-BUILTIN = builtin_file().path
+from service.models.loader import load_repository
+from service.settings import Settings
 
 
 @pytest.fixture
@@ -37,10 +38,19 @@ def model(tmp_path: Path) -> Path:
 @pytest.fixture(scope="module")
 def allowing(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The built-in model, whose contract allows bfloat16."""
-    path = tmp_path_factory.mktemp("models") / "allowing.onnx"
-    path.write_bytes(BUILTIN.read_bytes())
+    return builtin_allowing({"bf16": ALLOWED}, tmp_path_factory.mktemp("models") / "allowing.onnx")
+
+
+@pytest.fixture(scope="module")
+def without_entry(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The built-in model, whose contract allows nothing."""
+    return builtin_allowing(None, tmp_path_factory.mktemp("models") / "plain.onnx")
+
+
+def builtin_allowing(allowed: dict[str, Allowed] | None, path: Path) -> Path:
+    path.write_bytes(builtin_file().path.read_bytes())
     _, contract = read_model(path)
-    rewrite_contract(path, contract.model_copy(update={"allowed": {"bf16": ALLOWED}}))
+    rewrite_contract(path, contract.model_copy(update={"allowed": allowed}))
     return path
 
 
@@ -139,20 +149,50 @@ def test_the_cpus_are_shared_by_the_batches_that_are_under_way(
 # Precision
 
 
-def test_float32_is_computed_as_exactly_as_by_onnx_runtime():
-    engine = opened(BUILTIN)
+def test_float32_is_computed_as_exactly_as_by_onnx_runtime(without_entry):
+    engine = opened(without_entry)
     assert engine.rounds_to is None
     assert engine.attested["layers_rounded"] == 0
     assert worst_difference(engine) < 1e-5
 
 
-def test_no_file_without_the_entry_is_given_another_hint_than_float32():
+def test_no_file_without_the_entry_is_given_another_hint_than_float32(without_entry):
     for asked in ("auto", "exact"):
         assert OPENVINO.options(EngineOptions(precision=asked), "fp32", None)[
             "INFERENCE_PRECISION_HINT"
         ] == ("f32")
     for precision in ("auto", "exact"):
-        assert opened(BUILTIN, precision=precision).attested["precision_asked"] == "f32"
+        assert opened(without_entry, precision=precision).attested["precision_asked"] == "f32"
+
+
+@pytest.mark.parametrize("precision", ["auto", "exact"])
+@pytest.mark.parametrize("provider", ["auto", "cpu", "openvino"])
+def test_no_way_to_serve_a_file_without_the_entry_computes_in_bfloat16(
+    without_entry, provider, precision
+):
+    """Its golden cases would differ by more than a thousandth."""
+    settings = Settings(models=without_entry, provider=provider, precision=precision)
+    with capture_logs() as logs:
+        repository = load_repository(settings, Metrics())
+        repository.warm_up(threading.Event())
+    (model,) = repository
+    assert (model.state, model.computed_in) == ("ready", "fp32")
+    (ready,) = [log for log in logs if log["event"] == "model_ready"]
+    assert ready["golden_max_diff"] < 1e-5
+    repository.close(10)
+
+
+@has_bf16
+def test_a_file_with_the_entry_is_served_in_bfloat16(allowing):
+    settings = Settings(models=allowing, provider="openvino")
+    with capture_logs() as logs:
+        repository = load_repository(settings, Metrics())
+        repository.warm_up(threading.Event())
+    (model,) = repository
+    assert (model.state, model.computed_in) == ("ready", "bf16")
+    (ready,) = [log for log in logs if log["event"] == "model_ready"]
+    assert 1e-4 < ready["golden_max_diff"] < ALLOWED.tolerance
+    repository.close(10)
 
 
 @has_bf16
@@ -185,7 +225,9 @@ def test_on_a_cpu_without_it_bfloat16_is_not_taken(allowing):
 
 
 @has_bf16
-def test_what_computes_in_another_precision_than_was_asked_for_is_refused(monkeypatch):
+def test_what_computes_in_another_precision_than_was_asked_for_is_refused(
+    monkeypatch, without_entry
+):
     """As it does by itself, without a hint."""
 
     class Unheeding(Core):
@@ -195,7 +237,7 @@ def test_what_computes_in_another_precision_than_was_asked_for_is_refused(monkey
 
     monkeypatch.setattr(openvino_library, "core", Unheeding)
     with pytest.raises(ProviderError, match=r"computes in bf16, though the precision of the file"):
-        opened(BUILTIN)
+        opened(without_entry)
 
 
 @has_bf16
