@@ -15,7 +15,6 @@ from numpy.typing import NDArray
 from model_export.agreement import agreement_of
 from model_export.describe import describe_allowed
 from model_export.errors import AgreementError, OptionsError
-from model_export.files import resolved
 from model_export.images import open_images
 from model_export.model_file import read_model, rewrite_contract
 from model_export.options import AllowOptions
@@ -127,4 +126,4 @@ def _agreement(
             yield probabilities(exact, [*batch]), probabilities(fast, [*batch])
 
     with open_images(options.images) as images:
-        return agreement_of(answers(), resolved(options.images).name)
+        return agreement_of(answers(), options.data_set)

@@ -230,6 +230,7 @@ class AllowOptions:
     precision: Faster
     images: Path
     limit: int | None
+    data_set: str
     min_agreement: float
 
 

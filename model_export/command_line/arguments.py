@@ -173,6 +173,11 @@ ModelFile = Annotated[Path, typer.Argument(metavar="FILE", help="Model file.")]
 SecondFile = Annotated[
     Path, typer.Argument(metavar="SECOND", help="Model file with the same labels.")
 ]
+DataSet = Annotated[
+    str | None,
+    option(None, "--data-set", metavar="NAME", parser=values.words, show_default="from IMAGES",
+            help="Name of the data set in the report."),
+]  # fmt: skip
 FasterPrecision = Annotated[
     Faster,
     choice(None, "--precision", Faster,

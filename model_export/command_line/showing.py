@@ -10,7 +10,6 @@ import typer
 from model_export.command_line import arguments as given
 from model_export.command_line import values
 from model_export.command_line.jobs import Job, job
-from model_export.command_line.values import words
 from model_export.files import resolved
 from model_export.options import AllowOptions, EvaluateOptions, WeightsOptions
 from service.engine.providers import CPU
@@ -58,16 +57,7 @@ def evaluate(  # noqa: PLR0913 - each is an option
     limit: given.Limit = None,
     provider: given.Provider = "auto",
     precision: given.ServedPrecision = "exact",
-    data_set: Annotated[
-        str | None,
-        typer.Option(
-            "--data-set",
-            metavar="NAME",
-            parser=words,
-            show_default="from IMAGES",
-            help="Name of the data set in the report.",
-        ),
-    ] = None,
+    data_set: given.DataSet = None,
     write: Annotated[
         bool, typer.Option("--write", help="Store top-1 and top-5 in the file's contract.")
     ] = False,
@@ -97,6 +87,7 @@ def allow(
     precision: given.FasterPrecision,
     images: given.OwnImages,
     limit: given.Limit = None,
+    data_set: given.DataSet = None,
     min_agreement: Annotated[
         float,
         typer.Option(
@@ -113,7 +104,9 @@ def allow(
     writes that and a tolerance into the file's contract. The graph stays. The images' classes need
     not be known.
     """
-    options = AllowOptions(file, precision, images, limit, min_agreement)
+    options = AllowOptions(
+        file, precision, images, limit, data_set or resolved(images).name, min_agreement
+    )
     return job("model_export.allow", "allow_command", options)
 
 

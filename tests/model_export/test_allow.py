@@ -85,11 +85,11 @@ def test_a_file_that_agrees_too_little_stays_as_it_was(model, photos, capsys):
 
 @has_bf16
 def test_the_first_images_can_be_all(model, photos):
-    given = ["--images", str(photos), "--limit", "3", "--min-agreement", "0"]
+    given = ["--images", str(photos), "--limit", "3", "--min-agreement", "0", "--data-set", "Ours"]
     assert main(["allow", str(model), "--precision", "bf16", *given]) == 0
     allowed = read_model(model)[1].allowed
     assert allowed is not None
-    assert allowed["bf16"].images == 3
+    assert (allowed["bf16"].images, allowed["bf16"].source) == (3, "Ours")
 
 
 def test_a_cpu_that_lacks_it_is_not_asked_to_measure_float32_against_itself(
