@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from service.batching.latency import LatencyTable
 from service.batching.queue import TicketQueue
-from service.batching.work_source import ConcurrencyLimit, Offer, WorkSource
+from service.batching.work_source import ConcurrencyLimit, Offer, Trial, WorkSource
 
 _UNHURRIED = 4.0
 """Who has less time left than so many batches take, or has waited as long, waits for no fuller one:
@@ -49,7 +49,7 @@ def decide_batch(
       before that is over for the oldest ticket, unless a deadline is near.
     - How many: the most images a second that the table knows of, in the time that the most urgent
       deadline leaves. What waits is shared out among idle threads: two halves side by side are done
-      sooner.
+      sooner. Now and then a trial of another size is offered beside it.
     """
     count = len(waiting)
     best = table.best_size(limits.max_batch, math.inf)
@@ -60,13 +60,17 @@ def decide_batch(
         margin_s = max(_WAKE_UP_S, _UNHURRIED * table.p95_s(count))
         end_of_delay = waiting.oldest_submitted() + limits.max_delay_s
         at = max(at, min(end_of_delay, waiting.earliest_deadline() - margin_s))
+    sort_key = waiting.sort_key(now)
     if at > now:
-        return Offer(at)
+        return Offer(at, sort_key)
     most = min(count, limits.max_batch, -(-count // max(1, min(idle, concurrency.parts))))
-    size, is_trial = 1, False
+    size, trial = 1, None
     if most > 1:
-        size, is_trial = table.next_size(most, waiting.earliest_deadline() - now)
-    return Offer(at, waiting.sort_key(now), table.p95_s(min(best, count)), size, is_trial)
+        left_s = waiting.earliest_deadline() - now
+        size = table.best_size(most, left_s)
+        if tried := table.trial_size(size, most, left_s):
+            trial = Trial(tried, waiting.sort_key(now, tried))
+    return Offer(at, sort_key, table.p95_s(min(best, count)), size, trial)
 
 
 def may_yield(
@@ -107,7 +111,23 @@ def choose(
             first_at = min(first_at, offer.at)
     if not ready:
         return first_at - now
-    return ready[0] if len(ready) == 1 else _most_urgent(ready, now)
+    source, offer = ready[0] if len(ready) == 1 else _most_urgent(ready, now)
+    if offer.trial is not None and _passes_nobody(offer.trial, source, sources, now):
+        offer = offer._replace(size=offer.trial.size)
+    elif offer.trial is not None:
+        offer = offer._replace(trial=None)
+    return source, offer
+
+
+def _passes_nobody(
+    trial: Trial, source: WorkSource, sources: Sequence[WorkSource], now: float
+) -> bool:
+    """Return whether no other source has work that is more urgent than an image of the trial.
+
+    Such work may have no time to spare: what is less urgent was not counted before it.
+    """
+    offers = [other.offer(now, 1) for other in sources if other is not source]
+    return all(offer is None or trial.last <= offer.sort_key for offer in offers)
 
 
 def _most_urgent(ready: list[tuple[WorkSource, Offer]], now: float) -> tuple[WorkSource, Offer]:

@@ -37,16 +37,24 @@ class ConcurrencyLimit:
         return 1 if self.serial else self.free
 
 
+class Trial(NamedTuple):
+    """A batch of another size than the best, run to keep that size's timings current."""
+
+    size: int
+    last: SortKey
+    """Priority and deadline of the least urgent image in it."""
+
+
 class Offer(NamedTuple):
-    """The next piece of work of a source, as it would be taken now."""
+    """A source's next piece of work, as it would be taken now."""
 
     at: float
-    """When to take it (`time.perf_counter()`); the rest is only known once that has come."""
-    sort_key: SortKey = (0, 0.0)
+    """When to take it (`time.perf_counter()`)."""
+    sort_key: SortKey
     lasts_s: float = 0.0
     size: int = 1
-    is_trial: bool = False
-    """Whether the size is not the best one, but one whose times are to be kept current."""
+    trial: Trial | None = None
+    """What may be taken instead, if it delays nobody else's more urgent work."""
 
 
 class WorkSource(Protocol):
