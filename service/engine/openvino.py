@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import queue
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -34,13 +35,18 @@ class OpenVinoEngine:
     provider = OPENVINO
     sizes: Sequence[int] = ()
 
-    def __init__(self, compiled: Any, described: Session, attested: Mapping[str, Any]) -> None:
+    def __init__(
+        self,
+        compiled: Any,
+        described: Session,
+        rounds_to: Faster | None,
+        attested: Mapping[str, Any],
+    ) -> None:
         self._compiled = compiled
         self._idle: queue.SimpleQueue[Any] = queue.SimpleQueue()
         self.metadata: Mapping[str, str] = dict(described.get_modelmeta().custom_metadata_map)
         self.classes, self.input_shape = stated_classes(described), stated_input(described)
-        self.rounds_to: Faster | None = next(iter(rounded_layers(compiled)), None)
-        self.attested = attested
+        self.rounds_to, self.attested = rounds_to, attested
 
     def prepare(self, sizes: Sequence[int]) -> None:
         """Any size runs as it comes, so there is nothing to do."""
@@ -96,18 +102,19 @@ class OpenVinoOpener(ProviderOpener):
             "INFERENCE_NUM_THREADS": cpus,
         }
         compiled = _compiled(path, given)
-        if others := rounded_layers(compiled) - {asked}:
+        rounded = _rounded_layers(compiled)
+        if others := rounded.keys() - {asked}:
             raise ProviderError(
-                f"{path}: OpenVINO computes in {' and '.join(map(str, others))}, though "
+                f"{path}: OpenVINO computes in {' and '.join(others)}, though "
                 f"{asked or 'the precision of the file'} was asked for"
             )
         attested = {
             "precision_asked": given["INFERENCE_PRECISION_HINT"],
-            "layers_rounded": sum(map(_is_rounded, compiled.get_runtime_model().get_ops())),
+            "layers_rounded": rounded.total(),
             "streams": compiled.get_property("NUM_STREAMS"),
             "threads": compiled.get_property("INFERENCE_NUM_THREADS"),
         }
-        return OpenVinoEngine(compiled, described, attested)
+        return OpenVinoEngine(compiled, described, asked if rounded else None, attested)
 
 
 def _compiled(path: Path, given: Mapping[str, Any]) -> Any:
@@ -128,18 +135,8 @@ def _compiled(path: Path, given: Mapping[str, Any]) -> Any:
         raise OPENVINO.failure(path, error) from error
 
 
-def rounded_layers(compiled: Any) -> set[Faster | None]:
-    """Return the precisions below float32 in which layers of a compiled model really run."""
-    return {
-        _ROUNDED[precision]
-        for precision in map(_precision, compiled.get_runtime_model().get_ops())
-        if precision in _ROUNDED
-    }
-
-
-def _is_rounded(layer: Any) -> bool:
-    return _precision(layer) in _ROUNDED
-
-
-def _precision(layer: Any) -> str:
-    return str(layer.get_rt_info()["runtimePrecision"].astype(str))
+def _rounded_layers(compiled: Any) -> Counter[Faster]:
+    """Count the layers that really run in a precision below float32."""
+    layers = compiled.get_runtime_model().get_ops()
+    precisions = (str(layer.get_rt_info()["runtimePrecision"].astype(str)) for layer in layers)
+    return Counter(_ROUNDED[precision] for precision in precisions if precision in _ROUNDED)
