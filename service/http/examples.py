@@ -35,7 +35,7 @@ PROBLEMS: dict[int, dict[str, Any]] = {
         HeadersTooLargeError("the headers are larger than 65536 bytes"),
         InternalError(f"an internal error; its id is {_REQUEST_ID}"),
         DeadlineUnreachableError(
-            "the answer would take about 17 ms, and only 1 ms are left; try again later or allow "
+            "the answer would take about 17 ms, but only 1 ms is left; try again later or allow "
             "more time (X-Request-Timeout-Ms)"
         ),
         DeadlineExceededError("the answer was not there within 200 ms (X-Request-Timeout-Ms)"),
