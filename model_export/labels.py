@@ -84,7 +84,7 @@ def _json_entries(text: str, file: Path) -> list[Any]:
     try:
         entries = json.loads(text)
     except ValueError as error:
-        raise LabelsError(f"{file}: is no JSON: {error}") from error
+        raise LabelsError(f"{file}: is not valid JSON: {error}") from error
     if not isinstance(entries, list):
         raise LabelsError(f"{file}: must hold a JSON list, not {type(entries).__name__}")
     return entries

@@ -1,4 +1,4 @@
-"""Every error that the service raises on purpose, one class for each cause.
+"""Every error that the service raises on purpose, with one class per cause.
 
 The stages of a request, and the errors that can end each:
 
@@ -27,8 +27,8 @@ The stages of a request, and the errors that can end each:
      at any time                 ClientDisconnectedError, StoppingError, InternalError,
                                  RouteNotFoundError, MethodNotAllowedError
 
-An error of one image is that image's result when the request has several, and the response's
-status when it has one. `http/problems.py` turns them into problem details (RFC 9457), once.
+An image's error is that image's result when the request has several, and the whole answer when it
+has one. `http/problems.py` is the one place that turns errors into problem details (RFC 9457).
 """
 
 from __future__ import annotations
@@ -37,11 +37,11 @@ from typing import ClassVar
 
 
 class ResnetServeError(Exception):
-    """The root of all errors raised on purpose."""
+    """The base class of all errors raised on purpose."""
 
 
 def first_line(error: BaseException) -> str:
-    """Return the first line of an error's message, or its class's name where there is none."""
+    """Return the first line of an error's message, or its class name if it has none."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
@@ -49,11 +49,11 @@ def first_line(error: BaseException) -> str:
 
 
 class StartupError(ResnetServeError):
-    """The service can't start as it was asked to."""
+    """The service can't start as requested."""
 
 
 class SettingsError(StartupError):
-    """A setting is unknown or has a bad value."""
+    """A setting is unknown or invalid."""
 
 
 class RuntimeMissingError(StartupError):
@@ -61,11 +61,11 @@ class RuntimeMissingError(StartupError):
 
 
 class RuntimeConflictError(StartupError):
-    """Both onnxruntime and onnxruntime-gpu are installed; which one loads is chance."""
+    """Both onnxruntime and onnxruntime-gpu are installed; either one may be loaded."""
 
 
 class ProviderError(StartupError):
-    """The execution provider that was asked for does not work here."""
+    """The requested execution provider does not work here."""
 
 
 class ModelFileError(StartupError):
@@ -73,36 +73,36 @@ class ModelFileError(StartupError):
 
 
 class ContractError(ModelFileError):
-    """A model file has no contract, or one that does not hold."""
+    """A model file has no contract or an invalid one."""
 
 
 class ModelSelectionError(StartupError):
-    """The models that were asked for do not fit together (none, a name twice, no such default)."""
+    """The requested models do not fit together (none, a duplicate name, an unknown default)."""
 
 
-# While serving: those who wait for the model get a `ModelUnavailableError`.
+# While serving: requests that wait for the model get a `ModelUnavailableError`.
 
 
 class DeviceLostError(ResnetServeError):
-    """A device failed in a way that only a new process mends: this one ends."""
+    """A device failed in a way that only a new process can fix; this one exits."""
 
 
 class SessionFailedError(ResnetServeError):
-    """A session is of no more use, but its device is: the model is loaded again."""
+    """A session failed on a device that still works; the model is reloaded."""
 
 
 class DeviceMemoryError(SessionFailedError):
-    """The device's memory is too little."""
+    """The device is out of memory."""
 
 
 # Requests: answered as a problem detail with the class's status and code.
 
 
 class RequestError(ResnetServeError):
-    """A request, or one image of it, gets an error instead of labels.
+    """An error that a request, or one image of it, gets instead of labels.
 
-    The message is shown to the client: what was wrong and what is allowed. `code` is stable.
-    `retry_after_s` becomes the `Retry-After` header; where it can be computed, it is given.
+    The message is shown to the client: what is wrong and what is allowed. `code` is stable.
+    `retry_after_s` becomes the `Retry-After` header; pass it where it can be computed.
     """
 
     status: ClassVar[int]
@@ -117,19 +117,19 @@ class RequestError(ResnetServeError):
 
 
 class InternalError(RequestError):
-    """A defect: its traceback is in the log under the request's id, never in the answer."""
+    """A bug: its traceback is in the log under the request's id, never in the answer."""
 
     status, code, title = 500, "internal_error", "Internal error"
 
 
 class MalformedRequestError(RequestError):
-    """What arrived is not a request of HTTP/1.1; the connection is closed."""
+    """The client did not send a valid HTTP/1.1 request; the connection is closed."""
 
     status, code, title = 400, "malformed_request", "Malformed request"
 
 
 class HeadersTooLargeError(RequestError):
-    """Request line and headers are larger than 64 KiB."""
+    """The request line and headers are larger than 64 KiB."""
 
     status, code, title = 431, "headers_too_large", "Headers too large"
 
@@ -157,34 +157,34 @@ class MethodNotAllowedError(RequestError):
 
 
 class StoppingError(RequestError):
-    """The service stopped before the answer was there."""
+    """The service stopped before the answer was ready."""
 
     status, code, title = 503, "stopping", "The service is stopping"
     retry_after_s = 1
 
 
 class BrokenModelError(RequestError):
-    """The model's file can't be loaded, or disagreed with its golden cases; others are served."""
+    """The model's file can't be loaded or failed its golden cases; other models are served."""
 
     status, code, title = 503, "model_broken", "The model is broken"
 
 
 class NotReadyError(RequestError):
-    """The model is warming up, or is loaded again."""
+    """The model is warming up or being reloaded."""
 
     status, code, title = 503, "model_not_ready", "The model is not ready"
     retry_after_s = 1
 
 
 class InflightBytesError(RequestError):
-    """All bodies being handled together would exceed `max_inflight_bytes`."""
+    """The bodies of all requests in flight would together exceed `max_inflight_bytes`."""
 
     status, code, title = 503, "too_many_bytes_in_flight", "Too many request bytes in flight"
     retry_after_s = 1
 
 
 class InvalidParameterError(RequestError):
-    """A query parameter is unknown, given twice, or not of its type."""
+    """A query parameter is unknown, given twice, or of the wrong type."""
 
     status, code, title = 400, "invalid_parameter", "Invalid query parameter"
 
@@ -196,7 +196,7 @@ class ModelRequiredError(RequestError):
 
 
 class UnknownModelError(RequestError):
-    """No model of that name and version is served."""
+    """No model with that name and version is served."""
 
     status, code, title = 404, "unknown_model", "Unknown model"
 
@@ -208,13 +208,13 @@ class TopKError(RequestError):
 
 
 class UnsupportedMediaTypeError(RequestError):
-    """The Content-Type is none of the accepted forms of a body."""
+    """The Content-Type is not one of the accepted ones."""
 
     status, code, title = 415, "unsupported_media_type", "Unsupported media type"
 
 
 class ContentEncodingError(RequestError):
-    """The body is compressed, or a part of a form is in an unknown encoding."""
+    """The body is compressed, or a part of a form has an unknown encoding."""
 
     status, code, title = 415, "unsupported_content_encoding", "Unsupported content encoding"
 
@@ -226,7 +226,7 @@ class BodyTooLargeError(RequestError):
 
 
 class BodyTimeoutError(RequestError):
-    """The body did not arrive within `body_timeout_s`, or the request's own time."""
+    """The body did not arrive within `body_timeout_s` or the request's own timeout."""
 
     status, code, title = 408, "body_timeout", "Request body too slow"
 
@@ -238,31 +238,31 @@ class EmptyBodyError(RequestError):
 
 
 class ClientDisconnectedError(RequestError):
-    """The client went away; nobody reads the answer, only the log and the metrics do."""
+    """The client disconnected; the error only reaches the log and the metrics."""
 
     status, code, title = 499, "client_disconnected", "Client closed the connection"
 
 
 class MalformedMultipartError(RequestError):
-    """The body is not the multipart/form-data that its header announces."""
+    """The body is not multipart/form-data as its Content-Type says."""
 
     status, code, title = 400, "malformed_multipart", "Malformed multipart body"
 
 
 class MalformedJsonError(RequestError):
-    """The body is not JSON of the documented form."""
+    """The body is not JSON of the documented shape."""
 
     status, code, title = 400, "malformed_json", "Malformed JSON body"
 
 
 class NoImagesError(RequestError):
-    """The body is well formed and holds no image."""
+    """The body is well formed but holds no image."""
 
     status, code, title = 400, "no_images", "No images in the request"
 
 
 class TooManyImagesError(RequestError):
-    """The request holds more than `max_images`."""
+    """The request holds more than `max_images` images."""
 
     status, code, title = 413, "too_many_images", "Too many images"
 
@@ -280,14 +280,14 @@ class InvalidPriorityError(RequestError):
 
 
 class QueueFullError(RequestError):
-    """Taking the request's images would exceed `max_queue`, or half of it where time is long."""
+    """The request's images would exceed `max_queue`, or half of it if its timeout is long."""
 
     status, code, title = 503, "queue_full", "Queue full"
     retry_after_s = 1
 
 
 class InvalidBase64Error(RequestError):
-    """An image in a JSON body, or a form's part in base64, is not base64."""
+    """An image in a JSON body, or a base64 part of a form, is not valid base64."""
 
     status, code, title = 422, "invalid_base64", "Invalid base64"
 
@@ -299,19 +299,19 @@ class EmptyImageError(RequestError):
 
 
 class NotAnImageError(RequestError):
-    """The bytes are in none of the accepted image formats."""
+    """The content is not in an accepted image format."""
 
     status, code, title = 415, "not_an_image", "Not an accepted image format"
 
 
 class HeicNotSupportedError(RequestError):
-    """The image is a HEIC, and its decoder, an extra, is not installed."""
+    """The image is HEIC, and the optional decoder for it is not installed."""
 
     status, code, title = 415, "heic_not_supported", "HEIC is not supported here"
 
 
 class ImageTooLargeError(RequestError):
-    """The image has more than `max_image_pixels`, or asks for as much work, by its header."""
+    """By its header, the image has more than `max_image_pixels` or needs as much work."""
 
     status, code, title = 413, "image_too_large", "Image has too many pixels"
 
@@ -323,13 +323,13 @@ class TruncatedImageError(RequestError):
 
 
 class CorruptImageError(RequestError):
-    """The image begins as one of the formats, and can't be decoded."""
+    """The image starts like an accepted format but can't be decoded."""
 
     status, code, title = 422, "corrupt_image", "Corrupt image"
 
 
 class UnsupportedPixelsError(RequestError):
-    """The image is of a kind that is not decoded (32 bits, floats, JPEG 2000 in a TIFF, ...)."""
+    """The image's kind of pixels is not supported (32-bit, float, JPEG 2000 in a TIFF, ...)."""
 
     status, code, title = 422, "unsupported_pixels", "Unsupported pixel format"
 
@@ -342,20 +342,20 @@ class ModelUnavailableError(RequestError):
 
 
 class DeadlineExceededError(RequestError):
-    """The request was accepted, and its deadline passed before the answer was there."""
+    """The request was accepted, but its deadline passed before the answer was ready."""
 
     status, code, title = 504, "deadline_exceeded", "Deadline exceeded"
 
 
 class DeadlineUnreachableError(RequestError):
-    """By queue and measured times, the deadline could not be met, or an accepted one any more."""
+    """By prediction, the request would miss its deadline or make an accepted one miss its own."""
 
     status, code, title = 503, "deadline_unreachable", "Deadline unreachable"
     retry_after_s = 1
 
 
 class InferenceError(RequestError):
-    """The engine failed on the batch that held the image."""
+    """The engine failed on the image's batch."""
 
     status, code, title = 500, "inference_failed", "Inference failed"
 

@@ -1,4 +1,4 @@
-"""Every metric, in one place. Names: prefix `resnet_serve_`, base units."""
+"""All metrics, in one place. Names have the prefix `resnet_serve_` and use base units."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from prometheus_client import (
 
 CONTENT_TYPE = CONTENT_TYPE_LATEST
 
-# From half a millisecond (a small model on a GPU) to half a minute (a queue that waits).
+# From half a millisecond (a small model on a GPU) to half a minute (a long queue).
 _SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
 _MODEL = ("model", "version")
 _BATCHES = (1, 2, 4, 8, 16, 32, 64, 128, 256)
@@ -28,7 +28,7 @@ _BATCHES = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 
 @dataclass(frozen=True, slots=True)
 class ModelMetrics:
-    """The metrics of one model; their meaning stands in `Metrics`."""
+    """The metrics of one model; `Metrics` describes them."""
 
     name: str
     images: Mapping[str, Counter]
@@ -43,11 +43,11 @@ class ModelMetrics:
     ready: Gauge
     broken: Gauge
     show_info: Callable[..., None]
-    """Shows `architecture`, `precision` and `provider`, in the place of any shown before."""
+    """Shows `architecture`, `precision` and `provider` instead of any shown before."""
 
 
 class _Outcomes(dict[str, Counter]):
-    """Counters by outcome, each looked up once."""
+    """Counters by outcome, each looked up only once."""
 
     def __init__(self, find: Callable[[str], Counter]) -> None:
         super().__init__()
@@ -59,17 +59,17 @@ class _Outcomes(dict[str, Counter]):
 
 
 class Metrics:
-    """The service's metrics on a registry of their own."""
+    """The service's metrics, on their own registry."""
 
     def __init__(self, registry: CollectorRegistry | None = None) -> None:
         self.registry = registry = registry or CollectorRegistry()
-        # The `_created` series double the exposition and are of no use to Prometheus.
+        # The `_created` series double the exposition and are useless to Prometheus.
         disable_created_metrics()  # type: ignore[no-untyped-call]
-        # A registry of one's own lacks these collectors.
+        # Only the default registry has these collectors.
         ProcessCollector(registry=registry)
         PlatformCollector(registry=registry)
 
-        # To find a counter by its labels costs several times what it takes to count.
+        # Finding a counter by its labels takes several times as long as counting.
         self._of_requests: dict[tuple[str, str, int], tuple[Counter, Histogram]] = {}
         self._requests = Counter(
             "resnet_serve_requests",
@@ -101,7 +101,7 @@ class Metrics:
         )
         self.abandoned = Counter(
             "resnet_serve_images_abandoned",
-            "Images dropped before inference since nobody waited for them any more.",
+            "Images dropped before inference because their clients had gone.",
             list(_MODEL),
             registry=registry,
         )
@@ -113,20 +113,20 @@ class Metrics:
         )
         self.decode_seconds = Histogram(
             "resnet_serve_decode_duration_seconds",
-            "Time to decode and transform an image, with the wait for a thread.",
+            "Time to decode and transform an image, including the wait for a thread.",
             buckets=_SECONDS,
             registry=registry,
         )
         self.queue_seconds = Histogram(
             "resnet_serve_queue_duration_seconds",
-            "Time that an image's pixels wait for a batch.",
+            "Time that an image's pixels waited for a batch.",
             list(_MODEL),
             buckets=_SECONDS,
             registry=registry,
         )
         self.inference_seconds = Histogram(
             "resnet_serve_inference_duration_seconds",
-            "Time that the engine takes for a batch.",
+            "Time that the engine took for a batch.",
             list(_MODEL),
             buckets=_SECONDS,
             registry=registry,
@@ -146,7 +146,7 @@ class Metrics:
         )
         self.slow_batches = Counter(
             "resnet_serve_slow_batches",
-            "Batches that took ten times the median of their size, or longer.",
+            "Batches that took more than ten times the median of their size.",
             list(_MODEL),
             registry=registry,
         )
@@ -157,20 +157,20 @@ class Metrics:
             registry=registry,
         )
         self._inflight_bytes = Gauge(
-            "resnet_serve_inflight_bytes", "Bytes of request bodies held.", registry=registry
+            "resnet_serve_inflight_bytes", "Bytes of request bodies in memory.", registry=registry
         )
         self._ready = Gauge(
             "resnet_serve_model_ready", "1 when the model answers.", list(_MODEL), registry=registry
         )
         self._broken = Gauge(
             "resnet_serve_model_broken",
-            "1 when the model's file can't be loaded, or disagreed with its golden cases.",
+            "1 when the model's file can't be loaded or failed its golden cases.",
             list(_MODEL),
             registry=registry,
         )
         self._model_info = Gauge(
             "resnet_serve_model_info",
-            "1, with what is served in the labels.",
+            "1, with a description of the model in the labels.",
             ["model", "version", "architecture", "precision", "provider"],
             registry=registry,
         )
@@ -194,7 +194,7 @@ class Metrics:
         )  # fmt: skip
 
     def count_request(self, route: str, method: str, status: int, seconds: float) -> None:
-        """Count an answered request and the time that it took."""
+        """Count an answered request and observe its duration."""
         key = (route, method, status)
         found = self._of_requests.get(key)
         if found is None:
@@ -209,11 +209,11 @@ class Metrics:
         self._rejected.labels(code).inc()
 
     def watch_bytes(self, held: Callable[[], float]) -> None:
-        """Show `held()`, the bytes of request bodies in memory."""
+        """Expose `held()`, the bytes of request bodies in memory."""
         self._inflight_bytes.set_function(held)
 
     def for_model(self, name: str, version: int) -> ModelMetrics:
-        """Bind the labels of one model once, so that no request has to look them up."""
+        """Return one model's metrics, with labels bound so that no request has to look them up."""
         labels = (name, str(version))
         return ModelMetrics(
             name=name,
@@ -232,12 +232,12 @@ class Metrics:
         )
 
     def show_broken(self, name: str, version: int) -> None:
-        """Show a model whose file can't be loaded."""
+        """Expose a model whose file can't be loaded."""
         self._ready.labels(name, str(version)).set(0)
         self._broken.labels(name, str(version)).set(1)
 
     def forget_model(self, name: str, version: int) -> None:
-        """Show nothing of a model any more."""
+        """Remove a model's metrics."""
         for metric in self._of_models:
             metric.remove_by_labels({"model": name, "version": str(version)})
 
@@ -248,7 +248,7 @@ class Metrics:
         self._model_info.labels(name, version, architecture, precision, provider).set(1)
 
     def set_build(self, version: str) -> None:
-        """Show the release."""
+        """Expose the release."""
         self._build_info.labels(version).set(1)
 
     def render(self) -> bytes:

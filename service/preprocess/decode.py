@@ -213,7 +213,7 @@ def read(data: bytes, max_pixels: int) -> EncodedImage:
 def _not_an_image() -> NotAnImageError:
     accepted = (*FORMATS, "HEIC") if heic.is_installed() else FORMATS
     return NotAnImageError(
-        f"the content is none of the accepted image formats ({', '.join(accepted)})"
+        f"the content is not in an accepted image format ({', '.join(accepted)})"
     )
 
 

@@ -77,7 +77,7 @@ class Serving:
         line = self._lines.get(timeout=PATIENCE_S)
         if line is None:
             return None
-        assert line.startswith("{"), f"a line that is no JSON: {line}"
+        assert line.startswith("{"), f"not a line of JSON: {line}"
         self.events.append(json.loads(line))
         return self.events[-1]
 

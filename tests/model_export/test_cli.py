@@ -551,5 +551,5 @@ def test_what_is_no_file_is_told_and_keeps_nobody_waiting(
     assert status == 1
     last = err.splitlines()[-1]
     if kind == "a folder" and given[-1] == "odd" and given[0] == "evaluate":
-        told = "holds no images"
+        told = "has no images"
     assert re.search(rf"^resnet-export: error: odd: {told}", last)

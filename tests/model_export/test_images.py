@@ -121,7 +121,7 @@ def test_images_of_no_class_are_told(tmp_path: Path):
     ("name", "message"),
     [
         ("missing", "no such file"),
-        ("empty", "holds no images"),
+        ("empty", "has no images"),
         ("text.tar", "neither a folder nor a whole tar"),
     ],
 )

@@ -58,7 +58,7 @@ def test_labels_of_one_name_may_have_different_ids(tmp_path: Path):
     [
         ("labels.json", "[]", "has no labels"),
         ("labels.txt", "", "has no labels"),
-        ("labels.json", "{", "is no JSON"),
+        ("labels.json", "{", "is not valid JSON"),
         ("labels.json", '{"0": "cat"}', "must hold a JSON list"),
         ("labels.json", '["cat", 3]', "entry 2 is neither"),
         ("labels.json", '[{"id": "n1"}]', "entry 1 is neither"),

@@ -155,7 +155,7 @@ def test_what_can_not_be_upgraded_is_said_in_a_line(
         ("missing.onnx", "no such file"),
         ("text.onnx", "is text"),
         ("bare.onnx", "has no contract"),
-        ("newer.onnx", "schema_version: 3 is of a newer release"),
+        ("newer.onnx", "schema_version: 3 is from a newer release"),
     ):
         assert upgraded(tmp_path / name) == 1
         assert f"{name}: " in (error := the_error(capsys))

@@ -278,7 +278,7 @@ def test_a_root_path_that_could_not_be_one_is_named(text):
         (
             "model_timeout_ms",
             "a=x",
-            "pairs NAME=VALUE, separated by commas, each value a whole number from 1 to 86400000",
+            "comma-separated NAME=VALUE pairs, each value a whole number from 1 to 86400000",
         ),
     ],
 )

@@ -60,7 +60,7 @@ def test_another_seed_holds_out_others(photos: Path):
 
 @pytest.mark.parametrize(
     ("made", "message"),
-    [([], "two at least"), (["a"], "two at least"), (["a", "b"], "a: holds no images")],
+    [([], "two at least"), (["a"], "two at least"), (["a", "b"], "a: has no images")],
 )
 def test_too_little_is_told(tmp_path: Path, made: list[str], message: str):
     for name in made:

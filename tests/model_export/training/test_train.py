@@ -230,7 +230,7 @@ def test_a_broken_image_is_told_by_name(
     run = tmp_path / "run"
     assert main(arguments(photos, run, "--epochs", "1", "--workers", workers)) == 1
     err = capsys.readouterr().err
-    assert re.search(r"error: \S+/red/\d\.jpg: the content is none of the accepted", err)
+    assert re.search(r"error: \S+/red/\d\.jpg: the content is not in an accepted", err)
     assert err.count("\n") == 1
     shutil.rmtree(photos / "red")
     assert main(arguments(photos, run, "--epochs", "1", "--workers", workers)) == 0
@@ -247,7 +247,7 @@ def test_an_image_that_breaks_during_the_run_is_told_by_name(
         path.write_bytes(b"hello")
     assert main(arguments(photos, tmp_path / "run", "--epochs", "1", "--workers", workers)) == 1
     err = capsys.readouterr().err
-    assert re.search(r"error: \S+/red/\d\.jpg: the content is none of the accepted", err)
+    assert re.search(r"error: \S+/red/\d\.jpg: the content is not in an accepted", err)
     assert err.count("\n") == 1
 
 
