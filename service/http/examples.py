@@ -86,7 +86,7 @@ HEALTH = {
         "source": "measured",
         "why": "measured now: 2 runners x 1 thread 110 images/s and a lone image in 10 ms, "
         "1 runner x 2 threads 119 images/s and a lone image in 10.3 ms; 1 runner x 2 threads "
-        "gives the most images a second",
+        "has the highest throughput",
         "candidates": [
             {
                 "runners": 2,
