@@ -19,10 +19,10 @@ ODD_FILES: dict[str, tuple[Callable[[Path], object], str]] = {
     "a device": (lambda path: path.symlink_to("/dev/zero"), "is a device, not a file"),
     "a socket": (bind, "is a socket, not a file"),
     "a link to nothing": (
-        lambda path: path.symlink_to("gone"), "is a link to gone, where there is no file",
+        lambda path: path.symlink_to("gone"), "is a link to gone, which does not exist",
     ),
     "a link to itself": (
-        lambda path: path.symlink_to(path.name), "is a link to .*, where there is no file",
+        lambda path: path.symlink_to(path.name), "is a link to .*, which does not exist",
     ),
     "nothing": (lambda _: None, "no such file"),
 }  # fmt: skip

@@ -122,7 +122,7 @@ def test_images_of_no_class_are_told(tmp_path: Path):
     [
         ("missing", "no such file"),
         ("empty", "has no images"),
-        ("text.tar", "neither a folder nor a whole tar"),
+        ("text.tar", "neither a folder nor a complete tar"),
     ],
 )
 def test_what_holds_no_images_is_told(tmp_path: Path, name: str, message: str):
