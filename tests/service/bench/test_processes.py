@@ -318,7 +318,7 @@ def test_this_process_may_open_a_socket_to_each_of_the_others(monkeypatch, proce
 
 def test_more_processes_than_open_files_allow_are_refused(monkeypatch):
     monkeypatch.setattr(resource, "getrlimit", lambda _: (40, 100))
-    with pytest.raises(OptionError, match="--processes: 64 need 192 open files, and 100"):
+    with pytest.raises(OptionError, match="--processes: 64 need 192 open files, but only 100"):
         allow_open_files(BenchOptions(clients=64), 64)
 
 

@@ -29,7 +29,7 @@ def test_a_generator_limits_when_one_of_its_processes_has_a_whole_core(busiest, 
     """Three that use 1.2 cores together have room, unless one of them has none."""
     said = facts([OK], processes=3, busiest=busiest)["generator"]
     assert said.startswith("12.0 CPU s (1.20 cores), 3 processes, ")
-    assert said.endswith("may be what limits") == limits
+    assert said.endswith("may be the bottleneck") == limits
 
 
 def test_agreement_is_told_where_answers_were_compared():
