@@ -1,4 +1,4 @@
-"""What may lie in the place of a file, and can't be read as one without waiting for ever."""
+"""What may be at a path instead of a file, and might block forever if it were read."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 
 def bind(path: Path) -> None:
     with socket.socket(socket.AF_UNIX) as listener:
-        listener.bind(os.path.relpath(path))  # a whole path may be too long for a socket
+        listener.bind(os.path.relpath(path))  # an absolute path may be too long for a socket
 
 
 ODD_FILES: dict[str, tuple[Callable[[Path], object], str]] = {
@@ -26,4 +26,4 @@ ODD_FILES: dict[str, tuple[Callable[[Path], object], str]] = {
     ),
     "nothing": (lambda _: None, "no such file"),
 }  # fmt: skip
-"""How each is made, and what is to be said of it."""
+"""How each is made, and the expected message."""
