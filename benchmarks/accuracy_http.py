@@ -2,8 +2,8 @@
 
     python benchmarks/accuracy_http.py VALIDATION_TAR [--url URL] [--limit N] [--checkpoint FILE]
 
-With `--checkpoint` (the trained weights of the built-in model's architecture) the same images go
-through PyTorch as it was trained, decoded by plain Pillow, and both are printed.
+With `--checkpoint` (trained weights of the built-in model's architecture), the same images are also
+decoded with plain Pillow and classified in PyTorch, and both results are printed.
 """
 
 from __future__ import annotations
@@ -90,7 +90,9 @@ def main() -> None:
     parser.add_argument("archive", type=Path, metavar="validation_tar")
     parser.add_argument("--url", default="http://127.0.0.1:8000")
     parser.add_argument("--model", default="slim-resnet50")
-    parser.add_argument("--limit", type=int, default=2000, help="first N rows of the annotations")
+    parser.add_argument(
+        "--limit", type=int, default=2000, help="use the first N rows of the annotations"
+    )
     parser.add_argument("--checkpoint", type=Path)
     arguments = parser.parse_args()
     detail = httpx.get(f"{arguments.url}/v1/models/{arguments.model}").json()

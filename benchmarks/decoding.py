@@ -1,12 +1,13 @@
-"""What decoding takes: of honest images in every kind, and of files made to take far more.
+"""Time and memory of decoding: honest images of every kind, and files crafted to need far more.
 
     python benchmarks/decoding.py [--megapixels N] [--only WORD]...
 
-Each file is read and decoded in a process of its own. Memory is the peak above what the process had
-before, beside the estimate that `max_decoding_bytes` is counted with, which must not be lower. Each
-hand-made file is compared with an honest image of its format and as many pixels as it has or, where
-it is refused, claims (at least 64 x 64): it may take twice the time, 10 ms, and 2 ms for each MB of
-the file; and its memory, 20 MB and once the file. The exit status is 1 if any takes more.
+Each file is read and decoded in its own process. Memory is the process's peak above its previous
+usage; it is shown with the estimate that counts against `max_decoding_bytes`, which must not be
+lower. Each crafted file is compared with an honest image of the same format and as many pixels as
+it has or, if it is refused, claims (at least 64 x 64). It may take twice the time plus 10 ms plus
+2 ms per MB of the file, and the same memory plus 20 MB plus the file's size. The exit status is 1
+if any takes more.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
     python benchmarks/family.py [--output benchmarks/family.md] [NAME ...]
 
-Each goes the way that a user's weights go: a checkpoint, `resnet-export export`, a model folder,
+Each takes the same path as a user's weights: a checkpoint, `resnet-export export`, a model folder,
 `resnet-serve`, a request; the answer over HTTP is compared with PyTorch's.
 """
 
@@ -139,7 +139,7 @@ def main() -> None:
     """Try each, print as it goes, and write the table."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("names", nargs="*", metavar="NAME", default=list(ARCHITECTURES))
-    parser.add_argument("--output", type=Path, help="markdown file (default: only print)")
+    parser.add_argument("--output", type=Path, help="Markdown file to write (default: only print)")
     arguments = parser.parse_args()
     lines = [
         "# Every architecture, at full size",
@@ -147,7 +147,7 @@ def main() -> None:
         f"`benchmarks/family.py` on {cpu_model()}: random weights, 1000 classes, 224 pixels; "
         "exported, verified, served, and one image's answer over HTTP compared with PyTorch's.",
         "",
-        "| architecture | export | file | off from PyTorch at most | over HTTP | one image |",
+        "| architecture | export | file | max error against PyTorch | over HTTP | one image |",
         "|---|--:|--:|--:|--:|--:|",
     ]
     for name in arguments.names:

@@ -1,4 +1,4 @@
-"""MLPerf's LoadGen against a running service on this machine, over HTTP.
+"""Run MLPerf LoadGen against a service on this machine, over HTTP.
 
     pip install mlcommons-loadgen
     resnet-serve serve &
@@ -7,26 +7,27 @@
     python benchmarks/loadgen.py --scenario Offline --offline-expected-qps 200
     python benchmarks/loadgen.py --scenario Offline --mode accuracy --reference local
 
-LoadGen decides what is asked when, takes the times and gives the verdict; its logs stay in
-`--log-dir`. The server is asked by the client of `resnet-serve bench`, and every answer is compared
-with a reference answer, in the accuracy mode once more from LoadGen's own log.
+LoadGen schedules the queries, measures the times and decides whether the run is valid; its logs are
+kept in `--log-dir`. Requests are sent by the client of `resnet-serve bench`, and every answer is
+compared with a reference answer; in accuracy mode, the answers in LoadGen's own log are compared,
+too.
 
-- SingleStream: the next query comes when the last is answered. MLPerf's figure is the 90th
+- SingleStream: each query is sent when the previous one is answered. The metric is the 90th
   percentile of latency.
-- Server: queries arrive at random, `--server-target-qps` a second in the mean; valid where 99 of
-  100 are answered within `--latency-bound-ms` of their scheduled arrival.
-- Offline: all samples are there at once; the figure is samples a second. `--connections` of them
-  are in flight. That is below the service's default `max_queue` of 256, so that nothing is refused;
-  a sample that is refused all the same (503) is tried again after a second, the least that
-  `Retry-After` says, and the waits are in the figure.
+- Server: queries arrive at random, `--server-target-qps` per second on average; valid if 99 of 100
+  are answered within `--latency-bound-ms` of their scheduled arrival.
+- Offline: all samples are available at once; the metric is samples per second. `--connections`
+  requests are in flight. That is below the service's default `max_queue` of 256, so none should be
+  refused; one that is (503) is retried after a second, the minimum `Retry-After`, and the wait
+  counts.
 
-LoadGen knows no failed query: one that is refused (but for Offline), lost or answered wrongly is
-told to it as answered. So failures are counted here, and with any the result is invalid, whatever
-LoadGen says, and the exit status 1. LoadGen's own INVALID alone gives 3: for a run too short, say
-(it wants 459 queries to believe in a 99th percentile).
+LoadGen has no notion of a failed query: one that is refused (except in Offline), lost or answered
+wrongly is reported to it as answered. Failures are therefore counted here; any failure makes the
+result invalid, whatever LoadGen says, and the exit status 1. If only LoadGen reports INVALID, for
+example because the run is too short (it needs 459 queries for a 99th percentile), the status is 3.
 
-This is LoadGen's traffic and timing, not a submission to MLPerf: the network, the data and the
-durations are not those of its rules, and client and server share the machine's cores.
+This uses LoadGen's traffic and timing, but it is not an MLPerf submission: network, data and
+durations do not follow its rules, and client and server share the machine's cores.
 """
 
 from __future__ import annotations
@@ -87,32 +88,46 @@ def _parser() -> argparse.ArgumentParser:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     add = parser.add_argument
-    add("--url", default="http://127.0.0.1:8000", help="server, on this machine [%(default)s]")
+    add(
+        "--url",
+        default="http://127.0.0.1:8000",
+        help="server URL, on this machine only [%(default)s]",
+    )
     add("--images", default="synthetic",
-        help="a folder or tar of images, or synthetic:WIDTHxHEIGHT [%(default)s]")  # fmt: skip
-    add("--image-count", type=int, default=200, help="distinct images at most [%(default)s]")
-    add("--model", help="model to ask for; the server's default if none")
+        help="folder or tar of images, or synthetic:WIDTHxHEIGHT [%(default)s]")  # fmt: skip
+    add(
+        "--image-count",
+        type=int,
+        default=200,
+        help="maximum number of distinct images [%(default)s]",
+    )
+    add("--model", help="model to request [the server's default]")
     add("--scenario", choices=SCENARIOS, default="SingleStream", help="[%(default)s]")
     add("--mode", choices=("performance", "accuracy"), default="performance",
-        help="accuracy: each image once, its answer logged and compared [%(default)s]")  # fmt: skip
-    add("--server-target-qps", type=float, default=50.0, help="mean arrivals [%(default)s]")
+        help="accuracy: send each image once and compare its answer [%(default)s]")  # fmt: skip
+    add(
+        "--server-target-qps",
+        type=float,
+        default=50.0,
+        help="mean arrivals per second [%(default)s]",
+    )
     add("--offline-expected-qps", type=float, default=200.0,
-        help="samples of Offline: 1.1 times this times --min-duration-s [%(default)s]")  # fmt: skip
+        help="Offline: 1.1 x this x --min-duration-s samples [%(default)s]")  # fmt: skip
     add("--latency-bound-ms", type=float, default=100.0,
-        help="Server: for 99 of 100 queries [%(default)s]")  # fmt: skip
+        help="Server: latency bound for 99 of 100 queries [%(default)s]")  # fmt: skip
     add("--min-duration-s", type=float, default=10.0, help="[%(default)s]")
     add("--min-queries", type=int, default=100,
-        help="LoadGen goes on until both are reached; Server needs 459 [%(default)s]")  # fmt: skip
-    add("--connections", type=count, help=f"in flight at most [{CONNECTIONS}]")
+        help="run until both minimums are reached; Server needs 459 [%(default)s]")  # fmt: skip
+    add("--connections", type=count, help=f"maximum requests in flight [{CONNECTIONS}]")
     add("--deadline-ms", type=int, help="send this as X-Request-Timeout-Ms")
     add("--timeout-s", type=float, default=30.0,
-        help="an answer that takes longer has failed [%(default)s]")  # fmt: skip
+        help="client timeout per request [%(default)s]")  # fmt: skip
     add("--reference", choices=("server", "local"), default="server",
-        help="right answers: the server's own, asked one at a time before, or --model-file run "
-        "here [%(default)s]")  # fmt: skip
-    add("--model-file", type=Path, help="for --reference local; the built-in if none")
+        help="expected answers: the server's own, to requests sent one at a time before the run, "
+        "or --model-file run here [%(default)s]")  # fmt: skip
+    add("--model-file", type=Path, help="model file for --reference local [the built-in one]")
     add("--log-dir", type=Path, default=Path(__file__).with_name("logs"),
-        help="where LoadGen's logs go [%(default)s]")  # fmt: skip
+        help="folder for LoadGen's logs [%(default)s]")  # fmt: skip
     add("--json", type=Path, help="write the report as JSON")
     return parser
 

@@ -2,13 +2,13 @@
 
     python benchmarks/models.py [--folder FOLDER] [--only NAME]... [--force]
 
-`light` is the built-in model's architecture at half of its width: a ResNet-50 of base width 16 for
-64 x 64 pixels, so light that the service around it is what shows. `resnet50` is the full network
-for 224 x 224 pixels in float32: torchvision's weights are as fast, and need a download. The names
-with `-fp16` are the same networks in half precision, for GPUs. All are made by `resnet-export`:
-verified against PyTorch, with a contract and golden cases.
+`light` is the built-in model's architecture at half its width: a ResNet-50 of base width 16 for
+64 x 64 pixels, so light that the service's own overhead dominates. `resnet50` is the full network
+for 224 x 224 pixels in float32; torchvision's weights would be just as fast but need a download.
+The names with `-fp16` are the same networks in half precision, for GPUs. All are made by
+`resnet-export`: verified against PyTorch, with a contract and golden cases.
 
-A file that is there is kept; its weights follow from the seed alone.
+Existing files are kept; the weights depend only on the seed.
 """
 
 from __future__ import annotations
@@ -128,9 +128,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--folder", type=Path, default=FOLDER, help="[%(default)s]")
     parser.add_argument(
-        "--only", action="append", choices=RECIPES, help="make this one; may be given again"
+        "--only", action="append", choices=RECIPES, help="make only this file; may be repeated"
     )
-    parser.add_argument("--force", action="store_true", help="make also those that are there")
+    parser.add_argument("--force", action="store_true", help="also remake existing files")
     arguments = parser.parse_args()
     for name in arguments.only or RECIPES:
         path = arguments.folder / f"{name}.onnx"

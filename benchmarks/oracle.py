@@ -62,10 +62,10 @@ def randomise(network: torch.nn.Module) -> None:
 
 def main() -> int:
     """Print the table; return 1 if a network's logits are others."""
-    print("# The same weights, the same logits\n")
+    print("# Logits compared with torchvision and timm\n")
     versions = ", ".join(f"{name} {version(name)}" for name in ("torch", "torchvision", "timm"))
-    print(f"`benchmarks/oracle.py` with {versions}; random weights, two images of 224 pixels.\n")
-    print("| architecture | oracle | parameters | largest difference, by the largest logit |")
+    print(f"`benchmarks/oracle.py` with {versions}; same random weights; 2 images of 224 pixels.\n")
+    print("| architecture | oracle | parameters | max difference, relative to the largest logit |")
     print("|---|---|--:|--:|")
     failed = 0
     for name in ARCHITECTURES:

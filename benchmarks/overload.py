@@ -1,16 +1,17 @@
-"""How much of the service's work stays useful when more arrives than it can answer.
+"""Goodput of the service when more requests arrive than it can answer.
 
     python benchmarks/overload.py [--model-file FILE] [--images IMAGES] [--clients N] [...]
     python benchmarks/overload.py --mode burst --factor 0.7 [...]
 
-One server gets in turn a closed loop, which shows what it carries, and an open loop whose mean is
-`--factor` times that, with a deadline (`X-Request-Timeout-Ms`); at the end a closed loop again. So
-each open loop stands between two closed ones, and goodput is given as its ratio to their mean,
-since the machine's own speed changes meanwhile. With `--mode burst` the arrivals come in bursts of
-three times the mean (see `resnet-serve bench`).
+One server receives alternating loads: a closed loop, which measures its capacity, then an open loop
+whose mean rate is `--factor` times that, with a deadline (`X-Request-Timeout-Ms`), and a final
+closed loop. Each open loop thus lies between two closed ones, and goodput is reported as a ratio to
+their mean, because the machine's speed itself varies. With `--mode burst`, arrivals come in bursts
+of three times the mean rate (see `resnet-serve bench`).
 
-What was accepted and then answered 504, or answered past the deadline by the client's clock, is
-counted. Every answer is checked against the model file. Other programs must not run meanwhile.
+Requests that were accepted and then answered 504, or answered past the deadline by the client's
+clock, are counted. Every answer is checked against the model file. Do not run other programs at the
+same time.
 """
 
 from __future__ import annotations
@@ -138,19 +139,24 @@ def main() -> int:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     add = parser.add_argument
-    add("--model-file", type=Path, help="the built-in model's unless given")
+    add("--model-file", type=Path, help="model file [the built-in one]")
     add("--images", default="synthetic:64x64", help="[%(default)s]")
     add("--image-count", type=count, default=1000, help="[%(default)s]")
     add("--mode", choices=("poisson", "burst"), default="poisson", help="[%(default)s]")
-    add("--factor", type=float, default=2.0, help="mean arrivals, by the closed loop [%(default)s]")
+    add(
+        "--factor",
+        type=float,
+        default=2.0,
+        help="mean arrivals, times the closed loop's [%(default)s]",
+    )
     add("--deadline-ms", type=float, default=1000.0, help="[%(default)s]")
-    add("--clients", type=count, default=32, help="of the closed loop [%(default)s]")
+    add("--clients", type=count, default=32, help="clients in the closed loop [%(default)s]")
     add("--rounds", type=count, default=5, help="[%(default)s]")
-    add("--duration", type=float, default=60.0, help="seconds of each open loop [%(default)s]")
-    add("--closed-duration", type=float, default=20.0, help="of each closed loop [%(default)s]")
-    add("--warm-up", type=float, default=3.0, help="seconds of each load before that [%(default)s]")
+    add("--duration", type=float, default=60.0, help="seconds per open loop [%(default)s]")
+    add("--closed-duration", type=float, default=20.0, help="seconds per closed loop [%(default)s]")
+    add("--warm-up", type=float, default=3.0, help="warm-up seconds before each load [%(default)s]")
     add("--json", type=Path, help="write the report as JSON")
-    add("flags", nargs="*", help="flags of resnet-serve serve, after --")
+    add("flags", nargs="*", help="flags for resnet-serve serve, after --")
     arguments = parser.parse_args()
     prepare_runtime()
     arguments.model_file = arguments.model_file or builtin_file().path

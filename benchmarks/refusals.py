@@ -1,14 +1,14 @@
-"""Resident memory of a server over thousands of refused requests of each kind.
+"""Resident memory of a server across thousands of refused requests of each kind.
 
     python benchmarks/refusals.py [--requests N] [--only KIND]... [-- FLAGS of resnet-serve serve]
     python benchmarks/refusals.py --large [--requests N] [--only KIND]... [-- FLAGS]
 
-A refusal must leave nothing behind: no body, no pixels, no form. Each kind gets a server of its own
-and N requests, one client after the other and eight at a time; its resident memory after all of
-them is compared with that after the first tenth. The goal is at most 10 MB more.
+A refused request must leave nothing in memory: no body, no pixels, no form. For each kind, a fresh
+server receives N requests, from one client at a time and from eight at once; its resident memory
+after all of them is compared with that after the first tenth. The goal is at most 10 MB more.
 
-With `--large`, bodies are of up to 30 MB and come from one client: the memory after all of them and
-a rest is compared with that after the first two and a rest, and the peak is shown beside it.
+With `--large`, bodies of up to 30 MB come from one client: the memory after all of them and a pause
+is compared with that after the first two and a pause, and the peak is shown as well.
 """
 
 from __future__ import annotations
@@ -137,11 +137,15 @@ def main() -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--large", action="store_true", help="up to 30 MB each, from one client")
-    parser.add_argument("--requests", type=count, help="[10000; with --large 100]")
+    parser.add_argument(
+        "--large", action="store_true", help="send bodies of up to 30 MB, from one client"
+    )
+    parser.add_argument(
+        "--requests", type=count, help="requests of each kind [10000; with --large 100]"
+    )
     parser.add_argument("--only", action="append", choices=[*kinds(), *large_kinds()],
-                        metavar="KIND", help="may be given again; all, if none")  # fmt: skip
-    parser.add_argument("flags", nargs="*", help="flags of resnet-serve serve, after --")
+                        metavar="KIND", help="kind to send; may be repeated [all]")  # fmt: skip
+    parser.add_argument("flags", nargs="*", help="flags for resnet-serve serve, after --")
     arguments = parser.parse_args()
     requests = arguments.requests or (100 if arguments.large else 10_000)
     rows, bad = [], False

@@ -1,23 +1,23 @@
-"""How many requests a second the serving path itself carries: the real service, a simulated GPU.
+"""Requests per second that the serving path itself sustains: the real service, a simulated GPU.
 
     python benchmarks/simulated.py [--rounds N] [--duration S] [--json FILE] [-- FLAGS of serve]
     python benchmarks/simulated.py --burst
 
-Three servers, each in its own process under uvicorn (uvloop, httptools), get the same load
-(`resnet-serve bench`'s closed loop, small JPEGs), one after another in each of several rounds:
+Three servers, each in its own process under uvicorn (uvloop, httptools), receive the same load
+(the closed loop of `resnet-serve bench`, small JPEGs), one after another in each of several rounds:
 
-- `service`: the whole service; only the engine sleeps (see `simulated_engine.py`) where a GPU would
-  compute. Each answer is checked.
-- `empty`: a FastAPI handler that reads the body and answers fixed bytes. Nothing is decoded.
-- `decode`: the same, which decodes the image first on threads, as a service of images must.
+- `service`: the complete service, with an engine (`simulated_engine.py`) that sleeps where a GPU
+  would compute. Every answer is checked.
+- `empty`: a FastAPI handler that reads the body and returns fixed bytes, without decoding.
+- `decode`: the same, but it first decodes the image on a thread, as any image service must.
 
-The goal is a `service` that carries 0.75 of `empty` where throughput counts, with 32 and 64
-clients; with a single client the time of the simulated GPU is what shows. Ratios are within a
-round, and their median is given. What bounds it is told by the CPU of the server's process and of
-the client's, which share the machine, by CPU time a request, and by the service's own times by
-stage. To look further: `py-spy record --threads --pid PID` with the pid that is printed.
+The goal is for `service` to reach 0.75 of `empty` where throughput matters, with 32 and 64 clients;
+with a single client, the simulated GPU's time dominates. Ratios are computed per round and reported
+as medians. To show the bottleneck, the report has the CPU usage of the server and client processes,
+which share the machine, CPU time per request, and the service's own stage timings. To dig deeper,
+run `py-spy record --threads --pid PID` with the printed pid.
 
-`--burst` gives the service bursts instead, see `simulated_burst.py`.
+`--burst` sends bursts to the service instead; see `simulated_burst.py`.
 """
 
 from __future__ import annotations
@@ -210,20 +210,22 @@ def main() -> int:
     )
     add = parser.add_argument
     add("--rounds", type=count, default=3, help="[%(default)s]")
-    add("--duration", type=float, default=3.0, help="seconds of each run [%(default)s]")
+    add("--duration", type=float, default=3.0, help="seconds per run [%(default)s]")
     add("--warm-up", type=float, default=1.0, help="[%(default)s]")
     add("--clients", type=counts, default=[1, 8, 32, 64], help="[1,8,32,64]")
     add("--images", default="synthetic:64x64", help="[%(default)s]")
     add("--image-count", type=count, default=50, help="[%(default)s]")
     add("--latencies", type=parse_table, default=dict(FAST_GPU_MS),
-        help="the engine's: SIZE:MS,... [%(default)s]")  # fmt: skip
+        help="batch times of the engine: SIZE:MS,... [%(default)s]")  # fmt: skip
     add("--max-batch", type=count, default=32, help="[%(default)s]")
-    add("--burst", action="store_true", help="bursts of 3 times the mean instead")
-    add("--deadline-ms", type=int, help="of --burst [four times the largest batch]")
+    add("--burst", action="store_true", help="send bursts of 3 times the mean rate instead")
+    add(
+        "--deadline-ms", type=int, help="deadline for --burst [four times the largest batch's time]"
+    )
     add("--engine-share", type=float, default=0.3,
-        help="of --burst: the engine's rate, by what the path carries [%(default)s]")  # fmt: skip
+        help="for --burst: engine rate, as a share of the path's [%(default)s]")  # fmt: skip
     add("--json", type=Path, help="write the report as JSON")
-    add("flags", nargs="*", help="flags of resnet-serve serve, after --")
+    add("flags", nargs="*", help="flags for resnet-serve serve, after --")
     arguments = parser.parse_args()
     prepare_runtime()
     flags = ["--max-batch", str(arguments.max_batch), *arguments.flags]

@@ -1,4 +1,4 @@
-"""The servers that `simulated.py` loads, each in a process of its own.
+"""The servers that `simulated.py` loads, each in its own process.
 
     python benchmarks/simulated_server.py KIND TABLE [FLAGS of resnet-serve serve]
 

@@ -2,9 +2,9 @@
 
 python benchmarks/startup.py [--runs N] [-- FLAGS of resnet-serve serve]
 
-Starts the installed program again and again on a free port and stops each by its own pid. Prints
-the median and the slowest, beside the time of a Python that imports nothing, since both vary with
-the machine.
+Starts the installed program repeatedly on a free port and stops each process by its pid. Prints the
+median and the slowest time, next to that of a Python that imports nothing, since both vary with the
+machine.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--runs", type=int, default=7)
-    parser.add_argument("flags", nargs="*", help="flags of resnet-serve serve, after --")
+    parser.add_argument("flags", nargs="*", help="flags for resnet-serve serve, after --")
     arguments = parser.parse_args()
     ready = [seconds_to_ready(arguments.flags) for _ in range(arguments.runs)]
     bare = statistics.median(seconds_of_bare_python() for _ in range(arguments.runs))

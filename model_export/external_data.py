@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from onnx import TensorProto, helper
 
-from model_export.contents import content_of
+from model_export.contents import content_of, shown
 from model_export.files import no_file
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ def unreadable(model: ModelProto, folder: Path) -> str:
         if name not in judged:
             judged[name] = _file_reason(name, folder)
         if reason := judged[name] or _range_reason(tensor, entries, folder / name):
-            return f"its weights in {name or 'an unnamed file'} can't be read: {reason}"
+            return f"its weights in {shown(name) or 'an unnamed file'} can't be read: {reason}"
     return ""
 
 
@@ -78,12 +78,12 @@ def _range_reason(tensor: TensorProto, entries: dict[str, str], path: Path) -> s
         needed = _bytes_of(tensor)
         offset, length = int(entries.get("offset", 0)), int(entries.get("length", needed))
     except (KeyError, ValueError):
-        return f"{tensor.name} has an invalid type or location"
+        return f"{shown(tensor.name)} has an invalid type or location"
     if length != needed:
-        return f"{tensor.name} has {length} bytes in it, but its shape needs {needed}"
+        return f"{shown(tensor.name)} has {length} bytes in it, but its shape needs {needed}"
     if offset + length > size:
         return (
-            f"it has only {size} bytes, but {tensor.name} is at bytes {offset} to "
+            f"it has only {size} bytes, but {shown(tensor.name)} is at bytes {offset} to "
             f"{offset + length}; perhaps it was not downloaded completely"
         )
     return ""

@@ -31,7 +31,7 @@ def image_input(model: ModelProto) -> ValueInfoProto:
     tensor = found.type.tensor_type
     shape = [dim.dim_value for dim in tensor.shape.dim]
     told = ", ".join(str(dim.dim_value or dim.dim_param or "?") for dim in tensor.shape.dim)
-    what = f"input {found.name} is {TensorProto.DataType.Name(tensor.elem_type)} [{told}]"
+    what = f"input {found.name} is {_type_name(tensor.elem_type)} [{told}]"
     if len(shape) == 4 and shape[1] != 3 and (shape[3] == 3 or _is_turned(model, found.name)):
         raise AdoptError(
             f"{what}, channels last, not float32 [N, 3, H, W]; {_AGAIN} with channels first"
@@ -50,6 +50,11 @@ def image_input(model: ModelProto) -> ValueInfoProto:
             f"{_AGAIN} with a dynamic batch size"
         )
     return found
+
+
+def _type_name(number: int) -> str:
+    known: dict[int, str] = {value: name for name, value in TensorProto.DataType.items()}
+    return known.get(number, f"of an unknown type ({number})")
 
 
 def side_of(source: ValueInfoProto) -> int | None:

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from model_export.errors import ParityError
 from model_export.reference import Reference
 from service.contract import PROBABILITIES, GoldenPattern, GoldenPhoto, Preprocessing
 from service.golden import golden_pattern, pixels_digest
@@ -26,11 +27,16 @@ _EXACT = DecodePolicy(max_image_pixels=1_000_000, jpeg_draft_ratio=0)
 def golden_cases(
     reference: Reference, preprocessing: Preprocessing
 ) -> tuple[GoldenPattern | GoldenPhoto, ...]:
-    """Return two patterns and a photo with `reference`'s probabilities for them."""
+    """Return two patterns and a photo with `reference`'s probabilities for them.
+
+    Raises `ParityError` if those are not finite.
+    """
     photo = golden_photo()
     pixels = decode(photo, preprocessing, _EXACT).pixels
     patterns = [golden_pattern(seed, preprocessing.crop) for seed in _PATTERN_SEEDS]
     answers = reference(np.stack([*patterns, pixels]))[PROBABILITIES]
+    if not np.isfinite(answers).all():
+        raise ParityError("its answer to a golden case is not finite (NaN or infinity)")
     return (
         *(
             GoldenPattern(seed=seed, probabilities=_rounded(answer))

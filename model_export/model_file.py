@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import onnx
 from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 
-from model_export.contents import content_of
+from model_export.contents import content_of, shown
 from model_export.damage import told_as_damage
 from model_export.external_data import state_lengths, unreadable
 from model_export.files import missing
@@ -18,6 +18,8 @@ from service.files import replacing
 
 if TYPE_CHECKING:
     from onnx import ModelProto
+
+_SHOWN = 300  # characters of a reader's message
 
 
 def read_model(path: Path) -> tuple[ModelProto, ModelContract]:
@@ -37,13 +39,8 @@ def load_graph(path: Path) -> ModelProto:
     Raises `service.errors.ModelFileError`.
     """
     model = parse_graph(path)
-    if reason := unreadable(model, path.parent):
-        raise ModelFileError(f"{path}: {reason}")
-    state_lengths(model)
-    try:
-        onnx.load_external_data_for_model(model, str(path.parent))
-    except (onnx.checker.ValidationError, OSError, ValueError) as error:
-        raise ModelFileError(f"{path}: its weights can't be read: {first_line(error)}") from error
+    with told_as_damage(path, ModelFileError):
+        _load_weights(model, path)
     return model
 
 
@@ -58,10 +55,10 @@ def parse_graph(path: Path) -> ModelProto:
     if found.kind not in {"onnx", "unknown"}:
         raise ModelFileError(f"{path}: {found.told}")
     with told_as_damage(path, ModelFileError):
-        return _loaded(path)
+        return _parsed(path)
 
 
-def _loaded(path: Path) -> ModelProto:
+def _parsed(path: Path) -> ModelProto:
     try:
         # With a format, since `onnx` otherwise goes by the file name's suffix.
         model = onnx.load(path, format="protobuf", load_external_data=False)
@@ -69,7 +66,28 @@ def _loaded(path: Path) -> ModelProto:
         raise ModelFileError(f"{path}: is not an ONNX file, or is damaged") from error
     if not model.HasField("graph"):  # bytes that happen to be a protocol buffer
         raise ModelFileError(f"{path}: is not an ONNX file, or is damaged: it has no graph")
+    if not all(isinstance(name, str) for name in _names(model)):
+        raise ModelFileError(f"{path}: is damaged: a name in its graph is not text")
     return model
+
+
+def _load_weights(model: ModelProto, path: Path) -> None:
+    if reason := unreadable(model, path.parent):
+        raise ModelFileError(f"{path}: {reason}")
+    state_lengths(model)
+    try:
+        onnx.load_external_data_for_model(model, str(path.parent))
+    except (onnx.checker.ValidationError, OSError, ValueError) as error:
+        reason = shown(first_line(error), _SHOWN)
+        raise ModelFileError(f"{path}: its weights can't be read: {reason}") from error
+
+
+def _names(model: ModelProto) -> list[Any]:
+    """Return the names in a graph; those that are not UTF-8 are `bytes`."""
+    graph = model.graph
+    named = (*graph.input, *graph.output, *graph.initializer, *graph.node)
+    used = [name for node in graph.node for name in (*node.input, *node.output, node.op_type)]
+    return [one.name for one in named] + used
 
 
 def attach_contract(model: ModelProto, contract: ModelContract) -> None:

@@ -71,7 +71,7 @@ def _parser() -> argparse.ArgumentParser:
 
     parser = argparse.ArgumentParser(
         prog="resnet-serve",
-        description="Serve image classifiers, and measure it.",
+        description="Serve image classifiers over HTTP, and benchmark the server.",
         epilog=_EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
@@ -80,9 +80,9 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     serve = commands.add_parser(
         "serve",
-        help="answer images over HTTP",
-        description="Answer images over HTTP. Flags win over the environment "
-        f"({PREFIX}PORT\nfor --port), which wins over the defaults [in brackets].",
+        help="serve models over HTTP",
+        description="Serve models over HTTP. Flags override environment variables "
+        f"({PREFIX}PORT\nfor --port), which override the defaults [in brackets].",
         epilog=_SERVE_EXAMPLES,
         usage="%(prog)s [FLAGS]",
         formatter_class=argparse.RawDescriptionHelpFormatter,

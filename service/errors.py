@@ -117,19 +117,19 @@ class RequestError(ResnetServeError):
 
 
 class InternalError(RequestError):
-    """A bug: its traceback is in the log under the request's id, never in the answer."""
+    """A bug; the log has the traceback under the request's id, the response never does."""
 
     status, code, title = 500, "internal_error", "Internal error"
 
 
 class MalformedRequestError(RequestError):
-    """The client did not send a valid HTTP/1.1 request; the connection is closed."""
+    """The bytes received are not a valid HTTP/1.1 request; the connection is closed."""
 
     status, code, title = 400, "malformed_request", "Malformed request"
 
 
 class HeadersTooLargeError(RequestError):
-    """The request line and headers are larger than 64 KiB."""
+    """The request line and headers exceed 64 KiB."""
 
     status, code, title = 431, "headers_too_large", "Headers too large"
 
@@ -141,13 +141,13 @@ class HeadersTimeoutError(RequestError):
 
 
 class RouteNotFoundError(RequestError):
-    """No route has this path."""
+    """No route matches this path."""
 
     status, code, title = 404, "not_found", "Not found"
 
 
 class MethodNotAllowedError(RequestError):
-    """The route does not have this method."""
+    """The route does not support this method."""
 
     status, code, title = 405, "method_not_allowed", "Method not allowed"
 
@@ -157,14 +157,14 @@ class MethodNotAllowedError(RequestError):
 
 
 class StoppingError(RequestError):
-    """The service stopped before the answer was ready."""
+    """The service stopped before the request was answered."""
 
     status, code, title = 503, "stopping", "The service is stopping"
     retry_after_s = 1
 
 
 class BrokenModelError(RequestError):
-    """The model's file can't be loaded or failed its golden cases; other models are served."""
+    """The model file can't be loaded or failed its golden cases; other models are served."""
 
     status, code, title = 503, "model_broken", "The model is broken"
 
@@ -177,14 +177,14 @@ class NotReadyError(RequestError):
 
 
 class InflightBytesError(RequestError):
-    """The bodies of all requests in flight would together exceed `max_inflight_bytes`."""
+    """The body would take the total of all bodies in flight above `max_inflight_bytes`."""
 
     status, code, title = 503, "too_many_bytes_in_flight", "Too many request bytes in flight"
     retry_after_s = 1
 
 
 class InvalidParameterError(RequestError):
-    """A query parameter is unknown, given twice, or of the wrong type."""
+    """A query parameter is unknown, repeated, or of the wrong type."""
 
     status, code, title = 400, "invalid_parameter", "Invalid query parameter"
 
@@ -208,13 +208,13 @@ class TopKError(RequestError):
 
 
 class UnsupportedMediaTypeError(RequestError):
-    """The Content-Type is not one of the accepted ones."""
+    """The Content-Type is not one of the accepted body types."""
 
     status, code, title = 415, "unsupported_media_type", "Unsupported media type"
 
 
 class ContentEncodingError(RequestError):
-    """The body is compressed, or a part of a form has an unknown encoding."""
+    """The body is compressed, or a form part uses an unsupported encoding."""
 
     status, code, title = 415, "unsupported_content_encoding", "Unsupported content encoding"
 
@@ -232,37 +232,37 @@ class BodyTimeoutError(RequestError):
 
 
 class EmptyBodyError(RequestError):
-    """The body has no bytes."""
+    """The body is empty."""
 
     status, code, title = 400, "empty_body", "Empty request body"
 
 
 class ClientDisconnectedError(RequestError):
-    """The client disconnected; the error only reaches the log and the metrics."""
+    """The client disconnected; this status appears only in the log and the metrics."""
 
     status, code, title = 499, "client_disconnected", "Client closed the connection"
 
 
 class MalformedMultipartError(RequestError):
-    """The body is not multipart/form-data as its Content-Type says."""
+    """The body is not valid multipart/form-data, although its header says so."""
 
     status, code, title = 400, "malformed_multipart", "Malformed multipart body"
 
 
 class MalformedJsonError(RequestError):
-    """The body is not JSON of the documented shape."""
+    """The body is not JSON in the documented format."""
 
     status, code, title = 400, "malformed_json", "Malformed JSON body"
 
 
 class NoImagesError(RequestError):
-    """The body is well formed but holds no image."""
+    """The body is well formed but contains no images."""
 
     status, code, title = 400, "no_images", "No images in the request"
 
 
 class TooManyImagesError(RequestError):
-    """The request holds more than `max_images` images."""
+    """The request contains more than `max_images` images."""
 
     status, code, title = 413, "too_many_images", "Too many images"
 
@@ -280,38 +280,38 @@ class InvalidPriorityError(RequestError):
 
 
 class QueueFullError(RequestError):
-    """The request's images would exceed `max_queue`, or half of it if its timeout is long."""
+    """The images would exceed `max_queue`, or half of it for timeouts above the default."""
 
     status, code, title = 503, "queue_full", "Queue full"
     retry_after_s = 1
 
 
 class InvalidBase64Error(RequestError):
-    """An image in a JSON body, or a base64 part of a form, is not valid base64."""
+    """An image in a JSON body, or a base64 form part, is not valid base64."""
 
     status, code, title = 422, "invalid_base64", "Invalid base64"
 
 
 class EmptyImageError(RequestError):
-    """One of several images has no bytes."""
+    """One of several images is empty."""
 
     status, code, title = 422, "empty_image", "Empty image"
 
 
 class NotAnImageError(RequestError):
-    """The content is not in an accepted image format."""
+    """The data is not in an accepted image format."""
 
     status, code, title = 415, "not_an_image", "Not an accepted image format"
 
 
 class HeicNotSupportedError(RequestError):
-    """The image is HEIC, and the optional decoder for it is not installed."""
+    """The image is HEIC, and the optional decoder (extra `heic`) is not installed."""
 
     status, code, title = 415, "heic_not_supported", "HEIC is not supported here"
 
 
 class ImageTooLargeError(RequestError):
-    """By its header, the image has more than `max_image_pixels` or needs as much work."""
+    """By its header, the image has more than `max_image_pixels`, or needs as much work."""
 
     status, code, title = 413, "image_too_large", "Image has too many pixels"
 
@@ -329,39 +329,39 @@ class CorruptImageError(RequestError):
 
 
 class UnsupportedPixelsError(RequestError):
-    """The image's kind of pixels is not supported (32-bit, float, JPEG 2000 in a TIFF, ...)."""
+    """The pixel format is not supported (32-bit, floating point, JPEG 2000 in a TIFF, ...)."""
 
     status, code, title = 422, "unsupported_pixels", "Unsupported pixel format"
 
 
 class ModelUnavailableError(RequestError):
-    """The model's runner has stopped, its session failed, or its device was lost."""
+    """The model's runner stopped, its session failed, or its device was lost."""
 
     status, code, title = 503, "model_unavailable", "The model is unavailable"
     retry_after_s = 5
 
 
 class DeadlineExceededError(RequestError):
-    """The request was accepted, but its deadline passed before the answer was ready."""
+    """The request was accepted, but its deadline passed before it was answered."""
 
     status, code, title = 504, "deadline_exceeded", "Deadline exceeded"
 
 
 class DeadlineUnreachableError(RequestError):
-    """By prediction, the request would miss its deadline or make an accepted one miss its own."""
+    """As predicted, this deadline would be missed, or an accepted request's would be."""
 
     status, code, title = 503, "deadline_unreachable", "Deadline unreachable"
     retry_after_s = 1
 
 
 class InferenceError(RequestError):
-    """The engine failed on the image's batch."""
+    """The engine failed on the batch that contained the image."""
 
     status, code, title = 500, "inference_failed", "Inference failed"
 
 
 class AllImagesFailedError(RequestError):
-    """Every one of several images failed; the problem detail carries each one's error."""
+    """All of several images failed; the problem detail lists the error of each."""
 
     status, code, title = 422, "all_images_failed", "All images failed"
 

@@ -89,25 +89,25 @@ class Metrics:
         )
         self._rejected = Counter(
             "resnet_serve_rejected",
-            "Requests that ended in an error, by its code.",
+            "Requests that ended in an error, by error code.",
             ["reason"],
             registry=registry,
         )
         self.images = Counter(
             "resnet_serve_images",
-            "Images handled, by outcome (ok or an error's code).",
+            "Images handled, by outcome (ok or an error code).",
             ["model", "version", "outcome"],
             registry=registry,
         )
         self.abandoned = Counter(
             "resnet_serve_images_abandoned",
-            "Images dropped before inference because their clients had gone.",
+            "Images dropped before inference because nobody was waiting for them any more.",
             list(_MODEL),
             registry=registry,
         )
         self.coalesced = Counter(
             "resnet_serve_images_coalesced",
-            "Images answered by the computation of an identical one in flight.",
+            "Images answered from the computation of an identical in-flight image.",
             list(_MODEL),
             registry=registry,
         )
@@ -119,58 +119,63 @@ class Metrics:
         )
         self.queue_seconds = Histogram(
             "resnet_serve_queue_duration_seconds",
-            "Time that an image's pixels waited for a batch.",
+            "Time that a decoded image waits for a batch.",
             list(_MODEL),
             buckets=_SECONDS,
             registry=registry,
         )
         self.inference_seconds = Histogram(
             "resnet_serve_inference_duration_seconds",
-            "Time that the engine took for a batch.",
+            "Time that the engine takes to run a batch.",
             list(_MODEL),
             buckets=_SECONDS,
             registry=registry,
         )
         self.batch_size = Histogram(
             "resnet_serve_batch_size",
-            "Images in a batch.",
+            "Images per batch.",
             list(_MODEL),
             buckets=_BATCHES,
             registry=registry,
         )
         self.inference_failures = Counter(
             "resnet_serve_inference_failures",
-            "Batches on which the engine failed.",
+            "Batches that failed in the engine.",
             list(_MODEL),
             registry=registry,
         )
         self.slow_batches = Counter(
             "resnet_serve_slow_batches",
-            "Batches that took more than ten times the median of their size.",
+            "Batches that took at least ten times the median for their size.",
             list(_MODEL),
             registry=registry,
         )
         self._queue_length = Gauge(
             "resnet_serve_queue_length",
-            "Images between admission and answer.",
+            "Images admitted but not yet answered.",
             list(_MODEL),
             registry=registry,
         )
         self._inflight_bytes = Gauge(
-            "resnet_serve_inflight_bytes", "Bytes of request bodies in memory.", registry=registry
+            "resnet_serve_inflight_bytes",
+            "Bytes of request bodies held in memory.",
+            registry=registry,
         )
         self._ready = Gauge(
-            "resnet_serve_model_ready", "1 when the model answers.", list(_MODEL), registry=registry
+            "resnet_serve_model_ready",
+            "1 when the model is ready.",
+            list(_MODEL),
+            registry=registry,
         )
         self._broken = Gauge(
             "resnet_serve_model_broken",
-            "1 when the model's file can't be loaded or failed its golden cases.",
+            "1 when the model file can't be loaded or failed its golden cases.",
             list(_MODEL),
             registry=registry,
         )
         self._model_info = Gauge(
             "resnet_serve_model_info",
-            "1, with a description of the model in the labels.",
+            "Always 1; the labels describe the model being served.",
             ["model", "version", "architecture", "precision", "provider"],
             registry=registry,
         )
@@ -189,7 +194,7 @@ class Metrics:
             self._model_info,
         )
         self._build_info = Gauge(
-            "resnet_serve_build_info", "1, with the release in the label.", ["version"],
+            "resnet_serve_build_info", "Always 1; the label is the release.", ["version"],
             registry=registry,
         )  # fmt: skip
 

@@ -76,131 +76,135 @@ class Settings(BaseModel):
     port: int = Field(8000, ge=0, le=65_535, description="port to listen on; 0 picks a free one")
     root_path: str | None = Field(
         None,
-        description="path that a proxy serves this at, as in /images; requests may come with it or "
-        "without, and /docs and the API's description name it",
+        description="path prefix under which a proxy exposes the service, e.g. /images; requests "
+        "are accepted with or without it, and /docs and the API description include it",
     )
     cors_origins: tuple[str, ...] = Field(
         (),
-        description="origins that browsers may call from, as in https://shop.example,"
-        "http://localhost:3000, or *; none: CORS off",
+        description="origins that browsers may call from, e.g. "
+        "https://shop.example,http://localhost:3000, or *; not set: CORS is off",
     )
     models: Path | None = Field(
-        None, description="folder of model files, NAME.onnx or NAME/VERSION.onnx; or one such file"
+        None,
+        description="folder of model files (NAME.onnx or NAME/VERSION.onnx), or one such file",
     )
     strict_models: bool = Field(
         False,
-        description="let one broken file in the model folder stop the start, as a broken default "
-        "model always does; without, the others are served",
+        description="refuse to start if any model file is broken; by default, only if the default "
+        "model is broken",
     )
     builtin: bool = Field(
-        False, description="serve the built-in model beside --models (it is served alone without)"
+        False,
+        description="serve the built-in model alongside --models (without --models, it is "
+        "always served)",
     )
     default_model: str | None = Field(
-        None, description="model for requests that name none; needed only with several"
+        None, description="model for requests that do not name one; needed only with several"
     )
     provider: ProviderName = Field(
-        AUTO, description="where models run; auto takes CUDA where it works, else the CPU"
+        AUTO, description="where models run; auto uses CUDA if it works, otherwise the CPU"
     )
-    device_id: int = Field(0, ge=0, description="which GPU")
-    tf32: bool = Field(False, description="let the GPU round float32 products to TF32")
+    device_id: int = Field(0, ge=0, description="index of the GPU to use")
+    tf32: bool = Field(False, description="allow the GPU to round float32 products to TF32")
     cuda_graphs: CudaGraphs = Field(
         "auto",
-        description="auto replays each batch size on a GPU as a captured graph where that can be "
-        "had; off has a session for each size",
+        description="auto captures a CUDA graph per batch size where possible; off uses a session "
+        "per batch size",
     )
     runners: int = Field(
         0,
         ge=0,
         le=1024,
-        description="batches under way at a time; 0: by measurement on the CPU, 2 on a GPU, where "
-        "one runs while the others are copied",
+        description="concurrent batches; 0: measured at startup on the CPU; 2 on a GPU, where one "
+        "runs while the others are copied",
     )
     intra_op_threads: int = Field(
-        0, ge=0, le=1024, description="threads for one batch on the CPU; 0: by measurement"
+        0, ge=0, le=1024, description="threads per batch on the CPU; 0: measured at startup"
     )
     optimize_for: OptimizeFor = Field(
         "throughput",
-        description="what measurement looks for: most images a second, or a lone image's answer "
-        "soonest",
+        description="what the startup measurement optimises for: images per second, or the latency "
+        "of a single image",
     )
     cache_dir: Path | None = Field(
         None,
-        description="folder that keeps what is measured at the start; none: measure at each start; "
-        "not set: resnet-serve in $XDG_CACHE_HOME or ~/.cache",
+        description="folder that caches startup measurements; none: measure at every start; not "
+        "set: resnet-serve in $XDG_CACHE_HOME or ~/.cache",
     )
     decode_threads: int = Field(
-        0, ge=0, le=1024, description="threads that decode images; 0: one for each core"
+        0, ge=0, le=1024, description="threads that decode images; 0: one per core"
     )
     max_batch: int = Field(
         0,
         ge=0,
         le=1024,
-        description=f"maximum images per batch; 0: {CPU.max_batch} on the CPU, by measurement up "
-        f"to {CUDA.max_batch} on a GPU",
+        description=f"maximum images per batch; 0: {CPU.max_batch} on the CPU, measured (up to "
+        f"{CUDA.max_batch}) on a GPU",
     )
     max_delay_ms: float = Field(
         0, ge=0, le=10_000, description="how long an incomplete batch waits for more images"
     )
     request_timeout_ms: Milliseconds = Field(
-        30_000, description="time for a request that sets none by X-Request-Timeout-Ms"
+        30_000, description="timeout for requests without X-Request-Timeout-Ms"
     )
     model_timeout_ms: dict[str, Milliseconds] = Field(
-        {}, description="the same for single models, as in resnet50=2000,tiny=500"
+        {}, description="request timeout for individual models, e.g. resnet50=2000,tiny=500"
     )
     max_queue: Count = Field(
         256,
-        description="maximum images of a model between admission and answer; half as many for "
-        "requests that ask for more time than the default",
+        description="maximum images per model that are admitted but not yet answered; half as many "
+        "for requests with a timeout longer than the default",
     )
-    coalesce: bool = Field(
-        False, description="compute identical images that are in flight together once"
-    )
+    coalesce: bool = Field(False, description="compute identical in-flight images only once")
     max_images: Count = Field(32, description="maximum images per request")
     max_body_bytes: Count = Field(32 * 2**20, description="maximum size of a request body")
     max_inflight_bytes: Count = Field(
-        256 * 2**20, description="maximum size of all request bodies held at a time"
+        256 * 2**20, description="maximum total size of all request bodies held at once"
     )
     body_timeout_s: Seconds = Field(
-        30, description="time for a request's headers to arrive, and then for its body, in all"
+        30, description="time limit for receiving a request's headers, and then for its entire body"
     )
     write_timeout_s: Seconds = Field(
-        30, description="a client that takes nothing of its answer for so long is dropped"
+        30, description="drop a client that reads none of its response for this long"
     )
     max_image_pixels: int = Field(
         50_000_000,
         ge=1,
         le=178_956_970,  # Pillow refuses more by itself
-        description="maximum width x height of an image, by its header",
+        description="maximum width x height of an image, according to its header",
     )
     max_decoding_bytes: Count = Field(
         512 * 2**20,
-        description="maximum memory of the images being decoded at a time, by their headers; "
-        "one that alone would take more is refused",
+        description="maximum memory for all images being decoded at once, estimated from their "
+        "headers; an image that needs more on its own is refused",
     )
     jpeg_draft_ratio: float = Field(
         4,
         ge=0,
         le=64,
-        description="decode a JPEG at reduced size while that keeps so many times the pixels "
+        description="decode JPEGs at a reduced size that keeps at least this many times the pixels "
         "needed on each side; 0: never",
     )
     drain_delay_s: float = Field(
-        0, ge=0, le=3600, description="how long to keep serving, not ready, after SIGTERM"
+        0,
+        ge=0,
+        le=3600,
+        description="how long to keep serving after SIGTERM while reporting not ready",
     )
     drain_timeout_s: Seconds = Field(
-        30, description="how long to answer accepted requests after that"
+        30, description="how long accepted requests may then take to finish"
     )
     stuck_after_s: Seconds = Field(
         60,
-        description="a batch, a decode, or loading a model again that takes longer makes "
-        "/livez fail",
+        description="make /livez fail when a batch, a decode or a model reload takes longer than "
+        "this",
     )
-    keep_alive_s: Count = Field(75, description="how long an idle connection is kept")
+    keep_alive_s: Count = Field(75, description="how long to keep an idle connection open")
     log_format: Literal["auto", "json", "text"] = Field(
-        "auto", description="auto writes text to a terminal and JSON elsewhere"
+        "auto", description="auto writes text to a terminal and JSON otherwise"
     )
     log_level: Literal["debug", "info", "warning", "error"] = Field(
-        "info", description="least severe level that is logged"
+        "info", description="minimum level to log"
     )
 
     @field_validator("cors_origins", mode="before")

@@ -115,6 +115,6 @@ class Kind:
     def _range(self) -> str:
         if {"ge", "le"} <= self.bounds.keys():
             return f" from {self.bounds['ge']} to {self.bounds['le']}"
-        words = {"gt": "above", "ge": "at least", "lt": "below", "le": "at most"}
+        words = {"gt": "above", "ge": "of at least", "lt": "below", "le": "at most"}
         bounds = [f"{words[name]} {bound}" for name, bound in sorted(self.bounds.items())]
         return " " + " and ".join(bounds) if bounds else ""

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import inspect
+import re
 from pathlib import Path
 
 import pytest
 
 from service import errors
+from service.http.routes import OPERATIONS
 from service.metrics import Metrics
 from service.settings import PREFIX, Settings
 
@@ -45,7 +47,12 @@ def metric_rows() -> list[str]:
     ]
 
 
-@pytest.mark.parametrize("rows", [setting_rows, error_rows, metric_rows])
+def route_cells() -> list[str]:
+    paths = [re.sub(r"{(\w+)}", lambda name: name[1].upper(), each.path) for each in OPERATIONS]
+    return [f"`{each.method} {path}`" for each, path in zip(OPERATIONS, paths, strict=True)]
+
+
+@pytest.mark.parametrize("rows", [setting_rows, error_rows, metric_rows, route_cells])
 def test_the_readme_has_every_row_as_the_code_has_it(rows):
     missing = [row for row in rows() if row not in README]
     assert not missing, "\n".join(missing)

@@ -26,11 +26,11 @@ from service.engine.builds import prepare_runtime
 from service.engine.nvidia import gpu_name
 
 PARTS = {
-    "attest": "provider, golden cases in fp32, TF32 and fp16, graphs against plain runs",
-    "sizes": "batch sizes alternating against repeated, the engine beside a bare loop",
-    "serve": "answers a second with 1, 8, 64 and 256 clients, then before a simulated engine",
-    "loss": "an error that sticks to the CUDA context, provoked in a child server",
-    "memory": "memory before and after 40 s of batches of mixed sizes",
+    "attest": "provider, golden cases in fp32, TF32 and fp16, CUDA graphs against plain runs",
+    "sizes": "alternating against repeated batch sizes, the engine against a bare loop",
+    "serve": "answers per second with 1, 8, 64 and 256 clients, then with a simulated engine",
+    "loss": "an unrecoverable CUDA error, provoked in a child server",
+    "memory": "memory before and after 40 s of mixed batch sizes",
     "mixed": "two models at once",
     "train": "a few steps in mixed precision",
 }
@@ -96,18 +96,19 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="scripts/gpu-check",
         description="Verify and measure the service on a machine with a GPU, and write a report in "
-        "Markdown. Exit status 1 if anything falls short. Without a GPU, what needs none is run.",
+        "Markdown. The exit status is 1 if any target is missed. Without a GPU, only the "
+        "checks that need none are run.",
     )
     add = parser.add_argument
     add("--only", action="append", choices=PARTS, metavar="PART",
-        help=f"this part; may be given again ({', '.join(PARTS)})")  # fmt: skip
-    add("--json", type=Path, metavar="FILE", help="write all figures as JSON")
-    add("--output", type=Path, metavar="FILE", help="write the report to a file, too")
+        help=f"run only this part; may be repeated ({', '.join(PARTS)})")  # fmt: skip
+    add("--json", type=Path, metavar="FILE", help="write all results as JSON")
+    add("--output", type=Path, metavar="FILE", help="also write the report to a file")
     add("--models", type=Path, default=MODELS, metavar="FOLDER",
-        help="where the model files are, or are made [%(default)s]")  # fmt: skip
+        help="folder of the model files, created if missing [%(default)s]")  # fmt: skip
     add("--quick", action="store_true",
-        help="measure for a tenth of the time: to see that everything runs")  # fmt: skip
-    add("--dry-run", action="store_true", help="list the parts and end")
+        help="measure for a tenth of the time, to check that everything runs")  # fmt: skip
+    add("--dry-run", action="store_true", help="list the parts and exit")
     add("--part", choices=PARTS, help=argparse.SUPPRESS)
     return parser
 

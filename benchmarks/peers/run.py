@@ -3,9 +3,9 @@
     python benchmarks/peers/run.py --setup
     python benchmarks/peers/run.py [--model-file FILE] [--images IMAGES] [--rounds N] [...]
 
-In each round every server in turn is started, loaded with each number of clients, and stopped, so
-that a machine that is slow for a while is so for all of them. Every answer is checked against the
-model file. README.md says how each server is set up, and why so.
+In each round, every server in turn is started, loaded with each number of clients, and stopped, so
+that a slow phase of the machine affects all of them. Every answer is checked against the model
+file. README.md explains how each server is set up, and why.
 """
 
 from __future__ import annotations
@@ -34,22 +34,24 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )  # fmt: skip
     flag = parser.add_argument
-    flag("--setup", action="store_true", help="install the peers that are not installed, and end")
-    flag("--servers", type=_names, default=",".join(SERVERS), help="which, in which order")
-    flag("--model-file", type=Path, help="the built-in model's unless given")
+    flag("--setup", action="store_true", help="install missing peers and exit")
+    flag("--servers", type=_names, default=",".join(SERVERS), help="servers to run, in this order")
+    flag("--model-file", type=Path, help="model file (default: the built-in one)")
     flag("--images", default="synthetic:64x64", help="folder, tar or synthetic:WIDTHxHEIGHT")
-    flag("--image-count", type=_count, default=1000, help="distinct images at most")
-    flag("--clients", type=_counts, default="1,8,32", help="numbers of clients, one load each")
+    flag("--image-count", type=_count, default=1000, help="maximum number of distinct images")
+    flag("--clients", type=_counts, default="1,8,32", help="numbers of clients; one load for each")
     flag("--rounds", type=_count, default=5)
-    flag("--duration", type=float, default=5.0, help="seconds of each load that are measured")
-    flag("--warm-up", type=float, default=3.0, help="seconds of each load before that")
+    flag("--duration", type=float, default=5.0, help="seconds to measure per load")
+    flag("--warm-up", type=float, default=3.0, help="warm-up seconds before each load")
     flag("--max-batch", type=_count, default=CPU.max_batch,
-         help="images in a batch at most, for all servers")  # fmt: skip
+         help="maximum images per batch, for all servers")  # fmt: skip
     flag("--max-delay-ms", type=_count, default=1,
-         help="how long the peers that wait for a fuller batch do so")  # fmt: skip
-    flag("--no-limits", action="store_true", help="leave out what the machine does without HTTP")
+         help="batching window of the peers that have one")  # fmt: skip
+    flag(
+        "--no-limits", action="store_true", help="skip measuring the machine's limits without HTTP"
+    )
     flag("--output", type=Path, default=Path(__file__).parent / "results" / "peers.json",
-         help="result file, written as it goes")  # fmt: skip
+         help="result file, updated after each load")  # fmt: skip
     return parser.parse_args(arguments)
 
 
@@ -63,7 +65,7 @@ def _names(text: str) -> list[str]:
 
 def _count(text: str) -> int:
     if not text.isdigit() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is no whole number from 1 on")
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least 1")
     return int(text)
 
 

@@ -54,7 +54,7 @@ def read_arguments(arguments: Sequence[str] | None) -> Job | None:
         message = error.format_message()
         if not message.endswith("..."):
             message = message.removesuffix(".")
-        raise OptionsError(f"{message}; `{path} --help` shows what can be asked") from error
+        raise OptionsError(f"{message}; see `{path} --help`") from error
     return job if callable(job) else None
 
 
@@ -72,4 +72,4 @@ def program(
         typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version."),
     ] = False,
 ) -> None:
-    """Make verified model files for resnet-serve."""
+    """Create verified model files for resnet-serve."""

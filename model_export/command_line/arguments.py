@@ -37,62 +37,62 @@ names = f"One of {', '.join(ARCHITECTURES)}."
 
 Architecture = Annotated[
     str | None,
-    typer.Argument(help=f"{names} `resnet-export list` tells more of them.", **known),
+    typer.Argument(help=f"{names} `resnet-export list` shows details.", **known),
 ]
 Module = Annotated[
     str | None,
     option(NETWORK, "--module", metavar="PACKAGE.MODULE:FACTORY",
-            help="In place of an architecture: a function that gives any torch.nn.Module from "
-            "normalised RGB [N, 3, H, W] to logits [N, C]. It runs your code."),
+            help="Instead of an architecture: a function that returns a torch.nn.Module mapping "
+            "normalised RGB [N, 3, H, W] to logits [N, C]. This runs your code."),
 ]  # fmt: skip
 Stem = Annotated[
     StemName | None,
-    choice(NETWORK, "--stem", StemName, show_default="by the architecture, and by the weights",
-            help="7x7 convolution and max pooling, three of 3x3 and max pooling, or one of 3x3 "
-            "with stride 2, for images of 32 to 64 pixels."),
+    choice(NETWORK, "--stem", StemName, show_default="from the architecture and the weights",
+            help="A 7x7 convolution and max pooling; three 3x3 convolutions and max pooling; or "
+            "one 3x3 convolution with stride 2, for images of 32 to 64 pixels."),
 ]  # fmt: skip
 Weights = Annotated[
     str | None,
     option(_WEIGHTS, "--weights", metavar="SOURCE", parser=values.words,
-            help="A file: safetensors, or what torch.save wrote, by its content. Or "
-            "`imagenet`: torchvision's official weights."),
+            help="A safetensors or torch.save file, recognised by its content, or `imagenet` for "
+            "torchvision's official weights."),
 ]  # fmt: skip
 WeightsEntry = Annotated[
     str | None,
     option(_WEIGHTS, "--weights-entry", metavar="KEY",
-            show_default="averaged ones, then `state_dict`, `model` and the like",
-            help="Entry of the file that has the parameters, or what their names begin with."),
+            show_default="averaged weights, then `state_dict`, `model` and the like",
+            help="Entry of the file that holds the parameters, or the prefix of their names."),
 ]  # fmt: skip
 CacheDir = Annotated[
     Path | None,
     option(_WEIGHTS, "--cache-dir", metavar="DIR", show_default="~/.cache/resnet-serve",
-            help="Folder of downloads."),
+            help="Folder for downloads."),
 ]  # fmt: skip
 Output = Annotated[
     Path,
     option(_CONTRACT, "--output", metavar="FILE",
-            help="NAME.onnx or NAME/VERSION.onnx. One that is there is replaced."),
+            help="NAME.onnx or NAME/VERSION.onnx. An existing file is replaced."),
 ]  # fmt: skip
 UpgradedOutput = Annotated[
     Path | None,
     option(None, "--output", metavar="FILE", show_default="the file itself",
-            help="NAME.onnx or NAME/VERSION.onnx. One that is there is replaced."),
+            help="NAME.onnx or NAME/VERSION.onnx. An existing file is replaced."),
 ]  # fmt: skip
 Labels = Annotated[
     Path | None,
-    option(_CONTRACT, "--labels", metavar="FILE", show_default="for 1000 classes: ImageNet-1k's",
-            help="Classes in output order: a JSON list, of strings or of objects with id and "
-            "label, or text with one a line."),
+    option(_CONTRACT, "--labels", metavar="FILE", show_default="ImageNet-1k's, for 1000 classes",
+            help="Classes in output order: a JSON list of strings or of objects with id and "
+            "label, or a text file with one class per line."),
 ]  # fmt: skip
 Name = Annotated[
     str | None,
     option(_CONTRACT, "--name", metavar="NAME", parser=values.words,
-            show_default="after the output file", help="Name in the contract."),
+            show_default="from the output file", help="Model name in the contract."),
 ]  # fmt: skip
 SourceNote = Annotated[
     str | None,
     option(_CONTRACT, "--source-note", metavar="TEXT", parser=values.words,
-            show_default="the file's name", help="Where the weights came from."),
+            show_default="the file name", help="Where the weights came from."),
 ]  # fmt: skip
 MaxBatch = Annotated[
     int,
@@ -102,35 +102,37 @@ MaxBatch = Annotated[
 InputSize = Annotated[
     int | None,
     option(_PREPROCESSING, "--input-size", metavar="PIXELS", parser=values.side,
-            show_default="the weights' own, or 224",
-            help="Side of the centre crop that the network takes."),
+            show_default="from the weights, or 224",
+            help="Side of the centre crop fed to the network."),
 ]  # fmt: skip
 Resize = Annotated[
     int | None,
     option(_PREPROCESSING, "--resize", metavar="PIXELS", parser=values.side,
-            show_default="in the weights' own proportion to the input size, or 256 to 224",
-            help="Length of the short side before the crop."),
+            show_default="in the weights' ratio to the input size, or 256:224",
+            help="Length of the short side before cropping."),
 ]  # fmt: skip
 Interpolation = Annotated[
     InterpolationName | None,
     choice(_PREPROCESSING, "--interpolation", InterpolationName,
-            show_default="the weights' own, or bilinear", help="How images are resized."),
+            show_default="from the weights, or bilinear", help="Resampling filter."),
 ]  # fmt: skip
 Mean = Annotated[
     Triple | None,
     option(_PREPROCESSING, "--mean", metavar="R G B", parser=values.number,
-            show_default="the weights' own, or ImageNet's", help="Subtracted; pixels are 0 to 1."),
+            show_default="from the weights, or ImageNet's",
+            help="Channel means to subtract, for pixel values from 0 to 1."),
 ]  # fmt: skip
 Std = Annotated[
     Triple | None,
     option(_PREPROCESSING, "--std", metavar="R G B", parser=values.above_zero,
-            show_default="the weights' own, or ImageNet's", help="What they are then divided by."),
+            show_default="from the weights, or ImageNet's",
+            help="Channel standard deviations to divide by."),
 ]  # fmt: skip
 
 Storage = Annotated[
     StorageName | None,
     choice(_PRECISION, "--storage", StorageName, show_default="fp32",
-            help="fp16 halves the file, computation stays in float32."),
+            help="fp16 halves the file size; computation stays in float32."),
 ]  # fmt: skip
 Precision = Annotated[
     PrecisionName,
@@ -138,65 +140,68 @@ Precision = Annotated[
 ]
 LoweringImages = Annotated[
     Path | None,
-    option(_PRECISION, "--images", metavar="SOURCE", show_default="generated ones",
-            help="Folder or tar of images: every other one calibrates int8, the others measure the "
+    option(_PRECISION, "--images", metavar="SOURCE", show_default="generated images",
+            help="Folder or tar of images: every other image calibrates int8, the rest measure "
             "agreement with float32."),
 ]  # fmt: skip
 CalibrationImages = Annotated[
     int | None,
     option(_PRECISION, "--calibration-images", metavar="N", parser=values.positive,
-            show_default="256", help="Most images to calibrate int8 with."),
+            show_default="256", help="Maximum images for int8 calibration."),
 ]  # fmt: skip
 MinAgreement = Annotated[
     float | None,
     option(_PRECISION, "--min-agreement", metavar="FRACTION", parser=values.fraction,
             show_default="0.95",
-            help="Least share of images that keep float32's label; a file below it is refused."),
+            help="Minimum fraction of images with the same label as float32; below it, the export "
+            "fails."),
 ]  # fmt: skip
 ReduceRange = Annotated[
     bool | None,
-    option(_PRECISION, "--reduce-range/--no-reduce-range", show_default="as this CPU needs",
-            help="Weights of 7 bits, which CPUs without VNNI need."),
+    option(_PRECISION, "--reduce-range/--no-reduce-range", show_default="if this CPU needs it",
+            help="Use 7-bit weights, as CPUs without VNNI need."),
 ]  # fmt: skip
 PerChannel = Annotated[
     bool | None,
-    option(_PRECISION, "--per-channel/--no-per-channel", show_default="for each",
-            help="A scale for each output channel of a weight, or one for all."),
+    option(_PRECISION, "--per-channel/--no-per-channel", show_default="per channel",
+            help="Scale each output channel of a weight separately, or the whole weight at once."),
 ]  # fmt: skip
 
 ModelFile = Annotated[Path, typer.Argument(metavar="FILE", help="Model file.")]
 SecondFile = Annotated[
-    Path, typer.Argument(metavar="SECOND", help="Model file of the same labels.")
+    Path, typer.Argument(metavar="SECOND", help="Model file with the same labels.")
 ]
-Images = Annotated[Path, typer.Argument(metavar="IMAGES", help="Folder or tar.")]
-Json = Annotated[bool, typer.Option("--json", help="As JSON.")]
+Images = Annotated[Path, typer.Argument(metavar="IMAGES", help="Folder or tar of images.")]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Limit = Annotated[
     int | None,
     option(None, "--limit", metavar="N", parser=values.positive, show_default="all",
-            help="Only the first N images."),
+            help="Use only the first N images."),
 ]  # fmt: skip
 
-ForeignFile = Annotated[Path, typer.Argument(metavar="FILE", help="The ONNX file.")]
+ForeignFile = Annotated[Path, typer.Argument(metavar="FILE", help="ONNX file.")]
 AdoptedAs = Annotated[
     str,
     option(_CONTRACT, "--architecture", metavar="TEXT", parser=values.words,
-            help="What the contract calls the network."),
+            help="Architecture name in the contract."),
 ]  # fmt: skip
 OutputName = Annotated[
     str | None,
-    option(NETWORK, "--output-name", metavar="NAME", show_default="the only one",
-            help="The output with the answers."),
+    option(NETWORK, "--output-name", metavar="NAME", show_default="the only output",
+            help="Output with the predictions."),
 ]  # fmt: skip
 GivesName = Literal["logits", "probabilities"]
 Gives = Annotated[
     GivesName | None,
-    choice(NETWORK, "--gives", GivesName, show_default="by trying; a sigmoid is asked about",
-            help="What that output is: logits get a softmax."),
+    choice(NETWORK, "--gives", GivesName, show_default="detected; required for a sigmoid",
+            help="What that output contains; logits get a softmax."),
 ]  # fmt: skip
 ChannelsName = Literal["rgb", "bgr"]
 Channels = Annotated[
     ChannelsName,
     choice(NETWORK, "--channels", ChannelsName,
-            help="Order in which it takes them. Mean and std are given as RGB either way."),
+            help="Channel order of the input. --mean and --std are in RGB order either way."),
 ]  # fmt: skip
-Provider = Annotated[str, choice(None, "--provider", provider_names(), help="Where it runs.")]
+Provider = Annotated[
+    str, choice(None, "--provider", provider_names(), help="Where the model runs.")
+]

@@ -42,10 +42,10 @@ def export(  # noqa: PLR0913 - each is an option
     reduce_range: given.ReduceRange = None,
     per_channel: given.PerChannel = None,
 ) -> Job:
-    """Make a model file of trained weights.
+    """Export trained weights to a model file.
 
-    They are written as one self-describing ONNX file, once it was verified against PyTorch. The
-    base width and the number of classes are the weights' own.
+    The result is one self-describing ONNX file, written only after it has been verified against
+    PyTorch. The base width and the number of classes are inferred from the weights.
     """
     options = ExportOptions(
         NetworkOptions(
@@ -80,10 +80,10 @@ def adopt(  # noqa: PLR0913 - each is an option
     mean: given.Mean = None,
     std: given.Std = None,
 ) -> Job:
-    """Make a model file of a foreign ONNX classifier.
+    """Make a model file from an existing ONNX classifier.
 
-    That one takes normalised float32 [N, 3, H, W] and gives logits or probabilities [N, C], for any
-    N.
+    The classifier must map normalised float32 [N, 3, H, W] to logits or probabilities [N, C], for
+    any N.
     """
     options = AdoptOptions(
         file,
@@ -95,8 +95,8 @@ def adopt(  # noqa: PLR0913 - each is an option
 
 
 def upgrade(*, file: given.ModelFile, output: given.UpgradedOutput = None) -> Job:
-    """Rewrite an older model file's contract as this release has it.
+    """Rewrite an older model file's contract in this release's schema.
 
-    Nothing else of the file changes. The service reads older ones, too.
+    Nothing else in the file changes. The service also reads older contracts.
     """
     return job("model_export.upgrade", "upgrade_command", UpgradeOptions(file, output))

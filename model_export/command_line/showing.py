@@ -21,10 +21,10 @@ def verify(
     weights_entry: given.WeightsEntry = None,
     cache_dir: given.CacheDir = None,
 ) -> Job:
-    """Check a model file again.
+    """Verify a model file again.
 
-    Replays its golden cases in ONNX Runtime; with --weights, compares it with PyTorch as the export
-    did.
+    Replay its golden cases in ONNX Runtime; with --weights, compare it with PyTorch as during
+    export.
     """
     options = WeightsOptions(weights, weights_entry, cache_dir)
     return job("model_export.commands", "verify_command", file, options)
@@ -35,15 +35,15 @@ def describe(
     file: given.ModelFile,
     json: given.Json = False,
     benchmark: Annotated[
-        bool, typer.Option("--benchmark", help="With its speed on this CPU.")
+        bool, typer.Option("--benchmark", help="Also measure its speed on this CPU.")
     ] = False,
 ) -> Job:
-    """Show what a model file is; as JSON, with its golden cases."""
+    """Describe a model file; --json includes its golden cases."""
     return job("model_export.describe", "describe_command", file, as_json=json, benchmark=benchmark)
 
 
 def show_list(*, json: given.Json = False) -> Job:
-    """Show the architectures."""
+    """List the architectures."""
     return job("model_export.listing", "list_command", as_json=json)
 
 
@@ -59,15 +59,15 @@ def evaluate(  # noqa: PLR0913 - each is an option
             "--data-set",
             metavar="NAME",
             parser=words,
-            show_default="the source's name",
-            help="What the images are called.",
+            show_default="from IMAGES",
+            help="Name of the data set in the report.",
         ),
     ] = None,
     write: Annotated[
-        bool, typer.Option("--write", help="Put top-1 and top-5 into the file's contract.")
+        bool, typer.Option("--write", help="Store top-1 and top-5 in the file's contract.")
     ] = False,
     all_classes: Annotated[
-        bool, typer.Option("--all-classes", help="Show all classes, and not only the worst.")
+        bool, typer.Option("--all-classes", help="Show all classes, not only the worst.")
     ] = False,
     plot: Annotated[
         Path | None, typer.Option("--plot", metavar="FILE.html", help="Write a reliability plot.")
@@ -76,8 +76,8 @@ def evaluate(  # noqa: PLR0913 - each is an option
 ) -> Job:
     """Measure accuracy on labelled images.
 
-    That is top-1, top-5 and calibration, on images whose class is known: by the folder that they
-    lie in, by the beginning of their name, or by val_annotations.txt. JSON has all classes.
+    Report top-1, top-5 and calibration. Each image's class is taken from its folder, the beginning
+    of its name, or val_annotations.txt. --json always includes all classes.
     """
     options = EvaluateOptions(
         file, images, limit, provider, data_set or resolved(images).name, write, all_classes, plot,
@@ -96,8 +96,8 @@ def compare(
 ) -> Job:
     """Compare two model files on the same images.
 
-    That is their answers, their speed on this CPU, and what they are. The images' classes need not
-    be known.
+    Compare their predictions, their speed on this CPU and their properties. The images need no
+    labels.
     """
     return job(
         "model_export.compare", "compare_command", (first, second), images, limit, as_json=json

@@ -22,18 +22,21 @@ from model_export.training.options import (
 def train(  # noqa: PLR0913 - each is an option
     *,
     folder: Annotated[
-        Path, typer.Argument(metavar="FOLDER", help="Images; a class has its folder's name.")
+        Path,
+        typer.Argument(
+            metavar="FOLDER", help="Images, in one subfolder per class, named after the class."
+        ),
     ],
     output: Annotated[
         Path,
         typer.Option(
             "--output",
             metavar="DIR",
-            help="Folder of the run: last.pth, best.pth, metrics.csv, metrics.html.",
+            help="Folder for the run's last.pth, best.pth, metrics.csv and metrics.html.",
         ),
     ],
     resume: Annotated[
-        bool, typer.Option("--resume", help="Go on with the run that is there.")
+        bool, typer.Option("--resume", help="Continue the run in that folder.")
     ] = False,
     architecture: recipe.KnownArchitecture = "resnet18",
     width: recipe.Width = None,
@@ -66,10 +69,10 @@ def train(  # noqa: PLR0913 - each is an option
     mean: given.Mean = None,
     std: given.Std = None,
 ) -> Job:
-    """Train weights on a folder of images per class.
+    """Train on a folder with one subfolder of images per class.
 
-    The network begins anew, or with trained weights, which are fine-tuned. The folder has a folder
-    of images for each class. A run that was stopped goes on with the same options and --resume.
+    Train from scratch, or fine-tune the weights given by --weights. To continue an interrupted run,
+    repeat the command with --resume.
     """
     options = TrainOptions(
         folder, output, resume, architecture,

@@ -16,68 +16,69 @@ Width = Annotated[
     int | None,
     option(NETWORK, "--width", metavar="N", parser=values.positive,
             show_default="64, 96 for densenet161",
-            help="Channels of the stem, to which all others are in proportion."),
+            help="Channels of the stem; all other layers scale with it."),
 ]  # fmt: skip
 ValidationFolder = Annotated[
     Path | None,
     option(_HELD_OUT, "--validation", metavar="DIR",
-            help="A folder of their own, of the same classes."),
+            help="Separate folder of held-out images, with the same classes."),
 ]  # fmt: skip
 ValidationFraction = Annotated[
     float | None,
     option(_HELD_OUT, "--validation-fraction", metavar="FRACTION", parser=values.share,
-            show_default="0.2", help="Of each class, without such a folder."),
+            show_default="0.2", help="Fraction of each class to hold out without --validation."),
 ]  # fmt: skip
 Patience = Annotated[
     int | None,
-    option(_HELD_OUT, "--patience", metavar="EPOCHS", parser=values.positive, show_default="no",
-            help="Stop after so many without a better top-1."),
+    option(_HELD_OUT, "--patience", metavar="EPOCHS", parser=values.positive, show_default="off",
+            help="Stop after this many epochs without a better top-1."),
 ]  # fmt: skip
 Workers = Annotated[
     int,
     option(_RECIPE, "--workers", metavar="N", parser=values.count,
-            help="Processes that decode images beside the training."),
+            help="Worker processes for decoding; 0 decodes in the main process."),
 ]  # fmt: skip
 Epochs = Annotated[
     int,
     option(_RECIPE, "--epochs", metavar="N", parser=values.positive,
-            help="How often each image is seen."),
+            help="Passes over the training images."),
 ]  # fmt: skip
 Batch = Annotated[
     int,
-    option(_RECIPE, "--batch", metavar="N", parser=values.positive, help="Images in a step."),
+    option(_RECIPE, "--batch", metavar="N", parser=values.positive, help="Images per step."),
 ]
 Optimiser = Annotated[
     OptimiserName,
     choice(_RECIPE, "--optimiser", OptimiserName,
-            help="sgd has Nesterov momentum; sgd-noise adds annealed Gaussian noise to its "
+            help="sgd uses Nesterov momentum; sgd-noise adds annealed Gaussian noise to its "
             "gradients."),
 ]  # fmt: skip
 LearningRate = Annotated[
     float | None,
     option(_RECIPE, "--learning-rate", metavar="RATE", parser=values.above_zero,
-            show_default="by optimiser and batch, lower with --weights", help="At its peak."),
+            show_default="by optimiser and batch size, lower with --weights",
+            help="Peak learning rate."),
 ]  # fmt: skip
 WarmupEpochs = Annotated[
     float | None,
     option(_RECIPE, "--warmup-epochs", metavar="EPOCHS", parser=values.not_below_zero,
             show_default="1, or half of a single epoch",
-            help="Of a growing rate, before the cosine to 0."),
+            help="Epochs of warm-up before the cosine decay to 0."),
 ]  # fmt: skip
 WeightDecay = Annotated[
     float,
     option(_RECIPE, "--weight-decay", metavar="RATE", parser=values.not_below_zero,
-            help="Pull of the parameters to 0."),
+            help="Weight decay."),
 ]  # fmt: skip
 LabelSmoothing = Annotated[
     float,
     option(_RECIPE, "--label-smoothing", metavar="FRACTION", parser=values.share_or_none,
-            help="Part of the truth that is spread over all classes."),
+            help="Share of the target spread evenly over all classes."),
 ]  # fmt: skip
 EmaDecay = Annotated[
     float,
     option(_RECIPE, "--ema-decay", metavar="FRACTION", parser=values.share_or_none,
-            help="Of the average of parameters that is kept."),
+            help="Decay of the moving average of the parameters."),
 ]  # fmt: skip
 AmpName = Literal["auto", "off", "bf16", "fp16"]
 AmpMode = Annotated[
@@ -89,20 +90,22 @@ Sizes = Annotated[
     Any,
     option(_RECIPE, "--sizes", metavar="PIXELS:EPOCHS,...", parser=values.sizes,
             show_default="the input size",
-            help="Sides of training images, one after another, for all epochs."),
+            help="Schedule of training image sizes, covering all epochs."),
 ]  # fmt: skip
 Seed = Annotated[
-    int, option(_RECIPE, "--seed", metavar="N", parser=values.seed, help="Of all that is random.")
+    int, option(_RECIPE, "--seed", metavar="N", parser=values.seed, help="Random seed.")
 ]
 MinArea = Annotated[
     float,
     option(_AUGMENTATION, "--min-area", metavar="FRACTION", parser=values.share,
-            help="Least part of an image that a random crop keeps."),
+            help="Minimum fraction of an image's area kept by a random crop."),
 ]  # fmt: skip
 Jitter = Annotated[
     float,
     option(_AUGMENTATION, "--jitter", metavar="FRACTION", parser=values.share_or_none,
-            help="Most change of brightness and contrast."),
+            help="Maximum relative change of brightness and contrast."),
 ]  # fmt: skip
-Flip = Annotated[bool, option(_AUGMENTATION, "--flip/--no-flip", help="Mirror every other image.")]
-Device = Annotated[DeviceName, choice(_RECIPE, "--device", DeviceName, help="Where it is trained.")]
+Flip = Annotated[
+    bool, option(_AUGMENTATION, "--flip/--no-flip", help="Mirror half of the images, at random.")
+]
+Device = Annotated[DeviceName, choice(_RECIPE, "--device", DeviceName, help="Where to train.")]

@@ -76,7 +76,7 @@ class BatchSource:
     def take(self, offer: Offer, now: float) -> list[Ticket]:
         """Take the batch, without images that are abandoned or can't be answered in time."""
         if len(self._waiting) > 1:
-            self.latencies.note_choice(is_trial=offer.is_trial)
+            self.latencies.note_choice(is_trial=offer.trial is not None)
         taken = self._waiting.take(now, self.latencies, offer.size)
         self._note_gone(taken)
         return taken.batch

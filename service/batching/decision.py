@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from service.batching.latency import LatencyTable
 from service.batching.queue import TicketQueue
-from service.batching.work_source import ConcurrencyLimit, Offer, WorkSource
+from service.batching.work_source import ConcurrencyLimit, Offer, Trial, WorkSource
 
 _UNHURRIED = 4.0
 """A batch's images stop waiting for a fuller batch once they have waited for this many batch
@@ -49,7 +49,8 @@ def decide_batch(
       with a `max_delay_s`, an incomplete batch waits until the oldest ticket has waited that long,
       unless a deadline is near.
     - How many: the size with the highest measured throughput that meets the most urgent deadline.
-      Waiting images are divided among idle threads: two halves in parallel finish sooner.
+      Waiting images are divided among idle threads: two halves in parallel finish sooner. Now and
+      then a trial of another size is offered as well.
     """
     count = len(waiting)
     best = table.best_size(limits.max_batch, math.inf)
@@ -60,13 +61,17 @@ def decide_batch(
         margin_s = max(_WAKE_UP_S, _UNHURRIED * table.p95_s(count))
         end_of_delay = waiting.oldest_submitted() + limits.max_delay_s
         at = max(at, min(end_of_delay, waiting.earliest_deadline() - margin_s))
+    sort_key = waiting.sort_key(now)
     if at > now:
-        return Offer(at)
+        return Offer(at, sort_key)
     most = min(count, limits.max_batch, -(-count // max(1, min(idle, concurrency.parts))))
-    size, is_trial = 1, False
+    size, trial = 1, None
     if most > 1:
-        size, is_trial = table.next_size(most, waiting.earliest_deadline() - now)
-    return Offer(at, waiting.sort_key(now), table.p95_s(min(best, count)), size, is_trial)
+        left_s = waiting.earliest_deadline() - now
+        size = table.best_size(most, left_s)
+        if tried := table.trial_size(size, most, left_s):
+            trial = Trial(tried, waiting.sort_key(now, tried))
+    return Offer(at, sort_key, table.p95_s(min(best, count)), size, trial)
 
 
 def may_yield(
@@ -107,7 +112,23 @@ def choose(
             first_at = min(first_at, offer.at)
     if not ready:
         return first_at - now
-    return ready[0] if len(ready) == 1 else _most_urgent(ready, now)
+    source, offer = ready[0] if len(ready) == 1 else _most_urgent(ready, now)
+    if offer.trial is not None and _passes_nobody(offer.trial, source, sources, now):
+        offer = offer._replace(size=offer.trial.size)
+    elif offer.trial is not None:
+        offer = offer._replace(trial=None)
+    return source, offer
+
+
+def _passes_nobody(
+    trial: Trial, source: WorkSource, sources: Sequence[WorkSource], now: float
+) -> bool:
+    """Return whether no other source's work is more urgent than the trial's least urgent image.
+
+    Such work may have no time to spare, as its admission did not allow for less urgent work.
+    """
+    offers = [other.offer(now, 1) for other in sources if other is not source]
+    return all(offer is None or trial.last <= offer.sort_key for offer in offers)
 
 
 def _most_urgent(ready: list[tuple[WorkSource, Offer]], now: float) -> tuple[WorkSource, Offer]:

@@ -182,23 +182,20 @@ class LatencyTable:
         # Beyond the measured sizes, none is assumed to be faster than the largest.
         return max(1, plans.best[min(waiting, len(plans.best) - 1)])
 
-    def next_size(self, waiting: int, time_left_s: float) -> tuple[int, bool]:
-        """Return the size of a batch to run now, and whether it is a trial.
+    def trial_size(self, best: int, waiting: int, time_left_s: float) -> int | None:
+        """Return a size to run on trial instead of the best one, if it is time for a trial.
 
-        It is the best size or, now and then, a trial of the least recently run of its neighbours,
-        which have at least half and at most twice as many images. No trial may make a request
-        late. Report the choice with `note_choice`.
+        It is the least recently run of its neighbours, which have at least half and at most twice
+        as many images, if there is time for several such batches. Report the choice with
+        `note_choice`.
         """
-        best = self.best_size(waiting, time_left_s)
         if self._since_trial + 1 < _TRY_EVERY:
-            return best, False
+            return None
         most = min(2 * best, self._fitting(waiting, time_left_s / _SPARE_TO_TRY))
         with self._lock:
             last = {size: samples[-1][0] for size, samples in self._samples.items()}
         sizes = [size for size in last if best <= 2 * size <= 2 * most and size != best]
-        if not sizes:
-            return best, False
-        return min(sizes, key=lambda size: (last[size], size)), True
+        return min(sizes, key=lambda size: (last[size], size), default=None)
 
     def note_choice(self, *, is_trial: bool) -> None:
         """Count a batch for which there was a choice of sizes."""

@@ -80,10 +80,18 @@ class DeadlineQueue(Generic[W]):
             heapq.heapify(heap)
         return before - len(self)
 
-    def sort_key(self, now: float) -> tuple[int, float]:
-        """Return the first item's current priority and deadline; the queue must not be empty."""
+    def sort_key(self, now: float, place: int = 1) -> tuple[int, float]:
+        """Return the current priority and deadline of the item at a place in the order, from 1 on.
+
+        The queue must have that many items.
+        """
         heap = self._heap(now)
-        return (Priority.HIGH if self._high else Priority.LOW), heap[0][0]
+        priority = Priority.HIGH if self._high else Priority.LOW
+        if place == 1:
+            return priority, heap[0][0]
+        if place > len(heap):
+            priority, heap, place = Priority.LOW, self._low, place - len(heap)
+        return priority, heapq.nsmallest(place, heap)[-1][0]
 
     def earliest_deadline(self) -> float:
         """Return the earliest deadline; the queue must not be empty."""

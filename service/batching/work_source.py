@@ -37,16 +37,24 @@ class ConcurrencyLimit:
         return 1 if self.serial else self.free
 
 
+class Trial(NamedTuple):
+    """A batch of a size other than the best, run to keep that size's timings current."""
+
+    size: int
+    last: SortKey
+    """Priority and deadline of the least urgent image in it."""
+
+
 class Offer(NamedTuple):
     """A source's next piece of work, as it would be taken now."""
 
     at: float
-    """When to take it (`time.perf_counter()`); the other fields are only valid from then on."""
-    sort_key: SortKey = (0, 0.0)
+    """When to take it (`time.perf_counter()`)."""
+    sort_key: SortKey
     lasts_s: float = 0.0
     size: int = 1
-    is_trial: bool = False
-    """Whether the size is not the best one, but is run to keep its timings current."""
+    trial: Trial | None = None
+    """What may be taken instead, if that does not delay more urgent work of other sources."""
 
 
 class WorkSource(Protocol):

@@ -20,9 +20,9 @@ if TYPE_CHECKING:
 _INTERRUPTED = 130  # 128 plus the signal's number, as shells report it
 
 _DESCRIPTION = """\
-Send load to a server on this machine, check every answer, and report latency,
-throughput and errors. With --limits, measure what the model and decoding could
-do without a server. Defaults are [in brackets].
+Load-test a server on this machine, check every answer, and report latency,
+throughput and errors. With --limits, measure what the model and decoding
+achieve without a server. Defaults are [in brackets].
 """
 
 _EPILOG = """\
@@ -33,11 +33,11 @@ examples:
   resnet-serve bench --limits
 
 exit status:
-  0    no answer was wrong (other errors are only reported)
-  1    an answer was wrong, also in the warm-up, or it can't be done as asked,
-       which is told in one line
-  2    a flag that there is not
-  130  after Ctrl-C
+  0    no wrong answers (other errors are only reported)
+  1    a wrong answer, including during warm-up, or the benchmark could not run
+       (a one-line message says why)
+  2    unknown flag
+  130  interrupted with Ctrl-C
 """
 
 
@@ -45,7 +45,7 @@ def add_bench(subparsers: _SubParsersAction[argparse.ArgumentParser]) -> None:
     """Add the `bench` command with its flags."""
     parser = subparsers.add_parser(
         "bench",
-        help="send load to a server on this machine and check its answers",
+        help="load-test a server on this machine and check its answers",
         description=_DESCRIPTION,
         epilog=_EPILOG,
         usage="%(prog)s [FLAGS]",

@@ -21,10 +21,10 @@ Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 _PATH = re.compile(r"/[!-\"$-~]*")  # visible ASCII but for #
 _FLAGS = {"json_file": "json", "html_file": "html"}
 _GROUPS = {
-    "url": "what is sent",
+    "url": "requests",
     "mode": "load",
-    "reference": "right answers",
-    "server_pid": "measuring",
+    "reference": "expected answers",
+    "server_pid": "measurement",
     "json_file": "reports",
 }
 """The title of each group of flags, by its first field."""
@@ -41,78 +41,86 @@ class BenchOptions(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     url: str | None = Field(
-        None, description=f"server, on this machine only [{DEFAULT_URL}, or none with --limits]"
+        None, description=f"server URL, on this machine only [{DEFAULT_URL}, or none with --limits]"
     )
     images: str = Field(
         "synthetic",
-        description="a folder or tar of images, or synthetic (500x375 JPEGs) or synthetic:64x64",
+        description="folder or tar of images, or generated JPEGs: synthetic (500x375) or, e.g., "
+        "synthetic:64x64",
     )
-    image_count: int = Field(200, ge=1, le=100_000, description="distinct images at most")
+    image_count: int = Field(200, ge=1, le=100_000, description="maximum number of distinct images")
     path: str | None = Field(
         None,
-        description="path, with its query, that images are posted to, for a server of another kind "
-        "that answers in the same form [/v1/classify with --model and --top-k]",
+        description="request path and query, for other servers that answer in the same format "
+        "[/v1/classify with --model and --top-k]",
     )
-    model: str | None = Field(None, description="model to ask for; the server's default if none")
-    top_k: int = Field(1, ge=1, le=1000, description="labels to ask for")
+    model: str | None = Field(None, description="model to request; not set: the server's default")
+    top_k: int = Field(1, ge=1, le=1000, description="labels per image to request")
     mode: Literal["closed", "poisson", "burst", "trace"] = Field(
         "closed",
-        description="closed: each client sends when it has its answer; poisson: arrivals at "
-        f"random; burst: the same at {BURST_FACTOR:g}x the mean rate for {BURST_LENGTH_S:g} s "
-        f"every {BURST_PERIOD_S:g} s and evenly less between; trace: arrivals from --trace",
+        description="closed: each client sends its next request when the last is answered; "
+        f"poisson: random arrivals; burst: the same at {BURST_FACTOR:g}x the mean rate for "
+        f"{BURST_LENGTH_S:g} s every {BURST_PERIOD_S:g} s, and a lower rate in between; trace: "
+        "arrivals from --trace",
     )
-    clients: int = Field(8, ge=1, le=10_000, description="clients of the closed loop")
-    rate: Positive | None = Field(None, description="mean arrivals a second (poisson, burst)")
+    clients: int = Field(8, ge=1, le=10_000, description="clients in the closed loop")
+    rate: Positive | None = Field(None, description="mean arrivals per second (poisson, burst)")
     sweep: tuple[Positive, ...] = Field(
-        (), description="rates R1,R2,... to offer one after another (poisson, burst)"
+        (), description="rates to run one after another (poisson, burst)"
     )
     trace: Path | None = Field(
-        None, description="text file with one arrival time in seconds a line"
+        None, description="text file with one arrival time per line, in seconds"
     )
-    duration: Positive = Field(10.0, le=86_400, description="seconds that are measured")
-    warm_up: float = Field(2.0, ge=0, le=86_400, description="seconds of the same load before that")
+    duration: Positive = Field(10.0, le=86_400, description="seconds to measure")
+    warm_up: float = Field(
+        2.0, ge=0, le=86_400, description="seconds of the same load before measuring"
+    )
     connections: int = Field(
         512,
         ge=1,
         le=10_000,
-        description="connections of the open loop at most; an arrival beyond them waits",
+        description="maximum connections in the open loop; further arrivals wait",
     )
     processes: int = Field(
         0,
         ge=0,
         le=64,
-        description="processes that send the load, clients or arrivals dealt out to them; 0: one "
-        "for four cores, 8 at most",
+        description="processes that generate the load, sharing the clients or arrivals; 0: one per "
+        "four cores, up to 8",
     )
     deadline_ms: Positive | None = Field(
         None,
-        description="goodput counts answers within it; sent along as X-Request-Timeout-Ms",
+        description="deadline for goodput; also sent as X-Request-Timeout-Ms",
     )
     no_deadline_header: bool = Field(
-        False, description="keep --deadline-ms from the server: only count what is within it"
+        False, description="use --deadline-ms for goodput only and do not send it"
     )
-    timeout_s: Positive = Field(30.0, description="an answer that takes longer is an error")
+    timeout_s: Positive = Field(30.0, description="client timeout per request")
     reference: Literal["server", "local"] = Field(
         "server",
-        description="right answers: the server's own, asked one at a time before the load, or "
-        "local: --model-file run in this process; probabilities may differ by the tolerance that "
-        "the server shows for its model, or else by 0.001",
+        description="expected answers: the server's own, to requests sent one at a time before the "
+        "load, or local: --model-file run in this process; probabilities may differ by the "
+        "tolerance that the server reports for its model, or else by 0.001",
     )
     model_file: Path | None = Field(
-        None, description="model file for --reference local and --limits; the built-in if none"
+        None, description="model file for --reference local and --limits; not set: the built-in one"
     )
     server_pid: int | None = Field(
         None,
         ge=1,
-        description="read CPU and memory of this process and its descendants, not from /metrics",
+        description="measure CPU and memory of this process and its descendants instead of "
+        "reading /metrics",
     )
     limits: bool = Field(
-        False, description="measure the model alone and decode + model without HTTP"
+        False, description="measure the model alone, and decode + model, without HTTP"
     )
-    repeats: int = Field(3, ge=1, le=100, description="interleaved repeats of --limits")
-    seed: int = Field(0, ge=0, description="of arrivals, image order and synthetic images")
+    repeats: int = Field(3, ge=1, le=100, description="interleaved repetitions of --limits")
+    seed: int = Field(
+        0, ge=0, description="random seed for arrivals, image order and synthetic images"
+    )
     json_file: Path | None = Field(
-        None, description="write the report as JSON; - is stdout, and the text then goes to stderr"
+        None,
+        description="write the report as JSON; - for stdout, which sends the text report to stderr",
     )
     html_file: Path | None = Field(
         None, description="write the report as HTML with plots; - as for --json"

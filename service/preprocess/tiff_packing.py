@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from service.preprocess import jpeg
 from service.preprocess import tiff_tags as tags
 from service.preprocess.encoded import corrupt, unsupported
+from service.preprocess.jpeg_structure import read_tables
 from service.preprocess.tiff_tags import Directory
 
 NONE, _LZW, JPEG, PACKBITS = 1, 5, 7, 32773
@@ -56,7 +56,7 @@ def read_packing(directory: Directory, count: int, bits: int, *, is_ycbcr: bool)
         order=directory.order,
         is_ycbcr=is_ycbcr,
         options=_options(directory, compression),
-        tables=jpeg.read_tables(tables),
+        tables=read_tables(tables),
     )
 
 

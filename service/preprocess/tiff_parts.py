@@ -8,13 +8,16 @@ from dataclasses import dataclass
 from service.errors import ImageTooLargeError
 from service.preprocess import tiff_tags as tags
 from service.preprocess.encoded import area, corrupt, truncated, unsupported
+from service.preprocess.tiff_packing import CCITT, JPEG
 from service.preprocess.tiff_tags import Directory
 
 _MAX_PARTS = 300_000  # enough for single rows of the tallest image in separate colour planes
 # The format's smallest tiles have 16 x 16 pixels; some smaller ones are allowed.
 _PIXELS_PER_TILE, _SPARE_TILES = 64, 1000
-# Each has tables to prepare. Writers make strips of 8 KB or more, and tiles of 64 x 64 or larger.
+# A JPEG has tables to prepare, and a fax is searched. Writers make strips of 8 KB or of one row,
+# and tiles of 64 x 64 or larger.
 _PIXELS_PER_JPEG, _SPARE_JPEGS = 1024, 256
+_PIXELS_PER_FAX, _SPARE_FAXES = 256, 1000
 # Tiles extend beyond the image; no writer pads more than this.
 _MAX_PADDING, _SPARE_PIXELS = 4, 2**22
 # Some writers store equal tiles once. Each is unpacked, so a small file could mean a lot of work.
@@ -58,12 +61,17 @@ def read_layout(directory: Directory, size: tuple[int, int], planes: int) -> Lay
     return Layout(tags.TILE_WIDTH in directory.entries, side, rows * (number // len(rows)))
 
 
-def check_jpegs(layout: Layout, size: tuple[int, int]) -> None:
-    """Raise `UnsupportedPixelsError` if an image consists of too many JPEGs for its size."""
-    number, most = len(layout.rows), area(size) // _PIXELS_PER_JPEG + _SPARE_JPEGS
+def check_number(layout: Layout, size: tuple[int, int], compression: int) -> None:
+    """Raise `UnsupportedPixelsError` for too many JPEGs or faxes for an image of this size."""
+    limits = {JPEG: ("JPEGs", _PIXELS_PER_JPEG, _SPARE_JPEGS)}
+    limits |= dict.fromkeys(CCITT, ("faxes", _PIXELS_PER_FAX, _SPARE_FAXES))
+    if compression not in limits:
+        return
+    name, pixels_each, spare = limits[compression]
+    number, most = len(layout.rows), area(size) // pixels_each + spare
     if number > most:
         raise unsupported(
-            f"TIFFs of {number} JPEGs with {area(size)} pixels", f"at most {most} JPEGs are"
+            f"TIFFs of {number} {name} with {area(size)} pixels", f"at most {most} {name} are"
         )
 
 

@@ -28,7 +28,7 @@ from service.preprocess.tiff_packing import (
     read_packing,
     read_predictor,
 )
-from service.preprocess.tiff_parts import Layout, check_jpegs, read_layout, read_places
+from service.preprocess.tiff_parts import Layout, check_number, read_layout, read_places
 from service.preprocess.tiff_tags import Directory
 from service.preprocess.tiff_write import write_tiff
 from service.preprocess.tiff_ycbcr import WHOLE, Block, stored_size
@@ -196,6 +196,7 @@ def read_samples(
     planes = count if directory.number(tags.PLANAR, 1) == 2 else 1
     packing = read_packing(directory, count // planes, bits, is_ycbcr=is_ycbcr)
     layout = read_layout(directory, size, planes)
+    check_number(layout, size, packing.compression)
     tiled_pixels = area(layout.part_size) * len(layout.rows) // planes if layout.tiled else 0
     predictor = read_predictor(directory, packing)
     if block is not None and block != WHOLE:
@@ -215,10 +216,8 @@ def read_samples(
             (start, min(end, start + most * rows))
             for (start, end), rows in zip(places, layout.rows, strict=True)
         ]
-    if packing.compression == JPEG:
-        check_jpegs(layout, size)
-        if planes > 1 and is_ycbcr:
-            raise unsupported("TIFFs of JPEGs in separate YCbCr planes", ACCEPTED)
+    if packing.compression == JPEG and planes > 1 and is_ycbcr:
+        raise unsupported("TIFFs of JPEGs in separate YCbCr planes", ACCEPTED)
     return Samples(
         data=directory.data,
         size=size,

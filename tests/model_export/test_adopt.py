@@ -353,6 +353,7 @@ def write_graph(path: Path, kind: int, shape: list) -> Path:
             "[N, 8, 8, 3], channels last, not float32 [N, 3, H, W]",
         ),
         (TensorProto.FLOAT, ["N", "H", "W", 3], "[N, H, W, 3], channels last"),
+        (98, ["N", 3, 8, 8], "is of an unknown type (98) [N, 3, 8, 8], not float32"),
         (TensorProto.FLOAT, [None, None, None, 3], "[?, ?, ?, 3], channels last"),
         (TensorProto.FLOAT, ["N", 1, 8, 8], "[N, 1, 8, 8], not float32 [N, 3, H, W]"),
         (TensorProto.FLOAT, [8, 3, 8, 8], "takes 8 images at a time"),

@@ -269,7 +269,7 @@ def test_a_root_path_that_could_not_be_one_is_named(text):
     [
         ("port", "x", "a whole number from 0 to 65535"),
         ("port", "1.5", "a whole number from 0 to 65535"),
-        ("max_queue", "0", "a whole number at least 1"),
+        ("max_queue", "0", "a whole number of at least 1"),
         ("stuck_after_s", "nan", "a number above 0 and at most 86400"),
         ("max_delay_ms", "-1", "a number from 0 to 10000"),
         ("provider", "tpu", "auto, cpu or cuda"),

@@ -126,8 +126,8 @@ def _leads_to(link: Path, folder: Path) -> bool:
     ("flags", "said"),
     [
         (["--servers", "mosec,triton"], "triton: not one of resnet-serve, mosec"),
-        (["--clients", "1,none"], "'none' is no whole number from 1 on"),
-        (["--rounds", "0"], "'0' is no whole number"),
+        (["--clients", "1,none"], "'none' is not a whole number of at least 1"),
+        (["--rounds", "0"], "'0' is not a whole number"),
         (["--images", "/nowhere"], "run.py: error: --images /nowhere"),
         (["--model-file", "/nowhere.onnx"], "/nowhere.onnx: no such file"),
         (["--model", "m"], "--model"),

@@ -12,10 +12,11 @@ from service.batching.decision import BatchLimits, choose, decide_batch, may_yie
 from service.batching.latency import LatencyTable
 from service.batching.queue import TicketQueue
 from service.batching.ticket import Priority, Ticket
-from service.batching.work_source import ConcurrencyLimit, Offer
+from service.batching.work_source import ConcurrencyLimit, Offer, Trial
 
 PIXELS = np.zeros((1, 1, 3), np.uint8)
 HIGH, LOW = Priority.HIGH, Priority.LOW
+ONE = ConcurrencyLimit(1)
 ONE_PAYS = [(1, 1.0), (2, 2.0), (4, 4.0)]
 FOUR_PAY = [(1, 1.0), (2, 1.2), (3, 1.3), (4, 1.4)]
 
@@ -103,6 +104,23 @@ def test_an_offer_tells_how_urgent_it_is_and_how_long_it_lasts():
     assert offer.lasts_s == pytest.approx(1.2)
 
 
+def test_one_batch_in_sixteen_may_be_a_trial_and_tells_whom_it_takes():
+    table = LatencyTable(FOUR_PAY)
+    waiting = queue(30.0, 10.0, 20.0)
+    waiting.push(Ticket(PIXELS, NeverGone(), 0.0, 25.0, LOW))
+    for _ in range(15):
+        assert decide_batch(waiting, table, BatchLimits(2), ONE, 0.0, 1, float).trial is None
+        table.note_choice(is_trial=False)
+    offer = decide_batch(waiting, table, BatchLimits(4), ONE, 0.0, 1, float)
+    assert offer.size == 4
+    assert offer.trial == Trial(2, (HIGH, 20.0))
+    small = LatencyTable([(1, 1.0), (2, 2.0), (4, 4.0)])
+    for _ in range(15):
+        small.note_choice(is_trial=False)
+    offer = decide_batch(waiting, small, BatchLimits(4), ONE, 0.0, 1, float)
+    assert (offer.size, offer.trial) == (1, Trial(2, (HIGH, 20.0)))
+
+
 def test_a_batch_that_gains_yields_while_there_is_time():
     limits, table = BatchLimits(4), LatencyTable(FOUR_PAY)
     assert may_yield(queue(100.0), table, limits, 1.0, 0.0)
@@ -142,8 +160,27 @@ def test_the_most_urgent_of_what_is_ready_goes_first():
 
 
 def test_without_work_it_is_told_when_there_may_be_some():
-    assert choose([source(None), source(Offer(9.0)), source(Offer(7.0))], 5.0, 1) == 2.0
+    assert (
+        choose([source(None), *(source(Offer(at, (HIGH, 1.0))) for at in (9.0, 7.0))], 5.0, 1)
+        == 2.0
+    )
     assert choose([source(None)], 5.0, 1) == math.inf
+
+
+def test_a_trial_is_made_unless_it_passes_more_urgent_work():
+    """What is less urgent was not counted before that work, which may have no time to spare."""
+    trial = Trial(4, (HIGH, 5.0))
+    batch = source(Offer(0.0, (HIGH, 1.0), size=2, trial=trial))
+    chosen = choose([batch, source(None)], 0.0, 1)
+    assert not isinstance(chosen, float)
+    assert (chosen[1].size, chosen[1].trial) == (4, trial)
+    for other, size in (((HIGH, 4.0), 2), ((HIGH, 6.0), 4), ((LOW, 4.0), 4)):
+        for at, limit in ((0.0, 1), (9.0, 1), (0.0, 0)):
+            waiting = source(Offer(at, other), limit=limit)
+            chosen = choose([waiting, batch], 0.0, 1)
+            assert not isinstance(chosen, float)
+            assert (chosen[0], chosen[1].size) == (batch, size)
+            assert (chosen[1].trial is None) == (size == 2)
 
 
 def test_a_batch_yields_to_what_is_of_another_limit_and_no_lower_priority():

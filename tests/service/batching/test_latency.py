@@ -156,8 +156,10 @@ def test_now_and_then_a_neighbour_of_the_best_size_is_tried():
     took = {1: 0.010, 2: 0.014, 4: 0.020, 8: 0.030}
     sizes = []
     for _ in range(1000):
-        size, is_trial = latencies.next_size(8, math.inf)
-        latencies.note_choice(is_trial=is_trial)
+        best = latencies.best_size(8, math.inf)
+        trial = latencies.trial_size(best, 8, math.inf)
+        latencies.note_choice(is_trial=trial is not None)
+        size = trial or best
         sizes.append(size)
         latencies.observe(size, took[size])
     assert sizes[0] == 1
@@ -171,12 +173,11 @@ def test_only_a_size_that_fits_with_time_to_spare_is_tried(measured, batches):
     latencies = LatencyTable(measured)
     for waiting, left in batches:
         latencies.observe(waiting, left)
-        best, (size, is_trial) = (
-            latencies.best_size(waiting, left),
-            latencies.next_size(waiting, left),
-        )
-        latencies.note_choice(is_trial=is_trial)
-        assert is_trial == (size != best)
+        best = latencies.best_size(waiting, left)
+        trial = latencies.trial_size(best, waiting, left)
+        latencies.note_choice(is_trial=trial is not None)
+        size = best if trial is None else trial
+        assert trial != best
         assert 1 <= size <= waiting
         assert size == best or (4 * latencies.p95_s(size) <= left and best <= 2 * size <= 4 * best)
 

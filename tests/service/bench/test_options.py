@@ -47,8 +47,8 @@ def test_the_help_states_the_shape_of_bursts_and_every_flag(capsys):
     text = " ".join(capsys.readouterr().out.split())
     assert "3x the mean rate for 1 s every 5 s" in text
     assert "--mode {closed,poisson,burst,trace}" in text
-    assert "--rate N mean arrivals a second (poisson, burst); a number above 0" in text
-    assert "exit status: 0 no answer was wrong" in text
+    assert "--rate N mean arrivals per second (poisson, burst); a number above 0" in text
+    assert "exit status: 0 no wrong answers" in text
     for name in BenchOptions.model_fields:
         assert re.search(rf"{_flag(name)}(?![\w-])", text), name
 
@@ -57,7 +57,7 @@ def test_the_help_has_groups_and_examples(capsys):
     with pytest.raises(SystemExit):
         parsed("--help")
     text = capsys.readouterr().out
-    for title in ("what is sent", "load", "right answers", "measuring", "reports"):
+    for title in ("requests", "load", "expected answers", "measurement", "reports"):
         assert f"\n{title}:\n" in text
     assert "examples:\n  resnet-serve bench" in text
 

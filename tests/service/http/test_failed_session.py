@@ -86,10 +86,11 @@ def test_a_warm_up_that_failed_is_tried_again(several_chances):
     model, engine, opened = several_chances
     with capture_logs() as logs:
         model.warm_up(threading.Event())
-        wait_until(lambda: model.state == "ready")
+        wait_until(lambda: logs and logs[-1]["event"] == "model_reloaded")
     assert [entry["event"] for entry in logs] == [
         "session_failed", "reload_failed", "model_reloaded",
     ]  # fmt: skip
+    assert model.state == "ready"
     assert [each.closed for each in opened] == [1, 0]
     assert engine.closed
     assert model.engine is opened[-1]

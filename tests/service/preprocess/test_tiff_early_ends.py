@@ -267,6 +267,17 @@ def test_a_narrow_fax_is_answered_only_with_all_rows(width, high):
         assert code(of(parts)) == "truncated_image"
 
 
+def test_very_many_strips_of_a_fax_are_refused_by_name():
+    """To look at one takes as long as some hundred pixels."""
+    row = fax(Image.new("1", (16, 1), 1), GROUP_4, 0)
+    for rows, found in ((1000, "answered"), (1200, "unsupported_pixels")):
+        data = of_parts([row] * rows, GROUP_4, 0, 1)
+        for tag, old, new in ((256, WIDTH, 16), (257, HEIGHT, rows)):
+            entry = struct.pack("<HHI", tag, LONG, 1)
+            data = data.replace(entry + struct.pack("<I", old), entry + struct.pack("<I", new))
+        assert code(data) == found
+
+
 def test_a_fax_of_as_many_pixels_as_pillow_takes_is_answered():
     """Low strips as well: to look whether all rows are there, more pixels are not made at once."""
     with pytest.MonkeyPatch.context() as patch:
