@@ -1,1 +1,1 @@
-"""Makes self-describing ONNX files from trained networks; `resnet-export` is its program."""
+"""Makes self-describing ONNX files from trained networks; its program is `resnet-export`."""

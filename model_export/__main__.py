@@ -1,4 +1,4 @@
-"""`python -m model_export` is `resnet-export`."""
+"""Runs `resnet-export` as `python -m model_export`."""
 
 import sys
 

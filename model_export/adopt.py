@@ -1,4 +1,4 @@
-"""Foreign ONNX classifiers as model files: preprocessing, softmax and contract are added.
+"""Turns foreign ONNX classifiers into model files by adding preprocessing, softmax and contract.
 
 images uint8 [N, H, W, 3] -> [N, 3, H, W] float32 -> minus mean x 255, over 255 x std -> theirs
     -> [softmax ->] probabilities
@@ -48,13 +48,13 @@ from service.golden import golden_pattern
 if TYPE_CHECKING:
     from onnx import ModelProto
 
-_PREFIX = "adopted_"  # of all names in their graph, so that none is there twice
-_LEAST_OPSET = 7  # of the added nodes as they are written
+_PREFIX = "adopted_"  # of all names in their graph, to avoid name clashes
+_LEAST_OPSET = 7  # the first that has the added nodes in this form
 _LEAST_IR = 4  # the first in which weights need not be inputs
 
 
 def adopt_command(options: AdoptOptions) -> None:
-    """Adopt a file as the options say, and print what was measured."""
+    """Adopt a file as the options say, and print the measured parity."""
     try:
         _adopt(options)
     except (AdoptError, ParityError) as error:
@@ -65,7 +65,7 @@ def _adopt(options: AdoptOptions) -> None:
     said, output = options.contract, options.contract.output
     theirs = load_graph(options.file)
     if any(entry.key == METADATA_KEY for entry in theirs.metadata_props):
-        raise AdoptError("is a model file already, with a contract; the service takes it as it is")
+        raise AdoptError("is already a model file with a contract; the service can use it as it is")
     source = image_input(theirs)
     result = chosen_output(theirs, options.output_name)
     check_modes(theirs)
@@ -109,7 +109,7 @@ def _adopt(options: AdoptOptions) -> None:
 def _compare(
     theirs: ModelProto, file: Path, reference: Reference, side: int, largest: int
 ) -> Parity:
-    """Hold the wrapped file to the original's answers to one image at a time."""
+    """Compare the wrapped file with the original's answers to one image at a time."""
     compare(file, reference, SAME_WEIGHTS, side=side, largest_batch=1, whose="the original")
     try:
         return compare(
@@ -117,13 +117,13 @@ def _compare(
         )
     except ParityError as error:
         raise AdoptError(
-            f"an image's answer depends on the images beside it{mixers(theirs)}: {error}"
+            f"an image's answer depends on other images in its batch{mixers(theirs)}: {error}"
         ) from error
     except ExportError:
         raise
     except Exception as error:  # ONNX Runtime's errors share no other root
         raise AdoptError(
-            f"does not take several images at a time{mixers(theirs)}, which the service needs: "
+            f"does not take several images at a time{mixers(theirs)}, as the service requires: "
             f"{first_line(error)}; export it again with a dynamic batch size"
         ) from error
 
@@ -135,16 +135,16 @@ def _three_images(side: int) -> NDArray[np.uint8]:
 def _wrapped(
     model: ModelProto, foreign: Foreign, side: int, classes: int, *, softmax: bool
 ) -> ModelProto:
-    """Put preprocessing before and softmax behind; weights that are inputs cease to be."""
+    """Return the graph with preprocessing before and softmax after it, and no weights as inputs."""
     opset = next((o.version for o in model.opset_import if o.domain in {"", "ai.onnx"}), 0)
     if opset < _LEAST_OPSET:
-        raise AdoptError(f"is of operator set {opset}; {_LEAST_OPSET} is the oldest that is taken")
+        raise AdoptError(f"uses operator set {opset}; the oldest supported one is {_LEAST_OPSET}")
     if any(attribute.HasField("g") for node in model.graph.node for attribute in node.attribute):
-        raise AdoptError("has control flow (If, Loop, Scan), which is not taken")
+        raise AdoptError("has control flow (If, Loop, Scan), which is not supported")
     wrapped = compose.add_prefix(model, _PREFIX)
     wrapped.ir_version = max(model.ir_version, _LEAST_IR)
     graph = wrapped.graph
-    # Shapes that were inferred for their batch size, which is to be any.
+    # Inferred shapes may be for a fixed batch size.
     del graph.value_info[:], graph.input[:], graph.output[:]
     graph.input.append(
         helper.make_tensor_value_info(INPUT_NAME, TensorProto.UINT8, ["batch", side, side, 3])
@@ -169,7 +169,7 @@ def _wrapped(
     try:
         onnx.checker.check_model(wrapped)
     except onnx.checker.ValidationError as error:
-        raise AdoptError(f"is no valid graph with what was added: {first_line(error)}") from error
+        raise AdoptError(f"its graph becomes invalid when wrapped: {first_line(error)}") from error
     return wrapped
 
 
@@ -192,7 +192,7 @@ def _before(foreign: Foreign) -> list[Any]:
 def _behind(foreign: Foreign, *, softmax: bool) -> list[Any]:
     cast = "float_answers" if softmax else PROBABILITIES
     nodes = [
-        # Some give [N, C, 1, 1] or float64.
+        # Some return [N, C, 1, 1] or float64.
         helper.make_node("Flatten", [_PREFIX + foreign.result], ["flat_answers"], axis=1),
         helper.make_node("Cast", ["flat_answers"], [cast], to=TensorProto.FLOAT),
     ]

@@ -1,4 +1,4 @@
-"""How far two model files' answers to the same images are apart."""
+"""How far apart two model files' answers to the same images are."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from service.engine.providers import CPU
 def measure_agreement(
     first: Path, second: Path, batches: Iterable[NDArray[np.uint8]], source: str
 ) -> Agreement:
-    """Run images uint8 [n, H, W, 3], batch by batch, through both files on the CPU."""
+    """Run batches of uint8 [n, H, W, 3] images through both files on the CPU and compare."""
     one, other = (load_engine(path, provider=CPU.name) for path in (first, second))
     try:
         return agreement_of(
@@ -33,11 +33,11 @@ def measure_agreement(
 def agreement_of(
     answers: Iterable[tuple[NDArray[np.float32], NDArray[np.float32]]], source: str
 ) -> Agreement:
-    """Count over pairs of probabilities [n, C] for the same images."""
+    """Return the agreement of pairs of probabilities [n, C] for the same images."""
     images, same, total, worst = 0, 0, 0.0, 0.0
     for one, other in answers:
         if not np.isfinite(other).all():
-            raise AgreementError("the answer to an image is not finite: the weights need float32")
+            raise AgreementError("an image's answer is not finite: the weights need float32")
         difference = np.abs(one - other)
         images += len(one)
         same += int(np.equal(one.argmax(axis=1), other.argmax(axis=1)).sum())
@@ -53,10 +53,10 @@ def agreement_of(
 
 
 def check_agreement(agreement: Agreement, least: float) -> None:
-    """Raise `AgreementError` if fewer labels than `least` (a fraction) are float32's."""
+    """Raise `AgreementError` if less than a fraction `least` of labels agree with float32's."""
     if agreement.top1 < least:
         raise AgreementError(
             f"only {agreement.top1:.2%} of {agreement.images} images ({agreement.source}) get the "
-            f"float32 file's label, {least:.2%} are asked for (--min-agreement); more or other "
-            "images to calibrate on (--images) may help"
+            f"float32 file's label, less than {least:.2%} (--min-agreement); more or other "
+            "calibration images (--images) may help"
         )

@@ -1,4 +1,4 @@
-"""Files of trained parameters: what is in them, whatever the trainer wrapped around it.
+"""Reads files of trained parameters, whatever trainers wrap around the parameters.
 
 No code in a file is ever run.
 """
@@ -23,19 +23,19 @@ from model_export.unpickling import Stranger, is_array, load_pickle, what_is
 from service.contract import Preprocessing
 from service.files import sha256_of
 
-# Where trainers put the parameters, averaged ones first: those are what they evaluate.
+# Where trainers put the parameters, averaged ones first, since those are what they evaluate.
 _ENTRIES = ("model_ema", "state_dict_ema", "ema_state_dict", "ema", "state_dict",
             "model_state_dict", "model", "network", "net", "module")  # fmt: skip
-_DEPTH = 3  # of entries within entries
+_DEPTH = 3  # of nested entries
 
 TRAINED = "resnet_export"
-"""The entry in which `resnet-export train` says what its network is: labels, preprocessing."""
+"""The entry in which `resnet-export train` describes its network: labels, preprocessing, ..."""
 
-_SHOWN = 8  # keys listed of a file that has none of the known entries
+_SHOWN = 8  # keys to list of a file without a known entry
 
 
 class _About(BaseModel):
-    """What the entry holds; versions before this one left some of it out."""
+    """The content of that entry; older releases left out some of it."""
 
     architecture: str | None = None
     stem: Stem | None = None
@@ -47,11 +47,11 @@ class _About(BaseModel):
 class Checkpoint:
     """Named parameters as read from a file, and the file's SHA-256.
 
-    `state` has what the file has beside them, too, until `wrappers.unwrapped` knows the network's
-    names; `beside` then names what was left out, and `head` the linear layer that was taken as the
-    network's last one, where the file calls it otherwise. `entry` names the part of the file that
-    they are in, if not all of it. `about` is what `resnet-export train` says of its network (see
-    `TRAINED`), or empty.
+    `state` also has other values of the file until `wrappers.unwrapped` knows the network's names;
+    `beside` then names what was left out, and `head` the linear layer that is used as the network's
+    last one if the file gives it another name. `entry` names the part of the file with the
+    parameters; empty for all of it. `about` is what `resnet-export train` says about its network
+    (see `TRAINED`), or empty.
     """
 
     path: Path
@@ -64,12 +64,12 @@ class Checkpoint:
 
 
 def read_checkpoint(path: Path, entry: str | None = None) -> Checkpoint:
-    """Read a file of parameters: safetensors, or what `torch.save` wrote, by its content.
+    """Read a file of parameters, safetensors or from `torch.save`, recognised by its content.
 
     The parameters may be the file's only content or one of its entries: the named one, which may
-    also be what several names begin with, or else the first of those that trainers use.
+    also be a common prefix of names, or by default the first of those that trainers use.
 
-    Raises `WeightsError`: no such file, of another kind, damaged, or without named tensors.
+    Raises `WeightsError` if the file is missing, of another kind, damaged, or has no named tensors.
     """
     if reason := missing(path):
         raise WeightsError(reason)
@@ -79,11 +79,11 @@ def read_checkpoint(path: Path, entry: str | None = None) -> Checkpoint:
     elif found.kind == "torch":
         content = load_pickle(path)
     else:
-        unknown = "is neither safetensors nor what torch.save writes, or damaged"
+        unknown = "is neither safetensors nor from torch.save, or is damaged"
         raise WeightsError(f"{path}: {unknown if found.kind == 'unknown' else found.told}")
     state, part = _find(content, path, entry)
     if odd := next((name for name in state if not name.isprintable()), None):
-        raise WeightsError(f"{path}: is damaged: a parameter is called {odd!r}")
+        raise WeightsError(f"{path}: is damaged: a parameter is named {odd!r}")
     return Checkpoint(path, sha256_of(path), state, part, _about(content, path))
 
 
@@ -96,7 +96,7 @@ def _about(content: Any, path: Path) -> dict[str, Any]:
     except ValidationError as error:
         place = ".".join(map(str, (TRAINED, *error.errors()[0]["loc"])))
         raise WeightsError(
-            f"{path}: its entry {place} is not understood: it is damaged, or of another version"
+            f"{path}: its entry {place} can't be read: it is damaged or from another version"
         ) from error
 
 
@@ -106,7 +106,7 @@ def _read_safetensors(path: Path) -> dict[str, Tensor]:
 
 
 def _find(content: Any, path: Path, entry: str | None) -> tuple[Mapping[str, Any], str]:
-    """Find the named tensors in a file's content, and the entry that they are."""
+    """Return the named tensors in a file's content, and the name of their entry."""
     if entry is not None:
         part = content.get(entry) if isinstance(content, dict) else None
         found = next(_states(part, entry), None) or _begun(content, entry)
@@ -125,7 +125,7 @@ def _find(content: Any, path: Path, entry: str | None) -> tuple[Mapping[str, Any
 def _states(
     content: Any, entry: str, depth: int = _DEPTH
 ) -> Iterator[tuple[Mapping[str, Any], str]]:
-    """Yield what can be a network's parameters, the likeliest first: those of known entries."""
+    """Yield what may be a network's parameters, most likely first: known entries."""
     if not isinstance(content, dict):
         return
     if depth > 0:
@@ -136,7 +136,7 @@ def _states(
 
 
 def _begun(content: Any, entry: str) -> tuple[Mapping[str, Any], str] | None:
-    """Return the parameters whose names begin with that, as `teacher` in `teacher.conv1.weight`."""
+    """Return parameters with that prefix, such as `teacher` in `teacher.conv1.weight`."""
     state, _ = next(_states(content, ""), ({}, ""))
     begin = f"{entry}."
     chosen = {
@@ -146,7 +146,7 @@ def _begun(content: Any, entry: str) -> tuple[Mapping[str, Any], str] | None:
 
 
 def _is_state(content: Mapping[Any, Any]) -> bool:
-    """Return whether it has named arrays; numbers and others may be beside them."""
+    """Return whether it has named arrays, possibly beside numbers and other values."""
     return all(isinstance(key, str) for key in content) and any(map(is_array, content.values()))
 
 
@@ -166,5 +166,5 @@ def _keys(content: Any) -> str:
 
 
 def _told(value: object) -> str:
-    refused = ", which is not unpickled since that could run code"
+    refused = ", which is not unpickled because that could run code"
     return what_is(value) + (refused if isinstance(value, Stranger) else "")

@@ -18,24 +18,24 @@ _PACKAGES = {"torch", "onnx", "onnxscript", "safetensors", "httpx", "rich", "goo
 
 _Result = TypeVar("_Result")
 
-_BY_SIGNAL = 128  # and the signal's number, as a shell has it
+_BY_SIGNAL = 128  # plus the signal's number, as shells report it
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the program; return its exit status.
+    """Run the program and return its exit status.
 
-    That is 0, 1 for an error, 2 for usage, 130 for Ctrl-C and 143 for SIGTERM.
+    It is 0, or 1 after an error, 2 for invalid usage, 130 after Ctrl-C and 143 after SIGTERM.
     """
     interrupts = Interrupts()
     try:
         with interrupts:
             job = _with_packages(lambda: _read(argv))
-            if interrupts.received:  # of which Typer makes an exit
-                raise KeyboardInterrupt  # noqa: TRY301 - as it came
+            if interrupts.received:  # Typer turns the exception into an exit
+                raise KeyboardInterrupt  # noqa: TRY301 - raised again
             if job is not None:
                 prepare_runtime()
                 _with_packages(job)
-    except (Exception, KeyboardInterrupt) as error:  # noqa: BLE001 - explained, or with traceback
+    except (Exception, KeyboardInterrupt) as error:  # noqa: BLE001 - explained or with a traceback
         if interrupts.received or isinstance(error, KeyboardInterrupt):
             number = interrupts.received or signal.SIGINT
             message, status = "interrupted", _BY_SIGNAL + number
@@ -47,14 +47,14 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _read(argv: Sequence[str] | None) -> Callable[[], None] | None:
-    # Imported only here: Typer is not of the serving install.
+    # Imported late: Typer is not part of the serving install.
     from model_export.command_line.app import read_arguments  # noqa: PLC0415
 
     return read_arguments(argv)
 
 
 def _with_packages(run: Callable[[], _Result]) -> _Result:
-    """Run what imports packages of the `export` extra; raises `MissingPackageError` without one."""
+    """Call `run`; raise `MissingPackageError` if a package of the `export` extra is missing."""
     try:
         return run()
     except ModuleNotFoundError as error:
@@ -67,13 +67,13 @@ def _with_packages(run: Callable[[], _Result]) -> _Result:
 
 
 def _explain(error: BaseException) -> tuple[str, int]:
-    """Return the line to print and the exit status; a defect's traceback is printed here."""
+    """Return the line to print and the exit status; print the traceback of a bug."""
     if isinstance(error, (ExportError, ResnetServeError)):
         return f"error: {error}", 2 if isinstance(error, OptionsError) else 1
     if is_out_of_memory(error):
-        return "error: out of memory; a smaller batch, image or network takes less", 1
+        return "error: out of memory; try a smaller batch, image or network", 1
     if isinstance(error, OSError):
         where = f"{error.filename}: " if error.filename else ""
         return f"error: {where}{error.strerror or error}", 1
     traceback.print_exception(error)
-    return "error: this is a defect of resnet-export; please report the lines above", 1
+    return "error: this is a bug in resnet-export; please report the lines above", 1

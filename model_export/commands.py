@@ -1,4 +1,4 @@
-"""What `resnet-export export` and `resnet-export verify` do; they need PyTorch."""
+"""The commands `resnet-export export` and `resnet-export verify`, which need PyTorch."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ from service.cpus import has_vnni
 
 
 def export_command(options: ExportOptions) -> None:
-    """Export as the options say, and print what was measured."""
+    """Export as the options say, and print the measured parity and agreement."""
     said, output = options.contract, options.contract.output
     lowering = _lowering(options.precision)
     if lowering is not None and lowering.images is not None:
-        with open_images(lowering.images):  # which fails now, not after minutes
+        with open_images(lowering.images):  # fails now, not after minutes
             pass
     with step("reading the weights"):
         trained = trained_network(options.network)
@@ -58,7 +58,7 @@ def export_command(options: ExportOptions) -> None:
 def verify_command(
     file: Path, weights: WeightsOptions, provider: str, precision: ServedPrecision
 ) -> None:
-    """Verify a model file, also against weights if they are given; print what was measured."""
+    """Verify a model file, also against weights if given, and print the differences."""
     _, contract = read_model(file)
     report = check_answers(file, contract, provider, precision)
     sys.stdout.write(
@@ -76,13 +76,9 @@ def _lowering(options: PrecisionOptions) -> Lowering | None:
         return None
     if options.images is None:
         sys.stderr.write(
-            "warning: without --images, generated patterns take the place of photos"
-            + (
-                ", and activations of photos go beyond theirs"
-                if options.precision == "int8"
-                else ""
-            )
-            + "; accuracy may be worse than what is measured here\n"
+            "warning: without --images, generated patterns are used instead of photos"
+            + (", whose activations have a larger range" if options.precision == "int8" else "")
+            + "; accuracy may be worse than measured here\n"
         )
     chosen = {"reduce_range": not has_vnni()} | options.lowering
     return Lowering(options.precision, **chosen)
@@ -92,17 +88,18 @@ def _verify_against(file: Path, contract: ModelContract, weights: WeightsOptions
     """Repeat the export's comparison with PyTorch."""
     if contract.architecture not in ARCHITECTURES:
         raise OptionsError(f"{contract.architecture} can't be built here, so leave out --weights")
-    # The second for mypy, which doesn't know that they go together.
+    # The second condition is for mypy, which doesn't know that it follows from the first.
     if contract.precision != "fp32" or contract.storage == "int8":
         raise OptionsError(
-            f"{file}: is of {contract.precision}, so it is not compared with PyTorch; its "
-            "golden cases were, and `resnet-export compare` compares it with a float32 file"
+            f"{file}: has precision {contract.precision}, so it can't be compared with PyTorch; "
+            "its golden cases were checked, and `resnet-export compare` compares it with a float32 "
+            "file"
         )
     checkpoint = find_whole(weights, contract.architecture)
     network = build_network(contract.architecture, checkpoint)
     if contract.optional_outputs != optional_outputs(network):
         raise OptionsError(
-            f"{file}: was not made of this program's {contract.architecture}, so leave out "
+            f"{file}: was not made from this program's {contract.architecture}, so leave out "
             "--weights"
         )
     served = prepare(network, contract.preprocessing, contract.storage)

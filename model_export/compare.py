@@ -1,4 +1,4 @@
-"""`resnet-export compare`: two model files on the same images."""
+"""`resnet-export compare`: compares two model files on the same images."""
 
 from __future__ import annotations
 
@@ -26,17 +26,17 @@ from service.engine.providers import CPU
 
 _ROWS = ("name", "architecture", "input", "precision", "parameters", "GFLOPs", "size",
          "agreement with float32", "accuracy", "speed")  # fmt: skip
-"""Of those that `describe` shows: what may differ, and what one chooses by."""
+"""The rows of `describe` that may differ or that help to choose a file."""
 
 
 def compare_command(
     files: tuple[Path, Path], images: Path, limit: int | None, *, as_json: bool
 ) -> None:
-    """Compare two model files, and print a table as `describe` does, or JSON."""
+    """Compare two model files, and print a table like that of `describe`, or JSON."""
     contracts = [read_model(file)[1] for file in files]
     if contracts[0].labels != contracts[1].labels:
         raise OptionsError(
-            f"{files[0]} and {files[1]} have other labels, so their answers can't be compared"
+            f"{files[0]} and {files[1]} have different labels, so they can't be compared"
         )
     agreement = _agreement(files, contracts, images, limit)
     described = [Described.of(*each) for each in zip(files, latencies_ms(files), strict=True)]

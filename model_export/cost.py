@@ -1,4 +1,4 @@
-"""What a model file costs, read from its graph alone."""
+"""Parameters and operations of a model file, computed from its graph alone."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ Shape = tuple[int, ...]
 
 @dataclass(frozen=True, slots=True)
 class Cost:
-    """`parameters` of convolutions and linear layers; `multiply_adds` for one image.
+    """Parameters of convolutions and linear layers, and their multiply-adds for one image.
 
     Batch normalisation is folded into the convolutions, so there are fewer parameters than in
     training. A multiply-add counts as one, as in the papers; some tools count two operations.
@@ -31,10 +31,10 @@ class Cost:
 
 
 def graph_cost(model: ModelProto) -> Cost:
-    """Count from the shapes that ONNX infers for a batch of one image."""
+    """Compute a graph's cost from the shapes that ONNX infers for a batch of one image."""
     model = copy.deepcopy(model)
     model.graph.input[0].type.tensor_type.shape.dim[0].dim_value = 1
-    # Not strict, and with data: adopted graphs compute shapes as they go.
+    # Not strict, and with data propagation, since adopted graphs may compute shapes.
     inferred = onnx.shape_inference.infer_shapes(model, data_prop=True).graph
     shapes = {value.name: _shape(value) for value in (*inferred.value_info, *inferred.output)}
     constants = {value.name: tuple(value.dims) for value in inferred.initializer}
@@ -57,7 +57,7 @@ def graph_cost(model: ModelProto) -> Cost:
 def _multiply_adds(
     node: NodeProto, shapes: Mapping[str, Shape], constants: Mapping[str, Shape]
 ) -> int:
-    """Values of the output, times the products summed for each."""
+    """Return the number of output values times the products that are summed for each."""
     weight = constants[node.input[1]]
     if node.op_type == "Conv":
         summed = prod(weight[1:])  # input channels of a group x kernel height x kernel width

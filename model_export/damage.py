@@ -1,4 +1,4 @@
-"""What readers raise at a damaged file, translated into one readable line."""
+"""Turns what readers raise for a damaged file into a one-line error."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ _SHOWN = 160  # characters of a reader's message
 def told_as_damage(
     path: Path, told: type[ExportError | ResnetServeError] = WeightsError
 ) -> Iterator[None]:
-    """Translate whatever the block raises of the file's content into one error that is `told`.
+    """Turn whatever the block raises because of the file's content into an error of type `told`.
 
-    Errors that are raised on purpose pass, as do those of missing packages, and `OSError`s that
-    name a file, as of one that may not be read. Readers' errors at damaged files have no root of
-    their own, so all others are taken.
+    Errors raised on purpose pass unchanged, as do those of missing packages and `OSError`s that
+    name a file, such as an unreadable one. Readers' errors for damaged files share no base class,
+    so all others are translated.
     """
     try:
         yield
@@ -35,7 +35,7 @@ def told_as_damage(
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Return whether memory ran out; PyTorch has an error of its own only for a GPU's."""
+    """Return whether memory ran out; PyTorch only has a separate error for a GPU's memory."""
     ours = isinstance(error, MemoryError)
     return ours or (isinstance(error, RuntimeError) and "allocate memory" in str(error))
 
@@ -43,7 +43,7 @@ def is_out_of_memory(error: BaseException) -> bool:
 def _reason(error: Exception) -> str:
     if is_out_of_memory(error):
         return "needs more memory than there is, or is damaged"
-    # EINVAL is of a place before the file's beginning, which is the content's fault.
+    # EINVAL comes from an offset before the file's beginning, which the content gives.
     if isinstance(error, OSError) and error.errno not in {None, errno.EINVAL}:
         return f"can't be read: {error.strerror}"
     if isinstance(error, OSError):
@@ -51,5 +51,5 @@ def _reason(error: Exception) -> str:
     if isinstance(error, EOFError):
         return "is damaged: it ends too early"
     if isinstance(error, (TypeError, AttributeError, LookupError)):
-        return "is damaged"  # such messages tell of the reader's own code
+        return "is damaged"  # such messages are about the reader's own code
     return f"is damaged: {shown(first_line(error), _SHOWN)}"

@@ -1,4 +1,4 @@
-"""What a model file is, as a table for people and as JSON for programs."""
+"""Describes a model file, as a table for people or as JSON for programs."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ from service.engine.providers import title_of
 
 @dataclass(frozen=True, slots=True)
 class Described:
-    """A model file: what it says of itself, and what is counted and measured.
+    """A model file's contract, cost, size in bytes and speed.
 
-    `times` are milliseconds a batch, by the batch's size, or empty if they were not measured.
+    `times` are milliseconds per batch, by batch size; empty if they were not measured.
     """
 
     file: Path
@@ -35,12 +35,12 @@ class Described:
 
     @classmethod
     def of(cls, file: Path, times: Mapping[int, float]) -> Described:
-        """Read a file. Raises `service.errors.ModelFileError` when it is no model file."""
+        """Read a file. Raises `service.errors.ModelFileError` if it is not a model file."""
         model, contract = read_model(file)
         return cls(file, contract, graph_cost(model), file.stat().st_size, times)
 
     def facts(self) -> dict[str, Any]:
-        """Return all of it, for programs."""
+        """Return everything as plain data, for JSON."""
         return {
             "file": str(self.file),
             "size_bytes": self.size,
@@ -51,14 +51,14 @@ class Described:
         }
 
     def rows(self) -> dict[str, str]:
-        """Return it in words, for people."""
+        """Return the rows of the table as text, by name."""
         return _rows(self.contract, self.cost, self.size) | _speed_row(self.times)
 
 
 def describe_command(file: Path, *, as_json: bool, benchmark: bool) -> None:
-    """Print the contract, cost and size of a model file, and its speed if it is to be measured.
+    """Print the contract, cost and size of a model file and, with `benchmark`, its speed.
 
-    Raises `service.errors.ModelFileError` when it is no model file.
+    Raises `service.errors.ModelFileError` if it is not a model file.
     """
     read_model(file)  # before anything is measured
     described = Described.of(file, _measured(file) if benchmark else {})
@@ -69,7 +69,7 @@ def describe_command(file: Path, *, as_json: bool, benchmark: bool) -> None:
 
 
 def table_of(files: Sequence[Described], names: Collection[str] | None = None) -> Table:
-    """Make a table with a column for each file, of the rows of those names, or of all."""
+    """Return a table with a column per file and the named rows, by default all."""
     single = len(files) == 1
     titles = [escape(str(described.file)) for described in files]
     table = Table(title=titles[0] if single else None, title_style="bold", show_header=not single)
@@ -84,7 +84,7 @@ def table_of(files: Sequence[Described], names: Collection[str] | None = None) -
 
 
 def _measured(file: Path) -> dict[int, float]:
-    # Imported only here: to read a contract needs no ONNX Runtime.
+    # Imported late: reading a contract needs no ONNX Runtime.
     from model_export.speed import latencies_ms  # noqa: PLC0415
 
     (times,) = latencies_ms([file])
@@ -138,7 +138,7 @@ def _rows(contract: ModelContract, cost: Cost, size: int) -> dict[str, str]:
 
 
 def describe_tolerances(contract: ModelContract) -> str:
-    """Say what is allowed where, as in "0.0001 on CPU, 0.001 on CUDA"."""
+    """Return the tolerances in words, such as "0.0001 on CPU, 0.001 on CUDA"."""
     return ", ".join(
         f"{contract.tolerance(provider):g} on {title_of(provider)}"
         for provider in contract.tolerances
@@ -156,7 +156,7 @@ def describe_allowed(precision: Faster, allowed: Allowed) -> str:
 
 
 def describe_agreement(agreement: Agreement, whose: str = "float32's") -> str:
-    """Say it in a line."""
+    """Return an agreement in words, on one line."""
     return (
         f"{agreement.top1:.2%} of labels are {whose} on {agreement.images} images "
         f"({agreement.source}), probabilities differ by {agreement.mean_abs_diff:.2g} on average, "

@@ -3,10 +3,10 @@
 source   --weights-->  WeightsError (no such file, not safe, wrong keys), DownloadError
 labels   --labels-->   LabelsError
 network  --graph-->    GraphError (it can't be written as the model file's graph)
-file     --verify-->   ParityError (it does not compute what PyTorch does),
-                       AgreementError (in lower precision, it answers too much else)
+file     --verify-->   ParityError (its answers differ from PyTorch's),
+                       AgreementError (in lower precision, they differ too much from float32's)
 images   --read-->     ImagesError
-foreign  --adopt-->    AdoptError (a foreign ONNX file is no classifier that can be wrapped)
+foreign  --adopt-->    AdoptError (a foreign ONNX file is not a classifier that can be wrapped)
 training --step-->     TrainingError
 command  --options-->  OptionsError, MissingPackageError
 """
@@ -15,15 +15,15 @@ from __future__ import annotations
 
 
 class ExportError(Exception):
-    """The root of all errors raised on purpose."""
+    """The base class of all errors raised on purpose."""
 
 
 class WeightsError(ExportError):
-    """Trained weights are missing, unreadable, unsafe, or of another network."""
+    """Trained weights are missing, unreadable, unsafe, or for another network."""
 
 
 class DownloadError(WeightsError):
-    """Official weights could not be fetched whole and unchanged."""
+    """Official weights could not be downloaded completely and unchanged."""
 
 
 class LabelsError(ExportError):
@@ -35,7 +35,7 @@ class GraphError(ExportError):
 
 
 class ParityError(ExportError):
-    """The file's answers are not PyTorch's."""
+    """The file's answers differ from PyTorch's."""
 
 
 class AgreementError(ExportError):
@@ -43,19 +43,19 @@ class AgreementError(ExportError):
 
 
 class AdoptError(ExportError):
-    """A foreign ONNX file is no image classifier that a model file can be made of."""
+    """A foreign ONNX file is not an image classifier that can become a model file."""
 
 
 class ImagesError(ExportError):
-    """Images can't be read, or are of no class of the model."""
+    """Images can't be read, or belong to none of the model's classes."""
 
 
 class TrainingError(ExportError):
-    """Training can't go on."""
+    """Training can't continue."""
 
 
 class OptionsError(ExportError):
-    """Options that are each valid do not fit together."""
+    """Options that are individually valid do not fit together."""
 
 
 class MissingPackageError(ExportError):

@@ -1,4 +1,4 @@
-"""`resnet-export evaluate`: how often a model file is right, and how well it knows that."""
+"""`resnet-export evaluate`: how often a model file is right, and how well calibrated it is."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ _BAR = 30  # characters
 
 @dataclass(frozen=True, slots=True)
 class ClassResult:
-    """One class: its id and label, its images, and the fraction whose best label is right."""
+    """One class: its id and label, its number of images, and its top-1 accuracy."""
 
     id: str
     label: str
@@ -40,7 +40,7 @@ class ClassResult:
 
 @dataclass(frozen=True, slots=True)
 class Bin:
-    """Images whose best probability lies in `low` to `high`: how sure, and how often right."""
+    """Images whose best probability is from `low` to `high`: mean confidence and accuracy."""
 
     low: float
     high: float
@@ -51,11 +51,11 @@ class Bin:
 
 @dataclass(frozen=True, slots=True)
 class Evaluation:
-    """Fractions of the images whose class is the first, or among the first five, of the answer.
+    """Top-1 and top-5 accuracy as fractions, calibration, and the results by class.
 
     `calibration_error` is the expected calibration error over bins of equal width: the mean
-    distance between confidence and accuracy, by images (Guo et al., "On Calibration of Modern
-    Neural Networks", https://arxiv.org/abs/1706.04599).
+    distance between confidence and accuracy, weighted by images (Guo et al., "On Calibration of
+    Modern Neural Networks", https://arxiv.org/abs/1706.04599).
     """
 
     images: int
@@ -67,7 +67,7 @@ class Evaluation:
 
 
 def evaluate_command(options: EvaluateOptions) -> None:
-    """Evaluate as the options say; print, plot and keep the result."""
+    """Evaluate as the options say; print, plot and store the result."""
     _, contract = read_model(options.file)
     engine = load_engine(
         options.file,
@@ -78,7 +78,7 @@ def evaluate_command(options: EvaluateOptions) -> None:
         result = evaluate(engine, contract, options.images, options.limit)
     finally:
         engine.close()
-    # Files first: who reads what is printed may stop, as `head` does.
+    # Files first: the reader of the output may stop, as `head` does.
     if options.plot is not None:
         with replacing(options.plot) as file:
             file.write_text(
@@ -100,7 +100,7 @@ def evaluate_command(options: EvaluateOptions) -> None:
 def evaluate(
     engine: Engine, contract: ModelContract, source: Path, limit: int | None = None
 ) -> Evaluation:
-    """Run labelled images, the first `limit` of them, through a model. Raises `ImagesError`."""
+    """Run labelled images, at most `limit`, through a model. Raises `ImagesError`."""
     engine.prepare((BATCH,))
     with open_images(source) as images:
         wanted = labelled(images, contract.labels, source)[:limit]
@@ -127,7 +127,7 @@ def evaluate(
 
 
 def _summary(probabilities: NDArray[np.float32]) -> tuple[NDArray[np.intp], NDArray[np.float32]]:
-    """Keep of a batch what is counted: the five best classes, and the best probability."""
+    """Return a batch's five best classes [n, 5] and best probability [n]."""
     return np.argsort(-probabilities, axis=1, kind="stable")[:, :5], probabilities.max(axis=1)
 
 
@@ -145,7 +145,7 @@ def _bins(confidence: NDArray[np.float32], right: NDArray[np.bool_]) -> list[Bin
 def _classes(
     contract: ModelContract, truth: NDArray[np.int64], right: NDArray[np.bool_]
 ) -> list[ClassResult]:
-    """List the classes that have images, the worst first."""
+    """List the classes that have images, worst first."""
     images = np.bincount(truth, minlength=len(contract.labels))
     hits = np.bincount(truth, weights=right, minlength=len(contract.labels))
     results = [

@@ -1,4 +1,4 @@
-"""From a trained network to a model file in its place."""
+"""Exports a trained network to a verified model file."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ from service.files import replacing
 
 @dataclass(frozen=True, slots=True)
 class Subject:
-    """What is exported: all that the file's contract states and nobody measures."""
+    """What is exported: the parts of the contract that are given, not measured."""
 
     name: str
     architecture: str
@@ -52,13 +52,13 @@ def export(
     largest_batch: int,
     lowering: Lowering | None = None,
 ) -> ModelContract:
-    """Write the model file at `output`, once it was verified; an older one there is replaced.
+    """Write the model file to `output` once it has been verified, replacing an older one.
 
-    With `lowering` it is of lower precision than float32, made from a float32 file that was
-    verified and is dropped again.
+    With `lowering` it has a lower precision than float32 and is made from a verified, temporary
+    float32 file.
 
     Raises `GraphError`, `ParityError`, `AgreementError`, `ImagesError` or `OSError`; then `output`
-    is as it was.
+    is unchanged.
     """
     preprocessing, storage = subject.preprocessing, subject.storage
     sizes = batch_sizes(largest_batch)
@@ -88,7 +88,7 @@ def export(
         )
         if lowering is not None:
             with step(
-                f"making it {lowering.precision}, and comparing with float32",
+                f"converting to {lowering.precision} and comparing with float32",
                 has_bar=lowering.images is not None,
             ):
                 model, agreement = lower(network, full, file, preprocessing, lowering)
@@ -114,6 +114,6 @@ def export(
 def tools(*packages: str) -> dict[str, str]:
     """Return the versions of these packages, of this one and of ONNX Runtime."""
     versions = {name: version(name) for name in packages}
-    # Asked of the module, since it comes from one of two distributions.
+    # From the module, since it comes from one of two distributions.
     runtime = {"onnxruntime": onnxruntime.__version__}
     return {"resnet-serve": __version__} | versions | runtime

@@ -1,4 +1,4 @@
-"""Weights of an ONNX file that lie in files beside it: what keeps them from being read."""
+"""Weights that an ONNX file keeps in separate files, and what keeps them from being read."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ if TYPE_CHECKING:
 
 
 def unreadable(model: ModelProto, folder: Path) -> str:
-    """Name the first file of weights that can't be read, and why; empty if all can.
+    """Return which file of weights can't be read first, and why; empty if all can.
 
-    Their content is judged too, since a text in a file's place is as good as any bytes where it is
-    long enough. Raises `OSError`.
+    Their content is checked too, since a text file in place of the weights would be read as weights
+    if it were long enough. Raises `OSError`.
     """
     judged: dict[str, str] = {}
     for tensor in _external(model.graph):
@@ -30,27 +30,25 @@ def unreadable(model: ModelProto, folder: Path) -> str:
         if name not in judged:
             judged[name] = _file_reason(name, folder)
         if reason := judged[name] or _range_reason(tensor, entries, folder / name):
-            return (
-                f"its weights in {shown(name) or 'a file without a name'} can't be read: {reason}"
-            )
+            return f"its weights in {shown(name) or 'an unnamed file'} can't be read: {reason}"
     return ""
 
 
 def state_lengths(model: ModelProto) -> None:
-    """Write the lengths that may be left out, since `onnx` would read all the rest of a file."""
+    """Add missing lengths, since `onnx` would otherwise read the whole rest of a file."""
     for tensor in _external(model.graph):
         if not any(entry.key == "length" for entry in tensor.external_data):
             tensor.external_data.add(key="length", value=str(_bytes_of(tensor)))
 
 
 def files_of(model: ModelProto) -> list[str]:
-    """List the files that have weights of the graph, relative to its own file's folder."""
+    """List the files with weights of the graph, relative to the ONNX file's folder."""
     entries = [entry for tensor in _external(model.graph) for entry in tensor.external_data]
     return sorted({entry.value for entry in entries if entry.key == "location"})
 
 
 def _external(graph: GraphProto) -> Iterator[TensorProto]:
-    """Yield all tensors with values elsewhere, those of nodes and their graphs too."""
+    """Yield all tensors with external values, including those of nodes and nested graphs."""
     found = [*graph.initializer]
     for sparse in graph.sparse_initializer:
         found += [sparse.values, sparse.indices]
@@ -65,7 +63,7 @@ def _external(graph: GraphProto) -> Iterator[TensorProto]:
 def _file_reason(name: str, folder: Path) -> str:
     path = folder / name
     if not name or PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts:
-        return "only files in the ONNX file's folder are read"
+        return "only files in the ONNX file's folder can be used"
     if reason := no_file(path):
         return f"it {reason}" if reason.startswith("is ") else f"there is {reason}"
     found = content_of(path)
@@ -74,27 +72,27 @@ def _file_reason(name: str, folder: Path) -> str:
 
 
 def _range_reason(tensor: TensorProto, entries: dict[str, str], path: Path) -> str:
-    """Say what is wrong with a tensor's place in its file."""
+    """Return what is wrong with a tensor's range in its file; empty if nothing is."""
     size = path.stat().st_size
     try:
         needed = _bytes_of(tensor)
         offset, length = int(entries.get("offset", 0)), int(entries.get("length", needed))
     except (KeyError, ValueError):
-        return f"the type of {shown(tensor.name)}, or its place in it, is none"
+        return f"{shown(tensor.name)} has an invalid type or location"
     if length != needed:
-        return f"{shown(tensor.name)} has {length} bytes in it, and its shape is of {needed}"
+        return f"{shown(tensor.name)} has {length} bytes in it, but its shape needs {needed}"
     if offset + length > size:
         return (
-            f"it is too short: {size} bytes, and {shown(tensor.name)} is at bytes {offset} to "
-            f"{offset + length}; perhaps it was not downloaded whole"
+            f"it has only {size} bytes, but {shown(tensor.name)} is at bytes {offset} to "
+            f"{offset + length}; perhaps it was not downloaded completely"
         )
     return ""
 
 
 def _bytes_of(tensor: TensorProto) -> int:
-    """Return the number of bytes of a tensor's values; those of less than a byte are packed.
+    """Return the number of bytes of a tensor's values; types below 8 bits are packed.
 
-    Raises `KeyError` or `ValueError` if there is no such type.
+    Raises `KeyError` or `ValueError` if its type does not exist.
     """
     packed = re.search(r"(?:INT|FLOAT)([24])(?!\d)", TensorProto.DataType.Name(tensor.data_type))
     bits = helper.tensor_dtype_to_np_dtype(tensor.data_type).itemsize * 8

@@ -1,4 +1,4 @@
-"""Files that a command reads, and those that it needs for a while."""
+"""Checks of files that a command reads, and temporary files."""
 
 from __future__ import annotations
 
@@ -9,20 +9,20 @@ from pathlib import Path
 
 
 def missing(path: Path) -> str:
-    """Say what keeps a path from being read as a file, beginning with it; empty if it is one."""
+    """Return why a path can't be read as a file, beginning with the path; empty if it can."""
     reason = no_file(path)
     return f"{path}: {reason}" if reason else ""
 
 
 def no_file(path: Path) -> str:
-    """Say what is at a path in the place of a file; empty if one is. Nothing is opened.
+    """Return what is at a path instead of a file; empty if there is a file. Nothing is opened.
 
-    Opening a named pipe may wait for ever, and some devices have no end.
+    Opening a named pipe may block forever, and some devices have no end.
     """
     if path.is_file():
         return ""
     if path.is_symlink() and not path.exists():
-        return f"is a link to {path.readlink()}, where there is no file"
+        return f"is a link to {path.readlink()}, which does not exist"
     found = (
         (path.is_dir, "folder"),
         (path.is_fifo, "named pipe"),
@@ -34,13 +34,13 @@ def no_file(path: Path) -> str:
 
 
 def resolved(path: Path) -> Path:
-    """Return where a path leads, as far as that is known: a link to itself leads nowhere."""
+    """Return the path with links resolved as far as possible; a link to itself is kept."""
     return Path(os.path.realpath(path))
 
 
 @contextmanager
 def beside(path: Path, what: str) -> Iterator[Path]:
-    """Yield a path beside another for a file that is needed for a while, and remove it then."""
+    """Yield a path beside another for a temporary file, which is removed at the end."""
     scratch = path.with_name(f"{path.name}.{what}")
     try:
         yield scratch

@@ -1,4 +1,4 @@
-"""A foreign ONNX classifier as it came, run: what its answers are, and whether they hold."""
+"""Runs a foreign ONNX classifier unchanged, to find out what its answers are and check them."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ Kind = Literal["logits", "probabilities"]
 
 _RANDOM = {"RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike", "Bernoulli",
            "Multinomial", "Dropout"}  # fmt: skip
-_TAKEN = (np.float32, np.float64)  # float16's rounding hides what a comparison is to show
+_TAKEN = (np.float32, np.float64)  # float16's rounding would hide differences in comparisons
 
 
 class Foreign:
-    """The file, with the preprocessing that it wants done in NumPy."""
+    """The file, with the preprocessing that it needs done in NumPy."""
 
     def __init__(
         self,
@@ -44,13 +44,13 @@ class Foreign:
         self.std = np.array(preprocessing.std, np.float32).reshape(1, 3, 1, 1)
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 4
-        # It would judge by the name's ending.
+        # By default it goes by the file name's suffix.
         options.add_session_config_entry("session.load_model_format", "ONNX")
         try:
             self._session = onnxruntime.InferenceSession(
                 str(file), options, providers=["CPUExecutionProvider"]
             )
-        except Exception as error:  # its errors share no other root
+        except Exception as error:  # its errors share no other base class
             raise AdoptError(f"ONNX Runtime can't load it: {first_line(error)}") from error
 
     def __call__(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
@@ -59,27 +59,27 @@ class Foreign:
         x = (x - self.mean) / self.std
         if self.channels == "bgr":
             x = np.ascontiguousarray(x[:, ::-1])
-        # One by one: a file may take no more at a time, which is then said of ours.
+        # One by one: a file may take no more at a time, which is only reported for the wrapped one.
         answers = [self._run(image[None]) for image in x]
         return np.concatenate(answers)
 
     def _run(self, x: NDArray[np.float32]) -> NDArray[np.float32]:
         try:
             (answer,) = self._session.run([self.result], {self.source: x})
-        except Exception as error:  # its errors share no other root
+        except Exception as error:  # its errors share no other base class
             raise AdoptError(
-                f"it does not run on float32 {list(x.shape)}: {first_line(error)}; --input-size "
-                "says what it takes"
+                f"it does not run on float32 {list(x.shape)}: {first_line(error)}; set its size "
+                "with --input-size"
             ) from error
         if not isinstance(answer, np.ndarray):
-            raise AdoptError(f"output {self.result} is a {type(answer).__name__} and no tensor")
+            raise AdoptError(f"output {self.result} is a {type(answer).__name__}, not a tensor")
         if answer.dtype in _TAKEN and answer.size == 1:
             raise AdoptError(
-                f"output {self.result} is one number for an image, as for yes or no, and a model "
-                "file needs one for each of two classes or more; export it again with two: softmax "
+                f"output {self.result} is one number per image, as for yes or no, but a model file "
+                "needs one for each of two or more classes; export it again with two: the softmax "
                 "of (0, x) is the sigmoid of x"
             )
-        # Whichever of the other dimensions has the classes: they are flattened.
+        # Any of the other dimensions may have the classes: they are flattened.
         is_row = answer.ndim >= 2 and answer.shape[0] == 1 and 2 <= max(answer.shape) == answer.size
         if answer.dtype not in _TAKEN or not is_row:
             raise AdoptError(
@@ -90,9 +90,9 @@ class Foreign:
 
     def _way_out(self, answer: NDArray[Any]) -> str:
         if self._others:
-            return f"--output-name picks another: {', '.join(self._others)}"
+            return f"--output-name selects another: {', '.join(self._others)}"
         if np.issubdtype(answer.dtype, np.integer) and answer.size == 1:
-            return "that is one class's number; export it again without its last step, ArgMax"
+            return "that is a class's index; export it again without its last step, ArgMax"
         if np.issubdtype(answer.dtype, np.floating) and answer.dtype not in _TAKEN:
             return "export it again with float32 outputs"
         return "export it again with one number for each class"
@@ -111,27 +111,27 @@ class Foreign:
 
 
 def check_repeatable(model: ModelProto, foreign: Foreign, images: NDArray[np.uint8]) -> None:
-    """Raise `AdoptError` unless it answers with numbers, the same ones to the same image."""
+    """Raise `AdoptError` unless its answers are finite and the same for the same image."""
     first, second = foreign(images), foreign(images)
     if not np.isfinite(first).all():
         raise AdoptError("its answer to an ordinary image is not finite (NaN or infinity)")
     if not np.allclose(first, second, rtol=1e-3, atol=1e-5 * float(np.abs(first).max())):
         random = sorted({n.op_type for n in model.graph.node} & _RANDOM)
         cause = f": it has {', '.join(random)}" if random else ""
-        raise AdoptError(f"its answer to the same image is random, another one each time{cause}")
+        raise AdoptError(f"its answer to the same image changes at random{cause}")
 
 
 def kind_of(
     model: ModelProto, foreign: Foreign, values: NDArray[np.float32], said: Kind | None
 ) -> Kind:
-    """Distinguish logits from probabilities, as was said or by answers [N, C] to ordinary images.
+    """Return `said` or, without it, decide by answers [N, C] to ordinary images.
 
-    Raises `AdoptError` where that does not hold, or where it has to be said.
+    Raises `AdoptError` if `said` is wrong, or is needed to decide.
     """
     low, high, sums = float(values.min()), float(values.max()), values.sum(axis=1)
     if said == "probabilities" and not (low >= 0 and high <= 1):
         raise AdoptError(
-            f"--gives probabilities: its answers go from {low:.3g} to {high:.3g}, not 0 to 1"
+            f"--gives probabilities: its answers range from {low:.3g} to {high:.3g}, not 0 to 1"
         )
     if said is not None:
         return said
@@ -141,11 +141,11 @@ def kind_of(
     same_sums = bool(np.ptp(sums) <= 1e-3 * abs(float(sums.mean())))
     if last in BOUNDED or (low >= 0 and (high <= 1 or same_sums)):
         if cause := mixers(model):
-            raise AdoptError(f"an image's answer depends on the images beside it{cause}")
+            raise AdoptError(f"an image's answer depends on other images in its batch{cause}")
         how = f"comes from {last}" if last in BOUNDED else "looks like a sigmoid's"
         raise AdoptError(
             f"output {foreign.result} {how}: values from {low:.3g} to {high:.3g} that add up to "
-            f"{float(sums[0]):.3g} and not to 1; say --gives probabilities to serve them as they "
-            "are (between 0 and 1), or --gives logits to put a softmax behind them"
+            f"{float(sums[0]):.3g}, not to 1; pass --gives probabilities to serve them as they "
+            "are (between 0 and 1), or --gives logits to apply a softmax"
         )
     return "logits"

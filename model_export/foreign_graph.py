@@ -1,4 +1,4 @@
-"""A foreign ONNX classifier's graph, read: what it takes and gives, what of it can't be served."""
+"""Analyses a foreign ONNX classifier's graph: its input and output, and what can't be served."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ if TYPE_CHECKING:
 _AGAIN = "export it again"
 _ELEMENTWISE = {"Cast", "Identity", "Sub", "Add", "Mul", "Div"}
 _SHAPING = {"Identity", "Cast", "Reshape", "Flatten", "Squeeze", "Unsqueeze", "Transpose"}
-BOUNDED = {"Sigmoid", "HardSigmoid", "Tanh"}  # whose values are neither logits nor add up to 1
+BOUNDED = {"Sigmoid", "HardSigmoid", "Tanh"}  # their values are not logits, nor do they add up to 1
 _DYNAMIC = {"DynamicQuantizeLinear", "DynamicQuantizeMatMul", "DynamicQuantizeLSTM"}
-_TRAINING_MODE_SINCE = 14  # before that, batch normalisation shows it by its number of outputs
+_TRAINING_MODE_SINCE = 14  # before, the number of outputs of batch normalisation shows it
 
 
 def image_input(model: ModelProto) -> ValueInfoProto:
-    """Find the input that takes images; the others may only be weights. Raises `AdoptError`."""
+    """Return the input for images; others may only be weights. Raises `AdoptError`."""
     weights = {value.name for value in model.graph.initializer}
     inputs = [value for value in model.graph.input if value.name not in weights]
     if len(inputs) != 1:
         names = ", ".join(value.name for value in inputs) or "none"
-        raise AdoptError(f"must have one input, which takes images; it has {names}")
+        raise AdoptError(f"must have one input, for images, but has {names}")
     found: ValueInfoProto = inputs[0]
     tensor = found.type.tensor_type
     shape = [dim.dim_value for dim in tensor.shape.dim]
@@ -41,12 +41,12 @@ def image_input(model: ModelProto) -> ValueInfoProto:
     if any(dim.HasField("dim_value") and dim.dim_value < 1 for dim in tensor.shape.dim):
         sizes = ", ".join(str(dim.dim_value or dim.dim_param or 0) for dim in tensor.shape.dim)
         raise AdoptError(
-            f"input {found.name} is declared as [{sizes}], and an image has no dimension of 0 or "
-            f"less; {_AGAIN} with a dynamic batch size"
+            f"input {found.name} is declared as [{sizes}], but no dimension can be 0 or less; "
+            f"{_AGAIN} with a dynamic batch size"
         )
     if shape[0] > 1:
         raise AdoptError(
-            f"{what}: takes {shape[0]} images at a time, always, and the service needs any number; "
+            f"{what}: always takes {shape[0]} images at a time, but the service needs any number; "
             f"{_AGAIN} with a dynamic batch size"
         )
     return found
@@ -58,22 +58,22 @@ def _type_name(number: int) -> str:
 
 
 def side_of(source: ValueInfoProto) -> int | None:
-    """Return the side that the input is fixed to, if it is; raises `AdoptError` if not square."""
+    """Return the input's side if it is fixed; raises `AdoptError` if it is not square."""
     height, width = (dim.dim_value for dim in source.type.tensor_type.shape.dim[2:])
     if height and width and height != width:
-        raise AdoptError(f"takes images of {width} x {height} pixels, and only squares are served")
+        raise AdoptError(f"takes images of {width} x {height} pixels, but only squares are served")
     return height or width or None
 
 
 def chosen_output(model: ModelProto, name: str | None) -> ValueInfoProto:
-    """Find the output of that name, or the only one. Raises `AdoptError`."""
+    """Return the output with that name, or the only one. Raises `AdoptError`."""
     outputs = list(model.graph.output)
     chosen = outputs if name is None else [value for value in outputs if value.name == name]
     names = ", ".join(value.name for value in outputs)
     if not outputs:
         raise AdoptError("has no output")
     if name is None and len(outputs) > 1:
-        raise AdoptError(f"has {len(outputs)} outputs, {names}; --output-name picks one")
+        raise AdoptError(f"has {len(outputs)} outputs, {names}; --output-name selects one")
     if len(chosen) != 1:
         raise AdoptError(f"--output-name {name}: must be one of its outputs: {names}")
     found: ValueInfoProto = chosen[0]
@@ -81,23 +81,23 @@ def chosen_output(model: ModelProto, name: str | None) -> ValueInfoProto:
 
 
 def check_modes(model: ModelProto) -> None:
-    """Raise `AdoptError` if it computes by each batch what a finished network has fixed."""
+    """Raise `AdoptError` if it computes from each batch what should be fixed after training."""
     for node in model.graph.node:
         if node.op_type in _DYNAMIC:
             raise AdoptError(
                 f"is quantised dynamically ({node.op_type} takes its range from each batch), so an "
-                "image's answer depends on the images beside it; adopt the float32 file, or one "
-                "that is quantised statically"
+                "image's answer depends on other images in its batch; adopt the float32 file, or "
+                "one that is quantised statically"
             )
         if node.op_type == "BatchNormalization" and _is_training(model, node):
             raise AdoptError(
-                "its BatchNormalization is in training mode, so an image's answer depends on the "
-                f"images beside it; {_AGAIN} in inference mode"
+                "its BatchNormalization is in training mode, so an image's answer depends on other "
+                f"images in its batch; {_AGAIN} in inference mode"
             )
 
 
 def mixers(model: ModelProto) -> str:
-    """Name the nodes that may make an image's answer depend on the batch; empty if none does."""
+    """Return the nodes that may make an answer depend on the batch, in parentheses, or ""."""
     found = dict.fromkeys(_mixers(model))
     return f" ({', '.join(found)})" if found else ""
 
@@ -118,7 +118,7 @@ def _mixers(model: ModelProto) -> Iterator[str]:
 
 
 def _axes(node: NodeProto, constants: Mapping[str, Any]) -> list[int]:
-    """Return the axes over which a node computes; those of Reduce may be an input."""
+    """Return the axes over which a node computes; for Reduce nodes, they may be an input."""
     if node.op_type in {"Softmax", "LogSoftmax", "Flatten"}:
         axis = _attribute(node, "axis")
         return [] if axis is None else [axis]
@@ -131,7 +131,7 @@ def _axes(node: NodeProto, constants: Mapping[str, Any]) -> list[int]:
 
 
 def last_step(model: ModelProto, result: str) -> str:
-    """Name the operator that an output's values come from, past what only changes their shape."""
+    """Return the operator that computes an output's values, skipping those that only reshape."""
     producers = {name: node for node in model.graph.node for name in node.output}
     node = producers.get(result)
     while node is not None and node.op_type in _SHAPING and node.input:
@@ -140,7 +140,7 @@ def last_step(model: ModelProto, result: str) -> str:
 
 
 def _is_turned(model: ModelProto, name: str) -> bool:
-    """Return whether an input is first of all turned from channels last to channels first."""
+    """Return whether an input is first transposed from channels last to channels first."""
     while users := [node for node in model.graph.node if name in node.input]:
         if users[0].op_type == "Transpose":
             return list(_attribute(users[0], "perm") or ()) == [0, 3, 1, 2]

@@ -1,4 +1,4 @@
-"""The golden cases that go into a model file: known images and PyTorch's answers to them."""
+"""Makes a model file's golden cases: known images with a reference's answers."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from service.contract import PROBABILITIES, GoldenPattern, GoldenPhoto, Preproce
 from service.golden import golden_pattern, pixels_digest
 from service.preprocess.decode import DecodePolicy, decode
 
-# Of the first dozen, those for which swapped colours, a missed turn or another resize move the
-# built-in model's probabilities most, and rounding in a JPEG decoder does not.
+# Of the first dozen seeds, those for which swapped colours, a missed rotation or a different resize
+# change the built-in model's probabilities most, and rounding in a JPEG decoder does not.
 _PATTERN_SEEDS = (4, 5)
 _PHOTO_SEED = 3
 _PHOTO_SIZE = (150, 110)  # as stored; neither side is a size that models take, so it is resized
@@ -27,7 +27,7 @@ _EXACT = DecodePolicy(max_image_pixels=1_000_000, jpeg_draft_ratio=0)
 def golden_cases(
     reference: Reference, preprocessing: Preprocessing
 ) -> tuple[GoldenPattern | GoldenPhoto, ...]:
-    """Make two patterns and a photo with `reference`'s probabilities for them.
+    """Return two patterns and a photo with `reference`'s probabilities for them.
 
     Raises `ParityError` if those are not finite.
     """
@@ -51,9 +51,9 @@ def golden_cases(
 
 
 def golden_photo() -> bytes:
-    """Encode a pattern as phones store photos: JPEG, chroma at half resolution, EXIF-turned.
+    """Encode a pattern the way phones store photos: JPEG, subsampled chroma, EXIF rotation.
 
-    A few KB; needs no image that belongs to someone.
+    It has a few KB and avoids using anyone's photo.
     """
     width, height = _PHOTO_SIZE
     image = Image.fromarray(golden_pattern(_PHOTO_SEED, width)[:height])
@@ -65,5 +65,5 @@ def golden_photo() -> bytes:
 
 
 def _rounded(probabilities: NDArray[np.float32]) -> tuple[float, ...]:
-    """Seven significant digits: what float32 holds."""
+    """Round to seven significant digits, the precision of float32."""
     return tuple(float(f"{value:.7g}") for value in probabilities)

@@ -3,8 +3,8 @@
     images uint8 [N, H, W, 3] -> [N, 3, H, W] float32 -> minus mean x 255 -> network -> softmax
 
 The division by 255 x std is folded into the first convolution's weights, and batch normalisation
-into the convolution before it. The mean can't be folded: the zero padding comes after it. Of a
-network that was not built here, nothing is known and nothing is folded.
+into the convolution before it. The mean can't be folded, since zero padding comes after its
+subtraction. A network that was not built here is exported without any folding.
 """
 
 from __future__ import annotations
@@ -36,20 +36,20 @@ OutputName = Literal["embedding", "features", "classifier_weight"]
 
 OPSET = 18
 IR_VERSION = 10
-"""Read by every ONNX Runtime since 1.18; the onnx package's own default is for newer ones only."""
+"""Supported by every ONNX Runtime since 1.18; the onnx package's default needs newer ones."""
 
 OPTIONAL_OUTPUTS: tuple[OutputName, ...] = ("embedding", "features", "classifier_weight")
-"""Of a `FeatureClassifier`; other networks have none."""
+"""The optional outputs of a `FeatureClassifier`; other networks have none."""
 
-_SMALLEST_HALVED = 256  # values; below this, a Cast node costs more bytes than float16 saves
+_SMALLEST_HALVED = 256  # values; below this, a Cast node takes more bytes than float16 saves
 
 
 class ServedNetwork(nn.Module):
     """What a model file computes: the network with its preprocessing and softmax.
 
-    Where the division by 255 x std is not in the network's weights, `scale` has its reciprocal. In
-    half precision the network computes in float16, but for its classifier: what comes in and what
-    goes out is float32 all the same, and the softmax is of float32 logits.
+    If the division by 255 x std is not folded into the weights, `scale` has the reciprocal. In half
+    precision the network computes in float16, except for its classifier: the preprocessing, the
+    outputs, and the logits for the softmax are float32.
     """
 
     offset: Tensor
@@ -71,9 +71,9 @@ class ServedNetwork(nn.Module):
         self.register_buffer("scale", scale)
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
-        """Map uint8 [N, H, W, 3] to probabilities [N, C], and what else a `FeatureClassifier` has.
+        """Map uint8 [N, H, W, 3] to probabilities [N, C].
 
-        That is the embedding [N, D] and the feature map [N, D, h, w].
+        A `FeatureClassifier` also returns the embedding [N, D] and the feature map [N, D, h, w].
         """
         x = images.permute(0, 3, 1, 2).to(torch.float32) - self.offset
         if self.scale is not None:
@@ -90,9 +90,9 @@ class ServedNetwork(nn.Module):
 def prepare(
     network: nn.Module, preprocessing: Preprocessing, storage: Storage = "fp32"
 ) -> ServedNetwork:
-    """Copy a trained network into the form that is written: everything folded, weights rounded.
+    """Copy a trained network into the form to export: everything folded, weights rounded.
 
-    Raises `GraphError` when a weight is outside float16's range.
+    Raises `GraphError` if a weight that is stored as float16 is outside its range.
     """
     network = copy.deepcopy(network).eval()
     known = isinstance(network, FeatureClassifier)
@@ -108,7 +108,7 @@ def prepare(
 
 
 def _halved(network: nn.Module) -> nn.Module:
-    """Turn all of a network into float16, but for its classifier."""
+    """Convert a network to float16, except for its classifier."""
     linear = copy.deepcopy(network.linear) if isinstance(network, FeatureClassifier) else None
     network.half()
     if isinstance(network, FeatureClassifier) and linear is not None:
@@ -117,10 +117,10 @@ def _halved(network: nn.Module) -> nn.Module:
 
 
 def prepare_half(network: nn.Module, preprocessing: Preprocessing) -> ServedNetwork:
-    """Copy a trained network into the form that computes in float16.
+    """Copy a trained network into a form that computes in float16.
 
-    The scale stays outside of the weights, many of which would fall below float16's normal range.
-    Raises `GraphError` when a weight is outside float16's range.
+    The scale is not folded into the weights, since many would fall below float16's normal range.
+    Raises `GraphError` if a weight is outside float16's range.
     """
     network = copy.deepcopy(network).eval()
     with torch.no_grad():
@@ -131,11 +131,11 @@ def prepare_half(network: nn.Module, preprocessing: Preprocessing) -> ServedNetw
 
 
 def to_onnx(served: ServedNetwork, side: int, storage: Storage = "fp32") -> ModelProto:
-    """Write the graph, for any batch size, that takes images of `side` x `side` pixels.
+    """Return the graph, for any batch size and images of `side` x `side` pixels.
 
-    With `storage` "fp16", weights that float16 holds exactly (see `prepare`) are stored so and cast
-    to float32, which ONNX Runtime does once, at load. Raises `GraphError` when PyTorch's exporter
-    gives something else than what was asked for.
+    With `storage` "fp16", weights that float16 represents exactly (see `prepare`) are stored as
+    float16 and cast to float32, which ONNX Runtime does once, at load. Raises `GraphError` if
+    PyTorch's exporter fails or returns an unexpected graph.
     """
     images = torch.zeros(2, side, side, 3, dtype=torch.uint8)
     outputs = [PROBABILITIES, *optional_outputs(served.network)][:3]
@@ -152,10 +152,10 @@ def to_onnx(served: ServedNetwork, side: int, storage: Storage = "fp32") -> Mode
                 output_names=outputs,
                 verbose=False,
             )
-        except Exception as error:  # the exporter's errors share no other root
+        except Exception as error:  # the exporter's errors share no other base class
             raise GraphError(f"PyTorch can't export the network: {_summary(error)}") from error
     if program is None:
-        raise GraphError("PyTorch's exporter gave no graph")
+        raise GraphError("PyTorch's exporter returned no graph")
     model = program.model_proto
     opsets = {opset.domain: opset.version for opset in model.opset_import}
     if opsets != {"": OPSET}:
@@ -171,15 +171,15 @@ def to_onnx(served: ServedNetwork, side: int, storage: Storage = "fp32") -> Mode
 
 
 def optional_outputs(network: nn.Module) -> tuple[OutputName, ...]:
-    """Name what a network's file gives beside probabilities."""
+    """Return the names of a network's outputs in addition to probabilities."""
     return OPTIONAL_OUTPUTS if isinstance(network, FeatureClassifier) else ()
 
 
 def _fold_batch_norms(network: FeatureClassifier) -> None:
     """Fold each batch normalisation into the convolution declared just before it.
 
-    That one may end a sequence, as in a deep stem. In the networks built here, and only in those,
-    what is declared next is what is computed next.
+    The convolution may be the last of a sequence, as in a deep stem. In the networks built here,
+    and only in those, modules are declared in the order of computation.
     """
     for module in list(network.modules()):
         for (name, before), (norm_name, norm) in pairwise(list(module.named_children())):
@@ -195,9 +195,9 @@ def _fold_batch_norms(network: FeatureClassifier) -> None:
 
 
 def _round_weights(network: nn.Module) -> None:
-    """Round weights to float16's grid, but for the first convolution's.
+    """Round weights to float16's grid, except the first convolution's.
 
-    Those are divided by about 58, and many would fall below float16's normal range.
+    Those are divided by about 58, so many would fall below float16's normal range.
     """
     _check_half_range(network)
     first = network.first_convolution if isinstance(network, FeatureClassifier) else None
@@ -213,7 +213,7 @@ def _check_half_range(network: nn.Module) -> None:
 
 
 def _summary(error: Exception) -> str:
-    """Return the exporter's reason: the last cause, without the advice on debugging around it."""
+    """Return the exporter's reason: the innermost cause, without the debugging advice around it."""
     cause: BaseException = error
     while cause.__cause__ is not None:
         cause = cause.__cause__
@@ -223,7 +223,7 @@ def _summary(error: Exception) -> str:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Keep the exporter's remarks on its own internals off the terminal."""
+    """Silence the exporter's messages about its own internals."""
     logger = logging.getLogger("torch.onnx")
     level = logger.level
     logger.setLevel(logging.ERROR)
@@ -236,7 +236,7 @@ def _quiet() -> Iterator[None]:
 
 
 def _strip(model: ModelProto) -> None:
-    """Drop what tells of the machine (source paths in every node) and nothing of the model."""
+    """Drop metadata about the machine, such as source paths in every node."""
     graph = model.graph
     del graph.value_info[:]
     for part in (model, graph, *graph.node, *graph.input, *graph.output, *graph.initializer):
@@ -267,7 +267,7 @@ def _rename(model: ModelProto, old: str, new: str) -> None:
 
 
 def _halve(model: ModelProto) -> None:
-    """Store as float16 what float16 holds exactly, and cast it back; the values stay the same."""
+    """Store weights that float16 represents exactly as float16, with a Cast back to float32."""
     casts = []
     for value in model.graph.initializer:
         if value.data_type != TensorProto.FLOAT:

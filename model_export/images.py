@@ -1,4 +1,4 @@
-"""Images that users have: encoded ones in a folder or a tar, with the classes they are of."""
+"""Users' images: encoded ones in a folder or a tar, with their classes."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from model_export.files import missing
 from service.contract import Label
 from service.image_files import UNREADABLE, cannot_read, files_in, is_image, no_images
 
-# Tiny-ImageNet's validation set comes with it: image, id and box, separated by tabs.
+# Part of Tiny-ImageNet's validation set: image, id and box, separated by tabs.
 _ANNOTATIONS = "val_annotations.txt"
 _AFTER_ID = re.compile(r"[_.]")  # n01443537_4121.jpg
 
@@ -43,7 +43,7 @@ class Labelled:
 
 @contextmanager
 def open_images(path: Path) -> Iterator[ImageSet]:
-    """Open a folder, searched through, or a tar. Raises `ImagesError`, here and in `read`."""
+    """Open a folder, searched recursively, or a tar. Raises `ImagesError`, also in `read`."""
     with contextlib.ExitStack() as stack:
         with _readable(path):
             if path.is_dir():
@@ -51,7 +51,7 @@ def open_images(path: Path) -> Iterator[ImageSet]:
             elif reason := missing(path):
                 raise ImagesError(reason)
             elif not tarfile.is_tarfile(path):
-                raise ImagesError(f"{path}: is neither a folder nor a whole tar file")
+                raise ImagesError(f"{path}: is neither a folder nor a complete tar file")
             else:
                 found = _Tar(stack.enter_context(tarfile.open(path)), path)
         if not found.names:
@@ -68,12 +68,12 @@ def _readable(path: Path) -> Iterator[None]:
 
 
 def labelled(images: ImageSet, labels: Sequence[Label], where: Path) -> list[Labelled]:
-    """Find each image's class: by annotations, by its folder, or by how its name begins.
+    """Return each image with its class: by annotations, by its folders, or by its name.
 
-    A folder has the name of a class's id or label, or lies in one that has; a file name begins with
-    an id or label, the longest that fits. Raises `ImagesError` when an image's class is none.
+    One of its folders, the nearest first, is named by a class's id or label, or its file name
+    begins with one, the longest that fits. Raises `ImagesError` if an image's class is unknown.
     """
-    # Two of ImageNet's classes are called crane: by that name they are not known.
+    # Two of ImageNet's classes are called crane, so that name identifies neither.
     counts = Counter(label.label for label in labels)
     index = {label.label: i for i, label in enumerate(labels) if counts[label.label] == 1}
     index |= {label.id: i for i, label in enumerate(labels)}
@@ -89,14 +89,14 @@ def labelled(images: ImageSet, labels: Sequence[Label], where: Path) -> list[Lab
     if unknown:
         raise ImagesError(
             f"{where}: {len(unknown)} of {len(images.names)} images are of no class of the model "
-            f"({unknown[0]}, ...): neither their folder's name nor the beginning of theirs is the "
-            "id or label of one"
+            f"({unknown[0]}, ...): neither their folder's name nor the beginning of their own is "
+            "the id or label of a class"
         )
     return found
 
 
 def _candidates(path: PurePosixPath) -> Iterator[str]:
-    """Yield what may be a class: its folders, nearest first, then how it begins, longest first."""
+    """Yield possible classes: folders, nearest first, then the name's prefixes, longest first."""
     yield from reversed(path.parts[:-1])
     for end in reversed([match.start() for match in _AFTER_ID.finditer(path.name)]):
         yield path.name[:end]

@@ -1,8 +1,8 @@
-"""Static quantisation to 8-bit integers, by ONNX Runtime.
+"""Static quantisation to 8-bit integers with ONNX Runtime.
 
-Weights are quantised for each output channel, activations by the range that they have on
-calibration images. The graph gets pairs of QuantizeLinear and DequantizeLinear (QDQ), which ONNX
-Runtime fuses into integer convolutions.
+Weights are quantised per output channel, activations by their range on calibration images. The
+graph gets pairs of QuantizeLinear and DequantizeLinear (QDQ), which ONNX Runtime fuses into integer
+convolutions.
 https://onnxruntime.ai/docs/performance/model-optimizations/quantization.html
 """
 
@@ -36,24 +36,24 @@ from service.errors import first_line
 if TYPE_CHECKING:
     from onnx import ModelProto
 
-# What has integer kernels. The rest (softmax, the mean's subtraction, sigmoids) stays in float32.
+# Operators with integer kernels. Others (softmax, the mean's subtraction, sigmoids) stay float32.
 _OPERATORS = ["Conv", "Gemm", "MatMul", "Add", "Relu", "MaxPool", "AveragePool", "Concat"]
 _CLASSIFIER = "classifier_weight"
 
 _PERCENTILE = 99.999
-"""Of an activation's values, so many lie in the range that is told apart.
+"""Percentage of an activation's values that its quantised range covers.
 
-For the slim ResNet-50, 95.5 % of labels are float32's with it, 95.1 % with the whole range, 94.6 %
-with 99.99, and 89.7 % with a moving average of each image's range.
+For the slim ResNet-50, 95.5 % of labels agree with float32's with it, 95.1 % with the whole range,
+94.6 % with 99.99, and 89.7 % with a moving average of each image's range.
 """
 
 
 _AT_ONCE = 8
-"""Images at most whose activations are in memory together: ResNet-50 has 100 MB of each image."""
+"""Most images whose activations are in memory together; ResNet-50 has 100 MB per image."""
 
 
 class _Reader(CalibrationDataReader):  # type: ignore[misc]  # ships no types
-    """Hands over one image at a time: some calibrators fail at a last batch that is shorter."""
+    """Provides one image at a time, since some calibrators fail if the last batch is shorter."""
 
     def __init__(self, batches: Iterable[NDArray[np.uint8]], count: int) -> None:
         self._images = (image[None] for batch in batches for image in batch)
@@ -63,7 +63,7 @@ class _Reader(CalibrationDataReader):  # type: ignore[misc]  # ships no types
         return self._count
 
     def set_range(self, start_index: int, end_index: int) -> None:
-        """Hand over so many more; ranges are asked for one after another."""
+        """Provide the images of the next range; ranges are requested in order."""
         self._left = end_index - start_index
 
     def get_next(self) -> dict[str, Any] | None:
@@ -83,11 +83,11 @@ def quantise(
     reduce_range: bool,
     per_channel: bool = True,
 ) -> ModelProto:
-    """Quantise a float32 model file's graph by `count` images uint8 [n, H, W, 3], and write it.
+    """Quantise a float32 model file's graph with `count` uint8 [n, H, W, 3] images, and write it.
 
     With `reduce_range` weights take 7 bits: without VNNI a CPU adds pairs of products in 16 bits,
-    which 8-bit weights would overflow. The classifier's weights stay an output, in float32, if
-    they are one. Returns what was written. Raises `GraphError`.
+    which 8-bit weights would overflow. If the classifier's weights are an output, they remain one,
+    in float32. Returns the written graph. Raises `GraphError`.
     """
     published = _without_classifier_output(model)
     with _quiet():
@@ -102,13 +102,13 @@ def quantise(
                     "CalibStridedMinMax": max(n for n in range(1, _AT_ONCE + 1) if count % n == 0),
                 },
             )  # fmt: skip
-        except ExportError:  # of the images
+        except ExportError:  # from reading the images
             raise
         except OSError as error:
             if error.errno is not None and error.filename is None:
-                error.filename = tempfile.gettempdir()  # where it works
+                error.filename = tempfile.gettempdir()  # where it writes
             raise
-        except Exception as error:  # its errors share no other root
+        except Exception as error:  # its errors share no other base class
             raise GraphError(
                 f"ONNX Runtime can't quantise the graph: {first_line(error)}"
             ) from error
@@ -120,7 +120,7 @@ def quantise(
 
 
 def _without_classifier_output(model: ModelProto) -> ModelProto:
-    """Copy a graph, its classifier's weights no output: those would be left in the air."""
+    """Copy a graph without the classifier's weights as an output, which would be disconnected."""
     copied = onnx.ModelProto()
     copied.CopyFrom(model)
     kept = [output for output in copied.graph.output if output.name != _CLASSIFIER]
@@ -130,9 +130,9 @@ def _without_classifier_output(model: ModelProto) -> ModelProto:
 
 
 def _publish_classifier(quantised: ModelProto, model: ModelProto) -> None:
-    """Make an output of the weights that are computed with, by a node of its own.
+    """Make the quantised weights an output, through a separate node.
 
-    The one that the classifier itself takes could not be fused if it were an output too.
+    The node that feeds the classifier could not be fused if its result were an output too.
     """
     inner = [
         node
@@ -158,7 +158,7 @@ def _publish_classifier(quantised: ModelProto, model: ModelProto) -> None:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Keep what it prints, and its advice on pre-processing, off the terminal."""
+    """Silence the quantiser's output and its advice on preprocessing."""
     logging.disable(logging.WARNING)
     try:
         with contextlib.redirect_stdout(io.StringIO()):

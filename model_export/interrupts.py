@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM end the program alike: what is half done is removed, and one line says so."""
+"""Makes Ctrl-C and SIGTERM end the program alike, removing partial results, with one line."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ _AGAIN_S = 5.0  # longer than it takes to end
 class Interrupts:
     """While the block runs, SIGINT and SIGTERM raise `KeyboardInterrupt` in it.
 
-    `received` has the signal that came. It is what counts: a library that is interrupted in the
-    wrong place may fail with an error of its own. Python itself swallows what is raised in a
-    destructor or as it forks, so when the block goes on all the same, it is interrupted again.
+    `received` has the signal that came. It is authoritative, since a library that is interrupted
+    may raise an error of its own. Python swallows exceptions in destructors and while forking, so
+    if the block continues anyway, it is interrupted again.
     """
 
     received: signal.Signals | None = None
 
     def __enter__(self) -> Interrupts:
-        """Take the signals over, but for those that are ignored, as in a shell's background."""
+        """Install the handlers, except for signals that are ignored, as in background jobs."""
         self._before = {
             number: handler
             for number in _SIGNALS
@@ -37,7 +37,7 @@ class Interrupts:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        """Put the handlers back that were there before."""
+        """Restore the previous handlers."""
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, self._alarm_before)
         for number, handler in self._before.items():

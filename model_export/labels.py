@@ -20,17 +20,17 @@ _MOST_BYTES = 2**24
 def labels_for(
     classes: int, file: Path | None, trained: Sequence[str] | None = None
 ) -> tuple[Label, ...]:
-    """Return the labels of a network with that many classes: from `file`, or known otherwise.
+    """Return the labels of a network with that many classes.
 
-    That is by having been `trained` here, or by being ImageNet-1k's.
+    They come from `file`, from training (`trained`), or are ImageNet-1k's.
 
-    Raises `LabelsError` when they can't be read or are not exactly as many.
+    Raises `LabelsError` if they can't be read or their number differs.
     """
     if file is not None:
         labels = read_labels(file)
         if len(labels) != classes:
             raise LabelsError(
-                f"{file}: has {len(labels)} labels for a network of {classes} classes"
+                f"{file}: has {len(labels)} labels, but the network has {classes} classes"
             )
         return labels
     if trained is not None and len(trained) == classes == len(set(trained)):
@@ -44,17 +44,17 @@ def labels_for(
 
 
 def imagenet_labels() -> tuple[Label, ...]:
-    """ImageNet-1k's classes in torchvision's order; the ids are WordNet's."""
+    """Return ImageNet-1k's classes in torchvision's order; the ids are WordNet's."""
     data = resources.files("model_export") / "data" / "imagenet-1k-classes.json"
     return tuple(Label(**entry) for entry in json.loads(data.read_text("utf-8")))
 
 
 def read_labels(file: Path) -> tuple[Label, ...]:
-    """Read labels from a `.json` file or a text file with one label a line.
+    """Read labels from a `.json` file or a text file with one label per line.
 
     JSON is a list of `{"id": ..., "label": ...}` (other keys are ignored) or of strings. A plain
-    string is both id and label. Raises `LabelsError`: unreadable, of another form, an empty or a
-    repeated id.
+    string is both id and label. Raises `LabelsError` if the file is unreadable or of another form,
+    or has an empty or repeated id.
     """
     try:
         text = _text(file)
@@ -66,17 +66,17 @@ def read_labels(file: Path) -> tuple[Label, ...]:
     labels = tuple(_label(entry, f"{file}: entry {i}") for i, entry in enumerate(entries, start=1))
     repeated = [key for key, count in Counter(label.id for label in labels).items() if count > 1]
     if repeated:
-        raise LabelsError(f"{file}: the same id more than once: {', '.join(repeated[:5])}")
+        raise LabelsError(f"{file}: has repeated ids: {', '.join(repeated[:5])}")
     return labels
 
 
 def _text(file: Path) -> str:
-    # Opening a named pipe would wait for ever if nobody writes to it.
+    # Opening a named pipe without a writer would block forever.
     with os.fdopen(os.open(file, os.O_RDONLY | os.O_NONBLOCK), "rb") as stream:
         os.set_blocking(stream.fileno(), True)
         content = stream.read(_MOST_BYTES + 1)
     if len(content) > _MOST_BYTES:  # some devices have no end
-        raise LabelsError(f"{file}: has more than {_MOST_BYTES} bytes, so it is no file of labels")
+        raise LabelsError(f"{file}: has more than {_MOST_BYTES} bytes, too many for labels")
     return content.decode("utf-8-sig")
 
 
@@ -84,9 +84,9 @@ def _json_entries(text: str, file: Path) -> list[Any]:
     try:
         entries = json.loads(text)
     except ValueError as error:
-        raise LabelsError(f"{file}: is no JSON: {error}") from error
+        raise LabelsError(f"{file}: is not valid JSON: {error}") from error
     if not isinstance(entries, list):
-        raise LabelsError(f"{file}: must hold a JSON list, not {type(entries).__name__}")
+        raise LabelsError(f"{file}: must be a JSON list, not {type(entries).__name__}")
     return entries
 
 

@@ -1,4 +1,4 @@
-"""`resnet-export list`: the networks that can be built, and what they cost."""
+"""`resnet-export list`: the networks that can be built, with their size and cost."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _SIDE = 224
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """A network of 1000 classes: its size, work for an image of 224 pixels, published accuracy.
+    """A network with 1000 classes: its size, its cost at 224 pixels, and published accuracy.
 
     `multiply_adds` are those of convolutions and linear layers.
     """
@@ -34,7 +34,7 @@ class Row:
 
 
 def list_command(*, as_json: bool) -> None:
-    """Print the table, or JSON."""
+    """Print a table of all architectures, or JSON."""
     rows = [row_of(name) for name in ARCHITECTURES]
     if as_json:
         sys.stdout.write(json.dumps([asdict(row) for row in rows], indent=2) + "\n")
@@ -58,7 +58,7 @@ def list_command(*, as_json: bool) -> None:
 
 
 def row_of(architecture: str) -> Row:
-    """Count from shapes alone: nothing is computed, and no memory taken for weights."""
+    """Return an architecture's row, from shapes alone, without memory for weights."""
     with torch.device("meta"):
         network = build(architecture).eval()
         work = _multiply_adds(network, torch.zeros(1, 3, _SIDE, _SIDE))
@@ -73,7 +73,7 @@ def _multiply_adds(network: nn.Module, image: torch.Tensor) -> int:
     def count(module: nn.Module, _: Any, output: torch.Tensor) -> None:
         nonlocal total
         weight = module.weight
-        assert isinstance(weight, torch.Tensor)  # noqa: S101 - those that are hooked have one
+        assert isinstance(weight, torch.Tensor)  # noqa: S101 - hooked modules have one
         # Each value of the output sums the products of one row of weights.
         total += output.numel() * weight[0].numel()
 
@@ -84,7 +84,7 @@ def _multiply_adds(network: nn.Module, image: torch.Tensor) -> int:
     ]
     for module in network.modules():
         if isinstance(module, nn.BatchNorm2d):
-            # It changes no shape and is not counted; without data PyTorch takes its time over it.
+            # It changes no shape and is not counted, but PyTorch takes long over it without data.
             module.forward = _unchanged  # type: ignore[method-assign, assignment]
     with torch.inference_mode():
         network(image)

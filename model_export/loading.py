@@ -1,4 +1,4 @@
-"""Parameters into the network that they belong to, or an account of why they don't fit."""
+"""Loads parameters into their network, or explains why they don't fit."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from model_export.errors import WeightsError
 from model_export.unpickling import is_dense, odd_tensor, what_is
 from model_export.wrappers import head_of, unwrapped
 
-_ROWS = 12  # of the table of names that don't fit; the rest is counted
+_ROWS = 12  # in the table of names that don't fit; the rest are counted
 
-# DenseNets of before 2018, torchvision's official files among them: `norm.1` for `norm1`.
+# DenseNets from before 2018, including torchvision's official files, have `norm.1` for `norm1`.
 _OLD_DENSE = re.compile(r"(denselayer\d+\.(?:norm|conv))\.([12]\.)")
 
 
 def of_architecture(architecture: str, checkpoint: Checkpoint) -> Checkpoint:
-    """Name the checkpoint's parameters as that network's are named, see `wrappers.unwrapped`.
+    """Return the checkpoint with its parameters named as in the network (`wrappers.unwrapped`).
 
     Raises `WeightsError`.
     """
@@ -44,16 +44,16 @@ def of_architecture(architecture: str, checkpoint: Checkpoint) -> Checkpoint:
 
 
 def head_features(state: Mapping[str, Any]) -> int | None:
-    """Return the input features D of a network's last layer; None if that is not linear."""
+    """Return the input features D of a network's last layer; None if it is not linear."""
     weight = state.get(f"{head_of(state)}.weight")
     return weight.shape[1] if isinstance(weight, Tensor) and weight.ndim == 2 else None
 
 
 def build_network(architecture: str, checkpoint: Checkpoint, stem: Stem | None = None) -> nn.Module:
-    """Build the network of that name with the checkpoint's parameters, ready for inference.
+    """Build the network with the checkpoint's parameters, ready for inference.
 
-    Width, number of classes and, unless given, stem are those of the checkpoint. Raises
-    `WeightsError` when its names (see `of_architecture`) or shapes are not the network's.
+    The width, the number of classes and, unless given, the stem are the checkpoint's. Raises
+    `WeightsError` if its names (see `of_architecture`) or shapes differ from the network's.
     """
     state = checkpoint.state
     classes = _length(state, ARCHITECTURES[architecture].classes_parameter)
@@ -71,16 +71,16 @@ def build_network(architecture: str, checkpoint: Checkpoint, stem: Stem | None =
 def load(
     network: nn.Module, state: Mapping[str, Any], failed: str, *, classes_known: bool = True
 ) -> None:
-    """Load parameters, all of them and no others, and make the network ready for inference.
+    """Load exactly the network's parameters, and make the network ready for inference.
 
-    Raises `WeightsError`, its message beginning with `failed`, with what is no parameter or else
-    a table of what differs, in which the number of classes is C if it is not known.
+    Raises `WeightsError` with a message that begins with `failed` and names what is not a parameter
+    or has a table of the differences, in which an unknown number of classes is C.
     """
     expected, given = network.state_dict(), dict(state)
     if odd := _odd(given, expected):
         raise WeightsError(f"{failed}: {odd}")
     for name in expected:
-        # Counts training steps; old files lack it and inference has no use for it.
+        # Counts training steps; old files lack it and inference does not need it.
         if name.endswith(".num_batches_tracked"):
             given[name] = expected[name]
     if problems := _mismatches(given, expected, classes_known=classes_known):
@@ -90,22 +90,22 @@ def load(
 
 
 def stem_for(architecture: str, checkpoint: Checkpoint, wanted: Stem | None) -> Stem | None:
-    """Return the stem that is asked for, or else the one that the checkpoint says or shows.
+    """Return the requested stem or, by default, the one that the checkpoint states or implies.
 
-    Raises `WeightsError` where that might be another network with the same names and shapes: those
-    of a single 3x3 convolution are found with a stride of 1 too, and the parameters don't tell.
+    Raises `WeightsError` if that is ambiguous: a single 3x3 convolution may have a stride of 1
+    or 2, which the parameters don't show.
     """
     stem = wanted or checkpoint.about.get("stem") or stem_of(architecture, checkpoint)
     if stem == "small" and not (wanted or checkpoint.about.get("stem")):
         raise WeightsError(
-            f"{checkpoint.path}: its first convolution is 3x3, and the stride is not in the file: "
-            "say --stem small if that is 2; for another one, give the network by --module"
+            f"{checkpoint.path}: its first convolution is 3x3, and the file does not say its "
+            "stride: pass --stem small if it is 2; otherwise pass the network with --module"
         )
     return stem
 
 
 def stem_of(architecture: str, checkpoint: Checkpoint) -> Stem | None:
-    """Infer the stem from its convolutions; None where there is no choice."""
+    """Infer the stem from its convolutions; None if the architecture has only one."""
     spec = ARCHITECTURES[architecture]
     if not isinstance(spec, Residual):
         return None
@@ -127,7 +127,7 @@ def _width(architecture: str, state: Mapping[str, Any]) -> int | None:
 
 
 def _length(state: Mapping[str, Any], name: str) -> int | None:
-    """First dimension of a parameter; a missing or odd one is reported by `load`."""
+    """Return a parameter's first dimension; None if missing or odd, which `load` reports."""
     value = state.get(name)
     if not isinstance(value, Tensor) or value.is_nested or value.ndim == 0:
         return None
@@ -135,12 +135,12 @@ def _length(state: Mapping[str, Any], name: str) -> int | None:
 
 
 def _odd(state: Mapping[str, Any], expected: Mapping[str, Any]) -> str:
-    """Say which values can't be parameters, and what they are; empty if all can be."""
+    """Return which values can't be parameters, and what they are; empty if all can."""
     odd = {}
     for name, wanted in expected.items():
         value = state.get(name, wanted)
         if not isinstance(wanted, Tensor):
-            continue  # a module of the user's own may keep anything
+            continue  # a user's own module may keep anything
         plain = isinstance(value, Tensor) and not odd_tensor(value)
         # A network may have masks or indices of its own.
         same = isinstance(value, Tensor) and value.dtype == wanted.dtype and is_dense(value)
@@ -149,14 +149,14 @@ def _odd(state: Mapping[str, Any], expected: Mapping[str, Any]) -> str:
     if not odd:
         return ""
     first, what = next(iter(odd.items()))
-    more = f" ({len(odd) - 1} more are none)" if len(odd) > 1 else ""
+    more = f" ({len(odd) - 1} more are not)" if len(odd) > 1 else ""
     return f"{first} is {what}; parameters must be plain tensors of floats{more}"
 
 
 def _mismatches(
     state: Mapping[str, Any], expected: Mapping[str, Any], *, classes_known: bool
 ) -> str:
-    """Say what differs: counts in one line, then names and shapes side by side."""
+    """Return what differs: counts on one line, then names and shapes side by side."""
     head = head_of(expected)
     absent = [name for name in expected if name not in state]
     missing = [
@@ -193,12 +193,12 @@ def _mismatches(
 
 
 def _headless(head: str, features: int | None, *, has_others: bool) -> str:
-    """Say why a network has all but its last layer."""
+    """Return why a checkpoint has everything but the network's last layer."""
     if has_others:
         return (
-            f"; nothing else is taken as {head}, the classifier, but a single linear layer of "
-            f"weight [C, {features or 'D'}] and bias [C], outside the network's other parts and "
-            "not called after another purpose (as projection or embedding)"
+            f"; only a single linear layer with weight [C, {features or 'D'}] and bias [C] can "
+            f"replace {head}, the classifier, if it is outside the network's other parts and not "
+            "named after another purpose (such as projection or embedding)"
         )
     return f"; it has no {head}, the classifier, which `resnet-export train --weights` would train"
 

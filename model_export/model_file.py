@@ -25,7 +25,8 @@ _SHOWN = 300  # characters of a reader's message
 def read_model(path: Path) -> tuple[ModelProto, ModelContract]:
     """Read a model file's graph and contract.
 
-    Raises `service.errors.ModelFileError`: no such file, no ONNX, or no good contract.
+    Raises `service.errors.ModelFileError` if the file is missing, not ONNX, or has no valid
+    contract.
     """
     model = load_graph(path)
     metadata = {entry.key: entry.value for entry in model.metadata_props}
@@ -33,7 +34,7 @@ def read_model(path: Path) -> tuple[ModelProto, ModelContract]:
 
 
 def load_graph(path: Path) -> ModelProto:
-    """Read any ONNX file, with weights that lie in files beside it.
+    """Read any ONNX file, including weights in separate files.
 
     Raises `service.errors.ModelFileError`.
     """
@@ -44,7 +45,7 @@ def load_graph(path: Path) -> ModelProto:
 
 
 def parse_graph(path: Path) -> ModelProto:
-    """Read any ONNX file, but no weights that lie in files beside it.
+    """Read any ONNX file, without weights in separate files.
 
     Raises `service.errors.ModelFileError`.
     """
@@ -59,14 +60,14 @@ def parse_graph(path: Path) -> ModelProto:
 
 def _parsed(path: Path) -> ModelProto:
     try:
-        # By its content: without a format, `onnx` judges by the name's ending.
+        # With a format, since `onnx` otherwise goes by the file name's suffix.
         model = onnx.load(path, format="protobuf", load_external_data=False)
     except DecodeError as error:
-        raise ModelFileError(f"{path}: is no ONNX file, or damaged") from error
-    if not model.HasField("graph"):  # as of bytes that are a protocol buffer by chance
-        raise ModelFileError(f"{path}: is no ONNX file, or damaged: it has no graph")
+        raise ModelFileError(f"{path}: is not an ONNX file, or is damaged") from error
+    if not model.HasField("graph"):  # bytes that happen to be a protocol buffer
+        raise ModelFileError(f"{path}: is not an ONNX file, or is damaged: it has no graph")
     if not all(isinstance(name, str) for name in _names(model)):
-        raise ModelFileError(f"{path}: is damaged: a name in its graph is no text")
+        raise ModelFileError(f"{path}: is damaged: a name in its graph is not text")
     return model
 
 
@@ -82,7 +83,7 @@ def _load_weights(model: ModelProto, path: Path) -> None:
 
 
 def _names(model: ModelProto) -> list[Any]:
-    """List the names in a graph; what is no UTF-8 is bytes."""
+    """Return the names in a graph; those that are not UTF-8 are `bytes`."""
     graph = model.graph
     named = (*graph.input, *graph.output, *graph.initializer, *graph.node)
     used = [name for node in graph.node for name in (*node.input, *node.output, node.op_type)]
@@ -90,19 +91,19 @@ def _names(model: ModelProto) -> list[Any]:
 
 
 def attach_contract(model: ModelProto, contract: ModelContract) -> None:
-    """Put the contract into a graph's metadata, in the place of an earlier one."""
+    """Put the contract into a graph's metadata, replacing an earlier one."""
     onnx.helper.set_model_props(model, {METADATA_KEY: contract_text(contract)})
 
 
 def contract_text(contract: ModelContract) -> str:
-    """Return a contract as files have it: JSON, without what it does not say."""
+    """Return a contract as stored in files: JSON without unset fields."""
     return contract.model_dump_json(exclude_none=True)
 
 
 def rewrite_contract(path: Path, contract: ModelContract) -> None:
-    """Replace the contract of the model file at `path`; the graph stays.
+    """Replace the contract of the model file at `path`, keeping the graph.
 
-    Raises `service.errors.ModelFileError` or `OSError`; then the file is as it was.
+    Raises `service.errors.ModelFileError` or `OSError`; then the file is unchanged.
     """
     model, _ = read_model(path)
     attach_contract(model, contract)

@@ -1,4 +1,4 @@
-"""The network that a command is about: one of ours with its weights, or somebody's module."""
+"""The network that a command works on: one of ours with its weights, or a user's module."""
 
 from __future__ import annotations
 
@@ -31,9 +31,9 @@ from service.contract import Weights
 
 @dataclass(frozen=True, slots=True)
 class Trained:
-    """A network with what its contract says of it.
+    """A network with what its contract says about it.
 
-    `official` if its weights are known; `about` if `resnet-export train` said what they are.
+    `official` is set if its weights are known ones, `about` if `resnet-export train` made them.
     """
 
     network: nn.Module
@@ -44,7 +44,7 @@ class Trained:
 
 
 def trained_network(options: NetworkOptions) -> Trained:
-    """Build the network that the options name, with its weights.
+    """Build the network that the options specify, with its weights.
 
     Raises `OptionsError`, `WeightsError` or `DownloadError`.
     """
@@ -61,10 +61,10 @@ def trained_network(options: NetworkOptions) -> Trained:
 
 
 def find_checkpoint(options: WeightsOptions, architecture: str) -> Checkpoint:
-    """Read the file of `--weights`, fetched first if it is `imagenet`.
+    """Read the file of `--weights`, downloading it first if that is `imagenet`.
 
-    Raises `WeightsError` also when `resnet-export train` says that it is of another architecture,
-    since some have the same names and shapes.
+    Raises `WeightsError`, also if `resnet-export train` recorded another architecture in the file,
+    since some architectures have the same names and shapes.
     """
     path = Path(options.source or "")
     if options.source == IMAGENET:
@@ -79,7 +79,7 @@ def find_checkpoint(options: WeightsOptions, architecture: str) -> Checkpoint:
 
 
 def find_whole(options: WeightsOptions, architecture: str) -> Checkpoint:
-    """Read it as `find_checkpoint` does, and say what is taken as the classifier."""
+    """Read the file like `find_checkpoint`, and print which layer is used as the classifier."""
     checkpoint = find_checkpoint(options, architecture)
     _tell(head_line(checkpoint))
     return checkpoint
@@ -91,12 +91,12 @@ def _tell(*lines: str) -> None:
 
 
 def _foreign(options: NetworkOptions) -> Trained:
-    """Call a factory of the user's own code; weights are in what it gives, or in a file."""
+    """Call a factory in the user's own code; the weights are in its result or in a file."""
     module, given = options.module or "", options.weights
     network = _make(module)
     if given.source is None:
         weights = Weights(
-            source=options.source_note or f"as {module} gave it", sha256=_digest(network)
+            source=options.source_note or f"as returned by {module}", sha256=_digest(network)
         )
     else:
         checkpoint = read_checkpoint(Path(given.source), given.entry)
@@ -112,7 +112,7 @@ def _foreign(options: NetworkOptions) -> Trained:
 
 def _make(spec: str) -> nn.Module:
     module_name, _, name = spec.partition(":")
-    # As `python -m` has it: modules beside the user are found.
+    # Like `python -m`: modules in the current folder are found.
     if "" not in sys.path:
         sys.path.insert(0, "")
     try:
@@ -125,13 +125,13 @@ def _make(spec: str) -> nn.Module:
         ) from error
     if not isinstance(network, nn.Module):
         raise OptionsError(
-            f"--module {spec}: gave a {type(network).__name__}, not a torch.nn.Module"
+            f"--module {spec}: returned a {type(network).__name__}, not a torch.nn.Module"
         )
     return network
 
 
 def _digest(network: nn.Module) -> str:
-    """SHA-256 over names and values of all parameters and buffers, in order of their names."""
+    """Return the SHA-256 over names and values of all parameters and buffers, sorted by name."""
     digest = hashlib.sha256()
     for name, value in sorted(network.state_dict().items()):
         if isinstance(value, torch.Tensor):  # a module may keep anything else there

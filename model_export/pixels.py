@@ -1,4 +1,4 @@
-"""Images as a model file's input, a batch at a time, with a progress bar."""
+"""Decodes images into batches of a model file's input, with a progress bar."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from service.errors import RequestError
 from service.preprocess.decode import DecodePolicy, decode, prepare_decoding
 
 EXACT = DecodePolicy(max_image_pixels=2 * (Image.MAX_IMAGE_PIXELS or 2**30), jpeg_draft_ratio=0)
-"""As golden photos are decoded: exactly, and users' own images of any size that Pillow takes."""
+"""Exact decoding, as for golden photos, for images of any size that Pillow accepts."""
 
 BATCH = 32
 
@@ -29,9 +29,9 @@ def batches(
 ) -> Iterator[NDArray[np.uint8]]:
     """Decode images in order; yield batches uint8 [n, crop, crop, 3], the last may be shorter.
 
-    A bar with that title shows the progress, if there is one.
+    With a `title`, a bar shows the progress.
 
-    Raises `ImagesError` for an image that can't be decoded, by name.
+    Raises `ImagesError`, naming the image, if one can't be decoded.
     """
     prepare_decoding()
 
@@ -45,6 +45,6 @@ def batches(
         task = bar.add_task(title or "", total=len(names))
         rest = iter(names)
         while some := list(islice(rest, BATCH)):
-            # Read here: a tar has one position.
+            # Read on this thread, since a tar has only one position.
             yield np.stack(list(pool.map(pixels, [(name, images.read(name)) for name in some])))
             bar.update(task, advance=len(some))

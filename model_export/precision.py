@@ -1,4 +1,4 @@
-"""Files of lower precision than float32: made, held to the float32 one, and refused if too far."""
+"""Makes files of lower precision than float32 and refuses those that differ too much from it."""
 
 from __future__ import annotations
 
@@ -25,17 +25,17 @@ from service.golden import golden_pattern
 if TYPE_CHECKING:
     from onnx import ModelProto
 
-_MEASURED = 5000  # images
-_GENERATED = 64  # images when there are none to calibrate on
-_FIRST_SEED = 1000  # not those that parity is measured on
+_MEASURED = 5000  # images to measure agreement on, at most
+_GENERATED = 64  # patterns to use if there are no images
+_FIRST_SEED = 1000  # so that they differ from those that parity is measured on
 
 
 @dataclass(frozen=True, slots=True)
 class Lowering:
     """How to make a file of lower precision.
 
-    `images` is a folder or tar; without, patterns take their place. At most `calibration_images` of
-    them calibrate, spread over all of them, and agreement is measured on others, at most
+    `images` is a folder or tar; without it, patterns are used. At most `calibration_images`, spread
+    over all of them, are used for calibration, and agreement is measured on others, at most
     `_MEASURED`.
     """
 
@@ -50,7 +50,7 @@ class Lowering:
 def lower(
     network: nn.Module, full: Path, target: Path, preprocessing: Preprocessing, how: Lowering
 ) -> tuple[ModelProto, Agreement]:
-    """Write the file of lower precision beside the float32 file `full`.
+    """Write a file of lower precision to `target`, made from the float32 file `full`.
 
     Raises `AgreementError`, `ImagesError` or `GraphError`.
     """
@@ -74,7 +74,7 @@ _Batches = Iterator[NDArray[np.uint8]]
 
 @contextmanager
 def _split(preprocessing: Preprocessing, how: Lowering) -> Iterator[tuple[_Batches, int, _Batches]]:
-    """Yield the images to calibrate on, how many, and those to measure on; one alone is both."""
+    """Yield the images to calibrate on, their number, and those to measure on; may be the same."""
     if how.images is None:
         half = _GENERATED // 2
         yield (
@@ -96,7 +96,7 @@ def _split(preprocessing: Preprocessing, how: Lowering) -> Iterator[tuple[_Batch
 
 
 def spread(names: Sequence[str], most: int) -> list[str]:
-    """Choose at most so many, at even distances: names are sorted, by class for instance."""
+    """Choose at most `most` names, evenly spaced, since they are sorted, for example by class."""
     count = min(len(names), most)
     return [names[index * len(names) // count] for index in range(count)]
 

@@ -1,4 +1,4 @@
-"""Preprocessing from command-line options and what is known of the weights."""
+"""Determines the preprocessing from command-line options and from the weights."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ def preprocessing_of(
     side: int | None = None,
     trained: Mapping[str, Any] | None = None,
 ) -> Preprocessing:
-    """Options first, then what belongs to the weights, then ImageNet's usual values.
+    """Return the preprocessing: by the options, else by the weights, else as usual for ImageNet.
 
-    The weights are official ones, or were `trained` here with these values. `side` is that of a
-    network which takes no other. Raises `OptionsError`.
+    The weights may be official ones, or `trained` here with these values. `side` is the only input
+    side that the network takes, if it is fixed. Raises `OptionsError`.
     """
     usual = {
         "resize": official.resize if official else _RESIZE,
@@ -37,7 +37,7 @@ def preprocessing_of(
     } | dict(trained or {})
     usual_crop, usual_resize = usual["crop"], usual["resize"]
     side = options.input_size or side or usual_crop
-    # Another input size keeps the part of the image that is seen.
+    # With another input size, the visible part of the image stays the same.
     resize = options.resize or round(side * usual_resize / usual_crop)
     check_crop(side, resize)
     try:
@@ -48,9 +48,9 @@ def preprocessing_of(
             mean=options.mean or usual["mean"],
             std=options.std or usual["std"],
         )
-    except ValidationError as error:  # of what the weights or the network bring
+    except ValidationError as error:  # due to the weights or the network
         first = error.errors()[0]
         name = str(first["loc"][0])
         raise OptionsError(
-            f"the preprocessing does not hold: {name} can't be {first['input']!r}"
+            f"the preprocessing is invalid: {name} can't be {first['input']!r}"
         ) from error

@@ -1,4 +1,4 @@
-"""How far a command is, on stderr: a bar on a terminal, and elsewhere a line for each step."""
+"""Shows a command's progress on stderr: a bar on a terminal, otherwise one line per step."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from rich.progress import (
 
 @contextmanager
 def step(title: str, *, has_bar: bool = False) -> Iterator[None]:
-    """Show what is done in the block. One that `has_bar` of its own shows that on a terminal."""
+    """Show what the block does; if it `has_bar` of its own, only that appears on a terminal."""
     console = Console(stderr=True)
     if not console.is_terminal:
         sys.stderr.write(f"{title} ...\n")
@@ -34,7 +34,7 @@ def step(title: str, *, has_bar: bool = False) -> Iterator[None]:
 
 
 def counted(*, shown: bool = True) -> Progress:
-    """Make a bar that counts, on a terminal only."""
+    """Return a counting progress bar, which is only shown on a terminal."""
     console = Console(stderr=True)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(),
                TimeRemainingColumn())  # fmt: skip

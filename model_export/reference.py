@@ -1,4 +1,4 @@
-"""PyTorch's own answers, which a model file is compared with."""
+"""PyTorch's answers, with which a model file is compared."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from service.contract import PROBABILITIES, Preprocessing
 from service.errors import first_line
 
 Outputs = Mapping[str, NDArray[np.float32]]
-"""A model file's outputs by name, see `service.contract`."""
+"""A model file's outputs by name; see `service.contract`."""
 
 Reference = Callable[[NDArray[np.uint8]], Outputs]
 """Maps images uint8 [N, H, W, 3] to the outputs expected for them."""
@@ -28,9 +28,9 @@ Reference = Callable[[NDArray[np.uint8]], Outputs]
 class References:
     """What a file is compared with.
 
-    `trained` is the network as it was trained. `exact` computes with the very weights of the
-    file, so it may be held to the rounding of float32 arithmetic; for weights stored as float32
-    the two are one.
+    `trained` is the network as it was trained. `exact` computes with exactly the file's weights, so
+    the file may only differ from it by float32 rounding; for weights stored as float32, both are
+    the same.
     """
 
     trained: Reference
@@ -40,13 +40,13 @@ class References:
 def references(
     network: nn.Module, served: ServedNetwork, preprocessing: Preprocessing, storage: Storage
 ) -> References:
-    """Make the references of a trained network and the form of it (`prepare`) that is written."""
+    """Return the references for a trained network and its exported form (see `prepare`)."""
     trained = _trained(network, preprocessing)
     return References(trained, trained if storage == "fp32" else _served(served))
 
 
 def _trained(network: nn.Module, preprocessing: Preprocessing) -> Reference:
-    """Compute as the network was trained: nothing folded, scaled to 0..1, then mean and std."""
+    """Return a reference that computes as in training: unfolded, scaled to 0..1, mean and std."""
     mean = torch.tensor(preprocessing.mean).view(1, 3, 1, 1)
     std = torch.tensor(preprocessing.std).view(1, 3, 1, 1)
     network = network.eval()
@@ -60,7 +60,7 @@ def _trained(network: nn.Module, preprocessing: Preprocessing) -> Reference:
 
 
 def _served(served: ServedNetwork) -> Reference:
-    """Compute with the very weights that the file holds, in PyTorch."""
+    """Return a reference that computes in PyTorch with exactly the file's weights."""
 
     def outputs(images: NDArray[np.uint8]) -> Outputs:
         with torch.inference_mode():
@@ -72,7 +72,7 @@ def _served(served: ServedNetwork) -> Reference:
 def count_classes(network: nn.Module, side: int) -> int:
     """Return the number of classes, 2 or more.
 
-    Raises `GraphError` if a network gives no logits [N, C], or a single one for each image.
+    Raises `GraphError` if a network does not return logits [N, C], or only one per image.
     """
     classes = (
         network.linear.out_features
@@ -81,8 +81,8 @@ def count_classes(network: nn.Module, side: int) -> int:
     )
     if classes < 2:
         raise GraphError(
-            "the network gives one logit, and a model file needs one for each of two classes or "
-            "more: for a yes and no, add one that is always 0 (softmax is the sigmoid then)"
+            "the network returns one logit, but a model file needs one for each of two or more "
+            "classes: for yes and no, add one that is always 0 (softmax is then the sigmoid)"
         )
     return classes
 
@@ -99,7 +99,7 @@ def _logits_of(network: nn.Module, side: int) -> int:
         if not isinstance(logits, Tensor) or logits.ndim != 2 or len(logits) != images:
             what = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
             raise GraphError(
-                f"the network must give logits [N, C] for N images, and gives {what} for {images}"
+                f"the network must return logits [N, C] for N images; it gave {what} for {images}"
             )
     return int(logits.shape[1])
 

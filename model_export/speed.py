@@ -1,4 +1,4 @@
-"""How long a model file takes on this CPU."""
+"""Measures how long a model file takes on this CPU."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ _ROUNDS, _ROUND_S = 5, 0.4
 
 
 def latencies_ms(files: Sequence[Path], batches: Sequence[int] = BATCHES) -> list[dict[int, float]]:
-    """Time each file at each batch size, with a thread a core; return milliseconds a batch.
+    """Time each file at each batch size, with a thread per core; return milliseconds per batch.
 
-    They take turns, so that a machine that is slow for a while is so for all of them, and the
-    median of the rounds counts.
+    Files take turns, so that a temporary slowdown affects all of them, and the median of the rounds
+    counts.
     """
     engines = [load_engine(file, provider=CPU.name) for file in files]
     try:

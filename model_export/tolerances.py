@@ -1,4 +1,4 @@
-"""How far golden cases may be off, by the provider that computes them and the file's precision."""
+"""How far golden cases may be off, by provider and precision."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ _LIMITS: Mapping[str, Mapping[Precision, float]] = {
     REFERENCE_PROVIDER: {"fp32": SAME_WEIGHTS.probability, "fp16": 5e-3, "int8": 8e-2},
     "cuda": {"fp32": 1e-3, "fp16": 3e-2, "int8": 8e-2},
 }
-"""The answers of float32 files are PyTorch's with the very weights of the file.
+"""The golden answers of float32 files are PyTorch's with exactly the file's weights.
 
-Those of lower precision are the file's own on the exporter's CPU. GPUs choose other algorithms
-(Winograd among them) for a convolution than CPUs. Float16 is computed in float32 on CPUs that lack
-it, and in itself on GPUs. Of integers, a rounding that falls the other way moves an activation by a
-whole step.
+Those of lower precision are the file's own on the exporter's CPU. GPUs use other algorithms for
+convolutions than CPUs, such as Winograd. Float16 is computed in float32 on CPUs without support for
+it, and as float16 on GPUs. With integers, a value that is rounded the other way changes an
+activation by a whole step.
 """
 
 
 def tolerances_at(precision: Precision) -> dict[str, dict[Precision, float]]:
-    """Return a contract's tolerances for a file of that precision."""
+    """Return a contract's tolerances for a file with that precision."""
     return {provider: {precision: limits[precision]} for provider, limits in _LIMITS.items()}

@@ -1,8 +1,8 @@
-"""What `torch.save` wrote, without running anything of it.
+"""Loads files written by `torch.save` without running any code in them.
 
-PyTorch's loader for weights alone calls only functions that rebuild tensors. Whatever else a file
-names (numbers of NumPy, paths, a trainer's options, whole networks) is replaced by a `Stranger`,
-which knows its name and nothing more: parameters beside it are loaded all the same.
+PyTorch's weights-only loader calls only functions that rebuild tensors. Anything else that a file
+names (NumPy numbers, paths, a trainer's options, whole networks) is replaced by a `Stranger`, which
+only has its name, so that the parameters beside it can still be loaded.
 """
 
 from __future__ import annotations
@@ -24,24 +24,24 @@ from model_export.contents import shown
 from model_export.damage import told_as_damage
 from model_export.errors import WeightsError
 
-_ZIP = b"PK\x03\x04"  # by which PyTorch tells its zip files from the older ones
+_ZIP = b"PK\x03\x04"  # by which PyTorch distinguishes zip files from its old format
 _PIECE = 2**20
 _LEGACY_PICKLES = 5  # mark, version, machine, content, storages' names
-_READ_PROTOCOL = 2  # which PyTorch writes; its safe loader knows few instructions of later ones
-_COMMON = ("builtins.", "_codecs.", "copyreg.")  # of most pickles
+_READ_PROTOCOL = 2  # the one that PyTorch writes; its safe loader supports little of later ones
+_COMMON = ("builtins.", "_codecs.", "copyreg.")  # in most pickles
 _NUMPY = {
     "scalar": "a NumPy number",
     "_reconstruct": "a NumPy array",
     "_frombuffer": "a NumPy array",
 }
-_NOT_RUN = "objects are not unpickled, since that could run code"
+_NOT_RUN = "objects are not unpickled because that could run code"
 _ADVICE = "save the network's state_dict() alone"
 
 
 class Stranger:
-    """Stands for an object, or what a function would have given; nothing is called.
+    """Stands for an object, or a function's result; nothing is called.
 
-    It can't be a dictionary or a list that is filled, so a file with one is refused.
+    It can't be filled like a dictionary or a list, so a file that needs that is refused.
     """
 
     name: ClassVar[str]
@@ -54,23 +54,23 @@ class Stranger:
 
 
 def load_pickle(path: Path) -> Any:
-    """Load a file of `torch.save`, with a `Stranger` for each object that is no plain data.
+    """Load a file from `torch.save`, with a `Stranger` for each object that is not plain data.
 
-    Raises `WeightsError`: damaged, of a pickle protocol that is not read, or of other objects.
+    Raises `WeightsError` if it is damaged, or has an unsupported pickle protocol or objects.
     """
     with told_as_damage(path), path.open("rb") as file:
         protocol, names = _scan(file)
-        file.seek(0)  # PyTorch reads a path as what its suffix says
+        file.seek(0)  # a file, since for a path PyTorch would go by the suffix
         allowed: list[Any] = [(_stand_in(name), name) for name in sorted(names)]
         try:
             with (
                 torch.serialization.safe_globals(allowed),
-                warnings.catch_warnings(action="ignore"),  # of the protocol
+                warnings.catch_warnings(action="ignore"),  # about the protocol
             ):
                 return torch.load(file, map_location="cpu", weights_only=True)
         except (EOFError, OSError, RuntimeError, MemoryError):
             raise
-        except Exception as error:  # what it refuses, and what damaged instructions come to
+        except Exception as error:  # refused content, or errors due to damaged instructions
             raise WeightsError(f"{path}: {_reason(protocol, names)}") from error
 
 
@@ -81,12 +81,12 @@ def _stand_in(name: str) -> Any:
 
 
 def _dictionary(*_default: object) -> OrderedDict[Any, Any]:
-    """Take the place of a defaultdict, which PyTorch's loader would not fill."""
+    """Replace a defaultdict, which PyTorch's loader would not fill."""
     return OrderedDict()
 
 
 def what_is(value: object) -> str:
-    """Name a value that is no tensor of floats, in a few words."""
+    """Describe a value that is not a tensor of floats, in a few words."""
     if isinstance(value, Tensor):
         return odd_tensor(value) or "a tensor"
     if isinstance(value, Stranger):
@@ -100,7 +100,7 @@ def what_is(value: object) -> str:
 
 
 def odd_tensor(tensor: Tensor) -> str:
-    """Say what makes a tensor no plain one of numbers that a parameter can be; empty if none."""
+    """Describe a tensor that can't be a parameter; empty for a plain tensor of floats."""
     kind = _dtype(tensor)
     unscaled = not tensor.is_floating_point() or tensor.dtype.itemsize == 1
     found = (
@@ -110,19 +110,19 @@ def odd_tensor(tensor: Tensor) -> str:
         (tensor.is_meta, "a meta tensor, which has no values"),
         (tensor.is_complex(), f"a complex tensor ({kind})"),
         (tensor.dtype == torch.bool, "a boolean tensor"),
-        (unscaled, f"a tensor of {kind}, whose scale is not known"),
+        (unscaled, f"a tensor of {kind} with an unknown scale"),
     )
     return next((what for holds, what in found if holds), "")
 
 
 def is_dense(tensor: Tensor) -> bool:
-    """Return whether it has values of its own, one for each place."""
+    """Return whether a tensor stores a value for each element."""
     strided = tensor.layout == torch.strided and not tensor.is_nested
     return strided and not tensor.is_quantized and not tensor.is_meta
 
 
 def is_array(value: object) -> bool:
-    """Return whether it is a tensor with dimensions, or a NumPy array that was not loaded."""
+    """Return whether a value is a tensor with dimensions, or stands for a NumPy array."""
     if isinstance(value, Stranger):
         return what_is(value) == "a NumPy array"
     return isinstance(value, Tensor) and (value.is_nested or value.ndim > 0)
@@ -138,9 +138,9 @@ def _article(value: object) -> str:
 
 
 def _scan(file: IO[bytes]) -> tuple[int, set[str]]:
-    """Find a file's pickle protocol and the names of all that it would import or call.
+    """Return a file's pickle protocol and the names that it would import or call.
 
-    Of a zip file all checksums are compared, which PyTorch does not do.
+    All checksums of a zip file are verified, which PyTorch does not do.
     """
     is_zip = file.read(len(_ZIP)) == _ZIP
     file.seek(0)
@@ -149,7 +149,7 @@ def _scan(file: IO[bytes]) -> tuple[int, set[str]]:
     found: tuple[int, set[str]] = 0, set()
     with zipfile.ZipFile(file) as archive:
         for entry in archive.infolist():
-            if entry.CRC == 0:  # as PyTorch writes where it is told to make no checksums
+            if entry.CRC == 0:  # PyTorch writes 0 if it is told not to compute checksums
                 del entry.CRC
             with archive.open(entry) as content:
                 if entry.filename.rpartition("/")[2] == "data.pkl":
@@ -161,7 +161,7 @@ def _scan(file: IO[bytes]) -> tuple[int, set[str]]:
 
 def _scanned(file: IO[bytes], pickles: int) -> tuple[int, set[str]]:
     protocol, names = 0, set()
-    # What is damaged is found by the loader, in the same place.
+    # The loader will find any damage in the same place.
     with contextlib.suppress(ValueError, IndexError, OverflowError, MemoryError):
         for _ in range(pickles):
             for operation, argument, _ in pickletools.genops(file):
@@ -173,7 +173,7 @@ def _scanned(file: IO[bytes], pickles: int) -> tuple[int, set[str]]:
 
 
 def _today(module: str, name: str) -> str:
-    """Return a name as Python 3 has it: PyTorch writes those of Python 2."""
+    """Return a name's Python 3 form: PyTorch writes Python 2's names."""
     module, name = NAME_MAPPING.get((module, name), (IMPORT_MAPPING.get(module, module), name))
     return f"{module}.{name}"
 
@@ -181,8 +181,8 @@ def _today(module: str, name: str) -> str:
 def _reason(protocol: int, names: set[str]) -> str:
     if protocol != _READ_PROTOCOL and protocol <= pickle.HIGHEST_PROTOCOL:
         return (
-            f"is of pickle protocol {protocol or '0 or 1'}, which can't be read without what could "
-            f"run code; save it again with PyTorch's own, {_READ_PROTOCOL}"
+            f"has pickle protocol {protocol or '0 or 1'}, which can't be read safely; save it "
+            f"again with PyTorch's default protocol, {_READ_PROTOCOL}"
         )
     foreign = sorted(
         (name for name in names if not name.startswith(("torch.", "collections."))),
@@ -192,6 +192,6 @@ def _reason(protocol: int, names: set[str]) -> str:
         return f"is damaged, or holds more than plain tensors ({_NOT_RUN}); {_ADVICE}"
     more = f" and {len(foreign) - 3} more" if len(foreign) > 3 else ""
     return (
-        f"holds objects of {', '.join(map(shown, foreign[:3]))}{more} in a place where they can't "
-        f"be passed over ({_NOT_RUN}), or is damaged; {_ADVICE}"
+        f"holds objects of {', '.join(map(shown, foreign[:3]))}{more} where they can't be ignored "
+        f"({_NOT_RUN}), or is damaged; {_ADVICE}"
     )

@@ -1,4 +1,4 @@
-"""`resnet-export upgrade`: an older model file's contract as this release writes it."""
+"""`resnet-export upgrade`: rewrites an older model file's contract in the current schema."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from service.files import replacing
 def upgrade_command(options: UpgradeOptions) -> None:
     """Upgrade as the options say, and print what changed.
 
-    The graph is neither read nor changed; weights that lie in files beside it stay there.
+    The graph is not changed, and weights in separate files stay there.
 
     Raises `service.errors.ModelFileError`, `OptionsError` or `OSError`; then nothing is written.
     """
@@ -31,8 +31,8 @@ def upgrade_command(options: UpgradeOptions) -> None:
     )
     if output.resolve().parent != file.resolve().parent and (names := files_of(model)):
         raise OptionsError(
-            f"{file}: its weights lie beside it in {', '.join(names)}, so --output has to be in "
-            "that folder, too"
+            f"{file}: its weights are in {', '.join(names)} in the same folder, so --output has to "
+            "be in that folder too"
         )
     *_, entry = (entry for entry in model.metadata_props if entry.key == METADATA_KEY)
     schema = schema_of(json.loads(entry.value))
@@ -41,14 +41,14 @@ def upgrade_command(options: UpgradeOptions) -> None:
         if not same:
             with replacing(output) as copy:
                 shutil.copyfile(file, copy)
-        done = "nothing is to be done" if same else f"{output} is a copy"
-        sys.stdout.write(f"{file}: its contract is of schema {SCHEMA_VERSION} already; {done}\n")
+        done = "nothing to do" if same else f"{output} is a copy"
+        sys.stdout.write(f"{file}: its contract already has schema {SCHEMA_VERSION}; {done}\n")
         return
     entry.value = contract_text(contract)
     with replacing(output) as upgraded:
         onnx.save(model, upgraded)
     sys.stdout.write(
-        f"{output}: its contract was of schema {schema} and is of schema {SCHEMA_VERSION} now, "
-        f"with tolerances by provider and precision: {describe_tolerances(contract)}, in "
+        f"{output}: its contract had schema {schema} and now has schema {SCHEMA_VERSION}, with "
+        f"tolerances by provider and precision: {describe_tolerances(contract)}, in "
         f"{contract.precision}\n"
     )

@@ -1,4 +1,4 @@
-"""A model file in ONNX Runtime against PyTorch, and against the answers that it carries."""
+"""Compares a model file in ONNX Runtime with PyTorch, and with its own golden cases."""
 
 from __future__ import annotations
 
@@ -20,55 +20,55 @@ from service.golden import GoldenReport, check_golden, golden_pattern
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """How far the file may be off: in a probability, and in other outputs relative to the largest.
+    """How far a file may be off: in a probability, and in other outputs relative to their maximum.
 
-    The other outputs matter beside the probabilities: with many classes those are small, and a
-    wrong graph could pass for a right one. None leaves the other outputs out.
+    The other outputs matter because probabilities are small with many classes, so a wrong graph
+    could pass. None ignores the other outputs.
     """
 
     probability: float
     relative: float | None
 
     def of(self, output: str, reference: NDArray[np.float32]) -> float:
-        """Return the largest difference allowed in an output of that name and those values."""
+        """Return the largest allowed difference for an output with these reference values."""
         if output == PROBABILITIES:
             return self.probability
         return np.inf if self.relative is None else self.relative * float(np.abs(reference).max())
 
 
 SAME_WEIGHTS = Limits(probability=1e-4, relative=1e-3)
-"""For a file against PyTorch with the same weights.
+"""Limits for a file against PyTorch with the same weights.
 
-Both sum in float32 in another order: 1e-7 to 1e-5 in a probability, by network and CPU (AVX2,
-AVX-512, ARM). A mistake (colours swapped, a wrong mean, a missing normalisation) gives 1e-2 or
-more.
+They sum in float32 in different orders, which changes a probability by 1e-7 to 1e-5, depending on
+the network and the CPU (AVX2, AVX-512, ARM). A mistake (swapped colours, a wrong mean, a missing
+normalisation) changes it by 1e-2 or more.
 """
 
 ROUNDED_WEIGHTS = Limits(probability=2e-2, relative=None)
-"""For a file with float16 weights against the trained float32 ones.
+"""Limits for a file with float16 weights against the trained float32 ones.
 
-Rounding moves each weight by up to 2^-11 of itself. Probabilities of trained networks move by 2e-4
-(the slim ResNet-50) to 1e-3, of random ones by up to 1e-2; beyond that, the weights do not bear
-rounding. What the graph computes with the rounded weights is held to `SAME_WEIGHTS`.
+Rounding changes each weight by up to 2^-11 of its value. Probabilities change by 2e-4 (the slim
+ResNet-50) to 1e-3 in trained networks, and by up to 1e-2 in random ones; beyond that, the weights
+don't tolerate rounding. The graph itself is held to `SAME_WEIGHTS` with the rounded weights.
 """
 
 UNLIMITED = Limits(probability=1, relative=None)
-"""For a file of lower precision, which is held to float32's labels instead."""
+"""Limits for a file of lower precision, whose labels are compared with float32's instead."""
 
 TRAINED_LIMITS: dict[Storage, Limits] = {"fp32": SAME_WEIGHTS, "fp16": ROUNDED_WEIGHTS}
 
 
 def batch_sizes(largest: int) -> tuple[int, ...]:
-    """Batch sizes to compare at: 1, 2, 5 and the largest."""
+    """Return the batch sizes to compare at: 1, 2, 5 and the largest."""
     return tuple(sorted({size for size in (1, 2, 5) if size < largest} | {largest}))
 
 
 def measure_parity(
     path: Path, references: References, storage: Storage, *, side: int, largest_batch: int
 ) -> Parity:
-    """Compare the file with PyTorch: with its own weights, and with the trained ones.
+    """Compare a file with PyTorch, using the file's weights and the trained ones.
 
-    Return the distance from the trained network. Raises `ParityError`.
+    Returns the difference from the trained network. Raises `ParityError`.
     """
     if references.exact is not references.trained:
         compare(path, references.exact, SAME_WEIGHTS, side=side, largest_batch=largest_batch)
@@ -80,11 +80,11 @@ def compare(
     path: Path, reference: Reference, limits: Limits, *, side: int, largest_batch: int,
     whose: str = "PyTorch",
 ) -> Parity:  # fmt: skip
-    """Run formula images of `side` x `side` pixels through the file and through a reference.
+    """Run generated images of `side` x `side` pixels through a file and a reference.
 
     Every output is compared, at each of `batch_sizes`. Raises `ParityError`, which says `whose` the
-    reference is, when the file is over the limits or the reference's answer is not finite. A label
-    that changes within the limits (a near tie) is counted in the result and no error.
+    reference is, if the file exceeds the limits or the reference's answer is not finite. A label
+    that changes within the limits (a near tie) is counted in the result but is not an error.
     """
     session = onnxruntime.InferenceSession(str(path), providers=[CPU.runtime_name])
     names = [output.name for output in session.get_outputs()]
@@ -119,7 +119,7 @@ def check_answers(
     provider: str = CPU.name,
     precision: PrecisionChoice = "exact",
 ) -> GoldenReport:
-    """Replay the golden cases as the service will. Raises `ParityError` when one disagrees."""
+    """Replay the golden cases as the service will. Raises `ParityError` if one disagrees."""
     engine = load_engine(path, provider=provider, options=EngineOptions(precision=precision))
     try:
         engine.prepare((1,))
@@ -128,7 +128,7 @@ def check_answers(
         engine.close()
     if report.failures:
         raise ParityError(
-            f"the file's answers are not the known ones: {'; '.join(report.failures)}"
+            f"the file's answers differ from its golden cases: {'; '.join(report.failures)}"
         )
     return report
 
@@ -139,12 +139,12 @@ def _check(got: Outputs, expected: Outputs, limits: Limits, batch: int, whose: s
     for name, reference in expected.items():
         if not np.isfinite(reference).all():
             raise ParityError(
-                f"{whose}'s own {name} is not finite for an ordinary image, so nothing can be "
-                "compared; are these trained weights?"
+                f"{whose}'s own {name} output is not finite for an ordinary image, so nothing can "
+                "be compared; are these trained weights?"
             )
         if got[name].shape != reference.shape:
             raise ParityError(
-                f"{name} is of shape {got[name].shape} in the file and {reference.shape} in {whose}"
+                f"{name} has shape {got[name].shape} in the file but {reference.shape} in {whose}"
             )
         differences[name] = float(np.max(np.abs(got[name] - reference)))
         limit = limits.of(name, reference)

@@ -1,7 +1,7 @@
-"""Official ImageNet weights: which file for which network, and how it gets here.
+"""Official ImageNet weights: which file belongs to which network, and how to download it.
 
 Torchvision puts the first 8 hexadecimal digits of a file's SHA-256 into its name; every file is
-checked against them, also one that was in the cache. Numbers are from torchvision's `models/`.
+checked against them, even one from the cache. The figures are from torchvision's `models/`.
 """
 
 from __future__ import annotations
@@ -27,17 +27,17 @@ from model_export.errors import DownloadError, OptionsError
 from service.files import settle, sha256_of, user_cache
 
 BASE_URL = "https://download.pytorch.org/models"
-_TIMEOUT = httpx.Timeout(30, connect=10)  # seconds without any byte, not in all
-_ATTEMPTS = 4  # in a row, each from where the last one ended
+_TIMEOUT = httpx.Timeout(30, connect=10)  # seconds without any byte, not in total
+_ATTEMPTS = 4  # in a row, each continuing where the last one ended
 _PARTIAL_CONTENT, _BAD_RANGE = 206, 416
 
 
 @dataclass(frozen=True, slots=True)
 class OfficialWeights:
-    """A file of trained weights with the preprocessing that belongs to it.
+    """A file of trained weights with its preprocessing.
 
-    `resize` and `crop` in pixels; `top1` and `top5` in per cent on ImageNet's validation set, as
-    published.
+    `resize` and `crop` are in pixels; `top1` and `top5` in per cent on ImageNet's validation set,
+    as published.
     """
 
     file: str
@@ -49,7 +49,7 @@ class OfficialWeights:
 
     @property
     def sha256_prefix(self) -> str:
-        """The digits in the file's name."""
+        """Return the digits in the file's name."""
         return self.file.rpartition("-")[2].partition(".")[0]
 
 
@@ -76,11 +76,11 @@ OFFICIAL: Mapping[str, OfficialWeights] = MappingProxyType(
         "alexnet": _bilinear("alexnet-owt-7be5be79.pth", 256, 56.522, 79.066),
     }
 )
-"""The newest weights of each network ("V2" in torchvision, where there are such)."""
+"""The newest weights of each network ("V2" in torchvision, if they exist)."""
 
 
 def known_weights(architecture: str, sha256: str) -> OfficialWeights | None:
-    """Know official weights by their checksum, also where they were downloaded by hand."""
+    """Recognise official weights by their checksum, even if they were downloaded by hand."""
     official = OFFICIAL.get(architecture)
     return official if official and sha256.startswith(official.sha256_prefix) else None
 
@@ -89,25 +89,25 @@ def official_weights(architecture: str) -> OfficialWeights:
     """Return the official weights of a network; raises `OptionsError` if there are none."""
     if architecture not in OFFICIAL:
         raise OptionsError(
-            f"there are no official weights of {architecture}; give a file to --weights "
-            "(`resnet-export list` shows which networks have some)"
+            f"there are no official weights for {architecture}; pass a file to --weights "
+            "(`resnet-export list` shows which networks have them)"
         )
     return OFFICIAL[architecture]
 
 
 def cache_folder(given: Path | None) -> Path:
-    """Return the folder for downloads. Raises `OptionsError` where none is given and none known."""
+    """Return the folder for downloads. Raises `OptionsError` if none is given or known."""
     folder = given or user_cache()
     if folder is None:
-        raise OptionsError("--cache-dir: must be given, since this user has no home folder")
+        raise OptionsError("--cache-dir: is required, since this user has no home folder")
     return folder
 
 
 def fetch(official: OfficialWeights, cache: Path, *, base_url: str = BASE_URL) -> Path:
-    """Return the path of the official file in `cache`, downloading it if it isn't there whole.
+    """Return the path of the official file in `cache`, downloading it if needed.
 
-    What came of a broken download stays beside it, as `.part`, and the next one goes on from there.
-    Raises `DownloadError` when it can't be fetched unchanged; then `cache` has no whole file.
+    An interrupted download stays beside it as `.part`, and the next one continues from there.
+    Raises `DownloadError` if the file can't be downloaded unchanged; then it is not in `cache`.
     """
     path = cache / official.file
     if path.is_file() and sha256_of(path).startswith(official.sha256_prefix):
@@ -118,7 +118,7 @@ def fetch(official: OfficialWeights, cache: Path, *, base_url: str = BASE_URL) -
     resumed = _download(url, partial, path)
     digest = sha256_of(partial)
     if resumed and not digest.startswith(official.sha256_prefix):
-        # What was there may have been of another file: once more from the start.
+        # The part may have been of another file: try again from the start.
         partial.unlink()
         _download(url, partial, path)
         digest = sha256_of(partial)
@@ -127,7 +127,7 @@ def fetch(official: OfficialWeights, cache: Path, *, base_url: str = BASE_URL) -
         raise _failed(
             url,
             path,
-            f"the SHA-256 of what came begins with {digest[:8]}, not {official.sha256_prefix}",
+            f"the download's SHA-256 begins with {digest[:8]}, not {official.sha256_prefix}",
         )
     settle(partial, path)
     return path
@@ -138,7 +138,7 @@ def _failed(url: str, path: Path, why: str) -> DownloadError:
 
 
 def _download(url: str, partial: Path, path: Path) -> bool:
-    """Download to `partial`, going on where it ends; tells whether it began with something."""
+    """Download to `partial`, continuing where it ends; return whether it had any content."""
     began_with = partial.stat().st_size if partial.exists() else 0
     for attempt in range(1, _ATTEMPTS + 1):
         before = partial.stat().st_size if partial.exists() else 0
@@ -146,7 +146,7 @@ def _download(url: str, partial: Path, path: Path) -> bool:
             _go_on(url, partial)
         except httpx.HTTPStatusError as error:
             raise _failed(url, path, f"the server answered {error.response.status_code}") from error
-        except (ImportError, ValueError) as error:  # a proxy of a kind that httpx can't speak to
+        except (ImportError, ValueError) as error:  # a kind of proxy that httpx does not support
             raise _failed(url, path, f"can't be downloaded ({error})") from error
         except httpx.HTTPError as error:
             came = (partial.stat().st_size if partial.exists() else 0) - before
@@ -159,9 +159,9 @@ def _download(url: str, partial: Path, path: Path) -> bool:
 
 
 def _go_on(url: str, partial: Path) -> None:
-    """Ask for what is missing; a server that knows no ranges sends all of it again."""
+    """Request the missing rest; a server without support for ranges sends everything again."""
     have = partial.stat().st_size if partial.exists() else 0
-    # Ranges count encoded bytes, and the file's are what is wanted.
+    # Ranges count encoded bytes, but these must be the file's.
     headers = {"Accept-Encoding": "identity"} | ({"Range": f"bytes={have}-"} if have else {})
     console = Console(stderr=True)
     columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(),
@@ -173,7 +173,7 @@ def _go_on(url: str, partial: Path) -> None:
         Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar,
     ):
         if answer.status_code == _BAD_RANGE and have:
-            return  # there is no more; the checksum tells whether it is right
+            return  # there is no more; the checksum will show whether it is right
         answer.raise_for_status()
         if answer.status_code != _PARTIAL_CONTENT:
             have = 0

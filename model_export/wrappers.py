@@ -1,4 +1,4 @@
-"""Which of a file's names are the network's, whatever trainers put before and beside them."""
+"""Finds a network's names in a file, whatever trainers put in front of and beside them."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from model_export.checkpoint import Checkpoint
 from model_export.errors import WeightsError
 from model_export.unpickling import is_dense
 
-# What torch.compile, FSDP and activation checkpointing put anywhere into a name.
+# What torch.compile, FSDP and activation checkpointing insert anywhere in a name.
 _INNER = re.compile(
     r"(?:_orig_mod|_fsdp_wrapped_module|_forward_module|_checkpoint_wrapped_module)\."
 )
@@ -24,8 +24,8 @@ def _named(*words: str) -> re.Pattern[str]:
     return re.compile(rf"(?:^|[._])(?:{'|'.join(words)})\d*(?:[._]|$)", re.IGNORECASE)
 
 
-# What trainers keep beside a network, and no network answers with: losses with their class
-# weights, counts of metrics, optimizers' buffers, classifiers that only help the training,
+# What trainers store beside a network, but inference does not use: losses with their class weights,
+# counts of metrics, optimizers' buffers, auxiliary classifiers for training,
 _ASIDE = _named(
     "criteri(?:on|a)", "loss(?:es)?", "class_weights?", "pos_weight", "metrics?", "acc",
     "accuracy", "auc", "auroc", "f1", "precision", "recall", "confmat", "tp", "fp", "tn", "fn",
@@ -36,19 +36,19 @@ _ASIDE = _named(
 _COPY = _named("ema", "averaged?", "avg", "swa", "shadow", "teacher", "momentum", "target")
 _COPY_COUNTERS = frozenset({"decay", "num_updates", "updates"})
 
-# A layer that is called so is no classifier, but may be computed with.
+# A layer with such a name is not a classifier, but may be part of the computation.
 _NO_HEAD = _named("proj(?:ect(?:ion|or))?", "embed(?:ding|der)?s?", "neck", "regress(?:ion|or)")
 
-_COUNTER = "num_batches_tracked"  # which old files lack
+_COUNTER = "num_batches_tracked"  # old files lack it
 
 _LINEAR = ("weight", "bias")  # of a linear layer
 
-_NAMED = 3  # of a group that is left out or ambiguous
+_NAMED = 3  # names to list of a group that is left out or ambiguous
 
 
 @dataclass(frozen=True, slots=True)
 class _Network:
-    """The names of a network, of those the ones that no file lacks, and what they begin with."""
+    """The names of a network, those that every file has, and their top-level prefixes."""
 
     all_names: frozenset[str]
     names: frozenset[str]
@@ -66,7 +66,7 @@ class _Network:
 
 
 def head_of(names: Collection[str]) -> str:
-    """Name a network's last layer, its classifier, by the names of its parameters in order."""
+    """Return the name of a network's last layer, given its parameters' names in order."""
     return list(names)[-1].rpartition(".")[0] if names else ""
 
 
@@ -75,19 +75,19 @@ def unwrapped(
     networks: Sequence[Collection[str]],
     features: Callable[[Mapping[str, Any]], int | None],
 ) -> Checkpoint:
-    """Take off what stands before all of the network's names, and leave out what is beside it.
+    """Strip the common prefix of the network's names, and leave out what does not belong to it.
 
-    `networks` are the names that the network may have. What is left out is in `beside`: values
-    that are no tensors, and tensors that by their names belong to a loss, a metric, an optimizer,
-    a classifier that only helps the training, or a copy of the network.
+    `networks` are the possible sets of names. What is left out is listed in `beside`: values that
+    are not tensors, and tensors that by their names belong to a loss, a metric, an optimizer, an
+    auxiliary classifier for training, or a copy of the network.
 
-    Where the network lacks exactly its last layer, and all that is left is a linear one that may
-    stand in its place, that is taken, and named in `head`. It is of the input `features` that the
-    last layer has, given the parameters that were found; it lies in none of the network's other
-    parts, and is not called after another purpose.
+    If the network lacks exactly its last layer, and the only other parameters are a linear layer
+    that can replace it, that layer is used and named in `head`. It must have the `features` that
+    the last layer would have, given the parameters found, must not be in another part of the
+    network, and must not be named after another purpose.
 
-    Other names stay, for whoever compares them with the network's. Raises `WeightsError` if there
-    are several whole networks, none of them likelier than the others.
+    Other names are kept, for comparison with the network's. Raises `WeightsError` if there are
+    several complete networks, none more likely than the others.
     """
     known = [_Network.of(names) for names in networks]
     state = _without_inner(checkpoint.state, known)
@@ -101,7 +101,7 @@ def unwrapped(
             beside.append(stored)
         elif stored.startswith(prefix) and name in network.all_names:
             kept[name] = value
-        else:  # perhaps a layer of a name that the network has too
+        else:  # possibly a layer whose name the network has too
             odd = stored in network.all_names
             others[stored] = (f"{stored} (not in {prefix})" if odd else name, value)
     head = _lone_head(others, kept, network, features)
@@ -118,7 +118,7 @@ def _lone_head(
     network: _Network,
     features: Callable[[Mapping[str, Any]], int | None],
 ) -> str:
-    """Name the linear layer that is left of a file and stands in the place of the last one."""
+    """Return the name of a remaining linear layer that can replace the last one, or ""."""
     own = {f"{network.head}.{leaf}" for leaf in _LINEAR}
     head = head_of(others)
     if network.names - set(kept) != own or others.keys() != {f"{head}.{leaf}" for leaf in _LINEAR}:
@@ -135,17 +135,17 @@ def _lone_head(
 
 
 def head_line(checkpoint: Checkpoint) -> str:
-    """Say in one line which layer was taken as the network's last; empty if that was its own."""
+    """Return a line saying which layer is used as the network's last; empty if it is its own."""
     if not checkpoint.head:
         return ""
-    return f"{checkpoint.path}: its linear layer {checkpoint.head} is taken as the network's last"
+    return f"{checkpoint.path}: its linear layer {checkpoint.head} is used as the network's last"
 
 
 def beside_line(checkpoint: Checkpoint) -> str:
-    """Say in one line what was left out; empty if nothing was."""
+    """Return a line saying what was left out; empty if nothing was."""
     if not checkpoint.beside:
         return ""
-    return f"{checkpoint.path}: left out what is beside the network: {_some(checkpoint.beside)}"
+    return f"{checkpoint.path}: left out, not part of the network: {_some(checkpoint.beside)}"
 
 
 def _some(names: Sequence[str]) -> str:
@@ -155,7 +155,7 @@ def _some(names: Sequence[str]) -> str:
 
 def _without_inner(state: Mapping[str, Any], networks: Sequence[_Network]) -> Mapping[str, Any]:
     if any(_INNER.search(name) for network in networks for name in network.names):
-        return state  # they are its own
+        return state  # they are the network's own names
     renamed = {_INNER.sub("", name): value for name, value in state.items()}
     return renamed if len(renamed) == len(state) else state
 
@@ -163,7 +163,7 @@ def _without_inner(state: Mapping[str, Any], networks: Sequence[_Network]) -> Ma
 def _prefix(
     state: Mapping[str, Any], networks: Sequence[_Network], checkpoint: Checkpoint
 ) -> tuple[str, _Network]:
-    """Find what the network's names begin with in the file, and which of the networks it is."""
+    """Return the prefix of the network's names in the file, and which of the networks it is."""
     counts = [(network, _counts(state, network)) for network in networks]
     whole = {
         prefix: network
@@ -173,23 +173,23 @@ def _prefix(
     }
     if "" in whole:
         return "", whole[""]
-    # A copy only where nothing else is there.
+    # A copy only if there is nothing else.
     likely = [prefix for prefix in whole if not _COPY.search(prefix)] or list(whole)
     if len(likely) > 1:
         raise WeightsError(
             f"{checkpoint.path}: holds several networks, {_some(sorted(likely))}; "
-            "--weights-entry picks one"
+            "--weights-entry selects one"
         )
     if likely:
         return likely[0], whole[likely[0]]
-    # None is whole: the most of one, so that what differs is shown side by side.
+    # None is complete: use the best match, so that differences are shown side by side.
     network, found = max(counts, key=lambda one: max(one[1].values(), default=0))
     prefix, count = max(found.items(), key=lambda one: one[1], default=("", 0))
     return (prefix if 2 * count >= len(network.names) else ""), network
 
 
 def _counts(names: Iterable[str], network: _Network) -> Counter[str]:
-    """Count the network's names behind each beginning that ends with a dot, or is empty."""
+    """Count the network's names after each prefix that is empty or ends with a dot."""
     counts: Counter[str] = Counter()
     for name in names:
         start = 0
@@ -208,7 +208,7 @@ def _is_beside(name: str, value: Any, network: _Network, *, inside: bool) -> boo
     if not isinstance(value, Tensor):
         return True
     if name.partition(".")[0] in network.children:
-        return False  # It may be a layer of another network that is like this one.
+        return False  # it may be a layer of a similar network
     is_count = is_dense(value) and value.ndim == 0 and not value.is_floating_point()
     if is_count or _ASIDE.search(name):
         return True
@@ -218,5 +218,5 @@ def _is_beside(name: str, value: Any, network: _Network, *, inside: bool) -> boo
 
 
 def _mirrors(name: str, network: _Network) -> bool:
-    """Return whether it ends as one of the network's names; some write those without dots."""
+    """Return whether it ends with one of the network's names, with or without dots."""
     return any(name.endswith((own, own.replace(".", ""))) for own in network.names)

@@ -1,6 +1,6 @@
 """Serves trained image classifiers from self-describing ONNX files.
 
-Read `app.py` first: it wires everything that the other modules define.
+Read `app.py` first: it wires the other modules together.
 """
 
 __version__ = "0.1.0"

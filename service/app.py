@@ -1,10 +1,11 @@
-"""Wires the service. Read this first.
+"""Wires the service together. Read this first.
 
     settings -> metrics, repository (models loaded, not yet warm), decode pool -> Runtime
     CORS, root path -> RequestMiddleware (id, metrics, log line, errors) -> the table of routes
-                    -> a handler, which asks the pipeline of `inference/`
+                    -> a handler, which calls the pipeline of `inference/`
 
-The server listens before the models are warm: probes see "starting", and a request gets 503.
+The server listens before the models are warm: until then probes see "starting" and requests get
+503.
 """
 
 from __future__ import annotations
@@ -43,13 +44,13 @@ from service.settings import Settings
 
 
 def create_app(settings: Settings, opener: Opener | None = None) -> FastAPI:
-    """Load the models and make the application.
+    """Load the models and create the application.
 
-    `opener` opens model files in the place of ONNX Runtime. Raises a `StartupError` when it can't
-    be done as the settings ask.
+    `opener` opens model files instead of ONNX Runtime. Raises a `StartupError` if the service can't
+    start with these settings.
     """
     runtime = create_runtime(settings, opener)
-    app = FastAPIOffline(  # FastAPI whose /docs needs no CDN: a cluster may have no way out
+    app = FastAPIOffline(  # its /docs needs no CDN: a cluster may have no Internet access
         title="resnet-serve",
         version=__version__,
         summary="Image classification with dynamic batching.",
@@ -59,18 +60,18 @@ def create_app(settings: Settings, opener: Opener | None = None) -> FastAPI:
     app.state.runtime = runtime
     add_pages(app, runtime)
     _check_root_path(app, settings.root_path)
-    # In the place of FastAPI's own stack, which is left to the pages: its layers took as long as
+    # Replaces FastAPI's own stack, which only serves the pages: its layers took as long as
     # decoding, batching and answering a small image.
     app.middleware_stack = _layers(app, app.build_middleware_stack(), runtime)
     return app
 
 
 def _layers(app: FastAPI, stack: ASGIApp, runtime: Runtime) -> ASGIApp:
-    """Put the layers of a request around the routes; FastAPI's `stack` has the pages."""
+    """Wrap the routes in the layers of a request; FastAPI's `stack` serves the pages."""
     settings = runtime.settings
 
     async def pages(scope: Scope, receive: Receive, send: Send) -> None:
-        scope["app"] = app  # the server may have called the layers past the application
+        scope["app"] = app  # the server may have called the layers directly, bypassing the app
         await stack(scope, receive, send)
 
     others = pages if settings.root_path is None else WithRootPath(pages, settings.root_path)
@@ -78,7 +79,7 @@ def _layers(app: FastAPI, stack: ASGIApp, runtime: Runtime) -> ASGIApp:
     if settings.root_path is not None:
         layers = WithoutRootPath(layers, settings.root_path)
     if settings.cors_origins:
-        layers = CORSMiddleware(  # outermost: errors get its headers too
+        layers = CORSMiddleware(  # outermost, so that errors get its headers too
             layers,
             allow_origins=settings.cors_origins,
             allow_methods=["GET", "POST"],
@@ -89,19 +90,19 @@ def _layers(app: FastAPI, stack: ASGIApp, runtime: Runtime) -> ASGIApp:
 
 
 def _check_root_path(app: FastAPI, root_path: str | None) -> None:
-    """Refuse a path of the proxy's that could be meant for one of the service's own."""
+    """Refuse a root path that could be mistaken for one of the service's own paths."""
     first = (root_path or "").split("/")[1:2]
     paths = [route.path for route in app.routes if isinstance(route, Route | Mount)]
     own = {path.split("/")[1] for path in (*paths, *(each.path for each in OPERATIONS))}
     if first and first[0] in own:
         raise SettingsError(
-            f"--root-path (RESNET_SERVE_ROOT_PATH): must not begin with /{first[0]}, as one of the "
-            f"service's own paths does, got {root_path!r}"
+            f"--root-path (RESNET_SERVE_ROOT_PATH): must not begin with /{first[0]}, like one of "
+            f"the service's own paths, got {root_path!r}"
         )
 
 
 def create_runtime(settings: Settings, opener: Opener | None = None) -> Runtime:
-    """Load the models, and make what the routes share."""
+    """Load the models and create what the routes share."""
     metrics = Metrics()
     metrics.set_build(__version__)
     memory = DecodingMemory(settings.max_decoding_bytes)
@@ -125,7 +126,7 @@ def create_runtime(settings: Settings, opener: Opener | None = None) -> Runtime:
 async def _lifespan(app: FastAPI) -> AsyncGenerator[None]:
     runtime: Runtime = app.state.runtime
     runtime.repository.start()
-    # A daemon: a device that hangs in warm-up must not keep the process from ending.
+    # A daemon, so that a device that hangs in warm-up can't keep the process from exiting.
     warm_up = threading.Thread(target=_warm_up, args=(app, runtime), name="warm-up", daemon=True)
     warm_up.start()
     watchdog = asyncio.create_task(watch(runtime.repository))
@@ -145,4 +146,4 @@ async def _lifespan(app: FastAPI) -> AsyncGenerator[None]:
 
 def _warm_up(app: FastAPI, runtime: Runtime) -> None:
     runtime.repository.warm_up(runtime.warm_up_stop)
-    app.openapi()  # made once, and long enough for the event loop to notice
+    app.openapi()  # slow enough to block the event loop, so it is generated and cached here

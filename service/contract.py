@@ -1,8 +1,8 @@
-"""What a model file says of itself.
+"""The contract: what a model file says about itself.
 
-A model file is an ONNX graph that takes uint8 pixels and gives probabilities, with this contract
-as JSON in its metadata under `METADATA_KEY`. The exporter writes it, the service reads it, and
-nothing else in either states an input size, a label or a tolerance.
+A model file is an ONNX graph that takes uint8 pixels and returns probabilities, with this contract
+as JSON in its metadata under `METADATA_KEY`. The exporter writes it and the service reads it;
+neither defines an input size, a label or a tolerance anywhere else.
 """
 
 from __future__ import annotations
@@ -37,10 +37,10 @@ CLASSIFIER_WEIGHT = "classifier_weight"
 """An optional output, the same for every batch: float32 [C, D]."""
 
 SCHEMA_VERSION: Final = 2
-"""Of the contracts that are written; those of schema 1 are read, too."""
+"""Schema of contracts that are written; schema 1 can also be read."""
 
 REFERENCE_PROVIDER = "cpu"
-"""The provider whose tolerances every file has, and that stand in for those of others."""
+"""The provider whose tolerances every file has; they also apply to providers without their own."""
 
 Precision = Literal["fp32", "fp16", "int8"]
 Faster = Literal["bf16", "tf32", "fp16"]
@@ -55,13 +55,13 @@ Fraction = Annotated[float, Field(ge=0, le=1)]
 
 
 class _Part(BaseModel):
-    """Frozen, and strict about names: a contract with a field unknown here is from a newer tool."""
+    """A frozen part of a contract; it forbids unknown fields, which come from a newer tool."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 class Label(_Part):
-    """One class: a stable `id` (for ImageNet the WordNet id) and a name to show."""
+    """One class: a stable `id` (for ImageNet the WordNet id) and a display name."""
 
     id: str
     label: str
@@ -70,8 +70,8 @@ class Label(_Part):
 class Preprocessing(_Part):
     """How an encoded image becomes pixels; mean and std are applied inside the graph.
 
-    The image is turned by its EXIF orientation, resized so that its short side is `resize`, and
-    the central `crop` x `crop` pixels are taken. `mean` and `std` are for RGB in 0 to 1.
+    The image is rotated by its EXIF orientation, resized so that its short side is `resize` pixels,
+    and cropped to the central `crop` x `crop` pixels. `mean` and `std` are for RGB from 0 to 1.
     """
 
     resize: Annotated[int, Field(ge=1, le=4096)]
@@ -105,7 +105,7 @@ class Parity(_Part):
 
 
 class Agreement(_Part):
-    """How far a file of lower precision is from the float32 one, in a probability."""
+    """How far the probabilities of a lower-precision file are from those of the float32 one."""
 
     source: str
     images: Annotated[int, Field(ge=1)]
@@ -148,7 +148,7 @@ class Allowed(_Part):
 
 
 class Accuracy(_Part):
-    """Measured on labelled images through the exported file."""
+    """The accuracy of the exported file, measured on labelled images."""
 
     data_set: str
     images: Annotated[int, Field(ge=1)]
@@ -157,7 +157,7 @@ class Accuracy(_Part):
 
 
 class GoldenPattern(_Part):
-    """A golden case whose pixels follow from an integer formula (`golden_pattern`)."""
+    """A golden case whose pixels come from an integer formula (`golden_pattern`)."""
 
     kind: Literal["pattern"] = "pattern"
     seed: Annotated[int, Field(ge=0)]
@@ -165,9 +165,9 @@ class GoldenPattern(_Part):
 
 
 class GoldenPhoto(_Part):
-    """A golden case that is a small encoded image, so that it covers decoding and resizing too.
+    """A golden case with a small encoded image, so that it covers decoding and resizing too.
 
-    `pixels_sha256` is of the decoded, turned, resized and cropped uint8 [crop, crop, 3] array.
+    `pixels_sha256` is of the decoded, rotated, resized and cropped uint8 [crop, crop, 3] array.
     """
 
     kind: Literal["photo"] = "photo"
@@ -177,7 +177,7 @@ class GoldenPhoto(_Part):
 
 
 class ModelContract(_Part):
-    """All that is needed to serve a model file and to trust it."""
+    """Everything needed to serve a model file and to verify it."""
 
     schema_version: Literal[2] = SCHEMA_VERSION
     name: str
@@ -207,7 +207,7 @@ class ModelContract(_Part):
         version = schema_of(fields)
         if isinstance(version, int) and version > SCHEMA_VERSION:
             raise ValueError(
-                f"schema_version: {version} is of a newer release; this one reads up to "
+                f"schema_version: {version} is from a newer release; this one reads up to "
                 f"{SCHEMA_VERSION}"
             )
         return _from_schema_1(fields) if version == 1 and "tolerances" not in fields else fields
@@ -215,7 +215,7 @@ class ModelContract(_Part):
     @model_validator(mode="after")
     def _can_be_checked(self) -> ModelContract:
         if self.precision not in self.tolerances.get(REFERENCE_PROVIDER, {}):
-            raise ValueError(f"tolerances: has none of {REFERENCE_PROVIDER} at {self.precision}")
+            raise ValueError(f"tolerances: has none for {REFERENCE_PROVIDER} at {self.precision}")
         return self
 
     @model_validator(mode="after")
@@ -242,14 +242,14 @@ class ModelContract(_Part):
     def tolerance(self, provider: str) -> float:
         """Return how far a probability may be off on a provider, at the file's precision.
 
-        Where the file does not know the provider at that precision, it is the CPU's.
+        If the file has no tolerance for the provider at that precision, the CPU's applies.
         """
         reference = self.tolerances[REFERENCE_PROVIDER][self.precision]
         return self.tolerances.get(provider, {}).get(self.precision, reference)
 
     @property
     def loosest_tolerance(self) -> float:
-        """Return the tolerance that no provider goes beyond, at the file's precision."""
+        """Return the largest tolerance of any provider, at the file's precision."""
         return max(self.tolerance(provider) for provider in self.tolerances)
 
 
@@ -265,14 +265,14 @@ def wilson_lower_bound(hits: int, of: int, z: float = 1.96) -> float:
 
 
 def schema_of(fields: Mapping[str, Any]) -> Any:
-    """Return the schema that a contract's JSON says, or shows, to be of; it may be no number."""
+    """Return the schema version that a contract's JSON states or implies; may be no number."""
     return fields.get("schema_version", 1 if "tolerance" in fields else SCHEMA_VERSION)
 
 
 def _from_schema_1(fields: Mapping[str, Any]) -> dict[str, Any]:
-    """Return it as of schema 2: before, tolerances were those at the file's precision alone.
+    """Convert to schema 2; in schema 1, tolerances were for the file's precision only.
 
-    What does not hold is left to be refused.
+    Invalid values are left for validation to reject.
     """
     read = {name: value for name, value in fields.items() if name != "tolerance"}
     read["schema_version"] = SCHEMA_VERSION
@@ -283,17 +283,17 @@ def _from_schema_1(fields: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def way_to_a_model_file(file: str) -> str:
-    """Say how another program's ONNX file, or trained weights, become a model file."""
+    """Return a hint on making a model file from another program's ONNX file or from weights."""
     return (
-        f"`resnet-export adopt {shlex.quote(file)} --output NAME.onnx` makes a model file of "
-        "another program's ONNX file, `resnet-export export` one of trained weights"
+        f"`resnet-export adopt {shlex.quote(file)} --output NAME.onnx` makes a model file from "
+        "another program's ONNX file, `resnet-export export` one from trained weights"
     )
 
 
 def parse_contract(metadata: Mapping[str, str], *, file: str) -> ModelContract:
     """Read the contract from a model file's metadata.
 
-    `file` is only named in errors. Raises `ContractError` when there is none or it does not hold.
+    `file` is only used in error messages. Raises `ContractError` if it is missing or invalid.
     """
     text = metadata.get(METADATA_KEY)
     if text is None:
@@ -310,4 +310,4 @@ def parse_contract(metadata: Mapping[str, str], *, file: str) -> ModelContract:
         what = " ".join(
             f"{where + ': ' if where else ''}{what_is_wrong(first)}{hint}".split()
         )  # one line
-        raise ContractError(f"{file}: its contract does not hold: {what}") from error
+        raise ContractError(f"{file}: its contract is invalid: {what}") from error

@@ -1,4 +1,4 @@
-"""How many CPUs this process may really use, and what they are."""
+"""How many CPUs this process may actually use, and what they are."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from pathlib import Path
 
 
 def cpu_count(root: Path = Path("/")) -> int:
-    """Count the CPUs of this process's affinity, within the limits of its control groups.
+    """Return how many CPUs this process may use, by its affinity and its control groups' limits.
 
     A container limited to two CPUs still sees all of the machine's; threads for those would only
-    be throttled. A limit that is no whole number is rounded down, to 1 at least. `root` is where
-    `/proc` and `/sys` are looked for.
+    be throttled. Fractional limits are rounded down, but to no less than 1. `/proc` and `/sys` are
+    looked up below `root`.
 
     Sources: https://docs.kernel.org/admin-guide/cgroup-v2.html (cpu.max) and
     https://docs.kernel.org/scheduler/sched-bwc.html (version 1).
@@ -23,7 +23,7 @@ def cpu_count(root: Path = Path("/")) -> int:
 
 
 def cpu_model(root: Path = Path("/")) -> str:
-    """Return the CPU's name and the instructions that decide a model's speed on it."""
+    """Return the CPU's name and the instruction sets that matter to a model's speed on it."""
     try:
         text = (root / "proc/cpuinfo").read_text("utf-8")
     except OSError:
@@ -42,7 +42,7 @@ def has_vnni(root: Path = Path("/")) -> bool:
 
 
 def _groups(root: Path) -> list[Path]:
-    """List the folders of this process's control groups and their parents: each may limit."""
+    """List the folders of this process's control groups and their parents; each may set a limit."""
     try:
         lines = (root / "proc/self/cgroup").read_text(encoding="ascii").splitlines()
     except OSError:
@@ -57,13 +57,13 @@ def _groups(root: Path) -> list[Path]:
         else:
             continue
         group = base / path.lstrip("/")
-        # In a container the path may be the host's, while only the own group is mounted, at `base`.
+        # In a container the path may be the host's, with only the own group mounted, at `base`.
         folders += [folder for folder in (group, *group.parents) if folder.is_relative_to(base)]
     return folders
 
 
 def _quota(folder: Path) -> float | None:
-    """Return the CPUs that one group may use, if it has a limit."""
+    """Return how many CPUs a group may use, or None if it sets no limit."""
     try:
         quota, period = (folder / "cpu.max").read_text(encoding="ascii").split()
     except (OSError, ValueError):

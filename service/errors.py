@@ -1,4 +1,4 @@
-"""Every error that the service raises on purpose, one class for each cause.
+"""Every error that the service raises on purpose, with one class per cause.
 
 The stages of a request, and the errors that can end each:
 
@@ -27,8 +27,8 @@ The stages of a request, and the errors that can end each:
      at any time                 ClientDisconnectedError, StoppingError, InternalError,
                                  RouteNotFoundError, MethodNotAllowedError
 
-An error of one image is that image's result when the request has several, and the response's
-status when it has one. `http/problems.py` turns them into problem details (RFC 9457), once.
+An image's error is that image's result when the request has several, and the whole answer when it
+has one. `http/problems.py` is the one place that turns errors into problem details (RFC 9457).
 """
 
 from __future__ import annotations
@@ -37,11 +37,11 @@ from typing import ClassVar
 
 
 class ResnetServeError(Exception):
-    """The root of all errors raised on purpose."""
+    """The base class of all errors raised on purpose."""
 
 
 def first_line(error: BaseException) -> str:
-    """Return the first line of an error's message, or its class's name where there is none."""
+    """Return the first line of an error's message, or its class name if it has none."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
@@ -49,11 +49,11 @@ def first_line(error: BaseException) -> str:
 
 
 class StartupError(ResnetServeError):
-    """The service can't start as it was asked to."""
+    """The service can't start as requested."""
 
 
 class SettingsError(StartupError):
-    """A setting is unknown or has a bad value."""
+    """A setting is unknown or invalid."""
 
 
 class RuntimeMissingError(StartupError):
@@ -61,11 +61,11 @@ class RuntimeMissingError(StartupError):
 
 
 class RuntimeConflictError(StartupError):
-    """Both onnxruntime and onnxruntime-gpu are installed; which one loads is chance."""
+    """Both onnxruntime and onnxruntime-gpu are installed; either one may be loaded."""
 
 
 class ProviderError(StartupError):
-    """The execution provider that was asked for does not work here."""
+    """The requested execution provider does not work here."""
 
 
 class ModelFileError(StartupError):
@@ -73,36 +73,36 @@ class ModelFileError(StartupError):
 
 
 class ContractError(ModelFileError):
-    """A model file has no contract, or one that does not hold."""
+    """A model file has no contract or an invalid one."""
 
 
 class ModelSelectionError(StartupError):
-    """The models that were asked for do not fit together (none, a name twice, no such default)."""
+    """The requested models do not fit together (none, a duplicate name, an unknown default)."""
 
 
-# While serving: those who wait for the model get a `ModelUnavailableError`.
+# While serving: requests that wait for the model get a `ModelUnavailableError`.
 
 
 class DeviceLostError(ResnetServeError):
-    """A device failed in a way that only a new process mends: this one ends."""
+    """A device failed in a way that only a new process can fix; this one exits."""
 
 
 class SessionFailedError(ResnetServeError):
-    """A session is of no more use, but its device is: the model is loaded again."""
+    """A session failed on a device that still works; the model is reloaded."""
 
 
 class DeviceMemoryError(SessionFailedError):
-    """The device's memory is too little."""
+    """The device is out of memory."""
 
 
 # Requests: answered as a problem detail with the class's status and code.
 
 
 class RequestError(ResnetServeError):
-    """A request, or one image of it, gets an error instead of labels.
+    """An error that a request, or one image of it, gets instead of labels.
 
-    The message is shown to the client: what was wrong and what is allowed. `code` is stable.
-    `retry_after_s` becomes the `Retry-After` header; where it can be computed, it is given.
+    The message is shown to the client: what is wrong and what is allowed. `code` is stable.
+    `retry_after_s` becomes the `Retry-After` header; pass it where it can be computed.
     """
 
     status: ClassVar[int]

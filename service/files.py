@@ -1,4 +1,4 @@
-"""Files that appear whole or not at all, their digests, and where a user's caches are."""
+"""Atomic file writes, file digests, and the user's cache folder."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from pathlib import Path
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """Return a temporary path beside `path`; what was written there takes its place at the end.
+    """Yield a temporary path beside `path`, and move the file written there to `path` at the end.
 
-    If the block raises, Ctrl-C included, the temporary file is removed and `path` is untouched.
-    The folder is made if need be. Raises `OSError`, which names `path` if it named no file: writing
-    to a full disk does not.
+    If the block raises, including on Ctrl-C, the temporary file is removed and `path` is untouched.
+    The folder is created if needed. Raises `OSError`, which is made to name `path` if it names no
+    file, as when the disk is full.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
@@ -32,7 +32,7 @@ def replacing(path: Path) -> Iterator[Path]:
 
 
 def settle(written: Path, path: Path) -> None:
-    """Put a written file in its place. Raises `OSError`."""
+    """Flush a written file to disk and move it to `path`. Raises `OSError`."""
     with written.open("rb") as file:
         # Some file systems report a full disk only here.
         os.fsync(file.fileno())
@@ -46,7 +46,7 @@ def sha256_of(path: Path) -> str:
 
 
 def user_cache() -> Path | None:
-    """Return this program's folder among the user's caches; None where there is no such place.
+    """Return this program's folder in the user's cache directory, or None if there is none.
 
     On Linux: https://specifications.freedesktop.org/basedir-spec/latest/
     """
@@ -54,6 +54,6 @@ def user_cache() -> Path | None:
 
     try:
         folder = user_cache_path("resnet-serve")
-    except RuntimeError:  # no home is known
+    except RuntimeError:  # the home directory is unknown
         return None
     return folder if folder.is_absolute() else None

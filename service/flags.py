@@ -1,4 +1,4 @@
-"""Flags of the command line, made of a pydantic model: one for each field, judged by it alone."""
+"""Command-line flags from a pydantic model: one per field, validated by the model alone."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _PLACEHOLDERS: Mapping[Any, str] = {
 
 
 def flag_of(name: str) -> str:
-    """Return a field's flag."""
+    """Return the command-line flag for a field."""
     return "--" + name.replace("_", "-")
 
 
@@ -31,10 +31,10 @@ def add_flags(
     groups: Mapping[str, str],
     names: Mapping[str, str] | None = None,
 ) -> None:
-    """Add one flag for each field; values stay text.
+    """Add one flag per field; values stay text.
 
-    `groups` has the title of each group by its first field, `names` the flags that are not called
-    as their field is. A switch whose field is called `no_...` can only be set.
+    `groups` maps the first field of each group to the group's title, `names` maps fields to flag
+    names that differ from theirs. A switch whose field is called `no_...` can only be set.
     """
     group: argparse._ActionsContainer = parser
     for name, field in model.model_fields.items():
@@ -58,9 +58,9 @@ def add_flags(
 def what_is_wrong_with_flag(
     item: Mapping[str, Any], model: type[BaseModel], flag: str | None = None
 ) -> str:
-    """Say which flag has which bad value and what is allowed; `item` is one of pydantic's errors.
+    """Return a message with the flag, its bad value and what is allowed, from a pydantic error.
 
-    An error of several fields together names them itself.
+    An error about several fields names them itself.
     """
     if not item["loc"]:
         return what_is_wrong(item)
@@ -73,7 +73,7 @@ def what_is_wrong_with_flag(
 
 
 def _allowed(kind: Kind) -> str:
-    """Return the range of a number for a help text; of other values the placeholder says enough."""
+    """Return a number's range for the help text; for other values the placeholder says enough."""
     said = str(kind)
     return f"; {said}" if "number" in said else ""
 

@@ -1,7 +1,7 @@
-"""Golden cases: images with known answers that a model file carries and is held to.
+"""Golden cases: images with known answers that a model file carries and must reproduce.
 
 Pixels come from an integer formula, never from a library's random generator, whose streams change
-between versions. One case is a small encoded photo, since a wrong answer mostly comes from
+between versions. One case is a small encoded photo, since most wrong answers come from
 preprocessing.
 """
 
@@ -24,16 +24,16 @@ _EXACT = DecodePolicy(max_image_pixels=1_000_000, jpeg_draft_ratio=0)
 PHOTO_DRIFT = 0.05
 """How far a golden photo's probabilities may be off when its pixels differ from the exporter's.
 
-Another release of a JPEG decoder may round differently; that moves a probability by hundredths,
-and a wrong resize or colour order by far more.
+Another release of a JPEG decoder may round differently; that changes a probability by hundredths,
+a wrong resize or colour order by far more.
 """
 
 
 @dataclass(frozen=True, slots=True)
 class GoldenReport:
-    """The outcome of a check: `failures` mean that the model must not serve.
+    """The outcome of a check; with any `failures` the model must not be served.
 
-    Probabilities may be off by `tolerance`.
+    `tolerance` is how far probabilities may be off.
     """
 
     max_abs_diff: float
@@ -43,9 +43,10 @@ class GoldenReport:
 
 
 def golden_pattern(seed: int, side: int) -> NDArray[np.uint8]:
-    """Pixels uint8 [side, side, 3] that depend on `seed` and `side` alone.
+    """Return uint8 [side, side, 3] pixels that depend only on `seed` and `side`.
 
-    Overlapping triangle waves of several periods, so that a network sees edges, ramps and texture.
+    They are overlapping triangle waves of several periods, so that a network sees edges, ramps and
+    texture.
     """
     y, x = np.mgrid[0:side, 0:side].astype(np.int64)
     channels = []
@@ -61,14 +62,14 @@ def golden_pattern(seed: int, side: int) -> NDArray[np.uint8]:
 
 
 def pixels_digest(pixels: NDArray[np.uint8]) -> str:
-    """SHA-256 of the pixels in row order."""
+    """Return the SHA-256 of the pixels in row-major order, in hexadecimal."""
     return hashlib.sha256(np.ascontiguousarray(pixels).tobytes()).hexdigest()
 
 
 def golden_pixels(
     case: GoldenPattern | GoldenPhoto, contract: ModelContract
 ) -> tuple[NDArray[np.uint8], bool]:
-    """Make a case's uint8 [crop, crop, 3] pixels; False when they are not the exporter's."""
+    """Return a case's uint8 [crop, crop, 3] pixels, and whether they equal the exporter's."""
     if case.kind == "pattern":
         return golden_pattern(case.seed, contract.preprocessing.crop), True
     decoded = decode(base64.b64decode(case.data_base64), contract.preprocessing, _EXACT)
@@ -76,14 +77,14 @@ def golden_pixels(
 
 
 def tolerance_in_force(engine: Engine, contract: ModelContract) -> float:
-    """Return how far a probability may be off where and as this engine computes."""
+    """Return how far a probability may be off on this engine's provider, with its settings."""
     limit = contract.tolerance(engine.provider.tolerance_key)
     allowed = (contract.allowed or {}).get(engine.rounds_to) if engine.rounds_to else None
     return max(limit, allowed.tolerance) if allowed else limit
 
 
 def check_golden(engine: Engine, contract: ModelContract, batch: int) -> GoldenReport:
-    """Run the golden cases, repeated to fill a batch, and compare with their known answers."""
+    """Run the golden cases, repeated to fill batches of `batch`, and compare the answers."""
     limit = tolerance_in_force(engine, contract)
     worst, failures, warnings = 0.0, [], []
     cases = [(case, *golden_pixels(case, contract)) for case in contract.golden]
@@ -100,8 +101,8 @@ def check_golden(engine: Engine, contract: ModelContract, batch: int) -> GoldenR
                 failures.append(_disagreement(case, diff, allowed, same_pixels))
             elif not same_pixels:
                 warnings.append(
-                    "the golden photo is decoded or resized to other pixels than at export "
-                    f"(probabilities differ by {diff:.2g}); is Pillow of another version?"
+                    "the golden photo is decoded or resized to different pixels than at export "
+                    f"(probabilities differ by {diff:.2g}); is it another version of Pillow?"
                 )
     return GoldenReport(
         worst, limit, tuple(dict.fromkeys(failures)), tuple(dict.fromkeys(warnings))
@@ -112,5 +113,5 @@ def _disagreement(
     case: GoldenPattern | GoldenPhoto, diff: float, allowed: float, same_pixels: bool
 ) -> str:
     name = f"golden pattern {case.seed}" if case.kind == "pattern" else "golden photo"
-    blame = "" if same_pixels else "; decoding or resizing gives other pixels than at export"
+    blame = "" if same_pixels else "; decoding or resizing gives different pixels than at export"
     return f"{name} differs by {diff:.3g}, {allowed:.3g} is allowed{blame}"

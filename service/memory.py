@@ -1,4 +1,4 @@
-"""Memory that the process has freed and the C library still holds."""
+"""Returns memory that the process has freed, but the C library still holds, to the system."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ _STATM = Path("/proc/self/statm")
 
 
 def give_back_freed() -> None:
-    """Return freed memory back to the system, where the C library can be told to.
+    """Return freed memory to the system, if the C library supports it.
 
     Opening a session takes twice the model's size for a moment, and glibc keeps most of that:
-    40 MB of 145 with a model file of 12 MB, 130 of 320 with one of 102 MB. So it does with large
-    bodies and images.
+    40 MB of 145 with a model file of 12 MB, 130 of 320 with one of 102 MB. It does the same with
+    large bodies and images.
 
     Source: https://man7.org/linux/man-pages/man3/malloc_trim.3.html
     """
@@ -32,10 +32,9 @@ def give_back_freed() -> None:
 
 
 def resident_bytes() -> int | None:
-    """Return the memory that the process has in RAM; None where the system does not tell.
+    """Return the process's resident memory in bytes; None if the system does not report it.
 
-    The one number of its kind that serving needs; for it alone, psutil would add some 20 ms to
-    every start.
+    This is the only such figure that serving needs; psutil would add some 20 ms to every start.
     """
     try:
         pages = int(_STATM.read_text("ascii").split()[1])
@@ -45,11 +44,11 @@ def resident_bytes() -> int | None:
 
 
 class TrimPolicy:
-    """Says when it is worth while to give memory back, by resident bytes and seconds.
+    """Decides when returning memory is worthwhile, from resident bytes and the time in seconds.
 
-    At once when much has been added since the last time; and now and then while there is more than
-    there has ever been after one, since what was in use at that time may be free by now. Where that
-    gives little back, the next time is later: it takes some 10 ms, for which all threads wait.
+    It is at once when much has been added since the last time, and periodically while more is
+    resident than the minimum after any earlier time, since what was in use then may be free by now.
+    If little was returned, the next time is later: all threads wait for some 10 ms each time.
     """
 
     def __init__(self, resident: int, now: float) -> None:
@@ -57,13 +56,13 @@ class TrimPolicy:
         self._done_at, self._wait_s = now, _AGAIN_S
 
     def is_due(self, resident: int, now: float) -> bool:
-        """Return whether memory should be given back now."""
+        """Return whether memory should be returned to the system now."""
         if resident - self._last > _MUCH:
             return True
         return resident - self._least > _SOME and now - self._done_at >= self._wait_s
 
     def done(self, before: int, after: int, now: float) -> None:
-        """Note what was resident before memory was given back, and is after it."""
+        """Record the resident bytes before and after memory was returned."""
         gave_little = before - after <= _SOME
         self._wait_s = min(2 * self._wait_s, _LONGEST_WAIT_S) if gave_little else _AGAIN_S
         self._least = min(self._least, after)
@@ -71,15 +70,15 @@ class TrimPolicy:
 
 
 async def give_back_while_running() -> None:
-    """Look once a second, until cancelled, and give back on another thread: it takes a while."""
+    """Check once a second, until cancelled; memory is returned on another thread, being slow."""
     resident = resident_bytes()
     if resident is None:
         return
     policy = TrimPolicy(resident, time.monotonic())
-    # A thread of its own, there from the start: a server's threads don't become more.
+    # Its own thread, started here, so that the server's number of threads stays the same.
     with ThreadPoolExecutor(1, "memory") as thread:
         call = partial(asyncio.get_running_loop().run_in_executor, thread)
-        await call(lambda: None)  # a pool makes its thread for the first call
+        await call(lambda: None)  # a pool starts its thread at the first call
         while True:
             await asyncio.sleep(_PERIOD_S)
             resident = resident_bytes()

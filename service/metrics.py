@@ -1,4 +1,4 @@
-"""Every metric, in one place. Names: prefix `resnet_serve_`, base units."""
+"""All metrics, in one place. Names have the prefix `resnet_serve_` and use base units."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from prometheus_client import (
 
 CONTENT_TYPE = CONTENT_TYPE_LATEST
 
-# From half a millisecond (a small model on a GPU) to half a minute (a queue that waits).
+# From half a millisecond (a small model on a GPU) to half a minute (a long queue).
 _SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
 _MODEL = ("model", "version")
 _BATCHES = (1, 2, 4, 8, 16, 32, 64, 128, 256)
@@ -28,7 +28,7 @@ _BATCHES = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 
 @dataclass(frozen=True, slots=True)
 class ModelMetrics:
-    """The metrics of one model; their meaning stands in `Metrics`."""
+    """The metrics of one model; `Metrics` describes them."""
 
     name: str
     images: Mapping[str, Counter]
@@ -44,11 +44,11 @@ class ModelMetrics:
     broken: Gauge
     agreement: Gauge
     show_info: Callable[..., None]
-    """Shows `architecture`, `precision`, `provider` and `computed_in`, in the place of others."""
+    """Shows `architecture`, `precision`, `provider` and `computed_in` instead of any before."""
 
 
 class _Outcomes(dict[str, Counter]):
-    """Counters by outcome, each looked up once."""
+    """Counters by outcome, each looked up only once."""
 
     def __init__(self, find: Callable[[str], Counter]) -> None:
         super().__init__()
@@ -60,17 +60,17 @@ class _Outcomes(dict[str, Counter]):
 
 
 class Metrics:
-    """The service's metrics on a registry of their own."""
+    """The service's metrics, on their own registry."""
 
     def __init__(self, registry: CollectorRegistry | None = None) -> None:
         self.registry = registry = registry or CollectorRegistry()
-        # The `_created` series double the exposition and are of no use to Prometheus.
+        # The `_created` series double the exposition and are useless to Prometheus.
         disable_created_metrics()  # type: ignore[no-untyped-call]
-        # A registry of one's own lacks these collectors.
+        # Only the default registry has these collectors.
         ProcessCollector(registry=registry)
         PlatformCollector(registry=registry)
 
-        # To find a counter by its labels costs several times what it takes to count.
+        # Finding a counter by its labels takes several times as long as counting.
         self._of_requests: dict[tuple[str, str, int], tuple[Counter, Histogram]] = {}
         self._requests = Counter(
             "resnet_serve_requests",
@@ -208,7 +208,7 @@ class Metrics:
         )  # fmt: skip
 
     def count_request(self, route: str, method: str, status: int, seconds: float) -> None:
-        """Count an answered request and the time that it took."""
+        """Count an answered request and observe its duration."""
         key = (route, method, status)
         found = self._of_requests.get(key)
         if found is None:
@@ -223,11 +223,11 @@ class Metrics:
         self._rejected.labels(code).inc()
 
     def watch_bytes(self, held: Callable[[], float]) -> None:
-        """Show `held()`, the bytes of request bodies in memory."""
+        """Expose `held()`, the bytes of request bodies in memory."""
         self._inflight_bytes.set_function(held)
 
     def for_model(self, name: str, version: int) -> ModelMetrics:
-        """Bind the labels of one model once, so that no request has to look them up."""
+        """Return one model's metrics, with labels bound so that no request has to look them up."""
         labels = (name, str(version))
         return ModelMetrics(
             name=name,
@@ -247,12 +247,12 @@ class Metrics:
         )
 
     def show_broken(self, name: str, version: int) -> None:
-        """Show a model whose file can't be loaded."""
+        """Expose a model whose file can't be loaded."""
         self._ready.labels(name, str(version)).set(0)
         self._broken.labels(name, str(version)).set(1)
 
     def forget_model(self, name: str, version: int) -> None:
-        """Show nothing of a model any more."""
+        """Remove a model's metrics."""
         for metric in self._of_models:
             metric.remove_by_labels({"model": name, "version": str(version)})
 
@@ -265,7 +265,7 @@ class Metrics:
         self._model_info.labels(*shown).set(1)
 
     def set_build(self, version: str) -> None:
-        """Show the release."""
+        """Expose the release."""
         self._build_info.labels(version).set(1)
 
     def render(self) -> bytes:

@@ -1,7 +1,7 @@
-"""uvicorn, with a stopping of our own.
+"""uvicorn with its own shutdown sequence.
 
-uvicorn closes its listeners at once on SIGTERM, so that a load balancer meets refused connections
-before any probe has failed, and then raises the signal again, so that a clean stop exits with 143.
+On SIGTERM, uvicorn closes its listeners at once, so a load balancer gets refused connections before
+any probe has failed; then it raises the signal again, so even a clean stop exits with status 143.
 """
 
 from __future__ import annotations
@@ -33,30 +33,30 @@ _JUST_CONNECTED_S = 0.1
 _LAST_WORDS_S = 0.5
 
 _LOST_NEWS_S, _LOST_END_S = 1.0, 4.0
-"""After the loss of a device: how long probes and clients may hear of it, and when the process ends
-whatever still hangs in the driver."""
+"""After a device is lost: how long probes and clients may still learn of it, and when the process
+exits even if calls still hang in the driver."""
 
 _SWITCH_S = 0.0001
-"""How long a thread keeps Python's lock while another wants it. With the default of 5 ms, a runner
-whose batch has ended finds the event loop at work on other answers and leaves its core idle: on two
-cores, 32 clients of the built-in model got 159 answers a second with that and 190 with this."""
+"""How long a thread keeps the GIL while another wants it. With the default of 5 ms, a runner whose
+batch has ended waits for the event loop, busy with other answers, and its core idles: on two cores,
+32 clients of the built-in model got 159 answers a second with the default and 190 with this."""
 
 _log = structlog.get_logger(__name__)
 
 
 class Server(uvicorn.Server):
-    """Serves until SIGTERM, SIGINT, SIGHUP or the loss of a device, then stops in order.
+    """Serves until SIGTERM, SIGINT, SIGHUP or the loss of a device, then shuts down in order.
 
     A second SIGTERM or SIGINT exits at once.
 
-    1. Readiness goes: `/readyz` answers 503, so that no new clients are sent here.
-    2. For `drain_delay_s` everything is still served, while that news spreads.
+    1. `/readyz` answers 503, so that no new clients are sent here.
+    2. For `drain_delay_s` everything is still served, while load balancers notice.
     3. The listeners close, and idle connections with them (uvicorn).
     4. Accepted requests are answered, for at most `drain_timeout_s` (uvicorn).
     5. Runners and engines end (the application's lifespan).
 
-    A lost device leaves nothing to answer: clients get 503 and `/livez` fails for a moment, then
-    the process ends, so that whoever supervises it starts another.
+    When a device is lost, nothing more can be answered: clients get 503 and `/livez` fails for a
+    moment, then the process exits, so that its supervisor starts another.
     """
 
     def __init__(self, config: uvicorn.Config, runtime: Runtime, logs: LogWriter) -> None:
@@ -78,7 +78,7 @@ class Server(uvicorn.Server):
 
     def _on_signal(self, number: signal.Signals) -> None:
         if self._stopping is not None:
-            if number == signal.SIGHUP:  # a terminal that closes, or systemd, sends it as well
+            if number == signal.SIGHUP:  # a closing terminal, or systemd, sends it in addition
                 return
             _log.warning("stopped_at_once", signal=number.name)
             self._logs.close(_LAST_WORDS_S)
@@ -93,12 +93,12 @@ class Server(uvicorn.Server):
         self.should_exit = True
 
     def _on_device_lost(self) -> None:
-        """End within seconds; on any thread."""
+        """Exit within seconds; called on any thread."""
         timer = threading.Timer(_LOST_END_S, self._end_at_once)
         timer.daemon = True
         timer.start()
         if self._loop is not None:
-            with suppress(RuntimeError):  # the loop has ended, and the process is about to
+            with suppress(RuntimeError):  # the loop has ended, and the process is about to exit
                 self._loop.call_soon_threadsafe(self._begin_to_end)
 
     def _begin_to_end(self) -> None:
@@ -106,7 +106,7 @@ class Server(uvicorn.Server):
 
     async def _end(self) -> None:
         await asyncio.sleep(_LOST_NEWS_S)
-        if self.should_exit:  # it is stopping already, by another time limit
+        if self.should_exit:  # it is already stopping, with another time limit
             for task in self.server_state.tasks:
                 task.cancel()
         self.config.timeout_graceful_shutdown = math.ceil(_LOST_NEWS_S)
@@ -118,10 +118,10 @@ class Server(uvicorn.Server):
         os._exit(1)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """Close the listeners, and only a moment later the connections that have no request.
+        """Close the listeners and, only a moment later, the connections without a request.
 
-        uvicorn does both at once, and a client that has just connected would lose the request
-        that it is sending.
+        uvicorn does both at once, so a client that has just connected would lose the request that
+        it is sending.
         """
         for server in self.servers:
             server.close()
@@ -130,10 +130,10 @@ class Server(uvicorn.Server):
 
 
 def uvicorn_config(app: FastAPI, settings: Settings) -> uvicorn.Config:
-    """How uvicorn is to serve the app."""
+    """Return uvicorn's configuration for serving the app."""
     runtime: Runtime = app.state.runtime
     return uvicorn.Config(
-        # Past the entries of FastAPI and Starlette, which look for telemetry at each request.
+        # Bypasses the entry points of FastAPI and Starlette, which look for telemetry each time.
         app.middleware_stack,  # type: ignore[arg-type]  # it is made by `create_app`
         loop="uvloop",
         http=http1_protocol(  # type: ignore[arg-type]  # makes protocols
@@ -151,30 +151,29 @@ def uvicorn_config(app: FastAPI, settings: Settings) -> uvicorn.Config:
 
 
 def run_server(app: FastAPI, settings: Settings, logs: LogWriter, listener: socket.socket) -> int:
-    """Serve on a bound socket until stopped; 0 when every accepted request was answered.
+    """Serve on a bound socket until stopped; return the exit status.
 
-    The exit status is 1 when requests were given up, or a device was lost.
-
-    Raises `SettingsError` when the address can't be listened on.
+    It is 0 if every accepted request was answered, 1 if requests were abandoned or a device was
+    lost. Raises `SettingsError` if the address can't be listened on.
     """
     host, port = listener.getsockname()[:2]
     try:
         listener.listen(_BACKLOG)
-    except OSError as error:  # another process that had bound it meanwhile, too, was faster
+    except OSError as error:  # another process has bound the port too and listened first
         raise _no_listener(settings.host, port, error) from error
     _log.info("listening", url=f"http://{f'[{host}]' if ':' in host else host}:{port}")
     runtime: Runtime = app.state.runtime
     sys.setswitchinterval(_SWITCH_S)
-    gc.freeze()  # what is there stays, and to look through it would hold everything up for 0.1 s
+    gc.freeze()  # present objects stay, and collecting them would stall everything for 0.1 s
     Server(uvicorn_config(app, settings), runtime, logs).run(sockets=[listener])
     _log.info("stopped", unanswered=runtime.given_up)
     return 1 if runtime.given_up or runtime.repository.lost else 0
 
 
 def bind(host: str, port: int) -> socket.socket:
-    """Take the address, before models are loaded: a port in use is told at once.
+    """Bind the address before models are loaded, so that a port in use is reported at once.
 
-    Nobody can connect until `run_server` listens. Raises `SettingsError`, naming the settings.
+    Clients can't connect until `run_server` listens. Raises `SettingsError`, naming the settings.
     """
     try:
         family, _, _, _, address = socket.getaddrinfo(

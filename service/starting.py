@@ -1,4 +1,4 @@
-"""What has to be in order before anything large is imported: standard streams and signals."""
+"""Sets up standard streams and signals before anything large is imported."""
 
 from __future__ import annotations
 
@@ -8,19 +8,19 @@ import signal
 import sys
 from collections.abc import Callable
 
-INTERRUPTED = 128 + signal.SIGINT  # as a shell has it
+INTERRUPTED = 128 + signal.SIGINT  # exit status, as shells report it
 
 
 def open_missing_streams() -> None:
-    """Let standard streams that are closed, as by `2>&-`, lead to /dev/null.
+    """Open standard streams that are closed, as by `2>&-`, on /dev/null.
 
-    Else the next file or connection would get such a number, and with it what a library prints.
+    Otherwise the next file or connection would get such a descriptor, and libraries' output.
     """
     for number, name, mode in ((0, "stdin", "r"), (1, "stdout", "w"), (2, "stderr", "w")):
         try:
             os.fstat(number)
         except OSError:
-            null = os.open(os.devnull, os.O_RDWR)  # gets the lowest number that is free
+            null = os.open(os.devnull, os.O_RDWR)  # gets the lowest free descriptor
             if null != number:
                 os.dup2(null, number)
                 os.close(null)
@@ -30,18 +30,18 @@ def open_missing_streams() -> None:
 
 
 def signals_to_stop_at() -> list[signal.Signals]:
-    """Return the signals that stop the service: not those that nohup and the like have ignored."""
+    """Return the signals that stop the service, without those ignored by nohup and the like."""
     numbers = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
     return [number for number in numbers if signal.getsignal(number) is not signal.SIG_IGN]
 
 
 class LeaveAtSignal:
-    """Ends the process at once when it is to stop, until the server takes the signals over.
+    """Exits the process at once on a stop signal, until the server takes over signal handling.
 
-    Nothing has been accepted yet, so that is a clean stop. A thread of its own sees to it: Python's
-    handlers run between two steps of the main thread, which may be opening a model for seconds, or
-    hold the very lock that a handler needs. It ends without the interpreter's own end, which aborts
-    while another thread opens a model.
+    Nothing has been accepted yet, so that is a clean stop. It is done on a separate thread: Python
+    runs handlers between two steps of the main thread, which may spend seconds opening a model or
+    hold the very lock that a handler needs. It skips the interpreter's shutdown, which aborts while
+    another thread opens a model.
     """
 
     def __init__(self) -> None:
@@ -50,17 +50,17 @@ class LeaveAtSignal:
         os.set_blocking(self._teller, False)
 
     def begin(self) -> None:
-        """End the process at a signal from here on."""
+        """Exit the process on a signal from here on."""
         _thread.start_new_thread(self._wait, ())
         signal.set_wakeup_fd(self._teller, warn_on_full_buffer=False)
         for number in signals_to_stop_at():
             signal.signal(number, self._tell)
 
     def _tell(self, number: int, _: object) -> None:
-        """Tell the thread also where an event loop has set a file of its own to be woken by."""
-        try:  # noqa: SIM105 - `contextlib` would be the largest import of the start
+        """Wake the thread even if an event loop has replaced the wakeup file descriptor."""
+        try:  # noqa: SIM105 - `contextlib` would be the largest import here
             os.write(self._teller, bytes([number]))
-        except BlockingIOError:  # full of such news
+        except BlockingIOError:  # the pipe is full, so the thread will wake anyway
             pass
 
     def _wait(self) -> None:

@@ -1,4 +1,4 @@
-"""What an error keeps alive: every variable of every frame that it passed, and of their callers."""
+"""Frees what errors keep alive: all variables of the frames in their tracebacks, and callers'."""
 
 from __future__ import annotations
 
@@ -14,12 +14,11 @@ _BEGINNING = "Traceback (most recent call last)"
 
 
 def forget_frames(error: BaseException, *, logged: bool = False) -> None:
-    """Drop the tracebacks of an error, and of its causes and contexts.
+    """Drop the tracebacks of an error and of its causes and contexts.
 
-    Call it where the error is caught. Frames hold a request's body and an image's pixels, mostly in
-    a cycle (a frame knows a future, which knows the error), so that they would stay until Python's
-    oldest generation is collected. A defect that is yet to be `logged` keeps the text of its
-    traceback, as a note.
+    Call it where the error is caught. Frames hold a request's body and an image's pixels, usually
+    in a reference cycle (frame, future, error), so they would stay until Python's oldest generation
+    is collected. A bug that is not yet `logged` keeps the text of its traceback as a note.
     """
     if not logged and not isinstance(error, RequestError):
         _keep_text(error)
@@ -34,12 +33,12 @@ def forget_frames(error: BaseException, *, logged: bool = False) -> None:
 
 
 def internal_error(request_id: str) -> InternalError:
-    """Return what a client is told of a defect."""
+    """Return the error that a client gets for a bug."""
     return InternalError(f"an internal error; its id is {request_id}")
 
 
 def known_error(error: Exception, request_id: str) -> RequestError:
-    """Turn any exception into one that may be shown; the log gets what the client doesn't."""
+    """Turn any exception into one that the client may see; the details go to the log."""
     if not isinstance(error, RequestError):
         _log.error("internal_error", request_id=request_id, exc_info=error)
         return internal_error(request_id)
@@ -49,6 +48,6 @@ def known_error(error: Exception, request_id: str) -> RequestError:
 
 
 def _keep_text(error: BaseException) -> None:
-    """Note an error's traceback, once: one that is raised again has its first one still."""
+    """Add an error's traceback as a note, unless it has one from an earlier raise."""
     if not any(note.startswith(_BEGINNING) for note in getattr(error, "__notes__", ())):
         error.add_note("".join(traceback.format_exception(error)).rstrip())

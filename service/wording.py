@@ -1,4 +1,4 @@
-"""What a value may be, and what is wrong with one, in the words of who gives it."""
+"""Describes in plain words what a value may be, and what is wrong with one."""
 
 from __future__ import annotations
 
@@ -32,9 +32,9 @@ _KINDS = {
     "dict_type": "must be an object",
     "model_type": "must be an object",
     "model_attributes_type": "must be an object",
-    "json_invalid": "is no JSON: {error}",
-    "union_tag_not_found": "says no kind",
-    "union_tag_invalid": "must be of one of the kinds {expected_tags}",
+    "json_invalid": "is not valid JSON: {error}",
+    "union_tag_not_found": "has no kind",
+    "union_tag_invalid": "must be one of the kinds {expected_tags}",
     "string_too_short": "must be {min_length} or more characters long",
     "string_too_long": "must be {max_length} or fewer characters long",
     "string_unicode": "must be text",
@@ -56,14 +56,14 @@ _SHOWN_CHARACTERS = 100
 
 
 def shortened(name: bytes | str) -> str:
-    """Cut a name that the client chose, so that a message does not echo megabytes."""
+    """Truncate a name chosen by the client, so that a message does not echo megabytes."""
     shown = name[: _SHOWN_CHARACTERS + 1]
     text = shown.decode("utf-8", "replace") if isinstance(shown, bytes) else shown
     return text if len(name) <= _SHOWN_CHARACTERS else f"{text[:_SHOWN_CHARACTERS]}..."
 
 
 def what_is_wrong(item: Mapping[str, Any]) -> str:
-    """Put one of pydantic's errors into a few plain words, as in "must be at least 1"."""
+    """Return a pydantic error in a few plain words, such as "must be at least 1"."""
     words = _KINDS.get(item["type"])
     if words is not None:
         return words.format(**item.get("ctx", {}))
@@ -72,18 +72,18 @@ def what_is_wrong(item: Mapping[str, Any]) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Kind:
-    """A type as pydantic's fields have it, taken apart: what it is, and what bounds it."""
+    """The type of a pydantic field, split into what it is and its bounds."""
 
     origin: Any
     """`bool`, `int`, `float`, `str`, `Path`, `Literal`, `tuple` or `dict`."""
     parts: tuple[Any, ...]
-    """The values of a `Literal`, the kind of the values of a `tuple` or `dict`."""
+    """The values of a `Literal`, or the kind of the values of a `tuple` or `dict`."""
     bounds: Mapping[str, float]
-    """By pydantic's names: gt, ge, lt, le."""
+    """Bounds by pydantic's names: gt, ge, lt, le."""
 
     @classmethod
     def of(cls, annotation: Any, metadata: Iterable[Any] = ()) -> Kind:
-        """Take a type apart; of one that may be None, the other one."""
+        """Split a type; of an optional type, the part that is not None."""
         origin, parts = get_origin(annotation), get_args(annotation)
         if origin is Annotated:
             inner = (item for part in parts[1:] for item in getattr(part, "metadata", [part]))
@@ -102,7 +102,7 @@ class Kind:
         return cls(origin or annotation, parts, bounds)
 
     def __str__(self) -> str:
-        """Say what is allowed, as in "a whole number from 0 to 65535"."""
+        """Return what is allowed, such as "a whole number from 0 to 65535"."""
         if self.origin is Literal:
             *others, last = self.parts
             return f"{', '.join(others)} or {last}"

@@ -1,4 +1,4 @@
-"""Fixtures that several packages' tests share."""
+"""Fixtures shared by several packages' tests."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from service.settings import Settings
 
 _IN_CI = "CI" in os.environ
 
-# No test is judged by the real clock: on a busy machine that says nothing of the code.
+# No test depends on the real clock: on a busy machine it says nothing about the code.
 settings.register_profile(
     "tests",
     deadline=None,
@@ -39,13 +39,13 @@ settings.load_profile("tests")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """Let what takes long, or needs programs beside Python's, be asked for."""
+    """Add options for tests that are slow or need other programs than Python's."""
     parser.addoption("--all", action="store_true", help="also tests that are marked as full")
     parser.addoption("--record", action="store_true", help="record HTTP exchanges (test_exchanges)")
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leave tests that are marked as full to `--all`."""
+    """Skip tests marked `full` unless `--all` is given."""
     if not config.option.all:
         full = [item for item in items if item.get_closest_marker("full")]
         config.hook.pytest_deselected(items=full)
@@ -54,13 +54,13 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 @pytest.hookimpl(tryfirst=True)  # before the plugin reads it, and xdist hands it to its workers
 def pytest_configure(config: pytest.Config) -> None:
-    """Draw other examples in each run, by a seed that can be told; in CI always the same."""
+    """Draw different examples in each run, from a replayable seed; in CI always the same ones."""
     if config.option.hypothesis_seed is None and not _IN_CI:
         config.option.hypothesis_seed = str(random.SystemRandom().randrange(2**32))
 
 
 def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
-    """Say how to draw the same examples once more."""
+    """Print how to draw the same examples again."""
     if config.option.hypothesis_seed is not None and terminalreporter.stats.get("failed"):
         terminalreporter.write_line(
             f"replay with --hypothesis-seed={config.option.hypothesis_seed}"
@@ -68,7 +68,7 @@ def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> Non
 
 
 def pytest_sessionstart() -> None:
-    """Have Ctrl-C interrupt: pytest-xdist's workers ignore it, and so would what they start."""
+    """Restore Ctrl-C: pytest-xdist's workers ignore it, and so would the programs they start."""
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
@@ -95,13 +95,13 @@ def running(app: FastAPI) -> Iterator[str]:
 
 @pytest.fixture(scope="session")
 def shared(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder of this run, for all of its processes: see `shared.made_once`."""
+    """Return this run's folder, shared by all its processes; see `shared.made_once`."""
     return shared_folder(tmp_path_factory, os.environ.get("PYTEST_XDIST_WORKER"))
 
 
 @pytest.fixture
 def model_folder(tmp_path: Path) -> Path:
-    """A model folder with one small real model, `color`."""
+    """Return a model folder with one small real model, `color`."""
     write_color_model(tmp_path / "models" / "color.onnx")
     return tmp_path / "models"
 
@@ -110,7 +110,7 @@ def model_folder(tmp_path: Path) -> Path:
 def serve(model_folder: Path) -> Iterator[Callable[..., httpx.Client]]:
     """Return a function that starts a real server with the color model and given settings."""
     stack: list[tuple[httpx.Client, object]] = []
-    # Given, so that nothing is measured: what a busy machine measures is no matter of most tests.
+    # Set, so that nothing is measured: measurements on a busy machine don't matter to most tests.
     common = {"models": model_folder, "runners": 2, "intra_op_threads": 1}
 
     def start(opener: Opener | None = None, **settings: object) -> httpx.Client:
@@ -129,5 +129,5 @@ def serve(model_folder: Path) -> Iterator[Callable[..., httpx.Client]]:
 
 @pytest.fixture
 def client(serve: Callable[..., httpx.Client]) -> httpx.Client:
-    """A client of a server with default settings and the color model."""
+    """Return a client of a server with default settings and the color model."""
     return serve()

@@ -1,6 +1,6 @@
 """The networks that can be built, by name.
 
-Nothing here imports PyTorch: the command line reads this table for its help.
+Nothing here imports PyTorch, since the command line needs this table for its help.
 """
 
 from __future__ import annotations
@@ -15,17 +15,17 @@ Stem = Literal["imagenet", "deep", "small"]
 Attention = Literal["se", "cbam"]
 
 # Each kind names the parameters whose first dimensions are the stem's width and the number of
-# classes: by them a file's network is built as wide as it was trained.
+# classes, so that a file's network can be built with the same sizes.
 
 
 @dataclass(frozen=True, slots=True)
 class Residual:
     """A residual network: its kind of block, and the number of blocks in each of four stages.
 
-    `groups` and `width_per_group` are those of a bottleneck's 3x3 convolution, the latter in the
-    first stage of a network whose base width is 64. `dilated` stages (2 and 3 are the last two)
-    keep their resolution, and look as far by dilation. With `average_down` a shortcut that gets
-    smaller is averaged before its 1x1 convolution, so that no pixel is passed over.
+    `groups` and `width_per_group` describe a bottleneck's 3x3 convolution, the latter for the first
+    stage of a network with base width 64. `dilated` stages (2 and 3 are the last two) keep their
+    resolution and get the same receptive field by dilation. With `average_down`, a shortcut that
+    reduces the resolution averages before its 1x1 convolution, so that no pixel is skipped.
     """
 
     width_parameter: ClassVar[str] = "bn1.weight"
@@ -43,9 +43,9 @@ class Residual:
 
 @dataclass(frozen=True, slots=True)
 class Dense:
-    """A densely connected network: layers in each of four blocks, channels that each layer adds.
+    """A densely connected network: layers in each of four blocks, channels added by each layer.
 
-    `width` is the number of channels that the stem gives.
+    `width` is the number of channels after the stem.
     """
 
     width_parameter: ClassVar[str] = "features.norm0.weight"
@@ -58,7 +58,7 @@ class Dense:
 
 @dataclass(frozen=True, slots=True)
 class Alex:
-    """AlexNet; there is one."""
+    """AlexNet, of which there is only one version."""
 
     width_parameter: ClassVar[str] = "features.0.weight"
     classes_parameter: ClassVar[str] = "classifier.6.weight"
@@ -100,5 +100,5 @@ ARCHITECTURES: Mapping[str, Architecture] = MappingProxyType(
         "alexnet": Alex(),
     }
 )
-"""Parameters are named as torchvision names them; where it has no such network (SE, CBAM, D), as
-timm does (`seresnet50`, `resnet50d`, and `resnet50` with `attn_layer="cbam"`)."""
+"""Parameters have torchvision's names or, if it has no such network (SE, CBAM, D), timm's
+(`seresnet50`, `resnet50d`, and `resnet50` with `attn_layer="cbam"`)."""

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-_SIDE = 6  # of the last feature map, as the first linear layer wants it
-_MULTIPLES = (1, 3, 6, 4, 4)  # channels of the five convolutions, by the first one's
+_SIDE = 6  # of the last feature map, as the first linear layer expects it
+_MULTIPLES = (1, 3, 6, 4, 4)  # channels of the five convolutions, relative to the first
 
 
 class AlexNet(nn.Module):
-    """Five convolutions and three linear layers; `width` is the first convolution's channels."""
+    """Five convolutions and three linear layers; the first convolution has `width` channels."""
 
     def __init__(self, *, classes: int, width: int = 64) -> None:
         super().__init__()

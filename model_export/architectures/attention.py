@@ -12,7 +12,7 @@ _SE_DIVISOR = 8
 
 
 class SqueezeExcitation(nn.Module):
-    """Weigh each channel by what all of them are on average.
+    """Weight each channel by the averages of all channels.
 
     Hu, Shen, Sun, "Squeeze-and-Excitation Networks", https://arxiv.org/abs/1709.01507.
     """
@@ -30,7 +30,7 @@ class SqueezeExcitation(nn.Module):
 
 
 class ChannelAttention(nn.Module):
-    """Weigh each channel by the averages and the maxima of all of them."""
+    """Weight each channel by the averages and maxima of all channels."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -61,7 +61,7 @@ class ConvNorm(nn.Module):
 
 
 class SpatialAttention(nn.Module):
-    """Weigh each position by the average and the maximum of its channels, and of those around."""
+    """Weight each position by the average and maximum channel there and at its neighbours."""
 
     def __init__(self, kernel: int = 7) -> None:
         super().__init__()
@@ -74,7 +74,7 @@ class SpatialAttention(nn.Module):
 
 
 class Cbam(nn.Module):
-    """Weigh channels, then positions.
+    """Weight channels, then positions.
 
     Woo, Park, Lee, Kweon, "CBAM: Convolutional Block Attention Module",
     https://arxiv.org/abs/1807.06521.
@@ -91,12 +91,12 @@ class Cbam(nn.Module):
 
 
 def attention_of(kind: Attention | None, channels: int) -> nn.Module | None:
-    """Make the attention of that kind for so many channels."""
+    """Return an attention module of that kind, or None for no attention."""
     if kind is None:
         return None
     return SqueezeExcitation(channels) if kind == "se" else Cbam(channels)
 
 
 def round_half_up(value: float) -> int:
-    """Round as timm does; Python's own `round` would go to the even neighbour."""
+    """Round half up like timm; Python's `round` rounds to even."""
     return int(value + 0.5)

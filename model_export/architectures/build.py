@@ -1,4 +1,4 @@
-"""Networks by the name of their architecture."""
+"""Builds networks by the name of their architecture."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ def build(
 ) -> nn.Module:
     """Build a network with random weights.
 
-    `width` is that of the stem's output: 64 unless said otherwise (DenseNet-161: 96), and all
-    others are in proportion to it. Raises `OptionsError` for a stem that it can't have.
+    `width` is the number of channels after the stem, 64 by default (96 for DenseNet-161); all other
+    widths are proportional to it. Raises `OptionsError` if the architecture can't have that stem.
     """
     spec = ARCHITECTURES[architecture]
     if isinstance(spec, Residual):
         return ResNet(spec, classes=classes, base_width=width or 64, stem=stem or spec.stem)
     if stem not in {None, "imagenet"}:
-        raise OptionsError(f"{architecture} has one stem only, so --stem {stem} can't be")
+        raise OptionsError(f"{architecture} has only one stem, so --stem {stem} is not possible")
     if isinstance(spec, Dense):
         return DenseNet(spec, classes=classes, width=width)
     return AlexNet(classes=classes, width=width or 64)

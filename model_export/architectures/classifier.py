@@ -1,4 +1,4 @@
-"""What most networks here have in common: a last feature map, its average, one linear layer."""
+"""The common structure of most networks here: a last feature map, its average, one linear layer."""
 
 from __future__ import annotations
 
@@ -8,18 +8,17 @@ from torch import Tensor, nn
 class FeatureClassifier(nn.Module):
     """A convolutional network whose only linear layer takes the average of its last feature map.
 
-    Activation maps can be computed from it outside of the network, and its embedding is that
-    average.
+    Class activation maps can be computed from the feature map, and the average is the embedding.
     """
 
     @property
     def first_convolution(self) -> nn.Conv2d:
-        """The convolution that takes the image, and nothing else does."""
+        """Return the only convolution that takes the image."""
         raise NotImplementedError
 
     @property
     def linear(self) -> nn.Linear:
-        """The classifier."""
+        """Return the classifier."""
         raise NotImplementedError
 
     def feature_map(self, x: Tensor) -> Tensor:

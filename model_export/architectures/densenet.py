@@ -14,11 +14,11 @@ from torch import Tensor, nn
 from model_export.architectures import Dense
 from model_export.architectures.classifier import FeatureClassifier
 
-_BOTTLENECK = 4  # a layer's 1x1 convolution is so many times as wide as what it adds
+_BOTTLENECK = 4  # a layer's 1x1 convolution has this many times the channels that it adds
 
 
 class DenseLayer(nn.Module):
-    """Adds `growth` channels, computed from all that came before in its block."""
+    """Adds `growth` channels, computed from all previous ones in its block."""
 
     def __init__(self, channels_in: int, growth: int) -> None:
         super().__init__()
@@ -37,8 +37,8 @@ class DenseLayer(nn.Module):
 class DenseNet(FeatureClassifier):
     """Stem, four dense blocks with transitions between them, one linear `classifier`.
 
-    `width` is the number of channels that the stem gives; the channels that a layer adds are in
-    the spec's proportion to it.
+    `width` is the number of channels after the stem; the channels that a layer adds are
+    proportional to it, as in the spec.
     """
 
     def __init__(self, spec: Dense, *, classes: int, width: int | None = None) -> None:
@@ -70,14 +70,14 @@ class DenseNet(FeatureClassifier):
 
     @property
     def first_convolution(self) -> nn.Conv2d:
-        """The convolution that takes the image."""
+        """Return the convolution that takes the image."""
         first = self.features[0]
         assert isinstance(first, nn.Conv2d)  # noqa: S101 - as it is made above
         return first
 
     @property
     def linear(self) -> nn.Linear:
-        """The classifier."""
+        """Return the classifier."""
         return self.classifier
 
     def feature_map(self, x: Tensor) -> Tensor:

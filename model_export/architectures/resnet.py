@@ -16,7 +16,7 @@ from model_export.architectures import BlockKind, Residual, Stem
 from model_export.architectures.attention import attention_of
 from model_export.architectures.classifier import FeatureClassifier
 
-_USUAL_WIDTH = 64  # of the first stage, which `width_per_group` refers to
+_USUAL_WIDTH = 64  # of the first stage, to which `width_per_group` refers
 
 
 class BasicBlock(nn.Module):
@@ -85,10 +85,10 @@ _BLOCKS: dict[BlockKind, type[BasicBlock | Bottleneck]] = {
 class ResNet(FeatureClassifier):
     """A residual network: stem, four stages, average pooling, one linear classifier `fc`.
 
-    `base_width` is the first stage's number of planes, doubled by each later one. The "imagenet"
-    stem divides the image's sides by 4 (7x7 convolution, max pooling), the "deep" one as well
-    (three 3x3 convolutions, max pooling), the "small" one by 2 (3x3 convolution of stride 2), which
-    suits images of 32 to 64 pixels.
+    `base_width` is the first stage's number of planes, which doubles in each later one. The
+    "imagenet" stem divides the image's sides by 4 (7x7 convolution, max pooling), as does the
+    "deep" one (three 3x3 convolutions, max pooling); the "small" one divides them by 2 (3x3
+    convolution with stride 2), for images of 32 to 64 pixels.
     """
 
     def __init__(
@@ -115,14 +115,14 @@ class ResNet(FeatureClassifier):
 
     @property
     def first_convolution(self) -> nn.Conv2d:
-        """The convolution that takes the image."""
+        """Return the convolution that takes the image."""
         first = self.conv1[0] if isinstance(self.conv1, nn.Sequential) else self.conv1
         assert isinstance(first, nn.Conv2d)  # noqa: S101 - as `_stem` makes it
         return first
 
     @property
     def linear(self) -> nn.Linear:
-        """The classifier."""
+        """Return the classifier."""
         return self.fc
 
     def feature_map(self, x: Tensor) -> Tensor:
@@ -131,14 +131,14 @@ class ResNet(FeatureClassifier):
         return self.layer4(self.layer3(self.layer2(self.layer1(x))))  # type: ignore[no-any-return]
 
     def _initialise(self) -> None:
-        """Start as the paper's authors did (https://arxiv.org/abs/1502.01852)."""
+        """Initialise weights as in the paper (https://arxiv.org/abs/1502.01852)."""
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
 
 
 def _stem(kind: Stem, width: int) -> nn.Conv2d | nn.Sequential:
-    """Make what comes before the first normalisation; half as wide inside where it is deep."""
+    """Return the stem up to its last convolution; a deep one has half the width inside."""
     if kind != "deep":
         kernel = 7 if kind == "imagenet" else 3
         return nn.Conv2d(3, width, kernel, stride=2, padding=kernel // 2, bias=False)
@@ -172,7 +172,7 @@ def _conv3x3(
 def _downsample(
     channels_in: int, channels_out: int, stride: int, *, average: bool
 ) -> nn.Sequential | None:
-    """Project the shortcut where the block changes the shape."""
+    """Return a projection for the shortcut if the block changes the shape, otherwise None."""
     if stride == 1 and channels_in == channels_out:
         return None
     if not average:

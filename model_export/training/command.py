@@ -40,14 +40,14 @@ from model_export.training.state import BEST, RunFolder, best_epoch
 from model_export.weights import known_weights
 from service.preprocess.decode import prepare_decoding
 
-_SCRATCH = {"sgd": 0.1, "sgd-noise": 0.1, "adamw": 1e-3}  # for a batch of 256
+_SCRATCH = {"sgd": 0.1, "sgd-noise": 0.1, "adamw": 1e-3}  # learning rates for a batch of 256
 _FINE_TUNED = {"sgd": 0.02, "sgd-noise": 0.02, "adamw": 2e-4}
 _USUAL_BATCH = 256
 _SHOWN = 5  # classes
 
 
 def train_command(options: TrainOptions) -> None:
-    """Train as the options say; print a line for each epoch, and what to do with the result."""
+    """Train as the options say; print a line per epoch, and how to export the result."""
     prepare_decoding()
     classes, training, validation = _examples(options)
     begun = (
@@ -62,14 +62,14 @@ def train_command(options: TrainOptions) -> None:
     stem, width = _shape(options, begun)
     augmentation = Augmentation(**asdict(options.augmentation))
     facts = {
-        # What `export` needs to know beside the parameters.
+        # What `export` needs to know in addition to the parameters.
         TRAINED: {
             "architecture": options.architecture,
             "stem": stem,
             "labels": classes,
             "preprocessing": preprocessing.model_dump(mode="json"),
         },
-        # What else the end follows from.
+        # What else determines the result.
         "recipe": as_plain(recipe)
         | {
             "augmentation": asdict(augmentation),
@@ -80,7 +80,7 @@ def train_command(options: TrainOptions) -> None:
         },
     }
     torch.manual_seed(recipe.seed)
-    # Of a run that goes on, the state has all parameters.
+    # For a resumed run, the state has all parameters.
     network = _network(
         options.architecture, len(classes), width, stem, None if options.resume else begun
     )
@@ -101,7 +101,7 @@ def train_command(options: TrainOptions) -> None:
     )
     if state is not None:
         trainer.restore(state)
-    else:  # so that a run which is killed in its first epoch can go on too
+    else:  # so that a run that is killed in its first epoch can be resumed too
         check_images([*training, *validation])
         folder.save_last(trainer.state() | facts)
     _say(f"classes: {', '.join(classes[:_SHOWN])}{', ...' if len(classes) > _SHOWN else ''}")
@@ -116,12 +116,12 @@ def train_command(options: TrainOptions) -> None:
 def _run(
     trainer: Trainer, folder: RunFolder, epochs: int, patience: int | None, facts: dict[str, Any]
 ) -> None:
-    """Train to the end, or until nothing gets better; `facts` are kept with each state."""
+    """Train to the end, or until there is no improvement; `facts` are saved with each state."""
     while trainer.epoch < epochs:
         if patience is not None and folder.history:
             since = trainer.epoch - 1 - best_epoch(folder.history)["epoch"]
             if since >= patience:
-                _say(f"no better since {since:.0f} epochs, so this is the end")
+                _say(f"no improvement for {since:.0f} epochs, so training ends early")
                 return
         metrics = trainer.run_epoch()
         folder.note(metrics)
@@ -163,7 +163,7 @@ def _examples(options: TrainOptions) -> tuple[list[str], list[Example], list[Exa
     others, validation = find_classes(held_out.folder)
     if others != classes:
         odd = sorted(set(classes) ^ set(others))
-        raise OptionsError(f"--validation {held_out.folder}: has other classes: {odd[0]}, ...")
+        raise OptionsError(f"--validation {held_out.folder}: has different classes: {odd[0]}, ...")
     return classes, examples, validation
 
 
@@ -187,7 +187,7 @@ def _recipe(options: TrainOptions, side: int) -> Recipe:
 
 
 def _shape(options: TrainOptions, begun: Checkpoint | None) -> tuple[Stem | None, int | None]:
-    """Return stem and width: as asked for, or those of the weights, or the architecture's."""
+    """Return stem and width: as requested, or the weights', or the architecture's."""
     if begun is not None:
         return (
             stem_for(options.architecture, begun, options.stem),
@@ -226,7 +226,7 @@ def _network(
 
 
 def _zero_last_norms(network: nn.Module) -> None:
-    """Let each residual block begin as the identity (https://arxiv.org/abs/1706.02677)."""
+    """Make each residual block start as the identity (https://arxiv.org/abs/1706.02677)."""
     for module in network.modules():
         last = getattr(module, "bn3", getattr(module, "bn2", None))
         if isinstance(last, nn.BatchNorm2d):
@@ -234,7 +234,7 @@ def _zero_last_norms(network: nn.Module) -> None:
 
 
 def _digest(folder: Path, examples: Sequence[Example]) -> str:
-    """Digest the names and classes of a set of images, so that it is known again."""
+    """Return a digest of the images' names and classes, to recognise the same set."""
     digest = hashlib.sha256()
     for example in examples:
         digest.update(os.fsencode(example.path.relative_to(folder)))
@@ -243,7 +243,7 @@ def _digest(folder: Path, examples: Sequence[Example]) -> str:
 
 
 def _check_same(state: dict[str, Any], facts: dict[str, Any], folder: Path) -> None:
-    """Raise `OptionsError` when a run that is to go on would not go on as it began."""
+    """Raise `OptionsError` if a resumed run would differ from how it was started."""
     differences = [
         f"{name} (then {state[part][name]}, now {value})"
         for part, values in facts.items()
@@ -252,6 +252,6 @@ def _check_same(state: dict[str, Any], facts: dict[str, Any], folder: Path) -> N
     ]
     if differences:
         raise OptionsError(
-            f"{folder}: its run was started otherwise, so it can't go on: {', '.join(differences)}"
-            "; to begin anew, give another --output, or remove it"
+            f"{folder}: its run was started differently, so it can't be resumed: "
+            f"{', '.join(differences)}; to start afresh, use another --output or remove it"
         )

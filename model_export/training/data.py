@@ -1,7 +1,7 @@
-"""Images of a folder per class: split, cropped at random, in an order that can be repeated.
+"""Images from a folder per class: split, cropped at random, in a reproducible order.
 
-Whatever is random follows from the seed, the epoch and the image alone, so that a run which was
-killed and goes on sees what it would have seen, with any number of worker processes.
+All randomness depends only on the seed, the epoch and the image, so that a resumed run sees the
+same images as an uninterrupted one, with any number of worker processes.
 """
 
 from __future__ import annotations
@@ -30,12 +30,12 @@ from service.image_files import images_in, no_images
 from service.preprocess.decode import decode, decode_upright
 
 _PARTS = frozenset({"train", "training", "val", "valid", "validation", "test"})
-"""Folders of a data set's parts, each of which has the classes' folders."""
+"""Usual names of a data set's parts, each of which contains the classes' folders."""
 
-_SHOWN = 5  # images that can't be decoded; the rest is counted
+_SHOWN = 5  # undecodable images to list; the rest are counted
 _RATIO = (3 / 4, 4 / 3)  # of a random crop's sides
 _ATTEMPTS = 10
-_AT_ONCE = 64  # images decoded between two looks at the progress
+_AT_ONCE = 64  # images decoded between two updates of the progress
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,8 +50,8 @@ class Example:
 class Augmentation:
     """What is random in a training image.
 
-    `min_area` is the least part of the image that a crop keeps; `jitter` the most by which
-    brightness and contrast change, as a fraction.
+    `min_area` is the smallest fraction of the image that a crop keeps; `jitter` the largest change
+    of brightness and contrast, as a fraction.
     """
 
     min_area: float = 0.35
@@ -60,11 +60,11 @@ class Augmentation:
 
 
 def find_classes(folder: Path) -> tuple[list[str], list[Example]]:
-    """List the classes, by the folders' names in order, and all their images.
+    """Return the classes, sorted by folder name, and all their images.
 
     Hidden files and folders, in which other programs keep copies, are left out. Raises
-    `ImagesError`: no such folder, fewer than two classes, a class without images, or a data set
-    whose parts are not classes.
+    `ImagesError` if the folder is missing, has fewer than two classes or a class without images,
+    or has a data set's parts instead of classes.
     """
     if not folder.is_dir():
         raise ImagesError(f"{folder}: no such folder")
@@ -73,11 +73,11 @@ def find_classes(folder: Path) -> tuple[list[str], list[Example]]:
     )
     if classes and _PARTS.issuperset(name.lower() for name in classes):
         raise ImagesError(
-            f"{folder}: {', '.join(classes)} are parts of a data set and no classes; give the one "
-            "to train on, and by --validation the one to hold out"
+            f"{folder}: {', '.join(classes)} are parts of a data set, not classes; pass the one to "
+            "train on, and the one to hold out with --validation"
         )
     if len(classes) < 2:
-        raise ImagesError(f"{folder}: must have a folder for each class, two at least")
+        raise ImagesError(f"{folder}: must have a folder for each class, at least two")
     examples = []
     for index, name in enumerate(classes):
         images = images_in(folder / name)
@@ -90,9 +90,9 @@ def find_classes(folder: Path) -> tuple[list[str], list[Example]]:
 def split(
     examples: Sequence[Example], fraction: float, seed: int
 ) -> tuple[list[Example], list[Example]]:
-    """Hold out that fraction of each class, one image at least; return training and validation.
+    """Hold out that fraction of each class, at least one image; return training and validation.
 
-    Raises `ImagesError` for a class of a single image.
+    Raises `ImagesError` for a class with a single image.
     """
     classes: dict[int, list[Example]] = {}
     for example in examples:
@@ -101,7 +101,7 @@ def split(
     validation: list[Example] = []
     for index, members in sorted(classes.items()):
         if len(members) < 2:
-            raise ImagesError(f"{members[0].path.parent}: one image is too few to hold some out")
+            raise ImagesError(f"{members[0].path.parent}: has one image, too few to hold one out")
         held = min(max(1, round(len(members) * fraction)), len(members) - 1)
         chosen = set(np.random.default_rng([seed, index]).permutation(len(members))[:held].tolist())
         for position, example in enumerate(members):
@@ -110,9 +110,9 @@ def split(
 
 
 def check_images(examples: Sequence[Example]) -> None:
-    """Decode all images once; raises `ImagesError`, naming those that can't be.
+    """Decode all images once; raises `ImagesError`, naming those that can't be decoded.
 
-    Found in the middle of a run, one would end it, and without it the run could not go on.
+    A bad image would otherwise end a run halfway, and without it the run could not be resumed.
     """
 
     def problem(example: Example) -> str | None:
@@ -135,7 +135,7 @@ def check_images(examples: Sequence[Example]) -> None:
 
 
 class TrainingImages(Dataset[tuple[Tensor, int]]):
-    """Random crops, as uint8 [3, side, side]; asked for by (epoch, index)."""
+    """Random crops, as uint8 [3, side, side], by (epoch, index, side)."""
 
     def __init__(
         self,
@@ -152,7 +152,7 @@ class TrainingImages(Dataset[tuple[Tensor, int]]):
         return len(self.examples)
 
     def __getitem__(self, key: tuple[int, int, int]) -> tuple[Tensor, int]:
-        """Return the image of that epoch and index at that side, and its class."""
+        """Return the image for that epoch and index with that side, and its class."""
         epoch, index, side = key
         example = self.examples[index]
         random = np.random.default_rng([self._seed, epoch, index])
@@ -192,7 +192,7 @@ class ValidationImages(Dataset[tuple[Tensor, int]]):
 
 
 class EpochOrder(Sampler[tuple[int, int, int]]):
-    """All images in another order each epoch, as keys of `TrainingImages`."""
+    """All images in a different order each epoch, as keys of `TrainingImages`."""
 
     def __init__(self, count: int, seed: int) -> None:
         self._count, self._seed = count, seed
@@ -209,10 +209,10 @@ class EpochOrder(Sampler[tuple[int, int, int]]):
 def random_box(
     width: int, height: int, min_area: float, random: np.random.Generator
 ) -> tuple[float, float, float, float]:
-    """Choose a part of an image: `min_area` to all of it, its sides' ratio 3/4 to 4/3.
+    """Return a random box of an image: `min_area` to all of it, aspect ratio 3/4 to 4/3.
 
-    Szegedy et al., "Going deeper with convolutions", https://arxiv.org/abs/1409.4842. Where none
-    fits, the largest central part of an allowed ratio.
+    Szegedy et al., "Going deeper with convolutions", https://arxiv.org/abs/1409.4842. If none fits,
+    it is the largest central box with an allowed ratio.
     """
     for _ in range(_ATTEMPTS):
         area = width * height * random.uniform(min_area, 1)
@@ -237,5 +237,5 @@ def _told_by_name(path: Path) -> Iterator[None]:
         yield
     except RequestError as error:
         raise ImagesError(f"{path}: {error}") from error
-    except OSError as error:  # from another process its file's name would not come along
+    except OSError as error:  # its file name would be lost between processes
         raise ImagesError(f"{path}: {error.strerror or error}") from error

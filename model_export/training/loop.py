@@ -1,4 +1,4 @@
-"""The loop: epochs of steps, each epoch judged on held-out images and kept."""
+"""The training loop: epochs of steps, each evaluated on held-out images."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ class Trainer:
         self._order = EpochOrder(len(training), recipe.seed)
         batch = min(recipe.batch, len(training))
         pinned = device.type == "cuda"
-        torch.backends.cudnn.deterministic = True  # a run that goes on is to end the same
+        torch.backends.cudnn.deterministic = True  # a resumed run must end the same way
         self._training: DataLoader[tuple[Tensor, int]] = DataLoader(
             training, batch, sampler=self._order, num_workers=workers, drop_last=True,
             pin_memory=pinned,
@@ -63,10 +63,10 @@ class Trainer:
         self.epoch = 0
 
     def run_epoch(self) -> Metrics:
-        """Train for an epoch and judge the averaged parameters; raises `TrainingError`."""
+        """Train for an epoch and evaluate the averaged parameters; raises `TrainingError`."""
         started = time.perf_counter()
         self._order.epoch, self._order.side = self.epoch, self.recipe.side_at(self.epoch)
-        # Of dropout: an epoch draws the same whatever was before it.
+        # For dropout: an epoch's random numbers don't depend on what was before it.
         torch.manual_seed(self.recipe.seed + self.epoch)
         self.network.train()
         steps = len(self._training)
@@ -87,7 +87,7 @@ class Trainer:
         return metrics
 
     def state(self) -> dict[str, Any]:
-        """Return all that the next epoch follows from."""
+        """Return everything that the next epoch depends on."""
         return {
             "epoch": self.epoch,
             "model": self.network.state_dict(),
@@ -97,7 +97,7 @@ class Trainer:
         }
 
     def restore(self, state: Mapping[str, Any]) -> None:
-        """Go on from a state."""
+        """Continue from a saved state."""
         self.epoch = state["epoch"]
         self.network.load_state_dict(state["model"])
         self.average.load_state_dict(state["model_ema"])
@@ -129,8 +129,8 @@ class Trainer:
 
     def _diverged(self) -> TrainingError:
         return TrainingError(
-            f"the loss is no number any more in epoch {self.epoch}; a lower --learning-rate or a "
-            "longer --warmup-epochs may help"
+            f"the loss is not finite any more in epoch {self.epoch}; a lower --learning-rate or "
+            "more --warmup-epochs may help"
         )
 
     def _judge(self) -> Metrics:
@@ -168,7 +168,7 @@ class Trainer:
 
 
 def _failed(what: str, x: Tensor, error: Exception) -> TrainingError:
-    """Of too small images, or too little memory."""
+    """Return the error for a failed step, as when images are too small or memory too short."""
     return TrainingError(
         f"PyTorch can't {what} {len(x)} images of {x.shape[-1]} pixels at a time: "
         f"{first_line(error)}"
@@ -179,7 +179,7 @@ def _next(batches: Iterator[Any]) -> tuple[Tensor, Tensor] | None:
     try:
         return next(batches, None)
     except ImagesError as error:
-        # One of a worker process comes with that one's traceback before it.
+        # An error from a worker process comes with that process's traceback in front.
         raise ImagesError(str(error).strip().rpartition("ImagesError: ")[2]) from error
     except RuntimeError as error:
         raise TrainingError(f"a process that decodes images ended: {error}") from error

@@ -1,4 +1,4 @@
-"""What `resnet-export train` can be asked, as the command line has read it."""
+"""The options of `resnet-export train`, as read by the command line."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _HELD_OUT = 0.2  # of each class
 
 @dataclass(frozen=True, slots=True)
 class RecipeOptions:
-    """How to train; None: as usual for the optimiser, the batch, the device or the input size."""
+    """How to train; None is the default for the optimiser, batch, device or input size."""
 
     epochs: int
     batch: int
@@ -36,17 +36,16 @@ class RecipeOptions:
     def __post_init__(self) -> None:
         sized = self.epochs if self.sizes is None else sum(epochs for _, epochs in self.sizes)
         if sized != self.epochs:
-            raise OptionsError(f"--sizes are for {sized} epochs, and --epochs for {self.epochs}")
+            raise OptionsError(f"--sizes cover {sized} epochs, but --epochs is {self.epochs}")
         if self.warmup_epochs is not None and self.warmup_epochs >= self.epochs:
             raise OptionsError(
-                f"--warmup-epochs {self.warmup_epochs:g}: must be fewer than the {self.epochs} of "
-                "--epochs"
+                f"--warmup-epochs {self.warmup_epochs:g}: must be less than --epochs, {self.epochs}"
             )
 
 
 @dataclass(frozen=True, slots=True)
 class AugmentationOptions:
-    """How training images are changed."""
+    """How training images are augmented."""
 
     min_area: float
     flip: bool
@@ -55,7 +54,7 @@ class AugmentationOptions:
 
 @dataclass(frozen=True, slots=True)
 class HeldOutOptions:
-    """Which images tell how well it goes: a folder of their own, or a fraction of each class."""
+    """Which images to evaluate on: a separate folder, or a fraction of each class."""
 
     folder: Path | None
     given_fraction: float | None
@@ -63,11 +62,11 @@ class HeldOutOptions:
 
     def __post_init__(self) -> None:
         if self.folder is not None and self.given_fraction is not None:
-            raise OptionsError("--validation-fraction is for a run without --validation")
+            raise OptionsError("--validation-fraction can't be combined with --validation")
 
     @property
     def fraction(self) -> float:
-        """The fraction of each class that is held out where they have no folder."""
+        """Return the fraction of each class to hold out if there is no validation folder."""
         return self.given_fraction or _HELD_OUT
 
 
@@ -77,7 +76,7 @@ DeviceName = Literal["auto", "cpu", "cuda"]
 
 @dataclass(frozen=True, slots=True)
 class TrainOptions:
-    """What `train` is asked."""
+    """All options of `train`."""
 
     folder: Path
     output: Path
@@ -98,6 +97,6 @@ class TrainOptions:
             raise OptionsError(f"--output {self.output}: is a file, not a folder")
         if resolved(self.output).is_relative_to(resolved(self.folder)):
             raise OptionsError(
-                f"--output {self.output}: lies among the images, as if it were a class"
+                f"--output {self.output}: is inside the folder of images, like a class"
             )
         self.weights.check_file()

@@ -1,4 +1,4 @@
-"""How to train: all that a run's result follows from, beside the images."""
+"""How to train: everything that determines a run's result, except the images."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _NOISE, _NOISE_DECAY = 0.01, 0.55  # eta and gamma of the paper
 
 @dataclass(frozen=True, slots=True)
 class Recipe:
-    """`sizes` are (side, epochs): small images first make a run shorter."""
+    """Hyperparameters; `sizes` are pairs (side, epochs), since starting small saves time."""
 
     epochs: int
     batch: int
@@ -31,7 +31,7 @@ class Recipe:
     amp: Amp
 
     def side_at(self, epoch: int) -> int:
-        """Side of the training images in an epoch, counted from 0."""
+        """Return the side of the training images in an epoch, counted from 0."""
         for side, epochs in self.sizes:
             if epoch < epochs:
                 return side
@@ -39,7 +39,7 @@ class Recipe:
         raise IndexError(f"epoch {epoch} after the last")
 
     def learning_rate_at(self, step: int, steps_per_epoch: int) -> float:
-        """Linear from 0 in the warm-up, then half a cosine to 0.
+        """Return the learning rate: linear from 0 in the warm-up, then half a cosine to 0.
 
         Loshchilov, Hutter, "SGDR", https://arxiv.org/abs/1608.03983.
         """
@@ -52,12 +52,12 @@ class Recipe:
 
 
 def as_plain(recipe: Recipe) -> dict[str, Any]:
-    """Return a recipe as a checkpoint keeps it."""
+    """Return a recipe as stored in a checkpoint."""
     return asdict(recipe) | {"sizes": [list(size) for size in recipe.sizes]}
 
 
 def optimiser_for(network: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
-    """Make the optimiser; weights decay, but not biases and normalisations."""
+    """Return the optimiser; weights decay, but biases and normalisations don't."""
     decayed = [p for p in network.parameters() if p.ndim > 1]
     others = [p for p in network.parameters() if p.ndim <= 1]
     groups = [
@@ -70,10 +70,10 @@ def optimiser_for(network: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
 
 
 def add_noise(network: nn.Module, step: int, seed: int) -> None:
-    """Add Gaussian noise to the gradients, less and less of it.
+    """Add decreasing Gaussian noise to the gradients.
 
     Neelakantan et al., "Adding Gradient Noise Improves Learning for Very Deep Networks",
-    https://arxiv.org/abs/1511.06807: a variance of eta / (1 + t)^gamma.
+    https://arxiv.org/abs/1511.06807: the variance is eta / (1 + t)^gamma.
     """
     deviation = math.sqrt(_NOISE / (1 + step) ** _NOISE_DECAY)
     generator = torch.Generator().manual_seed((seed * 1_000_003 + step) % 2**63)
@@ -84,9 +84,9 @@ def add_noise(network: nn.Module, step: int, seed: int) -> None:
 
 
 def averaged(decay: float) -> Any:
-    """Return the function by which `AveragedModel` follows the trained parameters.
+    """Return the function with which `AveragedModel` averages the trained parameters.
 
-    Early on it follows closely, so that a short run's average is not of its beginning.
+    Early on it follows them closely, so that the start does not dominate a short run's average.
     """
 
     def follow(averages: list[Tensor], current: list[Tensor], count: Tensor | int) -> None:
@@ -95,7 +95,7 @@ def averaged(decay: float) -> Any:
         for average, value in zip(averages, current, strict=True):
             if average.is_floating_point():
                 average.lerp_(value, 1 - kept)
-            else:  # counts of steps
+            else:  # step counters
                 average.copy_(value)
 
     return follow

@@ -1,4 +1,4 @@
-"""What a run leaves in its folder: checkpoints, metrics as CSV and as a plot."""
+"""The files in a run's folder: checkpoints, and metrics as CSV and as a plot."""
 
 from __future__ import annotations
 
@@ -21,43 +21,43 @@ LAST, BEST, METRICS, PLOT = "last.pth", "best.pth", "metrics.csv", "metrics.html
 _PARTS = {"history", "recipe", "model", "model_ema", "optimiser", TRAINED}
 
 Metrics = dict[str, float]
-"""Of an epoch: epoch, learning_rate, train_loss, val_loss, val_top1, val_top5, seconds."""
+"""An epoch's epoch, learning_rate, train_loss, val_loss, val_top1, val_top5 and seconds."""
 
 
 @dataclass(slots=True)
 class RunFolder:
-    """A run's files; each is whole at any time, also when the run is killed."""
+    """A run's files; each one is complete at any time, even if the run is killed."""
 
     path: Path
     history: list[Metrics] = field(default_factory=list)
 
     def open(self, *, resume: bool) -> dict[str, Any] | None:
-        """Make the folder, or give the state to go on from.
+        """Create the folder or, with `resume`, return the state to continue from.
 
-        Raises `OptionsError` when there is a run and it is not to be resumed, or the reverse.
+        Raises `OptionsError` if there is a run but no `resume`, or the reverse.
         """
         last = self.path / LAST
-        for left in self.path.glob(".*.part"):  # of a run that was killed as it wrote
+        for left in self.path.glob(".*.part"):  # from a run that was killed while writing
             left.unlink()
         if resume:
             if not last.is_file():
                 raise OptionsError(f"{last}: no such file, so there is nothing to resume")
             state = load_pickle(last)
             if not isinstance(state, dict) or not state.keys() >= _PARTS:
-                raise WeightsError(f"{last}: is no state of a run")
+                raise WeightsError(f"{last}: is not the state of a run")
             self.history = state["history"]
             return state
         if last.exists():
-            raise OptionsError(f"{self.path}: has a run already; --resume goes on with it")
+            raise OptionsError(f"{self.path}: already has a run; --resume continues it")
         self.path.mkdir(parents=True, exist_ok=True)
         return None
 
     def save_last(self, state: dict[str, Any]) -> None:
-        """Keep all that the next epoch needs."""
+        """Save everything that the next epoch needs."""
         self._save(LAST, state | {"history": self.history})
 
     def save_best(self, content: dict[str, Any]) -> None:
-        """Keep the parameters that were best on the validation images."""
+        """Save the parameters that were best on the validation images."""
         self._save(BEST, content)
 
     def note(self, metrics: Metrics) -> None:
@@ -78,14 +78,14 @@ class RunFolder:
             try:
                 torch.save(content, stream)
             except RuntimeError as error:
-                # PyTorch ends its archive even after a failed write, which fails in its own way.
+                # PyTorch ends its archive even after a failed write, which raises another error.
                 if isinstance(error.__context__, OSError):
                     raise error.__context__ from None
                 raise
 
 
 def best_epoch(history: Sequence[Metrics]) -> Metrics:
-    """Return the first of the epochs with the best top-1."""
+    """Return the first epoch with the best top-1."""
     return max(history, key=lambda metrics: metrics["val_top1"])
 
 

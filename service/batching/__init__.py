@@ -1,1 +1,1 @@
-"""From single images to batches: who is let in, and who runs together."""
+"""From single images to batches: admission, queueing, batching and the worker threads."""

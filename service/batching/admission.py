@@ -1,21 +1,22 @@
-"""Refusal at the door: a service that can't answer in time says so now, not after a queue.
+"""Admission control: a request that can't be answered in time is refused now, not after queueing.
 
-A request is let in if, by plan,
+A request is admitted if, according to the plan,
 
-1. it is answered in time, behind what runs and what waits that is due no later (`plan.py`), and
-2. everyone of high priority who was let in before, is due later and would be answered in time
-   without it, still is: to be accepted is a promise, and no later request breaks it.
+1. it is answered in time, after everything that is running or waiting with the same deadline or
+   an earlier one (`plan.py`), and
+2. every high-priority request that was admitted earlier, is due later and would be on time without
+   it, is still on time: admission is a promise that no later request may break.
 
-What is due later than a request never speaks against it otherwise, since it is served first. Where
-nothing is to be done, a request is let in whatever the plan says: plans may be wrong, and only what
-is run can tell. Low priority is promised nothing but its own plan.
+Apart from that, work that is due later never counts against a request, which is served before it.
+An idle device refuses nothing for lack of time, whatever the plan says: plans can be wrong, and
+only running the work shows it. Low-priority requests are promised nothing beyond their own plan.
 
-Where batches don't pay, as on a busy CPU, plans are exact but for how long the pieces take. Where
-they do, an image with little time left can force a smaller batch than was counted on; who gets late
-by that is told so at its deadline. On several runners so is, rarely, who is passed by a fast
-model's image with an earlier deadline that came later.
+Where batching doesn't pay, as on a busy CPU, plans are exact except for the durations they assume.
+Where it does, an image with little time left can force a smaller batch than planned, and a request
+that becomes late by it fails at its deadline. With several runners the same can happen, though
+rarely, to a request overtaken by a later image of a fast model with an earlier deadline.
 
-All of this is used on the event loop alone, so it needs no lock.
+Everything here runs on the event loop only, so it needs no lock.
 """
 
 from __future__ import annotations
@@ -41,8 +42,8 @@ from service.errors import (
 class ImageGate:
     """Counts a model's images from before they are decoded until they are answered.
 
-    `patience_s` is the time that requests have unless they ask for more; those that do may fill
-    half of the places.
+    `patience_s` is the default request timeout, in seconds; requests with a longer one may take up
+    at most half of `limit`.
     """
 
     def __init__(
@@ -59,11 +60,11 @@ class ImageGate:
         self.latencies = latencies or LatencyTable()
         self.demand = Demand()
         self.admitted = 0
-        """Images let in and not yet answered."""
+        """Images admitted and not yet answered."""
         self._patience_s, self._patient = patience_s, 0
         self._when_empty: asyncio.Future[None] | None = None
         self._reservations: set[Reservation] = set()
-        # Who is passed by others takes longer for no fault of the plans.
+        # Separate, since being overtaken makes a request late without the plan being wrong.
         self._prediction_errors = {priority: PredictionErrors() for priority in Priority}
         self._device = device or DeviceLoad()
         self._device.gates.append(self)
@@ -71,11 +72,11 @@ class ImageGate:
     def check(
         self, images: int, deadline: float, priority: Priority, works: Sequence[Work] = ()
     ) -> float:
-        """Refuse what does not fit, or could not be answered in time, or would make others late.
+        """Return the planned seconds until the answer, or refuse the request.
 
-        `works` is what is known of the images before they are decoded; nothing while they are not
-        there. Gives the seconds that the answer is planned to take. Raises `QueueFullError` or
-        `DeadlineUnreachableError`, with the seconds after which a try is worth it.
+        `works` is what is known of the images before they are decoded; empty before they arrive.
+        Raises `QueueFullError`, or `DeadlineUnreachableError` if the request, or others because of
+        it, would be late. Both say after how many seconds a retry is worthwhile.
         """
         return self.admit(images, deadline, priority, works).planned_s
 
@@ -86,9 +87,9 @@ class ImageGate:
         priority: Priority = Priority.HIGH,
         works: Sequence[Work] = (),
     ) -> Reservation:
-        """Return places for all images of a request, held while they are entered as a block.
+        """Return a context manager that holds places for all images of a request.
 
-        Refuses as `check` does.
+        Raises what `check` raises.
         """
         now = time.perf_counter()
         self._check_places(images, deadline - now)
@@ -106,7 +107,7 @@ class ImageGate:
             needed_s = self.needed_s(planned_s, rank, now)
         if needed_s > time_left_s:
             raise DeadlineUnreachableError(
-                f"the answer would take about {needed_s * 1000:.0f} ms, and only "
+                f"the answer would take about {needed_s * 1000:.0f} ms, but only "
                 f"{max(time_left_s, 0) * 1000:.0f} ms are left; try again later or allow more "
                 "time (X-Request-Timeout-Ms)",
                 retry_after_s=_whole_seconds(needed_s - time_left_s),
@@ -114,8 +115,8 @@ class ImageGate:
         late_s = max([gate.late_s(rank, load, now) for gate in self._device.gates])
         if late_s > 0:
             raise DeadlineUnreachableError(
-                "images that were accepted before and are due later would get late by it; try "
-                "again later or allow more time (X-Request-Timeout-Ms)",
+                "images that were accepted earlier and are due later would miss their deadlines; "
+                "try again later or allow more time (X-Request-Timeout-Ms)",
                 retry_after_s=_whole_seconds(late_s),
             )
         return planned_s
@@ -124,8 +125,8 @@ class ImageGate:
         excess = self.admitted + images - self.limit
         if excess > 0:
             raise QueueFullError(
-                f"{self.admitted} images are waiting or being answered and {images} more would "
-                f"exceed {self.limit} (max_queue); try again later",
+                f"{self.admitted} images are waiting or being answered, and {images} more would "
+                f"exceed the limit of {self.limit} (max_queue); try again later",
                 retry_after_s=_whole_seconds(self._drain_s(excess)),
             )
         if not self.admitted or time_left_s <= self._patience_s:
@@ -133,9 +134,9 @@ class ImageGate:
         excess = self._patient + images - self.limit // 2
         if excess > 0:
             raise QueueFullError(
-                f"{self._patient} images with more than {self._patience_s:g} s are waiting or "
-                f"being answered and {images} more would exceed {self.limit // 2}, half of "
-                "max_queue; try again later or with less time (X-Request-Timeout-Ms)",
+                f"{self._patient} images with timeouts above {self._patience_s:g} s are waiting or "
+                f"being answered, and {images} more would exceed {self.limit // 2}, half of "
+                "max_queue; try again later or with a shorter timeout (X-Request-Timeout-Ms)",
                 retry_after_s=_whole_seconds(self._drain_s(excess)),
             )
 
@@ -147,7 +148,7 @@ class ImageGate:
         return Load(self, images, sum(seconds), max(seconds))
 
     def _doubts(self, images: int, time_left_s: float) -> bool:
-        """Doubt times of long ago, by which nobody is let in who could tell of better ones."""
+        """Doubt stale measurements that admit no request and so would never be corrected."""
         alone_s, _ = self.latencies.plan(images, self.max_batch)
         if not self.latencies.is_stale or alone_s <= time_left_s:
             return False
@@ -155,11 +156,11 @@ class ImageGate:
         return True
 
     def late_s(self, rank: Rank, load: Load, now: float) -> float:
-        """Return the seconds by which a load of that rank would make late who is let in here.
+        """Return by how many seconds a load of that rank would make an admitted request late.
 
-        0 if nobody is, or only who is late in any case. Needs grow with deadlines, but for the
-        longest image: if the last of some needs no more time than the first has, were the longest
-        of all its own, then all are in time.
+        0 if it makes none late, or only requests that are late anyway. The time needed grows with
+        the deadline, except for the longest image. So a range of requests is on time if its last
+        one, assumed to have the longest image of all, needs no more time than its first one has.
         """
         device, decoding = self._device, self._device.decoding
         deadlines = list(dict.fromkeys(self.demand.later(rank.deadline)))
@@ -182,11 +183,11 @@ class ImageGate:
         return 0.0
 
     def learn(self, planned_s: float, took_s: float, priority: Priority) -> None:
-        """Take note of how long a request was planned to take and took."""
+        """Record how long a request was planned to take and how long it took."""
         self._prediction_errors[priority].learn(planned_s, took_s, time.perf_counter())
 
     def hold(self, reservation: Reservation) -> None:
-        """Count a request's images in; whom it passes waits longer than was planned."""
+        """Count a request's images in, and lengthen the plans of those it overtakes."""
         seconds = self._device.alone_s(reservation.load)
         for gate in self._device.gates:
             gate.put_off(reservation.rank, seconds)
@@ -196,13 +197,13 @@ class ImageGate:
         self._patient += reservation.load.images if self._is_patient(reservation) else 0
 
     async def emptied(self) -> None:
-        """Wait until no image is let in; others must not be let in meanwhile."""
+        """Wait until no admitted image is left; the caller must not admit any meanwhile."""
         if self.admitted:
             self._when_empty = asyncio.get_running_loop().create_future()
             await self._when_empty
 
     def leave(self) -> None:
-        """Be no part of the device's plans any more."""
+        """Remove this gate from the device's plans."""
         self._device.gates.remove(self)
 
     def let_go(self, reservation: Reservation) -> None:
@@ -215,7 +216,7 @@ class ImageGate:
         self._patient -= reservation.load.images if self._is_patient(reservation) else 0
 
     def put_off(self, rank: Rank, seconds: float) -> None:
-        """Add to the plans of those who are passed by somebody of that rank."""
+        """Lengthen the plans of the requests that work of that rank overtakes."""
         if not (self.demand.has_low or self.demand.later(rank.deadline)):
             return
         low, due = Priority.LOW, rank.deadline
@@ -232,11 +233,12 @@ class ImageGate:
         return reservation.rank.deadline - reservation.asked_at > self._patience_s
 
     def needed_s(self, planned_s: float, rank: Rank, now: float) -> float:
-        """Return the time that a request must have left: the more, the more there is before it.
+        """Return the seconds that a request must have left to be admitted.
 
-        Whoever is let in with none to spare is run at the last moment, in a batch as small as it
-        takes to make it; under load that would go for everyone, and small batches are slow. So
-        there must be time for how far answers are from plans, and for a batch of the best size.
+        A request admitted with no time to spare runs at the last moment, in a batch small enough
+        to make it. Under load that would happen to every request, and small batches are slow. So
+        behind a full batch, a request also needs time for the error of plans and for batches of
+        the best size.
         """
         errors = self._prediction_errors[rank.priority]
         needed_s = errors.expected_s(planned_s, now)
@@ -251,19 +253,19 @@ class ImageGate:
 
 
 class Reservation:
-    """The places of one request, held while the block runs."""
+    """The places of one request, held within a `with` block."""
 
     def __init__(
         self, gate: ImageGate, rank: Rank, load: Load, asked_at: float, planned_s: float
     ) -> None:
         self._gate, self.rank, self.load, self.asked_at = gate, rank, load, asked_at
         self.planned_s = planned_s
-        """Seconds until the answer, by plan; more once others pass."""
+        """Planned seconds until the answer; grows when others overtake it."""
         self.is_tried = planned_s > rank.deadline - asked_at
-        """Whether it was let in although the plan was too long, since there was nothing to do."""
+        """Whether it was admitted with too long a plan because the device was idle."""
 
     def __enter__(self) -> Reservation:
-        """Hold them."""
+        """Hold the places."""
         self._gate.hold(self)
         return self
 
@@ -274,11 +276,11 @@ class Reservation:
             self.was_late()
 
     def answered(self) -> None:
-        """Let the gate learn from it; call it if all images were run, and ran for this request."""
+        """Let the gate learn from it; call it only if all images were run for this request."""
         self._gate.learn(self.planned_s, self._took_s(), self.rank.priority)
 
     def was_late(self) -> None:
-        """Let the gate learn from it if it was given up after longer than was planned."""
+        """Let the gate learn from it if it was abandoned after longer than planned."""
         if self._took_s() > self.planned_s:
             self.answered()
 
@@ -287,7 +289,7 @@ class Reservation:
 
 
 def _whole_seconds(seconds: float) -> int:
-    """Retry-After has whole seconds (RFC 9110, section 10.2.3)."""
+    """Round up for Retry-After, which takes whole seconds (RFC 9110, section 10.2.3)."""
     return max(1, math.ceil(seconds))
 
 
@@ -299,18 +301,18 @@ class ByteGate:
         self.held = 0
 
     def check(self, size: int) -> None:
-        """Raise `InflightBytesError` if `size` bytes more would be too much now."""
+        """Raise `InflightBytesError` if `size` more bytes would exceed the limit."""
         if self.held + size > self.limit:
             raise InflightBytesError(
-                f"{self.held} bytes of request bodies are in flight and {size} more would exceed "
-                f"{self.limit} (max_inflight_bytes); try again later"
+                f"{self.held} bytes of request bodies are in flight, and {size} more would exceed "
+                f"the limit of {self.limit} (max_inflight_bytes); try again later"
             )
 
     def take(self, size: int) -> None:
-        """Hold `size` bytes more, or raise as `check` does and hold none."""
+        """Hold `size` more bytes, or raise as `check` does and hold none."""
         self.check(size)
         self.held += size
 
     def give_back(self, size: int) -> None:
-        """Let go of `size` bytes."""
+        """Release `size` bytes."""
         self.held -= size

@@ -1,4 +1,4 @@
-"""Runs a model's batches on its engine, and answers their tickets."""
+"""Runs a model's batches on its engine and completes their tickets."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ from service.metrics import ModelMetrics
 from service.tracebacks import forget_frames
 
 Failure = DeviceLostError | SessionFailedError
-"""What no further batch is run after, on the same engine."""
+"""Errors after which the engine runs no further batch."""
 
 _log = structlog.get_logger(__name__)
 
 _SLOW, _SLOW_LOG_S = 10.0, 60.0
-"""A batch that takes so many times its size's median is counted, and logged at most so often."""
+"""A batch this many times slower than its size's median is counted; logged at most this often."""
 
 
 class BatchRunner:
-    """Called by the threads of a pool, several at a time where the limit allows it."""
+    """Runs batches on the threads of a pool, several at a time where the limit allows it."""
 
     def __init__(
         self,
@@ -37,7 +37,7 @@ class BatchRunner:
         concurrency: ConcurrencyLimit,
         on_failure: Callable[[Engine, list[Ticket], Failure], None],
     ) -> None:
-        """`on_failure` gets the engine that has failed and the tickets that it leaves."""
+        """Call `on_failure` with a failed engine and its unanswered tickets."""
         self.engine = engine
         self._metrics, self._latencies, self._concurrency = metrics, latencies, concurrency
         self._on_failure = on_failure
@@ -51,7 +51,7 @@ class BatchRunner:
         except (DeviceLostError, SessionFailedError) as error:
             self._metrics.inference_failures.inc()
             self._on_failure(engine, batch, error)
-        except Exception as error:  # noqa: BLE001 - whatever it is, the waiters must hear of it
+        except Exception as error:  # noqa: BLE001 - waiters must learn of any failure
             self._metrics.inference_failures.inc()
             self._retry_singly(engine, batch, error)
         else:
@@ -77,7 +77,7 @@ class BatchRunner:
     def _answer(self, batch: list[Ticket], outputs: Outputs, started: float) -> None:
         ended, rows = time.perf_counter(), outputs[PROBABILITIES]
         if isinstance(outputs, DeviceOutputs):
-            # It may have waited for another one; and this thread, to go on.
+            # The device may have run another batch first, and this thread may have resumed late.
             started, ended = outputs.began_at, outputs.ended_at
             self._concurrency.ended_at = max(self._concurrency.ended_at, ended)
         infer_s = ended - started
@@ -94,7 +94,7 @@ class BatchRunner:
         complete(answers)
 
     def _note_slow(self, size: int, infer_s: float) -> None:
-        """Count a batch that took far longer than its size does, as where a device plans anew."""
+        """Count a batch far slower than its size usually is, as when a device plans again."""
         median_s = self._latencies.median_s(size)
         if not 0 < _SLOW * median_s < infer_s:
             return
@@ -119,7 +119,7 @@ def _infer(engine: Engine, batch: list[Ticket]) -> Outputs:
 
 
 def _inference_error(cause: Exception) -> InferenceError:
-    error = InferenceError("the model failed on this image's batch; the cause is in the log")
+    error = InferenceError("the model failed on this image's batch; the log has the cause")
     forget_frames(cause)
     error.__cause__ = cause
     return error

@@ -14,7 +14,7 @@ from service.errors import DeadlineExceededError, DeviceLostError, ModelUnavaila
 from service.metrics import ModelMetrics
 
 _SWEEP_FROM = 64
-"""Tickets that wait, from which on those that nobody waits for are looked for before their turn."""
+"""Waiting tickets from which on abandoned ones are removed before their turn."""
 
 
 class BatchSource:
@@ -29,7 +29,7 @@ class BatchSource:
         concurrency: ConcurrencyLimit,
         busy_until: Callable[[], float],
     ) -> None:
-        """`busy_until` tells when the batches under way within the limit are planned to end."""
+        """Take `busy_until`, which returns when the limit's running batches should end."""
         self.run = run
         self._metrics = metrics
         self.latencies, self.limits, self.concurrency = latencies, limits, concurrency
@@ -38,7 +38,7 @@ class BatchSource:
         self._sweep_at = _SWEEP_FROM
         self._is_closing = False
         self.failure: Failure | None = None
-        """Why no ticket is taken now."""
+        """Why no tickets are accepted at present."""
 
     def push(self, item: Ticket) -> None:
         """Queue a ticket; raises `ModelUnavailableError` once closed and after a failure."""
@@ -47,7 +47,7 @@ class BatchSource:
         if self.failure is not None:
             raise unavailable(self.failure)
         if len(self._waiting) >= self._sweep_at:
-            # While a batch hangs nobody takes any, and others go on coming and leaving.
+            # While a batch hangs, no tickets are taken, but clients keep arriving and leaving.
             self._metrics.abandoned.inc(self._waiting.sweep())
             self._sweep_at = max(_SWEEP_FROM, 2 * len(self._waiting))
         self._waiting.push(item)
@@ -70,11 +70,11 @@ class BatchSource:
         )
 
     def may_yield(self, for_s: float, now: float) -> bool:
-        """Return whether the batch would pay more if other work ran for so many seconds."""
+        """Return whether the batch would gain if other work ran for `for_s` seconds first."""
         return may_yield(self._waiting, self.latencies, self.limits, for_s, now)
 
     def take(self, offer: Offer, now: float) -> list[Ticket]:
-        """Take the batch; who has gone or can't be answered in time costs no inference."""
+        """Take the batch, without images that are abandoned or can't be answered in time."""
         if len(self._waiting) > 1:
             self.latencies.note_choice(is_trial=offer.trial is not None)
         taken = self._waiting.take(now, self.latencies, offer.size)
@@ -82,21 +82,21 @@ class BatchSource:
         return taken.batch
 
     def drain(self) -> list[Ticket]:
-        """Empty the queue."""
+        """Empty the queue and return its tickets."""
         return self._waiting.drain()
 
     def fail(self, failure: Failure) -> list[Ticket]:
-        """Empty the queue, and take nothing while `failure` is set."""
-        # A copy: its own traceback holds pixels, and the session that failed.
+        """Empty the queue, return its tickets, and accept nothing while `failure` is set."""
+        # A copy, since the original's traceback holds pixels and the failed session.
         self.failure = type(failure)(str(failure))
         return self.drain()
 
     def close(self) -> None:
-        """Take nothing more, and let no batch wait for more."""
+        """Accept nothing more, and let no batch wait for further images."""
         self._is_closing, self.limits.max_delay_s = True, 0.0
 
     def stopped(self, left: Sequence[Ticket], *, ended: bool) -> None:
-        """Fail the batch of a thread that has died, and what waits if it was the last."""
+        """Fail the batch of a thread that has died and, if it was the last, all that waits."""
         reject([*left, *(self.drain() if ended else ())], stopped)
 
     def _note_gone(self, taken: Selection) -> None:
@@ -107,16 +107,16 @@ class BatchSource:
 
 
 def stopped() -> ModelUnavailableError:
-    """Make the error of a model that takes nothing any more."""
+    """Return the error for a model that accepts nothing any more."""
     return ModelUnavailableError("the model's runner has stopped")
 
 
 def unavailable(failure: Failure) -> ModelUnavailableError:
-    """Make the error of a model whose engine has failed."""
+    """Return the error for a model whose engine has failed."""
     if isinstance(failure, DeviceLostError):
-        return ModelUnavailableError("the model's device was lost; the service has to start again")
-    return ModelUnavailableError("the model's session failed; it is being loaded again")
+        return ModelUnavailableError("the model's device was lost; the service has to restart")
+    return ModelUnavailableError("the model's session failed; it is being reloaded")
 
 
 def _late() -> DeadlineExceededError:
-    return DeadlineExceededError("the image waited so long that its deadline can't be met any more")
+    return DeadlineExceededError("the image waited too long for its deadline to be met")

@@ -1,8 +1,8 @@
-"""Dynamic batching: a free thread takes what is waiting, at once, as many as pay.
+"""Dynamic batching: a free thread at once takes as many waiting images as pay off.
 
-The batch grows while the threads are busy, so that load makes batches and an idle service answers
-without a wait. This is the face for those who submit; `batch_source` is the one for the threads,
-`decision` says when a batch is run and how large it is, and `batch_runner` runs it.
+The batch grows while the threads are busy, so load forms batches and an idle service answers
+without waiting. This is the interface for submitters; `batch_source` is the one for the threads,
+`decision` decides when a batch is run and how large it is, and `batch_runner` runs it.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ from service.metrics import ModelMetrics
 
 
 class Batcher:
-    """One model's queue, run in batches by its device's threads, as many as `concurrency` allows.
+    """One model's queue, run in batches by up to `concurrency` of its device's threads.
 
     Every ticket is completed exactly once: with a `TicketResult`, an `InferenceError`, a
-    `DeadlineExceededError` or a `ModelUnavailableError`. How many run together is planned by
-    `latencies`. When the engine's session fails or its device is lost, the queue is emptied and
-    takes nothing until `resume`. Any thread may call.
+    `DeadlineExceededError` or a `ModelUnavailableError`. `latencies` determines batch sizes. When
+    the engine's session fails or its device is lost, the queue is emptied and accepts nothing until
+    `resume`. Thread-safe.
     """
 
     def __init__(
@@ -54,13 +54,13 @@ class Batcher:
             lambda: pool.schedule.free_at(concurrency),
         )
         self.on_failure: Callable[[Failure], None] = lambda _: None
-        """Called on the thread that met it, once until `resume`."""
+        """Called on the thread that met the failure, at most once until `resume`."""
         pool.add(self._source)
 
     def submit(self, ticket: Ticket, *, wake: bool = True) -> None:
         """Queue a ticket; raises `ModelUnavailableError` if no thread will ever take it.
 
-        A thread of the pool passes `wake=False`: it looks for work itself as its job ends.
+        A thread of the pool passes `wake=False`: it looks for work itself when its job ends.
         """
         self._pool.submit(self._source, ticket, wake=wake)
 
@@ -69,17 +69,17 @@ class Batcher:
         self._source.limits.max_batch = max_batch
 
     def trouble(self, stuck_after_s: float) -> str | None:
-        """Say what is wrong with the threads: dead, or a batch that runs longer than that."""
+        """Describe dead threads or a batch that runs longer than `stuck_after_s`, if any."""
         if dead := self._pool.dead():
-            return f"{dead} of {self._pool.threads} runners dead"
+            return f"{dead} of {self._pool.threads} runners are dead"
         now = time.perf_counter()
         for run in self._pool.schedule.runs_of(self._source):
             if (busy := now - run.since) > stuck_after_s:
-                return f"runner has been on one batch for {busy:.0f} s"
+                return f"a runner has been on one batch for {busy:.0f} s"
         return None
 
     def resume(self, engine: Engine) -> None:
-        """Take tickets again, and run them on a new engine."""
+        """Accept tickets again and run them on a new engine."""
 
         def resume() -> None:
             self._runner.engine = engine
@@ -88,27 +88,27 @@ class Batcher:
         self._pool.change(resume)
 
     def suspend(self, error: Failure) -> None:
-        """Fail what waits, and take nothing until `resume`."""
+        """Fail all waiting tickets and accept nothing until `resume`."""
         reject(self._pool.change(lambda: self._source.fail(error)), lambda: unavailable(error))
 
     def _suspend(self, engine: Engine, batch: list[Ticket], error: Failure) -> None:
-        """Do so where a batch has met the failure, and say so once."""
+        """Suspend after a batch has met the failure, and report it once."""
 
         def suspend() -> list[Ticket] | None:
-            # Two threads may meet it, the second even when another engine is there already.
+            # Two threads may meet it, the second even after the engine has been replaced.
             first = engine is self._runner.engine and self._source.failure is None
             return self._source.fail(error) if first else None
 
         waiting = self._pool.change(suspend)
-        # First: readiness has to be gone when a client hears of it.
+        # First: the model must not be ready any more when a client learns of the failure.
         if waiting is not None:
             self.on_failure(error)
         reject([*batch, *(waiting or ())], lambda: unavailable(error))
 
     def close(self, timeout_s: float) -> bool:
-        """Run what is waiting, then stop; False if that did not end in time.
+        """Run what is waiting, then stop; return False if that did not finish in time.
 
-        What still waits then is failed.
+        Tickets that are still waiting then are failed.
         """
         self._pool.change(self._source.close)
         ended = self._pool.remove(self._source, timeout_s)

@@ -1,6 +1,6 @@
-"""Outcomes, handed from the threads that work to whoever waits for them.
+"""Hands outcomes from worker threads to their waiters.
 
-A ticket says how it is completed, so that its waiter may be a future of an event loop or a process.
+A ticket says how it is completed, so its waiter may be an event loop's future or another process.
 """
 
 from __future__ import annotations
@@ -13,14 +13,14 @@ import structlog
 
 
 class Waiter(Protocol):
-    """Who waits for an outcome."""
+    """Something that waits for an outcome."""
 
     def cancelled(self) -> bool:
-        """Return whether nobody waits any more; asked on any thread."""
+        """Return whether the outcome is no longer wanted; called on any thread."""
 
 
 Complete = Callable[[Sequence[tuple[Any, Any]]], None]
-"""Takes pairs of a waiter and its outcome, a result or an exception, on the thread that worked."""
+"""Takes pairs of a waiter and its outcome (a result or an exception) on the worker thread."""
 
 _log = structlog.get_logger(__name__)
 
@@ -28,16 +28,16 @@ _log = structlog.get_logger(__name__)
 def complete_futures(outcomes: Sequence[tuple[asyncio.Future[Any], Any]]) -> None:
     """Set results and exceptions on futures of one event loop, from any thread.
 
-    Many at a time: to wake the loop costs more than they do. Futures that are done already, as
-    after a cancellation, are passed over. Each needs an exception of its own: one for several would
-    collect their tracebacks.
+    Pass many at a time: waking the loop costs more than setting them. Futures that are already
+    done, such as cancelled ones, are skipped. Each future needs its own exception: a shared one
+    would collect all their tracebacks.
     """
     if not outcomes:
         return
     loop = outcomes[0][0].get_loop()
     try:
         loop.call_soon_threadsafe(_complete, outcomes)
-    except RuntimeError:  # the loop is closed, and with it every waiter is gone
+    except RuntimeError:  # the loop is closed, so every waiter is gone
         _log.warning("outcomes_without_loop", exc_info=True)
 
 

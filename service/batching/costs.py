@@ -1,8 +1,8 @@
-"""How long jobs take, predicted by what is known of them before they are done.
+"""Predicts how long jobs take from what is known about them in advance.
 
-One mean for all would let a single large image speak for every small one. So each kind of job has a
-cost for a job, for a pixel and for a byte, which start at what was measured once and follow what
-jobs of that kind take here.
+With one mean for all jobs, a single large image would distort the prediction for every small one.
+So each kind of job has a cost per job, per pixel and per byte. These start at built-in measurements
+and follow what jobs of that kind take on this machine.
 """
 
 from __future__ import annotations
@@ -12,23 +12,23 @@ import time
 from dataclasses import dataclass
 
 _STEP = 0.3
-"""By so much of a prediction's error (in logarithms) costs follow a job."""
+"""Share of a prediction's error (in logarithms) by which one job corrects the costs."""
 
 _MOST_WRONG = 1.0
-"""A job counts as at most so many times e off: one odd file, or one that had to wait for a core,
-changes a prediction by a third at most."""
+"""Largest error (in natural logarithms) that one job counts for: one odd file, or one that had to
+wait for a core, changes a prediction by about a third at most."""
 
 _MOST_OFF = math.log(32)
-"""So far may costs be from what they were at first."""
+"""Largest deviation (in natural logarithms) of costs from their initial values."""
 
 _MEMORY_S = 60.0
-"""Time constant in which costs go back to that, where no job of the kind tells better: if nobody is
-let in by what they have become, nobody will."""
+"""Time constant with which costs return to their initial values when no job of the kind is run:
+costs so high that they admit no job would otherwise never be corrected."""
 
 
 @dataclass(frozen=True, slots=True)
 class Work:
-    """What is known of a job: its kind, and how much there is of it."""
+    """What is known about a job in advance: its kind and its size."""
 
     kind: str = "unknown"
     pixels: int = 0
@@ -38,10 +38,10 @@ class Work:
 UNKNOWN_WORK = Work()
 
 NO_WORK = Work("none")
-"""Of what is refused as soon as it is looked at."""
+"""Work of an image that is refused on its first inspection."""
 
-# Nanoseconds for a job, for a pixel and for a byte, measured with photos and with flat pictures of
-# 64 x 64 to 4000 x 3000 pixels on one core of an AMD EPYC, resize included.
+# Nanoseconds per job, per pixel and per byte, measured with photos and with flat pictures of
+# 64 x 64 to 4000 x 3000 pixels on one core of an AMD EPYC, including the resize.
 _FIRST_NS = {
     "jpeg": (500_000, 8, 25),
     "jpeg reduced": (500_000, 1.2, 10),
@@ -62,19 +62,19 @@ _FIRST_OF_OTHERS_NS = (500_000, 15, 25)
 
 
 class JobCosts:
-    """Costs of the kinds of jobs. Thread-safe, but for a lesson that may be lost."""
+    """Costs of each kind of job. Thread-safe, except that a concurrent update may be lost."""
 
     def __init__(self) -> None:
         self._off: dict[str, tuple[float, tuple[float, ...]]] = {}  # learnt at, logarithms
 
     def expect_s(self, work: Work) -> float:
-        """Predict the seconds that a job takes a thread."""
+        """Predict how many seconds a job takes on one thread."""
         return sum(self._parts(work, self._off_by(work.kind, time.perf_counter())))
 
     def learn(self, work: Work, took_s: float) -> None:
-        """Take note of how long a job took that was done to its end.
+        """Record how long a completed job took.
 
-        What was expected to make up most of it is corrected most.
+        The cost that was expected to account for most of it is corrected most.
         """
         now = time.perf_counter()
         off = self._off_by(work.kind, now)
@@ -95,7 +95,7 @@ class JobCosts:
         ]
 
     def _off_by(self, kind: str, now: float) -> tuple[float, ...]:
-        """Give, as logarithms, by how much costs are off from the first ones, as far as known."""
+        """Return the logarithms of the costs' ratios to their initial values, faded with time."""
         known = self._off.get(kind)
         if known is None:
             return (0.0, 0.0, 0.0)

@@ -1,6 +1,6 @@
 """What a free thread does next: when a batch is run, how large it is, and whose work goes first.
 
-`decide_batch` decides for one model, and `choose` among all that could be done.
+`decide_batch` decides for one model, and `choose` among all available work.
 """
 
 from __future__ import annotations
@@ -14,17 +14,17 @@ from service.batching.queue import TicketQueue
 from service.batching.work_source import ConcurrencyLimit, Offer, Trial, WorkSource
 
 _UNHURRIED = 4.0
-"""Who has less time left than so many batches take, or has waited as long, waits for no fuller one:
-others' images may go on being decoded for ever."""
+"""A batch's images stop waiting for a fuller batch once they have waited for this many batch
+times, or have less than that left: decoding other images could go on forever."""
 
 _WAKE_UP_S = 0.05
-"""Time before a deadline at which a batch that waits for more is run at the latest, and more where
-the model is slow: on a busy machine a thread may wake up late."""
+"""Latest time before a deadline at which a batch stops waiting for more images, in seconds; earlier
+for slow models. On a busy machine a thread may wake up late."""
 
 
 @dataclass(slots=True)
 class BatchLimits:
-    """What bounds a model's batches."""
+    """Limits on a model's batches."""
 
     max_batch: int
     max_delay_s: float = 0.0
@@ -40,16 +40,17 @@ def decide_batch(
     idle: int,
     busy_until: Callable[[], float],
 ) -> Offer:
-    """Decide a model's next batch; `waiting` has at least one ticket, and its first can be run.
+    """Decide on a model's next batch; `waiting` must have a ticket, the first one still viable.
 
-    - When: at once. But while a serial device computes another batch, which `busy_until` tells the
-      planned end of, an incomplete one would only be smaller for being taken early (with 8 clients
-      before a fast GPU, that cost a quarter of the throughput); it is got ready as the other ends,
-      or, if that takes far longer than planned, a batch's time after. And with a `max_delay_s`, not
-      before that is over for the oldest ticket, unless a deadline is near.
-    - How many: the most images a second that the table knows of, in the time that the most urgent
-      deadline leaves. What waits is shared out among idle threads: two halves side by side are done
-      sooner. Now and then a trial of another size is offered beside it.
+    - When: at once, with two exceptions. While a serial device computes another batch, whose
+      planned end `busy_until` returns, taking an incomplete batch early only makes it smaller (with
+      8 clients and a fast GPU, that cost a quarter of the throughput). It is taken when the other
+      batch ends or, if that runs far longer than planned, one batch time after the planned end. And
+      with a `max_delay_s`, an incomplete batch waits until the oldest ticket has waited that long,
+      unless a deadline is near.
+    - How many: the size with the highest measured throughput that meets the most urgent deadline.
+      Waiting images are divided among idle threads: two halves in parallel finish sooner. Now and
+      then a trial of another size is offered as well.
     """
     count = len(waiting)
     best = table.best_size(limits.max_batch, math.inf)
@@ -76,10 +77,10 @@ def decide_batch(
 def may_yield(
     waiting: TicketQueue, table: LatencyTable, limits: BatchLimits, for_s: float, now: float
 ) -> bool:
-    """Return whether a model's batch would pay more if other work ran for `for_s` before it.
+    """Return whether a model's batch would gain if other work ran for `for_s` seconds first.
 
-    It does if it is incomplete and there is time. Not for what takes long: a thread that decodes a
-    huge image is gone.
+    It does if it is incomplete and there is time. It does not yield to long work: a thread that
+    decodes a huge image is gone for a while.
     """
     best = table.best_size(limits.max_batch, math.inf)
     if len(waiting) >= best:
@@ -93,9 +94,9 @@ def may_yield(
 def choose(
     sources: Sequence[WorkSource], now: float, idle: int
 ) -> tuple[WorkSource, Offer] | float:
-    """Return the most urgent work that can be begun now.
+    """Return the most urgent work that can begin now.
 
-    Where there is none, return the seconds until there may be some, infinite where nothing waits.
+    If there is none, return the seconds until there may be some, infinite if nothing is waiting.
     """
     ready: list[tuple[WorkSource, Offer]] = []
     first_at = math.inf
@@ -122,19 +123,19 @@ def choose(
 def _passes_nobody(
     trial: Trial, source: WorkSource, sources: Sequence[WorkSource], now: float
 ) -> bool:
-    """Return whether no other source has work that is more urgent than an image of the trial.
+    """Return whether no other source's work is more urgent than the trial's least urgent image.
 
-    Such work may have no time to spare: what is less urgent was not counted before it.
+    Such work may have no time to spare, as its admission did not allow for less urgent work.
     """
     offers = [other.offer(now, 1) for other in sources if other is not source]
     return all(offer is None or trial.last <= offer.sort_key for offer in offers)
 
 
 def _most_urgent(ready: list[tuple[WorkSource, Offer]], now: float) -> tuple[WorkSource, Offer]:
-    """Return the first by priority and deadline, or what that yields to.
+    """Return the first by priority and deadline, or the work that it yields to.
 
-    A batch that gains by more images yields to work of another limit that is of no lower priority,
-    as the decoding of those images is.
+    A batch that would gain from more images yields to work under another limit and of no lower
+    priority, such as decoding those images.
     """
     first = min(ready, key=_sort_key)
     source, offer = first

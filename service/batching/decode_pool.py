@@ -1,4 +1,4 @@
-"""Decoding, and whatever else would hold up the event loop: jobs for the threads of a pool."""
+"""Runs decoding, and whatever else would block the event loop, as jobs on a pool's threads."""
 
 from __future__ import annotations
 
@@ -20,22 +20,22 @@ T = TypeVar("T")
 
 
 class DecodePool:
-    """Jobs, most urgent first, at most `threads` of them at a time. Submit on the event loop.
+    """Runs jobs, most urgent first, at most `threads` at a time. Submit on the event loop.
 
-    Who waits for a thread waits here, and not in a queue without bound: `max_queue` and the bytes
-    in flight limit what comes, and the job of a client that has left is dropped. This is the face
-    for those who submit and plan; `JobSource` is the one for the threads.
+    The queue of jobs is bounded by `max_queue` and the bytes in flight, and the job of a client
+    that has left is dropped. This is the interface for submitting and planning; `JobSource` is the
+    one for the threads.
     """
 
     def __init__(self, threads: int, waited_s: Callable[[], float] = lambda: 0.0) -> None:
-        """Prepare for so many threads; `waited_s` tells how long the calling one waited in jobs."""
+        """Allow `threads` at a time; `waited_s` returns how long the calling one waited in jobs."""
         self.threads = threads
         self._costs = JobCosts()
         self._source = JobSource(threads, self._costs, waited_s)
         self._pool: WorkerPool | None = None
 
     def start(self, pool: WorkerPool) -> None:
-        """Let a pool's threads do the jobs."""
+        """Run the jobs on a pool's threads."""
         self._pool = pool
         pool.add(self._source)
 
@@ -47,10 +47,10 @@ class DecodePool:
         priority: Priority,
         work: Work = UNKNOWN_WORK,
     ) -> None:
-        """Queue a call that resolves `future` itself; what it raises is set on the future.
+        """Queue a call that resolves `future` itself; an exception is set on the future.
 
-        By `work`, what is known of it, is predicted how long it takes. Raises `StoppingError` once
-        closed, and `ModelUnavailableError` when the threads have died.
+        `work`, what is known about the job, serves to predict its duration. Raises `StoppingError`
+        once closed, and `ModelUnavailableError` when the threads have died.
         """
         pool = self._pool
         if pool is None:
@@ -59,7 +59,7 @@ class DecodePool:
         seconds = self._costs.expect_s(work)
         job = Job(call, future, deadline, priority, moves_up_at, work, seconds)
         pool.submit(self._source, job)
-        # What a job holds, as a body of many megabytes, must not wait for its turn to be dropped.
+        # A cancelled job may hold a body of many megabytes, so it is dropped before its turn.
         future.add_done_callback(self._drop)
 
     def _drop(self, future: asyncio.Future[Any]) -> None:
@@ -69,7 +69,7 @@ class DecodePool:
     def call(
         self, call: Callable[[], T], deadline: float, priority: Priority, work: Work = UNKNOWN_WORK
     ) -> asyncio.Future[T]:
-        """Queue a call; the future gives what it returns."""
+        """Queue a call and return a future of its result."""
         future: asyncio.Future[T] = asyncio.get_running_loop().create_future()
         self.submit(lambda: complete_futures([(future, call())]), future, deadline, priority, work)
         return future
@@ -78,17 +78,17 @@ class DecodePool:
 
     @property
     def is_idle(self) -> bool:
-        """Return whether no job waits or is being done."""
+        """Return whether no job is waiting or running."""
         return not self._source and not self._under_way()
 
     def expect_s(self, work: Work) -> float:
-        """Predict how long a job takes a thread."""
+        """Predict how many seconds a job takes on one thread."""
         return self._costs.expect_s(work)
 
     def rests_s(self) -> list[float]:
-        """Predict how long each job that is being done still takes.
+        """Predict how many more seconds each running job takes.
 
-        One that has taken longer than expected is taken to need as long again.
+        One that has taken longer than expected is assumed to need as long again.
         """
         now = time.perf_counter()
         rests = []
@@ -98,22 +98,22 @@ class DecodePool:
         return rests
 
     def before_s(self, rank: Rank, until: float) -> float:
-        """Seconds of work that wait, for one thread, and are done before somebody of that rank."""
+        """Return the seconds of waiting work, on one thread, that go before that rank."""
         return self._source.demand.before(rank, until)
 
     def longest_s(self, first: float, last: float) -> float:
-        """Predict the longest job of high priority that waits and is due from `first` to `last`."""
+        """Predict the longest waiting high-priority job due from `first` to `last`, in seconds."""
         return self._source.demand.largest(first, last)
 
     def _under_way(self) -> list[Run]:
-        """List what is being done; not what is done, though its thread has not gone on yet."""
+        """List the running jobs, without those that are done but whose thread has not moved on."""
         return [run for run in self._runs() if not _has_value(run.batch[0].waiter)]
 
     def _runs(self) -> list[Run]:
         return self._pool.schedule.runs_of(self._source) if self._pool is not None else []
 
     def trouble(self, stuck_after_s: float) -> str | None:
-        """Say so if a job takes longer than that: its thread is lost for others."""
+        """Describe a job that takes longer than `stuck_after_s`: its thread is lost to others."""
         since = min((run.since for run in self._runs()), default=None)
         busy_s = 0.0 if since is None else time.perf_counter() - since
         return (
@@ -121,7 +121,7 @@ class DecodePool:
         )
 
     def close(self) -> None:
-        """Take no more jobs, and fail those that wait."""
+        """Accept no more jobs, and fail those that are waiting."""
         pool, self._pool = self._pool, None
         if pool is not None:
             reject_jobs(pool.change(self._source.drain), _stopping)

@@ -1,6 +1,6 @@
 """How much work comes before a request, by its deadline and priority.
 
-Not thread-safe, but for `before`: it may be a piece off while others add and remove.
+Not thread-safe, except `before`, which may be one item off while others add and remove.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from service.batching.ticket import Priority
 
 
 class Ranked(Protocol):
-    """What has a place in the order of a `DeadlineQueue`. Times are of `time.perf_counter()`."""
+    """Something ordered as in a `DeadlineQueue`. Times are in `time.perf_counter()` seconds."""
 
     @property
     def deadline(self) -> float:
@@ -22,7 +22,7 @@ class Ranked(Protocol):
 
     @property
     def priority(self) -> Priority:
-        """Return whether it passes others, or is passed."""
+        """Return whether it overtakes others or is overtaken."""
 
     @property
     def moves_up_at(self) -> float:
@@ -30,7 +30,7 @@ class Ranked(Protocol):
 
 
 class Rank(NamedTuple):
-    """The place in that order of what stands in no line."""
+    """A place in that order, for work that is not in a queue itself."""
 
     deadline: float
     priority: Priority = Priority.HIGH
@@ -41,7 +41,7 @@ R = TypeVar("R", bound=Ranked)
 
 
 def who_passes(others: Iterable[R], rank: Rank, until: float) -> list[R]:
-    """Return who of the others is served before somebody of that rank, who waits until then."""
+    """Return those of `others` served before work of that rank that waits until `until`."""
     due, high = rank.deadline, Priority.HIGH
     if rank.priority is high:
         return [
@@ -57,7 +57,7 @@ def who_passes(others: Iterable[R], rank: Rank, until: float) -> list[R]:
 
 
 class _Low(NamedTuple):
-    """Work of low priority."""
+    """Low-priority work."""
 
     deadline: float
     priority: Priority
@@ -66,7 +66,7 @@ class _Low(NamedTuple):
 
 
 class Demand:
-    """Amounts of work by rank, those of high priority in order of their deadlines."""
+    """Amounts of work by rank; high-priority ones are sorted by deadline."""
 
     def __init__(self) -> None:
         self._deadlines: list[float] = []
@@ -77,7 +77,7 @@ class Demand:
         return bool(self._amounts or self._low)
 
     def add(self, rank: Ranked, amount: float) -> None:
-        """Add work."""
+        """Add an amount of work."""
         if rank.priority is Priority.LOW:
             self._low.append(_Low(rank.deadline, rank.priority, rank.moves_up_at, amount))
             return
@@ -86,7 +86,7 @@ class Demand:
         self._amounts.insert(index, amount)
 
     def remove(self, rank: Ranked, amount: float) -> None:
-        """Take out what was added; it must be there."""
+        """Remove an amount that was added before; it must be there."""
         if rank.priority is Priority.LOW:
             self._low.remove(_Low(rank.deadline, rank.priority, rank.moves_up_at, amount))
             return
@@ -94,21 +94,21 @@ class Demand:
         del self._deadlines[index], self._amounts[index]
 
     def clear(self) -> None:
-        """Take all out."""
+        """Remove everything."""
         self._deadlines, self._amounts, self._low = [], [], []
 
     @property
     def total(self) -> float:
-        """Return the amount of all."""
+        """Return the sum of all amounts."""
         return sum(self._amounts) + sum([low.amount for low in self._low])
 
     @property
     def has_low(self) -> bool:
-        """Return whether some of it is of low priority."""
+        """Return whether there is low-priority work."""
         return bool(self._low)
 
     def before(self, rank: Rank, until: float) -> float:
-        """Return how much of it is served before somebody of that rank, who waits until then."""
+        """Return how much is served before work of that rank that waits until `until`."""
         if rank.priority is Priority.LOW:
             high = sum(self._amounts)
         else:
@@ -118,10 +118,10 @@ class Demand:
         return high + sum([low.amount for low in who_passes(tuple(self._low), rank, until)])
 
     def largest(self, first: float, last: float) -> float:
-        """Return the largest piece of high priority that is due from `first` to `last`, or 0."""
+        """Return the largest high-priority amount due from `first` to `last`, or 0."""
         begin = bisect.bisect_left(self._deadlines, first)
         return max(self._amounts[begin : bisect.bisect_right(self._deadlines, last)], default=0.0)
 
     def later(self, deadline: float) -> list[float]:
-        """Return the deadlines, in order, of what is of high priority and due after that one."""
+        """Return the deadlines of high-priority work due after that one, in ascending order."""
         return self._deadlines[bisect.bisect_right(self._deadlines, deadline) :]

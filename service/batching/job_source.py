@@ -1,4 +1,4 @@
-"""A line of jobs, as the threads of a pool see it."""
+"""A queue of jobs, as the threads of a pool see it."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from service.tracebacks import forget_frames
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """A call that completes `waiter` itself, but for what it raises."""
+    """A call that completes `waiter` itself; exceptions are set on it."""
 
     call: Callable[[], None]
     waiter: asyncio.Future[Any]
@@ -32,15 +32,15 @@ class Job:
 
 
 class JobSource:
-    """A `WorkSource` of jobs, one at a time. The pool's lock guards it: see `WorkerPool.change`."""
+    """A `WorkSource` of single jobs. The pool's lock guards it: see `WorkerPool.change`."""
 
     latencies = None
 
     def __init__(self, threads: int, costs: JobCosts, waited_s: Callable[[], float]) -> None:
-        """Prepare for so many threads; `waited_s` tells how long the calling one waited in jobs."""
+        """Allow `threads` at a time; `waited_s` returns how long the calling one waited in jobs."""
         self.concurrency = ConcurrencyLimit(threads)
         self.demand = Demand()
-        """The seconds of the jobs that are in line."""
+        """The seconds that the queued jobs are expected to take."""
         self._costs, self._waited_s = costs, waited_s
         self._jobs: DeadlineQueue[Job] = DeadlineQueue()
 
@@ -53,13 +53,13 @@ class JobSource:
         self.demand.add(item, item.expected_s)
 
     def remove(self, waiter: asyncio.Future[Any]) -> None:
-        """Drop the job of a waiter, if it is in line."""
+        """Drop a waiter's job if it is queued."""
         job = self._jobs.remove(waiter)
         if job is not None:
             self.demand.remove(job, job.expected_s)
 
     def offer(self, now: float, idle: int) -> Offer | None:  # noqa: ARG002 - a job is for one thread
-        """Return the first job, to be done at once."""
+        """Return the first job, to be run at once."""
         while (job := self._jobs.first(now)) is not None:
             if not job.waiter.cancelled():
                 return Offer(0.0, self._jobs.sort_key(now), job.expected_s)
@@ -67,7 +67,7 @@ class JobSource:
         return None
 
     def may_yield(self, for_s: float, now: float) -> bool:  # noqa: ARG002 - it never does
-        """Never: each job is done by itself, and batches come of it."""
+        """Return False: jobs run singly, and batches are formed from their results."""
         return False
 
     def take(self, offer: Offer, now: float) -> list[Job]:  # noqa: ARG002 - there is only one
@@ -76,25 +76,25 @@ class JobSource:
         return [] if job is None or job.waiter.cancelled() else [job]
 
     def run(self, batch: list[Job]) -> None:
-        """Do one job."""
+        """Run one job."""
         (job,) = batch
         started = time.perf_counter() - self._waited_s()
         try:
             job.call()
-        except Exception as error:  # noqa: BLE001 - whatever it is, who waits must hear of it
+        except Exception as error:  # noqa: BLE001 - the waiter must learn of any failure
             forget_frames(error)
             complete_futures([(job.waiter, error)])
-        else:  # what was refused amid the work says nothing of the rest
-            # Nor do waits: they come of other jobs, and would be expected of this kind.
+        else:  # a job that was refused halfway says nothing about whole ones
+            # Waits are left out: other jobs caused them, not this kind of job.
             self._costs.learn(job.work, time.perf_counter() - self._waited_s() - started)
 
     def drain(self) -> list[Job]:
-        """Empty the line."""
+        """Empty the queue and return its jobs."""
         self.demand.clear()
         return self._jobs.drain()
 
     def stopped(self, left: Sequence[Job], *, ended: bool) -> None:
-        """Fail the job of a thread that has died, and all if it was the last."""
+        """Fail the job of a thread that has died and, if it was the last, all jobs."""
         reject_jobs([*left, *(self.drain() if ended else ())], _ended)
 
     def _pop(self, now: float) -> Job | None:
@@ -105,7 +105,7 @@ class JobSource:
 
 
 def reject_jobs(jobs: Sequence[Job], error: Callable[[], Exception]) -> None:
-    """Fail each job's waiter with an exception of its own."""
+    """Fail each job's waiter with its own exception."""
     complete_futures([(job.waiter, error()) for job in jobs])
 
 

@@ -1,4 +1,4 @@
-"""How long batches take: measured at load, kept current from live batches, and used to plan.
+"""How long batches take: measured at load, kept current by live batches, and used for planning.
 
 Thread-safe: a runner writes while the event loop reads.
 """
@@ -15,38 +15,38 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 _WINDOW = 32
-"""Timings kept of each batch size: enough for a 95th percentile, few enough to follow a change."""
+"""Timings kept per batch size: enough for a 95th percentile, few enough to follow changes."""
 
 _KNOWN = 8
-"""Timings of a size after which a single further one changes little."""
+"""Timings of a size after which one more changes little."""
 
 _CURRENT = 512
-"""Batches after which a timing of a size counts no more, once there is a newer one."""
+"""Batches after which a timing is discarded, if there is a newer one of its size."""
 
 STALE_S = 10.0
-"""After so long without a live batch, what the last ones took says little of the next."""
+"""Seconds without a live batch after which the last timings say little about the next batch."""
 
 _LEAST_TRUST = 1 / 64
-"""The least part of what was measured that is taken for possible."""
+"""The smallest share of a measured time that is still considered possible."""
 
 _TRY_EVERY = 16
-"""One batch in so many is of another size than the best, so that its times stay current. What was
-last timed in a quiet moment looks fast beside what runs under load, and the other way round."""
+"""One batch in this many has a size other than the best, to keep that size's timings current: one
+last timed while the machine was quiet looks fast next to one timed under load, and vice versa."""
 
 _SPARE_TO_TRY = 4.0
-"""Batches for which there must be time left, in which another size is tried."""
+"""Another size is tried only if there is time left for this many such batches."""
 
 _AS_FAST = 0.98
 """A smaller batch with this share of the best throughput is preferred: its images wait less.
 
-Not much less than all, since each batch costs Python beside the model's time, which isn't in the
-table: with 0.95 a light model ran in batches of 4, some per cent slower than in those of 8.
+It is close to 1 because each batch also costs Python time that isn't in the table: at 0.95 a light
+model ran in batches of 4, some per cent slower than in batches of 8.
 """
 
 
 @dataclass(frozen=True, slots=True)
 class _Plans:
-    """All that is asked of the table, by batch size; every request asks several times."""
+    """Precomputed answers by batch size; every request needs several."""
 
     rows: Sequence[tuple[int, float, float]] = ()  # measured size, median, 95th percentile
     medians: Sequence[float] = (0.0,)  # seconds of 0, 1, ... images up to the largest measured
@@ -55,11 +55,11 @@ class _Plans:
 
 
 class LatencyTable:
-    """Seconds that a batch takes, by its size: median and 95th percentile.
+    """Seconds that a batch takes, by size: median and 95th percentile.
 
-    Both grow with the size (a larger batch is never taken to be faster, whatever the noise), and
-    sizes between measured ones are interpolated; where batches are `padded` to the measured sizes,
-    they take as long as the next larger one. Without any measurement all times are 0.
+    Neither decreases with size: noise never makes a larger batch look faster. Sizes between
+    measured ones are interpolated or, where batches are `padded` to the measured sizes, take as
+    long as the next larger one. Without any measurement all times are 0.
     """
 
     def __init__(self, measured: Iterable[tuple[int, float]] = (), *, padded: bool = False) -> None:
@@ -77,7 +77,7 @@ class LatencyTable:
             self.measure(size, seconds)
 
     def measure(self, size: int, seconds: float) -> None:
-        """Take note of a batch that was run to measure it, with nothing beside it."""
+        """Record a batch that was run alone to measure it."""
         with self._lock:
             self._measured.append((size, seconds))
             self._note(size, seconds)
@@ -85,23 +85,23 @@ class LatencyTable:
 
     @property
     def is_stale(self) -> bool:
-        """Return whether the last live batch was so long ago that `doubt` is in place.
+        """Return whether the last live batch was long enough ago to call `doubt`.
 
-        If live batches were so slow that nobody's deadline allows one, there will be no further
-        ones that could tell of better times.
+        If live batches were too slow for any request's deadline, no further batch would run that
+        could correct the timings.
         """
         return time.perf_counter() - self._observed_at > STALE_S
 
     def forget(self) -> None:
-        """Go back to what was measured."""
+        """Return to the times measured at load."""
         with self._lock:
             self._go_back(1.0)
 
     def doubt(self) -> None:
-        """Go back to what was measured, or to half of it if that is what was gone by till now.
+        """Return to the times measured at load, or halve them if they are already in use.
 
-        It may have been measured while the machine was busy with something else. The next live
-        batch tells.
+        They may have been measured while the machine was busy with something else. The next live
+        batch will show.
         """
         with self._lock:
             self._go_back(1.0 if self._observed else max(self._trust / 2, _LEAST_TRUST))
@@ -114,13 +114,13 @@ class LatencyTable:
         self._plans = self._make_plans()
 
     def observe(self, size: int, seconds: float) -> None:
-        """Take note of a live batch of `size` images that took `seconds`.
+        """Record a live batch of `size` images that took `seconds`.
 
-        Of a well-known size, plans follow after some further batches: to make them takes longer
-        than to answer a small batch.
+        For a size with many timings, plans are updated only every few batches: making them takes
+        longer than answering a small batch.
         """
         with self._lock:
-            if self._trust < 1:  # now it is known better
+            if self._trust < 1:  # this batch settles the doubt
                 doubted_s = max(self.median_s(size), 1e-9)
                 self._go_back(min(1.0, self._trust * seconds / doubted_s))
                 self._trust = 1.0
@@ -153,38 +153,37 @@ class LatencyTable:
         return _Plans(rows, medians, highs, _best_sizes(medians))
 
     def padded_size(self, size: int) -> int:
-        """Return the size that a batch is filled up to.
+        """Return the size that a batch is padded to.
 
-        A GPU has plans for the sizes that it has met; a CPU would compute the padding for nothing.
+        A GPU has plans only for sizes that it has met; a CPU would waste time on the padding.
         """
         if not self._padded:
             return size
         return next((bucket for bucket, _, _ in self._plans.rows if bucket >= size), size)
 
     def median_s(self, size: int) -> float:
-        """Seconds that half of the batches of that size take at most."""
+        """Return the median seconds of a batch of that size."""
         return _at(self._plans.medians, size)
 
     def p95_s(self, size: int) -> float:
-        """Seconds that 95 of 100 batches of that size take at most."""
+        """Return the 95th percentile of the seconds of a batch of that size."""
         return _at(self._plans.highs, size)
 
     def best_size(self, waiting: int, time_left_s: float) -> int:
-        """Plan a batch of 1 to `waiting` images that must end within `time_left_s`.
+        """Return the best size, 1 to `waiting`, of a batch that must end within `time_left_s`.
 
-        Gives the size with the most images a second of those whose 95th percentile fits; if a
-        smaller one is as fast but for a few per cent, that one. If none fits, 1: the earliest
-        image may still make it.
+        Of the sizes whose 95th percentile fits, this is the smallest one with nearly the highest
+        throughput. If none fits, it is 1: the earliest image may still make it.
         """
         plans = self._plans
         if not plans.rows:
             return waiting
         waiting = self._fitting(waiting, time_left_s)
-        # Beyond what was measured, no size is taken to be faster than the largest.
+        # Beyond the measured sizes, none is assumed to be faster than the largest.
         return max(1, plans.best[min(waiting, len(plans.best) - 1)])
 
     def trial_size(self, best: int, waiting: int, time_left_s: float) -> int | None:
-        """Return a size to run on trial in place of the best one, if it is time for a trial.
+        """Return a size to run on trial instead of the best one, if it is time for a trial.
 
         It is the least recently run of its neighbours, which have at least half and at most twice
         as many images, if there is time for several such batches. Report the choice with
@@ -199,24 +198,24 @@ class LatencyTable:
         return min(sizes, key=lambda size: (last[size], size), default=None)
 
     def note_choice(self, *, is_trial: bool) -> None:
-        """Count a batch that is run, where it might have been larger."""
-        # Without the lock: one more or less does no harm.
+        """Count a batch for which there was a choice of sizes."""
+        # Without the lock: being off by one does no harm.
         self._since_trial = 0 if is_trial else self._since_trial + 1
 
     def _fitting(self, most: int, time_left_s: float) -> int:
-        """Return the most images, of at most that many, whose 95th percentile fits; 0 if none."""
+        """Return the largest size up to `most` whose 95th percentile fits; 0 if none does."""
         if time_left_s == math.inf:
             return most
         highs = self._plans.highs
         if _at(highs, most) <= time_left_s:
             return most
-        # They grow with the size.
+        # The percentiles never decrease with size.
         return bisect.bisect_right(range(1, most), time_left_s, key=lambda size: _at(highs, size))
 
     def plan(self, images: int, max_batch: int) -> tuple[float, float]:
-        """Predict how long `images` take one runner in batches of its best size.
+        """Predict how long one runner takes for `images` in batches of the best size.
 
-        Gives the seconds of all and those of the last batch.
+        Returns the seconds of all batches and those of the last one.
         """
         if images <= 0:
             return 0.0, 0.0
@@ -225,7 +224,7 @@ class LatencyTable:
         largest = len(best) - 1 if plans.rows else 0
         size = best[min(images, max_batch, largest)] if largest else min(images, max_batch)
         last_s = _at(medians, size)
-        whole = max(0, -(-(images - max_batch) // size))  # as long as more waits than fits in one
+        whole = max(0, -(-(images - max_batch) // size))  # while more wait than fit in one batch
         total_s = whole * last_s
         images -= whole * size
         while images > 0:
@@ -235,18 +234,18 @@ class LatencyTable:
         return total_s, last_s
 
     def rows(self) -> list[tuple[int, float, float]]:
-        """Return (size, median, 95th percentile) of the measured sizes."""
+        """Return (size, median, 95th percentile) for each measured size, in seconds."""
         return list(self._plans.rows)
 
 
 def _at(seconds: Sequence[float], size: int) -> float:
-    """Look a size up; beyond what was measured, as many of the largest as it takes."""
+    """Look up a size; beyond the largest measured one, scale that one's time in proportion."""
     largest = len(seconds) - 1
     return seconds[size] if size <= largest else seconds[largest] * size / max(largest, 1)
 
 
 def _interpolate(points: Sequence[tuple[int, float]]) -> list[float]:
-    """Return the seconds of 0, 1, ... images up to the last point's."""
+    """Return the seconds for 0, 1, ... images up to the last point's size, interpolated."""
     seconds = [0.0] + [points[0][1]] * points[0][0]
     for (low, low_s), (high, high_s) in itertools.pairwise(points):
         step = (high_s - low_s) / (high - low)
@@ -255,7 +254,7 @@ def _interpolate(points: Sequence[tuple[int, float]]) -> list[float]:
 
 
 def _steps(points: Sequence[tuple[int, float]]) -> list[float]:
-    """Return the seconds of 0, 1, ... images, each batch filled up to the next point's size."""
+    """Return the seconds for 0, 1, ... images, each batch padded to the next point's size."""
     seconds = [0.0]
     for size, size_s in points:
         seconds += [size_s] * (size + 1 - len(seconds))
@@ -263,7 +262,7 @@ def _steps(points: Sequence[tuple[int, float]]) -> list[float]:
 
 
 def _best_sizes(medians: Sequence[float]) -> list[int]:
-    """Give, of at most 0, 1, ... images, the smallest batch of nearly the best throughput."""
+    """Return, for limits of 0, 1, ... images, the smallest size with nearly the best throughput."""
     sizes, best, rate = [0], 1, 0.0
     for size in range(1, len(medians)):
         rate = max(rate, _rate(medians, size))

@@ -1,12 +1,12 @@
-"""When a request would be answered, by what is before it on its device.
+"""Predicts when a request would be answered, from the work ahead of it on its device.
 
-Before it is what runs, since that can't be stopped, and what waits and is served first: work of
-earlier or equal deadlines, by priority (`Rank`). What is due later does not count, however much it
-is.
+Ahead of it is all running work, since that can't be stopped, and all waiting work that is served
+first: work with the same deadline or an earlier one, by priority (`Rank`). Work that is due later
+is ignored, however much there is.
 
-Work is divided among threads as Graham's bound for list scheduling has it: until a request's last
-piece begins, no thread was idle, so that piece begins at the latest when all threads have been
-filled evenly with what is before it.
+Work is divided among threads by Graham's bound for list scheduling: no thread is idle until a
+request's last piece begins, so that piece begins no later than when all threads have been filled
+evenly with the work ahead of it.
 """
 
 from __future__ import annotations
@@ -23,44 +23,44 @@ from service.batching.ticket import Priority
 
 
 class Decoding(Protocol):
-    """What plans ask of the decoders."""
+    """What plans need to know about decoding."""
 
     @property
     def is_idle(self) -> bool:
-        """Return whether no job waits or is being done."""
+        """Return whether no job is waiting or running."""
 
     def expect_s(self, work: Work) -> float:
-        """Predict how long a job takes a thread."""
+        """Predict how many seconds a job takes on one thread."""
 
     def rests_s(self) -> list[float]:
-        """Predict how long each job that is being done still takes."""
+        """Predict how many more seconds each running job takes."""
 
     def before_s(self, rank: Rank, until: float) -> float:
-        """Seconds of work that wait, for one thread, and are done before somebody of that rank."""
+        """Return the seconds of waiting work, on one thread, that go before that rank."""
 
     def longest_s(self, first: float, last: float) -> float:
-        """Predict the longest job of high priority that waits and is due from `first` to `last`."""
+        """Predict the longest waiting high-priority job due from `first` to `last`, in seconds."""
 
 
 class Gate(Protocol):
-    """What plans ask of a model's gate, and what gates of one device tell each other."""
+    """What plans and the other gates of its device need of a model's gate."""
 
     latencies: LatencyTable
     max_batch: int
     demand: Demand
-    """Its images by rank, those that run included."""
+    """Its images by rank, including running ones."""
 
     def late_s(self, rank: Rank, load: Load, now: float) -> float:
-        """Return the seconds by which a load of that rank would make late who is let in here."""
+        """Return by how many seconds a load of that rank would make an admitted request late."""
 
     def put_off(self, rank: Rank, seconds: float) -> None:
-        """Add to the plans of those who are passed by somebody of that rank."""
+        """Lengthen the plans of the requests that work of that rank overtakes."""
 
 
 class Load(NamedTuple):
-    """What a request asks for: a number of images of one model, to be decoded first.
+    """The work of a request: a number of images for one model, with their decoding.
 
-    Of one that was let in only `longest_s` is given: all else counts in the demand already.
+    For an admitted request only `longest_s` is set: the demand already includes the rest.
     """
 
     of: Gate | None = None
@@ -73,23 +73,23 @@ NOTHING = Load()
 
 
 class DeviceLoad:
-    """A device's threads, its models' gates and what runs; makes plans of all that."""
+    """A device's threads, its models' gates and its running batches; predicts answer times."""
 
     def __init__(self, runners: int = 1, decoding: Decoding | None = None) -> None:
         self.runners = runners
-        """How many batches are computed at a time."""
+        """How many batches are run at a time."""
         self.decoding = decoding
         self.decoders = 1
         """How many images are decoded at a time."""
         self.shares_threads = False
-        """Whether the threads that decode run the batches too."""
+        """Whether the decoding threads also run the batches."""
         self.gates: list[Gate] = []
         self.running: Callable[[], Sequence[RunningBatch]] = tuple
-        """Lists the batches under way."""
+        """Returns the batches in progress."""
 
     @property
     def is_idle(self) -> bool:
-        """Return whether there is nothing at all to be done."""
+        """Return whether there is no work at all."""
         for gate in self.gates:
             if gate.demand:
                 return False
@@ -98,18 +98,18 @@ class DeviceLoad:
     def planned_s(
         self, rank: Rank, of: Gate, now: float, more: Load = NOTHING, own: Load = NOTHING
     ) -> float:
-        """Predict the seconds until what is of that rank is answered by a model.
+        """Predict the seconds until a model answers work of that rank.
 
-        `own` is its load, and `more` what else is to come before it.
+        `own` is the load of that work, `more` an additional load ahead of it.
         """
         view = _View(self, of, more, own)
         if rank.priority is Priority.LOW:
-            # Once it moves up, only what is due before it is before it.
+            # Once it moves up, only work that is due earlier is ahead of it.
             waits_s = max(0.0, rank.moves_up_at - now)
             moved_up = Rank(rank.deadline)
             return min(view.finish_s(rank, now), waits_s + view.finish_s(moved_up, math.inf))
         planned_s = view.finish_s(rank, now)
-        while view.has_low():  # those that move up meanwhile may pass it, and so may others then
+        while view.has_low():  # work that moves up meanwhile may overtake it, then more may move up
             later_s = view.finish_s(rank, now + planned_s)
             if later_s <= planned_s:
                 break
@@ -117,7 +117,7 @@ class DeviceLoad:
         return planned_s
 
     def alone_s(self, load: Load) -> float:
-        """Return the seconds by which a load puts off what comes after it."""
+        """Return by how many seconds a load delays the work after it."""
         if load.of is None:
             return 0.0
         infer_s, _ = load.of.latencies.plan(load.images, load.of.max_batch)
@@ -125,7 +125,7 @@ class DeviceLoad:
 
 
 class _View:
-    """A device at one moment, seen by who waits for one of its models."""
+    """A snapshot of a device, for planning requests to one of its models."""
 
     __slots__ = ("_device", "_more", "_of", "_own", "_rests", "_running")
 
@@ -135,18 +135,18 @@ class _View:
         self._rests = [] if device.decoding is None else device.decoding.rests_s()
 
     def has_low(self) -> bool:
-        """Return whether images of low priority wait or run."""
+        """Return whether low-priority images are waiting or running."""
         return any(gate.demand.has_low for gate in self._device.gates)
 
     def finish_s(self, rank: Rank, until: float) -> float:
-        """Return the seconds until the answer, if who moves up until then has done so."""
+        """Return the seconds until the answer, counting work that moves up by `until` as high."""
         device, own = self._device, self._own
         others_s = 0.0
         for gate in device.gates:
             if gate is not self._of:
                 others_s += self._others_s(gate, rank, until)
         waiting = self._waiting(self._of, rank, until) + own.images
-        # Idle runners share out what waits, so a batch may be smaller than the table's best.
+        # Idle runners divide waiting images, so a batch may be smaller than the table's best.
         most = min(self._of.max_batch, -(-waiting // device.runners))
         own_s, last_s = self._of.latencies.plan(waiting, most)
         before_s = others_s + own_s - last_s
@@ -155,13 +155,13 @@ class _View:
             return filled_s(batches, device.runners, before_s) + last_s
         decode_s = device.decoding.before_s(rank, until) + self._more.decode_s
         if not device.shares_threads:
-            # Side by side: the slower of them decides, and one image is decoded before any runs.
+            # In parallel: the slower one decides, and one image is decoded before any batch runs.
             first_s = filled_s(self._rests, device.decoders, decode_s)
             first_s += own.decode_s / max(own.images, 1)
             all_s = filled_s(self._rests, device.decoders, decode_s + own.decode_s - own.longest_s)
             infer_s = filled_s(batches, device.runners, before_s) + last_s
             return max(all_s + own.longest_s, first_s + infer_s)
-        # A batch may take the cores of several threads, and a decode those of several batches.
+        # A batch may occupy the cores of several threads, and a decode those of several batches.
         threads = max(device.runners, device.decoders)
         per_batch, per_decode = threads / device.runners, threads / device.decoders
         work_s = per_batch * before_s + per_decode * (decode_s + own.decode_s - own.longest_s)
@@ -169,7 +169,7 @@ class _View:
         return filled_s([*batches, *self._rests], threads, work_s) + own.longest_s + last_s
 
     def _waiting(self, gate: Gate, rank: Rank, until: float) -> int:
-        """Count a model's images that do not run yet and are served before that rank."""
+        """Return the number of a model's images that are not running and go before that rank."""
         count = int(gate.demand.before(rank, until))
         if count:
             for batch in self._running:
@@ -178,21 +178,21 @@ class _View:
         return max(0, count) + (self._more.images if self._more.of is gate else 0)
 
     def _others_s(self, gate: Gate, rank: Rank, until: float) -> float:
-        """Return the seconds of another model's batches that are run before that rank."""
+        """Return the seconds of another model's batches that go before that rank."""
         waiting = self._waiting(gate, rank, until)
         if not waiting:
             return 0.0
-        # Their last batch is filled up with what is due later.
+        # Their last batch is filled up with images that are due later.
         size = gate.latencies.best_size(gate.max_batch, math.inf)
         later = int(gate.demand.total) - waiting
         return gate.latencies.plan(waiting + max(0, min(-waiting % size, later)), gate.max_batch)[0]
 
 
 def filled_s(rests_s: Sequence[float], threads: int, work_s: float) -> float:
-    """Return the time at which threads are done with so much work that can be divided at will.
+    """Return the seconds until threads have finished `work_s` of freely divisible work.
 
-    Each is free after its rest of the work that it does now; those without one are free at once. Of
-    more rests than threads, as where batches wait for a GPU, some are done after others.
+    `rests_s` has the remaining seconds of each busy thread; the others are free at once. With more
+    entries than threads, as when batches wait for a GPU, some are run after others.
     """
     if not rests_s or len(rests_s) > threads:
         return (work_s + sum(rests_s)) / threads

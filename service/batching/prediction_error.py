@@ -1,33 +1,32 @@
-"""How far plans are from what happens."""
+"""How far predicted answer times are from actual ones."""
 
 from __future__ import annotations
 
 import math
 
 _MEMORY_S = 5.0
-"""Time constant of what is remembered: several times as long as a queue, since an answer tells of
-the plan that was made when its request came. With less, admission swings between too many and too
-few."""
+"""Time constant of forgetting: several times the length of a queue, since an answer reflects the
+plan made when its request arrived. With less, admission swings between too many and too few."""
 
 _DEVIATIONS = 4.0
-"""RFC 6298 waits so many mean deviations for an answer before it takes it for lost."""
+"""Mean deviations to allow for, as many as RFC 6298 does before it considers a packet lost."""
 
 _MOST_WRONG = 4.0
-"""A single request, cancelled or stuck, must not spoil the estimate."""
+"""Largest ratio counted, so that one cancelled or stuck request does not spoil the estimate."""
 
 
 class PredictionErrors:
-    """Learns from answers by how much plans are too good, and how reliable that is.
+    """Learns from answers how optimistic plans are, and how reliable that estimate is.
 
-    The table times batches and the meter times decodes, each by itself. Together, on cores that
-    they share with HTTP, they take longer; and a service that admits by plans that are too good has
-    every image run at the last moment, in batches of one.
+    Batches and decodes are timed separately. Together, on cores that they share with HTTP, they
+    take longer; and a service that admits by optimistic plans ends up running every image at the
+    last moment, in batches of one.
 
-    Sums, which fade, of what was planned, of what it took and of the deviation (mean and mean
-    deviation as in RFC 6298, section 2, but over time). The factor is that of the sums, and not a
-    mean of factors: short waits with their overhead say little of long ones. The deviation is a
-    time, and not a share of what was planned: it is of about a batch, however many wait. One more
-    answer that was just as planned counts always, so that what has faded says nothing.
+    Keeps fading sums of planned times, actual times and deviations (mean and mean deviation as in
+    RFC 6298, section 2, but over time). The factor is the ratio of the sums, not a mean of ratios:
+    short waits, with their overhead, say little about long ones. The deviation is a time, not a
+    share of the plan: it is about one batch long, however many images wait. One extra answer that
+    went exactly as planned is always included, so that faded sums have no effect.
     """
 
     def __init__(self) -> None:
@@ -35,7 +34,7 @@ class PredictionErrors:
         self._learned_at = -math.inf
 
     def learn(self, planned_s: float, took_s: float, now: float) -> None:
-        """Take note of what was planned to take `planned_s` and took `took_s`, until `now`."""
+        """Record at `now` an answer that was planned to take `planned_s` and took `took_s`."""
         if planned_s <= 0:
             return
         took_s = min(max(took_s, planned_s / _MOST_WRONG), planned_s * _MOST_WRONG)
@@ -48,7 +47,7 @@ class PredictionErrors:
         self._deviation_s = left * self._deviation_s + error_s
 
     def expected_s(self, planned_s: float, now: float) -> float:
-        """Seconds that what is planned to take `planned_s` takes on an average."""
+        """Return the mean actual seconds of work that is planned to take `planned_s`."""
         if planned_s <= 0:
             return 0.0
         left = self._left(now)
@@ -56,10 +55,10 @@ class PredictionErrors:
         return planned_s * max(1.0, factor)
 
     def margin_s(self, now: float) -> float:
-        """Seconds by which nearly all answers are at most later than that."""
+        """Return by how many seconds nearly all answers exceed `expected_s` at most."""
         left = self._left(now)
         return _DEVIATIONS * left * self._deviation_s / (left * self._answers + 1)
 
     def _left(self, now: float) -> float:
-        """Return the share of all that is not forgotten yet."""
+        """Return the share of the sums that has not faded by `now`."""
         return math.exp((self._learned_at - now) / _MEMORY_S)

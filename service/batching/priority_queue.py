@@ -1,4 +1,4 @@
-"""A line in which the urgent come first and nobody is passed for ever.
+"""A queue in which urgent items come first and none is overtaken forever.
 
 Order: priority, then deadline, then arrival. Not thread-safe.
 """
@@ -17,18 +17,18 @@ from service.batching.ticket import Priority
 
 
 class Waiting(Ranked, Protocol):
-    """What can stand in a line."""
+    """An item of a `DeadlineQueue`."""
 
     @property
     def waiter(self) -> Waiter:
-        """Who waits for it; cancelled when nobody does any more."""
+        """Return its waiter, which is cancelled once the item is no longer wanted."""
 
 
 W = TypeVar("W", bound=Waiting)
 
 
 class DeadlineQueue(Generic[W]):
-    """Who waits, first in order first."""
+    """Waiting items, ordered by priority, deadline and arrival."""
 
     def __init__(self) -> None:
         self._arrivals = count()
@@ -37,32 +37,32 @@ class DeadlineQueue(Generic[W]):
         self._next_up = math.inf  # no later than when the first of `_low` moves up
 
     def __len__(self) -> int:
-        """Count all, those included that nobody waits for any more."""
+        """Return the number of items, including abandoned ones."""
         return len(self._high) + len(self._low)
 
     def __iter__(self) -> Iterator[W]:
-        """Return all, in no order."""
+        """Return all items in no particular order."""
         return (item for _, _, item in (*self._high, *self._low))
 
     def push(self, item: W) -> None:
-        """Add one."""
+        """Add an item."""
         heap = self._high if item.priority is Priority.HIGH else self._low
         if heap is self._low:
             self._next_up = min(self._next_up, item.moves_up_at)
         heapq.heappush(heap, (item.deadline, next(self._arrivals), item))
 
     def first(self, now: float) -> W | None:
-        """Show who is first."""
+        """Return the first item without removing it."""
         heap = self._heap(now)
         return heap[0][2] if heap else None
 
     def pop(self, now: float) -> W | None:
-        """Take who is first."""
+        """Remove and return the first item."""
         heap = self._heap(now)
         return heapq.heappop(heap)[2] if heap else None
 
     def remove(self, waiter: Waiter) -> W | None:
-        """Take out whose waiter that is, wherever it stands."""
+        """Remove and return the item with that waiter, wherever it is in the queue."""
         for heap in (self._high, self._low):
             for index, (_, _, item) in enumerate(heap):
                 if item.waiter is waiter:
@@ -73,7 +73,7 @@ class DeadlineQueue(Generic[W]):
         return None
 
     def sweep(self) -> int:
-        """Take out all that nobody waits for any more; return how many."""
+        """Remove all abandoned items; return how many there were."""
         before = len(self)
         for heap in (self._high, self._low):
             heap[:] = [entry for entry in heap if not entry[2].waiter.cancelled()]
@@ -81,9 +81,9 @@ class DeadlineQueue(Generic[W]):
         return before - len(self)
 
     def sort_key(self, now: float, place: int = 1) -> tuple[int, float]:
-        """Return current priority and deadline of the item at a place in the order, from 1 on.
+        """Return the current priority and deadline of the item at a place in the order, from 1 on.
 
-        The queue must have as many.
+        The queue must have that many items.
         """
         heap = self._heap(now)
         priority = Priority.HIGH if self._high else Priority.LOW
@@ -94,11 +94,11 @@ class DeadlineQueue(Generic[W]):
         return priority, heapq.nsmallest(place, heap)[-1][0]
 
     def earliest_deadline(self) -> float:
-        """Return the earliest deadline of all; there must be one."""
+        """Return the earliest deadline; the queue must not be empty."""
         return min(heap[0][0] for heap in (self._high, self._low) if heap)
 
     def drain(self) -> list[W]:
-        """Empty the line."""
+        """Empty the queue and return its items."""
         left = list(self)
         self._high, self._low = [], []
         return left

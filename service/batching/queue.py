@@ -14,21 +14,21 @@ class Selection:
     """The outcome of forming a batch."""
 
     batch: list[Ticket] = field(default_factory=list)
-    late: list[Ticket] = field(default_factory=list)  # can't be answered in time any more
-    abandoned: int = 0  # nobody waits for them
+    late: list[Ticket] = field(default_factory=list)  # can no longer be answered in time
+    abandoned: int = 0  # cancelled by their waiters
 
 
 class TicketQueue(DeadlineQueue[Ticket]):
     """Waiting tickets of one model."""
 
     def oldest_submitted(self) -> float:
-        """When the longest-waiting ticket was submitted; there must be one."""
+        """Return when the longest-waiting ticket was submitted; there must be one."""
         return min(ticket.submitted for ticket in self)
 
     def drop_gone(self, now: float, latencies: LatencyTable) -> Selection:
-        """Drop who is first and has gone, or can't be answered in time even alone, and so on.
+        """Drop leading tickets that are abandoned, or would be late even in a batch of their own.
 
-        The order among models is that of images which are really run.
+        Then the models are ordered by images that are really going to be run.
         """
         taken = Selection()
         while (ticket := self.first(now)) is not None:
@@ -44,8 +44,7 @@ class TicketQueue(DeadlineQueue[Ticket]):
     def take(self, now: float, latencies: LatencyTable, size: int) -> Selection:
         """Take the first `size` tickets, or all if there are fewer.
 
-        Passed over, and gone from the queue: tickets that nobody waits for, and those whose
-        deadline not even a batch of their own would meet.
+        On the way, drop tickets that are abandoned, or would be late even in a batch of their own.
         """
         taken = Selection()
         while len(taken.batch) < size:

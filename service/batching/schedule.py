@@ -1,6 +1,6 @@
-"""What each thread does now, and what it does next.
+"""What each thread is doing, and what it does next.
 
-Not thread-safe, but for what says so: the pool holds its lock.
+Not thread-safe, except where noted: the pool holds its lock.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from service.batching.work_source import ConcurrencyLimit, WorkSource
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """Work that is being done."""
+    """Work in progress on a thread."""
 
     source: WorkSource
     batch: list[Any]
@@ -27,9 +27,9 @@ class Run:
 
 @dataclass(frozen=True, slots=True)
 class RunningBatch:
-    """A batch that is under way: its model's table, its tickets, the seconds that it still takes.
+    """A batch in progress: its model's table, its tickets, and its remaining seconds.
 
-    `ends_at` is as planned, and may be over.
+    `ends_at` is the planned end and may have passed.
     """
 
     latencies: LatencyTable
@@ -40,16 +40,16 @@ class RunningBatch:
 
 
 class Schedule:
-    """The sources of work of a number of threads, and what each thread does."""
+    """The work sources of a group of threads, and what each thread is doing."""
 
     def __init__(self) -> None:
         self.sources: list[WorkSource] = []
         self._runs: dict[int, Run] = {}
 
     def begin(self, thread: int, idle: int) -> Run | float:
-        """Give a thread the most urgent work; `idle` threads are free, this one included.
+        """Start the most urgent work on a thread; `idle` threads are free, including this one.
 
-        If there is none, return the seconds until there may be some, infinite where nothing waits.
+        If there is none, return the seconds until there may be some, infinite if nothing waits.
         """
         while True:
             now = time.perf_counter()
@@ -64,7 +64,7 @@ class Schedule:
                 return run
 
     def end(self, thread: int) -> Run | None:
-        """Note that a thread has done its work, if it had some."""
+        """Note that a thread has finished its work; return that work, if it had any."""
         run = self._runs.pop(thread, None)
         if run is not None:
             run.source.concurrency.running -= 1
@@ -72,16 +72,16 @@ class Schedule:
 
     @property
     def has_work(self) -> bool:
-        """Return whether there is work to be begun, or there may be after a while."""
+        """Return whether there is work to start, now or later."""
         now = time.perf_counter()
         return any(
             source.concurrency.free and source.offer(now, 1) is not None for source in self.sources
         )
 
-    # Any thread may ask for what follows.
+    # The following methods may be called on any thread.
 
     def running(self) -> list[RunningBatch]:
-        """List the batches under way, the oldest first."""
+        """List the batches in progress, oldest first."""
         now = time.perf_counter()
         found: list[RunningBatch] = []
         for run in sorted(self._runs.values(), key=_since):
@@ -100,14 +100,14 @@ class Schedule:
         return found
 
     def free_at(self, concurrency: ConcurrencyLimit) -> float:
-        """When all batches under way within a limit are planned to end; 0 if there are none."""
+        """Return when all batches in progress within a limit should have ended; 0 if none are."""
         return max(
             (batch.ends_at for batch in self.running() if batch.concurrency is concurrency),
             default=0.0,
         )
 
     def runs_of(self, source: WorkSource) -> list[Run]:
-        """List what is being done for one source."""
+        """List the work in progress for one source."""
         return [run for run in tuple(self._runs.values()) if run.source is source]
 
 

@@ -14,7 +14,7 @@ from service.batching.completion import Complete, Waiter, complete_futures
 
 
 class Priority(IntEnum):
-    """Which images run first. Low ones move up when half of their time is gone."""
+    """Which images run first. Low priority becomes high when half of the image's time is gone."""
 
     HIGH = 0
     LOW = 1
@@ -22,7 +22,7 @@ class Priority(IntEnum):
 
 @dataclass(frozen=True, slots=True)
 class TicketResult:
-    """What a batch gave for one image, and how it went."""
+    """A batch's answer for one image, with its timings."""
 
     probabilities: NDArray[np.float32]  # [C]
     queue_s: float
@@ -32,10 +32,10 @@ class TicketResult:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Ticket:
-    """An image's pixels, who waits for its result, and how that is handed over.
+    """An image's pixels, the waiter for its result, and how the result is delivered.
 
-    A waiter that is cancelled is all the batcher needs to drop the work. Times are of
-    `time.perf_counter()`.
+    The batcher drops the image once its waiter is cancelled. Times are in `time.perf_counter()`
+    seconds.
     """
 
     pixels: NDArray[np.uint8]  # [H, W, 3]
@@ -43,29 +43,29 @@ class Ticket:
     submitted: float
     deadline: float
     priority: Priority = Priority.HIGH
-    arrived: float | None = None  # when its image began to wait to be decoded, if it had to
-    tried: bool = False  # run however late it looks: it was let in although its plan was too long
+    arrived: float | None = None  # when its image began to wait for decoding, if it did
+    tried: bool = False  # run however late it looks: admitted on an idle device despite its plan
     complete: Complete = complete_futures
 
     @property
     def moves_up_at(self) -> float:
-        """When a ticket of low priority becomes one of high priority: at half of its time."""
+        """Return when low priority becomes high: once half of the ticket's time is gone."""
         return half_time(self.submitted if self.arrived is None else self.arrived, self.deadline)
 
 
 def half_time(since: float, deadline: float) -> float:
-    """When half of the time is gone that there was at `since`."""
+    """Return the moment halfway between `since` and the deadline."""
     return since + (deadline - since) / 2
 
 
 def complete(outcomes: Sequence[tuple[Ticket, TicketResult | Exception]]) -> None:
-    """Hand each ticket's outcome to its waiter; one call for neighbours that share theirs."""
+    """Deliver each ticket's outcome, with one call for neighbours with the same `complete`."""
     for call, group in groupby(outcomes, key=_complete_of):
         call([(ticket.waiter, outcome) for ticket, outcome in group])
 
 
 def reject(tickets: Sequence[Ticket], error: Callable[[], Exception]) -> None:
-    """Complete each ticket with an exception of its own."""
+    """Complete each ticket with its own exception."""
     complete([(ticket, error()) for ticket in tickets])
 
 

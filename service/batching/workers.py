@@ -1,8 +1,8 @@
 """The threads that decode images and run batches. They belong to a device; all models share them.
 
-A model with threads of its own would fight the others for the same cores, and so would decoders
-beside runners. A free thread takes the most urgent work of any source, at once; the one that has
-decoded an image is as good as any to run it, and to wake another costs more than a small decode.
+Separate threads for each model, or for decoding and inference, would compete for the same cores. A
+free thread takes the most urgent work of any source at once. The thread that has decoded an image
+is as good as any to run it, and waking another costs more than a small decode.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ _LOOK_S = 0.05
 class WorkerPool:
     """A fixed number of threads, and the one lock that guards their schedule and its sources.
 
-    A thread holds the lock while it looks for work, and waits for it where there is none. Whatever
-    else touches a source's queue does so by `submit` or `change`.
+    A thread holds the lock while it looks for work, and waits on its condition if there is none.
+    Anything else that touches a source's queue goes through `submit` or `change`.
     """
 
     def __init__(
@@ -53,12 +53,12 @@ class WorkerPool:
             thread.start()
 
     def add(self, source: WorkSource) -> None:
-        """Serve one more source."""
+        """Add a source to take work from."""
         with self._changed:
             self.schedule.sources.append(source)
 
     def remove(self, source: WorkSource, timeout_s: float) -> bool:
-        """Serve a source to its end; False if that took longer than `timeout_s`."""
+        """Finish a source's work and remove it; return False if that exceeded `timeout_s`."""
         with self._changed:
             self._changed.notify_all()
             self._removing += 1
@@ -67,10 +67,10 @@ class WorkerPool:
                 left_s = end - time.monotonic()
                 if left_s <= 0:
                     break
-                # Nobody tells when a waiter cancels what is in line, so now and then it looks.
+                # A waiter's cancellation does not notify, so look now and then.
                 self._changed.wait(min(left_s, _LOOK_S))
             self._removing -= 1
-            if source in self.schedule.sources:  # closing twice does no harm
+            if source in self.schedule.sources:  # closing twice is harmless
                 self.schedule.sources.remove(source)
         return ended
 
@@ -81,7 +81,7 @@ class WorkerPool:
     def submit(self, source: WorkSource, item: Any, *, wake: bool = True) -> None:
         """Queue work of a source; raises `ModelUnavailableError` if no thread will ever take it.
 
-        A thread of the pool passes `wake=False`: it looks for work itself as its job ends.
+        A thread of the pool passes `wake=False`: it looks for work itself when its job ends.
         """
         with self._changed:
             if self.ended:
@@ -91,21 +91,21 @@ class WorkerPool:
                 self._wake()
 
     def change(self, call: Callable[[], T]) -> T:
-        """Call while no thread takes work, as what changes a source's queue has to be."""
+        """Call `call` under the lock, as any change to a source's queue requires."""
         with self._changed:
             return call()
 
     @property
     def ended(self) -> bool:
-        """Return whether no thread is left to take anything."""
+        """Return whether no thread is left."""
         return self._alive == 0
 
     def dead(self) -> int:
-        """Count the threads that have ended without being asked to."""
+        """Return how many threads have ended without being asked to."""
         return 0 if self._closing else self.threads - self._alive
 
     def close(self, timeout_s: float) -> bool:
-        """Stop the threads after what they do now; False if one did not end in time."""
+        """Stop the threads after their current work; return False if one did not end in time."""
         with self._changed:
             self._closing = True
             self._changed.notify_all()
@@ -120,9 +120,9 @@ class WorkerPool:
         try:
             while run := self._next(index):
                 run.source.run(run.batch)
-                del run  # a body of many megabytes would stay while the thread waits for the next
+                del run  # or a body of many megabytes would stay while the thread waits
         finally:
-            # Also when a thread dies of a defect: nobody may wait for one that is gone.
+            # Also when a bug kills the thread: nothing may keep waiting for a dead thread.
             with self._changed:
                 self._alive -= 1
                 died = self.schedule.end(index)
@@ -134,7 +134,7 @@ class WorkerPool:
                 self._changed.notify_all()
 
     def _next(self, index: int) -> Run | None:
-        """End the last piece of work and wait for another; None means that the pool is closed."""
+        """End the last piece of work and wait for another; None means the pool is closing."""
         with self._changed:
             self.schedule.end(index)
             if self._removing:
@@ -144,7 +144,7 @@ class WorkerPool:
                 while not self._closing:
                     run = self.schedule.begin(index, self._idle)
                     if isinstance(run, Run):
-                        # Another idle thread may take what is left, or wait for its time.
+                        # Another idle thread may take the remaining work or wait until it is due.
                         if self._idle > 1 and self.schedule.has_work:
                             self._wake()
                         return run
@@ -154,14 +154,14 @@ class WorkerPool:
                 self._idle -= 1
 
     def _wake(self) -> None:
-        """Have an idle thread look for new work: those that are at work look as they end."""
-        if self._removing:  # who waits there would take the call for itself
+        """Have an idle thread look for new work; busy ones look when they finish."""
+        if self._removing:  # a single notification might wake `remove` instead of a thread
             self._changed.notify_all()
         elif self._idle:
             self._changed.notify()
 
     def _wait(self, seconds: float) -> None:
-        """Wait to be woken, or until something may be ready: one idle thread has that alarm."""
+        """Wait to be woken, or until work may be due; only one idle thread sets that alarm."""
         if seconds == math.inf:
             self._changed.wait()
             return

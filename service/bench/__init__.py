@@ -1,7 +1,7 @@
-"""`resnet-serve bench`: load with checked answers against a running server, and the limits.
+"""`resnet-serve bench`: puts load on a running server, checks its answers, measures the limits.
 
 options -> images -> reference answers -> load (closed or open loop) -> statistics -> report
                                           monitor (the server's CPU and memory) -^
 
-The load comes from this process, or is dealt out to several.
+The load is sent by this process or by several others.
 """

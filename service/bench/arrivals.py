@@ -1,4 +1,4 @@
-"""When requests of an open loop arrive: seconds from the start, float64 and ascending."""
+"""Arrival times of an open loop's requests: seconds from the start, float64, ascending."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ Arrivals = NDArray[np.float64]
 
 
 def poisson(rate: float, seconds: float, seed: int) -> Arrivals:
-    """Return arrivals of a Poisson process: `rate` a second, independent of each other."""
+    """Return the arrivals of a Poisson process with `rate` per second."""
     random = np.random.default_rng(seed)
     times = np.empty(0)
     last = 0.0
     while last < seconds:
-        # Some more than are likely needed; another round if chance wants it.
+        # Slightly more than are likely to be needed; if they are too few, another round follows.
         gaps = random.exponential(1 / rate, int((seconds - last) * rate * 1.1) + 16)
         times = np.concatenate([times, last + np.cumsum(gaps)])
         last = float(times[-1])
@@ -30,8 +30,8 @@ def poisson(rate: float, seconds: float, seed: int) -> Arrivals:
 def burst(rate: float, seconds: float, seed: int) -> Arrivals:
     """Return arrivals whose rate is 3 times the mean `rate` for the first second of every five.
 
-    Between bursts the rate is what keeps the mean: half of it. A Poisson process with a varying
-    rate is one of rate 1 whose time axis is bent: by the inverse of the expected count.
+    Between bursts the rate is half the mean, which keeps the mean. A Poisson process with a varying
+    rate is one of rate 1 with its time axis warped by the inverse of the expected count.
     """
     rest = rate * (BURST_PERIOD_S - BURST_FACTOR * BURST_LENGTH_S) / (
         BURST_PERIOD_S - BURST_LENGTH_S
@@ -46,15 +46,15 @@ def burst(rate: float, seconds: float, seed: int) -> Arrivals:
 
 
 def read_trace(path: Path) -> Arrivals:
-    """Read one arrival time in seconds a line; blank lines and those with `#` are passed over.
+    """Read one arrival time in seconds per line, ignoring blank lines and those starting with `#`.
 
-    Raises `TraceFileError`, naming the line, for what is no number, negative or out of order.
+    Raises `TraceFileError`, naming the line, if a time is not a number, negative or out of order.
     """
     times: list[float] = []
     try:
         lines = path.read_text("utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
-        reason = getattr(error, "strerror", None) or "is no text"
+        reason = getattr(error, "strerror", None) or "is not a text file"
         raise TraceFileError(f"--trace {path}: {reason}") from error
     for number, line in enumerate(lines, 1):
         text = line.strip()
@@ -65,12 +65,14 @@ def read_trace(path: Path) -> Arrivals:
         except ValueError:
             time = math.nan
         if not (math.isfinite(time) and time >= 0):
-            raise TraceFileError(f"--trace {path}, line {number}: {text!r} is no time in seconds")
+            raise TraceFileError(
+                f"--trace {path}, line {number}: {text!r} is not a time in seconds"
+            )
         if times and time < times[-1]:
             raise TraceFileError(
                 f"--trace {path}, line {number}: {text} comes after {times[-1]:g}; sort the lines"
             )
         times.append(time)
     if not times:
-        raise TraceFileError(f"--trace {path}: holds no arrival times")
+        raise TraceFileError(f"--trace {path}: has no arrival times")
     return np.array(times)

@@ -16,12 +16,12 @@ _BUFFER = 2**20  # bytes; samples come by the megabyte
 
 @dataclass(frozen=True, slots=True)
 class Ready:
-    """From a worker: it can begin to send its share."""
+    """From a worker: it is ready to send its share."""
 
 
 @dataclass(frozen=True, slots=True)
 class Go:
-    """To a worker: send from `start` on; with `tell`, say each second how it goes."""
+    """To a worker: send from `start` on; with `tell`, report progress every second."""
 
     start: float
     window: Window
@@ -30,23 +30,23 @@ class Go:
 
 @dataclass(frozen=True, slots=True)
 class Done:
-    """From a worker: its share has been sent, and the last answer has come."""
+    """From a worker: its share has been sent and the last answer has arrived."""
 
 
 @dataclass(frozen=True, slots=True)
 class Finish:
-    """To a worker: drop what is under way, and hand over the outcome."""
+    """To a worker: drop requests in progress and send the outcome."""
 
 
 @dataclass(frozen=True, slots=True)
 class Finishing:
-    """From a worker, at once: it gets the outcome ready, which has so many samples."""
+    """From a worker, at once: it is preparing the outcome, which has `samples` samples."""
 
     samples: int
 
 
 class Channel:
-    """One end of a socket pair. Both ends are this program, so it may carry pickles."""
+    """One end of a socket pair. Both ends are this program, so pickles are safe."""
 
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._reader, self._writer = reader, writer
@@ -54,11 +54,11 @@ class Channel:
 
     @classmethod
     async def over(cls, end: socket.socket) -> Channel:
-        """Take over a socket, which is closed with the channel."""
+        """Return a channel over a socket, which is closed with it."""
         return cls(*await asyncio.open_unix_connection(sock=end, limit=_BUFFER))
 
     async def send(self, message: object) -> None:
-        """Send; raises `ConnectionError` when the other process has ended."""
+        """Send a message; raises `ConnectionError` if the other process has ended."""
         data = pickle.dumps(message, pickle.HIGHEST_PROTOCOL)
         if self._writer.is_closing():  # uvloop's write() would raise RuntimeError
             raise ConnectionResetError("the other process has ended")
@@ -66,9 +66,9 @@ class Channel:
         await self._writer.drain()
 
     async def receive(self) -> Any:
-        """Wait for the next message; raises `EOFError` when the other process has ended.
+        """Return the next message; raises `EOFError` if the other process has ended.
 
-        Where a call is cancelled, the next one goes on with its message.
+        If a call is cancelled, the next one continues with its message.
         """
         try:
             if self._size is None:
@@ -77,8 +77,8 @@ class Channel:
         except (asyncio.IncompleteReadError, ConnectionError) as error:
             raise EOFError from error
         self._size = None
-        return pickle.loads(data)  # noqa: S301 - of this program, see above
+        return pickle.loads(data)  # noqa: S301 - from this program, see above
 
     def close(self) -> None:
-        """Close this end, which the other one notices."""
+        """Close this end; the other one will notice."""
         self._writer.close()

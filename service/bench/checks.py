@@ -1,4 +1,4 @@
-"""What the flags name outside of the program, looked at before anything slow is imported."""
+"""Checks the files, address and process that flags name, before anything slow is imported."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from service.bench.target import parse_target
 
 
 def check(options: BenchOptions) -> None:
-    """Make sure that files can be read and reports written, and that the address is one to load.
+    """Check that files can be read, reports can be written, and the address is allowed.
 
-    Told after minutes of load it would be a nuisance. Raises `OptionError` or `TargetError`.
+    Otherwise errors would appear only after minutes of load. Raises `OptionError` or `TargetError`.
     """
     if options.target_url is not None:
         parse_target(options.target_url)

@@ -17,7 +17,7 @@ from service.engine.builds import prepare_runtime
 if TYPE_CHECKING:
     from argparse import _SubParsersAction
 
-_INTERRUPTED = 130  # 128 and the signal's number, as a shell has it
+_INTERRUPTED = 130  # 128 plus the signal's number, as shells report it
 
 _DESCRIPTION = """\
 Load-test a server on this machine, check every answer, and report latency,
@@ -42,7 +42,7 @@ exit status:
 
 
 def add_bench(subparsers: _SubParsersAction[argparse.ArgumentParser]) -> None:
-    """Add the command `bench` with its flags."""
+    """Add the `bench` command with its flags."""
     parser = subparsers.add_parser(
         "bench",
         help="load-test a server on this machine and check its answers",
@@ -56,17 +56,17 @@ def add_bench(subparsers: _SubParsersAction[argparse.ArgumentParser]) -> None:
 
 
 def run_bench(arguments: Mapping[str, Any]) -> int:
-    """Run with parsed flags; gives the exit status.
+    """Run the benchmark with parsed flags and return the exit status.
 
-    It is 130 when Ctrl-C ended it (what was measured is reported), 1 when an answer was wrong,
-    also one in the warm-up.
+    It is 130 if Ctrl-C ended the run (what was measured is reported), and 1 if an answer was wrong,
+    even one in the warm-up.
 
-    Raises a `StartupError` when it can't be done as asked.
+    Raises a `StartupError` if the benchmark can't run as requested.
     """
     options = read_options(arguments)
     check(options)
     prepare_runtime()
-    # Only now: --help and a bad flag need none of this.
+    # Imported late: --help and errors in flags need none of this.
     from service.bench.html_report import render_html  # noqa: PLC0415
     from service.bench.load import WRONG_ANSWER  # noqa: PLC0415
     from service.bench.progress import Progress  # noqa: PLC0415
@@ -82,7 +82,7 @@ def run_bench(arguments: Mapping[str, Any]) -> int:
         report = measure(options, progress)
     finally:
         progress.clear()
-    with ExitStack() as files:  # each is written whatever becomes of the others
+    with ExitStack() as files:  # each one is written even if others fail
         for path, render in reversed(outputs):
             if path is not None:
                 files.callback(_render, render, report, path)
@@ -107,7 +107,7 @@ def _render(render: Callable[[dict[str, Any]], str], report: dict[str, Any], pat
 def _print(text: str, stream: TextIO) -> None:
     encoding = stream.encoding or "utf-8"
     try:
-        # What the terminal can't show, as a file's name that is no UTF-8, must not cost the report.
+        # Characters that the terminal can't show, as in odd file names, must not lose the report.
         stream.write(text.encode(encoding, "backslashreplace").decode(encoding))
         stream.flush()
     except OSError as error:

@@ -1,4 +1,4 @@
-"""A generator of several processes: starts them, has them send together, gathers what came."""
+"""A generator of several processes: starts them, makes them send together, collects outcomes."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from service.bench.summary import Window
 M = TypeVar("M")
 
 _ANSWER_S = 5.0  # for a process that does nothing else
-_HAND_OVER_S = 5e-5  # for each sample that is to be handed over: ten times what it takes
+_HAND_OVER_S = 5e-5  # per sample of an outcome: ten times what sending it takes
 
 # Modules are found where this process finds them, and nowhere else.
 _CODE = (
@@ -31,9 +31,9 @@ _CODE = (
 
 
 class Crew:
-    """A generator of so many processes, which are there while its context is entered.
+    """A generator of several processes, which exist while its context is entered.
 
-    With `tell` they say each second how it goes.
+    With `tell` they report progress every second.
     """
 
     def __init__(self, work: Work, processes: int, *, tell: bool) -> None:
@@ -62,31 +62,31 @@ class Crew:
             worker.end()
 
     async def open(self, shares: Sequence[Share]) -> None:
-        """Get ready for a run; the processes connect one after another, see `Pool.open`."""
+        """Prepare a run; the processes connect one after another, see `Pool.open`."""
         if len(self._workers) < self.processes:
-            raise GeneratorError("a process of the load generator did not answer, and was ended")
+            raise GeneratorError("a load generator process did not answer and was killed")
         for worker, share in zip(self._workers, shares, strict=True):
             worker.tally = Tally()
             await worker.send(share)
             await worker.receive(Ready)
 
     async def run(self, start: float, window: Window) -> None:
-        """Have all send from `start` on, and wait for the last answers."""
+        """Make all processes send from `start` on, and wait for the last answers."""
         for worker in self._workers:
             await worker.send(Go(start, window, self._tell))
         await self._receive(Done)
 
     def tally(self) -> Tally:
-        """Tell how it goes: the processes' latest tallies together, with the middle median."""
+        """Return the processes' latest tallies combined, with the median of their medians."""
         right, errors, in_flight, p50s = zip(*(w.tally for w in self._workers), strict=True)
         known = [p50 for p50 in p50s if p50 is not None]
         middle = statistics.median(known) if known else None
         return Tally(sum(right), sum(errors), sum(in_flight), middle)
 
     async def finish(self) -> list[Outcome]:
-        """Drop what is under way; returns what came until now, of each process that tells.
+        """Drop requests in progress and return the outcome of each process that answers.
 
-        One that does not answer (it may have been stopped) is ended, and its part is missing.
+        One that does not answer (it may have been stopped) is killed, and its part is missing.
         """
         for worker in self._workers:
             await worker.send(Finish())
@@ -95,7 +95,7 @@ class Crew:
         return await self._receive(Outcome, handed_over_s)
 
     async def _receive(self, kind: type[M], within_s: float | None = None) -> list[M]:
-        """Wait for a message from each; whoever sends none in time is ended and left out."""
+        """Wait for a message from each process; those that send none in time are killed."""
         tasks = {asyncio.create_task(worker.receive(kind)): worker for worker in self._workers}
         try:
             done, silent = await asyncio.wait(
@@ -105,31 +105,31 @@ class Crew:
             for task in tasks:
                 task.cancel()
             await asyncio.wait(tasks)
-        received = [task.result() for task in tasks if task in done]  # raises what one failed with
+        received = [task.result() for task in tasks if task in done]  # raises a failed task's error
         for task in silent:
             self._workers.remove(tasks[task])
             tasks[task].end()
         if not received:
-            raise GeneratorError("no process of the load generator answers")
+            raise GeneratorError("no load generator process answers")
         return received
 
 
 class _Worker:
-    """A process, seen from the one that started it."""
+    """A worker process, as seen by the process that started it."""
 
     def __init__(self, process: subprocess.Popen[bytes], channel: Channel) -> None:
         self._process, self._channel = process, channel
         self.tally = Tally()
 
     async def send(self, message: object) -> None:
-        """Send a message; raises `GeneratorError` when the process has ended."""
+        """Send a message; raises `GeneratorError` if the process has ended."""
         try:
             await self._channel.send(message)
         except ConnectionError as error:
             raise self._died() from error
 
     async def receive(self, kind: type[M]) -> M:
-        """Wait for a message of that kind; raises `GeneratorError` when the process has ended."""
+        """Wait for a message of that kind; raises `GeneratorError` if the process has ended."""
         while True:
             try:
                 message = await self._channel.receive()
@@ -141,7 +141,7 @@ class _Worker:
                 self.tally = message
 
     def end(self) -> None:
-        """End the process at once; it has nothing to put in order."""
+        """Kill the process; it has nothing to clean up."""
         self._process.kill()
         self._process.wait()
         self._channel.close()
@@ -149,7 +149,7 @@ class _Worker:
     def _died(self) -> GeneratorError:
         status = self._process.wait()
         how = f"with status {status}" if status >= 0 else f"by {signal.Signals(-status).name}"
-        return GeneratorError(f"a process of the load generator was ended {how}")
+        return GeneratorError(f"a load generator process ended {how}")
 
 
 async def _start_worker() -> _Worker:
@@ -164,13 +164,13 @@ async def _start_worker() -> _Worker:
                 raise
     except OSError as error:
         raise GeneratorError(
-            f"a process of the load generator can't be started: {error.strerror}"
+            f"a load generator process can't be started: {error.strerror}"
         ) from error
 
 
 def _spawn(descriptor: int) -> subprocess.Popen[bytes]:
-    # Ctrl-C goes to all processes of a terminal. What is blocked here stays so in a new process
-    # from its first moment on; a Ctrl-C that comes meanwhile is only late here.
+    # Ctrl-C goes to all processes of a terminal. Signals blocked here are blocked in the new
+    # process from the start; here, a Ctrl-C that comes meanwhile is only delayed.
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         return subprocess.Popen(  # noqa: S603 - this program

@@ -1,4 +1,4 @@
-"""What a server says of itself and of its model; one of another kind says little or nothing."""
+"""What a server reports about itself and its model; other kinds of servers report little."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from service.bench.target import Target
 from service.bench.wire import SerialClient
 
 _TIMEOUT_S = 10.0
-_DEEPEST = 16  # levels of what a server says of itself
+_DEEPEST = 16  # nesting levels kept of a server's description
 
 
 class ModelFacts(BaseModel):
-    """Of the model that is asked for; None is not told."""
+    """Facts about the requested model; None if unknown."""
 
     classes: Annotated[int, Field(ge=1)] | None = None
     tolerance: Annotated[float, Field(ge=0, lt=1)] | None = None
-    """How far a probability may be off, as the model is computed there."""
+    """How far a probability may be off on the server's device."""
 
 
 class _Parallelism(BaseModel):
@@ -45,7 +45,7 @@ class _ModelHealth(BaseModel):
 
 
 class ServerSettings(BaseModel):
-    """How a server is set, as far as its /health tells."""
+    """A server's settings, as far as its /health shows them."""
 
     version: str
     parallelism: _Parallelism
@@ -53,21 +53,21 @@ class ServerSettings(BaseModel):
 
 
 class Described(NamedTuple):
-    """A server: `about` is what goes into the report."""
+    """A server's description; `about` goes into the report."""
 
     about: dict[str, Any]
     model: ModelFacts
 
 
 async def describe_server(target: Target, options: BenchOptions) -> Described:
-    """Ask a server what it serves, and about the model that the options mean."""
+    """Ask a server what it serves, and about the model that the options select."""
     client = SerialClient(target, _TIMEOUT_S)
     try:
         listed = await _read(client, target, "/v1/models")
         health = await _read(client, target, "/health")
         name = options.model or _default_model(listed)
         detail: dict[str, Any] = {}
-        if name is not None and options.path is None:  # no telling what answers at a --path
+        if name is not None and options.path is None:  # with --path, the model is unknown
             detail = await _read(client, target, f"/v1/models/{quote(name, '', errors='replace')}")
     finally:
         await client.close()
@@ -85,9 +85,9 @@ async def _read(client: SerialClient, target: Target, path: str) -> dict[str, An
 
 
 def _plain(value: Any, depth: int) -> Any:
-    """Return a value as every report can hold it; None is in place of what none can.
+    """Return a value that every report can hold.
 
-    That is NaN, infinity, and what is nested too deep. Half characters get a question mark.
+    NaN, infinity and deeply nested values become None, lone surrogates become question marks.
     """
     if isinstance(value, dict) and depth:
         return {_plain(key, 0): _plain(each, depth - 1) for key, each in value.items()}
@@ -118,5 +118,5 @@ def _facts(detail: dict[str, Any]) -> ModelFacts:
 def _settings(health: dict[str, Any]) -> dict[str, Any] | None:
     try:
         return ServerSettings.model_validate(health).model_dump()
-    except ValidationError:  # of another kind
+    except ValidationError:  # another kind of server
         return None

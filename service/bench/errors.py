@@ -1,4 +1,4 @@
-"""What keeps a benchmark from starting; each is printed as one line."""
+"""Errors that end a benchmark; each is printed as one line."""
 
 from __future__ import annotations
 
@@ -6,15 +6,15 @@ from service.errors import StartupError
 
 
 class BenchError(StartupError):
-    """The benchmark can't run as it was asked to."""
+    """The benchmark can't run as requested."""
 
 
 class OptionError(BenchError):
-    """A flag of `resnet-serve bench` has a bad value, or lacks another."""
+    """A flag of `resnet-serve bench` has a bad value or requires another flag."""
 
 
 class TargetError(BenchError):
-    """The address is not one of this machine's loopback, or no server answers there."""
+    """The address is not on this machine's loopback, or no server answers there."""
 
 
 class ImagesError(BenchError):
@@ -22,12 +22,12 @@ class ImagesError(BenchError):
 
 
 class TraceFileError(BenchError):
-    """The arrival trace can't be read or is none."""
+    """The arrival trace can't be read or is invalid."""
 
 
 class ReferenceAnswerError(BenchError):
-    """No reference answer for an image could be had."""
+    """There is no reference answer for an image."""
 
 
 class GeneratorError(BenchError):
-    """A process of the load generator has ended before its work was done."""
+    """A load generator process can't be started, ended early or does not answer."""

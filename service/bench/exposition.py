@@ -1,4 +1,4 @@
-"""Reads Prometheus's text exposition, as far as a benchmark needs it."""
+"""Parses Prometheus's text exposition, as far as a benchmark needs it."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from prometheus_client.parser import text_string_to_metric_families
 from prometheus_client.samples import Sample
 
-_MOST = 2.0**53  # a float counts no further
+_MOST = 2.0**53  # beyond this, floats can't represent every integer
 
 CPU_SECONDS, RESIDENT_BYTES = "process_cpu_seconds_total", "process_resident_memory_bytes"
 BATCH_SIZE = "resnet_serve_batch_size"
@@ -18,12 +18,12 @@ _WANTED = (CPU_SECONDS, RESIDENT_BYTES, BATCH_SIZE)
 
 @dataclass(frozen=True, slots=True)
 class Exposition:
-    """Series by metric name: each its labels and value."""
+    """Series by metric name, each with its labels and value."""
 
     series: dict[str, list[tuple[dict[str, str], float]]] = field(default_factory=dict)
 
     def value(self, name: str) -> float | None:
-        """Return the only series' value; None if there is none."""
+        """Return the value of a metric's first series; None if there is none."""
         found = self.series.get(name)
         return found[0][1] if found else None
 
@@ -38,15 +38,15 @@ class Exposition:
 
 
 def parse_exposition(text: str) -> Exposition:
-    """Read the series that a benchmark shows; lines that are no samples are passed over.
+    """Parse only the series that a benchmark shows, ignoring lines that are not samples.
 
-    No other: it is done between two arrivals, which must not be late.
+    Parsing happens between two arrivals, so it must not take long.
     """
     series: dict[str, list[tuple[dict[str, str], float]]] = {}
     for line in text.splitlines():
         if line.startswith(_WANTED):
             for name, labels, value, *_ in _samples(line):
-                if abs(value) <= _MOST:  # NaN is not
+                if abs(value) <= _MOST:  # false for NaN
                     series.setdefault(name, []).append((labels, value))
     return Exposition(series)
 
@@ -56,7 +56,7 @@ def _samples(line: str) -> Iterator[Sample]:
         for family in text_string_to_metric_families(line):
             yield from family.samples
     except ValueError:
-        return  # one line alone: the others may be right
+        return  # only this line is ignored: others may be valid
 
 
 def _number(text: str) -> float | None:
@@ -68,7 +68,7 @@ def _number(text: str) -> float | None:
 
 
 def batch_sizes(before: Exposition, after: Exposition, model: str | None) -> dict[str, int]:
-    """Return the number of batches between two scrapes by size: "1", "2", "3-4", "5-8", ..."""
+    """Return the number of batches between two scrapes, by size: "1", "2", "3-4", "5-8", ..."""
     old, new = before.buckets(BATCH_SIZE, model), after.buckets(BATCH_SIZE, model)
     sizes: dict[str, int] = {}
     lower = below = 0.0

@@ -1,4 +1,4 @@
-"""What a report was measured with, as rows of name and text that every form of it shows."""
+"""What a report was measured with, as rows of name and text for every report format."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ INTERRUPTED = "Interrupted: this is what was measured until then."
 
 
 def report_rows(report: dict[str, Any]) -> list[tuple[str, str]]:
-    """Return date, command, machine, versions and images, and what is known of the server."""
+    """Return date, command, versions, machine and images, and what is known about the server."""
     machine, images = report["machine"], report["images"]
     rows = [
         ("date", report["date"]),
@@ -56,7 +56,7 @@ def _settings(told: dict[str, Any]) -> str:
 
 
 def _model(model: object) -> str:
-    """Name a model by what the server tells of it; one of another kind may list bare names."""
+    """Return a model's name and description; other kinds of servers may list bare names."""
     if not isinstance(model, dict):
         return str(model)
     version = f" version {model['version']}" if "version" in model else ""

@@ -1,4 +1,4 @@
-"""What sends the load of a run: one process's share of it, and this process with all of it."""
+"""Sends the load of a run: one process's share of it, or all of it from this process."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from service.bench.target import Target
 
 @dataclass(frozen=True, slots=True)
 class Work:
-    """What all runs of a benchmark have in common, and every process of the generator needs."""
+    """What all runs of a benchmark share, and every process of the generator needs."""
 
     target: Target
     requests: Sequence[bytes]
@@ -28,14 +28,14 @@ class Work:
 
 
 class Outcome(NamedTuple):
-    """What became of a share, and the CPU seconds that its process used in the window."""
+    """A share's samples, and the CPU seconds that its process used in the window."""
 
     samples: list[Sample]
     cpu_s: float
 
 
 class Tally(NamedTuple):
-    """How it went in the last second or so."""
+    """Progress in the last second or so."""
 
     right: int = 0
     errors: int = 0
@@ -44,23 +44,23 @@ class Tally(NamedTuple):
 
 
 class Generator(Protocol):
-    """Sends one run after another, each as `open`, `run`, `finish`."""
+    """Sends one run after another, each by `open`, `run` and `finish`."""
 
     @property
     def processes(self) -> int:
-        """How many send."""
+        """Return how many processes send."""
 
     async def open(self, shares: Sequence[Share]) -> None:
-        """Get ready for a run with a share for each process."""
+        """Prepare a run with one share for each process."""
 
     async def run(self, start: float, window: Window) -> None:
         """Send from `start` on, and wait for the last answers."""
 
     def tally(self) -> Tally:
-        """Tell how it goes; to be asked about once a second."""
+        """Return the recent progress; call it about once a second."""
 
     async def finish(self) -> list[Outcome]:
-        """Drop what is under way; returns what came until now, of each process that tells."""
+        """Drop requests in progress and return the outcome of each process that answers."""
 
 
 class Sender:
@@ -79,9 +79,9 @@ class Sender:
         )
 
     async def open(self) -> None:
-        """Do what takes its time, before a clock is set."""
+        """Do slow preparations before the clock starts."""
         gc.collect()
-        # Later, it would stop the load for as long as it takes to look through all samples.
+        # Later collections would stall the load while they go through all samples.
         gc.disable()
         if self._share.arrivals is None:
             await self._load.open(self._share.connections)
@@ -103,31 +103,31 @@ class Sender:
 
     @property
     def answered(self) -> int:
-        """Requests of which is known what became of them."""
+        """Return the number of completed requests."""
         return len(self._load.samples)
 
     def tally(self) -> Tally:
-        """Tell how it went since the last call."""
+        """Return the progress since the last call."""
         new, self._seen = self._load.samples[self._seen :], len(self._load.samples)
         right = [sample for sample in new if sample.kind in RIGHT]
         p50 = sorted(latencies_ms(right))[len(right) // 2] if right else None
         return Tally(len(right), len(new) - len(right), self._load.in_flight, p50)
 
     async def close(self) -> Outcome:
-        """Drop what is under way: it was neither answered nor lost."""
+        """Drop requests in progress, which count neither as answered nor as lost."""
         outcome = Outcome([*self._load.samples], self._cpu_s_in_window())
         gc.enable()
         await self._load.close()
         return outcome
 
     def _cpu_s_in_window(self) -> float:
-        """Return the CPU seconds used; up to now where the window has not ended."""
+        """Return the CPU seconds used in the window, up to now if it has not ended."""
         started, *ended = self._cpu_s or [0.0, 0.0]
         return (ended[0] if ended else time.process_time()) - started
 
 
 class OneProcess:
-    """A generator that is this process."""
+    """A generator that sends from this process."""
 
     processes = 1
 
@@ -136,7 +136,7 @@ class OneProcess:
         self._sender: Sender
 
     async def open(self, shares: Sequence[Share]) -> None:
-        """Get ready for a run."""
+        """Prepare a run."""
         (share,) = shares
         self._sender = Sender(self._work, share)
         await self._sender.open()
@@ -146,9 +146,9 @@ class OneProcess:
         await self._sender.run(start, window)
 
     def tally(self) -> Tally:
-        """Tell how it goes."""
+        """Return the progress since the last call."""
         return self._sender.tally()
 
     async def finish(self) -> list[Outcome]:
-        """Drop what is under way; returns what came until now."""
+        """Drop requests in progress and return the outcome."""
         return [await self._sender.close()]

@@ -1,4 +1,4 @@
-"""The report as one HTML file that needs no other."""
+"""The report as a self-contained HTML file."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from service.report.svg import Line, bar_plot, line_plot
 
 
 def render_html(report: dict[str, Any]) -> str:
-    """Return the page."""
+    """Return the report as an HTML page."""
     options, runs = report["options"], report.get("runs", [])
     parts = [
         "<h1>resnet-serve bench</h1>",
@@ -43,7 +43,7 @@ def _run(run: dict[str, Any], options: dict[str, Any]) -> str:
         ("Answers over time", line_plot(
             [Line("right", [(row["at_s"], row["throughput_per_s"]) for row in series]),
              Line("errors", [(row["at_s"], row["errors_per_s"]) for row in series])],
-            "seconds", "a second")),
+            "seconds", "per second")),
         ("Latency over time", line_plot(
             [Line("p50", [(row["at_s"], row["p50_ms"]) for row in series]),
              Line("p99", [(row["at_s"], row["p99_ms"]) for row in series])],
@@ -51,12 +51,12 @@ def _run(run: dict[str, Any], options: dict[str, Any]) -> str:
     ]  # fmt: skip
     if sizes:
         counts = [("", [float(count) for count in sizes.values()])]
-        plots.append(("Batch sizes", bar_plot([*sizes], counts, "images in a batch", "batches")))
+        plots.append(("Batch sizes", bar_plot([*sizes], counts, "images per batch", "batches")))
     if stages:
         keys = ("p50", "p95", "p99")
         parts = [(stage, [spread[key] for key in keys]) for stage, spread in stages.items()]
-        # Percentiles of stages do not add up to that of the whole; their sizes are the point.
-        plots.append(("Time by stage", bar_plot(keys, parts, "of each stage by itself", "ms")))
+        # Percentiles of stages don't add up to the total's; the plot shows their relative sizes.
+        plots.append(("Time by stage", bar_plot(keys, parts, "of each stage separately", "ms")))
     return (
         f"<h2>{escape(title_of(run, options).capitalize())}</h2>"
         f"{_facts(fact_rows(run, options))}"
@@ -71,10 +71,10 @@ def _sweep(runs: Sequence[dict[str, Any]]) -> str:
     offered = [(run["rate"], run["rate"]) for run in runs]
     plots = [
         ("Latency against offered rate", line_plot(
-            [line("p50", "p50"), line("p99", "p99")], "arrivals a second", "ms")),
+            [line("p50", "p50"), line("p99", "p99")], "arrivals per second", "ms")),
         ("Goodput against offered rate", line_plot(
             [Line("goodput", [(run["rate"], run["goodput_per_s"]) for run in runs]),
-             Line("offered", offered)], "arrivals a second", "a second")),
+             Line("offered", offered)], "arrivals per second", "per second")),
     ]  # fmt: skip
     return f"<h2>Sweep of rates</h2>{_plots(plots)}"
 

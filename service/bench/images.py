@@ -1,4 +1,4 @@
-"""The images that are sent: from a folder, from a tar, or made here."""
+"""The images to send: from a folder, from a tar, or synthetic."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from service.bench.errors import ImagesError
 from service.bench.options import SYNTHETIC
 from service.image_files import UNREADABLE, cannot_read, images_in, is_image, no_images
 
-_SYNTHETIC_SIZE = (500, 375)  # of a typical ImageNet photo, in pixels
+_SYNTHETIC_SIZE = (500, 375)  # pixels, like a typical ImageNet photo
 
 
 def read_images(source: str, count: int, seed: int) -> list[bytes]:
     """Return at most `count` distinct encoded images, in a fixed order.
 
-    `source` is a folder, searched through but for hidden files, a tar, "synthetic" or
+    `source` is a folder, searched recursively without hidden files, a tar, "synthetic" or
     "synthetic:WIDTHxHEIGHT". Raises `ImagesError`.
     """
     if match := SYNTHETIC.fullmatch(source):
@@ -39,7 +39,7 @@ def read_images(source: str, count: int, seed: int) -> list[bytes]:
 
 
 def synthetic_jpeg(width: int, height: int, seed: int) -> bytes:
-    """Encode something that costs a decoder what a photo does: soft light, edges, grain."""
+    """Return a JPEG that takes as long to decode as a photo: soft light, edges, grain."""
     random = np.random.default_rng(seed)
     y, x = np.mgrid[0:height, 0:width] / max(width, height)
     pixels = np.full((height, width, 3), random.uniform(60, 190, 3))
@@ -61,7 +61,7 @@ def _in_folder(folder: Path) -> Iterator[bytes]:
 
 def _in_tar(path: Path) -> Iterator[bytes]:
     with tarfile.open(path) as archive:
-        for member in archive:  # not sorted: a large archive is read no further than need be
+        for member in archive:  # not sorted, so that a large archive is read no further than needed
             if member.isfile() and is_image(PurePosixPath(member.name)):
                 file = archive.extractfile(member)
                 assert file is not None  # noqa: S101 - it is a file
@@ -69,7 +69,7 @@ def _in_tar(path: Path) -> Iterator[bytes]:
 
 
 def _distinct(images: Iterator[bytes]) -> Iterator[bytes]:
-    """Pass over copies: a server may answer identical images from one computation."""
+    """Yield images without duplicates, which a server might answer from one computation."""
     seen: set[bytes] = set()
     for image in images:
         if image not in seen:

@@ -1,7 +1,7 @@
 """What the machine could do without a server: the model alone, and decode + model in one process.
 
 Each layout is measured with both session options, and all of them in each of several rounds, so
-that a machine that slows down for a while does so for all of them; medians are reported.
+that a temporary slowdown of the machine affects all alike; medians are reported.
 """
 
 from __future__ import annotations
@@ -22,26 +22,26 @@ from service.cpus import cpu_count
 from service.engine.base import probabilities
 
 BATCHES = (1, 2, 4, 8, 16)
-_PIXELS = 64  # decoded images that the model alone is fed with
+_PIXELS = 64  # decoded images to feed the model with when it is measured alone
 
 SERVICE, RUNTIME_DEFAULTS = OPTIONS = ("service", "defaults")
-"""Options of a session: the service's own, or ONNX Runtime's.
+"""Session options: the service's own, or ONNX Runtime's defaults.
 
-By default its threads spin while they wait, and it keeps an arena of memory. Either can be the
-faster one, and a limit is what the machine can do with the better.
+By default its threads spin while they wait, and it keeps a memory arena. Either can be faster, and
+a limit is what the machine can do with the better one.
 """
 
 ONE_THREAD = "one loop on one thread"
-"""The plainest of the loops: decode, then run, one image after another."""
+"""The simplest loop: decode, then run, one image after another."""
 
 Pipelines = dict[tuple[int, str], Pipeline]
-"""By intra-op threads and options."""
+"""Pipelines by intra-op threads and options."""
 
 
 def measure_limits(
     model_file: Path, images: Sequence[bytes], repeats: int, progress: Callable[[str], None]
 ) -> dict[str, Any]:
-    """Measure both limits; rates are images a second. Raises `ModelFileError`."""
+    """Measure both limits; rates are in images per second. Raises `ModelFileError`."""
     cores = cpu_count()
     pipelines = {
         (threads, options): load_pipeline(
@@ -69,7 +69,7 @@ def measure_limits(
 
 
 def layouts(cores: int) -> list[tuple[int, int]]:
-    """Return (callers, intra-op threads) with at most two threads a core in all."""
+    """Return pairs (callers, intra-op threads) with at most two threads per core in total."""
     threads = _powers(cores)
     callers = sorted({*threads, *_powers(2 * cores)})
     return [(c, t) for t in threads for c in callers if c * t <= 2 * cores]
@@ -145,7 +145,7 @@ def in_rounds(
     cases: Sequence[dict[str, Any]], run: Callable[[dict[str, Any]], float], repeats: int,
     progress: Callable[[str], None], clock: Callable[[], float] = time.perf_counter,
 ) -> list[dict[str, Any]]:  # fmt: skip
-    """Measure all cases in each round; gives them with median, least and most."""
+    """Measure all cases in each round; return them with median, least and most."""
     rates: list[list[float]] = [[] for _ in cases]
     total, begun = repeats * len(cases), clock()
     progress(f"0/{total}")

@@ -1,4 +1,4 @@
-"""Sends requests over a bounded pool of connections and records what becomes of each."""
+"""Sends requests over a bounded pool of connections and records the outcome of each."""
 
 from __future__ import annotations
 
@@ -19,18 +19,18 @@ from service.bench.wire import Answer
 
 OK, CHANGED_LABEL, WRONG_ANSWER = "ok", "changed_label", "wrong_answer"
 RIGHT = frozenset({OK, CHANGED_LABEL})
-"""Kinds of right answers. The best label may change where others are as probable."""
+"""Kinds of right answers. The best label may change if others are as probable."""
 
 Check = Callable[[int, Answer], str]
-"""Judges the answer to the image of that index: a kind of `RIGHT`, or the kind of error."""
+"""Returns the kind of an answer to the image with that index: one of `RIGHT`, or an error."""
 
 
 class Sample(NamedTuple):
-    """One request. Times are seconds of `time.perf_counter`.
+    """One request. Times are in `time.perf_counter` seconds.
 
-    `scheduled` is when it should have been sent, and what latency is measured from: a generator
-    that starts its clock when it gets round to sending hides the waits that it causes (coordinated
-    omission). `sent` is 0 when it never was. `timing` is the raw Server-Timing header.
+    `scheduled` is when it should have been sent, and where latency starts: a generator that starts
+    its clock only when it sends hides the waits that it causes (coordinated omission). `sent` is 0
+    if it was never sent. `timing` is the raw Server-Timing header.
     """
 
     scheduled: float
@@ -52,10 +52,10 @@ class _Request:
 
 
 class Load:
-    """Requests over a pool of connections, each image in turn.
+    """Sends requests over a pool of connections, cycling through the images.
 
-    `arrive` sends at once over an idle connection, or waits for one. `samples` grows as answers
-    come.
+    `arrive` sends at once over an idle connection, or queues the request for one. `samples` grows
+    as answers arrive.
     """
 
     def __init__(
@@ -79,16 +79,16 @@ class Load:
 
     @property
     def in_flight(self) -> int:
-        """Requests that are sent and not answered."""
+        """Return the number of requests that are sent but not answered."""
         return self._pool.in_flight
 
     def arrive(self, scheduled: float) -> None:
-        """Send the next image, or have it wait for a connection."""
+        """Send the next image, or queue it for a connection."""
         request = _Request(scheduled)
         request.waited = not self._pool.submit(request)
 
     async def drain(self) -> None:
-        """Wait until all is answered; what still waits when the time is over is a timeout."""
+        """Wait until all requests are answered; what remains after the timeout counts as one."""
         self._quiet.clear()
         if not self._pool.is_quiet:
             try:
@@ -103,7 +103,7 @@ class Load:
 
     def _begin(self, request: _Request) -> bytes | None:
         if (now := time.perf_counter()) - request.scheduled >= self._timeout_s:
-            return None  # it has waited for a connection for too long
+            return None  # it has waited too long for a connection
         request.sent, request.image = now, next(self._order)
         return self._requests[request.image]
 
@@ -128,14 +128,14 @@ class Load:
     def _judge(self, image: int, answer: Answer) -> str:
         try:
             return self._check(image, answer)
-        except Exception:  # noqa: BLE001 - an answer that can't be judged is counted, and not lost
+        except Exception:  # noqa: BLE001 - an answer that can't be judged must still be counted
             return WRONG_ANSWER
 
 
 async def run_closed(load: Load, clients: int, start: float, end: float) -> None:
-    """Keep `clients` requests under way from `start` to `end`, then wait for the last answers.
+    """Keep `clients` requests in flight from `start` to `end`, then wait for the last answers.
 
-    Call `load.open` before, and before the clock is set: it takes its time.
+    Call `load.open` first, before choosing `start`, since it takes a while.
     """
 
     def again() -> None:
@@ -151,7 +151,7 @@ async def run_closed(load: Load, clients: int, start: float, end: float) -> None
 
 
 async def run_open(load: Load, arrivals: Arrivals, start: float) -> None:
-    """Let requests arrive at `start` + `arrivals`, whatever becomes of them."""
+    """Let requests arrive at `start` + `arrivals`, whether or not earlier ones are answered."""
     with PreciseTimer() as timer:
         for scheduled in (arrivals + start).tolist():
             await timer.sleep_until(scheduled)

@@ -1,4 +1,4 @@
-"""What a figure was measured on; without it a figure says nothing."""
+"""Describes the machine of a measurement, without which its figures mean nothing."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _PACKAGES = ("onnxruntime", "onnxruntime-gpu", "numpy", "pillow", "simplejpeg", 
 
 
 def describe_machine() -> dict[str, Any]:
-    """Return CPU, cores, memory, versions and the command line."""
+    """Return the CPU, cores, memory, versions and command line."""
     return {
         "cpu": cpu_model(),
         "cores": cpu_count(),
@@ -32,7 +32,7 @@ def describe_machine() -> dict[str, Any]:
 
 
 def command_of(pid: int) -> str | None:
-    """Return the command line that a process was started with; None when it has ended."""
+    """Return the command line that a process was started with; None if it has ended."""
     try:
         return shlex.join(psutil.Process(pid).cmdline())
     except psutil.NoSuchProcess:

@@ -1,4 +1,4 @@
-"""Watches the server while it is under load: its CPU time, memory and batches."""
+"""Monitors the server under load: its CPU time, memory and batches."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ from service.bench.target import Target
 from service.bench.wire import SerialClient
 
 _SCRAPE_TIMEOUT_S = 10.0
-_AFTER_END_S = 5.0  # a scrape may go on at most
+_AFTER_END_S = 5.0  # how long the last scrape may take
 
 
 class Usage(NamedTuple):
-    """The server at a time: `cpu_s` used since its start, `rss_bytes` resident.
+    """The server's usage at a time: `cpu_s` since its start, `rss_bytes` resident.
 
-    Of several processes both are sums, so pages that they share count once for each.
+    For several processes both are sums, so shared pages count once per process.
     """
 
     at: float
@@ -35,9 +35,9 @@ class Usage(NamedTuple):
 
 
 class Monitor:
-    """Samples the server: from /metrics, or with a pid from /proc, which costs it nothing.
+    """Samples the server from /metrics or, with a pid, from /proc, which costs it nothing.
 
-    The pid's descendants belong to it.
+    The pid's descendants are included.
     """
 
     def __init__(self, target: Target, pid: int | None, model: str | None) -> None:
@@ -47,9 +47,9 @@ class Monitor:
         self.usage: list[Usage] = []
 
     async def watch(self, start: float, end: float) -> None:
-        """Sample at `start`, every second, and at `end` (seconds of `time.perf_counter`).
+        """Sample at `start`, every second, and at `end` (in `time.perf_counter` seconds).
 
-        The seconds that a slow scrape takes are left out, and not made up for.
+        Samples that are due during a slow scrape are skipped.
         """
         at = start
         while True:
@@ -63,7 +63,7 @@ class Monitor:
                 if self._pid is None:
                     self._note(scraped)
             if self._pid is not None:
-                # On a thread: to look through all takes 0.1 ms a process, and arrivals are due.
+                # On a thread, since it takes 0.1 ms per process and would delay arrivals.
                 await asyncio.to_thread(self._note_processes, self._pid)
             if last:
                 return
@@ -92,12 +92,12 @@ class Monitor:
         }
 
     def _batch_sizes(self) -> dict[str, int]:
-        if not self._before.series:  # the first scrape failed, and all that ever ran would count
+        if not self._before.series:  # the first scrape failed, so earlier batches would be included
             return {}
         return batch_sizes(self._before, self._after, self._model)
 
     async def _scrape(self, latest: float) -> Exposition:
-        """Return the server's metrics; nothing where it has none or can't answer in time."""
+        """Return the server's metrics; empty if it has none or does not answer in time."""
         left = max(min(latest - time.perf_counter(), _SCRAPE_TIMEOUT_S), 0)
         answer = await self._client.exchange(self._target.get("/metrics"), left)
         return parse_exposition(answer.body.decode("utf-8", "replace"))
@@ -110,13 +110,13 @@ class Monitor:
 
     def _note_processes(self, root: int) -> None:
         found = _usages(root)
-        if found:  # else the server has ended; the load will tell
+        if found:  # otherwise the server has ended, which the load will show
             cpu_s, rss = sum(usage.cpu_s for usage in found), sum(u.rss_bytes for u in found)
             self.usage.append(Usage(time.perf_counter(), cpu_s, rss))
 
 
 def process_tree(root: int) -> list[psutil.Process]:
-    """Return a process and its descendants; none when it has ended."""
+    """Return a process and its descendants; empty if it has ended."""
     try:
         process = psutil.Process(root)
         return [process, *process.children(recursive=True)]
@@ -133,8 +133,8 @@ def _usages(root: int) -> list[Usage]:
     found = []
     for process in process_tree(root):
         with contextlib.suppress(psutil.NoSuchProcess):
-            # With the time of children that have ended and were waited for: a worker's death
-            # loses none.
+            # Includes the time of children that have ended and been waited for, so that the death
+            # of a worker loses none.
             user, system, children_user, children_system, *_ = process.cpu_times()
             cpu_s = user + system + children_user + children_system
             found.append(Usage(time.perf_counter(), cpu_s, process.memory_info().rss))

@@ -1,4 +1,4 @@
-"""How many files a process may have open, mostly 1024: a connection is one."""
+"""Raises the limit on open files, usually 1024, since each connection counts as one."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ from service.bench.errors import OptionError
 from service.bench.options import BenchOptions
 from service.bench.shares import split
 
-_OTHER_FILES = 64  # beside the connections
-_FOR_A_WORKER = 2  # while it is started; then one
+_OTHER_FILES = 64  # in addition to connections
+_FOR_A_WORKER = 2  # while it is being started; then one
 
 
 def allow_open_files(options: BenchOptions, processes: int) -> None:
-    """Raise the limit as far as so many processes of the generator need; raises `OptionError`.
+    """Raise the limit as far as `processes` of the generator need; raises `OptionError`.
 
-    It is each process's own, and processes begin with that of this one, which has a socket to each
-    where there are several.
+    The limit is per process and inherited from this one, which also has a socket to each process
+    if there are several.
     """
     connections = max(split(options.most_connections, processes))
     each = connections + _OTHER_FILES
@@ -29,11 +29,11 @@ def allow_open_files(options: BenchOptions, processes: int) -> None:
         resource.setrlimit(resource.RLIMIT_NOFILE, (needed, hard))
     elif hard < here:
         raise OptionError(
-            f"--processes: {processes} need {here} open files, and {hard} are allowed (ulimit)"
+            f"--processes: {processes} need {here} open files, but only {hard} are allowed (ulimit)"
         )
     else:
         flag = "--clients" if options.mode == "closed" else "--connections"
         raise OptionError(
-            f"{flag}: {connections} a process need {each} open files, and {hard} are allowed "
-            "(ulimit); more --processes need fewer each"
+            f"{flag}: {connections} per process need {each} open files, but only {hard} are "
+            "allowed (ulimit); with more --processes each needs fewer"
         )

@@ -1,4 +1,4 @@
-"""A model file with its decoding, without a server around it."""
+"""A model file with its decoding, without a server."""
 
 from __future__ import annotations
 
@@ -18,22 +18,22 @@ from service.settings import Settings
 
 @dataclass(frozen=True, slots=True)
 class Pipeline:
-    """An engine on the CPU and what its contract says of preprocessing."""
+    """An engine on the CPU with its contract and decoding policy."""
 
     engine: Engine
     contract: ModelContract
     policy: DecodePolicy
 
     def decode(self, image: bytes) -> NDArray[np.uint8]:
-        """Return the uint8 [crop, crop, 3] pixels, as the service with default settings does."""
+        """Return uint8 [crop, crop, 3] pixels, as the service with default settings would."""
         return decode(image, self.contract.preprocessing, self.policy).pixels
 
 
 def load_pipeline(path: Path, *, threads: int = 0, runtime_defaults: bool = False) -> Pipeline:
-    """Open a model file with so many intra-op threads (0: one a core); raises `ModelFileError`.
+    """Open a model file with `threads` intra-op threads (0: one per core).
 
-    The session has the service's options, or with `runtime_defaults` those that ONNX Runtime has
-    by itself: threads that wait spin, and memory comes from an arena.
+    The session has the service's options or, with `runtime_defaults`, ONNX Runtime's defaults:
+    waiting threads spin, and memory comes from an arena. Raises `ModelFileError`.
     """
     engine = load_engine(
         path,

@@ -1,4 +1,4 @@
-"""A bounded pool of connections that jobs go over; those that find none free wait, in order."""
+"""A bounded pool of connections; jobs that find none free wait in order."""
 
 from __future__ import annotations
 
@@ -14,13 +14,14 @@ from service.bench.wire import CONNECT_FAILED, TIMEOUT, Answer, Connection
 J = TypeVar("J")
 
 _AFTER_FAILED_CONNECT_S = 0.1
-_OPENING_S, _MOST_BETWEEN_S = 0.08, 0.005  # all connections, and two of them
+_OPENING_S, _MOST_BETWEEN_S = 0.08, 0.005  # to open all connections; most between two of them
 
 
 class Pool(Generic[J]):
-    """`begin` gives a job's request when it is sent, None when it is too late for that.
+    """Sends jobs over connections.
 
-    `end` gets the answer of each job that was submitted, once; a connection is free by then.
+    `begin` returns a job's request when it is about to be sent, or None if it is too late. `end` is
+    called once with the answer to each submitted job, after the connection has been freed.
     """
 
     def __init__(
@@ -41,16 +42,16 @@ class Pool(Generic[J]):
 
     @property
     def in_flight(self) -> int:
-        """Requests that are sent and not answered."""
+        """Return the number of requests that are sent but not answered."""
         return len(self._under_way)
 
     @property
     def is_quiet(self) -> bool:
-        """Return whether nothing is under way and nothing waits."""
+        """Return whether no job is in progress or waiting."""
         return not (self._waiting or self._under_way)
 
     def submit(self, job: J) -> bool:
-        """Send a job, or have it wait; tells whether it could be sent at once."""
+        """Send a job or queue it; return whether it was sent at once."""
         if self._idle:
             self._next(self._idle.pop(), job)
             return True
@@ -59,17 +60,17 @@ class Pool(Generic[J]):
         return False
 
     def time_out(self) -> None:
-        """End everything that is under way or waits."""
+        """Time out all jobs in progress or waiting."""
         for connection in [*self._under_way]:
             connection.abort(TIMEOUT)
         while self._waiting:
             self._end(self._waiting.popleft(), _failure(TIMEOUT))
 
     async def open(self, count: int) -> None:
-        """Open connections beforehand, so that the first requests need not wait for them.
+        """Open connections in advance, so that the first requests need not wait for them.
 
-        One after another: of a server's processes that share a listener, the first to wake up
-        takes all that come at once, and would serve them alone for as long as they last.
+        They are opened one after another: if a server's processes share a listener, the first to
+        wake up accepts all that arrive together, and would serve them alone from then on.
         """
         opened = min(count, self._most)
         for _ in range(opened):
@@ -97,7 +98,7 @@ class Pool(Generic[J]):
     async def _connect(self) -> None:
         task = cast("asyncio.Task[None]", asyncio.current_task())
         try:
-            # A server that is stopped lets connections wait for minutes.
+            # With a suspended server, connections would wait for minutes.
             async with asyncio.timeout(self._timeout_s):
                 _, connection = await asyncio.get_running_loop().create_connection(
                     lambda: Connection(self._done, self._lost),
@@ -105,7 +106,7 @@ class Pool(Generic[J]):
                     self._target.port,
                 )
         except OSError:
-            # A server that is gone must not be asked ten thousand times a second.
+            # Don't retry ten thousand times per second if the server is gone.
             await asyncio.sleep(_AFTER_FAILED_CONNECT_S)
             self._opening.discard(task)
             if self._waiting:
@@ -139,7 +140,7 @@ class Pool(Generic[J]):
             self._opened.discard(connection)
         try:
             self._end(job, answer)
-        finally:  # what becomes of one job must not keep others waiting
+        finally:  # an error in one job must not keep others waiting
             self._open_more()
 
     def _lost(self, connection: Connection) -> None:

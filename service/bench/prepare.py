@@ -1,4 +1,4 @@
-"""What is needed before there is load: the images, and the right answers to them."""
+"""Prepares what is needed before the load: the images and their right answers."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from service.models.files import builtin_file
 
 
 class Prepared(NamedTuple):
-    """What is sent, and the right answers to it; None where the server is to be asked for them."""
+    """The images to send and their right answers; None if the server will be asked for them."""
 
     images: Sequence[bytes]
     expected: Sequence[Expected] | None
 
 
 def prepare(options: BenchOptions, progress: Progress) -> Prepared:
-    """Read the images, and with --reference local find their answers; raises a `StartupError`."""
+    """Read the images and, with --reference local, compute answers; raises a `StartupError`."""
     progress.show("reading images")
     images = read_images(options.images, options.image_count, options.seed)
     if options.target_url is None or options.reference == "server":

@@ -1,4 +1,4 @@
-"""Says on stderr how far it is: a line written over on a terminal, else a line now and then."""
+"""Shows progress on stderr: one updating line on a terminal, otherwise a line now and then."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from service.bench.generator import Tally
 from service.bench.summary import Window
 
 _EVERY_S, _EVERY_S_IN_A_FILE = 0.2, 10.0
-_LONGEST = 100  # characters: what most terminals have in a line
+_LONGEST = 100  # characters: most terminals are at least this wide
 
 
 class Progress:
-    """What is shown until `clear`."""
+    """Shows progress until `clear` is called."""
 
     def __init__(
         self, stream: TextIO | None = None, clock: Callable[[], float] = time.perf_counter
@@ -29,21 +29,21 @@ class Progress:
         self._shown_at = -math.inf if self.on_terminal else clock()
 
     def show(self, text: str) -> None:
-        """Show a text, unless the last one is quite new."""
+        """Show a text, unless the last one was shown very recently."""
         if self._clock() - self._shown_at >= self._every_s:
             self._shown_at = self._clock()
             line = text[:_LONGEST]
             self._write(f"\r\x1b[K{line}" if self.on_terminal else f"{line}\n")
 
     def clear(self) -> None:
-        """Take the line away; those in a file stay."""
+        """Remove the line on a terminal; lines in a file stay."""
         if self.on_terminal:
             self._write("\r\x1b[K")
 
     async def follow(self, tally: Callable[[], Tally], title: str, window: Window) -> None:
-        """Show on a terminal each second how the load does; runs until it is cancelled.
+        """Show the load's progress every second on a terminal, until cancelled.
 
-        Not elsewhere: to find that out takes time from the sending.
+        Elsewhere it shows nothing, since computing it takes time from sending.
         """
         while self.on_terminal:
             await asyncio.sleep(1)
@@ -60,5 +60,5 @@ class Progress:
         try:
             self._stream.write(text)
             self._stream.flush()
-        except OSError:  # nobody reads any more, which is no reason to measure nothing
+        except OSError:  # stderr has no reader any more, which is no reason to stop measuring
             self._every_s = math.inf

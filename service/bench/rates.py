@@ -1,4 +1,4 @@
-"""Images a second of work on threads, without a server."""
+"""Throughput of work on threads, in images per second, without a server."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ from service.bench.pipeline import Pipeline
 from service.engine.base import probabilities
 
 SECONDS = 0.5
-"""Length of one measurement; longer where one call takes longer."""
+"""Length of one measurement; longer if one call takes longer."""
 
-_UNDER_WAY_S = 0.25  # until the threads are
-_BATCHES = 6  # of a runner
+_UNDER_WAY_S = 0.25  # until all threads are busy
+_BATCHES = 6  # per runner, at least
 
 Call = Callable[[], int]
-"""Does some work; gives how many images it did."""
+"""Does some work and returns how many images it processed."""
 
 
 def rate_of(calls: Sequence[Call]) -> float:
-    """Repeat each call on a thread of its own for a while; gives images a second of all.
+    """Repeat each call on its own thread for a while; return the total images per second.
 
-    All begin together, and each thread's rate is over the time of its own whole calls.
+    All begin together, and each thread's rate covers exactly the time of its complete calls.
     """
     rates = [0.0] * len(calls)
     barrier = threading.Barrier(len(calls))
@@ -48,7 +48,7 @@ def rate_of(calls: Sequence[Call]) -> float:
 
 
 def decode_and_run(pipeline: Pipeline, images: Sequence[bytes], start: int) -> Call:
-    """Return a call that decodes and runs the next image, one at a time."""
+    """Return a call that decodes and runs the next image."""
     order = itertools.cycle([*images[start:], *images[:start]])
     return lambda: len(probabilities(pipeline.engine, [pipeline.decode(next(order))]))
 
@@ -56,16 +56,16 @@ def decode_and_run(pipeline: Pipeline, images: Sequence[bytes], start: int) -> C
 def staged_rate(
     pipeline: Pipeline, images: Sequence[bytes], decoders: int, runners: int, batch: int
 ) -> float:
-    """Decode on some threads and run batches on others; gives images a second.
+    """Decode on some threads and run batches on others; return the images per second.
 
-    A runner takes what is decoded, up to `batch`, and never waits for a batch to fill up. Its rate
-    is from the end of one of its batches to the end of another, so that none is counted in part.
+    A runner takes what is decoded, up to `batch`, and never waits for a batch to fill. Its rate is
+    measured between the ends of two of its batches, so that no batch counts partly.
     """
-    # As many as all runners can hold twice: decoders that are ahead stop, and leave the cores.
+    # Two batches per runner: decoders that get ahead wait and leave the cores to runners.
     decoded: queue.Queue[NDArray[np.uint8]] = queue.Queue(2 * runners * batch)
     order, lock = itertools.cycle(images), threading.Lock()
     over = threading.Event()
-    ends: list[list[tuple[float, int]]] = [[] for _ in range(runners)]  # of batches; images in each
+    ends: list[list[tuple[float, int]]] = [[] for _ in range(runners)]  # when batches ended, images
 
     def keep_decoding() -> None:
         while not over.is_set():
@@ -101,7 +101,7 @@ def staged_rate(
 
 
 def rate_between(ends: Sequence[tuple[float, int]]) -> float:
-    """Return images a second from the first to the last of a runner's ends of batches."""
+    """Return a runner's images per second from the end of its first batch to that of its last."""
     images = sum(images for _, images in ends[1:])
     return images / (ends[-1][0] - ends[0][0]) if images else 0.0
 
@@ -118,14 +118,14 @@ def _take(decoded: queue.Queue[NDArray[np.uint8]], batch: int) -> list[NDArray[n
 
 
 def _on_threads(works: Sequence[Callable[[], None]], give_up: Callable[[], None]) -> None:
-    """Run each on a thread and wait for all; if one fails, `give_up` ends the others."""
+    """Run each on its own thread and wait for all; if one fails, call `give_up` to end the rest."""
     errors: list[Exception] = []
 
     def guarded(work: Callable[[], None]) -> None:
         try:
             work()
         except threading.BrokenBarrierError:
-            pass  # another one has failed
+            pass  # another thread has failed
         except Exception as error:  # noqa: BLE001 - raised below
             errors.append(error)
             give_up()
@@ -137,7 +137,7 @@ def _on_threads(works: Sequence[Callable[[], None]], give_up: Callable[[], None]
         for thread in threads:
             thread.join()
     except KeyboardInterrupt:
-        give_up()  # the program could not end while a thread waits for the others
+        give_up()  # otherwise waiting threads would keep the program from exiting
         raise
     if errors:
         raise errors[0]

@@ -1,4 +1,4 @@
-"""Right answers, and the check of every answer against them."""
+"""Reference answers, and the check of every answer against them."""
 
 from __future__ import annotations
 
@@ -23,53 +23,53 @@ from service.bench.wire import (
 )
 
 TOLERANCE = 1e-3
-"""How far a probability may be off where the server does not show it.
+"""How far a probability may be off if the server does not report a tolerance.
 
-Batches of different sizes are computed in a different order; in float32, the rounding moves it by
-millionths.
+Batches of different sizes are computed in a different order; in float32, rounding then changes
+probabilities by millionths.
 """
 
 CONTENT_TYPE = "application/octet-stream"
-"""The server looks at the content, never at this."""
+"""Any type for images will do: the server recognises formats by content."""
 
-_ROUNDING = 1e-6  # of two probabilities that are given to six decimals
-_REACH = 0.2  # how far behind the best label others are kept; more for tolerances over half of it
-_RIGHT_BODIES = 8  # kept for each image
+_ROUNDING = 1e-6  # difference of two probabilities due to rounding to six decimals
+_REACH = 0.2  # labels up to this far behind the best are kept; further for large tolerances
+_RIGHT_BODIES = 8  # kept per image
 _TIMINGS = b',"timings_ms"'
 
 _CODE = re.compile(r"(?!http_\d)[a-z0-9_]{1,64}")
 _OWN_KINDS = RIGHT | {WRONG_ANSWER, BAD_RESPONSE, CONNECT_FAILED, CONNECTION_LOST, TIMEOUT}
 
 Best = tuple[str, float]
-"""Label id and probability."""
+"""A label's id and probability."""
 
 
 class Expected(NamedTuple):
-    """The most probable labels of an image: the first, and those after it as far as known."""
+    """The most probable labels of an image: the first, and the following ones as far as known."""
 
     first: Best
     others: tuple[Best, ...] = ()
 
     def most(self) -> float:
-        """Return how probable a label can be at most that is not among them.
+        """Return the highest possible probability of any other label.
 
-        It comes after the last of them, and all probabilities add up to 1.
+        It is no higher than the last one's, and all probabilities add up to 1.
         """
         probabilities = [self.first[1], *(probability for _, probability in self.others)]
         return min(probabilities[-1], 1 - sum(probabilities) + _ROUNDING * len(probabilities))
 
 
 class Checker:
-    """Judges answers: a kind of `RIGHT`, `wrong_answer`, or the code of the server's error."""
+    """Checks answers; returns one of `RIGHT`, `wrong_answer`, or the server's error code."""
 
     def __init__(self, expected: Sequence[Expected], tolerance: float = TOLERANCE) -> None:
         self._expected, self._tolerance = expected, tolerance
-        # Answers that were right, up to their timings, and of what kind: most answers are equal to
-        # one byte for byte, and comparing costs a fiftieth of reading JSON.
+        # Right answers up to their timings, with their kinds. Most answers equal one of them byte
+        # for byte, and comparing takes a fiftieth of parsing JSON.
         self._right: dict[int, deque[tuple[bytes, str]]] = {}
 
     def __call__(self, image: int, answer: Answer) -> str:
-        """Judge the answer to the image of that index."""
+        """Return the kind of the answer to the image with that index."""
         if answer.status != 200:
             return error_code(answer)
         for right, kind in self._right.get(image, ()):
@@ -84,10 +84,10 @@ class Checker:
 
 
 def judge(expected: Expected, body: bytes, tolerance: float) -> str:
-    """Return whether an answer's best label and its probability may be as they are.
+    """Return the kind of an answer, by its best label and that label's probability.
 
-    Computed right, each probability is off by the tolerance at most. So the best label may be
-    another than the reference's only where that leads it by twice the tolerance at most.
+    In a right answer, each probability is off by at most the tolerance. So its best label may
+    differ from the reference's only if that leads it by at most twice the tolerance.
     """
     try:
         (label, probability), *_ = best_labels(body)
@@ -95,7 +95,7 @@ def judge(expected: Expected, body: bytes, tolerance: float) -> str:
         return WRONG_ANSWER
     first = expected.first
     known = dict([first, *expected.others]).get(label)
-    if known is None:  # then what speaks most for the answer, of what it can be
+    if known is None:  # then assume the possible value that favours the answer most
         known = min(expected.most(), probability + tolerance)
     # Written so that NaN is wrong.
     near = abs(probability - known) <= tolerance + _ROUNDING
@@ -106,22 +106,22 @@ def judge(expected: Expected, body: bytes, tolerance: float) -> str:
 
 
 def best_labels(body: bytes) -> list[Best]:
-    """Read an answer of one image; raises `ValueError` for whatever else."""
+    """Parse the labels of an answer to one image; raises `ValueError` if it is not one."""
     try:
         labels = json.loads(body)["results"][0]["labels"]
         found = [(str(label["id"]), float(label["probability"])) for label in labels]
-    # An integer may be too large for a float, and brackets too many to be read.
+    # Integers may be too large for a float, and brackets too deep to parse.
     except (KeyError, IndexError, TypeError, OverflowError, RecursionError) as error:
-        raise ValueError("no answer to one image") from error
+        raise ValueError("not an answer to one image") from error
     if not (found and all(math.isfinite(probability) for _, probability in found)):
-        raise ValueError("no answer to one image")
+        raise ValueError("not an answer to one image")
     return found
 
 
 def error_code(answer: Answer) -> str:
-    """Return the problem detail's code, or the status where there is none.
+    """Return the problem detail's code, or "http_" and the status if it has no valid one.
 
-    What looks like no code, or is a kind that is given here, could be taken for something else.
+    Codes that equal one of the kinds assigned here are not valid: they would be ambiguous.
     """
     try:
         code = json.loads(answer.body)["code"]
@@ -140,12 +140,12 @@ async def from_server(
     progress: Callable[[str], None],
     tolerance: float = TOLERANCE,
 ) -> list[Expected]:
-    """Ask the server for each image, one at a time, while there is no load.
+    """Ask the server for each image's answer, one at a time, without load.
 
-    `path` should ask for all labels: the more an answer has, the surer others are judged. Those
-    are kept that count with the tolerance.
+    `path` should request all labels: the more there are, the more reliably answers are checked.
+    Only labels that matter with this tolerance are kept.
 
-    Raises `TargetError` when nothing answers and `ReferenceAnswerError` when it answers an error.
+    Raises `TargetError` if nothing answers and `ReferenceAnswerError` if the answer is an error.
     """
     client = SerialClient(target, timeout_s)
     expected = []
@@ -168,18 +168,18 @@ def _expected(answer: Answer, number: int, tolerance: float) -> Expected:
     if answer.status != 200:
         raise ReferenceAnswerError(
             f"image {number} gets {answer.status} ({error_code(answer)}) even without load; "
-            "send only images that are answered"
+            "leave out images that the server refuses"
         )
     try:
         return _within_reach(best_labels(answer.body), tolerance)
     except ValueError as error:
-        raise ReferenceAnswerError(f"the answer to image {number} is not understood") from error
+        raise ReferenceAnswerError(f"the answer to image {number} can't be parsed") from error
 
 
 def _within_reach(labels: Sequence[Best], tolerance: float) -> Expected:
-    """Leave out labels that no answer can have for its best; they are in order.
+    """Drop labels, which are sorted, that can't be the best one of any right answer.
 
-    The first that is out of reach stays: it tells that those after it are too.
+    The first of them is kept, as an upper bound for the others.
     """
     first, *others = labels
     reach = max(_REACH, 2 * tolerance)
@@ -190,7 +190,7 @@ def _within_reach(labels: Sequence[Best], tolerance: float) -> Expected:
 def from_model_file(
     path: Path, images: Sequence[bytes], progress: Callable[[str], None]
 ) -> list[Expected]:
-    """Decode and run each image in this process, on the CPU.
+    """Compute each image's answer in this process, on the CPU.
 
     Raises `ModelFileError`, or `ReferenceAnswerError` for an image that can't be decoded.
     """
@@ -201,7 +201,7 @@ def from_model_file(
 
     pipeline = load_pipeline(path)
     ids, expected = [label.id for label in pipeline.contract.labels], []
-    # Wherever the server may run it: what is in force there is not known yet.
+    # The server's provider, and so its tolerance, is not known yet.
     tolerance = pipeline.contract.loosest_tolerance
     try:
         for number, image in enumerate(images, 1):

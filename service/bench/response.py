@@ -1,4 +1,4 @@
-"""Reads HTTP/1.1 responses by httptools, as far as a request with a known end may be answered."""
+"""Parses HTTP/1.1 responses with httptools; only responses of known length are accepted."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ from typing import NamedTuple
 
 import httptools
 
-_MAX_HEAD = 65_536  # bytes; the parser itself has no limit
+_MAX_HEAD = 65_536  # bytes; the parser has no limit of its own
 _BODYLESS = {204, 304}
 
 
 class Response(NamedTuple):
-    """A whole response; `timing` is the raw Server-Timing header."""
+    """A complete response; `timing` is the raw Server-Timing header."""
 
     status: int
     body: bytes
@@ -20,12 +20,12 @@ class Response(NamedTuple):
 
 
 class ResponseReader:
-    """Puts responses together from pieces, one after another."""
+    """Assembles responses from pieces, one after another."""
 
     def __init__(self) -> None:
         self._headers: dict[bytes, bytes] = {}
         self._body: list[bytes] = []
-        # The parser calls these and the methods below; these are C's, which is measurably faster.
+        # Called by the parser, like the methods below; being C functions, they are faster.
         self.on_header = self._headers.__setitem__
         self.on_body = self._body.append
         self._parser = httptools.HttpResponseParser(self)
@@ -35,15 +35,15 @@ class ResponseReader:
         self._whole: Response | None = None
 
     def feed(self, data: bytes) -> Response | None:
-        """Take a piece; return the response once it is whole.
+        """Parse a piece; return the response once it is complete.
 
-        Raises `ValueError` for what is no such response, or goes on after its end.
+        Raises `ValueError` if it is not a valid response, or if data follow its end.
         """
         self._head_bytes += len(data)
         try:
             self._parser.feed_data(data)
         except (httptools.HttpParserError, httptools.HttpParserUpgrade) as error:
-            raise ValueError("no HTTP response") from error
+            raise ValueError("not an HTTP response") from error
         whole = self._whole
         if whole is not None:
             self._whole = None
@@ -53,18 +53,18 @@ class ResponseReader:
         return whole
 
     def close(self) -> None:
-        """Let go of the parser, which holds this: while a load runs, no garbage is looked for."""
+        """Drop the parser, which references this object: collection is off while a load runs."""
         del self._parser
 
-    # Called by the parser, which raises a HttpParserError for whatever these raise.
+    # Called by the parser, which turns any exception into an HttpParserError.
 
     def on_message_begin(self) -> None:
-        """Begin a response."""
+        """Start a response."""
         if self._whole is not None:
-            raise ValueError("more than the response")
+            raise ValueError("more than one response")
 
     def on_headers_complete(self) -> None:
-        """Make sure that the end of the body is known."""
+        """Check that the length of the body is known."""
         headers = {name.lower(): value for name, value in self._headers.items()}
         self._status = self._parser.get_status_code()
         bodyless = self._status < 200 or self._status in _BODYLESS
@@ -75,7 +75,7 @@ class ResponseReader:
         self._in_body = True
 
     def on_message_complete(self) -> None:
-        """Keep the response, unless it is one before the answer."""
+        """Keep the response, unless it is an interim one (1xx)."""
         if self._status >= 200:
             keep_alive = self._parser.should_keep_alive()
             self._whole = Response(self._status, b"".join(self._body), self._timing, keep_alive)

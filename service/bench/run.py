@@ -1,4 +1,4 @@
-"""Runs a benchmark: reference answers, one load or a sweep of them, the limits, the report."""
+"""Runs a benchmark: reference answers, one or more loads, the limits, the report."""
 
 from __future__ import annotations
 
@@ -30,18 +30,19 @@ from service.cpus import cpu_count
 
 T = TypeVar("T")
 
-_LEAST_S = 0.5  # a run that is cut shorter says nothing
-_SOME_LABELS = 2  # of a reference answer, where it is not known how many there are
-_LEAD_S = 0.1  # so that the first arrivals are not late already
+_LEAST_S = 0.5  # an interrupted run that is shorter than this says nothing
+_SOME_LABELS = 2  # to request for a reference answer if the number of classes is unknown
+_LEAD_S = 0.1  # so that the first arrivals are not already late
 
 
 def measure(
     options: BenchOptions, progress: Progress, prepared: Prepared | None = None
 ) -> dict[str, Any]:
-    """Do all that the options ask for, and give the report; raises a `StartupError`.
+    """Run what the options ask for and return the report; raises a `StartupError`.
 
-    `prepared` saves preparing the same again for another report. A KeyboardInterrupt ends it; where
-    a load was measured already, the report has what there is, and its `interrupted` is true.
+    `prepared` avoids preparing the same images again for another report. After a KeyboardInterrupt,
+    the report has what was measured so far, with `interrupted` true; if that is no load, the
+    exception is raised.
     """
     target = parse_target(options.target_url) if options.target_url else None
     images, expected = prepared or prepare(options, progress)
@@ -77,7 +78,7 @@ async def _against_server(
     report: dict[str, Any],
     progress: Progress,
 ) -> None:
-    """Add `server`, `tolerance` and `runs` to the report, each run as soon as it is over."""
+    """Add `server`, `tolerance` and `runs` to the report, each run as soon as it ends."""
     report["server"], model = await describe_server(target, options)
     if options.server_pid is not None:
         report["server"]["command"] = command_of(options.server_pid)
@@ -137,7 +138,7 @@ async def _one_run(
         await generator.run(start, window)
         await watch
     except asyncio.CancelledError:
-        # Ctrl-C. What is under way then is not counted: it was neither answered nor lost.
+        # Ctrl-C. Requests in progress are not counted: they are neither answered nor lost.
         window = window._replace(end=min(time.perf_counter(), window.end))
         if window.seconds < _LEAST_S:
             raise
@@ -161,7 +162,7 @@ async def _one_run(
 
 
 async def _in_any_case(work: asyncio.Future[T]) -> tuple[T, bool]:
-    """Wait for what a Ctrl-C must not lose; tells whether one came meanwhile."""
+    """Wait for `work` even after a Ctrl-C; return its result and whether one came."""
     try:
         return await asyncio.shield(work), False
     except asyncio.CancelledError:
@@ -169,7 +170,7 @@ async def _in_any_case(work: asyncio.Future[T]) -> tuple[T, bool]:
 
 
 def _usage(cpu_s: Sequence[float], window: Window) -> dict[str, Any]:
-    """Return what the generator used, all processes together and the busiest of them."""
+    """Return the generator's CPU usage, in total and of the busiest process."""
     return {
         "processes": len(cpu_s),
         "cpu_s": sum(cpu_s),

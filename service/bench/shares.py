@@ -1,4 +1,4 @@
-"""Deals a run out to the processes of the load generator."""
+"""Divides a run among the processes of the load generator."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ _CORES_A_PROCESS, _MOST = 4, 8
 class Share:
     """One process's part of a run.
 
-    Without arrivals it is of a closed loop, and each connection is a client. `seed` is of the order
-    of the images.
+    Without arrivals it is part of a closed loop, in which each connection is a client. `seed`
+    determines the order of the images.
     """
 
     connections: int
@@ -25,23 +25,23 @@ class Share:
 
 
 def process_count(options: BenchOptions, cores: int) -> int:
-    """Return --processes, or else what suits a machine of so many cores."""
+    """Return --processes or, by default, what suits a machine with `cores` cores."""
     chosen = max(1, min(cores // _CORES_A_PROCESS, _MOST, options.most_connections))
     return options.processes or chosen
 
 
 def schedule(options: BenchOptions, rate: float | None) -> tuple[Arrivals | None, float]:
-    """Return the arrivals of an open loop, and the length of the run with its warm-up.
+    """Return the arrivals of an open loop, and the length of the run including its warm-up.
 
-    Raises `OptionError` for a trace of which nothing would be measured.
+    Raises `OptionError` for a trace without arrivals in the measured time.
     """
     seconds = options.warm_up + options.duration
     if options.trace is not None:
         arrivals = read_trace(options.trace)
         if not ((arrivals >= options.warm_up) & (arrivals < seconds)).any():
             raise OptionError(
-                f"--trace {options.trace}: nothing arrives between the end of --warm-up, "
-                f"{options.warm_up:g} s, and that of --duration, {seconds:g} s"
+                f"--trace {options.trace}: nothing arrives between the end of --warm-up at "
+                f"{options.warm_up:g} s and the end of --duration at {seconds:g} s"
             )
         seconds = min(seconds, float(arrivals[-1]) + 1e-3)
         return arrivals[arrivals < seconds], seconds
@@ -52,7 +52,7 @@ def schedule(options: BenchOptions, rate: float | None) -> tuple[Arrivals | None
 
 
 def deal(options: BenchOptions, arrivals: Arrivals | None, processes: int) -> list[Share]:
-    """Return the share of each process; arrivals go round, so that each has its part of a burst."""
+    """Return each process's share; arrivals alternate, so that each gets its part of a burst."""
     return [
         Share(connections, None if arrivals is None else arrivals[i::processes], options.seed + i)
         for i, connections in enumerate(split(options.most_connections, processes))
@@ -60,6 +60,6 @@ def deal(options: BenchOptions, arrivals: Arrivals | None, processes: int) -> li
 
 
 def split(total: int, parts: int) -> list[int]:
-    """Split into whole parts that differ by one at most, the larger ones first."""
+    """Split into integers that differ by at most one, larger ones first."""
     each, rest = divmod(total, parts)
     return [each + (i < rest) for i in range(parts)]

@@ -1,4 +1,4 @@
-"""Figures from samples. Latencies are milliseconds, rates per second."""
+"""Computes figures from samples. Latencies are in milliseconds, rates per second."""
 
 from __future__ import annotations
 
@@ -13,30 +13,30 @@ from numpy.typing import NDArray
 from service.bench.load import CHANGED_LABEL, RIGHT, Sample
 
 STAGES = ("receive", "decode", "queue", "infer")
-"""The stages of a request that Server-Timing has, in order."""
+"""The stages in the Server-Timing header, in order."""
 
 _REFUSED = {429, 503}
 _CDF_POINTS = 200
-_STAGE = re.compile(r"[\w!#$%&'*+.^`|~-]{1,64}", re.ASCII)  # RFC 9110 calls it a token
+_STAGE = re.compile(r"[\w!#$%&'*+.^`|~-]{1,64}", re.ASCII)  # a token of RFC 9110
 _MOST_MS = 1e9  # twelve days
 
 Floats = NDArray[np.float64]
 
 
 class Window(NamedTuple):
-    """What is measured, in seconds of `time.perf_counter`; before it the load warms up."""
+    """The measured time, in `time.perf_counter` seconds; the warm-up comes before it."""
 
     start: float
     end: float
 
     @property
     def seconds(self) -> float:
-        """Its length."""
+        """Return the length of the window."""
         return self.end - self.start
 
 
 def spread(values: Floats | Sequence[float]) -> dict[str, float] | None:
-    """Return mean, p50, p95, p99 and max, linearly interpolated; None without values."""
+    """Return the mean, p50, p95, p99 (linearly interpolated) and max; None without values."""
     if len(values) == 0:
         return None
     p50, p95, p99 = np.percentile(values, (50, 95, 99))
@@ -51,9 +51,9 @@ def summarise(
 ) -> dict[str, Any]:
     """Return the figures of one run.
 
-    Latencies, errors and lateness are of the requests *scheduled* in the window; throughput and
-    goodput count the right answers that *came* in it, so that neither a queue left from the
-    warm-up nor one left at the end is counted for a rate that was not kept up.
+    Latencies, errors and lateness are those of requests *scheduled* in the window; throughput and
+    goodput count right answers that *arrived* in it, so that a queue left over from the warm-up or
+    at the end does not distort the rate.
     """
     inside = [s for s in samples if window.start <= s.scheduled < window.end]
     good = [s for s in inside if s.kind in RIGHT]
@@ -93,14 +93,14 @@ def summarise(
 
 
 def latencies_ms(samples: Iterable[Sample]) -> Floats:
-    """Return the latencies from the scheduled arrival on."""
+    """Return the latencies, measured from the scheduled arrival, in milliseconds."""
     return np.array([(s.ended - s.scheduled) * 1000 for s in samples], np.float64)
 
 
 def parse_timing(header: bytes) -> dict[str, float]:
-    """Read a Server-Timing header: milliseconds by stage.
+    """Parse a Server-Timing header into milliseconds by stage.
 
-    Entries without a name or a `dur` that can be one are left out.
+    Entries without a valid name or `dur` are left out.
     """
     stages = {}
     for entry in header.decode("latin-1").split(","):
@@ -113,7 +113,7 @@ def parse_timing(header: bytes) -> dict[str, float]:
                 ms = float(value.strip().strip('"'))
             except ValueError:
                 continue
-            if 0 <= ms <= _MOST_MS:  # NaN is not either
+            if 0 <= ms <= _MOST_MS:  # false for NaN
                 stages[name] = ms
     return stages
 
@@ -130,7 +130,7 @@ def stages_ms(samples: Iterable[Sample]) -> dict[str, dict[str, float]]:
 
 
 def cdf(values: Floats) -> list[tuple[float, float]]:
-    """Return (latency, fraction that is at most that), thinned; the tail keeps its points."""
+    """Return points (latency, fraction of values up to it), thinned out except for the tail."""
     if len(values) == 0:
         return []
     ordered = np.sort(values)
@@ -141,7 +141,7 @@ def cdf(values: Floats) -> list[tuple[float, float]]:
 
 
 def series(samples: Sequence[Sample], window: Window) -> list[dict[str, float | None]]:
-    """Return throughput, errors and latency of each second, by when the answers came."""
+    """Return throughput, errors and latency for each second, by arrival of the answers."""
     rows: list[dict[str, float | None]] = []
     step = min(1.0, window.seconds)
     steps = max(int(window.seconds / step + 1e-6), 1)

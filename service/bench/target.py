@@ -1,4 +1,4 @@
-"""Where the load goes: this machine's loopback, and nowhere else."""
+"""Where the load goes: to this machine's loopback, and nowhere else."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from service.bench.errors import TargetError
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """A server on the loopback: the address to connect to, and the Host header to send."""
+    """A server on the loopback: the address to connect to and the Host header to send."""
 
     address: str
     port: int
@@ -31,9 +31,9 @@ class Target:
 
 
 def parse_target(url: str) -> Target:
-    """Read a URL; raises `TargetError` unless it is plain HTTP to a loopback address.
+    """Parse a URL; raises `TargetError` unless it is plain HTTP to a loopback address.
 
-    A load generator that takes any address is a weapon; and over a network it would measure that.
+    A load generator that accepts any address is a weapon, and over a network it would measure that.
     """
     try:
         parts = urlsplit(url)
@@ -49,15 +49,15 @@ def _loopback_address(url: str, host: str, port: int) -> str:
     try:
         found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
     except (OSError, UnicodeError) as error:
-        raise TargetError(f"--url {url}: {host} is not known here") from error
+        raise TargetError(f"--url {url}: {host} can't be resolved") from error
     addresses = [str(entry[4][0]) for entry in found]
     for address in addresses:
         if not ipaddress.ip_address(address.partition("%")[0]).is_loopback:
             raise TargetError(
-                f"--url {url}: {host} is not this machine's loopback; a benchmark sends load to "
-                "127.0.0.1, ::1 or localhost only"
+                f"--url {url}: {host} is not this machine's loopback; a benchmark only sends load "
+                "to 127.0.0.1, ::1 or localhost"
             )
-    return addresses[0]  # resolved once: a name can't come to mean another host later
+    return addresses[0]  # resolved once, so that the name can't point to another host later
 
 
 def classify_path(model: str | None, top_k: int) -> str:

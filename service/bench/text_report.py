@@ -9,7 +9,7 @@ from service.bench.facts import INTERRUPTED, report_rows
 
 _LATE_MS = 10
 _NEARLY_A_CORE = 0.9
-_KINDS = 12  # of errors that are told by name; a server may make up any number
+_KINDS = 12  # of errors to list by name; a server may make up any number
 _SPREAD = ("p50", "p95", "p99", "max")
 
 
@@ -27,7 +27,7 @@ def render_text(report: dict[str, Any]) -> str:
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Return a table in Markdown, with padding so that it reads as text too."""
+    """Return a Markdown table, padded so that it is readable as text too."""
     widths = [max(len(row[i]) for row in [header, *rows]) for i in range(len(header))]
 
     def line(cells: Sequence[str]) -> str:
@@ -40,7 +40,7 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def number(value: float | None) -> str:
-    """Return three or so digits."""
+    """Format a number with about three digits; "-" for None."""
     if value is None:
         return "-"
     decimals = 0 if abs(value) >= 100 else 1 if abs(value) >= 10 else 2
@@ -48,7 +48,7 @@ def number(value: float | None) -> str:
 
 
 def title_of(run: dict[str, Any], options: dict[str, Any]) -> str:
-    """Name a run by its load."""
+    """Return a title that describes a run's load."""
     if run["mode"] == "closed":
         title = f"closed loop, {options['clients']} clients"
     elif run["rate"] is None:
@@ -59,41 +59,41 @@ def title_of(run: dict[str, Any], options: dict[str, Any]) -> str:
 
 
 def fact_rows(run: dict[str, Any], options: dict[str, Any]) -> list[tuple[str, str]]:
-    """Return a run's single figures by name."""
+    """Return a run's individual figures as rows of name and text."""
     server = run["server"]
     deadline = options["deadline_ms"]
     nothing = "" if run["requests"] else ": nothing was measured"
     rows = [
         ("requests", f"{run['requests']} in {run['seconds']:.1f} s "
-                     f"({number(run['offered_per_s'])} a second){nothing}"),
-        ("right answers", f"{run['ok']} ({number(run['throughput_per_s'])} a second)"),
+                     f"({number(run['offered_per_s'])}/s){nothing}"),
+        ("right answers", f"{run['ok']} ({number(run['throughput_per_s'])}/s)"),
     ]  # fmt: skip
     if run["agreement"] is not None:
         rows.append(("agreement", f"{run['agreement']:.2%} have the reference's best label, "
-                     f"{run['changed_labels']} another as probable"))  # fmt: skip
+                     f"{run['changed_labels']} have another, equally probable one"))  # fmt: skip
     if deadline is not None:
-        rows.append((f"within {deadline:g} ms", f"{number(run['goodput_per_s'])} a second; "
-                     f"{run['past_deadline']} answers past it"))  # fmt: skip
+        rows.append((f"within {deadline:g} ms", f"{number(run['goodput_per_s'])}/s; "
+                     f"{run['past_deadline']} answers were late"))  # fmt: skip
     rows.append(("errors", _kinds(run["errors"])))
     if run["warm_up_errors"]:
         rows.append(("warm-up errors", _kinds(run["warm_up_errors"])))
     if run["refusals"]["count"]:
         sent = run["refusals"]["from_sent_ms"]
         rows.append(("refusals", f"{run['refusals']['count']}, p50 {number(sent['p50'])} ms, "
-                     f"p99 {number(sent['p99'])} ms from sending"))  # fmt: skip
+                     f"p99 {number(sent['p99'])} ms after sending"))  # fmt: skip
     if server["cpu_s"] is not None:
         rows.append(("server", f"{server['cpu_s']:.1f} CPU s ({server['cpu_cores']:.2f} cores), "
                      f"at most {server['rss_peak_bytes'] / 2**20:.0f} MiB resident"))  # fmt: skip
     rows.append(("generator", _generator(run["generator"])))
     if run["mode"] != "closed" and (late := run["lateness_ms"]):
-        few = "; are --connections too few?" if late["p99"] > _LATE_MS else ""
+        few = "; --connections may be too low" if late["p99"] > _LATE_MS else ""
         rows.append(("sent late by", f"p50 {number(late['p50'])} ms, p99 {number(late['p99'])} ms; "
                      f"{run['waited_for_connection']} waited for a connection{few}"))  # fmt: skip
     return rows
 
 
 def _kinds(errors: dict[str, int]) -> str:
-    """Tell errors by kind; they come by number, the most first."""
+    """List errors by kind with their counts, most frequent first."""
     said = [f"{kind} {count}" for kind, count in [*errors.items()][:_KINDS]]
     if others := [*errors.values()][_KINDS:]:
         said.append(f"{len(others)} other kinds {sum(others)}")
@@ -103,15 +103,15 @@ def _kinds(errors: dict[str, int]) -> str:
 def _generator(own: dict[str, Any]) -> str:
     text = f"{own['cpu_s']:.1f} CPU s ({own['cpu_cores']:.2f} cores)"
     if own["processes"] > 1:
-        text += f", {own['processes']} processes, {own['busiest_cores']:.2f} cores at most"
+        text += f", {own['processes']} processes, busiest {own['busiest_cores']:.2f} cores"
     if silent := own["silent_processes"]:
-        text += f"; {silent} more did not answer, and what was sent there is missing"
-    # Each process is one thread, so a full core is all that it can use.
-    return text + (": it may be what limits" if own["busiest_cores"] > _NEARLY_A_CORE else "")
+        text += f"; {silent} more did not answer, and their requests are missing"
+    # Each process has one busy thread, so it can't use more than one core.
+    return text + (": may be the bottleneck" if own["busiest_cores"] > _NEARLY_A_CORE else "")
 
 
 def spread_rows(run: dict[str, Any]) -> list[list[str]]:
-    """Return latency and stages, each with its p50, p95, p99 and max in milliseconds."""
+    """Return rows for latency and stages with p50, p95, p99 and max in milliseconds."""
     named = {"latency": run["latency_ms"], **run["stages_ms"]}
     return [[name, *(number(of[key]) for key in _SPREAD)] for name, of in named.items() if of]
 
@@ -143,7 +143,7 @@ def _sweep(runs: Sequence[dict[str, Any]]) -> str:
 
 
 def limit_tables(limits: dict[str, Any]) -> list[tuple[str, list[str], list[list[str]]]]:
-    """Return the limits' tables: title, header and rows."""
+    """Return the tables of limits, each as title, header and rows."""
     batches = sorted({row["batch"] for row in limits["model"]})
     layouts: dict[tuple[int, int, str], dict[int, float]] = {}
     for row in limits["model"]:

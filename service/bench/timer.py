@@ -1,8 +1,8 @@
-"""Waits to the tenth of a millisecond without spinning.
+"""Waits to within a tenth of a millisecond without spinning.
 
-uvloop's timers, and asyncio's own, have milliseconds only: an open loop would send each request up
-to one late, or else spin on a core that it shares with the server. Linux's timerfd has nanoseconds,
-and its clock is that of `time.perf_counter`.
+uvloop's timers, and asyncio's own, have a resolution of milliseconds: an open loop would send each
+request up to a millisecond late, or spin on a core that it shares with the server. Linux's timerfd
+has nanoseconds, and the same clock as `time.perf_counter`.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ _FLAGS = os.O_NONBLOCK | os.O_CLOEXEC  # TFD_NONBLOCK | TFD_CLOEXEC are the same
 
 
 class _Times(ctypes.Structure):
-    """C's struct itimerspec: the interval (none), and when to go off."""
+    """C's struct itimerspec: the interval (0 for none) and the expiry time."""
 
     _fields_ = (
         ("interval_s", ctypes.c_long), ("interval_ns", ctypes.c_long),
@@ -27,10 +27,10 @@ class _Times(ctypes.Structure):
 
 
 class PreciseTimer:
-    """One waiter's timer; a context manager, since it holds a file descriptor."""
+    """A timer for one waiter; a context manager, since it holds a file descriptor."""
 
     def __init__(self) -> None:
-        # Python has os.timerfd_create from 3.13 on.
+        # os.timerfd_create only exists from Python 3.13 on.
         self._libc = ctypes.CDLL(None, use_errno=True)
         self._fd: int = self._libc.timerfd_create(_CLOCK_MONOTONIC, _FLAGS)
         if self._fd < 0:
@@ -49,7 +49,7 @@ class PreciseTimer:
         os.close(self._fd)
 
     async def sleep_until(self, at: float) -> None:
-        """Wait until `time.perf_counter()` is `at`; at once if it is past."""
+        """Wait until `time.perf_counter()` is `at`; return at once if that is past."""
         if at <= time.perf_counter():
             return
         seconds, fraction = divmod(at, 1.0)

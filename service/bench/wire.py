@@ -1,6 +1,6 @@
-"""An HTTP/1.1 client that costs the core it shares with the server as little as it can.
+"""An HTTP/1.1 client that uses as little CPU as possible, since it shares cores with the server.
 
-Requests are bytes made beforehand; a callback gets each answer, with no task or future a request.
+Requests are prepared as bytes; a callback gets each answer, without a task or future per request.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ BAD_RESPONSE = "bad_response"
 
 
 class Answer(NamedTuple):
-    """What came back. `status` is 0 and `failure` says why when nothing did.
+    """An answer; without one, `status` is 0 and `failure` says why.
 
-    `ended` is in seconds of `time.perf_counter`; the event loop's clock has milliseconds only.
+    `ended` is in `time.perf_counter` seconds; the event loop's clock only has milliseconds.
     """
 
     ended: float
@@ -38,10 +38,10 @@ Done = Callable[["Connection", Answer], None]
 
 
 class Connection(asyncio.Protocol):
-    """One keep-alive connection with at most one request under way.
+    """One keep-alive connection with at most one request in flight.
 
-    `done` is called once for each `send`, and `closed` once when the connection is gone while
-    idle. After `done` the connection can be used again if it is `usable`.
+    `done` is called once for each `send`, and `closed` once if the connection is lost while idle.
+    After `done` the connection can be reused if it is `usable`.
     """
 
     def __init__(self, done: Done, closed: Callable[[Connection], None] | None = None) -> None:
@@ -56,13 +56,13 @@ class Connection(asyncio.Protocol):
         self.usable = False
 
     def send(self, request: bytes, timeout_s: float) -> None:
-        """Send a request over a usable connection with none under way; `done` gets the answer."""
+        """Send a request over a usable, idle connection; `done` gets the answer."""
         self._busy = True
         self._timer = self._loop.call_later(timeout_s, self._time_out)
         self._transport.write(request)
 
     def abort(self, failure: str = CONNECTION_LOST) -> None:
-        """Drop the connection; a request under way ends with that failure."""
+        """Drop the connection; a request in flight ends with that failure."""
         self.usable, self._failure = False, failure
         self._transport.abort()
 
@@ -73,12 +73,12 @@ class Connection(asyncio.Protocol):
     # Called by the event loop.
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Begin."""
+        """Become usable."""
         self._transport = cast(asyncio.Transport, transport)
         self.usable = True
 
     def data_received(self, data: bytes) -> None:
-        """Hand the answer over when it is whole."""
+        """Deliver the answer once it is complete."""
         try:
             response = self._reader.feed(data)
         except ValueError:
@@ -86,18 +86,18 @@ class Connection(asyncio.Protocol):
             return
         if response is None:
             return
-        if not self._busy:  # an answer that nobody asked for
+        if not self._busy:  # an answer without a request
             self.abort(BAD_RESPONSE)
             return
         if not response.keep_alive:
             self.usable = False
-            # An early refusal leaves a part of the request unsent, which nobody will read.
+            # After an early refusal, part of the request is unsent and will not be read.
             unsent = self._transport.get_write_buffer_size()
             (self._transport.abort if unsent else self._transport.close)()
         self._finish(response, "")
 
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 - the protocol's name
-        """End; a request without its answer has failed."""
+        """Fail a request that has no answer yet, or report that the connection is gone."""
         self.usable = False
         self._reader.close()
         if self._busy:
@@ -120,7 +120,7 @@ class Connection(asyncio.Protocol):
 
 
 class SerialClient:
-    """Asks one thing after another over one connection; for what is not the load itself."""
+    """Sends one request at a time over one connection, for everything but the load itself."""
 
     def __init__(self, target: Target, timeout_s: float) -> None:
         self._target, self._timeout_s = target, timeout_s
@@ -128,9 +128,9 @@ class SerialClient:
         self._waiter: asyncio.Future[Answer] | None = None
 
     async def exchange(self, request: bytes, timeout_s: float | None = None) -> Answer:
-        """Send a request, give its answer; failures are in the answer, not raised.
+        """Send a request and return its answer; failures are in the answer, not raised.
 
-        `timeout_s` is in place of the client's own.
+        `timeout_s` overrides the client's own.
         """
         loop = asyncio.get_running_loop()
         ends = loop.time() + (self._timeout_s if timeout_s is None else timeout_s)

@@ -1,7 +1,7 @@
-"""A process of the load generator: sends shares as its parent asks, and ends with it.
+"""A load generator process: sends shares for its parent, and exits when the parent does.
 
-Its parent starts it with SIGINT blocked: Ctrl-C is the parent's to judge, which then asks for what
-there is.
+Its parent starts it with SIGINT blocked: only the parent handles Ctrl-C, and then asks for the
+outcome so far.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ async def _listen(channel: Channel, orders: asyncio.Queue[Any]) -> NoReturn:
         try:
             orders.put_nowait(await channel.receive())
         except EOFError:
-            os._exit(0)  # nobody is left who would want an outcome
+            os._exit(0)  # the parent is gone, so no outcome is needed
 
 
 async def _work(channel: Channel, orders: asyncio.Queue[Any]) -> NoReturn:
@@ -62,7 +62,7 @@ async def _send_share(channel: Channel, orders: asyncio.Queue[Any], work: Work) 
     finish: asyncio.Task[Finish] = asyncio.create_task(orders.get())
     await asyncio.wait([sending, finish], return_when=asyncio.FIRST_COMPLETED)
     if sending.done():
-        sending.result()  # raises what it has failed with
+        sending.result()  # raises its error if it failed
         await channel.send(Done())
         await finish
     await channel.send(Finishing(sender.answered))

@@ -1,10 +1,10 @@
-"""One batch size, bound: buffers of the device that are made once, and a run that uses them.
+"""Runs one batch size with device buffers that are allocated once.
 
-ONNX Runtime's CUDA provider keeps cuDNN's plans for the last input shape only, and builds all of
-them anew when it differs, in a quarter of a second
+ONNX Runtime's CUDA provider keeps cuDNN's plans for the last input shape only, and rebuilds all of
+them when the shape changes, which takes a quarter of a second
 (https://github.com/microsoft/onnxruntime/issues/23006). So no session is ever run with two shapes,
-unless as captured graphs, one for each size. All of this happens on the thread that made the
-session, since the provider keeps what it captured for the calling thread alone.
+except as captured graphs, one per size. All of this happens on the thread that created the session,
+since captured graphs are kept per thread.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ Session: TypeAlias = onnxruntime.InferenceSession
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where buffers lie, in ONNX Runtime's words, and the [H, W, 3] of an image."""
+    """Where buffers are, in ONNX Runtime's terms, and the shape [H, W, 3] of an image."""
 
     device: str
     device_id: int
@@ -45,9 +45,9 @@ class BoundSize:
         outputs: Mapping[str, Sequence[int]],
         graph: int | None,
     ) -> None:
-        """Make the buffers; `outputs` gives each output's shape without the batch.
+        """Allocate the buffers; `outputs` has each output's shape without the batch dimension.
 
-        `graph` is the id under which the first run is captured; None captures none.
+        `graph` is the id under which the first run is captured, or None to capture nothing.
         """
         device = place.device, place.device_id
         self.input = onnxruntime.OrtValue.ortvalue_from_numpy(
@@ -68,19 +68,19 @@ class BoundSize:
             self._options.add_run_config_entry(_GRAPH_ID, str(graph))
 
     def run(self) -> None:
-        """Run the model on what the input holds; the first time, a graph is captured."""
+        """Run the model on the input's current content; the first run captures a graph, if any."""
         self._session.run_with_iobinding(self._binding, self._options)
 
     def output(self, name: str, images: int) -> NDArray[np.float32]:
-        """Copy the first `images` rows of an output."""
-        # What ONNX Runtime gives may be the buffer itself, which the next batch writes to.
+        """Return a copy of the first `images` rows of an output."""
+        # ONNX Runtime may return the buffer itself, which the next batch overwrites.
         return np.array(self._outputs[name].numpy()[:images])
 
 
 def read_plainly(
     session: Session, names: Sequence[str], image: tuple[int, ...], *, graphs: bool
 ) -> dict[str, NDArray[Any]]:
-    """Run one black image without binding or capture; gives the outputs by name."""
+    """Return the outputs by name for one black image, run without binding or capture."""
     options = onnxruntime.RunOptions()
     if graphs:
         options.add_run_config_entry(_GRAPH_ID, _NO_GRAPH)
@@ -89,7 +89,7 @@ def read_plainly(
 
 
 def stated_shapes(session: Session, names: Sequence[str]) -> dict[str, list[int]] | None:
-    """Return the outputs' shapes without the batch; None if the file does not state them."""
+    """Return the outputs' shapes without the batch, or None if the file does not state them."""
     shapes = {node.name: list(node.shape)[1:] for node in session.get_outputs()}
     wanted = {name: shapes[name] for name in names}
     known = all(isinstance(side, int) for shape in wanted.values() for side in shape)
@@ -97,4 +97,4 @@ def stated_shapes(session: Session, names: Sequence[str]) -> dict[str, list[int]
 
 
 OpenSession = Callable[[bool], Session]
-"""Opens the file once more; the argument tells whether graphs are to be captured in it."""
+"""Opens the file again; the argument is whether graphs will be captured in the session."""

@@ -1,4 +1,4 @@
-"""Which build of ONNX Runtime is installed: exactly one, and it keeps what it sees to itself."""
+"""Checks that exactly one build of ONNX Runtime is installed, and turns its telemetry off."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from service.errors import RuntimeConflictError, RuntimeMissingError
 
 
 def install_command(extra: str) -> str:
-    """Say how an extra of this package is installed, which is on no index."""
+    """Return how to install an extra of this package, which is on no package index."""
     return f"`pip install '.[{extra}]'` in the folder of its source"
 
 
 def prepare_runtime() -> None:
-    """Make sure that exactly one build of ONNX Runtime is installed, and keep it to itself.
+    """Check that exactly one build of ONNX Runtime is installed, and turn its telemetry off.
 
     ONNX Runtime's official builds send usage events to Microsoft unless `ORT_DISABLE_TELEMETRY`
-    is set before they are imported; here that is for the operator to turn on (by setting it to 0).
+    is set before they are imported; operators can turn that back on by setting it to 0.
 
     Raises `RuntimeMissingError` or `RuntimeConflictError`, with the command to run. Call it
     before anything imports `service.engine.onnx`.

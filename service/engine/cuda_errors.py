@@ -1,9 +1,9 @@
-"""Which errors of CUDA leave the process without its GPU, and which only a session without use.
+"""Tells CUDA errors that cost the process its GPU from those that only make a session useless.
 
-ONNX Runtime has only the message, with the number of the error of CUDA, cuDNN or cuBLAS.
+ONNX Runtime only has a message, with the error code of CUDA, cuDNN or cuBLAS in it.
 
 Source: https://docs.nvidia.com/cuda/cuda-runtime-api/group__CUDART__TYPES.html (cudaError), which
-says of the sticky ones that "the process must be terminated and relaunched".
+says of sticky errors that "the process must be terminated and relaunched".
 """
 
 from __future__ import annotations
@@ -28,10 +28,11 @@ _CAPTURE = range(900, 911)
 def judge(
     error: BaseException, device_error: Callable[[], int | None]
 ) -> DeviceLostError | SessionFailedError | None:
-    """Return what an error means for the device or the session; None if it is about neither.
+    """Return what an error means for the device or the session, or None if it concerns neither.
 
-    `device_error` synchronizes the device and returns the code that it reports, 0 if it is well and
-    None if it can't be asked; it is called where the message alone leaves the question open.
+    `device_error` synchronizes the device and returns the error code that it reports, 0 if it works
+    or None if it can't be asked. It is only called if the message alone does not settle the
+    question.
     """
     message = str(error)
     first = first_line(error)
@@ -45,5 +46,5 @@ def judge(
         return SessionFailedError(first)
     if found is None:
         return None
-    # A device that can't be asked is taken for lost: a new process is the way that always helps.
+    # A device that can't be asked is assumed lost: a new process always helps.
     return SessionFailedError(first) if device_error() == 0 else DeviceLostError(first)

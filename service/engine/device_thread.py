@@ -1,4 +1,4 @@
-"""The one thread that works on a device: ONNX Runtime keeps handles and graphs for each thread."""
+"""The only thread that uses a device: ONNX Runtime keeps handles and graphs per thread."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class _EndedError(RuntimeError):
 
 
 class _Task:
-    """Work, and its outcome once `done` is released."""
+    """A piece of work, with its outcome once `done` is released."""
 
     __slots__ = ("done", "error", "result", "work")
 
@@ -34,10 +34,10 @@ class _Task:
 
 
 class DeviceThread:
-    """Does what it is handed, one after the other, in the order in which it came.
+    """Does its work one piece at a time, in the order of arrival.
 
-    The thread begins with the first work. It is a daemon: a device that hangs must not keep the
-    process from ending.
+    The thread starts with the first piece. It is a daemon: a device that hangs must not keep the
+    process from exiting.
     """
 
     def __init__(self, name: str, clock: Callable[[], float] = time.perf_counter) -> None:
@@ -50,9 +50,9 @@ class DeviceThread:
         self._since: float | None = None
 
     def call(self, work: Callable[[], T]) -> T:
-        """Do `work` on the thread and return its result; raises what it raises.
+        """Do `work` on the thread and return its result, or raise its error.
 
-        Called on the thread itself, it is done at once. Raises `RuntimeError` once closed.
+        When called on that thread, it is done immediately. Raises `RuntimeError` once closed.
         """
         if threading.current_thread() is self._thread:
             return work()
@@ -66,31 +66,31 @@ class DeviceThread:
             del task  # the error's traceback holds this frame, which would hold the error
 
     def post(self, work: Callable[[], object]) -> None:
-        """Do `work` on the thread some time and wait for nothing; what it raises is logged.
+        """Do `work` on the thread later, without waiting; its errors are logged.
 
-        Once closed, nothing is done.
+        Once closed, it is dropped.
         """
 
         def logged() -> None:
             try:
                 work()
-            except Exception:  # noqa: BLE001 - nobody else could hear of it
+            except Exception:  # noqa: BLE001 - no caller could handle it
                 _log.warning("device_work_failed", thread=self.name, exc_info=True)
 
         with suppress(_EndedError):
             self._hand_over(logged)
 
     def trouble(self, stuck_after_s: float) -> str | None:
-        """Say what is wrong: dead, or on one piece of work for longer than that."""
+        """Return what is wrong: it is dead, or has been on one task for more than that time."""
         if self._thread is not None and not self._thread.is_alive() and not self._closed:
             return f"thread {self.name} is dead"
         since = self._since
         if since is not None and (busy_s := self._clock() - since) > stuck_after_s:
-            return f"thread {self.name} has been on one piece of work for {busy_s:.0f} s"
+            return f"thread {self.name} has been busy with one task for {busy_s:.0f} s"
         return None
 
     def close(self, timeout_s: float) -> bool:
-        """End the thread after all that it was handed; False if it did not end in time."""
+        """End the thread after its remaining work, and return whether it ended in time."""
         with self._lock:
             if not self._closed:
                 self._closed = True
@@ -116,8 +116,8 @@ class DeviceThread:
             self._since = self._clock()
             try:
                 task.result = task.work()
-            except BaseException as error:  # noqa: BLE001 - it is raised where the work came from
+            except BaseException as error:  # noqa: BLE001 - `call` raises it
                 task.error = error
             self._since = None
             task.done.release()
-            del task  # while the thread waits, it must not keep a batch's pixels and answers
+            del task  # or the thread would keep a batch's pixels and results while it waits

@@ -22,17 +22,17 @@ _MEMORY_EVERY_S = 10.0
 
 @dataclass(frozen=True, slots=True)
 class GpuMemory:
-    """Bytes of a GPU, by all processes that use it."""
+    """A GPU's memory in bytes; `used` includes other processes."""
 
     used: int
     total: int
 
 
 class Gpu:
-    """All work on one GPU goes through here: by `call` on its thread, copies also by `guarded`.
+    """Does all work on one GPU: on its own thread (`call`), or for copies on any (`guarded`).
 
-    `copying` is held while another thread copies, and while the thread captures a graph: a capture
-    fails when other threads use the device meanwhile. Once the GPU is lost, everything raises
+    `copying` is held while another thread copies, and while the GPU's thread captures a graph: a
+    capture fails if other threads use the device meanwhile. Once the GPU is lost, all work raises
     `DeviceLostError`.
     """
 
@@ -46,7 +46,7 @@ class Gpu:
         self.copying = threading.Lock()
         self.lost: DeviceLostError | None = None
         self.memory: GpuMemory | None = None
-        """As of the last batch, at most some seconds old while there are any; None: unknown."""
+        """As of a recent batch, a few seconds old at most while batches run; None if unknown."""
         self.runtime: CudaRuntime | None = None
         self.name: str | None = None
         self._find_runtime, self._clock = find_runtime, clock
@@ -64,7 +64,10 @@ class Gpu:
             self.name = gpu_name(self.device_id)
 
     def watch(self, on_lost: Callable[[DeviceLostError], None]) -> None:
-        """Have a loss told, once, on the thread that met it; at once if it is lost already."""
+        """Set a callback for the GPU's loss.
+
+        It is called once, on the thread that notices the loss, or now if the GPU is already lost.
+        """
         with self._losing:
             self._on_lost = on_lost
             lost = self.lost
@@ -72,24 +75,24 @@ class Gpu:
             on_lost(lost)
 
     def call(self, work: Callable[[], T]) -> T:
-        """Do `work` on the GPU's thread, as `guarded` does it here."""
+        """Do `work` on the GPU's thread and return its result; raises as `guarded` does."""
         return self._thread.call(partial(self.guarded, work))
 
     def post(self, work: Callable[[], object]) -> None:
-        """Do `work` on the GPU's thread some time, unless the GPU is lost by then."""
+        """Do `work` on the GPU's thread later, without waiting, unless the GPU is lost by then."""
         self._thread.post(lambda: self.lost or work())
 
     def guarded(self, work: Callable[[], T]) -> T:
-        """Do `work` on this thread.
+        """Do `work` on this thread and return its result.
 
-        Raises `DeviceLostError` or `SessionFailedError` in the place of what says one of them.
+        Raises `DeviceLostError` or `SessionFailedError` instead of errors that mean one of them.
         """
         if self.lost is not None:
             raise DeviceLostError(str(self.lost))
         try:
             return work()
         except (DeviceLostError, SessionFailedError):
-            raise  # judged already
+            raise  # already judged
         except Exception as error:
             judged = judge(error, self._device_error)
             if judged is None:
@@ -99,12 +102,12 @@ class Gpu:
             try:
                 raise judged from error
             finally:
-                # Its traceback holds this frame; with a name for it here, both would stay until
-                # the next collection, and with them a session that has to go first.
+                # Its traceback refers to this frame. If a variable here referred to it, both would
+                # live until the next garbage collection, with a session that must be freed before.
                 del judged
 
     def note_memory(self, *, at_once: bool = False) -> None:
-        """Note the memory in use now and then; call it on the GPU's thread, beside no capture."""
+        """Update `memory` now and then; call it on the GPU's thread, but not during a capture."""
         now = self._clock()
         if self.runtime is None or (now - self._looked_at < _MEMORY_EVERY_S and not at_once):
             return
@@ -113,18 +116,18 @@ class Gpu:
         self.memory = GpuMemory(total - free, total)
 
     def trouble(self, stuck_after_s: float) -> str | None:
-        """Say what only a new process mends: a lost GPU, or a thread that is dead or stuck."""
+        """Return what only a restart fixes: a lost GPU, or a thread that is dead or stuck."""
         if self.lost is not None:
             return f"the GPU was lost: {self.lost}"
         return self._thread.trouble(stuck_after_s)
 
     def close(self, timeout_s: float) -> bool:
-        """End the thread after its work; False if that took longer."""
+        """End the thread after its work, and return whether it ended in time."""
         return self._thread.close(timeout_s)
 
     def _device_error(self) -> int | None:
         if not self._used:
-            return 0  # what fails before any session was there is no loss, as an old driver
+            return 0  # errors before the first session, such as an old driver, are not a loss
         return None if self.runtime is None else self.runtime.device_error()
 
     def _lose(self, error: DeviceLostError) -> None:

@@ -1,4 +1,4 @@
-"""What NVIDIA's driver says, asked without ONNX Runtime."""
+"""Queries NVIDIA's driver, without ONNX Runtime."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import ctypes
 
 
 def gpu_name(device_id: int) -> str | None:
-    """Ask NVIDIA's driver for a GPU's name, as in "NVIDIA A10"; None without driver or GPU.
+    """Return a GPU's name, such as "NVIDIA A10", from the driver; None without driver or GPU.
 
     Source: https://docs.nvidia.com/cuda/cuda-driver-api/group__CUDA__DEVICE.html
     """
@@ -24,7 +24,7 @@ def gpu_name(device_id: int) -> str | None:
 
 
 def driver_problem() -> str | None:
-    """Say why NVIDIA's driver can't be loaded; None if it can."""
+    """Return why NVIDIA's driver can't be loaded, or None if it can."""
     try:
         ctypes.CDLL("libcuda.so.1")
     except OSError as error:

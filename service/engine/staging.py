@@ -1,7 +1,7 @@
 """Where a batch is stacked, and how it gets from there to the buffer that the model reads.
 
 A `Staging` belongs to one batch at a time. `fill` may run on any thread while another batch runs;
-`copy_to` is called on the GPU's thread alone, when nothing reads the target.
+`copy_to` is only called on the GPU's thread, while nothing reads the target.
 """
 
 from __future__ import annotations
@@ -23,23 +23,23 @@ class Staging(Protocol):
     """Room for one batch."""
 
     kind: str
-    """How it copies, for people."""
+    """Which kind of memory it copies from, for display."""
 
     def fill(self, pixels: Pixels) -> None:
-        """Stack a batch's images, and do of the copying what can be done beside another batch."""
+        """Stack a batch's images, and copy them as far as is possible while another batch runs."""
 
     def copy_to(self, target: onnxruntime.OrtValue, images: int) -> None:
-        """Copy the first `images` of what was filled in; waits until they are there.
+        """Copy the first `images` images to the target; waits for that.
 
-        What the target holds behind them stays what it was: rows that nobody is answered with.
+        The target's remaining rows may keep their old content: their results are not used.
         """
 
     def free(self) -> None:
-        """Return its memory back."""
+        """Free its memory."""
 
 
 class PageableStaging(Staging):
-    """Ordinary memory, copied by ONNX Runtime, which holds Python's lock all the while."""
+    """Ordinary memory, copied by ONNX Runtime, which holds the GIL meanwhile."""
 
     kind = "pageable"
 
@@ -47,28 +47,29 @@ class PageableStaging(Staging):
         self._host = np.zeros((most, *shape), np.uint8)
 
     def fill(self, pixels: Pixels) -> None:
-        """Stack them."""
+        """Stack the images in host memory."""
         np.stack(pixels, out=self._host[: len(pixels)])
 
     def copy_to(self, target: onnxruntime.OrtValue, images: int) -> None:  # noqa: ARG002
-        """Copy as many rows as the target has: ONNX Runtime copies no part."""
+        """Copy as many rows as the target has: ONNX Runtime can't copy fewer."""
         target.update_inplace(self._host[: target.shape()[0]])
 
     def free(self) -> None:
-        """There is nothing that Python would not free by itself."""
+        """Do nothing: Python frees the memory."""
 
 
 class PinnedStaging(Staging):
-    """Page-locked memory, copied to a device buffer of its own while another batch runs.
+    """Page-locked memory, copied to a separate device buffer while another batch runs.
 
-    From there to the buffer that the model reads it is a copy within the device: 5 MB take some
-    microseconds. A graph reads one address for ever, so that buffer can't be exchanged instead.
+    From there it is copied within the device to the buffer that the model reads, which takes some
+    microseconds for 5 MB. A captured graph always reads the same address, so the two buffers can't
+    be swapped instead.
     """
 
     kind = "pinned"
 
     def __init__(self, gpu: Gpu, runtime: CudaRuntime, most: int, shape: Sequence[int]) -> None:
-        """Allocate it; on the GPU's thread, as `free`."""
+        """Allocate its memory; like `free`, call it on the GPU's thread."""
         self._gpu, self._runtime = gpu, runtime
         self._image_bytes = int(np.prod(shape))
         size = most * self._image_bytes
@@ -84,7 +85,7 @@ class PinnedStaging(Staging):
         self._host: NDArray[np.uint8] = np.ctypeslib.as_array(block).reshape(most, *shape)
 
     def fill(self, pixels: Pixels) -> None:
-        """Stack them, and copy them to the device; waits for that."""
+        """Stack the images and copy them to the device; waits for that."""
         np.stack(pixels, out=self._host[: len(pixels)])
         size = len(pixels) * self._image_bytes
         with self._gpu.copying:
@@ -92,13 +93,13 @@ class PinnedStaging(Staging):
             self._runtime.synchronize(self._stream)
 
     def copy_to(self, target: onnxruntime.OrtValue, images: int) -> None:
-        """Copy within the device."""
+        """Copy the images within the device."""
         size = images * self._image_bytes
         self._runtime.copy(target.data_ptr(), self._device, size, DEVICE_TO_DEVICE, self._stream)
         self._runtime.synchronize(self._stream)
 
     def free(self) -> None:
-        """Free all of it."""
+        """Free the memory and the stream."""
         if self._device:
             self._runtime.free(self._device)
         if self._host_address:

@@ -1,1 +1,1 @@
-"""HTTP: what a request is, from its first byte to its answer."""
+"""HTTP: everything about a request from its first byte to its answer."""

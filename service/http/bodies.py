@@ -1,7 +1,7 @@
-"""The three forms of a body: the raw image, multipart/form-data, and JSON with base64.
+"""The three kinds of request bodies: raw image, multipart/form-data, and JSON with base64.
 
-Each becomes a list of encoded images. Where one of several is bad already here (its encoding), its
-place holds its error, so that its neighbours are served.
+Each becomes a list of encoded images. If one of several is already found to be bad here (its
+encoding), its entry holds the error, so that the others are still served.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ from service.wording import shortened, what_is_wrong
 
 @dataclass(frozen=True, slots=True)
 class PostedImage:
-    """An image file, or why there is none, and the name that a form gives it."""
+    """An image file, or the error in its place, and its file name in a form."""
 
     content: bytes | RequestError
     name: str | None = None
@@ -59,13 +59,13 @@ _FROM_URL_SAFE = bytes.maketrans(b"-_", b"+/")
 _ESCAPES = {"%2B": "+", "%2b": "+", "%2F": "/", "%2f": "/", "%3D": "=", "%3d": "="} | {
     "%20": "", "%09": "", "%0A": "", "%0a": "", "%0D": "", "%0d": "",
 }  # fmt: skip
-"""What of base64, and of the white space in it, a URL has as escapes."""
+"""Percent-encoded characters of base64, and of white space in it, as found in URLs."""
 
 
 def body_parser_of(content_type: bytes | None) -> BodyParser | None:
-    """Choose the parser for a Content-Type; None means that the body itself is the image.
+    """Return the parser for a Content-Type; None if the body itself is the image.
 
-    Raises `UnsupportedMediaTypeError`, and `MalformedMultipartError` for one without a boundary.
+    Raises `UnsupportedMediaTypeError`, or `MalformedMultipartError` if the boundary is missing.
     """
     if not content_type:
         return None
@@ -80,30 +80,29 @@ def body_parser_of(content_type: bytes | None) -> BodyParser | None:
         boundary = boundary_of(parameters)
         return lambda body, max_images: parse_multipart(body, boundary, max_images)
     raise UnsupportedMediaTypeError(
-        f"Content-Type {shortened(kind)!r} is not accepted; send an image as image/jpeg (any "
-        "image/* or application/octet-stream), several as multipart/form-data, or base64 as "
-        "application/json"
+        f"Content-Type {shortened(kind)!r} is not accepted; send one image as image/* or "
+        "application/octet-stream, several as multipart/form-data, or base64 as application/json"
     )
 
 
 def _is_image(kind: bytes) -> bool:
-    """Return whether a media type may stand over an image file."""
+    """Return whether a media type is accepted for an image file."""
     return kind.startswith(b"image/") or kind == b"application/octet-stream"
 
 
 def parse_json(body: bytes, max_images: int) -> list[PostedImage]:
-    """Read `{"images": [{"data": "<base64>"}]}`."""
+    """Parse `{"images": [{"data": "<base64>"}]}`."""
     if not (encoding := json.detect_encoding(body)).startswith("utf-8"):
         raise MalformedJsonError(
             f"the body looks like {encoding[:6].upper()}; JSON must be UTF-8 (RFC 8259, 8.1)"
         )
-    # Counted before they are parsed, since millions of small items would take gigabytes. Neither
-    # base64 nor the form has other commas; one for each image is spare for `data:` prefixes.
+    # Counted before parsing, since millions of small items would take gigabytes. Neither base64
+    # nor this JSON has other commas; one more per image is allowed for `data:` prefixes.
     if body.count(b",") > 2 * max_images + _SPARE_COMMAS:
         _check_count(max(body.count(b'"data"'), 1), max_images)
         raise MalformedJsonError(f"too many items; expected {_JSON_FORM}")
     try:
-        # Some editors and PowerShell begin a text with a byte order mark (RFC 8259, section 8.1).
+        # Some editors and PowerShell write a byte order mark first (RFC 8259, section 8.1).
         items = JsonImages.model_validate_json(body.removeprefix(codecs.BOM_UTF8)).images
     except ValidationError as error:
         first = error.errors()[0]
@@ -116,14 +115,14 @@ def parse_json(body: bytes, max_images: int) -> list[PostedImage]:
 
 
 def _from_base64(data: str) -> bytes | RequestError:
-    """Read base64, or a data: URL (RFC 2397) of it."""
+    """Decode base64 or a data: URL (RFC 2397) with base64."""
     if data[:1].isspace():
         data = data.lstrip(_SPACES)
     if data[:5].lower() != "data:":
         return _decoded(data)
     head, comma, data = data.partition(",")
     if not (comma and head.rpartition(";")[2].strip(" ").lower() == "base64"):
-        return InvalidBase64Error("data is a data: URL that is not in base64")
+        return InvalidBase64Error("data is a data: URL without base64")
     if "%" in data:
         for escaped, plain in _ESCAPES.items():
             data = data.replace(escaped, plain)
@@ -131,7 +130,7 @@ def _from_base64(data: str) -> bytes | RequestError:
 
 
 def _decoded(data: bytes | str) -> bytes | RequestError:
-    """Read standard base64; where it is none, what else is written for it."""
+    """Decode standard base64 or, failing that, its common variants."""
     try:
         return base64.b64decode(data, validate=True)
     except ValueError:
@@ -139,9 +138,9 @@ def _decoded(data: bytes | str) -> bytes | RequestError:
 
 
 def _decoded_leniently(data: bytes | str) -> bytes | RequestError:
-    """Read base64 or base64url, which may lack its padding, without white space.
+    """Decode base64, or base64url with or without padding, ignoring white space.
 
-    MIME writers break lines (RFC 2045). Section 5 of RFC 4648 lets padding go.
+    MIME encoders break lines (RFC 2045). Padding is optional by RFC 4648, section 5.
     """
     try:
         raw = data.encode("ascii") if isinstance(data, str) else data
@@ -158,18 +157,18 @@ def _decoded_leniently(data: bytes | str) -> bytes | RequestError:
 
 
 def parse_multipart(body: bytes, boundary: bytes, max_images: int) -> list[PostedImage]:
-    """Read the file parts of a form, in memory, whatever their fields are called."""
+    """Return the files of a form, read in memory, whatever their fields are called."""
     images: list[PostedImage] = []
     for headers, content in parts_of(body, boundary):
         kind, parameters = parameters_of(headers.get(b"content-disposition", b""))
         if kind != b"form-data":
-            raise MalformedMultipartError("a part has no Content-Disposition: form-data")
+            raise MalformedMultipartError("a part lacks a Content-Disposition: form-data header")
         content_type = headers.get(b"content-type", b"")
         if content_type[:10].lower() == b"multipart/":
             raise MalformedMultipartError(
-                f"field {shortened(parameters.get(b'name', b''))!r} is a form in the form "
-                f"({shortened(content_type)}), which is not read; give each file a part of its own "
-                "(RFC 7578, section 4.3)"
+                f"field {shortened(parameters.get(b'name', b''))!r} is a nested form "
+                f"({shortened(content_type)}), which is not supported; send each file as its own "
+                "part (RFC 7578, section 4.3)"
             )
         if not names_a_file(parameters):
             _check_is_image(parameters.get(b"name", b""), content_type)
@@ -181,19 +180,19 @@ def parse_multipart(body: bytes, boundary: bytes, max_images: int) -> list[Poste
 
 
 def _check_is_image(field: bytes, content_type: bytes) -> None:
-    """Refuse a part that names no file, unless its type is an image's.
+    """Refuse a part without a file name, unless its Content-Type is an image's.
 
-    A type alone says nothing: many clients put one over a text field (.NET, Apache HttpClient).
+    Having a type at all means nothing: many clients give text fields one (.NET, Apache HttpClient).
     """
     if field in _OPTIONS or not _is_image(parameters_of(content_type)[0]):
         raise MalformedMultipartError(
-            f"field {shortened(field)!r} is not a file; options such as top_k and model go into "
-            "the query, and an image has a filename or the Content-Type of one"
+            f"field {shortened(field)!r} is not a file; pass options such as top_k and model in "
+            "the query, and give an image a filename or an image's Content-Type"
         )
 
 
 def _content(headers: Headers, content: bytes) -> bytes | RequestError:
-    """Return the image of a part, or why its encoding lets none be read."""
+    """Return a part's image, or the error if its encoding is not accepted."""
     try:
         check_encoding(headers.get(b"content-encoding", b""), _PLAIN_TRANSFER)
     except ContentEncodingError as error:
@@ -202,7 +201,7 @@ def _content(headers: Headers, content: bytes) -> bytes | RequestError:
 
 
 def _transferred(content: bytes, encoding: bytes) -> bytes | RequestError:
-    """Undo a Content-Transfer-Encoding (RFC 2045, section 6), which some mail libraries write."""
+    """Decode a Content-Transfer-Encoding (RFC 2045, section 6), which some mail libraries use."""
     if encoding in _PLAIN_TRANSFER:
         return content
     if encoding == b"base64":
@@ -210,8 +209,8 @@ def _transferred(content: bytes, encoding: bytes) -> bytes | RequestError:
     if encoding == b"quoted-printable":
         return binascii.a2b_qp(content)
     return ContentEncodingError(
-        f"Content-Transfer-Encoding {shortened(encoding)!r} is not accepted; base64, "
-        "quoted-printable, binary, 8bit and 7bit are"
+        f"Content-Transfer-Encoding {shortened(encoding)!r} is not accepted; use base64, "
+        "quoted-printable, binary, 8bit or 7bit"
     )
 
 

@@ -20,9 +20,9 @@ from service.inference.runtime import Runtime
 async def classify(exchange: Exchange) -> None:
     """Return the most probable labels of each image.
 
-    The body is an image, a form of files, or JSON with base64. Its content decides the image
-    format: JPEG, PNG, WebP, GIF, BMP, TIFF or AVIF, and HEIC where its decoder is installed. A
-    single image's error is the status of the answer; of several images, each has its labels or its
+    The body is an image, a form with files, or JSON with base64. The image format is recognised by
+    content: JPEG, PNG, WebP, GIF, BMP, TIFF or AVIF, and HEIC if its decoder is installed. The
+    error of a single image is the answer itself; with several images, each has its labels or its
     error.
     """
     runtime, record = exchange.runtime, exchange.record
@@ -33,7 +33,7 @@ async def classify(exchange: Exchange) -> None:
     top = labels_wanted(query.top_k, model)
     due = deadline_of(exchange.headers, record, settings, model.name)
     parse = body_parser_of(exchange.headers.get(b"content-type"))
-    # What can't be answered in time is refused before its body is read.
+    # A request that can't be answered in time is refused before its body is read.
     runtime.inference.check(model, due)
 
     async with TimeLimit(due, record, settings.body_timeout_s) as limit:
@@ -56,7 +56,7 @@ async def classify(exchange: Exchange) -> None:
 async def _parsed(
     parse: BodyParser, body: bytes, due: RequestDeadline, runtime: Runtime
 ) -> list[PostedImage]:
-    """Take a form apart, off the event loop: a large one takes its time."""
+    """Parse a body off the event loop: a large one takes a while."""
     call = partial(parse, body, runtime.settings.max_images)
     work = Work("form", size=len(body))
     return await runtime.decode_pool.call(call, due.deadline, due.priority, work)

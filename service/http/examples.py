@@ -1,4 +1,4 @@
-"""Examples of the API's description: answers that the service gave with its built-in model."""
+"""Examples for the API's description: real answers of the service with its built-in model."""
 
 from __future__ import annotations
 
@@ -23,25 +23,24 @@ _REQUEST_ID = "8f0b89b6fb7d9f8b9cc1fb3255346355"
 PROBLEMS: dict[int, dict[str, Any]] = {
     error.status: problem(error, _REQUEST_ID)
     for error in (
-        InvalidParameterError("there is no parameter 'topk'; allowed are top_k, model, version"),
-        UnknownModelError("there is no model of that name; served are: slim-resnet50"),
+        InvalidParameterError("there is no parameter 'topk'; allowed: top_k, model, version"),
+        UnknownModelError("there is no model of that name; available: slim-resnet50"),
         BodyTimeoutError("the body did not arrive within 30 s (body_timeout_s)"),
         BodyTooLargeError("the body is larger than 33554432 bytes (max_body_bytes)"),
         NotAnImageError(
-            "the content is none of the accepted image formats (JPEG, PNG, WEBP, GIF, BMP, TIFF, "
-            "AVIF)"
+            "the content is not in an accepted image format (JPEG, PNG, WEBP, GIF, BMP, TIFF, AVIF)"
         ),
         TruncatedImageError("the image's data ends before the image is complete"),
         HeadersTooLargeError("the headers are larger than 65536 bytes"),
         InternalError(f"an internal error; its id is {_REQUEST_ID}"),
         DeadlineUnreachableError(
-            "the answer would take about 17 ms, and only 1 ms are left; try again later or allow "
+            "the answer would take about 17 ms, but only 1 ms is left; try again later or allow "
             "more time (X-Request-Timeout-Ms)"
         ),
-        DeadlineExceededError("the answer was not there within 200 ms (X-Request-Timeout-Ms)"),
+        DeadlineExceededError("the answer was not ready within 200 ms (X-Request-Timeout-Ms)"),
     )
 }
-"""A problem detail of each status."""
+"""A problem detail for each status."""
 
 JSON_IMAGES = {
     "images": [
@@ -87,7 +86,7 @@ HEALTH = {
         "source": "measured",
         "why": "measured now: 2 runners x 1 thread 110 images/s and a lone image in 10 ms, "
         "1 runner x 2 threads 119 images/s and a lone image in 10.3 ms; 1 runner x 2 threads "
-        "gives the most images a second",
+        "has the highest throughput",
         "candidates": [
             {
                 "runners": 2,
@@ -181,4 +180,4 @@ MODEL_DETAIL = _MODEL | {
         {"id": "n01629819", "label": "European fire salamander"},
     ],
 }
-"""With the first two of its labels."""
+"""Truncated to the first two labels."""

@@ -1,7 +1,8 @@
-"""One request and its answer, as they pass the middleware.
+"""One request and its answer, as they pass through the middleware.
 
-Takes care of what was not read of a request when its answer is sent: a connection on which the
-client still sends a body can't be used again, and must not be cut before the client knows why.
+Also handles the part of a request that is still unread when its answer is sent: a connection on
+which the client is still sending a body can't be reused, and must not be closed before the client
+has read the answer.
 """
 
 from __future__ import annotations
@@ -21,14 +22,14 @@ from service.inference.runtime import Runtime
 from service.logs import request_id
 
 ON_DISCONNECT = "resnet_serve.on_disconnect"
-"""A key of the ASGI scope: the server calls what is put there when the client goes away.
+"""Key in the ASGI scope of a function that the server calls when the client disconnects.
 
-A task that waits for ASGI's "http.disconnect" beside each request would cost more than its routing.
+A task per request that waits for ASGI's "http.disconnect" would cost more than routing does.
 """
 
 REFUSED = "resnet_serve.refused"
-"""A key of the ASGI scope: the error by which the server has refused the request itself, and
-counted and logged that."""
+"""Key in the ASGI scope of the error with which the server itself refused the request, after
+counting and logging it."""
 
 _KEY = "resnet_serve.exchange"
 _JSON = "application/json"
@@ -40,7 +41,7 @@ _LINGER_BYTES = 64 * 2**20
 
 
 class Exchange:
-    """Wraps the `receive` and `send` of one ASGI request; keeps its record and status."""
+    """Wraps the `receive` and `send` of one ASGI request, and keeps its record and status."""
 
     def __init__(self, scope: Scope, receive: Receive, send: Send, runtime: Runtime) -> None:
         self._scope, self._receive, self._send = scope, receive, send
@@ -48,19 +49,19 @@ class Exchange:
         self.headers: Mapping[bytes, bytes] = _together(scope["headers"])
         self.record = RequestRecord(request_id(self.headers.get(b"x-request-id")))
         scope[_KEY] = self
-        # Kept, since a framework behind this changes the scope's.
+        # Copies, since frameworks further in change the scope.
         self.path: str = scope["path"]
         self.query_string: bytes = scope["query_string"]
         self.status = 499  # until an answer is sent
         self.seconds: float | None = None  # from arrival to the answer's last byte
         self.announced = int(self.headers.get(b"content-length", b"0"))
         self._unread = self.announced > 0 or b"transfer-encoding" in self.headers
-        # A client that waits for "100 Continue" has not begun to send.
+        # A client that waits for "100 Continue" has not started sending.
         self._held_back = b"expect" in self.headers
         self._started = False
 
     async def receive(self) -> Message:
-        """Pass on a piece of the body, and see whether it was the last."""
+        """Pass on a piece of the body and note whether it was the last."""
         message = await self._receive()
         self._held_back = False
         if message["type"] == "http.disconnect" or not message.get("more_body", False):
@@ -68,9 +69,9 @@ class Exchange:
         return message
 
     async def send(self, message: Message) -> None:
-        """Pass on a piece of the answer; close the connection if a body is left unread."""
+        """Pass on a piece of the answer; close the connection if the body is unread."""
         if message["type"] == "http.response.start":
-            # The rest of a small body costs less to read than a new connection.
+            # Reading the rest of a small body costs less than a new connection.
             if self._unread and 0 < self.announced <= _SMALL_BODY:
                 await self._read_on(_SMALL_BODY_S, _SMALL_BODY)
             self._start(message)
@@ -83,50 +84,50 @@ class Exchange:
                 message = {"type": "http.response.body", "body": b"", "more_body": False}
                 try:
                     await self._read_on(_LINGER_S, _LINGER_BYTES)
-                except asyncio.CancelledError:  # given up; the answer is there
+                except asyncio.CancelledError:  # abandoned, but the answer has been sent
                     await self._send(message)
                     raise
         await self._send(message)
 
     def detach(self) -> None:
-        """Leave the scope, which would otherwise be in a cycle with this until it is collected."""
+        """Remove this from the scope, or both would stay in a reference cycle until collected."""
         self._scope.pop(_KEY, None)
 
     def give_up_body(self) -> None:
-        """Answer at once and close: there is no time left to read on."""
+        """Skip the rest of the body: the answer is sent at once and the connection closed."""
         self.announced, self._unread = 0, False
 
     async def respond(
         self, status: int, media_type: str, body: bytes, more: Mapping[str, str] = _NO_MORE
     ) -> None:
-        """Send a whole answer; `more` are its further headers."""
+        """Send a complete answer; `more` has additional headers."""
         headers = [(b"content-type", media_type.encode()), (b"content-length", b"%d" % len(body))]
         headers += [(name.encode(), value.encode()) for name, value in more.items()]
         await self.send({"type": "http.response.start", "status": status, "headers": headers})
         await self.send({"type": "http.response.body", "body": body})
 
     async def respond_json(self, body: Mapping[str, Any], status: int = 200) -> None:
-        """Send a whole answer in JSON."""
+        """Send a complete answer in JSON."""
         await self.respond(status, _JSON, json_body(body))
 
     @property
     def path_parameters(self) -> Mapping[str, str]:
-        """The values of the path template's parameters."""
+        """Return the values of the path template's parameters."""
         parameters: Mapping[str, str] = self._scope["path_params"]
         return parameters
 
     async def answer(self, error: RequestError) -> None:
-        """Send an error, if no answer has begun."""
+        """Send an error, unless an answer has already started."""
         if not self._started:
             self.record.code = error.code
             body = json_body(problem(error, self.record.request_id))
             await self.respond(error.status, MEDIA_TYPE, body, headers_of(error))
 
     def cancelled_when_client_leaves(self) -> _Watch:
-        """Cancel the block when the client disconnects; use it once the body is read.
+        """Return a context manager that cancels its block when the client disconnects.
 
-        Cancelling the block cancels the futures that it awaits, and so drops its tickets before
-        they cost inference. Raises `ClientDisconnectedError` then.
+        Use it once the body has been read. Cancelling the block cancels the futures that it awaits,
+        and so drops its tickets before they cost inference. Raises `ClientDisconnectedError` then.
         """
         return _Watch(self._scope)
 
@@ -143,10 +144,10 @@ class Exchange:
         message["headers"] = headers
 
     async def _read_on(self, seconds: float, size: int) -> None:
-        """Read and drop what the client still sends, within limits.
+        """Read and discard what the client is still sending, within limits.
 
         Closing with unread data makes the kernel send a reset, which can reach the client before
-        it has read why it was refused (RFC 9112, section 9.6).
+        it has read the answer (RFC 9112, section 9.6).
         """
         left = 0 if self._held_back else size
         try:
@@ -158,9 +159,9 @@ class Exchange:
 
 
 def _together(fields: list[tuple[bytes, bytes]]) -> Mapping[bytes, bytes]:
-    """Return each header's value; different ones of the same name are a list (RFC 9110, 5.3).
+    """Return each header's value; different values of one header are joined (RFC 9110, 5.3).
 
-    So which of two counts is nobody's guess: a header that takes one value is then judged invalid.
+    So there is no ambiguity about which one counts: a header that takes one value becomes invalid.
     """
     if len(headers := dict(fields)) == len(fields):
         return headers
@@ -189,8 +190,8 @@ class _Watch:
         del self._scope[ON_DISCONNECT]
         if not self._left or self._task is None or not isinstance(error, asyncio.CancelledError):
             return
-        if self._task.uncancel() == 0:  # nobody else has cancelled it
-            raise ClientDisconnectedError("the client went away before the answer") from None
+        if self._task.uncancel() == 0:  # nothing else has cancelled it
+            raise ClientDisconnectedError("the client disconnected before the answer") from None
 
     def _leave(self) -> None:
         self._left = True

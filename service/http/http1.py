@@ -1,10 +1,10 @@
-"""HTTP/1.1 by httptools, under uvicorn, made as strict as the standard asks.
+"""HTTP/1.1 with uvicorn and httptools, made as strict as the standard demands.
 
-With httptools (llhttp, the parser of Node.js) a whole small request costs little more than half of
-what it costs with h11. What uvicorn makes of it leaves gaps, which are closed here: an offer to
-upgrade loses its body and lets a second request be smuggled in it (every request of Java's HTTP
-client has such an offer), heads have no limit of size or time, and the Host header, the version and
-the transfer coding are not judged.
+With httptools (llhttp, the parser of Node.js) a small request costs little more than half of what
+it costs with h11. uvicorn's use of it leaves gaps, which are closed here: a request that offers an
+upgrade, as every request of Java's HTTP client does, loses its body, in which a second request can
+be smuggled; heads have no limit on size or time; and the Host header, the version and the transfer
+coding are not checked.
 """
 
 from __future__ import annotations
@@ -39,12 +39,12 @@ from service.wording import shortened
 
 _MAX_HEAD_BYTES = 64 * 1024
 _MAX_PIPELINED = 16
-"""Requests of a connection that are not answered yet: a few bytes each for the client."""
+"""Unanswered requests per connection; they cost the client only a few bytes each."""
 
-_SEPARATORS = 4  # bytes of a header beside its name and value
+_SEPARATORS = 4  # bytes of a header besides its name and value
 _LINGER_S = 1.0
 
-_HOST = re.compile(  # RFC 3986, section 3.2.2, and a port
+_HOST = re.compile(  # RFC 3986, section 3.2.2, with an optional port
     rb"(?:(?:[A-Za-z0-9._~!$&'()*+,;=-]|%[0-9A-Fa-f]{2})*+"
     rb"|\[[0-9A-Fa-f:.]+(?:%[A-Za-z0-9._~%-]+)?\]"  # with a zone, as some clients send it
     rb"|\[[vV][0-9A-Fa-f]+\.[A-Za-z0-9._~!$&'()*+,;=:-]+\])(?::[0-9]*)?"
@@ -61,15 +61,15 @@ Refused = Callable[[str], None]
 def http1_protocol(
     head_timeout_s: float, write_timeout_s: float, refused: Refused
 ) -> partial[Http1Protocol]:
-    """Make the protocol class for uvicorn's configuration."""
+    """Return the protocol factory for uvicorn's configuration."""
     return partial(Http1Protocol, head_timeout_s, write_timeout_s, refused)
 
 
 class Http1Protocol(HttpToolsProtocol):
     """One connection.
 
-    A request that is not well formed is answered with a problem detail, and the connection closed:
-    what follows on it can't be told apart any more (RFC 9112, section 9.3).
+    A malformed request is answered with a problem detail, and the connection is closed: it is
+    unclear where a next request would start (RFC 9112, section 9.3).
     """
 
     def __init__(
@@ -92,7 +92,7 @@ class Http1Protocol(HttpToolsProtocol):
         self.parser = self._new_parser()
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        """Begin; who never sends a byte is an idle connection like others."""
+        """Start; a client that never sends a byte counts as idle, like any other."""
         super().connection_made(transport)
         self.timeout_keep_alive_task = self.loop.call_later(
             self.timeout_keep_alive, self.timeout_keep_alive_handler
@@ -102,23 +102,23 @@ class Http1Protocol(HttpToolsProtocol):
         )
 
     def pause_writing(self) -> None:
-        """Wait for a client that has not taken all of its answer, for a time."""
+        """Wait a limited time for a client that has not read all of its answer."""
         super().pause_writing()
         self._write_timeout.start()
 
     def resume_writing(self) -> None:
-        """Go on: the client has taken all."""
+        """Continue: the client has read everything."""
         self._write_timeout.stop()
         super().resume_writing()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """End."""
+        """Stop the timers and notify every unanswered request."""
         self._stop_timer()
         self._write_timeout.stop()
         self._unset_keepalive_if_required()
         unfinished = [cycle for cycle in self._cycles if not cycle.response_complete]
         super().connection_lost(exc)
-        # uvicorn tells only the newest of pipelined requests, and it is the oldest that runs.
+        # uvicorn notifies only the newest of pipelined requests, but the oldest is the running one.
         for cycle in unfinished:
             cycle.disconnected = True
             cycle.message_event.set()
@@ -126,7 +126,7 @@ class Http1Protocol(HttpToolsProtocol):
                 leave()
 
     def data_received(self, data: bytes) -> None:
-        """Parse what has come; requests start as their heads are complete."""
+        """Parse received data; requests start once their heads are complete."""
         if self._refused or self.transport.is_closing():
             return
         self._unset_keepalive_if_required()
@@ -147,10 +147,10 @@ class Http1Protocol(HttpToolsProtocol):
             if self._in_head and self._other_bytes and self._head_timer is None:
                 self._head_timer = self.loop.call_later(self._head_timeout_s, self._head_timed_out)
 
-    # Called by the parser, in which an exception becomes an `HttpParserCallbackError`.
+    # Called by the parser, which turns exceptions into an `HttpParserCallbackError`.
 
     def on_headers_complete(self) -> None:
-        """Judge the head, and start the request."""
+        """Check the head and start the request."""
         if self.parser.should_upgrade():
             return  # the parser stops here, and `_feed` goes on
         self._in_head, self._other_bytes = False, 0
@@ -161,7 +161,7 @@ class Http1Protocol(HttpToolsProtocol):
         if len(self._cycles) >= _MAX_PIPELINED:
             raise self._refuse_by(
                 MalformedRequestError(
-                    f"{_MAX_PIPELINED} requests of this connection are not answered yet; wait for "
+                    f"{_MAX_PIPELINED} requests on this connection are not answered yet; wait for "
                     "answers before sending more"
                 )
             )
@@ -176,15 +176,15 @@ class Http1Protocol(HttpToolsProtocol):
         self.cycle.transport = JoinedWrites(self.transport, self.loop)  # type: ignore[assignment]
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        """Keep a header; a trailer field is none and is dropped (RFC 9110, section 6.5.1).
+        """Keep a header; trailer fields are dropped (RFC 9110, section 6.5.1).
 
-        White space around a value is no part of it (section 5.5); the parser leaves that behind it.
+        White space around a value is not part of it (section 5.5); the parser leaves it at the end.
         """
         if self._in_head:
             super().on_header(name, value.rstrip(b" \t"))
 
     def on_body(self, body: bytes) -> None:
-        """Take a piece of the body."""
+        """Receive a piece of the body."""
         self._other_bytes = 0
         super().on_body(body)
 
@@ -195,22 +195,22 @@ class Http1Protocol(HttpToolsProtocol):
         self._in_head, self._other_bytes = True, 0
         super().on_message_complete()
         if not self.pipeline:
-            # uvicorn pauses at 64 KiB of a body, and only reading tells that a client has left.
+            # uvicorn pauses reading at 64 KiB of a body, but only reading shows that a client left.
             self.flow.resume_reading()
 
     def on_response_complete(self) -> None:
-        """Go on to the next request, unless the rest of this one's body is still to come."""
+        """Continue with the next request, unless the rest of this one's body is still to come."""
         if self.cycle.response_complete and self.cycle.more_body:
             self.cycle.transport.close()
         super().on_response_complete()
 
-    # Ours.
+    # Our own methods.
 
     def _new_parser(self) -> httptools.HttpRequestParser:
-        """Make one that lets more pass than llhttp does by itself.
+        """Return a parser that is more lenient than llhttp by default.
 
-        Data after "Connection: close", which is dropped, and spaces behind a chunk's size, which
-        some clients fill it up with.
+        It allows data after "Connection: close", which is dropped, and spaces after a chunk's size,
+        with which some clients pad it.
         """
         parser: Any = httptools.HttpRequestParser(self)
         parser.set_dangerous_leniencies(
@@ -219,18 +219,18 @@ class Http1Protocol(HttpToolsProtocol):
         return cast("httptools.HttpRequestParser", parser)
 
     def _refuse_by(self, refusal: RequestError) -> RequestError:
-        """Keep a refusal for the time after the parser, which passes on another exception."""
+        """Store an error until the parser returns, since the parser raises another exception."""
         self._refusal = refusal
         return refusal
 
     def _feed(self, data: bytes) -> None:
-        # Outside of the handler of the offer, which would stand as the cause of what comes then.
+        # Outside the `except` for the offer, or that would become the context of later errors.
         while (end := self._parse(data)) is not None:
             data = data[end:]
             self._decline_upgrade()
 
     def _parse(self, data: bytes) -> int | None:
-        """Parse data; gives where the parser stopped at an offer to upgrade."""
+        """Parse data; return where the parser stopped at an offer to upgrade, if it did."""
         try:
             self.parser.feed_data(data)
         except httptools.HttpParserUpgrade as offer:
@@ -238,14 +238,14 @@ class Http1Protocol(HttpToolsProtocol):
         return None
 
     def _decline_upgrade(self) -> None:
-        """Go on as if the offer were not there, as a server may (RFC 9110, section 7.8).
+        """Ignore an offer to upgrade, as a server may (RFC 9110, section 7.8).
 
-        The parser has taken the body for the other protocol's. A new one gets the same head without
-        the offer, and then the body.
+        The parser takes the body for data of the other protocol. A new parser gets the same head
+        without the offer, then the body.
         """
         method = self.parser.get_method()
         if method == b"CONNECT":
-            raise MalformedRequestError("CONNECT is for proxies, and this is none")
+            raise MalformedRequestError("CONNECT is for proxies, and this server is not one")
         head = [method, b" ", self.url, b" HTTP/", self.parser.get_http_version().encode(), b"\r\n"]
         for name, value in self.headers:
             if name == b"connection":
@@ -258,7 +258,7 @@ class Http1Protocol(HttpToolsProtocol):
         self.parser.feed_data(b"".join([*head, b"\r\n"]))
 
     def _drop_expectation(self) -> None:
-        """Let a client of HTTP/1.0 send its body unasked (RFC 9110, section 10.1.1)."""
+        """Ignore the Expect header of an HTTP/1.0 client (RFC 9110, section 10.1.1)."""
         self.expect_100_continue = False
         self.headers[:] = [header for header in self.headers if header[0] != b"expect"]
 
@@ -274,25 +274,25 @@ class Http1Protocol(HttpToolsProtocol):
             return _head_too_large()
         version = self.parser.get_http_version()
         if version not in {"1.0", "1.1"}:
-            return MalformedRequestError(f"HTTP/{version} is not spoken here; HTTP/1.1 is")
+            return MalformedRequestError(f"HTTP/{version} is not supported; use HTTP/1.1")
         if self.url.partition(b"?")[0] == b"*" and self.parser.get_method() != b"OPTIONS":
-            return MalformedRequestError("the target * is for OPTIONS only")
+            return MalformedRequestError("the target * is only for OPTIONS")
         return _judge_host(hosts, version)
 
     def _refuse(self, error: RequestError) -> None:
-        """Answer in the place of the application, and close.
+        """Answer instead of the application, and close.
 
-        An answer that is under way is finished first, and the refusal left out. What the client
-        still sends is dropped for a moment: closing at once would reset the connection, maybe
-        before the client has read why (RFC 9112, section 9.6).
+        If earlier answers are in progress, they are finished and the refusal is not sent. Further
+        data from the client is discarded for a moment: closing at once would reset the connection,
+        maybe before the client has read the answer (RFC 9112, section 9.6).
         """
         self._refused, self._refusal = True, None
-        forget_frames(error, logged=True)  # they hold this connection, and what it has sent
+        forget_frames(error, logged=True)  # they hold this connection and the data it has sent
         self._stop_timer()
         self._count_refused(error.code)
         under_way = [cycle for cycle in self._cycles if not cycle.response_complete]
         if under_way and under_way[-1].more_body and not under_way[-1].response_started:
-            broken = under_way.pop()  # its body will never be whole, so nobody need answer it
+            broken = under_way.pop()  # its body will never be complete, so it gets no answer
             broken.disconnected = True
             broken.message_event.set()
             cast("Scope", broken.scope)[REFUSED] = error
@@ -315,7 +315,7 @@ class Http1Protocol(HttpToolsProtocol):
         self._head_timer = self.loop.call_later(_LINGER_S, self.transport.close)
 
     def _told_of_callback(self, error: httptools.HttpParserCallbackError) -> RequestError:
-        """Tell a request target that uvicorn can't read from a defect, which the log must have."""
+        """Return the error for a failed callback; log it unless the client's target is to blame."""
         cause = error.__context__
         if isinstance(cause, (httptools.HttpParserInvalidURLError, UnicodeDecodeError)):
             return MalformedRequestError("the request's target is not a path")
@@ -331,7 +331,7 @@ class Http1Protocol(HttpToolsProtocol):
         )
 
     def _client_dropped(self, left: int) -> None:
-        _log.info("client_dropped", detail="it did not read its answer", bytes_left=left)
+        _log.info("client_dropped", detail="the client did not read its answer", bytes_left=left)
 
     def _stop_timer(self) -> None:
         if self._head_timer is not None:
@@ -340,20 +340,21 @@ class Http1Protocol(HttpToolsProtocol):
 
 
 def _judge_host(hosts: list[bytes], version: str) -> RequestError | None:
-    """Hold the Host header to RFC 9112, section 3.2."""
+    """Check the Host header against RFC 9112, section 3.2."""
     if len(hosts) > 1 or (not hosts and version == "1.1"):
-        return MalformedRequestError(f"there are {len(hosts)} Host headers; there must be one")
+        return MalformedRequestError(f"there are {len(hosts)} Host headers; send exactly one")
     if hosts and not _HOST.fullmatch(hosts[0]):
         return MalformedRequestError(
-            f"Host is {shortened(hosts[0])!r}; a name or an address, and maybe a port, is allowed"
+            f"Host is {shortened(hosts[0])!r}; it must be a name or an address, optionally with a "
+            "port"
         )
     return None
 
 
 def _decoded(path: bytes) -> str:
-    """Decode a path but for encoded separators, which separate nothing (RFC 3986, section 2.2).
+    """Decode a path except encoded separators, which don't separate (RFC 3986, section 2.2).
 
-    A proxy that guards by path has let it pass for another one.
+    Otherwise a proxy that restricts paths would have let it pass as a different path.
     """
     return unquote(_ENCODED_SEPARATOR.sub("%25", path.decode("ascii")))
 

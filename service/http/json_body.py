@@ -1,4 +1,4 @@
-"""JSON as bodies have it."""
+"""Encodes JSON bodies."""
 
 from __future__ import annotations
 
@@ -8,5 +8,5 @@ from pydantic_core import to_json
 
 
 def json_body(value: Any) -> bytes:
-    """Return JSON that ends its line, so that a terminal's prompt begins a new one."""
+    """Return `value` as JSON with a final newline, so that a shell prompt starts on a new line."""
     return to_json(value) + b"\n"

@@ -1,4 +1,4 @@
-"""The layer around every request (but CORS preflights), as pure ASGI."""
+"""The layer around every request except CORS preflights, as pure ASGI."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from service.tracebacks import forget_frames, known_error
 class RequestMiddleware:
     """Gives each request an id, a record, metrics, one log line and, whatever happens, an answer.
 
-    Pure ASGI, since under Starlette's `BaseHTTPMiddleware` a handler never learns that its client
-    has gone.
+    It is pure ASGI, since with Starlette's `BaseHTTPMiddleware` a handler never learns that its
+    client has gone.
     """
 
     def __init__(self, app: ASGIApp, runtime: Runtime) -> None:
@@ -41,14 +41,14 @@ class RequestMiddleware:
                 await exchange.answer(shown)
         except asyncio.CancelledError:
             if not (self._runtime.draining or self._runtime.repository.lost):
-                raise  # by who runs this application, and not by the server
-            # Stopping took longer than allowed and the server gave this task up; it ends here.
+                raise  # cancelled by the application's runner, not by the server's shutdown
+            # Stopping took longer than allowed, and the server abandoned this task.
             self._runtime.given_up += exchange.seconds is None
             exchange.give_up_body()
             await exchange.answer(StoppingError("the service stopped before it could answer"))
         finally:
             self._metrics.requests_in_flight.dec()
-            # The template, not the path: clients may ask for any number of paths.
+            # The template, not the path: clients may request any number of different paths.
             route = getattr(scope.get("route"), "path", "unmatched")
             self._record(scope, exchange, route)
             exchange.detach()

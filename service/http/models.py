@@ -1,4 +1,4 @@
-"""The list of models, and one model."""
+"""GET /v1/models and GET /v1/models/{name}."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from service.models.repository import Repository
 
 
 async def models(exchange: Exchange) -> None:
-    """List what is served, with versions, states and accuracies, and what is broken."""
+    """List the served models, with versions, states and accuracies, and the broken ones."""
     repository = exchange.runtime.repository
     listed = [_summary(model, repository) for model in repository]
     await exchange.respond_json({"models": listed, "broken": broken_models(repository)})
 
 
 async def model(exchange: Exchange) -> None:
-    """One model: its preprocessing, provenance, parity with PyTorch and classes."""
+    """Return one model: its preprocessing, provenance, parity with PyTorch and classes."""
     repository = exchange.runtime.repository
     query = read_query(exchange.query_string, ModelQuery)
     found = repository.find(exchange.path_parameters["name"], query.version)
@@ -39,7 +39,7 @@ async def model(exchange: Exchange) -> None:
 
 
 def broken_models(repository: Repository) -> list[dict[str, Any]]:
-    """Return what is broken, as answers show it."""
+    """Return the broken models, as shown in answers."""
     return [asdict(model) for model in repository.models.broken()]
 
 

@@ -15,7 +15,7 @@ from service.models.model import ServedModel
 
 
 async def health(exchange: Exchange) -> None:
-    """State, parallelism, models, providers and queues; 503 unless the state is "ready"."""
+    """Return state, parallelism, models, providers and queues; 503 unless the state is "ready"."""
     runtime = exchange.runtime
     state = _state(runtime)
     body = {
@@ -31,13 +31,13 @@ async def health(exchange: Exchange) -> None:
 
 
 async def livez(exchange: Exchange) -> None:
-    """Liveness: 503 when a thread is dead or stuck, or a device is lost: restart."""
+    """Liveness: 503 if a thread is dead or stuck or a device is lost, so a restart is needed."""
     troubles = exchange.runtime.repository.troubles()
     await _probe(exchange, [f"{name}: {trouble}" for name, trouble in troubles.items()])
 
 
 async def readyz(exchange: Exchange) -> None:
-    """Readiness: 503 until every model that is not broken is ready, and once stopping."""
+    """Readiness: 503 until every model that is not broken is ready, and while stopping."""
     runtime, repository = exchange.runtime, exchange.runtime.repository
     reasons = ["draining"] if runtime.draining else []
     unready = {
@@ -50,7 +50,7 @@ async def readyz(exchange: Exchange) -> None:
 
 
 async def metrics(exchange: Exchange) -> None:
-    """All metrics, in Prometheus's text format."""
+    """Return all metrics in Prometheus's text format."""
     await exchange.respond(200, CONTENT_TYPE, exchange.runtime.metrics.render())
 
 

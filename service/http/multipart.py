@@ -1,8 +1,8 @@
-"""A form taken apart: multipart/form-data (RFC 7578, RFC 2046), and headers with parameters.
+"""Parses multipart/form-data (RFC 7578, RFC 2046) and headers with parameters.
 
-Our own, since the body lies whole in memory: its boundaries are found by one search in C. A parser
-that takes pieces steps through whatever nearly is a boundary, for seconds where that is 30 MB, and
-turns away what stands before the first boundary or behind one.
+This is our own parser because the whole body is in memory, so boundaries are found by a search in
+C. Streaming parsers step through near-boundaries one by one, which takes seconds for 30 MB of them,
+and reject text before the first boundary or white space after one.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from service.errors import MalformedMultipartError
 from service.wording import shortened
 
 Headers = Mapping[bytes, bytes]
-"""Headers of a part; names in small letters."""
+"""Headers of a part; names are lower-case."""
 
 _MAX_BOUNDARY_BYTES = 200  # the standard allows 70
 _MAX_PADDING = 100
@@ -35,7 +35,7 @@ _CONTROL = re.compile("[\x00-\x1f\x7f-\x9f]")
 def parameters_of(value: bytes) -> tuple[bytes, dict[bytes, bytes]]:
     """Split a header's value from its parameters (RFC 9110, section 5.6.6).
 
-    Value and parameters' names are in small letters; a parameter that is there twice is its last.
+    The value and parameter names are lower-cased; the last of duplicate parameters counts.
     """
     kind, semicolon, rest = value.partition(b";")
     found = {}
@@ -46,7 +46,7 @@ def parameters_of(value: bytes) -> tuple[bytes, dict[bytes, bytes]]:
 
 
 def boundary_of(parameters: Mapping[bytes, bytes]) -> bytes:
-    """Return the boundary that a Content-Type names. Raises `MalformedMultipartError`."""
+    """Return the boundary of a Content-Type. Raises `MalformedMultipartError` if it is invalid."""
     boundary = parameters.get(b"boundary", b"")
     if not boundary:
         raise MalformedMultipartError("the Content-Type has no boundary")
@@ -56,18 +56,18 @@ def boundary_of(parameters: Mapping[bytes, bytes]) -> bytes:
 
 
 def parts_of(body: bytes, boundary: bytes) -> Iterator[tuple[Headers, bytes]]:
-    """Return the headers and the content of each part.
+    """Yield the headers and the content of each part.
 
-    What stands before the first boundary, after the last one, and as white space behind one is
-    passed over (RFC 2046, section 5.1.1). Raises `MalformedMultipartError`.
+    Text before the first boundary or after the last one, and white space after a boundary, is
+    ignored (RFC 2046, section 5.1.1). Raises `MalformedMultipartError`.
     """
     line = rb"--%s(?:(--)|[ \t]{0,%d}+\r\n)" % (re.escape(boundary), _MAX_PADDING)
     delimiter = _Delimiter(b"\r\n--" + boundary, re.compile(rb"\r\n" + line))
     found = re.match(line, body) or delimiter.search(body, 0)
     if found is None:
         raise MalformedMultipartError(
-            f"the boundary {shortened(boundary)!r} of the Content-Type is not in the body, on a "
-            "line of its own that ends in CR LF"
+            f"the boundary {shortened(boundary)!r} of the Content-Type is not in the body, on its "
+            "own line and followed by CR LF"
         )
     while found[1] is None:
         following = delimiter.search(body, found.end())
@@ -79,17 +79,17 @@ def parts_of(body: bytes, boundary: bytes) -> Iterator[tuple[Headers, bytes]]:
 
 @dataclass(frozen=True, slots=True)
 class _Delimiter:
-    """The line between parts: how each begins, and the whole of it."""
+    """The line between parts: its fixed beginning, and a pattern for all of it."""
 
     beginning: bytes
     pattern: re.Pattern[bytes]
 
     def search(self, body: bytes, start: int) -> re.Match[bytes] | None:
-        """Find the next one, window by window: a search lets no other thread run until it ends."""
+        """Find the next one, window by window: a search blocks all other threads."""
         overlap = len(self.beginning) + _MAX_PADDING + 2
         while start < len(body):
             end = start + _WINDOW + overlap
-            # Plain search takes a tenth of the pattern's time.
+            # A plain search takes a tenth of the pattern's time.
             at = body.find(self.beginning, start, end)
             if at >= 0 and (found := self.pattern.search(body, at, end)):
                 return found
@@ -103,7 +103,7 @@ def _part(body: bytes, start: int, end: int) -> tuple[Headers, bytes]:
     head_end = body.find(b"\r\n\r\n", start, min(end, start + _MAX_HEAD_BYTES))
     if head_end < 0:
         raise MalformedMultipartError(
-            f"the headers of a part do not end, or are longer than {_MAX_HEAD_BYTES} bytes"
+            f"the headers of a part have no end or are longer than {_MAX_HEAD_BYTES} bytes"
         )
     lines = _FOLD.sub(b" ", body[start:head_end]).split(b"\r\n")
     if len(lines) > _MAX_HEADERS:
@@ -112,7 +112,7 @@ def _part(body: bytes, start: int, end: int) -> tuple[Headers, bytes]:
     for line in lines:
         name, colon, value = line.partition(b":")
         if not colon or not _TOKEN.fullmatch(name):
-            raise MalformedMultipartError(f"a part's header {shortened(line)!r} has no proper name")
+            raise MalformedMultipartError(f"a part's header {shortened(line)!r} has no valid name")
         headers[name.lower()] = value.strip(b" \t")
     return headers, body[head_end + 4 : end]
 
@@ -123,17 +123,17 @@ def names_a_file(parameters: Mapping[bytes, bytes]) -> bool:
 
 
 def file_name(parameters: Mapping[bytes, bytes]) -> str | None:
-    """Return a file's name as it may be shown: without control characters, and not without end.
+    """Return a file's name for display, shortened and without control characters.
 
-    `filename*` comes first (RFC 6266, section 4.3); None where there is none, or an empty one.
+    `filename*` takes precedence (RFC 6266, section 4.3). None if there is no name or it is empty.
     """
     encoded = parameters.get(b"filename*", b"").split(b"'", 2)
     if len(encoded) == 3 and encoded[2]:
         charset = "latin-1" if encoded[0].lower() == b"iso-8859-1" else "utf-8"
         name = unquote_to_bytes(encoded[2]).decode(charset, "replace")
     else:
-        # Browsers write a quotation mark like this (HTML, multipart/form-data encoding algorithm).
+        # Browsers encode a quotation mark this way (HTML, multipart/form-data encoding algorithm).
         name = parameters.get(b"filename", b"").decode("utf-8", "replace").replace("%22", '"')
-    if name[1:3] == ":\\" or name[:2] == "\\\\":  # a whole path of Windows
+    if name[1:3] == ":\\" or name[:2] == "\\\\":  # a full Windows path
         name = name.rpartition("\\")[2]
     return _CONTROL.sub("\ufffd", name[:_MAX_NAME_CHARACTERS]) or None

@@ -1,4 +1,4 @@
-"""The API's description, made of the table of routes."""
+"""The API's OpenAPI description, generated from the table of routes."""
 
 from __future__ import annotations
 
@@ -72,12 +72,12 @@ def _parameters(operation: Operation) -> list[dict[str, Any]]:
 
 
 def _fields(schema: type[BaseModel] | None, where: str) -> list[dict[str, Any]]:
-    """Describe a schema's fields as parameters, none of which has to be given."""
+    """Describe a schema's fields as parameters, all of them optional."""
     if schema is None:
         return []
     described = []
     for name, field in schema.model_json_schema()["properties"].items():
-        # A value alone: there is no null in a query.
+        # Only the value's type: a query has no null.
         for each in field.pop("anyOf", ()):
             field.update(each if each != {"type": "null"} else {})
         field.pop("default", None)
@@ -118,7 +118,7 @@ def _schemas() -> dict[str, Any]:
 
 
 def _state_limits(described: dict[str, Any], runtime: Runtime) -> None:
-    """Put this service's own limits into the description."""
+    """Add this service's own limits to the description."""
     operation = described["paths"][CLASSIFY.path]["post"]
     images = described["components"]["schemas"]["JsonImages"]["properties"]["images"]
     form = operation["requestBody"]["content"]["multipart/form-data"]["schema"]

@@ -1,4 +1,4 @@
-"""FastAPI's own routes: the pages that describe the API. Their errors are problem details, too."""
+"""FastAPI's own routes: the pages that describe the API, with problem details as errors."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from service.tracebacks import internal_error
 
 
 def add_pages(app: FastAPI, runtime: Runtime) -> None:
-    """Have FastAPI's pages show the table of routes, and its errors be problem details."""
+    """Make FastAPI's pages show the table of routes and answer errors with problem details."""
 
     def openapi() -> dict[str, Any]:
         if app.openapi_schema is None:
@@ -32,8 +32,8 @@ def add_pages(app: FastAPI, runtime: Runtime) -> None:
     async def answer(_: Request) -> Response:
         return Response(json_body(app.openapi()), media_type="application/json")
 
-    app.openapi = openapi  # type: ignore[method-assign]  # the way FastAPI documents
-    # Before FastAPI's own of the same path, whose answer does not end its line.
+    app.openapi = openapi  # type: ignore[method-assign]  # as FastAPI's documentation says
+    # Before FastAPI's own route of the same path, whose answer has no final newline.
     route = APIRoute(str(app.openapi_url), answer, methods=["GET", "HEAD"], include_in_schema=False)
     app.router.routes.insert(0, route)
     app.add_exception_handler(HTTPException, _on_http_exception)
@@ -41,7 +41,7 @@ def add_pages(app: FastAPI, runtime: Runtime) -> None:
 
 
 async def _on_http_exception(request: Request, error: Exception) -> Response:
-    """Turn Starlette's own errors into ours: no such route, no such method."""
+    """Turn Starlette's errors for unknown routes and methods into ours."""
     assert isinstance(error, HTTPException)  # noqa: S101 - the handler's registration
     path = exchange_of(request.scope).path
     if error.status_code == 405:
@@ -49,15 +49,15 @@ async def _on_http_exception(request: Request, error: Exception) -> Response:
         return _response(
             request,
             MethodNotAllowedError(
-                f"{path} does not have {request.method}; it has: {allowed}", allowed
+                f"{path} does not allow {request.method}; allowed: {allowed}", allowed
             ),
         )
-    missing = RouteNotFoundError(f"there is no {path}; /docs describes what there is")
+    missing = RouteNotFoundError(f"there is no {path}; /docs describes the API")
     return _response(request, missing)
 
 
 async def _on_defect(request: Request, _: Exception) -> Response:
-    """Answer; Starlette raises the error once more, and the middleware logs it."""
+    """Answer a bug; Starlette raises the error again afterwards, and the middleware logs it."""
     return _response(request, internal_error(exchange_of(request.scope).record.request_id))
 
 

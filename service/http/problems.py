@@ -1,4 +1,4 @@
-"""Errors to problem details (RFC 9457), in one place."""
+"""Turns errors into problem details (RFC 9457)."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def problem(error: RequestError, request_id: str) -> dict[str, Any]:
 
 
 def headers_of(error: RequestError) -> dict[str, str]:
-    """Return the headers that go with an error."""
+    """Return the additional headers of an error's answer."""
     if isinstance(error, MethodNotAllowedError):
         return {"allow": error.allowed}
     return {} if error.retry_after_s is None else {"retry-after": str(error.retry_after_s)}

@@ -20,9 +20,9 @@ Q = TypeVar("Q", bound=BaseModel)
 
 @lru_cache(maxsize=64)
 def read_query(query_string: bytes, schema: type[Q]) -> Q:
-    """Read a query by its schema; clients send few different ones.
+    """Parse a query by its schema; cached, since clients send few different ones.
 
-    A parameter that the schema does not have is passed over, unless the schema forbids it. Raises
+    Parameters that the schema does not have are ignored, unless the schema forbids them. Raises
     `InvalidParameterError`.
     """
     query: dict[str, str] = {}
@@ -32,7 +32,7 @@ def read_query(query_string: bytes, schema: type[Q]) -> Q:
                 continue
             allowed = ", ".join(schema.model_fields)
             raise InvalidParameterError(
-                f"there is no parameter {shortened(name)!r}; allowed are {allowed}"
+                f"there is no parameter {shortened(name)!r}; allowed: {allowed}"
             )
         if name in query:
             raise InvalidParameterError(f"{name} is given twice")

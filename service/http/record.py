@@ -1,4 +1,4 @@
-"""What is known of one request: for its log line, its metrics and its timings."""
+"""The record of one request, for its log line, metrics and timings."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ def log_request(
     images: int = 0,
     **more: Any,
 ) -> None:
-    """Write the one log line of a request; `client` is ASGI's, address and port."""
-    # Probes and scrapes come every few seconds; they are no news.
+    """Write a request's single log line; `client` is ASGI's pair of address and port."""
+    # Probes and scrapes come every few seconds and are not worth a line.
     log = _log.info if images or code else _log.debug
     address = client[0] if client else None
     log(
@@ -36,7 +36,7 @@ def log_request(
 
 @dataclass(slots=True)
 class RequestRecord:
-    """One request's notes. Times are seconds; for several images, the longest of each."""
+    """What is recorded of a request. Times are in seconds; of several images, the longest."""
 
     request_id: str
     arrival: float = field(default_factory=time.perf_counter)
@@ -49,15 +49,15 @@ class RequestRecord:
     _shown: dict[str, float] = field(default_factory=dict)
 
     def elapsed_s(self) -> float:
-        """Time since the request's headers were read."""
+        """Return the seconds since the request's headers were read."""
         return time.perf_counter() - self.arrival
 
     def note_receive(self) -> None:
-        """Note that the body is complete."""
+        """Record that the body is complete."""
         self.receive_s = self.elapsed_s()
 
     def timings_ms(self) -> dict[str, float]:
-        """Return the stages passed so far, in milliseconds."""
+        """Return the durations of the stages passed so far, in milliseconds."""
         passed = self.stages
         stages = self.receive_s, passed.decode_s, passed.queue_s, passed.infer_s
         if stages != self._shown_of:  # body, header and log line all show them

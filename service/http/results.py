@@ -1,4 +1,4 @@
-"""Results as the answer to a request for labels shows them."""
+"""The answer to a classify request, built from its results."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ def classification(
 ) -> dict[str, Any]:
     """Return the answer: each image's `top` most probable labels, or its error.
 
-    Raises the error of an only image, the first where every image failed for no fault of its own,
-    as when a device is lost (a proxy or client that sees a 503 tries again), and otherwise
-    `AllImagesFailedError` where none succeeded.
+    Raises an error if no image succeeded: a single image's own error; the first error if all are
+    the service's fault, as when a device is lost (a proxy or client retries after a 503); otherwise
+    `AllImagesFailedError`.
     """
     shown = _shown_results(images, results, model.contract.labels, top)
     return {
@@ -86,5 +86,5 @@ def _shown_error(error: RequestError) -> dict[str, Any]:
 
 
 def _named(image: PostedImage, result: dict[str, Any]) -> dict[str, Any]:
-    """Put the name that a form gives an image before its result."""
+    """Put an image's file name, if a form gives one, before its result."""
     return result if image.name is None else {"name": image.name} | result

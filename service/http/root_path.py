@@ -1,8 +1,8 @@
-"""Paths behind a proxy that serves this at a path of its own.
+"""Paths behind a proxy that serves this service under a root path.
 
-Some proxies take that path off and others don't, and probes come past the proxy: all are answered
-alike. The routes know the service's own paths only; FastAPI's pages, which make links, get the
-proxy's in front, as ASGI has it.
+Some proxies strip the root path, others don't, and probes bypass the proxy: all get the same
+answers. The routes only know the service's own paths; FastAPI's pages, which contain links, get
+the root path in front, as ASGI specifies.
 """
 
 from __future__ import annotations
@@ -11,13 +11,13 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 
 class WithoutRootPath:
-    """Takes the proxy's path off where a request still has it."""
+    """Strips the root path from requests that have it."""
 
     def __init__(self, app: ASGIApp, root_path: str) -> None:
         self._app, self._root_path = app, root_path
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Hand a connection on."""
+        """Handle one ASGI connection scope."""
         if scope["type"] == "http" and f"{scope['path']}/".startswith(f"{self._root_path}/"):
             scope["path"] = scope["path"].removeprefix(self._root_path) or "/"
             scope["raw_path"] = scope["raw_path"].removeprefix(self._root_path.encode()) or b"/"
@@ -25,13 +25,13 @@ class WithoutRootPath:
 
 
 class WithRootPath:
-    """Puts the proxy's path in front and tells the application of it."""
+    """Adds the root path to requests and announces it to the application."""
 
     def __init__(self, app: ASGIApp, root_path: str) -> None:
         self._app, self._root_path = app, root_path
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Hand a connection on."""
+        """Handle one ASGI connection scope."""
         if scope["type"] == "http":
             scope["root_path"] = self._root_path
             scope["path"] = self._root_path + scope["path"]

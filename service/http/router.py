@@ -1,4 +1,4 @@
-"""Dispatches requests to the handlers of the table."""
+"""Dispatches requests to the handlers in the table of routes."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from service.errors import MethodNotAllowedError
 from service.http.exchange import Exchange, exchange_of
 from service.http.routes import Handler, Operation
 
-_SERVER = SimpleNamespace(path="*")  # what the metrics call the server as a whole
+_SERVER = SimpleNamespace(path="*")  # the route label of "OPTIONS *" in the metrics
 
 
 class TableRouter:
-    """The operations of the table; what is none of them is left to `fallback`.
+    """Routes requests to the table's operations, and all others to `fallback`.
 
-    Handlers are called at once: in a profile of small requests, the framework's dependencies and
+    Handlers are called directly: in a profile of small requests, the framework's dependencies and
     exit stacks took as long as decoding, batching and answering.
     """
 
@@ -39,7 +39,7 @@ class TableRouter:
         """Handle one connection scope. Raises the handler's error, or `MethodNotAllowedError`."""
         if scope["type"] != "http":
             await self._fallback(scope, receive, send)
-        elif route := self._plain.get(scope["path"]):  # most requests: there is no pattern to try
+        elif route := self._plain.get(scope["path"]):  # most requests; needs no pattern matching
             scope["route"], scope["path_params"] = route, {}
             await route.app(scope, receive, send)
         elif scope["path"] == "*":
@@ -50,7 +50,7 @@ class TableRouter:
 
 
 class _Endpoint:
-    """A path's handlers, as raw ASGI, so that Starlette wraps nothing around them."""
+    """A path's handlers as a raw ASGI app, so that Starlette adds no wrappers."""
 
     def __init__(self, handlers: Mapping[str, Handler]) -> None:
         self._handlers = handlers
@@ -60,7 +60,7 @@ class _Endpoint:
         if handler is None:
             allowed = ", ".join(self._handlers)
             raise MethodNotAllowedError(
-                f"{scope['path']} does not have {scope['method']}; it has: {allowed}", allowed
+                f"{scope['path']} does not allow {scope['method']}; allowed: {allowed}", allowed
             )
         await handler(exchange_of(scope))
 

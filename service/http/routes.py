@@ -1,7 +1,7 @@
-"""The table of what is served: method, path template, handler and documentation.
+"""The table of routes: method, path template, handler and documentation.
 
-A handler's docstring is its operation's description. To add a route, write its handler into a
-module of its own and add a row here: dispatch, metrics' labels and `/openapi.json` follow from it.
+A handler's docstring is its operation's description. To add a route, write its handler in its own
+module and add a row here: dispatch, metric labels and `/openapi.json` are derived from it.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ Handler = Callable[[Exchange], Awaitable[None]]
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """An answer that is no problem detail: its schema, or for text none, and an example."""
+    """An answer other than a problem detail: its schema (None for text) and an example."""
 
     description: str
     schema: type[BaseModel] | None = None
@@ -54,15 +54,15 @@ class Operation:
     summary: str
     answers: Mapping[int, Answer]
     problems: Mapping[int, str] = field(default_factory=lambda: MappingProxyType({}))
-    """Descriptions of the problem details, by their status."""
+    """Descriptions of the problem details by status."""
     query: type[BaseModel] | None = None
     headers: type[BaseModel] | None = None
     bodies: Mapping[str, Any] | None = None
-    """Media types of the body, as OpenAPI has them."""
+    """Media types of the body, in OpenAPI's notation."""
     schemas: tuple[type[BaseModel], ...] = ()
     """Schemas that `bodies` refers to."""
     also_head: bool = False
-    """Whether HEAD is answered too, as many monitors ask."""
+    """Whether HEAD is answered too, which many monitors use."""
 
 
 _BINARY = {"schema": {"type": "string", "format": "binary", "minLength": 1}}
@@ -70,7 +70,7 @@ _FILES: dict[str, Any] = {
     "type": "array",
     "minItems": 1,
     "items": {"type": "string", "format": "binary"},
-    "description": "image files; a field of any other name is read, too, if it is a file",
+    "description": "image files; fields with other names are read too if they are files",
 }
 
 
@@ -106,13 +106,13 @@ CLASSIFY = Operation(
         400: "Bad parameter, header or body",
         404: "Unknown model",
         408: "The body took too long",
-        413: "Body, image or number of images too large",
-        415: "Not an accepted form of body or image format",
-        422: "An image that can't be decoded, or all of several",
+        413: "Body or image too large, or too many images",
+        415: "Content-Type, encoding or image format not accepted",
+        422: "An image that can't be decoded, or all images failed",
         431: "Headers too large",
         500: "Internal error; the log has its cause under the request id",
-        503: "Queue full, deadline out of reach, model not ready or stopping; see Retry-After",
-        504: "The deadline passed before the answer was there",
+        503: "Queue full, deadline unreachable, model not ready, or stopping; see Retry-After",
+        504: "The deadline passed before the answer was ready",
     },
 )
 
@@ -131,7 +131,7 @@ OPERATIONS = (
         "/v1/models/{name}",
         model,
         tag="models",
-        summary="One model",
+        summary="Show one model",
         query=ModelQuery,
         answers={200: Answer("The model", ModelDetail, examples.MODEL_DETAIL)},
         problems={400: "Bad parameter", 404: "Unknown model", 503: "The model is broken"},
@@ -141,7 +141,7 @@ OPERATIONS = (
         "/health",
         health,
         tag="operations",
-        summary="State of the service",
+        summary="Show the state of the service",
         answers={200: Answer("Ready", Health, examples.HEALTH), 503: Answer("Not ready", Health)},
         also_head=True,
     ),

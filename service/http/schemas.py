@@ -1,7 +1,7 @@
-"""The documented shapes of bodies and answers.
+"""The documented schemas of bodies and answers.
 
-Answers are built as plain dicts of these shapes: a model for each label of each image would cost
-more than the rest of the request.
+Answers are built as plain dicts with these schemas: a model instance for each label of each image
+would cost more than the rest of the request.
 """
 
 from __future__ import annotations
@@ -17,24 +17,24 @@ _STRICT = ConfigDict(extra="forbid")
 
 
 class ClassifyQuery(BaseModel):
-    """The query of a classify request; a name that is not here is refused."""
+    """The query of a classify request; other parameters are refused."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
     top_k: WholeNumber | None = Field(
         None,
-        description="labels for each image; default 5, or as many as the model has if fewer",
+        description="labels per image; default 5, or all of the model's if it has fewer",
     )
     model: Annotated[str, Field(min_length=1)] | None = Field(
         None, description="model name; see /v1/models"
     )
-    version: WholeNumber | None = Field(None, description="model version; default the highest")
+    version: WholeNumber | None = Field(None, description="model version; default: the highest")
 
 
 class ModelQuery(BaseModel):
     """The query of a request for one model."""
 
     model_config = ConfigDict(frozen=True)
-    version: WholeNumber | None = Field(None, description="model version; default the highest")
+    version: WholeNumber | None = Field(None, description="model version; default: the highest")
 
 
 class JsonImage(BaseModel):
@@ -42,7 +42,7 @@ class JsonImage(BaseModel):
 
     model_config = _STRICT
     data: str = Field(
-        description="the encoded image file (JPEG, PNG, ...) in base64(url), or a data: URL of it",
+        description="the image file (JPEG, PNG, ...) in base64 or base64url, or a data: URL",
         json_schema_extra={
             "minLength": 1,
             "contentEncoding": "base64",
@@ -56,30 +56,30 @@ class JsonImages(BaseModel):
 
     model_config = _STRICT
     images: list[JsonImage] = Field(
-        description="at most max_images of the service's settings",
+        description="at most as many as the service's setting max_images",
         json_schema_extra={"minItems": 1},
     )
 
 
 class RequestHeaders(BaseModel):
-    """The headers of a classify request that it reads beside HTTP's own; `time_limit.py` judges."""
+    """The headers of a classify request besides HTTP's own; `time_limit.py` validates them."""
 
     timeout_ms: str = Field(
-        # No integer: a header is text, and tools that hold one against a number turn it down.
+        # Not an integer: a header is text, and tools that compare it with a number reject it.
         pattern=r"^([1-9][0-9]{0,6}|[1-7][0-9]{7}|8[0-5][0-9]{6}|86[0-3][0-9]{5}|86400000)$",
         alias="X-Request-Timeout-Ms",
         description=f"milliseconds that the client will wait, 1 to {MAX_TIMEOUT_MS}, counted from "
-        "the request's arrival: what can't make it is refused (503); default request_timeout_ms of "
-        "the service's settings",
+        "the request's arrival; a request that can't be answered in time is refused (503); "
+        "default: the service's setting request_timeout_ms",
         examples=["2000"],
     )
     priority: Literal["high", "low"] = Field(
         alias="X-Request-Priority",
-        description="low lets others pass until half of its time is gone; default high",
+        description="low lets other requests pass until half of its time is gone; default high",
     )
     request_id: str = Field(
         alias="X-Request-Id",
-        description="returned if it has 1 to 128 letters, digits and ._:-; otherwise one is made",
+        description="returned if it is 1 to 128 letters, digits and ._:-; otherwise replaced",
         examples=["order-66:photo-2"],
     )
 
@@ -94,7 +94,7 @@ class Prediction(BaseModel):
 
 
 class ImageError(BaseModel):
-    """Why one of several images has no labels."""
+    """The error of one of several images."""
 
     code: str
     status: int
@@ -106,7 +106,7 @@ class ImageResult(BaseModel):
     """One image's labels, most probable first, or its error."""
 
     name: str | None = Field(
-        None, description="the file's name, where a form gives it; at most 255 characters"
+        None, description="the file's name, if a form gives one; at most 255 characters"
     )
     labels: list[Prediction] | None = None
     width: int | None = Field(None, description="pixels, as displayed (after EXIF orientation)")
@@ -115,7 +115,7 @@ class ImageResult(BaseModel):
 
 
 class Timings(BaseModel):
-    """Milliseconds; for several images the longest of each, and `total` up to the answer."""
+    """Milliseconds per stage, the longest of several images; `total` is up to the answer."""
 
     receive: float
     decode: float = 0
@@ -163,11 +163,11 @@ class ModelHealth(BaseModel):
     reason: str
     provider: str
     engine: dict[str, Any] = Field(
-        description="how a GPU computes: whether graphs are replayed, the layout of convolutions, "
-        "how images are copied; empty on the CPU"
+        description="how a GPU computes: whether graphs are replayed, the tensor layout of "
+        "convolutions, how images are copied; empty on the CPU"
     )
     max_batch: int = Field(description="maximum images per batch")
-    latency_ms: dict[int, float] = Field(description="median of a batch, by its size")
+    latency_ms: dict[int, float] = Field(description="median per batch, by batch size")
     queue: Queue
 
 
@@ -180,17 +180,17 @@ class Broken(BaseModel):
 
 
 class ParallelismTrial(BaseModel):
-    """A candidate's figures when it was measured."""
+    """A candidate's measured figures."""
 
     runners: int
     intra_op_threads: int
     images_per_s: float
-    lone_image_ms: float = Field(description="inference of one image while nothing else runs")
-    steady: bool = Field(description="false: a second try did not confirm the figures")
+    lone_image_ms: float = Field(description="inference of a single image while nothing else runs")
+    steady: bool = Field(description="false if a second try did not confirm the figures")
 
 
 class Parallelism(BaseModel):
-    """How many batches run side by side, on how many threads each, and why."""
+    """How many batches run in parallel, on how many threads each, and why."""
 
     runners: int
     intra_op_threads: int
@@ -198,12 +198,12 @@ class Parallelism(BaseModel):
     source: Literal["settings", "measured", "cache", "default"] = Field(
         description="cache: measured by an earlier start; default: there was nothing to choose"
     )
-    why: str = Field(description="what decided, in a line")
+    why: str = Field(description="the reason for the choice, in one line")
     candidates: list[ParallelismTrial]
 
 
 class Device(BaseModel):
-    """A GPU; its memory is by all processes that use it, as of some seconds ago."""
+    """A GPU; its memory use is that of all processes, as of some seconds ago."""
 
     device_id: int
     name: str | None
@@ -212,9 +212,9 @@ class Device(BaseModel):
 
 
 class Health(BaseModel):
-    """The service's state: "ready" also beside broken models, "draining" after SIGTERM.
+    """The service's state: "ready" even if some models are broken, "draining" after SIGTERM.
 
-    "failed" is it when nothing can answer, or not the default model, or a thread or device is lost.
+    It is "failed" if no model or not the default one can answer, or a thread or device is lost.
     """
 
     state: Literal["starting", "ready", "reloading", "draining", "failed"]
@@ -261,5 +261,5 @@ class ModelDetail(ModelSummary):
     preprocessing: dict[str, Any]
     weights: dict[str, Any]
     parity: dict[str, Any]
-    tolerance: float = Field(description="how far a probability may be off, as it is computed here")
+    tolerance: float = Field(description="how far a probability may be off on this device")
     labels: list[dict[str, Any]]

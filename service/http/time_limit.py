@@ -1,4 +1,4 @@
-"""How long a request may take: its headers, and the clock."""
+"""How long a request may take: the headers that say so, and the timer that enforces it."""
 
 from __future__ import annotations
 
@@ -34,13 +34,13 @@ def deadline_of(
     digits = text.isascii() and text.isdigit() and len(text) <= _MOST_DIGITS
     if not (digits and 1 <= int(text) <= MAX_TIMEOUT_MS):
         raise InvalidTimeoutError(
-            f"X-Request-Timeout-Ms is {shortened(text)!r}; a whole number of milliseconds from 1 "
-            f"to {MAX_TIMEOUT_MS} is allowed"
+            f"X-Request-Timeout-Ms is {shortened(text)!r}; it must be a whole number of "
+            f"milliseconds from 1 to {MAX_TIMEOUT_MS}"
         )
     priority = _text(headers, b"x-request-priority", "high").lower()
     if priority not in _PRIORITIES:
         raise InvalidPriorityError(
-            f"X-Request-Priority is {shortened(priority)!r}; high and low are allowed"
+            f"X-Request-Priority is {shortened(priority)!r}; it must be high or low"
         )
     timeout_ms = int(text)
     return RequestDeadline(record.arrival + timeout_ms / 1000, timeout_ms, _PRIORITIES[priority])
@@ -52,11 +52,11 @@ def _text(headers: Mapping[bytes, bytes], name: bytes, default: str) -> str:
 
 
 class TimeLimit:
-    """Cancels the block when its body, or its answer, is not there in time.
+    """Cancels its block if the request's body or the answer is not complete in time.
 
-    One timer for both, since to arm one takes as long as to read an image's header: until
-    `body_is_read` it stands for whichever is earlier. Raises `BodyTimeoutError`, whichever limit
-    a body is late for, or `DeadlineExceededError`.
+    One timer serves both limits, since arming one takes as long as reading an image's header; until
+    `body_is_read` it is set to the earlier one. Raises `BodyTimeoutError` if the body misses either
+    limit, otherwise `DeadlineExceededError`.
     """
 
     def __init__(self, due: RequestDeadline, record: RequestRecord, body_timeout_s: float) -> None:
@@ -71,7 +71,7 @@ class TimeLimit:
         return self
 
     def body_is_read(self) -> None:
-        """Go on to the deadline."""
+        """Set the timer to the deadline."""
         self._in_body = False
         if self._body_first:
             self._timeout.reschedule(asyncio.get_running_loop().time() + self._due.left_s())
@@ -82,14 +82,14 @@ class TimeLimit:
         error: BaseException | None,
         record: TracebackType | None,
     ) -> None:
-        """Stop the timer, and say what took too long."""
+        """Stop the timer; if it has expired, raise the error for what took too long."""
         try:
             await self._timeout.__aexit__(kind, error, record)
         except TimeoutError:
             if self._in_body:
                 raise BodyTimeoutError(f"the body did not arrive within {self._limit()}") from None
             raise DeadlineExceededError(
-                f"the answer was not there within {self._due.timeout_ms} ms (X-Request-Timeout-Ms)"
+                f"the answer was not ready within {self._due.timeout_ms} ms (X-Request-Timeout-Ms)"
             ) from None
 
     def _limit(self) -> str:

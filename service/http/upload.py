@@ -14,9 +14,9 @@ from service.wording import shortened
 
 
 class HeldBytes:
-    """A body's bytes in a gate, taken as they arrive, given back when the block ends.
+    """A body's bytes in a gate, taken as they arrive and released when the block ends.
 
-    Not what the headers announce: a mere announcement must not keep others out.
+    The Content-Length is not reserved: a mere announcement must not keep others out.
     """
 
     def __init__(self, gate: ByteGate) -> None:
@@ -24,25 +24,25 @@ class HeldBytes:
         self.size = 0
 
     def grow_by(self, size: int) -> None:
-        """Take so many more, or raise `InflightBytesError`."""
+        """Take `size` more bytes, or raise `InflightBytesError`."""
         self.gate.take(size)
         self.size += size
 
     def __enter__(self) -> HeldBytes:
-        """Begin with none."""
+        """Start with no bytes."""
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Release them all."""
+        """Release all bytes."""
         self.gate.give_back(self.size)
 
 
 async def read_body(exchange: Exchange, held: HeldBytes, limit: int) -> bytes:
-    """Read the whole body, of at most `limit` bytes, as `held` has room for it.
+    """Read the whole body, of at most `limit` bytes, counting it in `held`.
 
     Raises `ContentEncodingError`, `BodyTooLargeError` (by the Content-Length before a byte is
-    read, else as soon as the limit is passed), `InflightBytesError`, `ClientDisconnectedError` or
-    `EmptyBodyError`.
+    read, otherwise as soon as the limit is exceeded), `InflightBytesError`,
+    `ClientDisconnectedError` or `EmptyBodyError`.
     """
     check_encoding(exchange.headers.get(b"content-encoding", b""))
     _check_size(exchange.announced, limit)
@@ -53,7 +53,7 @@ async def read_body(exchange: Exchange, held: HeldBytes, limit: int) -> bytes:
         message = await exchange.receive()
         if message["type"] == "http.disconnect":
             raise ClientDisconnectedError(
-                f"the client went away after {held.size} bytes of the body"
+                f"the client disconnected after {held.size} bytes of the body"
             )
         chunk = message.get("body", b"")
         _check_size(held.size + len(chunk), limit)
@@ -67,15 +67,16 @@ async def read_body(exchange: Exchange, held: HeldBytes, limit: int) -> bytes:
 
 
 def check_encoding(value: bytes, none: frozenset[bytes] = frozenset()) -> None:
-    """Refuse a coding; neither "identity" nor an empty element is one (RFC 9110, 5.6.1, 8.4).
+    """Raise `ContentEncodingError` if a Content-Encoding names a coding.
 
-    Nor are the names in `none`. Raises `ContentEncodingError`.
+    "identity", empty elements (RFC 9110, sections 8.4 and 5.6.1) and the names in `none` don't
+    count as codings.
     """
     codings = {coding.strip().lower() for coding in value.split(b",")}
     if codings - {b"", b"identity"} - none:
         shown = shortened(value.decode("latin-1"))
         raise ContentEncodingError(
-            f"Content-Encoding {shown!r} is not accepted; send the image as it is"
+            f"Content-Encoding {shown!r} is not accepted; send the body uncompressed"
         )
 
 

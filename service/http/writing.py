@@ -1,4 +1,4 @@
-"""Writing to clients: an answer in one piece, and an end to waiting for those who never read."""
+"""Writing to clients: an answer in one piece, and a time limit for clients that don't read it."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from collections.abc import Callable
 
 
 class JoinedWrites:
-    """A transport that sends an answer's head along with the body.
+    """A transport that sends an answer's head together with its body.
 
-    uvicorn writes them one after the other. One system call less, and the client wakes once.
+    uvicorn writes them separately. This saves a system call, and the client wakes up only once.
     """
 
     def __init__(self, transport: asyncio.Transport, loop: asyncio.AbstractEventLoop) -> None:
@@ -18,7 +18,7 @@ class JoinedWrites:
         self._muted = False
 
     def write(self, data: bytes) -> None:
-        """Hold data until the next write, or until the event loop comes round."""
+        """Hold data until the next write or the event loop's next iteration."""
         if self._muted or self._transport.is_closing():
             self._held = b""  # uvloop raises where asyncio would drop it
         elif self._held:
@@ -29,16 +29,16 @@ class JoinedWrites:
             self._loop.call_soon(self._flush)
 
     def mute(self) -> None:
-        """Send nothing more, neither what is held: another answer stands in its place."""
+        """Send nothing more, not even held data: another answer replaces this one."""
         self._muted = True
 
     def close(self) -> None:
-        """Close once all is sent."""
+        """Close once everything has been sent."""
         self._flush()
         self._transport.close()
 
     def is_closing(self) -> bool:
-        """Return whether the connection is going."""
+        """Return whether the connection is closing or closed."""
         return self._transport.is_closing()
 
     def _flush(self) -> None:
@@ -47,10 +47,10 @@ class JoinedWrites:
 
 
 class WriteTimeout:
-    """Drops a connection whose client takes none of what is written to it for `seconds`.
+    """Drops a connection whose client reads nothing of what is written to it for `seconds`.
 
-    Otherwise its answers would be held for ever, and a stop would wait for it. A client that takes
-    some of them, however slowly, is waited for. `dropped` is told how many bytes were left.
+    Otherwise its answers would be held forever, and shutdown would wait for it. A client that keeps
+    reading, however slowly, is not dropped. `dropped` is called with the number of unsent bytes.
     """
 
     def __init__(
@@ -63,17 +63,17 @@ class WriteTimeout:
         self._transport, self._loop, self._seconds = transport, loop, seconds
         self._dropped = dropped
         self._timer: asyncio.TimerHandle | None = None
-        # The protocol hears at once of what the kernel does not take, however little it is.
+        # The protocol is notified at once if the kernel does not take everything.
         transport.set_write_buffer_limits(high=0)
 
     def start(self) -> None:
-        """Wait for the client, which has not taken all."""
+        """Start waiting for a client that has not read everything."""
         self.stop()
         left = self._transport.get_write_buffer_size()
         self._timer = self._loop.call_later(self._seconds, self._judge, left)
 
     def stop(self) -> None:
-        """End the wait: the client has taken all, or is gone."""
+        """Stop waiting: the client has read everything or is gone."""
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None

@@ -1,1 +1,1 @@
-"""From encoded images to results: admit, decode, transform, batch. No HTTP type is in it."""
+"""From encoded images to results: admit, decode, transform, batch. Independent of HTTP."""

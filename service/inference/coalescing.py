@@ -1,6 +1,6 @@
-"""Images that are being computed, and the sharing of one computation by identical images.
+"""Pending images, and the sharing of one computation by identical images.
 
-Used on the event loop alone, but for what a thread notes in a `PendingImage` of its decoding.
+Used on the event loop only, except that a decoding thread fills in its `PendingImage`.
 """
 
 from __future__ import annotations
@@ -14,27 +14,27 @@ from service.batching.ticket import TicketResult
 from service.inference.deadline import RequestDeadline
 
 _NEARLY = 0.1
-"""By so much of its time left, another's deadline may be later than an image's own: of two requests
-that arrive together, the later one can be the first to have its body."""
+"""Share of an image's remaining time by which a shared one's deadline may be later than its own: of
+two requests that arrive together, the later one may have its body first."""
 
 
 @dataclass(slots=True)
 class PendingImage:
-    """An image that is decoded, queued or run."""
+    """An image that is being decoded, queued or run."""
 
     due: RequestDeadline
     future: asyncio.Future[TicketResult] = field(
         default_factory=lambda: asyncio.get_running_loop().create_future()
     )
     started: float = field(default_factory=time.perf_counter)
-    decode_s: float | None = None  # with the wait for a thread
+    decode_s: float | None = None  # including the wait for a thread
     width: int = 0
     height: int = 0
     waiters: int | None = None
-    """How many wait for it, where identical images may share it."""
+    """How many wait for it; None if identical images don't share it."""
 
     async def result(self) -> TicketResult:
-        """Wait for its result; when the last waiter is cancelled, so is its computation."""
+        """Return its result; if the last waiter is cancelled, so is the computation."""
         if self.waiters is None:
             return await self.future
         self.waiters += 1
@@ -47,9 +47,9 @@ class PendingImage:
 
 
 class Coalescer:
-    """The pending images by their content.
+    """The pending images by content.
 
-    An image joins one that is nearly as urgent as itself: one with a much later deadline or a
+    An image only joins one that is about as urgent or more so: one with a much later deadline or a
     lower priority might be too late for it.
     """
 
@@ -63,7 +63,7 @@ class Coalescer:
         due: RequestDeadline,
         start: Callable[[PendingImage], None],
     ) -> tuple[PendingImage, bool]:
-        """Return the pending image of the same content, or start one; and whether it was there."""
+        """Return the pending image with the same content, and whether it was there or is new."""
         key = model, image
         there = self._pending.get(key)
         if (
@@ -75,7 +75,7 @@ class Coalescer:
             return there, True
         pending = PendingImage(due, waiters=0)
         start(pending)
-        self._pending[key] = pending  # a more urgent one takes the place: more can join it
+        self._pending[key] = pending  # a more urgent one replaces it, since more images can join it
         pending.future.add_done_callback(lambda _: self._forget(key, pending))
         return pending, False
 

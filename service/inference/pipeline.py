@@ -1,7 +1,7 @@
 """What happens to a request's images: admit, decode, transform, batch.
 
 Each image takes one hop to a thread that decodes it, and one back with its batch's result. Results
-are counted here, so that every door counts alike.
+are counted here, so that every protocol counts them the same way.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from service.tracebacks import forget_frames, known_error
 
 
 class Pipeline:
-    """Runs requests. Use it on the event loop that the models were started on."""
+    """Runs requests. Use it only on the event loop on which the models were started."""
 
     def __init__(
         self, decode_pool: DecodePool, policy: DecodePolicy, metrics: Metrics, *, coalesce: bool
@@ -38,7 +38,7 @@ class Pipeline:
 
     @staticmethod
     def check(model: ServedModel, due: RequestDeadline) -> None:
-        """Refuse at once what can't be answered in time, before its images are there.
+        """Refuse a request that can't be answered in time, before its images have arrived.
 
         Raises `NotReadyError`, `QueueFullError` or `DeadlineUnreachableError`.
         """
@@ -46,10 +46,10 @@ class Pipeline:
         model.gate.check(1, due.deadline, due.priority)
 
     async def run(self, request: InferenceRequest) -> list[ImageResult | RequestError]:
-        """Return each image's result, or the error that it ended in, in the order of the images.
+        """Return each image's result or error, in the order of the images.
 
-        Raises `NotReadyError`, `QueueFullError` or `DeadlineUnreachableError` where the request is
-        not admitted. When the caller is cancelled, so is what is queued for it.
+        Raises `NotReadyError`, `QueueFullError` or `DeadlineUnreachableError` if the request is not
+        admitted. If the caller is cancelled, its queued images are dropped.
         """
         model, images, due = request.model, request.images, request.due
         batcher = model.batcher()
@@ -75,7 +75,7 @@ class Pipeline:
         return self._coalescer.join(run.model, image, run.due, start)
 
     def _work(self, image: bytes | RequestError, model: ServedModel) -> Work:
-        """Predict the work of decoding by the header; none for what will be refused."""
+        """Return the work of decoding, judging by the header; `NO_WORK` for a bad image."""
         if isinstance(image, RequestError):
             return NO_WORK
         header = read_header(image, model.contract.preprocessing, self._policy.jpeg_draft_ratio)
@@ -91,13 +91,13 @@ class Pipeline:
         batcher: Batcher,
         pending: PendingImage,
     ) -> None:
-        """Send an image on its way; a small one is decoded here, since a hop would take longer."""
+        """Start decoding an image; a small one is decoded here, since a hop would take longer."""
         try:
             decoded = decode_at_once(image, model.contract.preprocessing, self._policy)
             if decoded is not None:
                 self._queue(decoded, batcher, pending, wake=True)
                 return
-        except Exception as error:  # noqa: BLE001 - whatever it is, who waits must hear of it
+        except Exception as error:  # noqa: BLE001 - the waiter must learn of any failure
             forget_frames(error)
             pending.future.set_exception(error)
             return
@@ -112,7 +112,7 @@ class Pipeline:
     def _decode(
         self, image: bytes, model: ServedModel, batcher: Batcher, pending: PendingImage
     ) -> None:
-        """Decode on a thread of the pool; once that is done it looks for work by itself."""
+        """Decode on a thread of the pool, which then looks for work without being woken."""
         decoded = decode(image, model.contract.preprocessing, self._policy)
         self._queue(decoded, batcher, pending, wake=False)
 
@@ -154,17 +154,17 @@ class _Run:
         self._outcomes = request.model.metrics.images
         self._begun = 0
         self.ran = 0
-        """Images that were run for this request, and not for another that sent the same ones."""
+        """Images that were run for this request, not for another one with identical images."""
 
     async def all(self) -> list[ImageResult | RequestError]:
-        """Wait for all images."""
+        """Wait for all images and return their results."""
         images: Sequence[bytes | RequestError] = self._request.images
         if len(images) == 1:
             return [await self._counted(images[0], self._works[0])]
         try:
             return await asyncio.gather(*map(self._counted, images, self._works))
         except asyncio.CancelledError:
-            # A task that is cancelled before its first step runs nothing that could count.
+            # A task that is cancelled before its first step can't count its image itself.
             self._outcomes["cancelled"].inc(len(images) - self._begun)
             raise
 

@@ -1,6 +1,6 @@
-"""What is asked of the pipeline, and what it answers: plain data.
+"""The pipeline's requests and results: plain data.
 
-Not frozen: making a frozen one takes three times as long, and one is made for each request.
+Not frozen: creating a frozen instance takes three times as long, and each request needs some.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from service.models.model import ServedModel
 
 @dataclass(slots=True)
 class StageTimings:
-    """How long the stages took, in seconds; of several images, the longest of each."""
+    """How long each stage took, in seconds; of several images, the longest."""
 
     decode_s: float | None = None
     queue_s: float | None = None
@@ -26,11 +26,11 @@ class StageTimings:
     batch_size: int = 0
 
     def note_decode(self, seconds: float) -> None:
-        """Note that an image is decoded."""
+        """Record an image's decoding time."""
         self.decode_s = max(seconds, self.decode_s or 0.0)
 
     def note_batch(self, queue_s: float, infer_s: float, batch_size: int) -> None:
-        """Note that an image has run."""
+        """Record the times and the batch size of an image that was run."""
         self.queue_s = max(queue_s, self.queue_s or 0.0)
         self.infer_s = max(infer_s, self.infer_s or 0.0)
         self.batch_size = max(batch_size, self.batch_size)
@@ -38,20 +38,20 @@ class StageTimings:
 
 @dataclass(slots=True)
 class InferenceRequest:
-    """Encoded images for one model; in the place of one, the error by which it was refused."""
+    """Encoded images for one model; a refused image is replaced by its error."""
 
     model: ServedModel
     images: Sequence[bytes | RequestError]
     due: RequestDeadline
     request_id: str
     timings: StageTimings = field(default_factory=StageTimings)
-    """Filled in as the stages pass, also where the request fails."""
+    """Filled in stage by stage, even if the request fails."""
 
 
 @dataclass(slots=True)
 class ImageResult:
-    """What the model says of one image."""
+    """The model's answer for one image."""
 
     probabilities: NDArray[np.float32]  # [C]
-    width: int  # of the image as it is displayed, in pixels
+    width: int  # of the image as displayed, in pixels
     height: int

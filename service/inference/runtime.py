@@ -1,4 +1,4 @@
-"""What the doors share. Made in `app.py`, passed in, and no module-level state anywhere."""
+"""What all protocols share. Created in `app.py` and passed in; there is no module-level state."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _LEAST_STOP_S = 0.5
 
 @dataclass
 class Runtime:
-    """The running service."""
+    """The running service's settings, models and shared state."""
 
     settings: Settings
     repository: Repository
@@ -30,15 +30,15 @@ class Runtime:
     draining: bool = False
     stop_by: float = 0.0  # of time.monotonic()
     warm_up_stop: threading.Event = field(default_factory=threading.Event)
-    given_up: int = 0  # requests left without their answer when stopping took too long
+    given_up: int = 0  # requests that were abandoned when stopping took too long
 
     def begin_drain(self) -> None:
-        """Let readiness go, and set the time by which all has to end."""
+        """Become unready, and set the time by which everything must have ended."""
         self.draining = True
         self.stop_by = (
             time.monotonic() + self.settings.drain_delay_s + self.settings.drain_timeout_s
         )
 
     def left_to_stop_s(self) -> float:
-        """Seconds left for stopping; a moment even when the time is over."""
+        """Return the seconds left for stopping; never less than half a second."""
         return max(_LEAST_STOP_S, self.stop_by - time.monotonic())

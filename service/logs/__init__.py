@@ -1,7 +1,7 @@
-"""Structured logs: one line of JSON, or of text on a terminal, for each event.
+"""Structured logs: one line per event, JSON or, on a terminal, text.
 
 structlog, standard library -> configure (levels, cut values, JSON or text) -> LogWriter -> stderr
-native libraries -> descriptor 2, a pipe -> relay (a process of its own) -> stderr
+native libraries -> descriptor 2, a pipe -> relay (a separate process) -> stderr
 """
 
 from __future__ import annotations

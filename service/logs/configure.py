@@ -1,4 +1,4 @@
-"""Where events go, and in which form."""
+"""Configures where log events go and how they are rendered."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from service.logs.writer import LogWriter
 
 LogFormat = Literal["auto", "json", "text"]
 
-# Pillow logs what is wrong with a request's data; the request's own line says it already.
+# Pillow logs what is wrong with a request's data; the request's own line already says so.
 _OF_EACH_BAD_REQUEST = ("PIL",)
 
 
@@ -59,12 +59,12 @@ def configure_logs(
 
 
 def as_text(log_format: LogFormat, file: LogWriter | TextIO) -> bool:
-    """Return whether lines are to be text."""
+    """Return whether log lines are rendered as text."""
     return log_format == "text" or (log_format == "auto" and file.isatty())
 
 
 def _dropped(count: int, processors: list[structlog.typing.Processor]) -> str:
-    """Render what the writer says of itself as every other line."""
+    """Render the writer's own message like every other line."""
     event: Any = {"event": "log_lines_dropped", "count": count}
     for process in processors:
         event = process(None, "warning", event)
@@ -72,5 +72,5 @@ def _dropped(count: int, processors: list[structlog.typing.Processor]) -> str:
 
 
 def _to_json(_: object, __: str, event: MutableMapping[str, Any]) -> str:
-    """Render an event as JSON, a fifth of the time that the standard library takes for it."""
+    """Render an event as JSON, in a fifth of the standard library's time."""
     return to_json(event, inf_nan_mode="null").decode()

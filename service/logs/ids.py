@@ -1,4 +1,4 @@
-"""Names of requests."""
+"""Request ids."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ _REQUEST_ID = re.compile(rb"^[A-Za-z0-9][A-Za-z0-9._:-]{0,127}$")
 
 
 def request_id(offered: bytes | None) -> str:
-    """Take the client's id when it is well formed, else make one.
+    """Return the client's id if it is well formed, otherwise a new one.
 
-    An id goes into headers and logs: up to 128 letters, digits and `._:-`, nothing else.
+    Ids go into headers and logs, so they may only have up to 128 letters, digits and `._:-`.
     """
     if offered is not None and _REQUEST_ID.fullmatch(offered):
         return offered.decode("ascii")
-    return f"{random.getrandbits(128):032x}"  # a name, not a secret: no system call
+    return f"{random.getrandbits(128):032x}"  # not a secret, so no need for a system call

@@ -1,7 +1,7 @@
-"""The process that makes log lines of what native libraries print; see `native.py`.
+"""The process that turns the output of native libraries into log lines; see `native.py`.
 
-It reads stdin to the end and writes to stderr. A bare interpreter runs it as a file, with small
-modules of the standard library only, so that it costs 5 MB and not 30.
+It reads stdin to the end and writes to stderr. A bare interpreter runs it as a file, with only
+small modules of the standard library, so that it takes 5 MB instead of 30.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ import time
 from collections import deque
 
 LONGEST = 800
-"""Characters of a line; the rest of it is left out. In UTF-8 they fit into `select.PIPE_BUF`."""
+"""Characters kept of a line. In UTF-8 they fit into `select.PIPE_BUF`."""
 
 LINES_PER_S = 100
 LAST_WORDS = 100
-"""Lines that are kept of those over the rate: the last ones of a process may say why it ended."""
+"""Lines kept of those over the rate: the last ones of a process may say why it ended."""
 
 PATIENCE_S = 2.0
-"""How long a line waits for a reader; after that others are dropped at once until there is room."""
+"""How long a line waits for a reader; after that, lines are dropped until there is room."""
 
 _COLOR = re.compile(r"\x1b\[[0-9;]*m")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
@@ -47,7 +47,7 @@ class Relay:
         self._patience_s = PATIENCE_S
 
     def run(self) -> None:
-        """Relay until the source is closed, by all who had it."""
+        """Relay until the source has been closed by all processes that had it open."""
         waiting = select.poll()
         waiting.register(self._source, select.POLLIN)
         while True:
@@ -73,7 +73,7 @@ class Relay:
             self._skipping = False
         if self._skipping:
             rest = b""
-        elif len(rest) > 4 * LONGEST:  # bytes: as much as so many characters can have
+        elif len(rest) > 4 * LONGEST:  # bytes: the most that many characters can take
             lines.append(rest)
             rest, self._skipping = b"", True
         self._rest = rest
@@ -96,7 +96,7 @@ class Relay:
             self._dropped += 1
 
     def _tell_dropped(self, still: int) -> None:
-        """Say how many lines are lost; `still` of them are not yet."""
+        """Log how many lines were dropped, except `still` of them that are still kept."""
         lost = self._dropped - still
         if lost <= 0 or self._write("native_lines_dropped", "warning", count=lost):
             self._dropped = still
@@ -104,7 +104,7 @@ class Relay:
                 self._over.clear()
 
     def _write(self, event: str, level: str, **values: object) -> bool:
-        """Write a line; False when the reader takes none for too long."""
+        """Write a line; return False if the reader does not take it in time."""
         room = select.poll()
         room.register(self._sink, select.POLLOUT)
         if not room.poll(self._patience_s * 1000):
@@ -112,8 +112,8 @@ class Relay:
             return False
         self._patience_s = PATIENCE_S
         try:
-            # A pipe takes so much in one piece, and at once where the server's log has not just
-            # taken that room.
+            # Short enough for a pipe to take it in one piece, and at once unless the server's log
+            # has just used up the room.
             os.write(self._sink, _rendered(event, level, values, as_text=self._as_text))
         except OSError:
             return False
@@ -134,12 +134,12 @@ def _rendered(event: str, level: str, values: dict[str, object], *, as_text: boo
 
 
 def _severity(text: str) -> str:
-    """Take a line at its word: what calls itself a warning is one, and all else an error."""
+    """Return "warning" for a line that calls itself one, otherwise "error"."""
     return "warning" if _WARNING.search(text) else "error"
 
 
 def main() -> None:
-    """Relay until the end; whoever else is told to stop, this one has last words to wait for."""
+    """Relay until the end, ignoring stop signals to get the service's last output."""
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
     Relay(0, 2, sys.argv[1], sys.argv[2]).run()

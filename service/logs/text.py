@@ -1,4 +1,4 @@
-"""Log lines as text, for people."""
+"""Human-readable log lines."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ from typing import Any
 import structlog
 
 _FIRST = ("status", "total_ms", "method", "path", "client", "code")
-"""How a request ended, how long that took, and which one it was."""
+"""The keys that come first: how a request ended, how long it took, and which one it was."""
 
 _COUNTS = frozenset({"images", "batch_size"})
-"""Of these, 0 says as little as nothing does."""
+"""Keys that are also left out when they are 0."""
 
 _CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 
 
 def text_processors(*, colors: bool) -> list[structlog.typing.Processor]:
-    """Return what makes a line of text of an event."""
+    """Return the processors that render an event as a line of text."""
     renderer = structlog.dev.ConsoleRenderer(
         colors=colors,
         sort_keys=False,
@@ -31,7 +31,7 @@ def text_processors(*, colors: bool) -> list[structlog.typing.Processor]:
 
 
 def _arrange(_: object, __: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
-    """Put first what is looked for first, and leave out what is empty."""
+    """Put the most important keys first and leave out empty ones."""
     keys = [*(key for key in _FIRST if key in event), *(key for key in event if key not in _FIRST)]
     return {key: event[key] for key in keys if not _is_empty(key, event[key])}
 
@@ -41,7 +41,7 @@ def _is_empty(key: str, value: object) -> bool:
 
 
 def _disarm(_: object, __: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
-    """Spell control characters out where the renderer prints text as it is."""
+    """Escape control characters in text that the renderer prints verbatim."""
     for key in ("event", "exception"):
         if isinstance(text := event.get(key), str):
             event[key] = _CONTROLS.sub(lambda match: ascii(match[0])[1:-1], text)

@@ -1,4 +1,4 @@
-"""What a log line may hold: plain values of bounded length, whatever a client has sent."""
+"""Bounds the values of log lines: plain types and limited length, whatever a client sends."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from itertools import islice
 from typing import Any
 
 LONGEST = 500
-"""Characters of a value: enough for every path, id and message that is one."""
+"""Characters kept of a value: enough for any genuine path, id or message."""
 
 LONGEST_TRACEBACK = 16_000
 
@@ -15,7 +15,7 @@ _DEEPEST, _MOST_ENTRIES = 6, 100
 
 
 def cut_values(_: object, __: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
-    """Make each value one that can be written; as a processor of structlog."""
+    """Make all values short and serialisable; a structlog processor."""
     for key, value in event.items():
         if type(value) is str and len(value) <= LONGEST and value.isascii():
             continue  # most of them
@@ -43,7 +43,7 @@ def _cut(text: str) -> str:
 
 
 def _cut_traceback(text: str) -> str:
-    """Keep both ends: where it began, and what the error was."""
+    """Keep both ends of a traceback: where it began, and what the error was."""
     if len(text) > LONGEST_TRACEBACK:
         half = LONGEST_TRACEBACK // 2
         left_out = len(text) - 2 * half
@@ -52,5 +52,5 @@ def _cut_traceback(text: str) -> str:
 
 
 def _encodable(text: str) -> str:
-    """Spell out what is no Unicode: the half characters of a file name that is no UTF-8."""
+    """Escape lone surrogates, which come from file names that are not UTF-8."""
     return text if text.isascii() else text.encode("utf-8", "backslashreplace").decode()

@@ -1,4 +1,4 @@
-"""The file behind the log, which never holds its writer up."""
+"""The file behind the log, which never blocks its callers."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from io import RawIOBase
 from typing import BinaryIO
 
 _GATHER_S = 0.02
-"""Lines of so long are written together: to wake a thread for each costs more than the line."""
+"""Lines within this time are written together: waking a thread for each costs more than a line."""
 
 
 class LogWriter:
-    """A file that never holds its writer up and never fails: a thread of its own does the writing.
+    """A file that never blocks its callers and never fails: a separate thread does the writing.
 
-    Whoever reads the log may stop or go away; requests and signals must be handled all the same.
-    At most `room` lines of `room_bytes` wait. What finds no room, or can't be written, is dropped
-    and counted, and the count is written as soon as that can be done.
+    The reader of the log may stop or go away; requests and signals must still be handled. At most
+    `room` lines, or `room_bytes`, wait. Lines that don't fit or can't be written are dropped and
+    counted, and the count is logged as soon as possible.
     """
 
     def __init__(self, file: BinaryIO, room: int = 10_000, room_bytes: int = 8 * 2**20) -> None:
@@ -27,16 +27,16 @@ class LogWriter:
         self._file: RawIOBase | BinaryIO = file
         self._lines: deque[bytes] = deque()
         self._room, self._room_bytes = room, room_bytes
-        self._held = self._held_bytes = 0  # with those that are being written
+        self._held = self._held_bytes = 0  # including lines that are being written
         self._dropped = 0
-        self._counts = threading.RLock()  # the garbage collector may log in between
+        self._counts = threading.RLock()  # reentrant, since the garbage collector may log meanwhile
         self._some = threading.Event()
         self._closing = threading.Event()
         self._thread = threading.Thread(target=self._write_all, name="log-writer", daemon=True)
         self._thread.start()
 
     def write(self, text: str) -> int:
-        """Hand text over; gives its length, as files do."""
+        """Queue text for writing; return its length, as files do."""
         line = text.encode("utf-8", "backslashreplace")
         with self._counts:
             if self._held < self._room and self._held_bytes + len(line) <= self._room_bytes:
@@ -50,14 +50,14 @@ class LogWriter:
         return len(text)
 
     def flush(self) -> None:
-        """Do nothing: to wait for a reader is what this file is there to avoid."""
+        """Do nothing: avoiding waits for a reader is what this file is for."""
 
     def isatty(self) -> bool:
-        """Return whether a terminal shows what is written."""
+        """Return whether the file is a terminal."""
         return self._file.isatty()
 
     def close(self, timeout_s: float) -> None:
-        """Write what is left, for as long as the reader takes it within `timeout_s`."""
+        """Write what is left, for at most `timeout_s` seconds."""
         self._closing.set()
         self._some.set()
         self._thread.join(timeout_s)
@@ -80,7 +80,7 @@ class LogWriter:
                 self._dropped += dropped
 
     def _write_some(self) -> None:
-        """Write as many lines as a pipe takes in one piece; other processes write there, too."""
+        """Write as many lines as a pipe takes in one piece: other processes write there too."""
         lines = [self._lines.popleft()]
         size = len(lines[0])
         while self._lines and size + len(self._lines[0]) <= select.PIPE_BUF:
@@ -94,12 +94,12 @@ class LogWriter:
                 self._dropped += len(lines)
 
     def _put(self, data: bytes) -> bool:
-        """Write all of it; tells whether that went well: there is nowhere else to report it."""
+        """Write all of `data`; return whether that succeeded, since it can't be logged."""
         left = memoryview(data)
         try:
             while left:
                 written = self._file.write(left)
-                if written is None:  # full, and made non-blocking by another that shares it
+                if written is None:  # full, and another process has made it non-blocking
                     self._wait_for_room()
                 else:
                     left = left[written:]

@@ -1,1 +1,1 @@
-"""The models that are served: files, loading, states, look-up."""
+"""The served models: files, loading, states, lookup."""

@@ -1,4 +1,4 @@
-"""Model files on disk: which there are, and what each is served as."""
+"""Model files on disk: which ones there are, and the name and version each is served as."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _VERSION = re.compile(r"[1-9][0-9]{0,8}")
 
 @dataclass(frozen=True, slots=True, order=True)
 class ModelFile:
-    """A model file and what it is served as."""
+    """A model file, with the name and version that it is served as."""
 
     name: str
     version: int
@@ -27,7 +27,7 @@ class ModelFile:
 
 @dataclass(frozen=True, slots=True)
 class BrokenModel:
-    """A model that can't be served, beside others that can; `reason` may be shown to clients."""
+    """A model that can't be served although others can; clients may see `reason`."""
 
     name: str
     version: int
@@ -36,7 +36,7 @@ class BrokenModel:
 
 @dataclass(frozen=True, slots=True)
 class PassedOver:
-    """A file that looks like a model and can't be one."""
+    """A file that looks like a model but isn't served."""
 
     path: Path
     reason: str
@@ -47,24 +47,24 @@ class PassedOver:
 
 @dataclass(frozen=True, slots=True)
 class Discovery:
-    """What a model folder holds."""
+    """What was found in a model folder."""
 
     files: list[ModelFile]
     passed_over: list[PassedOver]
 
 
 def is_model_name(text: str) -> bool:
-    """Return whether a model can be called so."""
+    """Return whether `text` is a valid model name."""
     return _NAME.fullmatch(text) is not None
 
 
 def is_version(text: str) -> bool:
-    """Return whether a model file in its model's folder can be called so."""
+    """Return whether `text` is a valid version, the name of a file in its model's folder."""
     return _VERSION.fullmatch(text) is not None
 
 
 def _listed(folder: Path) -> list[Path]:
-    """List a folder without hidden entries, which are other programs' (`..data`, `._x.onnx`)."""
+    """List a folder without hidden entries, made by other programs (`..data`, `._x.onnx`)."""
     return sorted(path for path in folder.iterdir() if not path.name.startswith("."))
 
 
@@ -75,9 +75,9 @@ def builtin_file() -> ModelFile:
 
 
 def discover(models: Path) -> Discovery:
-    """Find `NAME.onnx` (version 1) and `NAME/VERSION.onnx` in a model folder, or take a file alone.
+    """Find `NAME.onnx` (version 1) and `NAME/VERSION.onnx` in a folder, or take a single file.
 
-    Raises `ModelSelectionError` for what can't be read, and for a folder that holds no model.
+    Raises `ModelSelectionError` if `models` can't be read or is a folder without models.
     """
     try:
         if models.is_file():
@@ -103,14 +103,14 @@ def discover(models: Path) -> Discovery:
             more = f" (and {len(passed_over) - 1} more like it)" if len(passed_over) > 1 else ""
             raise ModelSelectionError(f"{passed_over[0]}{more}")
         raise ModelSelectionError(
-            f"{models}: holds no NAME.onnx and no NAME/VERSION.onnx (--models); make one with "
-            "`resnet-export export`, or leave --models away to serve the built-in model"
+            f"{models}: has no NAME.onnx or NAME/VERSION.onnx (--models); make one with "
+            "`resnet-export export`, or omit --models to serve the built-in model"
         )
     return Discovery(sorted(files), passed_over)
 
 
 def _candidates(entry: Path, passed_over: list[PassedOver]) -> Iterator[tuple[Path, bool]]:
-    """Return what looks like a model file, and whether it lies in a folder of its model's own."""
+    """Yield what looks like a model file, and whether it is in its model's own folder."""
     try:
         if not entry.is_dir():
             if _looks_like_a_model(entry):
@@ -129,28 +129,29 @@ def _looks_like_a_model(path: Path) -> bool:
 
 
 def _fault(path: Path, of_folder: bool) -> str | None:
-    """Say why a file that looks like a model can't be served, if so."""
+    """Return why a file that looks like a model can't be served, or None if it can."""
     if not path.is_file():
-        return "is a link that leads nowhere"
+        return "is a broken symbolic link"
     if path.suffix != _SUFFIX:
-        return f"is not served, since its name does not end in {_SUFFIX} in small letters"
+        return f"is not served, since its name does not end in lower-case {_SUFFIX}"
     if of_folder and not is_version(path.stem):
         return (
-            "a file in a model's own folder is named by its version, as in "
+            "a file in a model's own folder must be named by its version, as in "
             f"{path.parent.name}/1.onnx"
         )
     if not is_model_name(path.parent.name if of_folder else path.stem):
-        return "a model's name is letters, digits and `._-`, 100 at most"
+        return "a model name must be 1 to 100 letters, digits and `._-`, not starting with `._-`"
     return None
 
 
 def _named_alone(path: Path) -> ModelFile:
-    """Name a file that was given by itself as its folder would be: `color/3.onnx` is a version."""
+    """Name a single file as if its folder had been given: `color/3.onnx` is a version of color."""
     folder = path.absolute().parent.name
     if is_version(path.stem) and is_model_name(folder):
         return ModelFile(folder, int(path.stem), path)
     if not is_model_name(path.stem):
         raise ModelSelectionError(
-            f"{path}: a model's name is letters, digits and `._-`, 100 at most (--models)"
+            f"{path}: a model name must be 1 to 100 letters, digits and `._-`, not starting with "
+            "`._-` (--models)"
         )
     return ModelFile(path.stem, 1, path)

@@ -1,4 +1,4 @@
-"""Loads the models that the settings ask for."""
+"""Loads the models that the settings specify."""
 
 from __future__ import annotations
 
@@ -36,10 +36,10 @@ def load_repository(
     decode_pool: DecodePool | None = None,
     opener: Opener | None = None,
 ) -> Repository:
-    """Load every model that the settings ask for; each is "warming" until `warm_up` has run.
+    """Load every model that the settings specify; each is "warming" until `warm_up` has run.
 
-    `opener` opens them in the place of ONNX Runtime, as a simulated device does. A file that is
-    broken does not keep the others from being served, see `_Loading`.
+    `opener` opens them instead of ONNX Runtime, for example on a simulated device. A broken file
+    does not keep the others from being served; see `_Loading`.
 
     Raises a `StartupError` that names the file or setting at fault.
     """
@@ -57,7 +57,7 @@ def load_repository(
     for file in files:
         loading.load(file)
     provider = next(iter(loading.loaded.values())).engine.provider
-    # A GPU computes one batch at a time, whatever else is got ready beside it.
+    # A GPU computes one batch at a time, even while the next is being prepared.
     device = DeviceLoad(1 if provider.own_device else choice.parallelism.runners, decode_pool)
     loader.device = device
     served = [loader.serve(loading.loaded[file]) for file in files if file in loading.loaded]
@@ -69,7 +69,7 @@ def load_repository(
 
 
 def _asked_for(settings: Settings) -> list[ModelFile]:
-    """Find the files that the settings ask for; logs what of a folder can't be one."""
+    """Find the files that the settings specify, and log those of a folder that can't be served."""
     files: list[ModelFile] = []
     if settings.models:
         found = discover(settings.models)
@@ -96,16 +96,16 @@ def _asked_for(settings: Settings) -> list[ModelFile]:
     ):
         if name is not None and name not in names:
             raise ModelSelectionError(
-                f"{flag}: there is no {name!r}; served are: {', '.join(sorted(names))}"
+                f"{flag}: there is no model {name!r}; available: {', '.join(sorted(names))}"
             )
     return files
 
 
 class _Loading:
-    """Loads files one by one; those that can't be are told and left out.
+    """Loads files one by one; those that can't be loaded are logged and left out.
 
-    All must load when the start is to be strict, and always at least one, and the one that answers
-    requests that name none (`required`).
+    With strict settings all must load; in any case at least one must, as must `required`, the one
+    that answers requests that name no model.
     """
 
     def __init__(self, settings: Settings, loader: ModelLoader, required: ModelFile | None) -> None:
@@ -115,9 +115,9 @@ class _Loading:
         self._tried: set[ModelFile] = set()
 
     def choose(self, files: Sequence[ModelFile]) -> ParallelismChoice:
-        """Choose the parallelism by the first file that can be loaded, and load that.
+        """Choose the parallelism with the first file that can be loaded, and load that file.
 
-        Raises the first file's error when none can.
+        Raises the first file's error if none can be loaded.
         """
         first_error: ModelFileError | None = None
         for file in files:
@@ -126,7 +126,7 @@ class _Loading:
                 self._load(file, won)
             except ModelFileError as error:
                 self._note(file, error)
-                forget_frames(error, logged=True)  # which hold the session that it failed with
+                forget_frames(error, logged=True)  # they hold the failed session
                 first_error = first_error or error
                 continue
             return won.parallelism
@@ -134,7 +134,7 @@ class _Loading:
         raise first_error
 
     def load(self, file: ModelFile) -> None:
-        """Load a file, unless that was tried before."""
+        """Load a file, unless this has been tried before."""
         if file in self._tried:
             return
         try:
@@ -148,7 +148,7 @@ class _Loading:
         self.loaded[file] = loaded
 
     def _note(self, file: ModelFile, error: ModelFileError) -> None:
-        """Tell of a file that can't be loaded; raises its error where it has to be."""
+        """Record and log a file that can't be loaded; raise its error if the file is required."""
         if self._settings.strict_models or file == self._required:
             raise error
         self._tried.add(file)
@@ -163,19 +163,19 @@ class _Loading:
 
 
 def _for_clients(error: ModelFileError, path: Path) -> str:
-    """Say what is wrong with a file without saying where it lies."""
+    """Return a file's error message without the path to the file."""
     reason = str(error).removeprefix(f"{path}: ")
     return reason.replace(str(path), path.name).replace(f"{path.parent}/", "")
 
 
 def _first_asked_for(files: Sequence[ModelFile], default: str | None) -> ModelFile:
-    """Return the default model's highest version; without a default, that of the first model."""
+    """Return the highest version of the default model or, without a default, of the first."""
     name = default or files[0].name
     return max((file for file in files if file.name == name), key=lambda file: file.version)
 
 
 def onnx_opener(settings: Settings) -> OnnxOpener:
-    """Make what opens model files with ONNX Runtime, as the settings ask."""
+    """Return an opener of model files with ONNX Runtime, configured by the settings."""
     options = EngineOptions(
         settings.device_id, settings.precision, settings.cache_dir, settings.cuda_graphs
     )

@@ -1,4 +1,4 @@
-"""One model that is served: its engine, its gate and its queue."""
+"""One served model: its engine, its gate and its queue."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ _RELOAD_FIRST_S, _RELOAD_MOST_S = 1.0, 60.0
 
 @dataclass(frozen=True, slots=True)
 class LoadedModel:
-    """A model file that was opened: what it is, what runs it, and how it is opened once more."""
+    """An opened model file: its contract, its engine, and how to reopen it."""
 
     file: ModelFile
     engine: Engine
@@ -53,9 +53,9 @@ class LoadedModel:
 
 
 class ServedModel:
-    """One loaded model with its queue. Answers when `state` is `READY`.
+    """One loaded model with its queue. It answers requests while `state` is `READY`.
 
-    `max_batch` is what the settings say; where they say nothing, a GPU's is known once it is warm.
+    `max_batch` comes from the settings; if it is not set, on a GPU the warm-up determines it.
     """
 
     def __init__(
@@ -91,27 +91,27 @@ class ServedModel:
         self._closing = threading.Event()
         self._failed_at = 0.0  # of time.perf_counter(), while it is reloading
         self.on_device_lost: Callable[[DeviceLostError], None] = self.give_up
-        """Called on the thread that met the loss."""
+        """Called on the thread that detected the loss."""
 
     @property
     def state(self) -> State:
-        """Return its state, for clients: one that is lost has failed."""
+        """Return the state as shown to clients, for whom a lost model has failed."""
         state = self.machine.status.state
         return State.FAILED if state is State.LOST else state
 
     @property
     def reason(self) -> str:
-        """Say why it does not answer; empty if it does."""
+        """Return why the model does not answer; empty if it does."""
         return self.machine.status.reason
 
     @property
     def max_batch(self) -> int:
-        """The largest batch."""
+        """Return the maximum number of images in a batch."""
         return self._prover.max_batch
 
     @property
     def broken(self) -> bool:
-        """Return whether its file is at fault: its golden cases disagree, or it can't be run."""
+        """Return whether the model's file failed its golden cases or can't be run."""
         return self.machine.status.state is State.FAILED
 
     @property
@@ -132,7 +132,7 @@ class ServedModel:
         return self._loaded.faster_by if as_loaded else None
 
     def show_metrics(self) -> None:
-        """Let the metrics of its name and version show it from now on."""
+        """Make the metrics of this name and version show this model."""
         self._shown = True
         self.metrics.show_info(
             architecture=self.contract.architecture,
@@ -147,7 +147,7 @@ class ServedModel:
         self.metrics.broken.set_function(lambda: self.broken)
 
     def start(self, pool: WorkerPool, concurrency: ConcurrencyLimit) -> None:
-        """Let the pool's threads serve the queue."""
+        """Have the pool's threads serve the queue."""
         self._batcher = Batcher(
             self.engine,
             self.metrics,
@@ -160,9 +160,9 @@ class ServedModel:
         self._batcher.on_failure = self._on_failure
 
     def warm_up(self, stop: threading.Event) -> None:
-        """Run the golden cases at each batch size; blocks for as long as it takes.
+        """Run the golden cases at each batch size and set the resulting state.
 
-        Sets the state that comes of it. Gives up between two sizes once `stop` is set.
+        Blocks until done, or until the current batch size is done once `stop` is set.
         """
         started = time.perf_counter()
         try:
@@ -172,7 +172,7 @@ class ServedModel:
             _log.error("model_disagrees", model=self.name, detail=self.reason)
             return
         except (DeviceLostError, SessionFailedError) as error:
-            # A GPU's memory may have been too little until another process has left it.
+            # A GPU may be short of memory only until another process has released its own.
             self._on_failure(error)
             return
         except Exception as error:  # noqa: BLE001 - a model that can't run must not stop the others
@@ -195,9 +195,9 @@ class ServedModel:
         )
 
     def _answer_with(self, engine: Engine, *, proved: bool) -> bool:
-        """Answer with an engine from now on; False if it is not proved, or the model has ended.
+        """Answer with an engine from now on; False if it is not proved or the model has ended.
 
-        Then it is closed, unless it is the one that the model has.
+        In that case the engine is closed, unless it is the model's current one.
         """
 
         def take() -> None:
@@ -207,7 +207,7 @@ class ServedModel:
             if self._batcher is not None:
                 self._batcher.resume(engine)
 
-        # A batch that fails from here on finds it ready, and may say so.
+        # A batch that fails from here on finds the model ready, so it can report the failure.
         if proved and self.machine.to(State.READY, change=take):
             return True
         if engine is not self.engine:
@@ -229,7 +229,7 @@ class ServedModel:
             self._reload_later()
 
     def give_up(self, error: DeviceLostError) -> None:
-        """Answer nobody any more: the device is lost, and the process is to end."""
+        """Stop answering: the device is lost, and the process is about to exit."""
         self.machine.to(State.LOST, f"the device was lost: {error}")
         if self._batcher is not None:
             self._batcher.suspend(error)
@@ -238,9 +238,9 @@ class ServedModel:
         threading.Thread(target=self._reload, name=f"reload-{self.name}", daemon=True).start()
 
     def _reload(self) -> None:
-        """Open the model again, with back-off, until it agrees with its golden cases.
+        """Reopen the model, with back-off, until it passes its golden cases.
 
-        On a device that is lost there is no point in it.
+        Stops if the device is lost.
         """
         wait_s, (state, begun_by) = _RELOAD_FIRST_S, self.machine.status
         while not self._closing.wait(wait_s):
@@ -250,8 +250,8 @@ class ServedModel:
             except DeviceLostError as error:
                 self.on_device_lost(error)
                 return
-            except Exception as error:  # noqa: BLE001 - whatever it is, the next try may succeed
-                self.machine.to(state, f"{begun_by}; loading the model again failed: {error}")
+            except Exception as error:  # noqa: BLE001 - after any failure, the next try may succeed
+                self.machine.to(state, f"{begun_by}; reloading the model failed: {error}")
                 _log.error("reload_failed", model=self.name, detail=str(error), next_s=wait_s)
                 continue
             if is_ready:
@@ -259,9 +259,9 @@ class ServedModel:
             return
 
     def _swap(self) -> bool:
-        """Put a new engine in the place of the failed one; False, and none is left, when closing.
+        """Replace the failed engine with a new one; False, without any engine, when closing.
 
-        The failed one goes first: there may not be memory for two.
+        The failed one is closed first: there may not be memory for two.
         """
         self.engine.close()
         engine = self._reopen()
@@ -274,7 +274,7 @@ class ServedModel:
         return self._answer_with(engine, proved=worst is not None)
 
     def latency_ms(self) -> dict[int, float]:
-        """Return the median milliseconds of a batch, by its size."""
+        """Return the median milliseconds per batch, by batch size."""
         return {size: round(median * 1000, 3) for size, median, _ in self._latencies.rows()}
 
     def batcher(self) -> Batcher:
@@ -285,7 +285,7 @@ class ServedModel:
         return self._batcher
 
     def trouble(self) -> str | None:
-        """Say what only a restart mends, if anything: a dead or stuck runner, a reload in vain."""
+        """Describe what only a restart fixes, if anything: dead or stuck runner, failed reload."""
         stuck_after_s = self._settings.stuck_after_s
         state, reason = self.machine.status
         if state is State.RELOADING and time.perf_counter() - self._failed_at > stuck_after_s:
@@ -293,9 +293,9 @@ class ServedModel:
         return self._batcher.trouble(stuck_after_s) if self._batcher else None
 
     async def retire(self, timeout_s: float) -> None:
-        """Answer what was accepted, then close; call on the event loop that answers.
+        """Answer what was accepted, then close; call it on the event loop that answers.
 
-        After `timeout_s` the rest is failed.
+        What is not answered within `timeout_s` is failed.
         """
         end = time.monotonic() + timeout_s
         self.machine.to(State.RETIRING, "it is being retired")
@@ -306,7 +306,7 @@ class ServedModel:
         self.gate.leave()
 
     def close(self, timeout_s: float) -> None:
-        """Answer what is queued and free the engine; a runner that hangs keeps it."""
+        """Answer what is queued and close the engine, unless a runner hangs in it."""
         self.machine.to(State.RETIRING, "it is being retired")
         self._closing.set()
         if self._batcher is None or self._batcher.close(timeout_s):

@@ -1,4 +1,4 @@
-"""Opens a model file as the settings ask, and makes a model that is served of it."""
+"""Opens a model file as the settings specify, and creates a served model from it."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _log = structlog.get_logger(__name__)
 
 
 class ModelLoader:
-    """Loads single models, at the start and while others are served."""
+    """Loads single models, at start-up and while others are being served."""
 
     def __init__(
         self, settings: Settings, metrics: Metrics, opener: Opener, cache: ProfileCache
@@ -34,12 +34,12 @@ class ModelLoader:
         self.opener, self.cache = opener, cache
         self._settings, self._metrics = settings, metrics
         self.parallelism = Parallelism(0, 0)
-        """Of all models, once it is chosen."""
+        """Of all models, once chosen."""
         self.device = DeviceLoad()
-        """In whose plans the models count, once it is known."""
+        """The device in whose plans the models are included, once known."""
 
     def choose(self, file: ModelFile, models: int) -> Won:
-        """Open a file with what computes it fastest, and take its parallelism for all `models`.
+        """Open a file on its fastest provider, and use its parallelism for all `models`.
 
         Raises `ModelFileError`.
         """
@@ -48,17 +48,17 @@ class ModelLoader:
         return won
 
     def open(self, file: ModelFile, won: Won | None = None) -> LoadedModel:
-        """Open a model file with what computes it fastest, unless that is known.
+        """Open a model file on its fastest provider, unless it was `won`, and read its contract.
 
-        Raises `ModelFileError`, with the engine closed.
+        Raises `ModelFileError`, after closing the engine.
         """
         won = won or self._fastest_in_parallelism(file)
         engine = won.engine
         exactly = threading.Event()  # set once it must not round any more
 
         def reopen() -> Engine:
-            # Where it runs now: plans, threads and metrics are made for that, and "auto" would take
-            # a GPU that fails for none.
+            # On the same provider: plans, threads and metrics depend on it, and "auto" would take a
+            # failing GPU for a missing one.
             return self.opener.open(
                 file.path,
                 intra_op_threads=won.parallelism.parallelism.intra_op_threads,
@@ -110,7 +110,7 @@ class ModelLoader:
         )
 
     def serve(self, loaded: LoadedModel) -> ServedModel:
-        """Make it a model that counts in its device's plans."""
+        """Create a served model, which is included in its device's plans."""
         file = loaded.file
         _log.info(
             "model_loaded",
@@ -126,7 +126,7 @@ class ModelLoader:
         return ServedModel(loaded, metrics, self._settings, self.device)
 
     def forget(self, name: str, version: int) -> None:
-        """Show no metrics of a model any more."""
+        """Remove a model's metrics."""
         self._metrics.forget_model(name, version)
 
 
@@ -144,10 +144,10 @@ def _check_tf32(file: ModelFile, engine: Engine, contract: ModelContract) -> Non
 def _check_agreement(
     file: ModelFile, engine: Engine, contract: ModelContract, settings: Settings
 ) -> None:
-    """Raise `ModelFileError` where the graph states other sizes than its contract."""
+    """Raise `ModelFileError` if the graph's sizes differ from the contract's."""
     if engine.classes not in (None, len(contract.labels)):
         raise ModelFileError(
-            f"{file.path}: gives {engine.classes} probabilities, "
+            f"{file.path}: returns {engine.classes} probabilities, "
             f"but its contract has {len(contract.labels)} labels"
         )
     batch, height, width = engine.input_shape
@@ -160,6 +160,6 @@ def _check_agreement(
     if batch is not None and not batch == settings.max_batch == 1:
         way_out = "; `--max-batch 1` serves it" if batch == 1 else ""
         raise ModelFileError(
-            f"{file.path}: takes batches of exactly {batch}, but batches are of as many images as "
-            f"are waiting{way_out}"
+            f"{file.path}: takes batches of exactly {batch}, but batch sizes vary with the number "
+            f"of waiting images{way_out}"
         )

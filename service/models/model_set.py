@@ -13,9 +13,9 @@ from service.models.model import ServedModel
 
 @dataclass(frozen=True)
 class ModelSet:
-    """The models that were loaded, and those whose file can't be. It never changes.
+    """An immutable set of the loaded models and of those whose files can't be loaded.
 
-    `default` is the name for requests that name none. When `strict`, none may be broken.
+    `default` is the name for requests that name none. If `strict`, none may be broken.
     """
 
     loaded: Sequence[ServedModel]
@@ -32,12 +32,12 @@ class ModelSet:
         return found
 
     def having(self, model: ServedModel) -> ModelSet:
-        """Return a set with one more model, or another one of that name and version."""
+        """Return a set with `model` added, replacing any with the same name and version."""
         left = self.without(model.name, model.version)
         return replace(left, loaded=(*left.loaded, model))
 
     def without(self, name: str, version: int) -> ModelSet:
-        """Return a set without what has that name and version."""
+        """Return a set without the model with that name and version."""
 
         def stays(model: ServedModel | BrokenModel) -> bool:
             return (model.name, model.version) != (name, version)
@@ -49,23 +49,23 @@ class ModelSet:
         )
 
     def get(self, name: str, version: int) -> ServedModel | BrokenModel | None:
-        """Return what has that name and version."""
+        """Return the model with that name and version, if there is one."""
         return self._by_name.get(name, {}).get(version)
 
     def find(self, name: str | None, version: int | None = None) -> ServedModel:
         """Return the model that answers; see `Repository.find`."""
         name = name or self.default
         if name is None:
-            raise ModelRequiredError(f"name one of the models with ?model=: {self._served()}")
+            raise ModelRequiredError(f"choose a model with ?model=; available: {self._served()}")
         versions = self._by_name.get(name)
         if versions is None:
-            raise UnknownModelError(f"there is no model of that name; served are: {self._served()}")
+            raise UnknownModelError(f"there is no model of that name; available: {self._served()}")
         if version is None:
             version = max(versions)
         found = versions.get(version)
         if found is None:
             there = ", ".join(str(number) for number in sorted(versions))
-            raise UnknownModelError(f"model {name} has no version {version}; it has: {there}")
+            raise UnknownModelError(f"model {name} has no version {version}; available: {there}")
         if isinstance(found, BrokenModel) or found.broken:
             raise BrokenModelError(f"model {name} version {version} is broken: {found.reason}")
         return found
@@ -74,23 +74,23 @@ class ModelSet:
         return ", ".join(sorted({model.name for model in self.loaded}))
 
     def title(self, model: ServedModel) -> str:
-        """Name a model, with its version if there are others of that name."""
+        """Return a model's name, with its version if there are others with that name."""
         several = len(self._by_name.get(model.name, ())) > 1
         return f"{model.name}/{model.version}" if several else model.name
 
     def broken(self) -> list[BrokenModel]:
-        """List the models whose file can't be loaded, or whose answers are not the expected ones.
+        """List the models whose files can't be loaded, or that failed their warm-up.
 
-        Of the latter, one that could not be run at all may still be mended: it is tried again.
+        Of the latter, those that could not be run at all are retried and may recover.
         """
         found = [BrokenModel(m.name, m.version, m.reason) for m in self.loaded if m.broken]
         return sorted([*self.broken_files, *found], key=lambda model: (model.name, model.version))
 
     def needed(self) -> list[ServedModel]:
-        """List the models that have to be ready for the service to be.
+        """List the models that must be ready for the service to be ready.
 
-        A broken one is not needed beside others that are whole, unless it answers who names none,
-        or the start was to be strict.
+        A broken model is not needed if another one works, unless it is the default or `strict` is
+        set.
         """
         if self.strict or all(model.broken for model in self.loaded):
             return list(self.loaded)

@@ -1,4 +1,4 @@
-"""Makes an engine ready: times its batch sizes, and holds it to its model's golden cases."""
+"""Makes an engine ready: times its batch sizes and checks its model's golden cases."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ _log = structlog.get_logger(__name__)
 
 
 class DisagreementError(Exception):
-    """The model's answers are not those of its golden cases."""
+    """The model's answers differ from those of its golden cases."""
 
 
 class Prover:
     """Proves the engines of one model, one at a time.
 
-    With a free `max_batch`, that is found: a size whose throughput is nearly the best, without
-    those that don't fit the device's memory.
+    If `max_batch` is free, it is determined: the smallest size with nearly the best throughput,
+    leaving out those that don't fit in the device's memory.
     """
 
     def __init__(
@@ -44,16 +44,16 @@ class Prover:
         self.max_batch = max_batch
         self._max_batch_is_free = max_batch_is_free
         self.on_max_batch: Callable[[int], None] = lambda _: None
-        """Called with another `max_batch` once it is known."""
+        """Called with the new `max_batch` whenever it changes."""
 
     def prove(
         self, engine: Engine, reopen: Callable[[], Engine], stop: threading.Event
     ) -> tuple[Engine, float | None]:
-        """Return the engine that is ready, and its largest difference from the golden cases.
+        """Return an engine that is ready, and its largest difference from the golden cases.
 
-        It is another one where the first ran out of memory, or disagreed in a faster precision than
-        the file's own, which then is taken; the one given is closed. The difference is None once
-        `stop` is set. Raises `DisagreementError`, or what the engine raises.
+        It is another engine if the given one, which then is closed, ran out of memory or disagreed
+        in a faster precision than the file's own. The difference is None if `stop` was set. Raises
+        `DisagreementError`, or what the engine raises.
         """
         given = engine
         while True:
@@ -120,7 +120,7 @@ class Prover:
 
 
 def buckets(max_batch: int) -> list[int]:
-    """Batch sizes to be ready for: 1, 2, 4, ... and `max_batch`."""
+    """Return the batch sizes to prepare: 1, 2, 4, ... and `max_batch`."""
     sizes = [1]
     while sizes[-1] * 2 < max_batch:
         sizes.append(sizes[-1] * 2)

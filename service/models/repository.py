@@ -1,4 +1,4 @@
-"""The models that are served: warmed, watched, looked up by name."""
+"""The served models: warmed up, monitored, and looked up by name."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class Repository:
         parallelism: ParallelismChoice, stuck_after_s: float, loader: ModelLoader,
     ) -> None:  # fmt: skip
         self.models = models
-        """What is served now."""
+        """The models that are served at present."""
         self._device, self._decode_pool = device, decode_pool
         self.parallelism = parallelism
         self._stuck_after_s = stuck_after_s
@@ -53,7 +53,7 @@ class Repository:
         self._losing = threading.Lock()
         self.lost: DeviceLostError | None = None
         self.on_device_lost: Callable[[], None] = lambda: None
-        """Called once, on the thread that met the loss; nothing can be answered any more."""
+        """Called once, on the thread that detected the loss; nothing can be answered any more."""
         self._opener.watch(self._lose_device)
         for model in self:
             model.on_device_lost = self._lose_device
@@ -65,11 +65,11 @@ class Repository:
     def start(self) -> None:
         """Start the device's threads, which all models share.
 
-        A core decodes or runs a batch; a thread that waits for a GPU leaves its core to others.
+        On a CPU, a core either decodes or runs a batch; a thread that waits for a GPU needs none.
         """
         runners, decoders = self.parallelism.parallelism.runners, self._decode_pool.threads
         threads = max(runners, decoders) if self._shares_cores else runners + decoders
-        # Those that decode at a time, and have a core for it.
+        # Decoders that can run at a time, each on its own core.
         self._device.decoders = min(decoders, cpu_count())
         self._device.shares_threads = self._shares_cores
         self._pool = WorkerPool(threads)
@@ -80,7 +80,7 @@ class Repository:
             model.start(self._pool, self._concurrency)
 
     def _lose_device(self, error: DeviceLostError) -> None:
-        """Answer nobody any more, of any model; readiness goes before those who wait are told."""
+        """Stop all models; they become unready before waiting requests are failed."""
         with self._losing:
             if self.lost is not None:
                 return
@@ -91,18 +91,18 @@ class Repository:
         self.on_device_lost()
 
     def devices(self) -> list[dict[str, Any]]:
-        """Describe the GPUs in use; none on a CPU."""
+        """Describe the GPUs in use; empty on a CPU."""
         return self._opener.devices()
 
     def warm_up(self, stop: threading.Event) -> None:
-        """Make every model ready, one after the other; gives up soon once `stop` is set."""
+        """Make every model ready, one after another; returns early once `stop` is set."""
         for model in self:
             model.warm_up(stop)
         for device in self.devices():
             _log.info("gpu", **device)
 
     def troubles(self) -> dict[str, str]:
-        """Say what only a restart mends, by model, and of decoding."""
+        """Return the problems that only a restart fixes, by model, device or "decoding"."""
         if self.lost is not None:
             return {"device": f"lost: {self.lost}"}
         found = {
@@ -114,9 +114,9 @@ class Repository:
         return found
 
     def close(self, timeout_s: float) -> None:
-        """Answer what is queued, then stop the runners and free the engines.
+        """Answer what is queued, then stop the runners and close the engines.
 
-        On a lost device nobody is left to be answered, and to free what is there may hang.
+        Does nothing if the device is lost: no request is left to answer, and closing may hang.
         """
         if self.lost is not None:
             return
@@ -130,20 +130,20 @@ class Repository:
         self._opener.close(max(0.0, end - time.monotonic()))
 
     def find(self, name: str | None, version: int | None = None) -> ServedModel:
-        """Look a model up; without a version, the highest. A name is never used as a path.
+        """Look up a model; without a version, the highest. A name is never used as a path.
 
-        Raises `ModelRequiredError` or `UnknownModelError`, both listing what there is, and
-        `BrokenModelError`: no other version answers in the place of a broken one.
+        Raises `ModelRequiredError` or `UnknownModelError`, both listing what is available, or
+        `BrokenModelError`: no other version replaces a broken one.
         """
         return self.models.find(name, version)
 
     async def install(self, file: ModelFile, *, retire_s: float) -> ServedModel:
-        """Serve one more model file, or another in the place of one of that name and version.
+        """Serve another model file, replacing any model with the same name and version.
 
-        It is loaded and proved beside the models that answer; from then on requests find it. What
-        it replaces answers what it has accepted, for `retire_s` at most, and is gone then.
+        It is loaded and proved while the others answer; only then do requests find it. A model that
+        it replaces still answers the requests it has accepted, for at most `retire_s` seconds.
 
-        Raises `ModelFileError` for a file that can't be served, with nothing changed.
+        Raises `ModelFileError` if the file can't be served; then nothing has changed.
         """
         async with self._changing:
             loaded = await _in_thread(
@@ -165,7 +165,7 @@ class Repository:
             return model
 
     async def _make_ready(self, model: ServedModel, file: ModelFile) -> None:
-        """Raise `ModelFileError` if it can't be; it is closed then, as when this is cancelled."""
+        """Warm up a model; on failure or cancellation close it. Raises `ModelFileError`."""
         if self._pool is None or self._concurrency is None:
             raise RuntimeError("the repository has not been started")
         stop = self._installing = threading.Event()
@@ -189,14 +189,14 @@ class Repository:
             raise ModelFileError(f"{file.path}: {reason}")
 
     async def retire(self, name: str, version: int, *, timeout_s: float) -> None:
-        """Serve a model no more: requests don't find it, and it answers what it has accepted.
+        """Stop serving a model: new requests don't find it, but accepted ones are answered.
 
-        After `timeout_s` the rest is failed. Raises `UnknownModelError`.
+        What is not answered within `timeout_s` is failed. Raises `UnknownModelError`.
         """
         async with self._changing:
             model = self.models.get(name, version)
             if model is None:
-                raise UnknownModelError(f"there is no model {name} of version {version}")
+                raise UnknownModelError(f"there is no model {name} with version {version}")
             self.models = self.models.without(name, version)
             if isinstance(model, ServedModel):
                 await model.retire(timeout_s)
@@ -204,13 +204,13 @@ class Repository:
             _log.info("model_retired", model=name, version=version)
 
     def _forget(self, model: ServedModel | BrokenModel) -> None:
-        """Show no metrics of a name and version that nothing has any more."""
+        """Remove a model's metrics, unless another has its name and version."""
         if self.models.get(model.name, model.version) is None:
             self._loader.forget(model.name, model.version)
 
 
 async def _in_thread(call: Callable[[], T], undo: Callable[[T], None]) -> T:
-    """Call in a thread; for a caller that is cancelled meanwhile, undo what comes of it."""
+    """Return the result of `call` in a thread; if cancelled meanwhile, pass that to `undo`."""
 
     def end(work: asyncio.Future[T]) -> None:
         if not work.cancelled() and work.exception() is None:

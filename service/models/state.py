@@ -1,4 +1,4 @@
-"""The states of a served model: one table of transitions, one lock."""
+"""The states of a served model, with one table of transitions and one lock."""
 
 from __future__ import annotations
 
@@ -10,22 +10,22 @@ from typing import NamedTuple
 
 
 class State(StrEnum):
-    """What a model does."""
+    """What a model is doing."""
 
     WARMING = "warming"
-    """It is timed and held to its golden cases, before it answers for the first time."""
+    """Being timed and checked against its golden cases, before its first answer."""
     READY = "ready"
-    """It answers."""
+    """Answering requests."""
     RELOADING = "reloading"
-    """Its session failed, and another is opened."""
+    """Opening another session after its session failed."""
     FAILED = "failed"
-    """Its file is at fault: its golden cases disagree, or it can't be run."""
+    """Its file failed its golden cases or can't be run."""
     LOST = "lost"
-    """Its device is lost, and the process is about to end."""
+    """Its device is lost, and the process is about to exit."""
     RETIRING = "retiring"
-    """It answers what it has accepted, and nothing else."""
+    """Only answering requests that it has already accepted."""
     RETIRED = "retired"
-    """It answers nothing any more; its engine is closed."""
+    """Not answering any more; its engine is closed."""
 
 
 _S = State
@@ -36,7 +36,7 @@ TRANSITIONS: Mapping[State, frozenset[State]] = MappingProxyType(
         _S.READY: frozenset({_S.RELOADING, _S.LOST, _S.RETIRING}),
         # Its session may fail again before it has answered anything.
         _S.RELOADING: frozenset({_S.READY, _S.RELOADING, _S.LOST, _S.RETIRING}),
-        # What could not be run may still be: it is tried again.
+        # A model that could not be run is retried and may recover.
         _S.FAILED: frozenset({_S.READY, _S.FAILED, _S.LOST, _S.RETIRING}),
         _S.LOST: frozenset({_S.RETIRING}),
         _S.RETIRING: frozenset({_S.RETIRED}),
@@ -45,18 +45,18 @@ TRANSITIONS: Mapping[State, frozenset[State]] = MappingProxyType(
 )
 
 ENDED = frozenset({State.LOST, State.RETIRING, State.RETIRED})
-"""From these no model comes back."""
+"""States from which no model becomes ready again."""
 
 
 class Status(NamedTuple):
-    """A state and why, for clients; no reason while the model is ready."""
+    """A state and the reason for it, for clients; the reason is empty while the model is ready."""
 
     state: State
     reason: str = ""
 
 
 class StateMachine:
-    """A model's status. Any thread may read and change it."""
+    """A model's status. Thread-safe."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -64,13 +64,13 @@ class StateMachine:
 
     @property
     def status(self) -> Status:
-        """Return the state and its reason, which belong together."""
+        """Return the state with the matching reason."""
         return self._status
 
     def to(self, state: State, reason: str = "", change: Callable[[], None] = lambda: None) -> bool:
-        """Change the state, and what belongs to it by `change`; False where the model has ended.
+        """Change the state, calling `change` under the lock; return False if the model has ended.
 
-        Whoever prepares a model, as by loading it again, learns so that nobody wants it any more.
+        So a thread that prepares a model, as by reloading it, learns that it is no longer wanted.
         Raises `ValueError` for a transition that is not in the table.
         """
         with self._lock:

@@ -1,4 +1,4 @@
-"""Tells the log of a runner that is stuck or dead, when it happens and not when a probe asks."""
+"""Logs stuck or dead runners when it happens, not only when a probe asks."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ _log = structlog.get_logger(__name__)
 
 
 async def watch(repository: Repository) -> None:
-    """Look once a second, until cancelled; log each trouble once, and its end.
+    """Check once a second, until cancelled; log the beginning and the end of each problem.
 
-    A lost device is in the log already, and the process is about to end.
+    Stops when the device is lost: that is already logged, and the process is about to exit.
     """
     told: dict[str, str] = {}
     while True:

@@ -1,1 +1,1 @@
-"""Probabilities to what a client reads."""
+"""From probabilities to what a client reads."""

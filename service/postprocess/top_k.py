@@ -1,7 +1,7 @@
 """The k most probable classes.
 
-In numpy, outside the graph: k varies with the request, and a k as graph input would forbid CUDA
-graphs.
+Computed in numpy, outside the graph: k varies by request, and as a graph input it would rule out
+CUDA graphs.
 """
 
 from __future__ import annotations
@@ -14,18 +14,18 @@ from numpy.typing import NDArray
 from service.errors import InferenceError
 
 _SORTED_WHOLE = 512
-"""So few classes are sorted sooner than searched for the largest first."""
+"""Up to this many classes, sorting all is faster than first selecting the largest."""
 
 
 def top_k(probabilities: NDArray[np.float32], k: int) -> list[tuple[int, float]]:
     """Return (class index, probability) of the `k` largest of [C], largest first.
 
-    Equal probabilities come in class order, so that an answer is repeatable. Raises
-    `InferenceError` when some are no numbers: a model that overflows has no answer.
+    Equal probabilities come in class order, so that answers are repeatable. Raises `InferenceError`
+    if one is NaN or the largest is infinite: a model that overflows has no answer.
     """
-    best = int(probabilities.argmax())  # of a NaN, if there is one
+    best = int(probabilities.argmax())  # the index of a NaN, if there is one
     if not math.isfinite(probabilities[best]):
-        raise InferenceError("the model gave no finite probabilities for this image")
+        raise InferenceError("the model returned no finite probabilities for this image")
     if k == 1:
         return [(best, float(probabilities[best]))]
     if k < probabilities.size and probabilities.size > _SORTED_WHOLE:

@@ -1,1 +1,1 @@
-"""Encoded images to the pixels that a model takes: decode, turn, resize, crop."""
+"""From encoded images to a model's input pixels: decode, rotate, resize, crop."""

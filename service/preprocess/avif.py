@@ -1,7 +1,7 @@
-"""AVIF (AV1 Image File Format 1.2): its still image, whose frames must be what its header says.
+"""AVIF (AV1 Image File Format 1.2): its still image, whose frames must match its header.
 
-A decoder makes room for what AV1's own header says, and decodes all frames that lie before the one
-that is shown, whatever the file around them tells.
+A decoder allocates memory by AV1's own header and decodes all frames before the displayed one,
+whatever the surrounding file says.
 """
 
 from __future__ import annotations
@@ -27,22 +27,22 @@ from service.preprocess.limits import check_size
 
 BRANDS = frozenset({b"avif", b"avis"})
 CODED = frozenset({b"av01"})
-"""Types of items."""
+"""Types of items that are coded pictures."""
 
 _SEQUENCE, _FRAME_HEADER, _FRAME = 1, 3, 6  # AV1's units (AV1 specification, section 6.2.2)
-_MAX_FRAMES = 4  # of an item, in as many layers as an image may have
+_MAX_FRAMES = 4  # per item, one for each layer that an image may have
 _HEADER_BYTES = 128  # a sequence's header is shorter
 
 
 @dataclass(kw_only=True)
 class AvifImage(heif.HeifImage):
-    """The primary image of an AVIF, turned as the file itself says."""
+    """The primary image of an AVIF, rotated as the file's own properties say."""
 
     aperture: tuple[int, int, int, int]
     turn: int
 
     def to_rgb(self) -> Image.Image:
-        """Decode to RGB on white."""
+        """Decode to RGB, composited on white."""
         image = open_as("AVIF", self.data, self.coded_size)
         image.load()
         picture = to_rgb(image)
@@ -52,9 +52,9 @@ class AvifImage(heif.HeifImage):
 
 
 def read(data: bytes, max_pixels: int) -> AvifImage:
-    """Read an AVIF's structure. Raises `RequestError` where it is broken or not supported."""
+    """Read an AVIF's structure. Raises `RequestError` if it is broken or unsupported."""
     if not features.check("avif"):
-        raise unsupported("AVIFs, with this build of Pillow,", "its wheels decode them")
+        raise unsupported("AVIF files, with this build of Pillow,", "its wheels do support them")
     file = heif.read(data)
     size = file.size(data)
     check_size(*size, max_pixels)
@@ -77,13 +77,13 @@ def read(data: bytes, max_pixels: int) -> AvifImage:
 
 
 def _check(stream: bytes, size: tuple[int, int], budget: Budget) -> None:
-    """Refuse frames of another size than told, or many of them."""
+    """Refuse frames whose size differs from the header's, or too many of them."""
     frames, told = 0, False
     for kind, unit in _units(stream, budget):
         if kind == _SEQUENCE:
             told = True
             if budget.header_size(unit, _sequence_size) != size:
-                raise corrupt("its frames are of another size than its header says")
+                raise corrupt("the size of its frames differs from its header")
         frames += kind in {_FRAME_HEADER, _FRAME}
     if not told:
         raise corrupt("its frames have no header")
@@ -92,13 +92,13 @@ def _check(stream: bytes, size: tuple[int, int], budget: Budget) -> None:
 
 
 def _is_deep(item: heif.Item, data: bytes) -> bool:
-    """Return whether an item has more than 8 bits per channel, or unknown (AV1-ISOBMFF, 2.3.3)."""
+    """Return whether an item has, or may have, over 8 bits per channel (AV1-ISOBMFF, 2.3.3)."""
     flags = next((data[start + 2] for kind, start, _ in item.properties if kind == b"av1C"), 64)
     return bool(flags & 64)
 
 
 def _units(stream: bytes, budget: Budget) -> Iterator[tuple[int, bytes]]:
-    """Return each unit's type, and the beginning of its content."""
+    """Yield each unit's type and the beginning of its content."""
     at = 0
     while at < len(stream):
         budget.take()
@@ -128,8 +128,8 @@ def _leb128(stream: bytes, at: int) -> tuple[int, int]:
 def _sequence_size(unit: bytes) -> tuple[int, int]:
     """Return the largest width and height of a sequence (AV1 specification, section 5.5.1)."""
     bits = Bits(unit.ljust(_HEADER_BYTES, b"\0"))
-    bits.take(4)  # profile, and if it is a still picture
-    if bits.take(1):  # the short form of that
+    bits.take(4)  # profile, and whether it is a still picture
+    if bits.take(1):  # reduced header of a still picture
         bits.take(5)
     else:
         _skip_operating_points(bits)
@@ -143,7 +143,7 @@ def _skip_operating_points(bits: Bits) -> None:
         bits.take(64)
         if bits.take(1):
             bits.take_counted()
-        if bits.take(1):  # the decoder's model
+        if bits.take(1):  # decoder model
             delay_bits = bits.take(5) + 1
             bits.take(32 + 5 + 5)
     has_display_delay = bits.take(1)

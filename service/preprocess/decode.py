@@ -1,7 +1,7 @@
-"""Encoded bytes to an upright RGB image.
+"""From encoded bytes to an upright RGB image.
 
-The content decides the format, and only the formats listed here have a decoder: with Pillow's
-full list, an EPS file would reach Ghostscript.
+Formats are recognised by content, and only those listed here have a decoder: with Pillow's full
+list, an EPS file would reach Ghostscript.
 """
 
 from __future__ import annotations
@@ -34,23 +34,23 @@ from service.preprocess.plain_jpeg import decode_plain, plain_size
 from service.preprocess.transform import Box, is_reduced, least_decoded_size, transform
 
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF")
-"""Names of the accepted formats, beside HEIC where that is set up."""
+"""Names of the accepted formats, in addition to HEIC if it is installed."""
 
 
 def _read_heif(data: bytes, max_pixels: int) -> EncodedImage:
-    """Read a file that may be of either format, or of none that is accepted."""
+    """Read the structure of an AVIF or HEIC file. Raises `NotAnImageError` if it is neither."""
     brands = heif.brands(data)
     if brands & avif.BRANDS:
         return avif.read(data, max_pixels)
     if brands & heic.BRANDS:
         return heic.read(data, max_pixels)
-    if brands & heif.BRANDS:  # whatever the image is made of
+    if brands & heif.BRANDS:  # the coding of the image decides
         is_heic = heif.read(data).kind() in heic.CODED
         return heic.read(data, max_pixels) if is_heic else avif.read(data, max_pixels)
     raise _not_an_image()
 
 
-# What files begin with. Only these formats have a decoder, whatever a request's header says.
+# Signatures of files. Only these formats have a decoder, whatever a request's header says.
 _READERS: tuple[tuple[re.Pattern[bytes], Callable[[bytes, int], EncodedImage]], ...] = (
     (re.compile(re.escape(jpeg.SIGNATURE)), jpeg.read),
     (re.compile(re.escape(png.SIGNATURE)), png.read),
@@ -61,20 +61,20 @@ _READERS: tuple[tuple[re.Pattern[bytes], Callable[[bytes, int], EncodedImage]], 
     (re.compile(heif.SIGNATURE, re.DOTALL), _read_heif),
 )
 
-_AT_ONCE_BYTES, _AT_ONCE_SIDE = 16_384, 96  # the latter in pixels, of the image and for the model
+_AT_ONCE_BYTES, _AT_ONCE_SIDE = 16_384, 96  # the side in pixels, of the image and of the model
 
 _BYTES_PER_TURNED_PIXEL = 9  # both pictures, measured
-_END_TO_LEFT = {2, 3, 6, 7}  # those that bring the right or lower edge to the left
-_END_TO_TOP = {3, 4, 7, 8}  # those that bring it to the top
+_END_TO_LEFT = {2, 3, 6, 7}  # orientations that bring the right or lower edge to the left
+_END_TO_TOP = {3, 4, 7, 8}  # orientations that bring it to the top
 
 
 @dataclass(frozen=True, slots=True)
 class DecodePolicy:
-    """Limits and choices of decoding.
+    """Limits and options of decoding.
 
-    `max_image_pixels` is checked on the header. `jpeg_draft_ratio` lets a JPEG be decoded at
-    1/2, 1/4 or 1/8 size while both sides keep at least that many times the needed size; 0 never.
-    `memory` limits what is decoded at a time.
+    `max_image_pixels` is checked against the header. `jpeg_draft_ratio` lets JPEGs be decoded at
+    1/2, 1/4 or 1/8 size if both sides stay at least that many times the needed size; 0 disables it.
+    `memory` limits how much is decoded at a time.
     """
 
     max_image_pixels: int
@@ -84,7 +84,7 @@ class DecodePolicy:
 
 @dataclass(frozen=True, slots=True)
 class DecodedImage:
-    """Pixels for the model, and the size at which a viewer shows the image."""
+    """Pixels for the model, and the image's size in pixels as displayed."""
 
     pixels: NDArray[np.uint8]
     width: int
@@ -92,13 +92,13 @@ class DecodedImage:
 
 
 def prepare_decoding() -> None:
-    """Load the decoders and quiet Pillow's warnings; call once, before threads start.
+    """Load the decoders and silence Pillow's warnings; call it once, before threads start.
 
-    They tell of odd metadata and of sizes that `max_image_pixels` judges here; each new text would
-    be printed and kept. `warnings.catch_warnings` around a decode is not safe with threads.
+    The warnings are about odd metadata, and about sizes that `max_image_pixels` limits here; each
+    new text would be printed and kept. `warnings.catch_warnings` is not thread-safe.
     """
     Image.init()
-    AvifImagePlugin.DEFAULT_MAX_THREADS = 1  # images are decoded on threads already
+    AvifImagePlugin.DEFAULT_MAX_THREADS = 1  # images are already decoded on several threads
     warnings.filterwarnings("ignore", module=r"PIL\.")
 
 
@@ -106,7 +106,7 @@ def decode(data: bytes, preprocessing: Preprocessing, policy: DecodePolicy) -> D
     """Decode one encoded image into the model's uint8 [crop, crop, 3] pixels.
 
     Transparent pixels are composited on white, 16-bit greys are scaled to 8 bits, CMYK and
-    palettes become RGB, an animation gives its first frame.
+    palettes become RGB, and of an animation the first frame is used.
 
     Raises `EmptyImageError`, `NotAnImageError`, `HeicNotSupportedError`, `ImageTooLargeError`,
     `TruncatedImageError`, `CorruptImageError` or `UnsupportedPixelsError`.
@@ -119,10 +119,10 @@ def decode(data: bytes, preprocessing: Preprocessing, policy: DecodePolicy) -> D
 def decode_at_once(
     data: bytes, preprocessing: Preprocessing, policy: DecodePolicy
 ) -> DecodedImage | None:
-    """Decode an image that takes less time than to hand it to another thread: some 0.05 ms.
+    """Decode an image that takes less time than handing it to another thread, some 0.05 ms.
 
-    That is a small, plain, undamaged JPEG for a model of small images; None for any other. Raises
-    `ImageTooLargeError`.
+    That is a small, plain, undamaged JPEG for a model with a small input; returns None for any
+    other image. Raises `ImageTooLargeError`.
     """
     if len(data) > _AT_ONCE_BYTES or preprocessing.resize > _AT_ONCE_SIDE:
         return None
@@ -136,7 +136,7 @@ def decode_at_once(
 def _decode_plain(
     data: bytes, preprocessing: Preprocessing, policy: DecodePolicy
 ) -> DecodedImage | None:
-    """Decode a plain JPEG at its full size; None if it is not one, or is to be reduced."""
+    """Decode a plain JPEG at full size; None if it is not plain or should be reduced."""
     size = plain_size(data)
     if size is None:
         return None
@@ -177,9 +177,9 @@ def _decode_any(data: bytes, preprocessing: Preprocessing, policy: DecodePolicy)
 
 
 def decode_upright(data: bytes, policy: DecodePolicy) -> Image.Image:
-    """Decode an image at its full size to RGB, turned as its EXIF data say.
+    """Decode an image to RGB at full size, rotated by its EXIF orientation.
 
-    As `decode` does before it resizes; raises what that raises.
+    This is what `decode` does before it resizes, and it raises the same errors.
     """
     if not data:
         raise EmptyImageError("the image has no bytes")
@@ -189,9 +189,10 @@ def decode_upright(data: bytes, policy: DecodePolicy) -> Image.Image:
 
 
 def read(data: bytes, max_pixels: int) -> EncodedImage:
-    """Read an image's structure; nothing is decoded.
+    """Read an image's structure without decoding it.
 
-    Raises `NotAnImageError`, `ImageTooLargeError`, or the `RequestError` of what is wrong with it.
+    Raises `NotAnImageError`, `ImageTooLargeError`, or another `RequestError` that says what is
+    wrong.
     """
     for signature, reader in _READERS:
         if signature.match(data):
@@ -201,7 +202,7 @@ def read(data: bytes, max_pixels: int) -> EncodedImage:
                 struct.error,
                 IndexError,
                 OverflowError,
-            ) as error:  # they read where the file says
+            ) as error:  # from reading at an offset that the file gives
                 raise truncated() from error
             except ValueError as error:
                 raise _broken(error) from error
@@ -213,18 +214,18 @@ def read(data: bytes, max_pixels: int) -> EncodedImage:
 def _not_an_image() -> NotAnImageError:
     accepted = (*FORMATS, "HEIC") if heic.is_installed() else FORMATS
     return NotAnImageError(
-        f"the content is none of the accepted image formats ({', '.join(accepted)})"
+        f"the content is not in an accepted image format ({', '.join(accepted)})"
     )
 
 
 def _peak_bytes(image: EncodedImage, turn: int) -> int:
-    """Estimate the peak of memory: of decoding, or of turning what was decoded."""
+    """Estimate the peak memory of decoding and of rotating the result, in bytes."""
     turning = _BYTES_PER_TURNED_PIXEL * math.prod(image.decoded_size) if turn in TURNS else 0
     return max(image.peak_bytes(), turning)
 
 
 def _upright(image: EncodedImage, turn: int) -> Image.Image:
-    """Decode an image to RGB and turn it."""
+    """Decode an image to RGB and rotate it."""
     with _told_apart():
         picture = image.to_rgb()
     return picture.transpose(TURNS[turn]) if turn in TURNS else picture
@@ -232,10 +233,10 @@ def _upright(image: EncodedImage, turn: int) -> Image.Image:
 
 @contextmanager
 def _told_apart() -> Generator[None]:
-    """Raise whatever a decoding library makes of bad data as one of our errors.
+    """Turn whatever a decoding library raises for bad data into one of our errors.
 
-    They raise far more than they document (a KeyError of a JPEG's sampling, say), and no file may
-    be answered as if it was a defect of the service.
+    Libraries raise far more than they document (a KeyError for a JPEG's sampling, say), and a bad
+    file must not be answered like a bug in the service.
     """
     try:
         yield
@@ -246,7 +247,7 @@ def _told_apart() -> Generator[None]:
 
 
 def _broken(error: Exception) -> TruncatedImageError | CorruptImageError:
-    """Tell data that ends early from data that is wrong; Pillow does so only in its messages."""
+    """Return the error for truncated or corrupt data; only Pillow's message shows which it is."""
     message = str(error).lower()
     if isinstance(error, EOFError) or "truncated" in message or "unexpected end" in message:
         return truncated()
@@ -256,7 +257,7 @@ def _broken(error: Exception) -> TruncatedImageError | CorruptImageError:
 def _turned_content(
     extent: tuple[float, float] | None, size: tuple[int, int], turn: int
 ) -> Box | None:
-    """Find where in the upright pixels the picture lies, if that isn't all of them."""
+    """Return the box that the picture occupies in the upright pixels; None if it fills them."""
     if extent is None:
         return None
     width, height = reversed(extent) if turn in SIDEWAYS else extent

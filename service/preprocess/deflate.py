@@ -1,4 +1,4 @@
-"""Deflate in zlib's form (RFC 1950), which PNG and TIFF pack pixels in: how much there is."""
+"""The amount of data in a zlib stream (RFC 1950), the compression of PNG and TIFF."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ _STREAM_HEAD = 2  # bytes of a zlib stream (RFC 1950)
 
 
 def unpacks_to(least: int, pieces: Iterable[memoryview]) -> bool:
-    """Return whether a zlib stream holds so many bytes at least; its checksum counts for nothing.
+    """Return whether a zlib stream holds at least `least` bytes, ignoring its checksum.
 
-    It is unpacked in pieces, and no further than that. Raises `zlib.error` where it is broken.
+    It is decompressed in pieces, and no further than that. Raises `zlib.error` if it is broken.
     """
     unpacking, skip, unpacked = zlib.decompressobj(-zlib.MAX_WBITS), _STREAM_HEAD, 0
     for piece in pieces:

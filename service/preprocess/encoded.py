@@ -1,8 +1,8 @@
-"""What the strict reading of an image file gives: its size, its turn, and how to decode it.
+"""The result of strictly reading an image file: its size, its orientation, and how to decode it.
 
-Each format has a module whose `read` goes through the file's structure by itself, in bounded
-steps, and hands to the decoding library only what pixels are made of. So the library can't see
-another structure than the one that was judged: no metadata, no second picture, no odd tag.
+Each format has a module whose `read` goes through the file's structure itself, in bounded steps,
+and hands only the pixel data to the decoding library. So the library can't see a structure other
+than the one that was checked: no metadata, no second picture, no odd tag.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from PIL import Image, ImageFile
 from service.errors import CorruptImageError, TruncatedImageError, UnsupportedPixelsError
 
 MAX_PIECES = 10_000
-"""Pieces that a file may consist of however small it is; Python goes through them one by one."""
+"""Pieces that even a small file may consist of; Python goes through them one by one."""
 
 TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -28,7 +28,7 @@ TURNS = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-"""What brings an image of each EXIF orientation upright; 1 is."""
+"""The operation that makes an image of each EXIF orientation upright; 1 needs none."""
 
 SIDEWAYS = frozenset({5, 6, 7, 8})
 """Orientations that swap width and height."""
@@ -36,9 +36,9 @@ SIDEWAYS = frozenset({5, 6, 7, 8})
 
 @dataclass(kw_only=True)
 class EncodedImage(ABC):
-    """A still image in a file; nothing of it has been decoded.
+    """A still image in a file, not decoded yet.
 
-    `width` and `height` are as stored, before it is turned by `orientation` (EXIF's, 1 to 8).
+    `width` and `height` are as stored, before rotation by the EXIF `orientation` (1 to 8).
     """
 
     width: int
@@ -47,50 +47,50 @@ class EncodedImage(ABC):
 
     @property
     def size(self) -> tuple[int, int]:
-        """Width and height as stored."""
+        """Return width and height as stored."""
         return self.width, self.height
 
     @property
     def decoded_size(self) -> tuple[int, int]:
-        """Width and height of what `to_rgb` gives."""
+        """Return width and height of the result of `to_rgb`."""
         return self.size
 
     @property
     def pixels(self) -> int:
-        """Pixels that its decoder goes through, those outside of the picture included."""
+        """Return the number of pixels that the decoder processes, even outside the picture."""
         return self.width * self.height
 
     def reduce(self, least: tuple[int, int]) -> tuple[float, float] | None:  # noqa: ARG002
-        """Have it decoded smaller, each side at least as long as in `least`, if its format can.
+        """Set the image to be decoded at a smaller size, at least `least`, if the format can.
 
-        Gives the exact size, with fractions, at which the picture will lie in the decoded pixels:
-        the last block of a row or column is only partly filled. None if nothing changes.
+        Returns the exact, fractional size of the picture within the decoded pixels: the last block
+        of a row or column is only partly filled. None if nothing changes.
         """
         return None
 
     @abstractmethod
     def peak_bytes(self) -> int:
-        """Estimate the peak of memory that `to_rgb` takes, its result included."""
+        """Estimate the peak memory of `to_rgb` in bytes, including its result."""
 
     def spare_bytes(self) -> int:
-        """Return what decoding may take beyond that if the file was made to take much.
+        """Return the bytes that decoding a malicious file may take beyond `peak_bytes`.
 
-        No honest file does, so it is no reason to refuse one; but others wait.
+        No genuine file takes them, so they are no reason to refuse one; but others wait.
         """
         return 0
 
     @abstractmethod
     def to_rgb(self) -> Image.Image:
-        """Decode to RGB, on white where it is transparent, not turned.
+        """Decode to RGB as stored, composited on white.
 
-        Raises a `RequestError`, or whatever a decoding library makes of bad data.
+        Raises a `RequestError`, or whatever a decoding library raises for bad data.
         """
 
 
 def open_as(name: str, data: bytes, size: tuple[int, int]) -> ImageFile.ImageFile:
-    """Open a file of one format with Pillow.
+    """Open a file with Pillow as the format `name`.
 
-    Raises `CorruptImageError` where Pillow sees another size, or whatever Pillow raises.
+    Raises `CorruptImageError` if Pillow sees a size other than `size`, or whatever Pillow raises.
     """
     image = Image.open(io.BytesIO(data), formats=(name,))
     if image.size != size:
@@ -99,7 +99,7 @@ def open_as(name: str, data: bytes, size: tuple[int, int]) -> ImageFile.ImageFil
 
 
 def on_canvas(picture: Image.Image, size: tuple[int, int], at: tuple[int, int]) -> Image.Image:
-    """Put an RGB picture on a white canvas, which may be just as large."""
+    """Return an RGB picture placed on a white canvas, unless it fills the canvas."""
     if picture.size == size and at == (0, 0):
         return picture
     canvas = Image.new("RGB", size, "white")
@@ -108,30 +108,30 @@ def on_canvas(picture: Image.Image, size: tuple[int, int], at: tuple[int, int]) 
 
 
 def canvas_bytes(image: EncodedImage, picture: tuple[int, int]) -> int:
-    """Return what the canvas takes of memory beside a picture that is to be put on it."""
+    """Return the bytes that a canvas takes in addition to the picture placed on it."""
     return 0 if picture == image.size else 4 * area(image.size)
 
 
 def turned_size(size: tuple[int, int], orientation: int) -> tuple[int, int]:
-    """Return the size of an image of an EXIF orientation once it is upright."""
+    """Return an image's upright size, given its EXIF orientation."""
     return (size[1], size[0]) if orientation in SIDEWAYS else size
 
 
 def area(size: tuple[int, int]) -> int:
-    """Return the pixels of a size."""
+    """Return the number of pixels of an image of this size."""
     return math.prod(size)
 
 
 def truncated() -> TruncatedImageError:
-    """Make the error of a file that ends early."""
+    """Return the error for a file that ends early."""
     return TruncatedImageError("the image's data ends before the image is complete")
 
 
 def corrupt(why: str) -> CorruptImageError:
-    """Make the error of a file that can't be what it begins as; `why` is a clause."""
+    """Return the error for a corrupt file; `why` is a clause."""
     return CorruptImageError(f"the image is corrupt: {why}")
 
 
 def unsupported(what: str, accepted: str) -> UnsupportedPixelsError:
-    """Make the error of a sound image of a kind that is not decoded."""
+    """Return the error for a valid image of an unsupported kind."""
     return UnsupportedPixelsError(f"{what} are not supported; {accepted}")

@@ -1,7 +1,7 @@
-"""The one thing that is read of EXIF data: how the image is turned.
+"""Reads the orientation, and nothing else, from EXIF data.
 
-Exif 2.32, section 4.6: a TIFF of which only the first directory is looked at, within bounds. A
-library's reader would make numbers of every tag, and of directories that tags point to.
+By Exif 2.32, section 4.6, they are a TIFF; only its first directory is read, within bounds. A
+library's reader would parse every tag, and the directories that tags point to.
 """
 
 from __future__ import annotations
@@ -9,10 +9,10 @@ from __future__ import annotations
 import struct
 
 PREFIX = b"Exif\0\0"
-"""What EXIF data in a JPEG begin with; by mistake also those in other formats, and twice."""
+"""Prefix of EXIF data in a JPEG; some writers add it in other formats, or twice, by mistake."""
 
 MAX_BYTES = 65_536
-"""As in a JPEG, whose segments can't have more; what lies behind is not looked at."""
+"""The maximum of a JPEG's segment; anything beyond is ignored."""
 
 _MAX_ENTRIES = 1000
 _ORIENTATION = 0x0112
@@ -21,9 +21,9 @@ _ORDERS = {b"II*\0": "<", b"MM\0*": ">"}
 
 
 def orientation(data: bytes) -> int | None:
-    """Return the orientation of EXIF data, 1 to 8; None where they tell none that exists.
+    """Return the orientation in EXIF data, 1 to 8; None if there is no valid one.
 
-    It is read as one SHORT or LONG only. Broken EXIF is no reason to refuse a good image.
+    It must be a single SHORT or LONG. Broken EXIF is no reason to refuse a good image.
     """
     data = data[:MAX_BYTES]
     for _ in range(2):

@@ -1,7 +1,7 @@
-"""What an encoded image's header says of the work that it makes; nothing is decoded for it.
+"""Reads from an encoded image's header how much work decoding is, without decoding anything.
 
-It is for planning alone: whether an image is accepted is judged where it is decoded. What is wrong
-or hidden here only makes a prediction worse.
+This is only for planning: decoding decides whether an image is accepted. A header that is wrong or
+not found here only makes a prediction worse.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from service.preprocess.transform import is_reduced, least_decoded_size
 
 _MOST_SEGMENTS = 200  # of a JPEG before its frame: 64 KB each, so any real colour profile
 _MOST_ENTRIES = 100  # of a TIFF's directory
-_BOXES_WITHIN = 4096  # bytes in which an AVIF or HEIC image has the sizes of its pictures
+_BOXES_WITHIN = 4096  # bytes searched for the sizes of an AVIF or HEIC file's pictures
 _FRAMES = frozenset({*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC})
 _PROGRESSIVE = frozenset({0xC2, 0xC6, 0xCA, 0xCE})
 _TIFF_INTEGERS = {1: "B", 3: "H", 6: "b", 8: "h", 9: "i", 16: "Q", 17: "q"}  # the others are "I"
@@ -24,16 +24,16 @@ _WITH_ALPHA = frozenset({4, 6})  # colour types of PNG
 
 @dataclass(frozen=True, slots=True)
 class Header:
-    """What decides how long an image takes: how it is decoded, and how many pixels it has."""
+    """What determines an image's decoding time: the kind of decoding and the number of pixels."""
 
     kind: str
-    """A format, with what makes it cheaper or dearer, as in "jpeg progressive"."""
+    """A format, with a variant that takes more or less time, such as "jpeg progressive"."""
     width: int = 0
     height: int = 0
 
     @property
     def pixels(self) -> int:
-        """Return width x height; 0 where the header could not be read."""
+        """Return width x height; 0 if the header could not be read."""
         return self.width * self.height
 
 
@@ -41,12 +41,12 @@ UNKNOWN = Header("unknown")
 
 
 def read_header(data: bytes, preprocessing: Preprocessing, jpeg_draft_ratio: float) -> Header:
-    """Read kind and size of an encoded image; `UNKNOWN` if its header says nothing of them."""
+    """Return an encoded image's kind and size; `UNKNOWN` if its header can't be read."""
     for signature, read in _READERS.items():
         if data.startswith(signature):
             try:
                 header = read(data)
-            except (struct.error, OverflowError):  # cut off, or places beyond any file
+            except (struct.error, OverflowError):  # truncated, or an offset beyond any file
                 return UNKNOWN
             if header.kind == "jpeg" and header.pixels:
                 size = header.width, header.height
@@ -119,7 +119,7 @@ def _tiff(data: bytes) -> Header:
 
 
 def _boxes(data: bytes) -> Header:
-    """Read the largest picture of an AVIF or HEIC file (ISO/IEC 23008-12, its box `ispe`)."""
+    """Return the largest picture of an AVIF or HEIC file (ISO/IEC 23008-12, box `ispe`)."""
     kind = "avif" if data[8:12] in (b"avif", b"avis") else "heic"
     found, at = Header(kind), data.find(b"ispe", 0, _BOXES_WITHIN)
     while at >= 0:

@@ -1,7 +1,7 @@
-"""HEIC (ISO/IEC 23008-12, annex B), decoded by pillow-heif where that is installed.
+"""HEIC (ISO/IEC 23008-12, annex B), decoded by pillow-heif if that is installed.
 
-It is an extra, since its wheel holds an encoder of another licence. As of AVIF, what HEVC's own
-headers say must be what the file around them says.
+It is an extra, since its wheel contains an encoder with a different licence. As with AVIF, HEVC's
+own headers must match the surrounding file.
 """
 
 from __future__ import annotations
@@ -24,51 +24,52 @@ from service.preprocess.limits import check_size
 BRANDS = frozenset({b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx"})
 
 CODED = frozenset({b"hvc1", b"hev1"})
-"""Types of items."""
+"""Types of items that are coded pictures."""
 
 _SEQUENCE = 33  # a NAL unit's type (ITU-T H.265, table 7-1); those below 32 hold pixels
 _PIXELS_BELOW = 32
 _MAX_FRAMES = 2
 _CONFIGURATION = 22  # bytes of an hvcC box before its lists of units
-_LARGEST_BLOCK = 64  # pictures are coded in blocks, and cut to their size
-_HEADER_BYTES = 514  # a sequence's header is shorter up to its size
-_MAX_SETS = 16  # of parameters in an hvcC box: encoders write three, and some a note of their own
+_LARGEST_BLOCK = 64  # pictures are coded in blocks and cropped to their size
+_HEADER_BYTES = 514  # a sequence header is shorter, up to its size fields
+_MAX_SETS = 16  # of parameters in an hvcC box: encoders write three, some also a note of their own
 
 
 @dataclass(kw_only=True)
 class HeicImage(heif.HeifImage):
-    """The primary image of a HEIC, which its decoder turns as the file itself says."""
+    """The primary image of a HEIC, which the decoder rotates as the file's properties say."""
 
     def to_rgb(self) -> Image.Image:
-        """Decode to RGB on white.
+        """Decode to RGB, composited on white.
 
-        A slice that ends early within a unit of the right length is not recognised: its decoder
-        fills the rest in, and tells nobody.
+        A slice that ends early within a unit of the right length is not detected: the decoder
+        silently fills in the rest.
         """
         import pillow_heif  # noqa: PLC0415 -- an extra
 
-        file = pillow_heif.open_heif(self.data)  # others in it are not decoded
+        file = pillow_heif.open_heif(self.data)  # decodes nothing yet
         picture = file[file.primary_index].to_pillow()
         if picture.size != self.size:
-            raise corrupt("its header contradicts its picture about the size")
+            raise corrupt("the size of its picture differs from its header")
         return to_rgb(picture)
 
 
 @cache
 def is_installed() -> bool:
-    """Return whether there is a decoder."""
+    """Return whether the HEIC decoder is installed."""
     return importlib.util.find_spec("pillow_heif") is not None
 
 
 def read(data: bytes, max_pixels: int) -> HeicImage:
     """Read a HEIC's structure.
 
-    Raises `HeicNotSupportedError` without a decoder, or the `RequestError` of what is wrong.
+    Raises `HeicNotSupportedError` without a decoder, or another `RequestError` that says what is
+    wrong.
     """
     if not is_installed():
         raise HeicNotSupportedError(
-            "the image is a HEIC, which this server is not set up to decode; convert it to JPEG, "
-            "or have the server installed with its extra: pip install '.[heic]'"
+            "the image is HEIC, which this server is not set up to decode; convert it to JPEG, or "
+            "install the server with the extra: pip install '.[heic]'"
         )
     file = heif.read(data)
     size = file.size(data)
@@ -79,7 +80,7 @@ def read(data: bytes, max_pixels: int) -> HeicImage:
         place = next(((s, e) for kind, s, e in item.properties if kind == b"hvcC"), None)
         if place is None:
             raise corrupt("its frames have no header")
-        if place not in configurations:  # which items may share
+        if place not in configurations:  # items may share one
             configurations[place] = _configuration(data[slice(*place)], file.budget)
         _check(data, item, configurations[place], file.budget)
     width, height = file.upright_size(data)
@@ -94,14 +95,14 @@ def read(data: bytes, max_pixels: int) -> HeicImage:
 
 @dataclass(frozen=True)
 class _Configuration:
-    """What an hvcC box says of the pictures that it goes with."""
+    """What an hvcC box says about its pictures."""
 
     length_size: int  # bytes of each unit's length
-    sizes: list[Size]  # by the sequence headers in it
+    sizes: list[Size]  # from its sequence headers
 
 
 def _check(data: bytes, item: heif.Item, configuration: _Configuration, budget: Budget) -> None:
-    """Refuse frames of another size than told, or many of them."""
+    """Refuse frames whose size differs from the header's, or too many of them."""
     frames, sizes = 0, [*configuration.sizes]
     for unit in _units(item.payload(data), configuration.length_size, budget):
         kind = unit[0] >> 1 & 63
@@ -114,13 +115,13 @@ def _check(data: bytes, item: heif.Item, configuration: _Configuration, budget: 
         for size in sizes
         for side, least in zip(size, told, strict=True)
     ):
-        raise corrupt("its frames are of another size than its header says")
+        raise corrupt("the size of its frames differs from its header")
     if frames > _MAX_FRAMES:
         raise corrupt(f"one of its pictures has {frames} frames")
 
 
 def _is_deep(item: heif.Item, data: bytes) -> bool:
-    """Return whether an item has more than 8 bits a channel, or does not say."""
+    """Return whether an item has, or may have, more than 8 bits per channel."""
     where = next((start for kind, start, _ in item.properties if kind == b"hvcC"), None)
     return where is None or bool((data[where + 17] | data[where + 18]) & 7)
 
@@ -136,7 +137,7 @@ def _configuration(box: bytes, budget: Budget) -> _Configuration:
         kind, count = box[at] & 63, int.from_bytes(box[at + 1 : at + 3])
         at, left = at + 3, left - count
         if left < 0:
-            raise corrupt(f"its frames have more than {_MAX_SETS} sets of parameters")
+            raise corrupt(f"its frames have more than {_MAX_SETS} parameter sets")
         budget.take(1 + count)
         for _ in range(count):
             length = int.from_bytes(box[at : at + 2])
@@ -150,7 +151,7 @@ def _configuration(box: bytes, budget: Budget) -> _Configuration:
 
 
 def _units(stream: bytes, length_size: int, budget: Budget) -> Iterator[bytes]:
-    """Return the units of an item, each of which follows its length."""
+    """Yield the units of an item, each of which is preceded by its length."""
     at = 0
     while at < len(stream):
         budget.take()
@@ -163,12 +164,12 @@ def _units(stream: bytes, length_size: int, budget: Budget) -> Iterator[bytes]:
 
 
 def _size(unit: bytes, budget: Budget) -> Size:
-    """Return width and height of coded pictures by a sequence's header."""
+    """Return the width and height of coded pictures from a sequence header."""
     return budget.header_size(unit[:_HEADER_BYTES], _sequence_size)
 
 
 def _sequence_size(unit: bytes) -> Size:
-    """Read width and height (ITU-T H.265, section 7.3.2.2)."""
+    """Parse the width and height (ITU-T H.265, section 7.3.2.2)."""
     bits = Bits(unit[2:].replace(b"\0\0\3", b"\0\0"))
     bits.take(4)
     layers = bits.take(3)

@@ -1,6 +1,6 @@
-"""HEIF files (ISO/IEC 23008-12), which AVIF and HEIC are: the items of the image, and its turn.
+"""HEIF (ISO/IEC 23008-12), the container of AVIF and HEIC: an image's items and its rotation.
 
-Only what a still image consists of is read, each box once and within its bounds.
+Only the parts of a still image are read, each box once and within its bounds.
 """
 
 from __future__ import annotations
@@ -21,67 +21,67 @@ from service.preprocess.encoded import (
 from service.preprocess.heif_budget import Budget
 
 SIGNATURE = rb"....ftyp"
-"""A pattern; the brands that follow tell what it is."""
+"""A pattern; the brands that follow it tell the formats apart."""
 
 BRANDS = frozenset({b"mif1", b"miaf"})
-"""Those that do not tell how the image is coded."""
+"""Brands that do not tell how the image is coded."""
 
-_FULL = 4  # bytes of version and flags, which most boxes begin with
+_FULL = 4  # bytes of version and flags at the start of most boxes
 _MAX_ITEMS, _MAX_BRANDS = 4096, 64
-_PARTS, _BESIDE = b"dimg", b"auxl"  # ways to refer to items: as a grid's parts, as an alpha's image
-_DERIVED = {b"iovl": "an overlay", b"iden": "derived from another"}  # items that are no grids
-_EXIF_BY_TURN = {  # quarters turned to the left, and then mirrored along an axis or not at all
+_PARTS, _BESIDE = b"dimg", b"auxl"  # references to items: a grid's parts, the image of an alpha
+_DERIVED = {b"iovl": "an overlay", b"iden": "derived from another"}  # derived items except grids
+_EXIF_BY_TURN = {  # quarter turns to the left, then an axis to mirror along, if any
     (0, None): 1, (1, None): 8, (2, None): 3, (3, None): 6,
     (0, 0): 4, (1, 0): 5, (2, 0): 2, (3, 0): 7,
     (0, 1): 2, (1, 1): 7, (2, 1): 4, (3, 1): 5,
 }  # fmt: skip
 
-# Alpha, a thumbnail and a map of gains beside the picture, and tiles that reach beyond it.
+# Alpha, a thumbnail and a gain map beside the picture, and tiles that extend beyond it.
 _MAX_PICTURES, _SPARE_PIXELS = 4, 2**20
 # Measured: the decoder's planes, the library's, RGBA, and RGB.
 _BYTES_PER_PIXEL, _BYTES_PER_DEEP_PIXEL = 13, 24
 
 _Box = tuple[bytes, int, int]
-"""A box's type, and where its content begins and ends."""
+"""A box's type, and the offsets where its content begins and ends."""
 
 
 @dataclass
 class Item:
-    """An item: a coded picture, a grid of such, or metadata."""
+    """An item: a coded picture, a grid of pictures, or metadata."""
 
     kind: bytes
-    kind_at: int  # where in the file its type is told
+    kind_at: int  # offset of its type in the file
     places: list[tuple[int, int]] = field(default_factory=list)  # where its bytes begin and end
     properties: list[_Box] = field(default_factory=list)
 
     def payload(self, data: bytes) -> bytes:
-        """Return its bytes."""
+        """Return the item's bytes."""
         return b"".join(data[start:end] for start, end in self.places)
 
     def size(self, data: bytes) -> tuple[int, int]:
-        """Return width and height as its property tells them. Raises `CorruptImageError`."""
+        """Return width and height from its property. Raises `CorruptImageError` without one."""
         for kind, start, end in self.properties:
             if kind == b"ispe" and end - start >= _FULL + 8:
                 width, height = struct.unpack_from(">II", data, start + _FULL)
                 if width and height:
                     return width, height
-        raise corrupt("it has no pixels, or does not say how many")
+        raise corrupt("it has no pixels or does not say how many")
 
 
 @dataclass
 class Heif:
-    """What a file says of its items."""
+    """A file's items and their relations."""
 
     primary: int
     items: dict[int, Item]
-    parts: dict[int, list[int]]  # of grids: the items that they are made of
-    beside: dict[int, list[int]]  # of alpha and the like: the items that they go with
-    outer: list[_Box]  # those that hold all of these, and what lies between them
-    budget: Budget  # what is left of it for the items
+    parts: dict[int, list[int]]  # of grids: the items that they consist of
+    beside: dict[int, list[int]]  # of alpha and the like: the items that they belong to
+    outer: list[_Box]  # the file's boxes, up to the last one with any of these
+    budget: Budget  # what remains for the items
 
     @property
     def end(self) -> int:
-        """Return where the last of the boxes ends that hold the image."""
+        """Return the offset where the last box that contains part of the image ends."""
         return self.outer[-1][2]
 
     def size(self, data: bytes) -> tuple[int, int]:
@@ -89,9 +89,9 @@ class Heif:
         return self.items[self.primary].size(data)
 
     def pictures(self, data: bytes, kinds: Set[bytes]) -> list[Item]:
-        """Return the items that the primary image and what goes with it are made of.
+        """Return the items that make up the primary image and its auxiliary images.
 
-        Raises `RequestError` if they are of other kinds, or far more than such an image has.
+        Raises `RequestError` if they are of other kinds, or have far more pixels than the image.
         """
         tops = [self.primary, *(number for number, of in self.beside.items() if self.primary in of)]
         numbers = list(dict.fromkeys(part for top in tops for part in self.parts.get(top, [top])))
@@ -113,16 +113,16 @@ class Heif:
             raise corrupt("its parts share their data")
         pixels = sum(area(item.size(data)) for item in found)
         if pixels > _MAX_PICTURES * area(self.size(data)) + _SPARE_PIXELS:
-            raise corrupt("its parts hold far more pixels than it has")
+            raise corrupt("its parts have far more pixels than the image")
         return found
 
     def kind(self) -> bytes:
-        """Return the type of the primary image's items: of its own, or of a grid's first."""
+        """Return the type of the primary image's item or, for a grid, of its first part."""
         first = self.parts.get(self.primary, [self.primary])[:1]
         return self.items[first[0]].kind if first and first[0] in self.items else b""
 
     def upright_size(self, data: bytes) -> tuple[int, int]:
-        """Return the primary image's size as shown, after its rotations and crops in order."""
+        """Return the primary image's displayed size, after its rotations and crops in order."""
         width, height = self.size(data)
         for kind, start, end in self.items[self.primary].properties:
             if start < end and kind == b"irot" and data[start] & 1:
@@ -133,9 +133,9 @@ class Heif:
         return width, height
 
     def aperture(self, data: bytes) -> tuple[int, int, int, int]:
-        """Return the part of the primary image that is shown: left, top, right, bottom.
+        """Return the displayed part of the primary image: left, top, right, bottom.
 
-        Raises `RequestError` where that is none of whole pixels within it.
+        Raises `RequestError` if it does not consist of whole pixels within the image.
         """
         size = self.size(data)
         for kind, start, end in self.items[self.primary].properties:
@@ -144,7 +144,7 @@ class Heif:
         return 0, 0, *size
 
     def orientation(self, data: bytes) -> int:
-        """Return the primary item's turn and mirroring as an EXIF orientation, 1 to 8."""
+        """Return the primary item's rotation and mirroring as an EXIF orientation, 1 to 8."""
         quarters, axis = 0, None
         for kind, start, end in self.items[self.primary].properties:
             if start < end and kind == b"irot":
@@ -156,25 +156,25 @@ class Heif:
 
 @dataclass(kw_only=True)
 class HeifImage(EncodedImage):
-    """The primary image of a HEIF file, of whose pixels not all may be shown."""
+    """The primary image of a HEIF file; possibly only part of it is displayed."""
 
     data: bytes = field(repr=False)
     coded_size: tuple[int, int]
-    is_deep: bool  # of more than 8 bits
+    is_deep: bool  # more than 8 bits per channel
 
     @property
     def pixels(self) -> int:
-        """Pixels that are decoded."""
+        """Return the number of pixels that are decoded."""
         return area(self.coded_size)
 
     def peak_bytes(self) -> int:
-        """Estimate the peak of memory that decoding takes."""
+        """Estimate the peak memory of decoding, in bytes."""
         each = _BYTES_PER_DEEP_PIXEL if self.is_deep else _BYTES_PER_PIXEL
         return 2 * len(self.data) + each * self.pixels
 
 
 def brands(data: bytes) -> set[bytes]:
-    """Return the brands of a file that begins as one of this form."""
+    """Return the brands of a file that matches `SIGNATURE`."""
     return {data[8:12], *(data[at : at + 4] for at in range(16, _brands_end(data), 4))}
 
 
@@ -183,7 +183,7 @@ def _brands_end(data: bytes) -> int:
 
 
 def boxes(data: bytes, at: int, end: int, budget: Budget) -> Iterator[_Box]:
-    """Return the boxes that lie between two places. Raises `RequestError` if one reaches beyond."""
+    """Yield the boxes between two offsets. Raises `RequestError` if one extends beyond."""
     while at < end:
         budget.take()
         size, kind = struct.unpack_from(">I4s", data, at)
@@ -194,7 +194,7 @@ def boxes(data: bytes, at: int, end: int, budget: Budget) -> Iterator[_Box]:
         elif size == 0:
             size = end - at
         if size < start - at:
-            raise corrupt("one of its boxes is shorter than its own head")
+            raise corrupt("one of its boxes is shorter than its own header")
         if at + size > end:
             raise truncated()
         yield kind, start, at + size
@@ -202,9 +202,9 @@ def boxes(data: bytes, at: int, end: int, budget: Budget) -> Iterator[_Box]:
 
 
 def still(data: bytes, file: Heif, brand: bytes) -> bytes:
-    """Return the file without film, metadata and trailers, which decoders would read."""
+    """Return the file without video, metadata and trailers, which decoders would read."""
     patched = bytearray(memoryview(data)[: file.end])
-    for at in (8, *range(16, _brands_end(data), 4)):  # of a sequence's, decoders want the film
+    for at in (8, *range(16, _brands_end(data), 4)):  # a sequence's brand makes decoders want video
         patched[at : at + 4] = brand
     for kind, start, _ in file.outer:
         if kind == b"moov":  # its length may follow its name
@@ -217,17 +217,17 @@ def still(data: bytes, file: Heif, brand: bytes) -> bytes:
 
 
 def read(data: bytes) -> Heif:
-    """Read a file's items. Raises `RequestError` where it is broken or not supported."""
+    """Read a file's items. Raises `RequestError` if it is broken or unsupported."""
     outer, whole = _outer(data)
     meta = next((box for box in outer if box[0] == b"meta"), None)
     if meta is None:
         if whole < len(data):
             raise truncated()
-        raise unsupported("films and sequences without a still image", "still images are")
+        raise unsupported("videos and sequences without a still image", "still images are")
     found, budget = dict[bytes, tuple[int, int]](), Budget.of(data)
     for kind, start, end in boxes(data, meta[1] + _FULL, meta[2], budget):
         if kind in found:
-            raise corrupt(f"its box {kind.decode('latin-1')} is there twice")
+            raise corrupt(f"it has the box {kind.decode('latin-1')} twice")
         found[kind] = start, end
     for kind in (b"pitm", b"iinf", b"iloc", b"iprp"):
         if kind not in found:
@@ -248,9 +248,9 @@ def read(data: bytes) -> Heif:
 
 
 def _outer(data: bytes) -> tuple[list[_Box], int]:
-    """Return the boxes that the file consists of, and where the last whole one ends.
+    """Return the boxes that the file consists of, and the offset where the last whole one ends.
 
-    Phones put a film or a note of their own behind them, which need not be a box.
+    Phones append a video or a note of their own, which need not be a box.
     """
     found, at = list[_Box](), 0
     try:
@@ -274,7 +274,7 @@ def _items(data: bytes, start: int, end: int, budget: Budget) -> dict[int, Item]
         number = _uint(data, at + _FULL, number_size)
         kind_at = at + _FULL + number_size + 2
         if number in items or len(items) >= _MAX_ITEMS:
-            raise corrupt("it has an item twice, or far too many of them")
+            raise corrupt("it has an item twice, or far too many items")
         items[number] = Item(data[kind_at : kind_at + 4], kind_at)
     return items
 
@@ -287,7 +287,7 @@ def _places(
     items: dict[int, Item],
     budget: Budget,
 ) -> None:
-    """Note where each item's bytes lie."""
+    """Record where each item's bytes are."""
     start, _ = iloc
     version = data[start]
     offset_size, length_size = data[start + 4] >> 4, data[start + 4] & 15
@@ -316,7 +316,7 @@ def _place(
     file: tuple[int, int], idat: tuple[int, int] | None, method: int, offset: int, length: int
 ) -> tuple[int, int]:
     if method > 1 or (method == 1 and idat is None):
-        raise corrupt("one of its items lies nowhere")
+        raise corrupt("one of its items has no valid location")
     first, last = idat if method == 1 and idat is not None else file
     end = first + offset + length if length else last
     if first + offset > last or end > last:
@@ -325,7 +325,7 @@ def _place(
 
 
 def _properties(data: bytes, start: int, end: int, items: dict[int, Item], budget: Budget) -> None:
-    """Note which properties each item has."""
+    """Record each item's properties."""
     properties = list[_Box]()
     for kind, at, box_end in boxes(data, start, end, budget):
         if kind == b"ipco":
@@ -359,9 +359,9 @@ def _refer(
     wanted: dict[bytes, dict[int, list[int]]],
     budget: Budget,
 ) -> None:
-    """Note the items that others refer to, in the ways that are wanted.
+    """Record the references between items, of the kinds in `wanted`.
 
-    Raises `CorruptImageError` if one refers to another twice.
+    Raises `CorruptImageError` if an item refers to another twice.
     """
     size = 4 if data[start] else 2
     for kind, at, _ in boxes(data, start + _FULL, end, budget):
@@ -375,7 +375,7 @@ def _refer(
 
 
 def _aperture(size: tuple[int, int], box: bytes) -> tuple[int, int, int, int]:
-    """Return left, top, right and bottom of what a box `clap` shows of a picture."""
+    """Return left, top, right and bottom of the part of a picture that a `clap` box shows."""
     if len(box) < 32:
         raise truncated()
     w, w_of, h, h_of, x, x_of, y, y_of = struct.unpack_from(">IIIIiIiI", box)
@@ -385,20 +385,20 @@ def _aperture(size: tuple[int, int], box: bytes) -> tuple[int, int, int, int]:
 
 
 def _shown(side: int, length: tuple[int, int], offset: tuple[int, int]) -> tuple[int, int]:
-    """Return where what is shown of a side begins and ends; the offset is between the middles."""
+    """Return where the shown part of a side begins and ends; the offset is between the centres."""
     if not length[1] or not offset[1]:
-        raise corrupt("the part of it that is to be shown has no size")
+        raise corrupt("its displayed part has no size")
     shown = Fraction(*length)
     begin = Fraction(*offset) + (side - shown) / 2
     if shown.denominator > 1 or begin.denominator > 1:
-        raise unsupported("images of which parts of pixels are shown", "whole pixels are")
+        raise unsupported("images that are cropped within pixels", "crops to whole pixels are")
     if begin < 0 or shown < 1 or begin + shown > side:
-        raise corrupt("the part of it that is to be shown is not within it")
+        raise corrupt("its displayed part is not within the image")
     return int(begin), int(begin + shown)
 
 
 def _uint(data: bytes, at: int, size: int) -> int:
-    """Return a big-endian number. Raises `IndexError` beyond the end."""
+    """Return a big-endian unsigned integer. Raises `IndexError` beyond the end."""
     if at + size > len(data):
         raise IndexError(at)
     return int.from_bytes(data[at : at + size])

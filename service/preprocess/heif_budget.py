@@ -1,6 +1,6 @@
-"""What may be gone through of one HEIF file: one budget for all its boxes, lists and frames.
+"""Limits the work of reading a HEIF file: one budget for all its boxes, lists and frames.
 
-Items share properties and refer to one another, so a limit for each of them is none for the file.
+Items share properties and refer to one another, so a limit per item would not limit the file.
 """
 
 from __future__ import annotations
@@ -10,8 +10,8 @@ from dataclasses import dataclass, field
 
 from service.preprocess.encoded import MAX_PIECES, corrupt
 
-_BYTES_PER_PIECE = 400  # more pieces than MAX_PIECES only in a file that is that much larger
-# Encoders write one for all pictures of a size: for the tiles, for alpha, for a thumbnail.
+_BYTES_PER_PIECE = 400  # files may have one more than MAX_PIECES for each of these
+# Encoders write one header for all pictures of a size: the tiles, alpha, a thumbnail.
 _MAX_HEADERS = 16
 
 Size = tuple[int, int]
@@ -20,26 +20,26 @@ Size = tuple[int, int]
 
 @dataclass
 class Budget:
-    """What is left to go through in Python, some microseconds a piece."""
+    """The pieces that may still be processed in Python, at some microseconds each."""
 
     pieces: int
     _headers: dict[bytes, Size] = field(default_factory=dict)
 
     @classmethod
     def of(cls, data: bytes) -> Budget:
-        """Return the budget of a file."""
+        """Return the budget for a file."""
         return cls(MAX_PIECES + len(data) // _BYTES_PER_PIECE)
 
     def take(self, count: int = 1) -> None:
-        """Go through so many pieces. Raises `CorruptImageError` where they are far too many."""
+        """Take `count` pieces from the budget. Raises `CorruptImageError` if it is exceeded."""
         self.pieces -= count
         if self.pieces < 0:
-            raise corrupt("it is in far too many pieces")
+            raise corrupt("it has far too many pieces")
 
     def header_size(self, header: bytes, parse: Callable[[bytes], Size]) -> Size:
-        """Return the size that a header of coded frames tells, each of which is parsed once.
+        """Return the size in a header of coded frames; each distinct header is parsed once.
 
-        Raises `CorruptImageError` where there are more different ones than any encoder writes.
+        Raises `CorruptImageError` if there are more distinct ones than any encoder writes.
         """
         if header not in self._headers:
             if len(self._headers) >= _MAX_HEADERS:

@@ -1,6 +1,6 @@
 """The structure of JPEGs (ITU-T T.81): segments up to the pixels, scans, and shared tables.
 
-What may be gone through is bounded: pieces, scans, and how often a scan may give the same bits.
+The work is bounded: pieces and scans are limited in number, and no scan may repeat another.
 """
 
 from __future__ import annotations
@@ -16,21 +16,21 @@ from service.preprocess import exif
 from service.preprocess.encoded import MAX_PIECES, corrupt, truncated, unsupported
 
 START, END, START_OF_SCAN, INTERVAL = b"\xff\xd8", b"\xff\xd9", b"\xff\xda", b"\xff\xdd"
-"""Markers: of the start and the end, of a scan, of the restart interval."""
+"""The markers of the start and end of an image, of a scan, and of the restart interval."""
 
-ACCEPTED = "JPEGs of 8 bits and 1, 3 or 4 colours are"
-"""What is decoded, for messages."""
+ACCEPTED = "JPEGs with 8 bits and 1, 3 or 4 colour channels are"
+"""The kinds that are decoded, for messages."""
 
 MOST_PIECES_OF_PART = 64
-"""Of a JPEG that is one of many in another file; encoders write some ten."""
+"""Limit for a JPEG that is one of many parts of another file's image; encoders write some ten."""
 
 _APP0, _EXIF, _ADOBE, _SCAN, _ARITHMETIC = 0xE0, 0xE1, 0xEE, 0xDA, 0xCC
-# That it is there is all that counts of it, and the decoder warns of odd versions.
+# Only its presence matters, and the decoder warns about odd versions.
 _JFIF = b"\xff\xe0\0\x10JFIF\0\1\1\0\0\1\0\1\0\0"
 _LEAST_ADOBE = 16  # bytes
-_TABLES = {0xC4, 0xDB, 0xDD, _ARITHMETIC}  # of codes, of quantisation, the restart interval
-_FILL = re.compile(rb"\xff+", re.DOTALL)  # which encoders may put before a marker
-# Within a scan 0 after FF is a pixel's, and eight markers are restarts.
+_TABLES = {0xC4, 0xDB, 0xDD, _ARITHMETIC}  # codes, quantisation, the restart interval
+_FILL = re.compile(rb"\xff+", re.DOTALL)  # fill bytes that encoders may put before a marker
+# Within a scan, a 0 after FF is pixel data, and eight markers are restarts.
 _AFTER_SCAN = re.compile(rb"\xff([\x01-\xcf\xd8-\xfe])", re.DOTALL)
 
 _PROGRESSIVE = {0xC2, 0xCA}
@@ -40,28 +40,28 @@ _OTHER_FRAMES = {
     0xCB: "lossless arithmetic", 0xCD: "hierarchical", 0xCE: "hierarchical",
     0xCF: "hierarchical", 0xF7: "JPEG-LS",
 }  # fmt: skip
-# All tables that a JPEG can have are 2.8 KB.
+# All tables that a JPEG can have take 2.8 KB.
 _MOST_BYTES_OF_TABLES = 4096
 _EMPTY_SCAN = b"\xff\xda\0\2"
 
-# Each scan goes over all pixels. Encoders make ten of them, those that try for the smallest file
-# some twenty.
+# Each scan goes over all pixels. Encoders write ten scans, or some twenty when they aim for the
+# smallest file.
 _MAX_SCANS = 32
 
 
 @dataclass
 class Head:
-    """What lies before the pixels."""
+    """Everything before the pixels."""
 
-    kept: list[bytes] = field(default_factory=list)  # its segments, whole
-    frame: bytes = b""  # the segment of the size
-    kind: int = 0  # the marker of that
-    scan: int = 0  # where the first scan begins
+    kept: list[bytes] = field(default_factory=list)  # the segments that the decoder gets
+    frame: bytes = b""  # the frame header, which has the size
+    kind: int = 0  # the frame header's marker
+    scan: int = 0  # offset of the first scan
     orientation: int | None = None
 
 
 def read_head(data: bytes, most_pieces: int) -> Head:
-    """Go through the segments before the pixels, and keep those that these depend on."""
+    """Go through the segments before the pixels, and keep those needed for decoding."""
     head = Head()
     for marker, segment, at in _segments(data, most_pieces):
         if marker == _SCAN:
@@ -71,31 +71,31 @@ def read_head(data: bytes, most_pieces: int) -> Head:
             break
         if marker in _FRAMES or marker in _OTHER_FRAMES:
             if head.frame:
-                raise corrupt("it tells its size twice")
+                raise corrupt("it has two frame headers")
             _check_frame(marker, segment)
             head.frame, head.kind = segment, marker
         if marker in _TABLES or marker in _FRAMES:
             head.kept.append(segment)
-        # libjpeg passes over what is too short of these, and Pillow does not.
+        # libjpeg ignores these segments if they are too short, but Pillow does not.
         elif marker == _APP0 and segment.startswith(b"JFIF\0", 4) and len(segment) >= len(_JFIF):
             head.kept.append(_JFIF)
         elif marker == _ADOBE and segment.startswith(b"Adobe", 4) and len(segment) >= _LEAST_ADOBE:
             head.kept.append(segment)
         elif marker == _EXIF and not head.orientation and segment.startswith(exif.PREFIX, 4):
-            head.orientation = exif.orientation(segment[4:])  # of several, the first that tells it
+            head.orientation = exif.orientation(segment[4:])  # the first segment with one counts
     return head
 
 
 def _segments(data: bytes, most: int) -> Iterator[tuple[int, bytes, int]]:
-    """Return the segments up to the first scan's: the marker, all of it, and where it begins."""
+    """Yield the segments up to the first scan's: marker, whole segment, and offset."""
     at = len(START)
     for _ in range(most):
-        fill = _FILL.search(data, at)  # what lies before, decoders pass over
+        fill = _FILL.search(data, at)  # decoders ignore what is before
         if fill is None:
             raise truncated()
         marker, at = data[fill.end()], fill.end() - 1
         if marker in {0xD8, 0xD9}:
-            raise corrupt("it ends, or begins again, before its pixels")
+            raise corrupt("it ends or starts again before its pixels")
         if marker <= 0x01 or 0xD0 <= marker <= 0xD7:  # these have no length
             at += 2
             continue
@@ -107,52 +107,53 @@ def _segments(data: bytes, most: int) -> Iterator[tuple[int, bytes, int]]:
             raise corrupt("one of its segments has no length")
         yield marker, segment, at
         at += 2 + length
-    raise corrupt("it is in far too many pieces")
+    raise corrupt("it has far too many pieces")
 
 
 def _check_frame(marker: int, segment: bytes) -> None:
-    """Refuse by name what libjpeg-turbo or Pillow does not decode."""
+    """Refuse frames that libjpeg-turbo or Pillow does not decode, naming the kind."""
     if marker in _OTHER_FRAMES:
-        raise unsupported(f"JPEGs of a {_OTHER_FRAMES[marker]} kind", ACCEPTED)
+        raise unsupported(f"JPEGs of the {_OTHER_FRAMES[marker]} kind", ACCEPTED)
     bits, channels = segment[4], segment[9]
     if bits != 8:
-        raise unsupported(f"JPEGs of {bits} bits a channel", ACCEPTED)
+        raise unsupported(f"JPEGs with {bits} bits per channel", ACCEPTED)
     if channels not in {1, 3, 4}:
-        raise unsupported(f"JPEGs of {channels} colours", ACCEPTED)
+        raise unsupported(f"JPEGs with {channels} colour channels", ACCEPTED)
     if len(segment) < 10 + 3 * channels:
-        raise corrupt("the segment of its size is too short")
+        raise corrupt("its frame header is too short")
     sampling = [(segment[i] >> 4, segment[i] & 15) for i in range(11, 10 + 3 * channels, 3)]
     for sides in zip(*sampling, strict=True):
         if all(sides) and any(max(sides) % side for side in sides):
-            raise unsupported("JPEGs whose colours have parts of others' pixels", ACCEPTED)
+            raise unsupported("JPEGs with fractional subsampling ratios", ACCEPTED)
 
 
 def read_end(
     data: bytes, head: Head, channels: int, most_pieces: int = MAX_PIECES
 ) -> tuple[int, bool]:
-    """Return where the last scan or the mark of the end ends, and whether there is that mark.
+    """Return the offset where the image ends, and whether it has an end marker.
 
-    Raises as `_scans` does.
+    The offset is after that marker or, without one, where the data ends. Raises
+    `ImageTooLargeError` if there are too many scans, or `TruncatedImageError` if some are missing.
     """
     if is_in_scans(data, head, channels):
         return _scans(data, head, channels, most_pieces)
     found = _AFTER_SCAN.search(data, head.scan + 4)
-    if found is not None and found[1] == END[1:]:  # what follows it, decoders pass over
+    if found is not None and found[1] == END[1:]:  # decoders ignore what follows
         return found.end(), True
     return len(data), data.endswith(END)
 
 
 def is_in_scans(data: bytes, head: Head, channels: int) -> bool:
-    """Return whether there are several scans, each over all pixels, or there should be."""
+    """Return whether there are, or should be, several scans, each over all pixels."""
     return head.kind in _PROGRESSIVE or data[head.scan + 4] < channels
 
 
 def _scans(data: bytes, head: Head, channels: int, most_pieces: int) -> tuple[int, bool]:
-    """Go through the scans of an image in several.
+    """Return the offset where the last of several scans ends, and whether an end marker follows.
 
-    Gives where the last one ends, and whether the image's end is marked. Raises
-    `ImageTooLargeError` if they are very many, or `TruncatedImageError` if by their headers some
-    are missing: any, or where the end is marked, those of coefficients that no other one gives.
+    Raises `ImageTooLargeError` if there are too many scans, or `TruncatedImageError` if their
+    headers show that some are missing: any at all or, if there is an end marker, the first scan of
+    any coefficient.
     """
     bits = {head.frame[10 + 3 * i]: [-1] * 64 for i in range(channels)}
     at, scans = head.scan, 0
@@ -161,8 +162,8 @@ def _scans(data: bytes, head: Head, channels: int, most_pieces: int) -> tuple[in
             scans += 1
             if scans > _MAX_SCANS:
                 raise ImageTooLargeError(
-                    f"the image's pixels are in more than {_MAX_SCANS} scans, each over all of "
-                    f"them; at most {_MAX_SCANS} are allowed"
+                    f"the image has more than {_MAX_SCANS} scans, each over all of its pixels; "
+                    f"at most {_MAX_SCANS} are allowed"
                 )
             _note(data, at, bits, is_progressive=head.kind in _PROGRESSIVE)
         length = int.from_bytes(data[at + 2 : at + 4])
@@ -176,14 +177,14 @@ def _scans(data: bytes, head: Head, channels: int, most_pieces: int) -> tuple[in
             if any(-1 in left for left in bits.values()):
                 raise truncated()
             return at + 2, True
-    raise corrupt("it is in far too many pieces")
+    raise corrupt("it has far too many pieces")
 
 
 def _note(data: bytes, at: int, bits: dict[int, list[int]], *, is_progressive: bool) -> None:
-    """Note what a scan gives: how many low bits of each coefficient are left to later ones.
+    """Record how many low bits of each coefficient a scan leaves to later ones.
 
-    Raises `CorruptImageError` if others have given some of that before (T.81, G.1.1.1.1): again and
-    again, each pass over all pixels would change nothing.
+    Raises `CorruptImageError` if earlier scans already had some of its bits (T.81, G.1.1.1.1):
+    otherwise scan after scan could go over all pixels without changing anything.
     """
     count = data[at + 4]
     first, last, approximation = struct.unpack_from("BBB", data, at + 5 + 2 * count)
@@ -196,14 +197,14 @@ def _note(data: bytes, at: int, bits: dict[int, list[int]], *, is_progressive: b
             continue
         band = left[first : last + 1]
         if any(before >= 0 and (not refines or left_after >= before) for before in band):
-            raise corrupt("one of its scans gives again what another gave")
+            raise corrupt("one of its scans repeats another")
         left[first : last + 1] = [left_after] * len(band)
 
 
 def read_tables(data: bytes) -> bytes:
-    """Return the tables that the parts of another file's image share, without anything else.
+    """Return only the tables that the JPEG parts of another file's image share.
 
-    Raises `RequestError` where they are broken, or more than a JPEG can have.
+    Raises `RequestError` if they are broken or more than a JPEG can have.
     """
     if not data:
         return b""

@@ -1,29 +1,29 @@
-"""Refusals before decoding, by the size in an image's header."""
+"""Limits on the size in an image's header, checked before decoding."""
 
 from __future__ import annotations
 
 from service.errors import ImageTooLargeError
 
-# What a JPEG can have at most. Pillow keeps an address for each row: a PNG of one column and fifty
-# million rows is 97 KB as a file, and would take a gigabyte.
+# The limit of JPEG. Pillow keeps a pointer for each row: a PNG with one column and fifty million
+# rows is a file of 97 KB but would take a gigabyte.
 _MAX_SIDE = 65_535
 
 
 def check_size(width: int, height: int, max_pixels: int) -> None:
-    """Refuse an image of many pixels. Raises `ImageTooLargeError`."""
+    """Raise `ImageTooLargeError` if an image has too many pixels, in all or on a side."""
     pixels = width * height
     if pixels > max_pixels:
         raise _too_large(f"the image has {width} x {height} = {pixels} pixels", max_pixels)
     if max(width, height) > _MAX_SIDE:
         raise _too_large(
-            f"the image has {width} x {height} pixels, over {_MAX_SIDE} on a side", max_pixels
+            f"the image has {width} x {height} pixels, more than {_MAX_SIDE} on a side", max_pixels
         )
 
 
 def check_pixels(pixels: int, max_pixels: int) -> None:
-    """Refuse an image whose tiles or frame hold more pixels than it. Raises as `check_size`."""
+    """Raise `ImageTooLargeError` if an image's tiles or frame have too many pixels."""
     if pixels > max_pixels:
-        raise _too_large(f"the parts of the image hold {pixels} pixels", max_pixels)
+        raise _too_large(f"the parts of the image have {pixels} pixels", max_pixels)
 
 
 def _too_large(what: str, max_pixels: int) -> ImageTooLargeError:

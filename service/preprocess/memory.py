@@ -1,4 +1,4 @@
-"""A limit on the memory that images being decoded take together."""
+"""A limit on the total memory of images that are being decoded."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from service.errors import ImageTooLargeError
 
 
 class DecodingMemory:
-    """Bytes that are being used for decoding, at most `limit` of them at a time.
+    """Bytes in use for decoding, at most `limit` at a time.
 
-    A small file may ask for a lot, so what counts is known from its header, before anything is
-    decoded. Who comes first is served first. Thread-safe.
+    A small file may need a lot, so the amount is estimated from its header before anything is
+    decoded. First come, first served. Thread-safe.
     """
 
     def __init__(self, limit: float = math.inf) -> None:
@@ -27,19 +27,19 @@ class DecodingMemory:
         self._of_thread = threading.local()
 
     def waited_s(self) -> float:
-        """Seconds that this thread has waited for room in all: no work, but nothing else either."""
+        """Return the total seconds that the calling thread has waited for memory."""
         waited: float = getattr(self._of_thread, "waited_s", 0.0)
         return waited
 
     @contextmanager
     def hold(self, size: int, spare: int = 0) -> Generator[None]:
-        """Hold so many bytes, once there is room for them; of `spare` more as many as there can be.
+        """Hold `size` bytes, plus up to `spare` as the limit allows, waiting until they are free.
 
-        Raises `ImageTooLargeError` if there never will be.
+        Raises `ImageTooLargeError` if `size` exceeds the limit.
         """
         if size > self.limit:
             raise ImageTooLargeError(
-                f"to decode the image would take some {size} bytes of memory; "
+                f"decoding the image would take some {size} bytes of memory; "
                 f"at most {self.limit} are allowed (max_decoding_bytes)"
             )
         size = int(min(size + spare, self.limit))

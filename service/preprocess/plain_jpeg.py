@@ -1,9 +1,9 @@
-"""JPEGs with nothing special about them, handed to libjpeg-turbo as they are.
+"""JPEGs with nothing special about them, passed to libjpeg-turbo directly.
 
-Pillow decodes with the same library, but of a small image its Python costs more than the pixels: of
-64 x 64, some 150 us against 35 here, and most of those 35 without the interpreter's lock, which is
-what a loaded service runs out of. Whatever is not plain, or doesn't decode without a warning, is
-left to Pillow, so that this changes no pixel and no error.
+Pillow uses the same library, but for a small image its Python code costs more than the pixels: for
+64 x 64, some 150 us against 35 here, most of which are without the GIL, the bottleneck of a loaded
+service. Any image that is not plain, or doesn't decode without a warning, is left to Pillow, so
+this changes no pixel and no error.
 """
 
 from __future__ import annotations
@@ -14,25 +14,25 @@ import numpy as np
 import simplejpeg
 from numpy.typing import NDArray
 
-# Frames that are not baseline, restarts (before each of which data may be missing), and segments
-# that say how pixels are meant: EXIF and XMP (turned), Adobe's (colours). JFIF and ICC profiles are
-# in most files, and change nothing in Pillow either.
+# Special are frames that are not baseline, restarts (before each of which data may be missing), and
+# segments that change the meaning of pixels: EXIF and XMP (rotation), Adobe's (colours). JFIF and
+# ICC profiles are in most files and change nothing in Pillow either.
 _START, _START_OF_SCAN = b"\xff\xd8", b"\xff\xda"
 _COLORS = {"YCbCr": 3, "Gray": 1}
-# What simplejpeg raises: a ValueError as it says, and what it makes of samplings without a name.
+# What simplejpeg raises: a documented ValueError, and others for samplings that it has no name for.
 UNDOCUMENTED = (ValueError, LookupError, TypeError, RuntimeError)
 _SPECIAL = re.compile(rb"\xff[\xc1-\xc3\xc5-\xc7\xc9-\xcb\xcd-\xcf\xdd\xe1\xe3-\xef]")
 
 BEFORE_END = "extraneous bytes before marker 0xd9"
-"""What libjpeg warns of where all pixels of the only scan have been read."""
+"""libjpeg's warning if all pixels of a single scan have been read."""
 
 
 def plain_size(data: bytes) -> tuple[int, int] | None:
-    """Return width and height of a plain baseline JPEG, grey or YCbCr; None if it is anything else.
+    """Return width and height of a plain baseline JPEG, grey or YCbCr; None for anything else.
 
-    Where bytes only look like a marker, that is None as well.
+    It is also None if other bytes happen to look like a marker.
     """
-    # One scan: the two bytes are then where it starts, and can't be inside of a segment.
+    # With one occurrence, these two bytes are the start of the scan and not inside a segment.
     if not data.startswith(_START) or data.count(_START_OF_SCAN) != 1:
         return None
     scan = data.index(_START_OF_SCAN)
@@ -42,7 +42,7 @@ def plain_size(data: bytes) -> tuple[int, int] | None:
         height, width, colors, _ = simplejpeg.decode_jpeg_header(data)
     except UNDOCUMENTED:
         return None
-    # All colours in that scan: else the decoder would wait for others, and keep what it has.
+    # All channels must be in that scan: otherwise the decoder buffers it and waits for others.
     in_scan = data[scan + 4] if len(data) > scan + 4 else 0
     return (width, height) if _COLORS.get(colors) == in_scan else None
 

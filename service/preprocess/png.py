@@ -1,4 +1,4 @@
-"""PNG (ISO/IEC 15948, third edition, with APNG): its chunks, and those of them that make pixels."""
+"""PNG (ISO/IEC 15948, third edition, with APNG): its chunks, and which of them make up pixels."""
 
 from __future__ import annotations
 
@@ -28,27 +28,27 @@ from service.preprocess.limits import check_size
 
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
 
-_BYTES_PER_CHUNK = 400  # more chunks than MAX_PIECES only in a file that is that much larger
+_BYTES_PER_CHUNK = 400  # files may have one more than MAX_PIECES for each of these
 _DEPTHS = {0: {1, 2, 4, 8, 16}, 2: {8, 16}, 3: {1, 2, 4, 8}, 4: {8, 16}, 6: {8, 16}}
 _GREY, _RGB, _INDICES = 0, 2, 3  # colour types
 _SAMPLES = {_GREY: 1, _RGB: 3, _INDICES: 1, 4: 2, 6: 4}
-# Of interlaced pictures: where each pass begins, and its steps.
+# Passes of interlaced pictures: the first column and row, and the steps between them.
 _PASSES = (
     (0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2)
 )  # fmt: skip
 _TRANSPARENT_BYTES = {_GREY: {2}, _RGB: {6}, 4: set[int](), 6: set[int]()}
-# What Pillow and `to_rgb` take for each pixel, measured over colour types, without and with a
-# transparent colour; of 16 bits with one, the pixels are decoded twice.
+# Memory of Pillow and `to_rgb` per pixel, measured by colour type, without and with a transparent
+# colour; with 16 bits and a transparent colour, the pixels are decoded twice.
 _BYTES_PER_PIXEL = {0: (6, 10), 2: (5, 13), 3: (6, 10), 4: (13, 13), 6: (9, 9)}
 _BYTES_PER_DEEP_PIXEL, _BYTES_PER_DEEP_GREY = 22, 10
 
 _Chunk = tuple[bytes, int, int]
-"""A chunk's type, and where it begins and ends."""
+"""A chunk's type, and the offsets where it begins and ends."""
 
 
 @dataclass(kw_only=True)
 class PngImage(EncodedImage):
-    """A PNG, or the first frame of an animated one, which may be smaller than the picture."""
+    """A PNG, or the first frame of an animated one, which may be smaller than the canvas."""
 
     data: bytes = field(repr=False)
     bits: int
@@ -57,10 +57,10 @@ class PngImage(EncodedImage):
     has_transparent: bool
     frame_size: tuple[int, int]
     frame_at: tuple[int, int] = (0, 0)
-    deep_transparent: tuple[int, int, int] | None = None  # of 16 bits a colour
+    deep_transparent: tuple[int, int, int] | None = None  # a colour with 16 bits per channel
 
     def peak_bytes(self) -> int:
-        """Estimate the peak of memory that decoding takes."""
+        """Estimate the peak memory of decoding, in bytes."""
         each = _BYTES_PER_PIXEL[self.kind_of_colors][self.has_transparent]
         if self.deep_transparent is not None:
             each = _BYTES_PER_DEEP_PIXEL
@@ -69,7 +69,7 @@ class PngImage(EncodedImage):
         return len(self.data) + each * area(self.frame_size) + canvas_bytes(self, self.frame_size)
 
     def to_rgb(self) -> Image.Image:
-        """Decode to RGB on white."""
+        """Decode to RGB, composited on white."""
         image = open_as("PNG", self.data, self.frame_size)
         image.load()
         self._check_whole(image)
@@ -82,10 +82,10 @@ class PngImage(EncodedImage):
         return on_canvas(picture, self.size, self.frame_at)
 
     def _check_whole(self, image: Image.Image) -> None:
-        """Refuse pixels whose stream ends early, between two rows.
+        """Raise `TruncatedImageError` if the pixel stream ends early, between two rows.
 
-        Pillow leaves the missing ones 0, so that others in the last row, which is stored last,
-        prove it whole; the stream of what is black there, or interlaced, is gone through again.
+        Pillow leaves missing pixels 0, so any other value in the last row, which is stored last,
+        proves it complete. If that row is black, or the image interlaced, the stream is measured.
         """
         width, height = self.frame_size
         if not self.is_interlaced and any(image.crop((0, height - 1, width, height)).tobytes()):
@@ -98,15 +98,15 @@ class PngImage(EncodedImage):
             raise truncated()
 
     def _streams(self) -> Iterator[memoryview]:
-        """Return the pieces of the packed pixels."""
+        """Yield the pieces of the compressed pixels."""
         for kind, start, end in _chunks(self.data):
             if kind == b"IDAT":
                 yield memoryview(self.data)[start + 8 : end - 4]
 
     def _on_white(self, image: Image.Image, transparent: tuple[int, int, int]) -> Image.Image:
-        """Make white just the pixels of one colour of 16 bits; Pillow keeps their high bytes.
+        """Make exactly the pixels of one 16-bit colour white; Pillow only keeps the high bytes.
 
-        To be read with the other order of bytes gives the low ones.
+        Reading with the opposite byte order gives the low ones.
         """
         low = open_as("PNG", self.data, self.frame_size)
         low.tile = [tile._replace(args="RGB;16L") for tile in low.tile]
@@ -119,20 +119,20 @@ class PngImage(EncodedImage):
 
 @dataclass
 class _Parts:
-    """What pixels are made of; other chunks are passed over, damaged or not, as libpng does."""
+    """What pixels are made of; other chunks are ignored, damaged or not, as in libpng."""
 
     pixels: list[memoryview | bytes] = field(default_factory=list)  # whole chunks
-    palette: list[memoryview] = field(default_factory=list)  # one, of a picture that has indices
+    palette: list[memoryview] = field(default_factory=list)  # at most one, if pixels are indices
     transparent: memoryview | None = None
     is_animated: bool = False
     frames: int = 0  # so far
-    control: bytes = b""  # of the first frame, if that is not the still image
-    moving: list[memoryview] = field(default_factory=list)  # its pixels
+    control: bytes = b""  # of the first frame, if it differs from the still image
+    moving: list[memoryview] = field(default_factory=list)  # the first frame's pixels
     orientation: int = 1
 
 
 def read(data: bytes, max_pixels: int) -> PngImage:
-    """Read a PNG's structure. Raises `RequestError` where it is broken or not supported."""
+    """Read a PNG's structure. Raises `RequestError` if it is broken or unsupported."""
     width, height, bits, kind_of_colors = _header(data)
     check_size(width, height, max_pixels)
     parts = _parts(data, kind_of_colors)
@@ -183,23 +183,23 @@ def _parts(data: bytes, kind_of_colors: int) -> _Parts:
 
 
 def _note_frame(parts: _Parts, data: bytes, chunk: _Chunk) -> None:
-    """Note what a chunk of APNG says of the first frame."""
+    """Record what an APNG chunk says about the first frame."""
     kind, start, end = chunk
     if kind == b"acTL":
         if not parts.pixels and _is_sound(data, start, end):
             parts.is_animated = any(data[start + 8 : start + 12])  # the number of frames
     elif kind == b"fcTL":
         parts.frames += 1
-        if parts.frames == 1 and parts.pixels:  # before them, it is of the still image
+        if parts.frames == 1 and parts.pixels:  # before the pixels, it is the still image's
             parts.control = bytes(_checked(data, start, end)[8:-4])
     elif parts.control and parts.frames == 1:
         parts.moving.append(_checked(data, start, end)[12:-4])
 
 
 def _header(data: bytes) -> tuple[int, int, int, int]:
-    """Return width, height, bits a sample and colour type."""
+    """Return width, height, bits per sample and colour type."""
     if data[12:16] == b"CgBI":
-        raise unsupported("PNGs of Apple's own kind (CgBI)", "those of the standard are accepted")
+        raise unsupported("PNGs in Apple's own format (CgBI)", "standard PNGs are")
     if len(data) < 33:
         raise truncated()
     length, kind, width, height, bits, colors, packing, filtering, interlaced = struct.unpack_from(
@@ -211,14 +211,14 @@ def _header(data: bytes) -> tuple[int, int, int, int]:
     if not width or not height:
         raise corrupt("it has no pixels")
     if bits not in _DEPTHS.get(colors, ()) or packing or filtering or interlaced > 1:
-        raise corrupt("its header has values that PNG does not have")
+        raise corrupt("its header has values that PNG does not allow")
     return width, height, bits, colors
 
 
 def _chunks(data: bytes) -> Iterator[_Chunk]:
-    """Return the chunks after the header up to IEND, or to the first that ends beyond the file.
+    """Yield the chunks after the header up to IEND, or to the first that extends beyond the file.
 
-    That one is the last, where there is no IEND: whether it was needed shows from its type.
+    That one is the last if there is no IEND; its type shows whether it was needed.
     """
     at, left = 33, MAX_PIECES + len(data) // _BYTES_PER_CHUNK
     while at + 12 <= len(data):
@@ -226,16 +226,16 @@ def _chunks(data: bytes) -> Iterator[_Chunk]:
         end = at + 12 + length
         left -= 1
         if left < 0:
-            raise corrupt("it is in far too many pieces")
+            raise corrupt("it has far too many pieces")
         if kind == b"IEND":
             return
-        if length or kind != b"IDAT":  # encoders that stream write empty ones
+        if length or kind != b"IDAT":  # streaming encoders write empty ones
             yield kind, at, end
         at = end
 
 
 def _checked(data: bytes, start: int, end: int) -> memoryview:
-    """Return a whole chunk, whose checksum must be right."""
+    """Return a whole chunk. Raises `RequestError` if it is truncated or its checksum is wrong."""
     if end > len(data):
         raise truncated()
     chunk = memoryview(data)[start:end]
@@ -256,7 +256,7 @@ def _chunk(kind: bytes, content: bytes) -> bytes:
 
 
 def _frame(control: bytes, canvas: tuple[int, int]) -> tuple[tuple[int, int], tuple[int, int]]:
-    """Return the first frame's size and where it lies, from its fcTL chunk."""
+    """Return the first frame's size and position, from its fcTL chunk."""
     if len(control) < 20:
         raise corrupt("its frame control chunk is too short")
     _, width, height, x, y = struct.unpack_from(">IIIII", control)

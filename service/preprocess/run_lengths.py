@@ -1,8 +1,8 @@
 """Run lengths of bitmaps (BI_RLE8 and BI_RLE4; Microsoft, "Bitmap Compression").
 
-The data are pairs of bytes. A pair begins a command: a run of pixels, the end of a row or of all, a
-step, or so many pixels as they are, in the pairs that follow. What some thousands of pairs are is
-found at once, since each command would take a microsecond in Python, and a photo has millions.
+The data are pairs of bytes. A command starts with a pair: a run of pixels, the end of a row or of
+the bitmap, a step, or a number of literal pixels in the pairs that follow. Thousands of pairs are
+interpreted at once, since a command takes a microsecond in Python and a photo has millions.
 """
 
 from __future__ import annotations
@@ -14,18 +14,18 @@ from numpy.typing import NDArray
 
 from service.preprocess.encoded import corrupt, truncated
 
-_END_OF_ROW, _END, _STEP = 0, 1, 2  # what a pair that begins with 0 is; more are pixels as stored
+_END_OF_ROW, _END, _STEP = 0, 1, 2  # second bytes of pairs that start with 0; more: literal pixels
 _PAIRS_AT_ONCE = 32_768  # of up to 255 pixels each
 _MOST_BYTES = 2 + 256  # of a command
-# Encoders write pixels with each command but the end of a row, and steps over holes, if at all.
+# Encoders' commands, except the ends of rows, all have pixels; some encoders write steps over gaps.
 _PIXELS_PER_STEP, _SPARE_COMMANDS = 256, 1000
-# Pairs of a command that begins with 0, by its second byte: of 8 and of 4 bits a pixel.
+# Pairs of a command that starts with 0, by its second byte: for 8 and for 4 bits per pixel.
 _PAIRS = (
     np.array([1, 1, 2, *(1 + (count + 1) // 2 for count in range(3, 256))], np.intp),
     np.array([1, 1, 2, *(1 + (count + 3) // 4 for count in range(3, 256))], np.intp),
 )
 _DOUBLINGS = 7
-_SPARE_PIXELS = 2**16  # beyond rows, besides as many as the picture has
+_SPARE_PIXELS = 2**16  # allowed beyond the ends of rows, in addition to the picture's own number
 
 _Numbers = NDArray[np.int32]
 _Bytes = NDArray[np.uint8]
@@ -33,7 +33,7 @@ _Bytes = NDArray[np.uint8]
 
 @dataclass
 class _Picture:
-    """Indices in rows as stored, and where the next pixel goes."""
+    """Palette indices in stored row order, and the position of the next pixel."""
 
     width: int
     height: int
@@ -44,22 +44,22 @@ class _Picture:
 
 @dataclass(frozen=True)
 class _Commands:
-    """Some commands, and the bytes that they are in."""
+    """Some commands, and the bytes that contain them."""
 
-    stream: _Bytes  # up to the last one's end
+    stream: _Bytes  # up to the last command's end
     starts: _Numbers
-    first: _Bytes  # bytes of each
+    first: _Bytes  # the first byte of each
     second: _Bytes
-    stored: NDArray[np.intp]  # those of pixels as they are
-    breaks: NDArray[np.intp]  # those behind which the next pixel is elsewhere: ends of rows, steps
+    stored: NDArray[np.intp]  # indices of those with literal pixels
+    breaks: NDArray[np.intp]  # indices of those that move the position: ends of rows, steps
 
 
 def unpack(data: bytes | memoryview, size: tuple[int, int], *, four_bits: bool) -> _Bytes:
-    """Unpack palette indices, uint8 [height, width], rows in the order in which they are stored.
+    """Unpack palette indices, uint8 [height, width], with rows in stored order.
 
-    Pixels that are passed over have index 0, and what reaches beyond a row is dropped. Raises
-    `TruncatedImageError` where the data end before the picture does, or `CorruptImageError` where
-    they are far more than a picture of that size takes.
+    Skipped pixels have index 0, and pixels beyond the end of a row are dropped. Raises
+    `TruncatedImageError` if the data end before the picture, or `CorruptImageError` if they are far
+    more than a picture of that size needs.
     """
     width, height = size
     picture = _Picture(width, height, np.zeros(width * height, np.uint8))
@@ -69,11 +69,11 @@ def unpack(data: bytes | memoryview, size: tuple[int, int], *, four_bits: bool) 
     pixels_left = 2 * width * height + _SPARE_PIXELS
     while picture.y < height:
         if at >= end and (picture.y, picture.x) >= (height - 1, width):
-            break  # without a mark of its end
+            break  # without an end marker
         if at >= end:
             raise truncated()
         pairs = min(_PAIRS_AT_ONCE, (end - at) // 2)
-        # The last command may reach beyond them, and beyond the file.
+        # The last command may extend beyond these pairs, and beyond the file.
         length = 2 * pairs + _MOST_BYTES
         stream = np.frombuffer(bytes(data[at : at + length]).ljust(length, b"\0"), np.uint8)
         commands, after, ends = _read(stream, pairs, four_bits)
@@ -83,7 +83,7 @@ def unpack(data: bytes | memoryview, size: tuple[int, int], *, four_bits: bool) 
         steps_left -= int((commands.second[commands.breaks] == _STEP).sum())
         pixels_left -= int(counts.sum())
         if left < 0 or steps_left < 0:
-            raise corrupt("it is in far too many pieces")
+            raise corrupt("it has far too many pieces")
         if pixels_left < 0:
             raise corrupt("its runs are far longer than its rows")
         _write(commands, counts, picture, four_bits)
@@ -96,7 +96,7 @@ def unpack(data: bytes | memoryview, size: tuple[int, int], *, four_bits: bool) 
 
 
 def _read(stream: _Bytes, pairs: int, four_bits: bool) -> tuple[_Commands, int, bool]:
-    """Read the commands up to the end of all, where the one behind them begins, and if it ends."""
+    """Return the commands up to the end, the offset of the next one, and whether it is the end."""
     starts, after = _commands(stream[: 2 * pairs], four_bits)
     first, second = stream[: 2 * pairs : 2], stream[1 : 2 * pairs : 2]
     if len(starts) < pairs:
@@ -114,9 +114,9 @@ def _read(stream: _Bytes, pairs: int, four_bits: bool) -> tuple[_Commands, int, 
 
 
 def _commands(stream: _Bytes, four_bits: bool) -> tuple[_Numbers, int]:
-    """Find where commands begin, the first of them at 0, and where the one behind them does."""
+    """Return the offsets where commands begin, the first at 0, and that of the next one."""
     first, second = stream[::2], stream[1::2]
-    longs = np.flatnonzero((first == 0) & (second >= _STEP))  # if they are commands at all
+    longs = np.flatnonzero((first == 0) & (second >= _STEP))  # candidates: some may be pixels
     starts = np.arange(0, len(stream), 2, dtype=np.int32)
     if not len(longs):
         return starts, len(stream)
@@ -133,10 +133,10 @@ def _commands(stream: _Bytes, four_bits: bool) -> tuple[_Numbers, int]:
 
 
 def _reached(begins: NDArray[np.intp], ends: NDArray[np.intp], length: int) -> NDArray[np.intp]:
-    """Return which of some stretches are reached from the first, each from one that ends before."""
+    """Return which stretches are reached by going from the first one to the next after each end."""
     begun = np.zeros(max(length, int(ends.max())) + 1, np.intp)
     begun[begins + 1] = 1
-    # The one that follows each, the second, the fourth and so on; behind the last there is none.
+    # The one after each, the second, the fourth and so on; the last has none.
     following = [np.append(np.cumsum(begun)[ends], len(begins))]
     for _ in range(_DOUBLINGS):
         following.append(following[-1][following[-1]])
@@ -156,9 +156,9 @@ def _reached(begins: NDArray[np.intp], ends: NDArray[np.intp], length: int) -> N
 def _write(
     commands: _Commands, counts: NDArray[np.intp], picture: _Picture, four_bits: bool
 ) -> None:
-    """Write so many pixels of each of some commands, and go to where the last one leads."""
+    """Write each command's pixels, `counts` of them, and move to where the last one leads."""
     values = _values(commands, counts, four_bits)
-    # Between two breaks, pixels lie side by side: where they do among the values, and in a row.
+    # Between two breaks, pixels are contiguous, both among the values and in a row.
     breaks = commands.breaks
     behind = np.append(np.cumsum(counts)[breaks], len(values))
     sources = np.append(0, behind[:-1])
@@ -167,7 +167,7 @@ def _write(
     across, down = np.zeros(len(breaks), np.intp), np.ones(len(breaks), np.intp)
     across[is_step], down[is_step] = commands.stream[places + 2], commands.stream[places + 3]
     ys = picture.y + np.append(0, np.cumsum(down))
-    # Where a row began, if it was on a line of all pixels and steps.
+    # Where each row began, on a line of all pixels and steps.
     moved = sources + np.append(0, np.cumsum(across))
     began = np.append(-picture.x, np.where(is_step, -picture.x, moved[1:]))
     xs = moved - np.maximum.accumulate(began)
@@ -186,7 +186,7 @@ def _copy(
     targets: NDArray[np.intp],
     lengths: NDArray[np.intp],
 ) -> None:
-    """Copy stretches of values, those that lie side by side in both at once."""
+    """Copy stretches of values, joining those that are contiguous in source and target."""
     some = np.flatnonzero(lengths)
     sources, targets, ends = sources[some], targets[some], (sources + lengths)[some]
     begins = np.ones(len(some), np.bool_)
@@ -199,7 +199,7 @@ def _copy(
 
 
 def _values(commands: _Commands, counts: NDArray[np.intp], four_bits: bool) -> _Bytes:
-    """Return the indices of all pixels of some commands, one after the other."""
+    """Return the palette indices of all pixels of some commands, in order."""
     if not four_bits:
         return _repeated(commands, counts)
     halves = (counts + 1) >> 1
@@ -212,11 +212,11 @@ def _values(commands: _Commands, counts: NDArray[np.intp], four_bits: bool) -> _
 
 
 def _repeated(commands: _Commands, counts: NDArray[np.intp]) -> _Bytes:
-    """Return the bytes of pixels of commands that have so many, those of runs again and again."""
+    """Return the pixel bytes of commands, `counts` for each, repeating those of runs."""
     stored = commands.stored
     if not len(stored):
         return np.repeat(commands.second, counts)
-    # The bytes that are pixels as they are: all but commands, steps, and what fills up odd ones.
+    # Bytes that are literal pixels: all but commands, steps, and the padding of odd lengths.
     is_pixel = np.ones(len(commands.stream) // 2, np.bool_)
     is_pixel[commands.starts >> 1] = False
     steps = commands.breaks[commands.second[commands.breaks] == _STEP]

@@ -1,7 +1,8 @@
 """TIFF (6.0, and BigTIFF): how its samples are stored, and what they mean.
 
-libtiff and Pillow each read the tags in their own way, so neither gets the file: they get one with
-just the tags that unpack its strips or tiles (`tiff_samples`), and colours are made of them here.
+libtiff and Pillow each interpret tags in their own way, so neither gets the file itself. They get
+one with only the tags needed to unpack its strips or tiles (`tiff_samples`); the colours are
+computed here.
 """
 
 from __future__ import annotations
@@ -39,12 +40,10 @@ _OTHER_COLORS = {
 _FORMATS = {2: "signed integers", 3: "floats", 5: "complex integers", 6: "complex floats"}
 _BITS = {1, 2, 4, 8, 12, 16}
 _MAX_SAMPLES = 8
-# Of colours, measured.
+# For computing colours, measured.
 _BYTES_PER_PIXEL, _BYTES_PER_TRANSPARENT_PIXEL, _BYTES_PER_YCBCR_PIXEL = 10, 15, 20
 _PREMULTIPLIED, _ALPHA = 1, 2  # values of ExtraSamples
-_ACCEPTED = (
-    "TIFFs of 1, 2, 4, 8, 12 or 16 bits in grey, RGB, palette or CMYK are, and of 8 bits in YCbCr"
-)
+_ACCEPTED = "grey, RGB, palette or CMYK with 1, 2, 4, 8, 12 or 16 bits, and YCbCr with 8 bits, are"
 
 
 @dataclass(kw_only=True)
@@ -54,24 +53,24 @@ class TiffImage(EncodedImage):
     samples: Samples
     photometric: int
     alpha: int  # a value of ExtraSamples, or 0
-    alpha_at: int  # among the samples
+    alpha_at: int  # index among the samples
     palette: NDArray[np.uint8] | None = None
-    block: tiff_ycbcr.Block | None = None  # of YCbCr
+    block: tiff_ycbcr.Block | None = None  # for YCbCr
 
     @property
     def pixels(self) -> int:
-        """Pixels of its whole strips or tiles."""
+        """Return the pixels of the image or of all its tiles, whichever has more."""
         return max(self.width * self.height, self.samples.tiled_pixels)
 
     def peak_bytes(self) -> int:
-        """Estimate the peak of memory that decoding takes."""
+        """Estimate the peak memory of decoding, in bytes."""
         each = _BYTES_PER_TRANSPARENT_PIXEL if self.alpha else _BYTES_PER_PIXEL
         if self.block is not None:
             each = _BYTES_PER_YCBCR_PIXEL
         return self.samples.peak_bytes(each * self.width * self.height)
 
     def to_rgb(self) -> Image.Image:
-        """Decode to RGB on white."""
+        """Decode to RGB, composited on white."""
         values = self.samples.unpack()
         colors = self._colors(values)
         if not self.alpha:
@@ -83,7 +82,7 @@ class TiffImage(EncodedImage):
         return to_rgb(Image.fromarray(np.dstack([colors, alpha])))
 
     def _colors(self, values: NDArray[np.generic]) -> NDArray[np.uint8]:
-        """Make RGB, uint8 [height, width, 3], of samples [height, width, samples]."""
+        """Convert samples [height, width, samples] to RGB, uint8 [height, width, 3]."""
         if self.palette is not None:
             return np.asarray(from_palette(np.asarray(values[..., 0], np.uint8), self.palette))
         if self.block is not None:
@@ -106,19 +105,19 @@ class TiffImage(EncodedImage):
 
 
 def read(data: bytes, max_pixels: int) -> TiffImage:
-    """Read a TIFF's structure. Raises `RequestError` where it is broken or not supported."""
+    """Read a TIFF's structure. Raises `RequestError` if it is broken or unsupported."""
     directory = read_directory(data)
     width, height = (directory.number(tag, 0) for tag in (tags.WIDTH, tags.HEIGHT))
     if not width or not height:
-        raise corrupt("it has no pixels, or does not say how many")
+        raise corrupt("it has no pixels or does not say how many")
     check_size(width, height, max_pixels)
     compression = directory.number(tags.COMPRESSION, 1)
     if compression not in COMPRESSIONS:
         name = OTHER_COMPRESSIONS.get(compression, f"number {compression}")
-        raise unsupported(f"TIFFs of compression {name}", COMPRESSIONS_ACCEPTED)
+        raise unsupported(f"TIFFs with the compression {name}", COMPRESSIONS_ACCEPTED)
     count = directory.number(tags.SAMPLES, 1)
     if not 0 < count <= _MAX_SAMPLES:
-        raise unsupported(f"TIFFs of {count} samples a pixel", _ACCEPTED)
+        raise unsupported(f"TIFFs with {count} samples per pixel", _ACCEPTED)
     photometric = _photometric(directory, count)
     bits = _bits(directory, count)
     _check_meaning(directory, photometric, bits)
@@ -142,44 +141,44 @@ def read(data: bytes, max_pixels: int) -> TiffImage:
 
 
 def _photometric(directory: Directory, count: int) -> int:
-    """Return what the samples mean; without the tag, what libtiff takes them for."""
+    """Return what the samples mean; without the tag, use libtiff's default."""
     missing = tags.RGB if count >= 3 else tags.BLACK_IS_ZERO
     photometric = directory.number(tags.PHOTOMETRIC, missing)
     if photometric not in _COLORS:
         name = _OTHER_COLORS.get(photometric, f"kind {photometric}")
         raise unsupported(f"TIFFs whose colours are {name}", _ACCEPTED)
     if count < _COLORS[photometric]:
-        raise corrupt(f"it has {count} samples a pixel, fewer than its colours are")
+        raise corrupt(f"it has {count} samples per pixel, fewer than its colours need")
     return photometric
 
 
 def _bits(directory: Directory, count: int) -> int:
-    """Return the bits of a sample, which must be the same for all."""
+    """Return the bits per sample, which must be the same for all samples."""
     bits = directory.numbers(tags.BITS, (1,))
     formats = set(directory.numbers(tags.SAMPLE_FORMAT, (1,)))
     for number, name in _FORMATS.items():
         if number in formats:
-            raise unsupported(f"TIFFs of {bits[0]} bits as {name}", _ACCEPTED)
+            raise unsupported(f"TIFFs with {bits[0]}-bit {name}", _ACCEPTED)
     if len(set(bits)) > 1 or bits[0] not in _BITS:
         told = ", ".join(str(value) for value in bits)
-        raise unsupported(f"TIFFs of {told} bits a sample", _ACCEPTED)
+        raise unsupported(f"TIFFs with {told} bits per sample", _ACCEPTED)
     if len(bits) not in {1, count} and len(bits) < count:
-        raise corrupt(f"it tells the bits of {len(bits)} samples, and has {count}")
+        raise corrupt(f"it gives the bits of {len(bits)} samples but has {count}")
     return bits[0]
 
 
 def _check_meaning(directory: Directory, photometric: int, bits: int) -> None:
-    """Refuse by name colours that would come out wrong."""
+    """Refuse colours that would come out wrong, naming them."""
     if photometric == tags.PALETTE and bits > 8:
-        raise unsupported(f"TIFFs of {bits} bits with a palette", "palettes of up to 8 bits are")
+        raise unsupported(f"TIFFs with {bits}-bit palettes", "palettes of up to 8 bits are")
     if photometric == tags.CMYK and directory.number(tags.INK_SET, 1) != 1:
-        raise unsupported("TIFFs of other inks than CMYK", _ACCEPTED)
+        raise unsupported("TIFFs with inks other than CMYK", _ACCEPTED)
 
 
 def _alpha(directory: Directory, photometric: int, count: int) -> tuple[int, int]:
-    """Return the kind of alpha, or 0, and which sample it is."""
+    """Return the kind of alpha, or 0 for none, and its index among the samples."""
     first = _COLORS[photometric]
-    # Older writers of RGBA leave the tag out, and viewers take it for alpha all the same.
+    # Older writers of RGBA omit the tag, and viewers still treat the fourth sample as alpha.
     missing = _ALPHA if (photometric, count) == (tags.RGB, 4) else 0
     kinds = directory.numbers(tags.EXTRA_SAMPLES, (missing,))[: count - first]
     for at, kind in enumerate(kinds, first):
@@ -189,11 +188,11 @@ def _alpha(directory: Directory, photometric: int, count: int) -> tuple[int, int
 
 
 def _palette(directory: Directory, bits: int) -> NDArray[np.uint8]:
-    """Return the palette, uint8 [256, 3], black where it has no entries."""
+    """Return the palette, uint8 [256, 3], padded with black."""
     stored = np.array(directory.numbers(tags.COLOR_MAP, (0,), most=3 << 8))
     if len(stored) != 3 << bits:
-        raise corrupt("its palette is not as long as its bits say")
-    # Of 16 bits; some writers use 8 of them.
+        raise corrupt("the length of its palette does not match its bits per sample")
+    # Entries have 16 bits, but some writers only use 8 of them.
     eight = stored >> 8 if stored.max() > 255 else stored
     palette = np.zeros((256, 3), np.uint8)
     palette[: 1 << bits] = eight.reshape(3, -1).T

@@ -1,7 +1,7 @@
 """CCITT Group 3 and 4 in TIFFs (ITU-T T.4 and T.6): whether a strip or tile has all its rows.
 
-libtiff does not tell where the codes end early: it leaves what was in its memory before, or of
-Group 3 begins anew.
+libtiff does not report codes that end early: it leaves the previous contents of its memory or, for
+Group 3, starts again.
 """
 
 from __future__ import annotations
@@ -16,23 +16,23 @@ from service.preprocess.encoded import open_as, truncated
 from service.preprocess.tiff_packing import GROUP3, GROUP4, Packing
 from service.preprocess.tiff_write import write_tiff
 
-_EOL_ZEROS = 11  # bits that are 0 before the 1 of an end of line, and never in codes of pixels
-_LEADING = bytes(8 - byte.bit_length() for byte in range(256))  # zeros of a byte
+_EOL_ZEROS = 11  # zero bits before the 1 of an end of line; codes of pixels never have so many
+_LEADING = bytes(8 - byte.bit_length() for byte in range(256))  # zero bits of a byte
 _TRAILING = bytes((byte & -byte).bit_length() - 1 if byte else 8 for byte in range(256))
-_BEFORE, _BEHIND = 2, 3  # bytes on either side, in which what belongs to an end of line lies
+_BEFORE, _BEHIND = 2, 3  # bytes on either side that may belong to an end of line
 _BYTES_AT_ONCE = 65_536
 _FILL_BYTES = 128  # between two lines, and at the end
 _END_OF_BLOCK = b"\0\x10\x01"  # of Group 4
-# Columns of a part that tell if its rows are there; pixels that are unpacked at a time to see that.
+# Columns of a part that show whether its rows exist; pixels that are unpacked at a time for this.
 _SHOWN, _PIXELS_AT_ONCE = 8, 2**20
-# Codes of Group 4: two changes by their lengths, here of none in white and one in black; as above.
+# Codes of Group 4: two run lengths, here 0 in white and 1 in black; the same as in the row above.
 _HORIZONTAL, _AS_ABOVE = "00100110101010", "1"
 
 
 def most_bytes(width: int) -> int:
-    """Return how many bytes of a row are looked at: more than codes and their fill bits take.
+    """Return how many bytes of a row are examined: more than its codes and fill bits can take.
 
-    In the worst case they are 6 bits a pixel.
+    In the worst case they take 6 bits per pixel.
     """
     return width + _FILL_BYTES
 
@@ -43,22 +43,22 @@ def check_rows(
     rows: Sequence[int],
     part_size: tuple[int, int],
 ) -> None:
-    """Refuse pieces that have fewer than their `rows`. Raises `TruncatedImageError`.
+    """Raise `TruncatedImageError` if a piece has fewer rows than its number in `rows`.
 
-    A last row that breaks off counts. Where lines have no end and no mark of it, as of the other
-    compressions of faxes, libtiff tells by itself.
+    An incomplete last row counts. For the other fax compressions, whose lines have no end marker,
+    libtiff reports missing rows itself.
     """
     if packing.compression == GROUP3:
         tagged = bool(packing.options.get(tags.T4_OPTIONS, 0) & 1)
         if (lines(pieces, rows, tagged=tagged) < rows).any():
             raise truncated()
     elif packing.compression == GROUP4:
-        # Some at a time, since what they unpack to is twice as much, or of low strips more.
+        # Some at a time, since they unpack to twice as much, and for low strips to more.
         each = max(1, _PIXELS_AT_ONCE // ((part_size[0] + _SHOWN) * part_size[1] * 2))
         for at in range(0, len(pieces), each):
             some = packing, pieces[at : at + each], rows[at : at + each], part_size
             shown = _shown(*some, black_begin=True)
-            # They might be a part's own; then they are not if others are before it.
+            # The pixels might be the part's own; if so, they differ after other previous rows.
             if shown.any() and (shown & _shown(*some, black_begin=False)).any():
                 raise truncated()
 
@@ -71,10 +71,10 @@ def _shown(
     *,
     black_begin: bool,
 ) -> NDArray[np.bool_]:
-    """Return whether the row behind each piece's last is as one that was unpacked before.
+    """Return whether the row after each piece's last equals one that was unpacked before it.
 
-    libtiff makes one row of a piece's end, and leaves what was in its memory of the others. So that
-    stands in a tile on the left, and the beginning of the piece's rows is on the right.
+    libtiff makes one row of a piece's end and leaves its memory unchanged for the others. So each
+    piece is preceded by a tile of known rows on its left, which then shows through on the right.
     """
     width, high = part_size[0], part_size[1] + 1
     before = _group4_rows(high, width, black_begin=black_begin)
@@ -83,7 +83,7 @@ def _shown(
     file = write_tiff(packing, tiles, size, (width, high), tiled=True)
     with open_as("TIFF", file, size) as image:
         image.load()
-        # In bytes: numpy may take two of Pillow's truths for different.
+        # As bytes: numpy may consider two of Pillow's true values different.
         old = np.asarray(image.crop((0, 0, min(width, _SHOWN), 1)).convert("L"))
         found = np.asarray(image.crop((width, 0, *size)).convert("L"))
     shown: NDArray[np.bool_] = (found[np.arange(len(pieces)) * high + rows] == old).all(axis=-1)
@@ -93,11 +93,10 @@ def _shown(
 def lines(
     pieces: Sequence[bytes | memoryview], wanted: Sequence[int], *, tagged: bool
 ) -> NDArray[np.intp]:
-    """Count the lines of each piece of Group 3, each of which follows an end of line.
+    """Count the lines of each Group 3 piece, each of which follows an end of line.
 
-    Of a piece it may be less than there are, but not where that is less than `wanted` of it.
-    `tagged` tells that a bit between them says how the line is coded. A line whose codes break off
-    counts as well.
+    Once a piece has the `wanted` number, the rest may be left uncounted. `tagged` means that a bit
+    after each end of line says how the line is coded. Incomplete lines count too.
     """
     parts = (part for piece in pieces for part in (b"\xff" * _BEFORE, piece, bytes(_BEHIND)))
     stream = b"".join(parts)
@@ -121,7 +120,7 @@ def lines(
 
 
 def _line_ends(window: bytes, tagged: bool) -> NDArray[np.intp]:
-    """Return in which bytes lines end that have codes behind them, counted from the margin on."""
+    """Return the offsets, after the margin, of bytes with ends of lines that codes follow."""
     values = np.frombuffer(window, np.uint8)
     leading = np.frombuffer(window.translate(_LEADING), np.uint8)
     trailing = np.frombuffer(window.translate(_TRAILING), np.uint8)
@@ -138,7 +137,7 @@ def _line_ends(window: bytes, tagged: bool) -> NDArray[np.intp]:
 
 
 def _group4_rows(rows: int, width: int, *, black_begin: bool) -> bytes:
-    """Code rows that are white, or white but for their first pixel."""
+    """Encode rows that are white, or white except for their first pixel."""
     bits = _AS_ABOVE * rows
     if black_begin:
         rest = _AS_ABOVE * (width > 1)

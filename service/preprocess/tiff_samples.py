@@ -1,7 +1,7 @@
-"""The samples of a TIFF: where its strips or tiles lie, and how they are unpacked.
+"""The samples of a TIFF: where its strips or tiles are, and how they are unpacked.
 
-What is packed goes to libtiff through Pillow, as a file made here: of grey, as wide as a pixel has
-samples, so that nothing but unpacking is left to them. Predictors are undone here.
+Packed parts go to libtiff through Pillow, in a grey file written here with one pixel per sample, so
+that the libraries only unpack. Predictors are undone here.
 """
 
 from __future__ import annotations
@@ -39,36 +39,36 @@ _REVERSED = bytes(int(f"{byte:08b}"[::-1], 2) for byte in range(256))
 
 @dataclass(kw_only=True)
 class Samples:
-    """Strips or tiles in rows, one set of them for each plane."""
+    """Strips or tiles in row order, one set for each plane."""
 
     data: bytes = field(repr=False)
     size: tuple[int, int]
-    count: int  # samples of a pixel
+    count: int  # samples per pixel
     planes: int
     packing: Packing
     predictor: int
     layout: Layout
-    tiled_pixels: int  # of all tiles of a plane, which are unpacked whole; else 0
+    tiled_pixels: int  # in all tiles of a plane, which are unpacked whole; 0 for strips
     places: list[tuple[int, int]] = field(repr=False)  # where each part begins and ends
     reverse_bits: bool
 
     def peak_bytes(self, colors: int) -> int:
-        """Estimate the peak of memory: of unpacking, or of what is then made of the samples."""
+        """Estimate the peak memory in bytes; computing the colours afterwards takes `colors`."""
         each = 2 if self.packing.bits > 8 else 1
         stored = area(self.size) * self.count * each
         tables = _BYTES_PER_PART * len(self.places)
-        # A JPEG in several scans keeps its coefficients, of two bytes.
+        # A JPEG with several scans keeps its coefficients, of two bytes each.
         each = 3 if self.packing.compression == JPEG else each
         unpacked = area(self.layout.part_size) * self.count * each
-        # To see if all rows of a fax are there, its codes are put together anew.
+        # Checking that a fax has all its rows takes copies of its codes.
         packed = (4 if self.packing.compression in CCITT else 1) * len(self.data)
-        # Pillow's image, and its bytes twice while they are handed over.
+        # Pillow's image, and two copies of its bytes during conversion.
         return packed + tables + unpacked + max(3 * stored, stored + colors)
 
     def unpack(self) -> NDArray[np.unsignedinteger]:
-        """Return the samples, [height, width, count]; of 8 bits or less in uint8, else in uint16.
+        """Return the samples [height, width, count], uint8 for up to 8 bits, otherwise uint16.
 
-        Raises a `RequestError`, or whatever Pillow makes of bad data.
+        Raises a `RequestError`, or whatever Pillow raises for bad data.
         """
         self._check_whole()
         each = len(self.places) // self.planes
@@ -79,9 +79,9 @@ class Samples:
         return planes[0] if len(planes) == 1 else np.concatenate(planes, axis=-1)
 
     def _check_whole(self) -> None:
-        """Refuse parts that libtiff would unpack to less than their rows, and not tell.
+        """Raise an error for incomplete parts that libtiff would accept silently.
 
-        Of the other compressions it raises an error. JPEGs must also be of their part's size.
+        For other compressions libtiff reports them. JPEGs must also have their part's size.
         """
         size, rows = self.layout.part_size, self.layout.rows
         if self.packing.compression == JPEG:
@@ -94,8 +94,8 @@ class Samples:
             tiff_fax.check_rows(self.packing, self._pieces(self.places), rows, size)
 
     def _ends_early(self, places: list[tuple[int, int]]) -> bool:
-        """Return whether parts of a plane that can't be unpacked are known to be too short."""
-        if self.packing.compression == PACKBITS:  # of which nothing else can be wrong
+        """Return whether a plane that can't be unpacked is known to have truncated parts."""
+        if self.packing.compression == PACKBITS:  # it can't be wrong in any other way
             return True
         if self.packing.compression not in DEFLATE:
             return False
@@ -110,11 +110,11 @@ class Samples:
 
     @property
     def _row_bytes(self) -> int:
-        """Return the bytes of a part's row."""
+        """Return the number of bytes in a part's row."""
         return (self.layout.part_size[0] * self.count // self.planes * self.packing.bits + 7) // 8
 
     def _plane(self, places: list[tuple[int, int]]) -> NDArray[np.unsignedinteger]:
-        """Unpack one plane, or all samples if they are in one; [height, width, samples]."""
+        """Unpack one plane, or all samples if there is only one, as [height, width, samples]."""
         (width, height), bits = self.size, self.packing.bits
         count = self.count // self.planes
         wide = 1 if self.packing.compression == JPEG else count
@@ -129,15 +129,15 @@ class Samples:
                 raise
             values = np.asarray(image)
         if bits > 8:
-            values = values.astype(np.uint16)  # in the order of bytes of this machine
+            values = values.astype(np.uint16)  # in native byte order
         elif bits < 8:
-            # Pillow has made 255 of the largest, or true.
+            # Pillow has scaled the largest value to 255, or converted it to true.
             largest = 1 if bits == 1 else 255
             values = values.astype(np.uint8) // (largest // ((1 << bits) - 1))
         return values.reshape(height, stored, count)[:, :width]
 
     def _undo_predictor(self, values: NDArray[np.unsignedinteger]) -> NDArray[np.unsignedinteger]:
-        """Add up what a predictor made differences of, along the rows of each part."""
+        """Undo a predictor by summing up differences along the rows of each part."""
         if self.predictor == 1:
             return values
         step = self.layout.part_size[0]
@@ -149,19 +149,19 @@ class Samples:
 
     @property
     def _is_laid_out(self) -> bool:
-        """Return whether tiles are joined here; one by one, uncompressed tiles take long."""
+        """Return whether tiles are joined here, since single uncompressed tiles take long."""
         bits = self.layout.part_size[0] * self.count // self.planes * self.packing.bits
         return self.layout.tiled and self.packing.compression == NONE and bits % 8 == 0
 
     def _lay_out(self, tiles: Sequence[bytes | memoryview]) -> bytes:
-        """Put the rows of tiles beside one another, as far as the image goes down."""
+        """Join tiles into full rows."""
         side, rows = self.layout.part_size
         across = -(-self.size[0] // side)
         stored = np.frombuffer(b"".join(tiles), np.uint8)
         return stored.reshape(len(tiles) // across, across, rows, -1).swapaxes(1, 2).tobytes()
 
     def _file(self, places: list[tuple[int, int]], wide: int, count: int) -> bytes:
-        """Make a TIFF of some parts, each of whose pixels is `wide` pixels of grey."""
+        """Return a TIFF of some parts, in which each pixel is `wide` pixels."""
         pieces, side = self._pieces(places), self.layout.part_size
         tiled, width = self.layout.tiled, self.size[0]
         if self._is_laid_out:
@@ -171,10 +171,10 @@ class Samples:
         return write_tiff(self.packing, pieces, size, side, wide=wide, count=count, tiled=tiled)
 
     def _pieces(self, places: list[tuple[int, int]]) -> list[bytes | memoryview]:
-        """Return the bytes of some parts, as libtiff is to see them."""
+        """Return the bytes of some parts, as passed to libtiff."""
         data = memoryview(self.data)
         pieces: list[bytes | memoryview] = [data[start:end] for start, end in places]
-        # The bytes of JPEGs have an order of their own.
+        # JPEGs have their own bit order.
         if self.reverse_bits and self.packing.compression != JPEG:
             pieces = [bytes(piece).translate(_REVERSED) for piece in pieces]
         return pieces
@@ -189,9 +189,9 @@ def read_samples(
     is_ycbcr: bool,
     block: Block | None = None,
 ) -> Samples:
-    """Read where the samples are stored. Raises `RequestError` where that can't be.
+    """Read where and how the samples are stored. Raises `RequestError` if that is invalid.
 
-    Where a `block` of pixels shares samples, a row of blocks is a row of single samples.
+    If a `block` of pixels shares samples, a row of blocks is read as a row of single samples.
     """
     planes = count if directory.number(tags.PLANAR, 1) == 2 else 1
     packing = read_packing(directory, count // planes, bits, is_ycbcr=is_ycbcr)
@@ -201,7 +201,10 @@ def read_samples(
     predictor = read_predictor(directory, packing)
     if block is not None and block != WHOLE:
         if predictor != 1 or (len(layout.rows) > 1 and layout.part_size[1] % block[1]):
-            raise unsupported("TIFFs of subsampled YCbCr in such strips or differences", ACCEPTED)
+            raise unsupported(
+                "TIFFs of subsampled YCbCr with a predictor, or with parts that split blocks,",
+                "others are",
+            )
         size, count = stored_size(size, block), 1
         rows = [-(-rows // block[1]) for rows in layout.rows]
         layout = Layout(layout.tiled, stored_size(layout.part_size, block), rows)
@@ -214,7 +217,7 @@ def read_samples(
             for (start, end), rows in zip(places, layout.rows, strict=True)
         ]
     if packing.compression == JPEG and planes > 1 and is_ycbcr:
-        raise unsupported("TIFFs of JPEGs in planes of YCbCr", ACCEPTED)
+        raise unsupported("TIFFs of JPEGs in separate YCbCr planes", ACCEPTED)
     return Samples(
         data=directory.data,
         size=size,

@@ -1,7 +1,7 @@
-"""A TIFF's directory (TIFF 6.0, section 2, and BigTIFF): the tags that tell how pixels are stored.
+"""A TIFF's directory (TIFF 6.0, section 2, and BigTIFF): the tags that say how pixels are stored.
 
-All others are passed over unseen. A tag that counts is read strictly: once, of an integer type,
-and within the file.
+All others are ignored. Relevant tags are read strictly: they must be unique, have a valid type, and
+be within the file.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import numpy as np
 from service.preprocess.encoded import corrupt, truncated
 
 SIGNATURE = rb"II[*+]\0|MM\0[*+]|II\0\*|MM\*\0"
-"""A pattern; the last two are of writers that swap the bytes of the version alone."""
+"""A pattern; the last two are from writers that only swap the version's bytes."""
 
 WIDTH, HEIGHT, BITS, COMPRESSION, PHOTOMETRIC, FILL_ORDER = 256, 257, 258, 259, 262, 266
 STRIP_OFFSETS, ORIENTATION, SAMPLES, ROWS_PER_STRIP, STRIP_COUNTS, PLANAR = (
@@ -45,32 +45,32 @@ _INTEGERS = {
     16: "u8",
     17: "i8",
     18: "u8",
-}  # types; libtiff reads those with a sign too
+}  # types; like libtiff, this includes signed ones
 _RATIONALS = {5: "u4", 10: "i4"}
 
 
 @dataclass
 class Directory:
-    """The first directory of a TIFF: of each tag that counts its type, and where its values are."""
+    """The first directory of a TIFF: each relevant tag's type and the location of its values."""
 
     data: bytes = field(repr=False)
-    order: str  # "<" or ">", as struct has it
-    entries: dict[int, tuple[int, int, int]]  # type, count of values, and where they begin
+    order: str  # "<" or ">", as in struct
+    entries: dict[int, tuple[int, int, int]]  # type, number of values, and their offset
 
     def numbers(self, tag: int, default: tuple[int, ...] = (), *, most: int = 16) -> list[int]:
-        """Return a tag's integers. Raises `RequestError` if they are none, or very many."""
+        """Return a tag's integers. Raises `RequestError` if they are not integers or too many."""
         if tag not in self.entries:
             return list(default)
         kind, count, at = self.entries[tag]
         if kind not in _INTEGERS:
-            raise corrupt(f"its tag {tag} is of a type that is not allowed there ({kind})")
+            raise corrupt(f"its tag {tag} has the wrong type ({kind})")
         values = self._values(tag, _INTEGERS[kind], count, at, most)
         if min(values) < 0:
             raise corrupt(f"its tag {tag} is negative")
         return values
 
     def number(self, tag: int, default: int) -> int:
-        """Return a tag's one integer; of several, the first."""
+        """Return a tag's integer, or the first of several."""
         return self.numbers(tag, (default,))[0]
 
     def fractions(self, tag: int, default: tuple[float, ...]) -> list[float]:
@@ -79,12 +79,12 @@ class Directory:
             return list(default)
         kind, count, at = self.entries[tag]
         if kind not in _RATIONALS:
-            raise corrupt(f"its tag {tag} is of a type that is not allowed there ({kind})")
+            raise corrupt(f"its tag {tag} has the wrong type ({kind})")
         values = self._values(tag, _RATIONALS[kind], 2 * count, at, 16)
         return [a / b if b else 0.0 for a, b in zip(values[::2], values[1::2], strict=True)]
 
     def blob(self, tag: int) -> bytes:
-        """Return a tag's bytes; none if it is not there."""
+        """Return a tag's bytes; empty if the tag is missing."""
         if tag not in self.entries:
             return b""
         _, count, at = self.entries[tag]
@@ -103,7 +103,7 @@ class Directory:
 
 
 def read_directory(data: bytes) -> Directory:
-    """Read a TIFF's first directory. Raises `RequestError` where it is broken."""
+    """Read a TIFF's first directory. Raises `RequestError` if it is broken."""
     order = "<" if data.startswith(b"II") else ">"
     big = _BIG in data[2:4]
     word = "Q" if big else "I"  # of offsets and counts
@@ -119,7 +119,7 @@ def read_directory(data: bytes) -> Directory:
         if tag not in _READ:
             continue
         if tag in entries:
-            raise corrupt(f"its tag {tag} is there twice")
+            raise corrupt(f"it has the tag {tag} twice")
         start = entry + 4 + size
         if values * _bytes_each(tag, kind) > size:
             (start,) = struct.unpack_from(order + word, data, start)

@@ -1,4 +1,4 @@
-"""A TIFF that has just what unpacks some strips or tiles, for libtiff and Pillow to read."""
+"""Writes a TIFF with only what libtiff and Pillow need to unpack some strips or tiles."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ def write_tiff(
     count: int = 1,
     tiled: bool,
 ) -> bytes:
-    """Make a TIFF of parts of some size, each of whose pixels is `wide` pixels.
+    """Return a TIFF of the given parts, in which each pixel is `wide` pixels.
 
-    Each has `count` samples, or where these are as many as it is wide, one of grey.
+    Each has `count` samples or, if `count` equals `wide`, a single grey one.
     """
     rows, lengths = part_size[1], [len(piece) for piece in pieces]
     if packing.compression == NONE and not tiled:  # Pillow goes through strips one by one
@@ -47,7 +47,7 @@ def write_tiff(
         entries |= {tags.TILE_WIDTH: [part_size[0] * wide], tags.TILE_HEIGHT: [rows]}
     else:
         entries[tags.ROWS_PER_STRIP] = [rows]
-    # Only of 16 bits the order matters, and Pillow knows 12 bits in one order alone.
+    # The byte order only matters for 16 bits, and Pillow supports 12 bits in one order only.
     order = packing.order if packing.bits == 16 else "<"
     places = tags.TILE_OFFSETS if tiled else tags.STRIP_OFFSETS
     entries[places] = [
@@ -58,7 +58,7 @@ def write_tiff(
 
 
 def _photometric(count: int, *, is_ycbcr: bool) -> int:
-    """Return what libtiff is told of the colours, which only matters for JPEGs."""
+    """Return the colour space to tell libtiff, which only matters for JPEGs."""
     if count == 3:
         return tags.YCBCR if is_ycbcr else tags.RGB
     return tags.CMYK if count == 4 else tags.BLACK_IS_ZERO
@@ -67,7 +67,7 @@ def _photometric(count: int, *, is_ycbcr: bool) -> int:
 def _file(
     entries: dict[int, list[int]], pieces: Sequence[bytes | memoryview], tables: bytes, order: str
 ) -> bytes:
-    """Write a TIFF: the header, its pieces, and its directory, of SHORTs and LONGs."""
+    """Return a TIFF: the header, the pieces, and the directory with its values."""
     at = 8 + sum(len(piece) for piece in pieces)
     number = len(entries) + bool(tables)
     outside, outside_at = list[bytes](), at + 2 + 12 * number + 4

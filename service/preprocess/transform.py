@@ -1,7 +1,7 @@
 """Resize and centre crop in one boxed resize.
 
-`Resize(short side)` then `CenterCrop` is a resize of the one box of the source that the crop
-would keep: a quarter less work, and no huge intermediate for a 1 x 10,000 image.
+`Resize(short side)` followed by `CenterCrop` equals a resize of the box of the source that the
+crop would keep: a quarter less work, and no huge intermediate for a 1 x 10,000 image.
 """
 
 from __future__ import annotations
@@ -35,9 +35,9 @@ class Crop:
 
 
 def resized_size(width: int, height: int, short_side: int) -> tuple[int, int]:
-    """Size after resizing the short side to `short_side`, the long side rounded down.
+    """Return the size after resizing the short side to `short_side`, rounding the long one down.
 
-    Torchvision's rule (`torchvision.transforms.functional._compute_resized_output_size`).
+    This is torchvision's rule (`torchvision.transforms.functional._compute_resized_output_size`).
     """
     if width <= height:
         return short_side, int(short_side * height / width)
@@ -47,7 +47,7 @@ def resized_size(width: int, height: int, short_side: int) -> tuple[int, int]:
 def least_decoded_size(
     size: tuple[int, int], preprocessing: Preprocessing, ratio: float
 ) -> tuple[int, int] | None:
-    """Size that an image may be reduced to while it is decoded; None where the ratio is 0."""
+    """Return the smallest size at which an image may be decoded; None if the ratio is 0."""
     if not ratio:
         return None
     width, height = resized_size(*size, preprocessing.resize)
@@ -55,21 +55,20 @@ def least_decoded_size(
 
 
 def is_reduced(size: tuple[int, int], least: tuple[int, int] | None) -> bool:
-    """Return whether a JPEG of a size is decoded at its half or less, as its decoder can."""
+    """Return whether a JPEG of this size is decoded at half its size or less."""
     return least is not None and min(size[0] // least[0], size[1] // least[1]) >= 2
 
 
 def crop_of(width: int, height: int, preprocessing: Preprocessing) -> Crop:
-    """Find the part of a `width` x `height` image that the model sees.
+    """Return the part of a `width` x `height` image that the model sees.
 
-    Offsets round as torchvision's `center_crop` does, so that the result is its, to the pixel
-    grid.
+    Offsets are rounded like torchvision's `center_crop`, so that both have the same pixel grid.
     """
     side = preprocessing.crop
     new_width, new_height = resized_size(width, height, preprocessing.resize)
     left, top = round((new_width - side) / 2), round((new_height - side) / 2)
     x, y = width / new_width, height / new_height
-    # Floats may end a hair outside the image, which Pillow refuses.
+    # Floats may end slightly outside the image, which Pillow refuses.
     box = (left * x, top * y, min((left + side) * x, width), min((top + side) * y, height))
     return Crop(box, side)
 
@@ -82,8 +81,8 @@ def transform(
 ) -> NDArray[np.uint8]:
     """Resize and crop an upright RGB image to the model's uint8 [crop, crop, 3] input.
 
-    An image that was decoded at reduced size comes with the `size` that it really has, from which
-    the crop follows, and with the box of its `content` in the pixels that there are.
+    For an image that was decoded at a reduced size, pass its real `size`, which determines the
+    crop, and the box of its `content` within the decoded pixels.
     """
     left, top, right, bottom = content or (0, 0, *image.size)
     width, height = size or image.size

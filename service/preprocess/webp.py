@@ -1,4 +1,4 @@
-"""WebP (RFC 9649): its chunks, and those of them that make the picture, or the first frame."""
+"""WebP (RFC 9649): its chunks, and which of them make up the picture or the first frame."""
 
 from __future__ import annotations
 
@@ -27,36 +27,36 @@ SIGNATURE = rb"RIFF....WEBP"
 
 _ALPHA = 0x10  # a flag of VP8X
 _STREAMS = {b"VP8 ", b"VP8L"}
-_BYTES_PER_CHUNK = 400  # more chunks than MAX_PIECES only in a file that is that much larger
-# Measured: 16 in libwebp's decoder of animations, and the conversion of what has alpha.
+_BYTES_PER_CHUNK = 400  # files may have one more than MAX_PIECES for each of these
+# Measured: 16 are for libwebp's animation decoder; alpha also needs a conversion.
 _BYTES_PER_PIXEL, _BYTES_PER_TRANSPARENT_PIXEL = 17, 20
-# Of libwebp's tables of codes, measured; their numbers have 16 bits (RFC 9649, section 6.2.2).
+# Memory of libwebp's code tables, measured; their indices have 16 bits (RFC 9649, section 6.2.2).
 _BYTES_PER_GROUP, _GROUP_BITS, _MAX_GROUPS = 6000, 20, 65_536
 
 _Chunk = tuple[bytes, memoryview]
-"""A chunk's type, and what it holds."""
+"""A chunk's type and content."""
 
 
 @dataclass(kw_only=True)
 class WebpImage(EncodedImage):
-    """A WebP, or the first frame of an animated one on its canvas, which is transparent."""
+    """A WebP, or the first frame of an animated one on its transparent canvas."""
 
     data: bytes = field(repr=False)
     has_alpha: bool
-    is_lossy: bool  # without alpha, which is packed as lossless pictures are
+    is_lossy: bool  # and without alpha, which is compressed like lossless pictures
     frame_size: tuple[int, int]
     frame_at: tuple[int, int]
 
     def peak_bytes(self) -> int:
-        """Estimate the peak of memory that decoding takes."""
+        """Estimate the peak memory of decoding, in bytes."""
         each = _BYTES_PER_TRANSPARENT_PIXEL if self.has_alpha else _BYTES_PER_PIXEL
         canvas = canvas_bytes(self, self.frame_size)
         return len(self.data) + each * area(self.frame_size) + canvas
 
     def spare_bytes(self) -> int:
-        """Return what the tables of a lossless picture, or alpha, may take.
+        """Return the bytes that the tables of a lossless picture, or of alpha, may take.
 
-        There may be one for each 4 x 4 pixels, in 20 bits of the file; encoders write few.
+        There may be one table per 4 x 4 pixels, in 20 bits of the file; encoders write few.
         """
         if self.is_lossy:
             return 0
@@ -65,14 +65,14 @@ class WebpImage(EncodedImage):
         return most * _BYTES_PER_GROUP
 
     def to_rgb(self) -> Image.Image:
-        """Decode to RGB on white."""
+        """Decode to RGB, composited on white."""
         image = open_as("WEBP", self.data, self.frame_size)
         image.load()
         return on_canvas(to_rgb(image), self.size, self.frame_at)
 
 
 def read(data: bytes, max_pixels: int) -> WebpImage:
-    """Read a WebP's structure. Raises `RequestError` where it is broken."""
+    """Read a WebP's structure. Raises `RequestError` if it is broken."""
     end = 8 + int.from_bytes(data[4:8], "little")
     if end > len(data):
         raise truncated()
@@ -92,7 +92,7 @@ def read(data: bytes, max_pixels: int) -> WebpImage:
     canvas = canvas or size
     check_size(*canvas, max_pixels)
     if at[0] + size[0] > canvas[0] or at[1] + size[1] > canvas[1] or (not frame and size != canvas):
-        raise corrupt("its header contradicts its picture about the size")
+        raise corrupt("the size of its picture differs from its header")
     return WebpImage(
         width=canvas[0],
         height=canvas[1],
@@ -106,12 +106,12 @@ def read(data: bytes, max_pixels: int) -> WebpImage:
 
 
 def _chunks(data: bytes | memoryview, at: int, end: int) -> Iterator[_Chunk]:
-    """Return the chunks between two offsets. Raises `RequestError` if one reaches beyond."""
+    """Yield the chunks between two offsets. Raises `RequestError` if one extends beyond."""
     left = MAX_PIECES + len(data) // _BYTES_PER_CHUNK
     while at + 8 <= end:
         left -= 1
         if left < 0:
-            raise corrupt("it is in far too many pieces")
+            raise corrupt("it has far too many pieces")
         kind, length = struct.unpack_from("<4sI", data, at)
         if at + 8 + length > end:
             raise truncated()
@@ -126,7 +126,7 @@ def _canvas(content: memoryview) -> tuple[int, int]:
 
 
 def _frame(content: memoryview) -> tuple[tuple[int, int], list[_Chunk]]:
-    """Return where a frame lies on the canvas, and its chunks."""
+    """Return a frame's position on the canvas, and its chunks."""
     if len(content) < 16:
         raise corrupt("its frame is too short")
     return (2 * _uint24(content, 0), 2 * _uint24(content, 3)), list(
@@ -135,20 +135,20 @@ def _frame(content: memoryview) -> tuple[tuple[int, int], list[_Chunk]]:
 
 
 def _stream(parts: list[_Chunk]) -> tuple[list[_Chunk], tuple[int, int], bool]:
-    """Return the first picture of some chunks with its alpha, its size, and if it has alpha."""
+    """Return the chunks of the first picture and its alpha, its size, and whether it has alpha."""
     alpha: list[_Chunk] = []
     for kind, content in parts:
         if kind == b"ALPH":
             alpha = [(kind, content)]
         elif kind == b"VP8L":
             if len(content) < 5 or content[0] != 0x2F:
-                raise corrupt("its picture does not begin as one")
+                raise corrupt("its picture has no valid header")
             bits = int.from_bytes(content[1:5], "little")
             size = (bits & 0x3FFF) + 1, (bits >> 14 & 0x3FFF) + 1
             return [(kind, content)], size, bool(bits >> 28 & 1)
         elif kind == b"VP8 ":
             if len(content) < 10 or bytes(content[3:6]) != b"\x9d\x01\x2a":
-                raise corrupt("its picture does not begin as one")
+                raise corrupt("its picture has no valid header")
             width, height = struct.unpack_from("<HH", content, 6)
             if not width & 0x3FFF or not height & 0x3FFF:
                 raise corrupt("it has no pixels")
@@ -157,7 +157,7 @@ def _stream(parts: list[_Chunk]) -> tuple[list[_Chunk], tuple[int, int], bool]:
 
 
 def _file(chunks: list[_Chunk], size: tuple[int, int]) -> bytes:
-    """Make a file of one picture."""
+    """Return a WebP file with one picture."""
     if len(chunks) > 1:
         sides = b"".join((side - 1).to_bytes(3, "little") for side in size)
         header = bytes([_ALPHA, 0, 0, 0]) + sides

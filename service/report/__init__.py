@@ -1,1 +1,1 @@
-"""Reports: plots as SVG, and HTML pages that need no other file."""
+"""Reports: SVG plots and self-contained HTML pages."""

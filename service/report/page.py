@@ -1,4 +1,4 @@
-"""The page that plots and tables stand on: one HTML file that needs no other."""
+"""The page around plots and tables: a self-contained HTML file."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ svg { width: 100%; height: auto; font-size: 12px; } svg text { fill: var(--soft)
 
 
 def page(title: str, parts: Sequence[str]) -> str:
-    """Put parts, which are HTML, on a page; `service.report.svg` has plots for it."""
+    """Return a page with the given HTML parts; `service.report.svg` makes plots for it."""
     return (
         '<!doctype html><html lang="en"><meta charset="utf-8">'
         f'<meta name="viewport" content="width=device-width"><title>{escape(title)}</title>'

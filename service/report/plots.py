@@ -1,4 +1,4 @@
-"""Plots as one HTML file each, which needs no other."""
+"""Plots as self-contained HTML files."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from service.report.svg import Line, line_plot
 
 
 def reliability_plot(title: str, points: Sequence[tuple[float, float]]) -> str:
-    """Draw accuracy over confidence, and the diagonal on which a calibrated model lies."""
+    """Draw accuracy against confidence, with the diagonal of a calibrated model."""
     lines = [Line("the model", points), Line("calibrated", [(0.0, 0.0), (1.0, 1.0)])]
     return page(title, [_heading(title), line_plot(lines, "confidence", "accuracy")])
 
 
 def training_plot(title: str, epochs: Sequence[Mapping[str, float]]) -> str:
-    """Draw loss and accuracy over the epochs."""
+    """Draw loss and accuracy by epoch."""
 
     def line(name: str, key: str) -> Line:
         return Line(name, [(row["epoch"], row[key]) for row in epochs])

@@ -1,4 +1,4 @@
-"""Plots as inline SVG: lines, bars and stacked bars; no library, no script, no file beside."""
+"""Plots as inline SVG: lines, bars and stacked bars, without libraries, scripts or other files."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ _LEAST_SPAN = 1e-12  # of an axis; a smaller one is none
 
 
 class Line(NamedTuple):
-    """A named line of points (x, y); a y of None leaves a gap."""
+    """A named line through points (x, y); a y of None leaves a gap."""
 
     name: str
     points: Sequence[tuple[float, float | None]]
 
 
 class _Axis:
-    """Values to pixels, linear or logarithmic, with ticks at round numbers."""
+    """Maps values to pixels, linearly or logarithmically, with ticks at round numbers."""
 
     def __init__(self, values: Sequence[float], start: float, end: float, *, log: bool) -> None:
         low, high = min(values, default=0.0), max(values, default=1.0)
@@ -55,7 +55,7 @@ def _round_step(span: float) -> float:
 
 
 def line_plot(lines: Sequence[Line], x_title: str, y_title: str, *, log_x: bool = False) -> str:
-    """Draw lines over common axes; the y axis begins at 0."""
+    """Draw lines on common axes; the y axis starts at 0, or at negative values if there are any."""
     xs = [x for line in lines for x, y in line.points if y is not None]
     ys = [y for line in lines for _, y in line.points if y is not None]
     across = _Axis(xs, _LEFT, _WIDTH - _RIGHT, log=log_x)
@@ -77,7 +77,7 @@ def line_plot(lines: Sequence[Line], x_title: str, y_title: str, *, log_x: bool 
 def bar_plot(
     groups: Sequence[str], parts: Sequence[tuple[str, Sequence[float]]], x_title: str, y_title: str
 ) -> str:
-    """Draw a bar for each group, its parts (name, value for each group) stacked on each other."""
+    """Draw a bar per group, with its parts (name, value for each group) stacked."""
     totals = [sum(values[i] for _, values in parts) for i in range(len(groups))]
     up = _Axis(totals, _HEIGHT - _BOTTOM, _TOP, log=False)
     slot = (_WIDTH - _LEFT - _RIGHT) / max(len(groups), 1)
@@ -98,7 +98,7 @@ def bar_plot(
 
 
 def _pieces(points: Sequence[tuple[float, float | None]]) -> list[list[tuple[float, float]]]:
-    """Cut a line at its gaps."""
+    """Split a line at its gaps."""
     pieces: list[list[tuple[float, float]]] = [[]]
     for x, y in points:
         if y is None:

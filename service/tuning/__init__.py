@@ -1,1 +1,1 @@
-"""What is measured at start-up: the best parallelism here, and how long batches take."""
+"""What is measured at start-up: the best parallelism, and how long batches take."""

@@ -1,4 +1,4 @@
-"""Chooses the parallelism: by the settings, from the cache, or by measuring."""
+"""Chooses the parallelism: from the settings, from the cache, or by measuring."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _log = structlog.get_logger(__name__)
 Source = Literal["settings", "measured", "cache", "default"]
 
 _GPU_BATCHES = 2
-"""Batches under way on a GPU: one is computed, the next is stacked and copied."""
+"""Batches in progress on a GPU: one is computed while the next is stacked and copied."""
 
 
 def _rounded(rate: float) -> str:
@@ -37,18 +37,18 @@ def _rounded(rate: float) -> str:
 
 @dataclass(frozen=True, slots=True)
 class ParallelismChoice:
-    """The parallelism in use, and why: `trials` are empty where nothing was measured."""
+    """The parallelism in use, and why; `trials` is empty if nothing was measured."""
 
     parallelism: Parallelism
     goal: OptimizeFor
     source: Source
     trials: Sequence[Trial] = ()
     note: str = ""
-    """Why, where that does not follow from trials."""
+    """The reason, if there are no trials."""
 
     @property
     def why(self) -> str:
-        """Say in a line what decided, with the figures of each that was tried."""
+        """Return the reason in one line, with the figures of each trial."""
         if self.note:
             return self.note
         when = "measured by an earlier start" if self.source == "cache" else "measured now"
@@ -66,13 +66,13 @@ class ParallelismChoice:
 
     def _merit(self) -> str:
         if self.goal == "latency":
-            return "answers a lone image soonest"
+            return "answers a lone image fastest"
         if self.parallelism == max(self.trials, key=lambda trial: trial.images_per_s).parallelism:
-            return "gives the most images a second"
-        return "is taken as long as no other is clearly and steadily faster"
+            return "has the highest throughput"
+        return "is the default unless another is clearly and steadily faster"
 
     def described(self) -> dict[str, Any]:
-        """Return what /health and the log show."""
+        """Return a description for /health and the log."""
         return {
             "runners": self.parallelism.runners,
             "intra_op_threads": self.parallelism.intra_op_threads,
@@ -93,7 +93,7 @@ class ParallelismChoice:
 
 
 class _Trials(BaseModel):
-    """The cache's form. Figures and no choice, so that they serve either goal."""
+    """The cached form: the figures, not the choice, so that they serve either goal."""
 
     trials: list[Trial]
 
@@ -108,13 +108,11 @@ def autotune(
     cache: ProfileCache,
     compared: bool = False,
 ) -> ParallelismChoice:
-    """Choose the parallelism for `models` models by the one that `engines` opens.
+    """Choose the parallelism for `models` models, measuring the one that `engines` opens.
 
-    What is to be `compared` with other
-    providers is measured also where nothing is left to choose.
-
-    Raises the `StartupError` with which a model file is refused; a model that can't run is left to
-    the warm-up to tell.
+    If it is to be `compared` with other providers, it is measured even if nothing is left to
+    choose. Raises a `StartupError` if the model file is refused; a model that can't run is left for
+    the warm-up to report.
     """
     given, note = _given(settings)
     provider = engines.rival or opener.expected()
@@ -123,7 +121,7 @@ def autotune(
         provider = engines.with_threads(threads).provider
         if provider.own_device:
             parallelism = Parallelism(settings.runners or _GPU_BATCHES, threads)
-            note = note or "on a GPU one batch is computed while the next is copied"
+            note = note or "on a GPU, one batch is computed while the next is copied"
             return ParallelismChoice(parallelism, settings.optimize_for, given, note=note)
     options = candidates(
         cpu_count(), models, runners=settings.runners, threads=settings.intra_op_threads
@@ -142,7 +140,7 @@ def _given(settings: Settings) -> tuple[Source, str]:
     given = [flag for flag, value in flags.items() if value]
     if not given:
         return "default", ""
-    rest = "" if len(given) == len(flags) else "; the other follows from the cores"
+    rest = "" if len(given) == len(flags) else "; the other follows from the number of cores"
     return "settings", f"set by {' and '.join(given)}{rest}"
 
 
@@ -171,7 +169,7 @@ def _tried(
     image = golden_pattern(1, contract.preprocessing.crop)
     try:
         trials = measure(options, engines, image, max_batch=max_batch)
-    except Exception as error:  # noqa: BLE001 - the warm-up will meet it too, and tell of it
+    except Exception as error:  # noqa: BLE001 - the warm-up will meet it too, and report it
         _log.warning("parallelism_not_measured", detail=str(error))
         return ParallelismChoice(
             options[0], goal, "default", note=f"not measured: {first_line(error)}"
@@ -180,6 +178,7 @@ def _tried(
         cache.write("parallelism", fingerprint, _Trials(trials=list(trials)))
     else:
         _log.info(
-            "parallelism_not_cached", detail="two tries differ; the next start measures again"
+            "parallelism_not_cached",
+            detail="two measurements differ; the next start measures again",
         )
     return ParallelismChoice(choose(trials, goal), goal, "measured", trials)

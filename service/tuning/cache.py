@@ -1,7 +1,7 @@
-"""Keeps on disk what was measured at the start, so that the next start need not measure it again.
+"""Caches start-up measurements on disk, so that the next start need not repeat them.
 
-One JSON file for each set of facts that a measurement depends on. Nothing here stops a start: what
-can't be read is measured, and what can't be written is measured again the next time.
+There is one JSON file per set of facts that a measurement depends on. Nothing here can make a start
+fail: what can't be read is measured, and what can't be written is measured again next time.
 """
 
 from __future__ import annotations
@@ -19,23 +19,23 @@ from service.errors import first_line
 from service.files import replacing
 
 SCHEMA = 4
-"""To be raised when the files' form, or how something is measured, changes."""
+"""Increment this when the files' format, or how something is measured, changes."""
 
 _log = structlog.get_logger(__name__)
 
 Fingerprint = Mapping[str, Any]
-"""What a measurement depends on: values that JSON can hold and gives back unchanged."""
+"""What a measurement depends on: values that survive a round trip through JSON."""
 
 FindFingerprint = Callable[[], Fingerprint | None]
-"""Only called where there is a cache, since it reads a model file; None keeps nothing."""
+"""Only called if there is a cache, since it reads a model file; None disables caching."""
 
 V = TypeVar("V", bound=BaseModel)
 
 
 class ProfileCache:
-    """A folder of measurements; None keeps nothing. Safe for several processes at once.
+    """A folder of measurements; None caches nothing. Several processes may share it.
 
-    What kind of trouble there is with the folder is logged once, as a warning.
+    A problem with the folder is logged once, as a warning.
     """
 
     def __init__(self, folder: Path | None) -> None:
@@ -43,14 +43,14 @@ class ProfileCache:
         self._warned = False
 
     def read(self, kind: str, find_fingerprint: FindFingerprint, form: type[V]) -> V | None:
-        """Return what is cached for a fingerprint; None if there is nothing of that form."""
+        """Return the value cached for a fingerprint; None if there is no valid one."""
         if self._folder is None or (fingerprint := find_fingerprint()) is None:
             return None
         path = self._path(self._folder, kind, fingerprint)
         try:
             entry = json.loads(path.read_text(encoding="utf-8"))
             if entry["schema"] != SCHEMA or entry["fingerprint"] != fingerprint:
-                raise ValueError("it has another fingerprint")  # noqa: TRY301 - one way out for all
+                raise ValueError("its fingerprint differs")  # noqa: TRY301 - handled like the others
             return form.model_validate(entry["value"])
         except FileNotFoundError:
             return None
@@ -61,7 +61,7 @@ class ProfileCache:
         return None
 
     def write(self, kind: str, find_fingerprint: FindFingerprint, value: BaseModel) -> None:
-        """Keep a value for a fingerprint, in the place of any other."""
+        """Cache a value for a fingerprint, replacing any other."""
         if self._folder is None or (fingerprint := find_fingerprint()) is None:
             return
         entry = {
@@ -71,7 +71,7 @@ class ProfileCache:
         }
         path = self._path(self._folder, kind, fingerprint)
         try:
-            # Readers see the old file or the new one, whoever else writes it at the same time.
+            # Readers see the old file or the new one, even if others write it at the same time.
             with replacing(path) as draft:
                 draft.write_text(json.dumps(entry, indent=1) + "\n", encoding="utf-8")
         except OSError as error:
@@ -88,6 +88,6 @@ class ProfileCache:
             _log.warning(
                 "cache_unusable",
                 folder=str(self._folder),
-                detail=f"{error.strerror or error}; every start measures again "
-                "(--cache-dir: another folder, or none)",
+                detail=f"{error.strerror or error}; every start measures again (set --cache-dir "
+                "to another folder, or to none)",
             )

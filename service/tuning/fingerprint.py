@@ -1,4 +1,4 @@
-"""What measurements depend on, as the cache keeps it."""
+"""The facts that measurements depend on, which identify them in the cache."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from service.files import sha256_of
 
 @lru_cache(maxsize=64)
 def _sha256(model_file: Path, *_changed: int) -> str:
-    """Return a file's SHA-256; a start asks for the same one several times."""
+    """Return a file's SHA-256, cached, since a start needs the same one several times."""
     return sha256_of(model_file)
 
 
 def fingerprint_of(
     model_file: Path, provider: Provider, *, device_id: int = 0, **more: Any
 ) -> dict[str, Any] | None:
-    """Return the facts for a model on a provider of this machine, and `more` of the measurement.
+    """Return the facts about a model on one of this machine's providers, with `more` added.
 
-    None where the device can't be told from others, or the file can't be read any more.
+    None if the device can't be identified or the file can no longer be read.
     """
     device = provider.device_name(device_id)
     if device is None:

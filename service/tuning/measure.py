@@ -1,9 +1,9 @@
-"""Measures candidates: the same model, opened with the number of threads of each.
+"""Measures candidates for the parallelism: the same model, opened with each one's threads.
 
-Disturbances make runs slower and never faster. So candidates are measured there and back (A, B, C,
-C, B, A), the better of a candidate's two results counts, and in each result the faster runs do: one
-candidate measured as if it were two then differed from itself by half as much as with means. One
-session is open at a time, since there may not be memory for two.
+Disturbances make runs slower, never faster. So candidates are measured in both orders (A, B, C, C,
+B, A), the better of a candidate's two results counts, and each result is based on the faster runs:
+when one candidate was measured as if it were two, the difference was half of that with means. Only
+one session is open at a time, since there may not be memory for two.
 """
 
 from __future__ import annotations
@@ -26,20 +26,20 @@ from service.tuning.parallelism import Parallelism, Trial, is_steady
 _MOST_RUNS = 32
 _ENOUGH_S, _ENOUGH_RUNS = 0.03, 2
 _TOO_LONG_S = 0.5
-"""A figure is made of at most 32 runs, of 2 once they took 30 ms together, or of one of 0.5 s."""
+"""A figure is based on at most 32 runs, 2 if these exceed 30 ms together, or 1 of over 0.5 s."""
 
 _FULL_BATCH = 4
-"""Larger batches gain little more on a CPU, and would take long to try."""
+"""Larger batches gain little more on a CPU and would take long to measure."""
 
 _LONGEST_BATCH_S = 1.0
-"""A model whose batch of 4 takes longer is tried with single images only."""
+"""A model whose batch of 4 takes longer is only measured with single images."""
 
 _NO_WAY_BACK_S = 20.0
-"""When the way there took as long, as with seconds an image, there is no second try."""
+"""If the first pass takes longer, as with seconds per image, there is no second one."""
 
 
 class ReopenableEngine:
-    """A model file's engine, opened anew for another number of threads; one is open at a time."""
+    """A model file's engine, reopened for each number of threads; only one is open at a time."""
 
     def __init__(self, opener: Opener, path: Path, rival: Provider | None = None) -> None:
         """Open it on a rival of what works, or on that."""
@@ -50,7 +50,7 @@ class ReopenableEngine:
         self._threads = 0
 
     def with_threads(self, threads: int) -> Engine:
-        """Return the engine with so many intra-op threads; one with another number is closed."""
+        """Return the engine with that many intra-op threads, closing one with another number."""
         if self._engine is None or threads != self._threads:
             self.close()
             self._engine = self._opener.open(
@@ -58,12 +58,12 @@ class ReopenableEngine:
             )
             self._threads = threads
             if not self._engine.provider.own_device:
-                # "auto" has tried the devices, and need not again.
+                # "auto" has already tried the devices.
                 self._provider = self._engine.provider.name
         return self._engine
 
     def close(self) -> None:
-        """Close the engine that is open, if one is."""
+        """Close the open engine, if there is one."""
         engine, self._engine = self._engine, None
         if engine is not None:
             engine.close()
@@ -78,7 +78,7 @@ def measure(
 ) -> list[Trial]:
     """Measure each candidate with `image` (uint8 [H, W, 3]); raises what the engine raises.
 
-    Takes below a second with a model of 10 ms an image, and seconds with one of 100 ms.
+    Takes less than a second with a model that needs 10 ms per image, and seconds with 100 ms.
     """
     started = time.perf_counter()
     results: dict[Parallelism, list[_Result]] = {parallelism: [] for parallelism in options}
@@ -102,7 +102,7 @@ def measure(
 class _Result:
     lone_s: float
     rate: float
-    size: int  # the batch size of that rate, which was the best one
+    size: int  # the batch size with that rate, the best one
 
 
 def _trial(parallelism: Parallelism, results: Sequence[_Result]) -> Trial:
@@ -112,12 +112,12 @@ def _trial(parallelism: Parallelism, results: Sequence[_Result]) -> Trial:
 
 
 def _lone_s(engine: Engine, image: NDArray[np.uint8]) -> float:
-    """Return the seconds of a batch of one while nothing else runs."""
+    """Return the seconds for a batch of one while nothing else runs."""
     return _undisturbed(_timings(engine, [image], _Together(1)))
 
 
 def _rate(engine: Engine, image: NDArray[np.uint8], size: int, runners: int) -> float:
-    """Return images a second of so many runners that run batches of `size` at the same time."""
+    """Return the images per second of `runners` that run batches of `size` at the same time."""
     images = [image] * size
     together = _Together(runners)
     with ThreadPoolExecutor(runners) as threads:
@@ -125,12 +125,12 @@ def _rate(engine: Engine, image: NDArray[np.uint8], size: int, runners: int) -> 
             runs = [threads.submit(_timings, engine, images, together) for _ in range(runners)]
             timings = [run.result() for run in runs]
         finally:
-            together.give_up()  # where a thread could not be started, the others must not wait
+            together.give_up()  # if a thread could not be started, the others must not wait
     return sum(size / _undisturbed(each) for each in timings)
 
 
 class _Together:
-    """Callers that begin together and go on until each has had enough."""
+    """Callers that begin together and continue until each has enough runs."""
 
     def __init__(self, callers: int) -> None:
         self._begin = threading.Barrier(callers)
@@ -138,29 +138,29 @@ class _Together:
         self._missing = callers
 
     def begin(self) -> None:
-        """Wait for the others; if one gives up, it is over."""
+        """Wait for the others, or until one gives up."""
         with suppress(threading.BrokenBarrierError):
             self._begin.wait()
 
     def had_enough(self) -> None:
-        """Tell that this caller need not go on."""
+        """Note that this caller has enough runs."""
         with self._lock:
             self._missing -= 1
 
     @property
     def over(self) -> bool:
-        """Return whether all have had enough."""
+        """Return whether all callers have enough runs."""
         return self._missing <= 0
 
     def give_up(self) -> None:
-        """End it for all."""
+        """Stop all callers."""
         with self._lock:
             self._missing = 0
         self._begin.abort()
 
 
 def _timings(engine: Engine, images: Pixels, together: _Together) -> list[float]:
-    """Return the seconds of each run beside which all others ran, too."""
+    """Return the seconds of each run during which all other callers were running too."""
     timings: list[float] = []
     enough = False
     together.begin()
@@ -187,5 +187,5 @@ def _enough(runs: int, seconds: float) -> bool:
 
 
 def _undisturbed(timings: Sequence[float]) -> float:
-    """Return the lower quartile; the fastest alone may have had the machine to itself."""
+    """Return the lower quartile; the fastest run may have had the machine to itself."""
     return sorted(timings)[(len(timings) - 1) // 4]

@@ -1,6 +1,6 @@
-"""How many batches run in parallel and on how many threads each: the candidates, and the best.
+"""How many batches run in parallel, and on how many threads each: the candidates, and the best.
 
-Several threads that share one batch and several runners with a batch each are two uses of the same
+Several threads on one batch and several runners with a batch each are two ways of using the same
 cores. Which is better depends on the model and the machine, so both are measured.
 """
 
@@ -15,10 +15,10 @@ from pydantic import Field
 from service.settings import OptimizeFor
 
 _BETTER = 1.05
-"""Another candidate has to be this much faster than one runner per core to be preferred.
+"""Another candidate must be this much faster than one runner per core to be preferred.
 
-A runner with one thread waits for no other, whatever else the cores have to do; and on a busy
-machine a lead of a few per cent is noise.
+A runner with one thread never waits for another thread, whatever else the cores are doing; and on a
+busy machine a lead of a few per cent is noise.
 """
 
 _STEADY = 1.2
@@ -26,18 +26,18 @@ _CPUS_FOR_HALVES = 4
 
 
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
-"""What was measured: in a file of the cache that was tampered with, anything could stand."""
+"""A measured figure, validated since a cache file may have been tampered with."""
 
 
 @dataclass(frozen=True, slots=True)
 class Parallelism:
-    """Batches that run side by side, and the threads that work on one, its runner included."""
+    """How many batches run in parallel, and the threads for each, including its runner."""
 
     runners: int
     intra_op_threads: int
 
     def __str__(self) -> str:
-        """Return it as people read it, as in "2 runners x 1 thread"."""
+        """Return a readable form, such as "2 runners x 1 thread"."""
         runners = f"{self.runners} runner{'s' * (self.runners > 1)}"
         return f"{runners} x {self.intra_op_threads} thread{'s' * (self.intra_op_threads > 1)}"
 
@@ -46,7 +46,7 @@ class Parallelism:
 class Trial:
     """A candidate's figures: images per second of all its runners, and seconds for a lone image.
 
-    Not `steady`: a second try did not confirm them, so they should not be relied on.
+    If not `steady`, a second measurement did not confirm them, so they are unreliable.
     """
 
     parallelism: Parallelism
@@ -56,16 +56,16 @@ class Trial:
 
 
 def is_steady(results: Sequence[float]) -> bool:
-    """Return whether results of the same differ so little that nothing else was at work."""
+    """Return whether repeated results differ too little for anything else to have interfered."""
     return max(results) < _STEADY * min(results)
 
 
 def candidates(cpus: int, models: int, *, runners: int = 0, threads: int = 0) -> list[Parallelism]:
-    """List the candidates that are worth measuring; first the one with a runner per CPU.
+    """List the candidates worth measuring, first the one with a runner per CPU.
 
-    Each gives every CPU one thread: a runner per CPU, one runner with all of them, and from 4 CPUs
-    on half of each. `runners` and `threads` other than 0 are fixed by the user; then one candidate
-    is left, since what fills the CPUs follows from either.
+    Each gives every CPU one thread: a runner per CPU, one runner on all CPUs, and with 4 CPUs or
+    more a runner per two CPUs. `runners` and `threads` other than 0 are fixed by the user; then
+    there is a single candidate, since the other number follows from the CPUs.
     """
     if runners:
         return [Parallelism(runners, threads or _threads_beside(runners, cpus, models))]
@@ -74,7 +74,8 @@ def candidates(cpus: int, models: int, *, runners: int = 0, threads: int = 0) ->
         return [Parallelism(max(fitting, default=1), threads)]
     counts = [cpus, 1] if cpus < _CPUS_FOR_HALVES else [cpus, 1, cpus // 2]
     options = [Parallelism(count, _threads_beside(count, cpus, models)) for count in counts]
-    # With many models, half as many runners may have no second thread each: half of the first.
+    # With many models, half as many runners may not get a second thread each, which only halves the
+    # first candidate.
     return [
         parallelism
         for parallelism in dict.fromkeys(options)
@@ -83,16 +84,16 @@ def candidates(cpus: int, models: int, *, runners: int = 0, threads: int = 0) ->
 
 
 def _threads_beside(runners: int, cpus: int, models: int) -> int:
-    """Return the intra-op threads with which so many runners fill the CPUs and no more.
+    """Return the intra-op threads with which `runners` fill the CPUs, and no more.
 
-    A runner works on its batch itself. The threads that help are those of a session, which all
-    runners on that session share; each model has a session, and so many of them can run at once.
+    A runner works on its batch itself. Its helper threads belong to a session and are shared by all
+    runners on that session; each model has one session, and several of them can run at once.
     """
     return max(1, 1 + (cpus - runners) // min(models, runners))
 
 
 def choose(trials: Sequence[Trial], goal: OptimizeFor) -> Parallelism:
-    """Pick the best for a goal; the first of `trials` is the one to beat in throughput."""
+    """Return the best for a goal; for throughput, the first of `trials` is the one to beat."""
     if goal == "latency":
         return min(trials, key=lambda trial: trial.lone_s).parallelism
     first, best = trials[0], max(trials, key=lambda trial: trial.images_per_s)

@@ -1,4 +1,4 @@
-"""How long a model's batches take, before any request: measured, or known from an earlier start."""
+"""How long a model's batches take before any request: measured, or cached by an earlier start."""
 
 from __future__ import annotations
 
@@ -23,17 +23,17 @@ _NEARLY_BEST = 0.95
 
 
 class BatchTimes(BaseModel):
-    """The cache's form: the seconds of some batches, by their size."""
+    """The cached form: the seconds of some batches, by batch size."""
 
     seconds: dict[int, Annotated[list[Positive], Field(min_length=1)]]
 
 
 class Profile:
-    """The times of batches of the sizes that a model is made ready for.
+    """The times of batches of each size that a model is prepared for.
 
-    They are measured once in a process, and not at all where the cache has them; later batches keep
-    the plans current. Where the median of a size is far from its best, as on a busy machine,
-    nothing is kept: a size that is taken for slow is not run, and so would stay so.
+    They are measured once per process, or not at all if they are cached; live batches keep the
+    plans current. If a size's median is far from its best, as on a busy machine, nothing is cached:
+    a size that looks slow would not be run, and so would keep looking slow.
     """
 
     KIND = "batches"
@@ -51,13 +51,13 @@ class Profile:
     def measure(
         self, engine: Engine, image: NDArray[np.uint8], sizes: Sequence[int], stop: threading.Event
     ) -> Mapping[int, Sequence[float]] | None:
-        """Return the seconds of some batches of each size; none at all when that was done before.
+        """Return the seconds of some batches of each size, or nothing if called before.
 
-        None when it was given up since `stop` was set.
+        Returns None if `stop` was set meanwhile.
         """
         if self._known:
             return {}
-        # Now that it is ready: before, it does not know its graphs.
+        # Only now, since the engine does not know its graphs before it is ready.
         fingerprint = partial(self._find_fingerprint, engine)
         kept = self._cache.read(self.KIND, fingerprint, BatchTimes)
         if kept is not None and set(kept.seconds) == set(sizes):
@@ -91,28 +91,28 @@ class Profile:
 
 
 def _alternating(sizes: Sequence[int]) -> Iterator[tuple[int, bool]]:
-    """Return the sizes in the order in which they are run, and whether a run is timed.
+    """Yield the sizes in the order in which they are run, and whether the run is timed.
 
-    As live batches come: no size follows itself, since an engine that plans for the size that it
-    had last would look as fast as it never is. In two orders, since what a size leaves behind may
-    slow down the next. The first round is not timed: it allocates, and on a GPU chooses kernels.
+    No size follows itself, like live batches: an engine that plans for the last size would look
+    faster than it ever is. There are two orders, since one size may slow down the next. The first
+    round is not timed: it allocates memory and, on a GPU, chooses kernels.
     """
     upwards = list(sizes)
-    downwards = [*upwards[-2::-1], upwards[-1]]  # but for the largest, which comes before it
+    downwards = [*upwards[-2::-1], upwards[-1]]  # the largest last, since it was just run
     for number in range(1 + _TIMED_ROUNDS):
         for size in downwards if number % 2 else upwards:
             yield size, number > 0
 
 
 def smallest_nearly_best(times: Mapping[int, Sequence[float]]) -> int:
-    """Return the smallest size with 0.95 of the best images a second, by the medians."""
+    """Return the smallest size with at least 0.95 of the best throughput, by the medians."""
     rates = {size: size / statistics.median(seconds) for size, seconds in times.items()}
     best = max(rates.values())
     return min(size for size, rate in rates.items() if rate >= _NEARLY_BEST * best)
 
 
 def _typical(seconds: Sequence[float]) -> bool:
-    """Return whether the median is near the best; one slow run or a millisecond is no harm."""
+    """Return whether the median is near the best; one slow run or a millisecond does no harm."""
     ordered = sorted(seconds)
     best, median = ordered[0], ordered[len(ordered) // 2]
     return is_steady([best, median]) or median - best < _NOTHING_S

@@ -1,4 +1,4 @@
-"""The application without a server, on the test's own event loop."""
+"""Runs the application without a server, on the test's own event loop."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Work = Callable[[FastAPI, httpx.AsyncClient], Awaitable[None]]
 
 
 def during(model_folder: Path, work: Work, **settings: object) -> None:
-    """Run some work with a client that calls the application, whose models are served."""
+    """Run work with a client that calls the application, while its models are served."""
     values = {"models": model_folder, "runners": 1, "intra_op_threads": 1, "cache_dir": None}
     app = create_app(Settings.model_validate(values | settings))
 
@@ -37,6 +37,6 @@ def during(model_folder: Path, work: Work, **settings: object) -> None:
 
 
 async def until(come: Callable[[], object]) -> None:
-    """Let the event loop run until something has come; `during` ends who waits in vain."""
+    """Let the event loop run until a condition holds; `during` ends a wait in vain."""
     while not come():  # noqa: ASYNC110 - what is waited for has no event
         await asyncio.sleep(0)

@@ -1,8 +1,8 @@
-"""Clients of every kind over raw connections, and what each of them may be answered.
+"""Clients of every kind over raw connections, and the answers that each may get.
 
-Everything is drawn from a seed. A client keeps its connection for as long as both sides like, sends
-good and bad requests in good and bad manners, and judges each answer by itself; what nobody waits
-for is not judged. `Crowd.complaints` collects what was wrong.
+Everything is drawn from a seed. A client keeps its connection as long as both sides want, sends
+good and bad requests in good and bad ways, and checks each answer; answers that it does not wait
+for are not checked. `Crowd.complaints` collects what was wrong.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ from urllib.parse import urlsplit
 from images import claiming
 
 PATIENCE_S = 45.0
-"""For an answer; a client that waits longer complains."""
+"""Seconds to wait for an answer; after that, a client complains."""
 
 BUSY = frozenset({"queue_full", "too_many_bytes_in_flight"})
-"""What any request with a body may be told on a busy server."""
+"""Errors that any request with a body may get on a busy server."""
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class Picture:
 
 @dataclass(frozen=True)
 class Limits:
-    """Settings of the server that the clients go past."""
+    """Settings of the server that the clients exceed."""
 
     max_body_bytes: int
     max_images: int
@@ -60,27 +60,27 @@ class Answer:
 
 @dataclass(frozen=True)
 class Request:
-    """One request, and how its answer may look: statuses with codes, or labels."""
+    """One request, and the answers that it may get: error codes or labels."""
 
     head: bytes
     body: bytes
     id: str
-    codes: frozenset[str]  # of a problem
-    labels: Sequence[str] | None = None  # of 200: of each image its label or its error's code
-    plain: bool = False  # of 200: any body
+    codes: frozenset[str]  # of errors
+    labels: Sequence[str] | None = None  # with 200: each image's label or error code
+    plain: bool = False  # with 200: any body
 
     @property
     def data(self) -> bytes:
         return self.head + self.body
 
 
-class Unanswered(Exception):  # noqa: N818 - no error of the program
+class Unanswered(Exception):  # noqa: N818 - not an error of the program
     """The connection ended where an answer was due."""
 
 
 @dataclass(eq=False)
 class Line:
-    """One connection of a client."""
+    """A client's connection."""
 
     reader: asyncio.StreamReader
     writer: asyncio.StreamWriter
@@ -90,7 +90,7 @@ class Line:
         await self.writer.drain()
 
     async def receive(self, *, head_only: bool = False, interim: bool = False) -> Answer:
-        """Read one answer (`interim`: or a "100 Continue").
+        """Read one answer or, with `interim`, a "100 Continue".
 
         Raises `Unanswered` if there is none, or if it is cut off.
         """
@@ -120,7 +120,7 @@ class Line:
 
 @dataclass
 class Outcome:
-    """What a client knows of a request that it waited for."""
+    """What a client knows about a request that it waited for."""
 
     request: Request
     answer: Answer | None
@@ -137,7 +137,7 @@ class Outcome:
 
 @dataclass
 class Crowd:
-    """Clients of one server that come together."""
+    """Concurrent clients of one server."""
 
     url: str
     pictures: Sequence[Picture]
@@ -151,7 +151,7 @@ class Crowd:
     _more: asyncio.Condition = field(default_factory=asyncio.Condition)
 
     async def run(self, clients: int, seed: int, end: Callable[[Crowd], Awaitable[None]]) -> None:
-        """Let clients act until `end` has returned and each has done what it was at."""
+        """Let clients act until `end` has returned and each has finished its current action."""
         async with asyncio.TaskGroup() as group:
             for number in range(clients):
                 client = Client(self, random.Random(f"{seed} {number}"), f"{self.name}-{number}")
@@ -160,12 +160,12 @@ class Crowd:
             self.over = True
 
     async def has_answers(self, number: int) -> None:
-        """Wait until the clients have had so many answers."""
+        """Wait until the clients have received `number` answers."""
         async with self._more:
             await self._more.wait_for(lambda: self.answered >= number)
 
     async def note(self, request: Request, answer: Answer) -> None:
-        """Judge an answer."""
+        """Check an answer and record complaints."""
         async with self._more:
             self.answered += 1
             self._more.notify_all()
@@ -176,14 +176,14 @@ class Crowd:
             self.complaints.append(f"{request.id} {request.head[:60]!r}: {wrong}: {shown!r}")
 
     def note_unanswered(self, request: Request, why: str) -> None:
-        """Take note of who waited in vain; the log tells whether it had been accepted."""
+        """Record a request without an answer; the log shows whether it had been accepted."""
         self.outcomes.append(Outcome(request, None, why))
         if not self.stopping:
             self.complaints.append(f"{request.id} {request.head[:60]!r}: unanswered: {why}")
 
 
 def judge(request: Request, answer: Answer) -> str | None:
-    """Say what is wrong with an answer, if anything."""
+    """Return what is wrong with an answer, if anything."""
     if answer.headers.get("x-request-id") != request.id:
         return f"of another request: {answer.headers}"
     if request.head.startswith(b"HEAD"):
@@ -202,7 +202,7 @@ def judge(request: Request, answer: Answer) -> str | None:
 
 
 def judge_problem(codes: frozenset[str], answer: Answer, id_: str | None = None) -> str | None:
-    """Say what is wrong with a problem detail, if anything."""
+    """Return what is wrong with a problem detail, if anything."""
     if answer.headers.get("content-type") != "application/problem+json":
         return f"status {answer.status} is no problem detail: {answer.headers}"
     problem = answer.json()
@@ -218,7 +218,7 @@ def judge_problem(codes: frozenset[str], answer: Answer, id_: str | None = None)
 
 
 class Client:
-    """Does one thing after the other, as its random numbers say."""
+    """Does one thing after another, chosen at random."""
 
     def __init__(self, crowd: Crowd, chance: random.Random, name: str) -> None:
         self._crowd, self._chance, self._name = crowd, chance, name
@@ -249,14 +249,14 @@ class Client:
         if self._line is not None:
             self._line.close()
 
-    # Manners.
+    # Behaviours.
 
     async def _ask(self) -> None:
-        """Send a whole request and wait, on the connection of the last one if it is there."""
+        """Send a complete request and wait, on the previous connection if it is still open."""
         await self._exchange(self._any_request())
 
     async def _pipeline(self) -> None:
-        """Send several requests at once; the answers come in their order."""
+        """Send several requests at once; their answers must come in order."""
         requests = [self._any_request() for _ in range(self._chance.randint(2, 4))]
         await self._exchange(*requests)
 
@@ -269,7 +269,7 @@ class Client:
                 answer = await line.receive(head_only=waiting[0].head.startswith(b"HEAD"))
                 await self._crowd.note(waiting.pop(0), answer)
                 if answer.closes:
-                    # What was pipelined behind it is not accepted (RFC 9112, section 9.6).
+                    # Requests pipelined after it are not accepted (RFC 9112, section 9.6).
                     self._hang_up()
                     for request in waiting:
                         self._crowd.outcomes.append(Outcome(request, None, "behind the last"))
@@ -280,7 +280,7 @@ class Client:
                 self._crowd.note_unanswered(request, str(error))
 
     async def _leave(self) -> None:
-        """Go away: in the head, in the body, after it, with or without a reset."""
+        """Disconnect in the head, in the body or after it, with or without a reset."""
         line = await self._connected(fresh=self._chance.random() < 0.5)
         data = b"".join(self._any_request().data for _ in range(self._chance.randint(1, 2)))
         cut = len(data) if self._chance.random() < 0.5 else self._chance.randint(1, len(data))
@@ -289,15 +289,15 @@ class Client:
             await line.send(data[:cut])
             await asyncio.sleep(self._chance.choice([0, 0, 0.001, 0.005, 0.02, 0.1]))
             if self._chance.random() < 0.2 and line.writer.can_write_eof():
-                line.writer.write_eof()  # counts as gone, too
+                line.writer.write_eof()  # counts as gone too
                 await line.reader.read()
         except ConnectionError:
             pass
         line.close(reset=self._chance.random() < 0.5)
 
     async def _ask_slowly(self) -> None:
-        """Send the body of a good request in pieces, within the time for a body."""
-        # On a machine that stalls, the pieces may take longer than they should.
+        """Send the body of a good request in pieces, within the body timeout."""
+        # On a machine that stalls, the pieces may take longer than intended.
         request = self._picture_request({"body_timeout"})
         line = await self._connected(fresh=True)
         pieces = self._chance.randint(2, 5)
@@ -313,13 +313,13 @@ class Client:
         self._hang_up()
 
     async def _dribble(self) -> None:
-        """Send bytes of a body that never ends, until told to stop."""
+        """Send bytes of an endless body, until told to stop."""
         line = await self._connected(fresh=True)
         request = self._post(bytes(100_000), {"body_timeout"})
         await self._send_until_answered(line, request, request.head + b"x", b"x")
 
     async def _dribble_head(self) -> None:
-        """Send a head that never ends."""
+        """Send an endless head."""
         line = await self._connected(fresh=True)
         request = Request(b"GET /livez HTTP/1.1\r\nX-Long: ", b"", "", frozenset())
         await self._send_until_answered(line, request, request.head, b"x")
@@ -367,7 +367,7 @@ class Client:
         self._hang_up()
 
     async def _send_too_much(self) -> None:
-        """Send a body over the limit, announced or in chunks, all of it if the server lets us."""
+        """Send a body over the limit, announced or in chunks, as much as the server accepts."""
         line = await self._connected(fresh=True)
         body = bytes(self._crowd.limits.max_body_bytes + self._chance.randint(1, 300_000))
         request = self._post(body, {"body_too_large"}, chunked=self._chance.random() < 0.5)
@@ -381,7 +381,7 @@ class Client:
         self._hang_up()
 
     async def _send_no_http(self) -> None:
-        """Send what is no request; it is refused, and the connection closed."""
+        """Send something that is not a request; it is refused, and the connection closed."""
         line = await self._connected(fresh=True)
         noise = self._chance.choice(
             [b"\x16\x03\x01\x02\x00\x01\xfc\x03\x03", b"GET\r\n\r\n", b"GET / HTTP/3.0\r\n\r\n",

@@ -1,4 +1,4 @@
-"""A real model file whose answers are easy to know: it names an image's strongest colour."""
+"""A real model file with predictable answers: it names an image's strongest colour."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ WEIGHT = np.eye(3, dtype=np.float32) * np.float32(SHARPNESS)
 
 
 def reference(pixels: np.ndarray) -> np.ndarray:
-    """Probabilities [3] of uint8 [H, W, 3] pixels, computed without ONNX."""
+    """Return the probabilities [3] of uint8 [H, W, 3] pixels, computed without ONNX."""
     logits = pixels.astype(np.float64).mean(axis=(0, 1)) * SHARPNESS
     exp = np.exp(logits - logits.max())
     probabilities: np.ndarray = exp / exp.sum()
@@ -74,7 +74,7 @@ def color_contract(**changes: Any) -> ModelContract:
 
 
 def as_schema_1(contract: ModelContract) -> dict[str, object]:
-    """Its JSON as the first releases wrote it."""
+    """Return a contract's JSON as the first releases wrote it."""
     fields = contract.model_dump(mode="json", exclude_none=True)
     limits = {provider: contract.tolerance(provider) for provider in fields.pop("tolerances")}
     return fields | {"schema_version": 1, "tolerance": limits}
@@ -96,9 +96,9 @@ def write_color_model(
     extra_outputs: bool = False,
     **changes: Any,
 ) -> Path:
-    """Write the model file; `changes` go into its contract. `contract=None` makes a good one.
+    """Write the model file; `changes` go into its contract. `contract=None` uses a valid one.
 
-    With `extra_outputs` it has an embedding, features and a classifier's weight, too.
+    With `extra_outputs` it also has an embedding, features and a classifier's weight.
     """
     model = color_graph()
     if extra_outputs:
@@ -111,7 +111,7 @@ def write_color_model(
 
 
 def add_outputs(model: onnx.ModelProto) -> tuple[str, ...]:
-    """Name what the graph computes on its way, and a weight that it does not use."""
+    """Make intermediate values and an unused weight outputs; return their names."""
     graph = model.graph
     graph.node.append(helper.make_node("Identity", ["mean"], ["embedding"]))
     graph.node.append(helper.make_node("Transpose", ["float"], ["features"], perm=[0, 3, 1, 2]))

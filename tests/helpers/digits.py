@@ -1,4 +1,4 @@
-"""A ResNet-18 that really was trained: on scikit-learn's handwritten digits, in seconds."""
+"""A really trained ResNet-18: on scikit-learn's handwritten digits, in seconds."""
 
 from __future__ import annotations
 
@@ -21,21 +21,21 @@ _WIDTH, _EPOCHS, _BATCH = 16, 5, 64
 
 @dataclass(frozen=True)
 class TrainedDigits:
-    """The network, and the images [N, 16, 16, 3] that it was not trained on with their labels."""
+    """The network, and held-out images [N, 16, 16, 3] with their labels."""
 
     network: torch.nn.Module
     images: NDArray[np.uint8]
     labels: NDArray[np.int64]
 
     def predictions(self) -> NDArray[np.int64]:
-        """PyTorch's labels for the held-out images."""
+        """Return PyTorch's labels for the held-out images."""
         with torch.inference_mode():
             best: NDArray[np.int64] = self.network(normalised(self.images)).argmax(dim=1).numpy()
             return best
 
 
 def trained_digits(folder: Path) -> TrainedDigits:
-    """Train once in a test run; its processes share the folder. Every fifth image is held out."""
+    """Train once per test run, whose processes share the folder; every fifth image is held out."""
     digits = load_digits()
     grey = np.round(digits.images * 255 / 16).astype(np.uint8)
     images = np.repeat(np.kron(grey, np.ones((1, 2, 2), np.uint8))[..., None], 3, axis=-1)
@@ -55,7 +55,7 @@ def _network() -> torch.nn.Module:
 
 def _trained(images: NDArray[np.uint8], labels: NDArray[np.int64]) -> dict[str, torch.Tensor]:
     threads = torch.get_num_threads()
-    torch.set_num_threads(1)  # two that wait for each other on a busy machine take far longer
+    torch.set_num_threads(1)  # two that wait for each other take far longer on a busy machine
     try:
         return _train(images, labels).state_dict()
     finally:

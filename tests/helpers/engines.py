@@ -1,4 +1,4 @@
-"""Engines that a test can hold, break and look into; they stand for slow or failing hardware."""
+"""Engines that a test can block, break and inspect, simulating slow or failing hardware."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from service.inference.runtime import Runtime
 
 
 class FakeEngine:
-    """What an engine tells of itself, and does where nothing is to be done."""
+    """An engine that describes itself and otherwise does nothing."""
 
     provider: Provider = CPU
     rounds_to: Faster | None = None
@@ -36,7 +36,7 @@ class FakeEngine:
 
 
 class FakeOpener(OnnxOpener):
-    """Opens by a function, which gets `provider` and `intra_op_threads`."""
+    """Opens engines with a function that gets `provider` and `intra_op_threads`."""
 
     def __init__(
         self, open_engine: Callable[..., Engine], provider: str = "cpu", *, on_gpu: bool = False
@@ -61,12 +61,12 @@ class FakeOpener(OnnxOpener):
 
 
 def answered(rows: np.ndarray) -> dict[str, np.ndarray]:
-    """What `Engine.run` gives when its probabilities are these."""
+    """Return the result of `Engine.run` with these probabilities."""
     return {PROBABILITIES: rows}
 
 
 def hold(client: Any) -> HeldEngine:
-    """Let the only model of a client's server wait at a gate that the test opens."""
+    """Make the only model of a client's server wait at a gate that the test opens."""
     return hold_model(client.app.state.runtime)
 
 
@@ -83,7 +83,7 @@ def hold_model(runtime: Runtime) -> HeldEngine:
 
 
 class HeldEngine(FakeEngine):
-    """Answers each image with its first pixel's value; waits at a gate; fails when told to."""
+    """Answers each image with its first pixel's value; waits at a gate; fails on demand."""
 
     def __init__(self) -> None:
         self.open = threading.Event()
@@ -91,7 +91,7 @@ class HeldEngine(FakeEngine):
         self.entered = threading.Semaphore(0)
         self.batches: list[list[int]] = []
         self.fail_with: BaseException | None = None
-        self.poison: int | None = None  # an image of this value fails the batch that it is in
+        self.poison: int | None = None  # an image with this value fails its batch
         self.closed = False
 
     def run(self, pixels: Pixels, outputs: Sequence[str]) -> Outputs:
@@ -110,5 +110,5 @@ class HeldEngine(FakeEngine):
 
 
 def first_pixels(pixels: Pixels) -> dict[str, np.ndarray]:
-    """Each image's first value as its only probability."""
+    """Return each image's first value as its only probability."""
     return answered(np.array([[image.flat[0]] for image in pixels], np.float32))

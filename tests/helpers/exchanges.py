@@ -1,4 +1,4 @@
-"""HTTP exchanges with the real program: what is sent, and what of an answer has to stay the same.
+"""HTTP exchanges with the real program: requests, and the parts of answers that must not change.
 
 An answer's ids, dates, timings and measured figures differ from run to run, and the words of
 `title` and `detail` may be improved: `recorded` leaves those out.
@@ -33,7 +33,7 @@ FLAGS: dict[str, list[object]] = {
     ],
     "undecided": ["--coalesce"],
 }  # fmt: skip
-"""Flags of the servers that the exchanges are had with."""
+"""Flags of the servers used for the exchanges."""
 
 
 def write_models(folder: Path) -> dict[str, Path]:
@@ -49,7 +49,7 @@ def write_models(folder: Path) -> dict[str, Path]:
 
 
 def requests() -> Iterator[tuple[str, str, bytes]]:
-    """Yield each exchange's server, name and request, head and body as they go over the wire."""
+    """Yield each exchange's server, name and request, as sent over the wire."""
     for path in PATHS:
         for method in METHODS:
             yield "one", f"{method} {path}", request(method, path)
@@ -94,7 +94,7 @@ def item(data: bytes) -> dict[str, str]:
 
 
 def _posts() -> dict[str, tuple[str, dict[str, str], bytes]]:
-    """Name what is posted: target, headers, body."""
+    """Return the POST requests by name: target, headers, body."""
     path = "/v1/classify"
     png, form_type = (
         {"Content-Type": "image/png"},
@@ -203,7 +203,7 @@ def _posts() -> dict[str, tuple[str, dict[str, str], bytes]]:
 
 
 def _raw() -> dict[str, bytes]:
-    """Name requests that are written by hand."""
+    """Return raw requests by name."""
     chunked = {"Transfer-Encoding": "chunked", "Content-Length": "-", "Content-Type": "image/png"}
     pieces = b"".join(b"%x\r\n%s\r\n" % (len(p), p) for p in (RED[:30], RED[30:]))
     return {
@@ -270,7 +270,7 @@ def _undecided() -> dict[str, tuple[str, dict[str, str], bytes]]:
 
 
 def answers(url: str, data: bytes) -> list[dict[str, Any]]:
-    """Send a request, and give what of its answers has to stay the same."""
+    """Send a request and return the parts of its answers that must not change."""
     with connect(url) as connection:
         connection.sendall(data)
         received = read_all(connection)
@@ -301,7 +301,7 @@ def _recorded(status: str, headers: list[tuple[str, str]], body: bytes) -> dict[
             value = re.sub(r"dur=[0-9.]+", "dur=*", value)  # noqa: PLW2901
         elif name == "x-request-id":
             value = re.sub(r"^[0-9a-f]{32}$", "*", value)  # noqa: PLW2901
-        elif name == "allow":  # in no order
+        elif name == "allow":  # in any order
             value = ", ".join(sorted(value.split(", ")))  # noqa: PLW2901
         elif name in _VARYING_HEADERS or (name == "content-length" and value != "0"):
             value = "*"  # noqa: PLW2901
@@ -315,7 +315,7 @@ def _body(kind: str, body: bytes) -> Any:
     if "json" in kind:
         parsed = json.loads(body)
         return sorted(parsed) if "openapi" in parsed else _lasting(parsed)
-    if kind.startswith("text/plain"):  # the metrics: their names with those of their labels
+    if kind.startswith("text/plain"):  # the metrics: only names of metrics and labels
         return sorted(
             {
                 re.sub(r'="[^"]*"|[ ]\S+$', "", line)
@@ -327,7 +327,7 @@ def _body(kind: str, body: bytes) -> Any:
 
 
 def _lasting(value: Any, key: str = "") -> Any:
-    """Leave out what differs from run to run: some keys' values, and all measured numbers."""
+    """Replace what differs from run to run: some keys' values, and all measured numbers."""
     if key in _VARYING_KEYS:
         return sorted(value) if isinstance(value, dict) else "*"
     if isinstance(value, dict):

@@ -1,4 +1,4 @@
-"""Graphs that PyTorch's exporter wrote, kept: of an export it is nearly all of the time."""
+"""Cached graphs of PyTorch's exporter, which takes nearly all of an export's time."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from model_export.options import Storage
 def exported(
     folder: Path, served: ServedNetwork, side: int, storage: Storage = "fp32"
 ) -> ModelProto:
-    """Return what `to_onnx` does, written for the very same network once in a test run."""
+    """Return what `to_onnx` returns, exported only once per network and test run."""
     digest = hashlib.sha256(f"{served} {served.half_precision} {side} {storage}".encode())
     for name, value in served.state_dict().items():
         digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
@@ -32,7 +32,7 @@ def exported(
 
 @contextmanager
 def exports_kept(folder: Path) -> Iterator[None]:
-    """Have `export`, and whatever calls it, take each graph from the folder or put it there."""
+    """Make `export` and its callers take each graph from the folder, or store it there."""
 
     def to_onnx(served: ServedNetwork, side: int, storage: Storage = "fp32") -> ModelProto:
         return exported(folder, served, side, storage)

@@ -1,8 +1,8 @@
-"""A GPU that can be had anywhere: ONNX Runtime's CPU provider behind the manners of its CUDA one.
+"""A simulated GPU: ONNX Runtime's CPU provider with the behaviour of its CUDA provider.
 
-Answers are real. Time is simulated: a session plans for the shape that it had last, which takes a
+Answers are real. Time is simulated: a session keeps a plan for its last shape only; a plan takes a
 quarter of a second, unless it replays a captured graph; and it serves only the thread that made it.
-Copies happen as late as CUDA allows, so that whoever does not wait for one reads what was there
+Copies happen as late as CUDA allows, so that code that does not wait for one reads what was there
 before. What CUDA would not allow, or not notice, is collected in `wrong`.
 """
 
@@ -35,13 +35,13 @@ CUDA = ["CUDAExecutionProvider", "CPUExecutionProvider"]
 
 
 def batch_s(size: int) -> float:
-    """What a batch takes that needs no plan, unless a test says otherwise."""
+    """Return the default seconds of a batch that needs no plan."""
     return 0.001 + 0.0001 * size
 
 
 @dataclass
 class FakeDevice:
-    """What the sessions and copies of one GPU share, and how it fails."""
+    """State shared by the sessions and copies of one GPU, and how it fails."""
 
     now: float = 1000.0
     batch_s: Callable[[int], float] = batch_s
@@ -73,7 +73,7 @@ class FakeDevice:
 
 
 class FakeBinding:
-    """Notes what is bound; the real one does the rest."""
+    """Records what is bound; the real binding does the rest."""
 
     def __init__(self, real: onnxruntime.IOBinding) -> None:
         self.real = real
@@ -187,7 +187,7 @@ class FakeSession:
 
 
 class FakeRuntime:
-    """Stands for `CudaRuntime`. Its memory is the host's; a copy is done when it is waited for."""
+    """Stands for `CudaRuntime`. It uses host memory; a copy is done when it is waited for."""
 
     def __init__(self, device: FakeDevice) -> None:
         self.device = device
@@ -240,7 +240,7 @@ class FakeRuntime:
 
 
 def fake_gpu(device: FakeDevice, *, pinned: bool) -> Gpu:
-    """A GPU of that device; without pinned memory, as where libcudart can't be had."""
+    """Return a GPU with that device; without pinned memory, as if libcudart were missing."""
     runtime = cast("CudaRuntime", FakeRuntime(device)) if pinned else None
     gpu = Gpu(0, lambda _: runtime, device.clock)
     gpu.load_runtime()
@@ -257,7 +257,7 @@ def _graph_id(options: Any) -> str | None:
 
 @contextmanager
 def fake_cuda(device: FakeDevice) -> Iterator[None]:
-    """Let ONNX Runtime be one for CUDA, whose sessions on a GPU are this device's."""
+    """Make ONNX Runtime look like a CUDA build, whose GPU sessions use this device."""
     real = onnxruntime.InferenceSession
 
     def session(path: Any, sess_options: Any, providers: Any, enable_fallback: int) -> Any:
@@ -280,7 +280,7 @@ def fake_cuda(device: FakeDevice) -> Iterator[None]:
 def gpu_opener(
     device: FakeDevice, provider: str = "cuda", *, pinned: bool = True, **how: Any
 ) -> OnnxOpener:
-    """The service's opener, on a fake GPU; use it within `fake_cuda`."""
+    """Return the service's opener on a fake GPU; use it within `fake_cuda`."""
     options = EngineOptions(**how)
     on_gpu = CudaOpener(options, fake_gpu(device, pinned=pinned))
     return OnnxOpener(provider, options, {PROVIDER.name: on_gpu})

@@ -1,4 +1,4 @@
-"""A disk that gets full, as far as one process can have that."""
+"""Simulates a disk that gets full, for this process."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from contextlib import contextmanager
 
 @contextmanager
 def file_size_limited(size: int) -> Iterator[None]:
-    """Let no file of this process grow beyond `size` bytes: writing on raises `OSError` (EFBIG)."""
+    """Limit this process's files to `size` bytes; writing more raises `OSError` (EFBIG)."""
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
     try:

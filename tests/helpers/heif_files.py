@@ -1,4 +1,4 @@
-"""HEIF files by hand: AVIF and HEIC as the encoders at hand do not write them."""
+"""Hand-made HEIF files: AVIF and HEIC that the available encoders don't write."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def boxes_in(data: bytes, kind: bytes) -> list[bytes]:
 
 
 def coded(picture: Image.Image, image_format: str) -> tuple[bytes, list[bytes]]:
-    """The coded picture, and its properties."""
+    """Return a coded picture and its properties."""
     data = encode(picture, image_format, quality=95)
     return data[data.index(b"mdat") + 4 :], boxes_in(data, b"ipco")
 
@@ -45,9 +45,9 @@ def heif_file(
     brands: list[bytes] | None = None,
     more: bytes = b"",
 ) -> bytes:
-    """A file of items (type, bytes, properties); the first is the image, made of the others.
+    """Return a file with items (type, bytes, properties); the first is made of the others.
 
-    `more` are boxes of further references.
+    `more` has boxes with further references.
     """
     first, *others = brands or [CODES[image_format][0], CODES[image_format][0], b"mif1"]
     head = box(b"ftyp", first, bytes(4), *others)

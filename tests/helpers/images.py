@@ -23,7 +23,7 @@ def encode(image: Image.Image, image_format: str = "PNG", **options: Any) -> byt
 def colored(
     color: str = "red", size: tuple[int, int] = (20, 12), image_format: str = "PNG"
 ) -> bytes:
-    """An image of one colour, which the color model names."""
+    """Return an image of one colour, which the color model names."""
     return encode(Image.new("RGB", size, COLOR_VALUES[color]), image_format)
 
 
@@ -32,7 +32,7 @@ def top_label(response: httpx.Response) -> str:
 
 
 def photo(width: int = 500, height: int = 375, seed: int = 0) -> Image.Image:
-    """Something like a photo: soft light, objects with hard edges, stripes and grain."""
+    """Return something like a photo: soft light, objects with hard edges, stripes and grain."""
     random = np.random.default_rng(seed)
     y, x = np.mgrid[0:height, 0:width] / max(width, height)
     pixels = np.full((height, width, 3), random.uniform(60, 190, 3))
@@ -50,7 +50,7 @@ def photo(width: int = 500, height: int = 375, seed: int = 0) -> Image.Image:
 
 
 def smooth(width: int, height: int, seed: int = 0) -> Image.Image:
-    """Random colours that change slowly, so that rounding shows and aliasing does not."""
+    """Return slowly changing random colours, which show rounding but not aliasing."""
     grid = np.random.default_rng(seed).integers(0, 256, (3, 3, 3), dtype=np.uint8)
     return Image.fromarray(grid).resize((width, height), Image.Resampling.BICUBIC)
 
@@ -61,7 +61,7 @@ def plain_pixels(
     crop: int,
     resampling: Image.Resampling = Image.Resampling.BILINEAR,
 ) -> np.ndarray:
-    """Torchvision's Resize and CenterCrop of an upright RGB image, in two plain steps."""
+    """Apply torchvision's Resize and CenterCrop to an upright RGB image, in two steps."""
     width, height = image.size
     short, long = sorted(image.size)
     new_long = int(resize * long / short)
@@ -71,7 +71,7 @@ def plain_pixels(
     return np.asarray(resized.crop((left, top, left + crop, top + crop)))
 
 
-# Files by hand: what no encoder writes.
+# Hand-made files that no encoder writes.
 
 
 def png_chunk(kind: bytes, data: bytes = b"") -> bytes:
@@ -79,7 +79,7 @@ def png_chunk(kind: bytes, data: bytes = b"") -> bytes:
 
 
 def png(size: tuple[int, int], bits: int, color_type: int, rows: bytes, *chunks: bytes) -> bytes:
-    """A PNG of `rows` (each with its filter byte); `chunks` come before the pixels."""
+    """Return a PNG of `rows` (each with its filter byte); `chunks` come before the pixels."""
     header = struct.pack(">IIBBBBB", *size, bits, color_type, 0, 0, 0)
     return b"".join(
         [
@@ -90,9 +90,9 @@ def png(size: tuple[int, int], bits: int, color_type: int, rows: bytes, *chunks:
 
 
 def tiff(pixels: bytes, order: str = "<", /, **tags: Any) -> bytes:
-    """A TIFF of one strip, or of one tile if it has `tile_width`; values are 32-bit unless said.
+    """Return a TIFF with one strip, or one tile if it has `tile_width`; values default to 32-bit.
 
-    `tags` are those below, as in `tiff(data, width=4, height=4, bits=[16], photometric=1)`.
+    `tags` are those below, for example `tiff(data, width=4, height=4, bits=[16], photometric=1)`.
     """
     where = "tile_offsets" if "tile_width" in tags else "strip_offsets"
     counts = "tile_bytes" if "tile_width" in tags else "strip_bytes"
@@ -125,7 +125,7 @@ _TIFF_TAGS = {
 
 
 def claiming(image_format: str, width: int, height: int) -> bytes:
-    """A file whose header claims a size, with next to nothing behind it."""
+    """Return a file whose header claims a size, followed by next to nothing."""
     if image_format == "PNG":
         return png((width, height), 8, 2, b"")
     if image_format == "JPEG":

@@ -1,4 +1,4 @@
-"""Networks with random weights that answer sanely, and their checkpoints."""
+"""Networks with random weights and plausible answers, and their checkpoints."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def random_network(
     side: int = 32,
     depths: tuple[int, int, int, int] | None = None,
 ) -> Any:
-    """A network whose batch normalisations know the statistics of formula images.
+    """Return a network whose batch normalisations have the statistics of generated images.
 
     Without them the activations of random weights grow from block to block, and every image gets
     the same label with probability 1. With `depths` it has other numbers of blocks than its name
@@ -41,7 +41,7 @@ def random_network(
     known = {architecture: spec}
     with mock.patch("model_export.architectures.build.ARCHITECTURES", known):
         network = build(architecture, classes=classes, width=base_width, stem=stem)
-    if architecture == "alexnet":  # which has no normalisation that would keep signals up
+    if architecture == "alexnet":  # it has no normalisation that would keep signals up
         for module in network.modules():
             if isinstance(module, (torch.nn.Conv2d, torch.nn.Linear)):
                 torch.nn.init.kaiming_normal_(module.weight)
@@ -57,12 +57,12 @@ def random_network(
 
 
 def patterns(count: int, side: int) -> np.ndarray:
-    """Formula images uint8 [count, side, side, 3]."""
+    """Return generated images, uint8 [count, side, side, 3]."""
     return np.stack([golden_pattern(seed, side) for seed in range(count)])
 
 
 def normalised(images: np.ndarray) -> torch.Tensor:
-    """What torchvision's ToTensor and Normalize give: float32 [N, 3, H, W]."""
+    """Return the result of torchvision's ToTensor and Normalize: float32 [N, 3, H, W]."""
     scaled = torch.from_numpy(images).permute(0, 3, 1, 2).float() / 255
     return (scaled - torch.tensor(MEAN).view(3, 1, 1)) / torch.tensor(STD).view(3, 1, 1)
 

@@ -1,4 +1,4 @@
-"""What may lie in the place of a file, and can't be read as one without waiting for ever."""
+"""What may be at a path instead of a file, and might block forever if it were read."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 
 def bind(path: Path) -> None:
     with socket.socket(socket.AF_UNIX) as listener:
-        listener.bind(os.path.relpath(path))  # a whole path may be too long for a socket
+        listener.bind(os.path.relpath(path))  # an absolute path may be too long for a socket
 
 
 ODD_FILES: dict[str, tuple[Callable[[Path], object], str]] = {
@@ -19,11 +19,11 @@ ODD_FILES: dict[str, tuple[Callable[[Path], object], str]] = {
     "a device": (lambda path: path.symlink_to("/dev/zero"), "is a device, not a file"),
     "a socket": (bind, "is a socket, not a file"),
     "a link to nothing": (
-        lambda path: path.symlink_to("gone"), "is a link to gone, where there is no file",
+        lambda path: path.symlink_to("gone"), "is a link to gone, which does not exist",
     ),
     "a link to itself": (
-        lambda path: path.symlink_to(path.name), "is a link to .*, where there is no file",
+        lambda path: path.symlink_to(path.name), "is a link to .*, which does not exist",
     ),
     "nothing": (lambda _: None, "no such file"),
 }  # fmt: skip
-"""How each is made, and what is to be said of it."""
+"""How each is made, and the expected message."""

@@ -1,4 +1,4 @@
-"""Folders and tars of small images, a colour for each class."""
+"""Folders and tars of small images, one colour per class."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ from images import encode
 from PIL import Image
 
 COLORS = {"blue": (30, 60, 220), "green": (40, 200, 60), "red": (220, 40, 30)}
-"""By class, in the order of the folders' names."""
+"""Colours by class, sorted by folder name."""
 
 
 def colored(name: str, seed: int, side: int = 40) -> bytes:
-    """A JPEG of about a class's colour, every one another."""
+    """Return a JPEG of roughly a class's colour, different for each seed."""
     random = np.random.default_rng([*name.encode(), seed])
     pixels = random.normal(COLORS[name], 25, (side, side + seed % 7, 3))
     return encode(Image.fromarray(pixels.clip(0, 255).astype(np.uint8)), "JPEG")
 
 
 def photo_folder(folder: Path, images: int = 6) -> Path:
-    """A folder with one for each class."""
+    """Return a folder with one folder per class."""
     for name in COLORS:
         (folder / name).mkdir(parents=True)
         for seed in range(images):
@@ -31,7 +31,7 @@ def photo_folder(folder: Path, images: int = 6) -> Path:
 
 
 def tar_of(files: dict[str, bytes], path: Path) -> Path:
-    """A tar of these files, by their names in it."""
+    """Write a tar of these files, by their names in it, and return its path."""
     with tarfile.open(path, "w") as archive:
         for name, data in files.items():
             member = tarfile.TarInfo(name)

@@ -1,4 +1,4 @@
-"""The real program as a process of its own."""
+"""Runs the real program as a process."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ EXPORT = [str(Path(sys.executable).with_name("resnet-export"))]
 
 
 _SETTINGS = {
-    "RESNET_SERVE_CACHE_DIR": "none",  # who runs tests has a cache too
-    "RESNET_SERVE_RUNNERS": "2",  # given, so that no start measures which parallelism is best
+    "RESNET_SERVE_CACHE_DIR": "none",  # the user who runs the tests has a cache too
+    "RESNET_SERVE_RUNNERS": "2",  # set, so that no start measures parallelism
     "RESNET_SERVE_INTRA_OP_THREADS": "1",
 }
 
@@ -37,10 +37,10 @@ def clean_environment(**variables: str) -> dict[str, str]:
 
 @contextmanager
 def reserved_port() -> Iterator[int]:
-    """A port for a program that can't say which one it got.
+    """Yield a port for a program that can't report which one it got.
 
-    It is held meanwhile, lest somebody else gets it: who asks for this very port may bind it too,
-    as long as only one of both listens.
+    It stays bound meanwhile, so that no other program gets it: that program can still bind it too,
+    as long as only one of the two listens.
     """
     with socket.socket() as held:
         held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -49,7 +49,7 @@ def reserved_port() -> Iterator[int]:
 
 
 def run_to_end(command: list[str], **variables: str) -> subprocess.CompletedProcess[str]:
-    """Run a program that is expected to end by itself."""
+    """Run a program that should end on its own."""
     return subprocess.run(
         command, env=clean_environment(**variables), capture_output=True, text=True, timeout=200,
         check=False,
@@ -63,7 +63,7 @@ class Serving:
         self.process = process
         self.events: list[dict[str, object]] = []
         self._lines: queue.SimpleQueue[str | None] = queue.SimpleQueue()
-        # A thread empties the pipe: a full one would hold the server up.
+        # A thread drains the pipe, since a full one would block the server.
         threading.Thread(target=self._read, daemon=True).start()
         self.url = str(self.wait_for("listening")["url"])
 
@@ -77,7 +77,7 @@ class Serving:
         line = self._lines.get(timeout=PATIENCE_S)
         if line is None:
             return None
-        assert line.startswith("{"), f"a line that is no JSON: {line}"
+        assert line.startswith("{"), f"not a line of JSON: {line}"
         self.events.append(json.loads(line))
         return self.events[-1]
 
@@ -92,7 +92,7 @@ class Serving:
         self.process.send_signal(number)
 
     def exit_status(self) -> int:
-        """Wait for the end; the rest of the log is kept."""
+        """Wait for the end and return the exit status; the rest of the log is kept."""
         while self._next() is not None:
             pass
         return self.process.wait(PATIENCE_S)
@@ -102,7 +102,7 @@ class Serving:
 def serving(
     *flags: object, ready: bool = True, program: Sequence[str] = PROGRAM, **variables: str
 ) -> Iterator[Serving]:
-    """Start the program on a free port, and kill what is left of it afterwards."""
+    """Start the program on a free port, and kill it afterwards if it is still running."""
     command = [*program, "serve", "--port", "0", "--log-format", "json", *map(str, flags)]
     with subprocess.Popen(
         command, env=clean_environment(**variables), stderr=subprocess.PIPE, text=True
@@ -120,7 +120,7 @@ def serving(
 def answering(
     command: list[str], **streams: Any
 ) -> Iterator[tuple[subprocess.Popen[bytes], httpx.Client]]:
-    """A server that is ready, with streams of its own, and stops when it is told to."""
+    """Yield a ready server with its own standard streams, and stop it afterwards."""
     with (
         reserved_port() as port,
         subprocess.Popen(

@@ -1,4 +1,4 @@
-"""What is costly to make is made once in a test run, for all of its processes."""
+"""Makes expensive files once per test run, for all of its processes."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 
 
 def shared_folder(factory: pytest.TempPathFactory, worker: str | None) -> Path:
-    """Return a folder of this run; pytest-xdist's workers have folders in one, which they share."""
+    """Return this run's folder; pytest-xdist's workers share the parent of their own ones."""
     base = factory.getbasetemp()
     folder = (base.parent if worker else base) / "shared"
     folder.mkdir(exist_ok=True)
@@ -18,7 +18,7 @@ def shared_folder(factory: pytest.TempPathFactory, worker: str | None) -> Path:
 
 
 def made_once(path: Path, make: Callable[[Path], object]) -> Path:
-    """Return a file that `make` writes at the path it gets, unless another process has done so."""
+    """Return `path`, which `make` writes unless another process already has."""
     with path.with_name(f"{path.name}.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not path.exists():

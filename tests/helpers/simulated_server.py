@@ -1,7 +1,7 @@
-"""A server without threads and HTTP, on a simulated clock: what happens is all in its order.
+"""A server without threads and HTTP, on a simulated clock, so that it is deterministic.
 
-The gates, the queues, the batchers and the schedule are the real ones. Only decoding and computing
-are not done: they take the time that the test says.
+The gates, queues, batchers and schedule are the real ones. Only decoding and inference are
+simulated: they take the time that the test specifies.
 """
 
 from __future__ import annotations
@@ -35,14 +35,14 @@ from service.metrics import Metrics
 
 PIXELS = np.zeros((1, 1, 3), np.uint8)
 ROUNDING = 1 + 1e-9
-"""By so much plans are longer than what happens, lest a rounding error make anyone late."""
+"""How much longer plans are than reality, so that rounding errors make no request late."""
 
 
 @dataclass(frozen=True)
 class Request:
     """Images that arrive together."""
 
-    gap_s: float  # since the request before
+    gap_s: float  # since the previous request
     time_s: float  # until the deadline
     works: tuple[Work, ...]
     model: int = 0
@@ -51,7 +51,7 @@ class Request:
 
 @dataclass
 class Outcome:
-    """What became of a request."""
+    """The outcome of a request."""
 
     request: Request
     arrived: float
@@ -61,7 +61,7 @@ class Outcome:
 
 
 class Engine(FakeEngine):
-    """Takes the time of its table."""
+    """Takes as long as its table says."""
 
     def __init__(self, clock: Clock, times: Sequence[float]) -> None:
         self._clock, self._times = clock, times
@@ -72,7 +72,7 @@ class Engine(FakeEngine):
 
 
 class Unthreaded(WorkerPool):
-    """A pool whose threads are played by the simulation."""
+    """A pool whose threads are simulated."""
 
     ended = False
 
@@ -82,10 +82,10 @@ class Unthreaded(WorkerPool):
 
 @dataclass
 class Server:
-    """Construct it on a running event loop, with the clock in force."""
+    """Create it on a running event loop, with the simulated clock active."""
 
     clock: Clock
-    tables: list[list[float]]  # for each model the seconds of 1, 2, ... images
+    tables: list[list[float]]  # per model, the seconds for 1, 2, ... images
     threads: int = 2
     decode_s: Callable[[Work], float] | None = None  # None: as expected
     limit: int = 10**6
@@ -122,7 +122,7 @@ class Server:
         self._first_costs = JobCosts()
 
     async def serve(self, requests: Sequence[Request]) -> list[Outcome]:
-        """Let requests come, and run what was let in to its end."""
+        """Let requests arrive, and run the admitted ones to the end."""
         for request in requests:
             await self._run_until(self.clock.now + request.gap_s)
             await self._arrive(request)
@@ -156,7 +156,7 @@ class Server:
                 self.jobs.submit(call, future, deadline, request.priority, work)
             try:
                 await asyncio.gather(*futures)
-            finally:  # as a request that is given up does
+            finally:  # like a request that is abandoned
                 for future in futures:
                     future.cancel()
             outcome.was, outcome.took_s = "answered", self.clock.now - outcome.arrived
@@ -198,7 +198,7 @@ class Server:
         self.clock.now = max(self.clock.now, end if end < math.inf else 0.0)
 
     def _finish(self, thread: int, at: float) -> None:
-        """Do what a thread has been doing till now."""
+        """Finish what a thread has been doing until now."""
         del self._ends[thread]
         run = self.pool.schedule._runs[thread]
         self.clock.now = run.since
@@ -207,7 +207,7 @@ class Server:
         self.pool.schedule.end(thread)
 
     async def _settle(self) -> None:
-        """Let all hear of what has happened, and idle threads begin work."""
+        """Deliver all outcomes, and let idle threads start work."""
         for _ in range(4):
             await asyncio.sleep(0)
         for thread in range(self.threads):
@@ -230,7 +230,7 @@ class Server:
 def simulate(
     clock: Clock, requests: Sequence[Request], *args: Any, **options: Any
 ) -> list[Outcome]:
-    """Serve requests by a server with these options."""
+    """Serve requests with a server with these options."""
 
     async def main() -> list[Outcome]:
         return await Server(clock, *args, **options).serve(requests)

@@ -1,7 +1,7 @@
-"""A runner pool on a stage: the test gives each piece of work its cue, and moves the clock.
+"""A runner pool under the test's control: it releases each piece of work and moves the clock.
 
-Whatever the threads do, each take of work is judged while it happens, against a plain account of
-who is in line. What is wrong is collected in `Stage.wrong`, since an assertion on a runner's thread
+Whatever the threads do, each take of work is checked while it happens, against a simple model of
+the queues. What is wrong is collected in `Stage.wrong`, since an assertion on a runner's thread
 would only kill the runner.
 """
 
@@ -37,13 +37,13 @@ from service.errors import ModelUnavailableError, StoppingError
 from service.metrics import Metrics
 
 _PAUSE_S = 0.0005
-"""Between two looks, since who looks all the time keeps the pool's lock from the runners."""
+"""Interval of polling, since constant polling would keep the pool's lock from the runners."""
 
 _NAMES = count()
 
 
 class Clock:
-    """Stands for the module `time` in `service.batching`; stands still until it is moved."""
+    """Replaces the module `time` in `service.batching`; stands still until it is moved."""
 
     def __init__(self) -> None:
         self.now = 1000.0
@@ -52,12 +52,12 @@ class Clock:
         return self.now
 
     def monotonic(self) -> float:
-        return time.monotonic()  # of the pool's joins, which wait for real threads
+        return time.monotonic()  # for the pool's joins, which wait for real threads
 
 
 @contextmanager
 def simulated_time(clock: Clock) -> Iterator[None]:
-    """Let every module of `service.batching` read the simulated clock."""
+    """Make every module of `service.batching` read the simulated clock."""
     with pytest.MonkeyPatch.context() as patch:
         for name, module in tuple(sys.modules.items()):
             if name.startswith("service.batching.") and hasattr(module, "time"):
@@ -66,7 +66,7 @@ def simulated_time(clock: Clock) -> Iterator[None]:
 
 
 class Sleepers(threading.Condition):
-    """A condition that knows how many threads wait to be notified, and not only for its lock."""
+    """A condition that knows how many threads wait for a notification, not just for its lock."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -74,7 +74,7 @@ class Sleepers(threading.Condition):
 
     @property
     def asleep(self) -> int:
-        """Count them."""
+        """Return how many threads wait for a notification."""
         with self:
             return len(self._sleeping)
 
@@ -93,7 +93,7 @@ class Sleepers(threading.Condition):
 
 
 class FixedTable(LatencyTable):
-    """Knows its times from the start, learns none and is never doubted."""
+    """Has fixed times, learns nothing and is never doubted."""
 
     is_stale = False
 
@@ -110,17 +110,17 @@ class Ending(Enum):
     """How a piece of work ends."""
 
     ANSWER = auto()
-    FAIL = auto()  # as an engine or a decoder fails: any Exception
-    DIE = auto()  # as a runner dies of a defect: what is no Exception
+    FAIL = auto()  # like a failing engine or decoder: any Exception
+    DIE = auto()  # like a runner killed by a bug: not an Exception
 
 
 class Defect(BaseException):
-    """What no `except Exception` catches."""
+    """An error that `except Exception` does not catch."""
 
 
 @dataclass(eq=False)
 class Call:
-    """An engine call, or a decode, that waits for its cue."""
+    """An engine call, or a decode, that waits to be released."""
 
     values: list[int]
     is_decode: bool = False
@@ -135,7 +135,7 @@ class Call:
         self._shut.release()
 
     def wait(self, poisoned: set[int]) -> None:
-        """Wait for the cue, and end as it says; an image that is poisoned never gets an answer."""
+        """Wait for the release, and end as it says; a poisoned image never gets an answer."""
         if not self._shut.acquire(timeout=3 * PATIENCE_S):
             self.ending = Ending.FAIL
         if self.ending is Ending.ANSWER and poisoned.intersection(self.values):
@@ -147,7 +147,7 @@ class Call:
 
 
 class StagedEngine(FakeEngine):
-    """Answers an image with its value once it gets its cue."""
+    """Answers an image with its value once it is released."""
 
     def __init__(self) -> None:
         self.calls: list[Call] = []
@@ -161,7 +161,7 @@ class StagedEngine(FakeEngine):
 
 
 class Place(Enum):
-    """Where an image is on its way."""
+    """The stage that an image has reached."""
 
     TO_DECODE = auto()
     DECODING = auto()
@@ -171,7 +171,7 @@ class Place(Enum):
 
 @dataclass(eq=False)
 class Entry:
-    """What the test knows of one image."""
+    """What the test knows about one image."""
 
     value: int
     batcher: StagedBatcher
@@ -180,12 +180,12 @@ class Entry:
     deadline: float
     priority: Priority
     place: Place = Place.IN_LINE
-    arrival: int = 0  # among those in line
+    arrival: int = 0  # order among queued images
     decode: Call | None = None
     seen_done: bool = False
 
     def sort_key(self, now: float) -> tuple[int, float]:
-        """Priority and deadline as they count now: a low one moves up at half of its time."""
+        """Return the current priority and deadline: low moves up at half of its time."""
         half = self.queued + (self.deadline - self.queued) / 2
         high = self.priority is Priority.HIGH or now >= half
         return (0 if high else 1), self.deadline
@@ -197,7 +197,7 @@ class Entry:
 
 
 class StagedBatcher(Batcher):
-    """A batcher whose images are known to the test."""
+    """A batcher whose images the test tracks."""
 
     def __init__(self, stage: Stage, number: int, table: LatencyTable, max_batch: int) -> None:
         self.stage, self.number, self.max_batch = stage, number, max_batch
@@ -205,7 +205,7 @@ class StagedBatcher(Batcher):
         self.engine = StagedEngine()
         self.entries: list[Entry] = []
         self.closer: threading.Thread | None = None
-        self.given_up = False  # closed without the time to run what waited
+        self.given_up = False  # closed without time to run what was waiting
         self.closed: bool | None = None
         super().__init__(
             self.engine,
@@ -219,11 +219,11 @@ class StagedBatcher(Batcher):
 
     @property
     def source(self) -> WorkSource:
-        """What the pool's threads see of it."""
+        """Return the source that the pool's threads see."""
         return self._source
 
     def line(self) -> list[Entry]:
-        """Who can be served now, the first first."""
+        """Return the images that can be served now, in order."""
         now, least_s = self.stage.clock.now, self.latencies.median_s(1)
         live = [
             entry
@@ -235,7 +235,7 @@ class StagedBatcher(Batcher):
         return sorted(live, key=lambda entry: (*entry.sort_key(now), entry.arrival))
 
     def judge(self, batch: list[Ticket], lines: Lines) -> None:
-        """Judge a batch that is taken."""
+        """Check a batch that is taken."""
         first = self.stage.judge(self, len(batch), lines)
         if [entry.future for entry in first] != [ticket.waiter for ticket in batch]:
             self.stage.wrong.append(f"not the first in line of model {self.number}")
@@ -252,7 +252,7 @@ class StagedBatcher(Batcher):
 
 
 class StagedJobs(DecodePool):
-    """A queue of decodes that are known to the test."""
+    """A queue of decodes that the test tracks."""
 
     def __init__(self, stage: Stage, threads: int) -> None:
         super().__init__(threads)
@@ -260,11 +260,11 @@ class StagedJobs(DecodePool):
 
     @property
     def source(self) -> WorkSource:
-        """What the pool's threads see of it."""
+        """Return the source that the pool's threads see."""
         return self._source
 
     def line(self) -> list[Entry]:
-        """Who waits to be decoded, the first first."""
+        """Return the images that wait for decoding, in order."""
         live = [
             entry
             for batcher in self.stage.batchers
@@ -275,7 +275,7 @@ class StagedJobs(DecodePool):
         return sorted(live, key=lambda entry: (*entry.sort_key(now), entry.arrival))
 
     def judge(self, batch: list[Job], lines: Lines) -> None:
-        """Judge a job that is taken."""
+        """Check a job that is taken."""
         first = self.stage.judge(self, 1, lines)
         if [entry.future for entry in first] != [job.waiter for job in batch]:
             self.stage.wrong.append("not the first to be decoded")
@@ -284,7 +284,7 @@ class StagedJobs(DecodePool):
 
 
 class JudgedSchedule(Schedule):
-    """A schedule whose every piece of work is judged as it is taken, under the pool's lock."""
+    """A schedule that checks every piece of work as it is taken, under the pool's lock."""
 
     def __init__(self, stage: Stage) -> None:
         super().__init__()
@@ -302,7 +302,7 @@ Lines = dict[StagedBatcher | StagedJobs, list[Entry]]
 
 
 class Stage:
-    """Some models and the decoding of their images on one pool, at most `runners` batches at once.
+    """Some models and their decoding on one pool, with at most `runners` batches at a time.
 
     Every method is called on the test's thread.
     """
@@ -337,7 +337,7 @@ class Stage:
         self.do(self._open, tables, max_batch)
 
     def do(self, call: Callable[..., object], *arguments: object) -> None:
-        """Call on the running loop, and let what has been handed to it happen."""
+        """Call on the running loop, and let scheduled callbacks run."""
 
         async def main() -> None:
             call(*arguments)
@@ -350,7 +350,7 @@ class Stage:
         for number, times in enumerate(tables):
             self.batchers.append(StagedBatcher(self, number, FixedTable(times), max_batch))
 
-    # What can happen, each as one step that no take of work can fall into.
+    # Events, each one step that no take of work can interleave with.
 
     def submit(
         self,
@@ -397,7 +397,7 @@ class Stage:
         return True
 
     def _decode(self, entry: Entry) -> None:
-        """Stand for a decode, on a thread of the pool; queues the pixels as a request does."""
+        """Simulate a decode on a thread of the pool, and queue the pixels as a request does."""
         entry.decode = Call([entry.value], is_decode=True)
         entry.decode.wait(set())
         with self.sleepers:
@@ -410,20 +410,20 @@ class Stage:
                 raise
 
     def cancel(self, entry: Entry) -> None:
-        """Let a waiter go away."""
+        """Cancel a waiter."""
         with self.sleepers:
             entry.future.cancel()
 
     def advance(self, seconds: float) -> None:
         """Let time pass."""
-        self.settle()  # so that who is told to be late is known to be so by the time until now
+        self.settle()  # so that images told to be late are checked by the time so far
         with self.sleepers:
             self.clock.now += seconds
             if self.concurrency.serial or self.max_delay_s:  # a thread's alarm is by the real clock
                 self.sleepers.notify_all()
 
     def close_model(self, model: int) -> None:
-        """Begin to close a model, with all the time it takes."""
+        """Start closing a model, with unlimited time."""
         batcher = self.batchers[model]
         if batcher.closer is None and not batcher.given_up:
 
@@ -434,46 +434,46 @@ class Stage:
             batcher.closer.start()
 
     def give_up_model(self, model: int) -> None:
-        """Close a model with no time at all for what is waiting."""
+        """Close a model without any time for what is waiting."""
         batcher = self.batchers[model]
         if batcher.closer is None:
             batcher.given_up = True
             batcher.close(0.0)
 
     def close_pool(self) -> None:
-        """Begin to close the pool."""
+        """Start closing the pool."""
         if self.pool_closer is None:
             self.pool_closer = threading.Thread(target=self.pool.close, args=(3 * PATIENCE_S,))
             self.pool_closer.start()
 
     def note_death(self, death: threading.ExceptHookArgs) -> None:
-        """Stand for `threading.excepthook`: a thread may die of nothing but what it was told to."""
+        """Replace `threading.excepthook`: threads may only die of what the test ordered."""
         if death.exc_type is not Defect:
             self.wrong.append(f"{death.thread} died of {death.exc_value!r}")
 
-    # What is known.
+    # Knowledge.
 
     @property
     def entries(self) -> list[Entry]:
-        """All images in order of arrival."""
+        """Return all images in order of arrival."""
         entries = [entry for batcher in self.batchers for entry in batcher.entries]
         return sorted(entries, key=lambda entry: entry.value)
 
     def offer_at(self, model: int) -> float:
-        """When a model's next batch is to be taken."""
+        """Return when a model's next batch is due."""
         with self.sleepers:
             offer = self.batchers[model].source.offer(self.clock.now, 1)
         assert offer is not None
         return offer.at
 
     def blocked(self) -> list[Call]:
-        """Work that waits for its cue."""
+        """Return the work that waits to be released."""
         decodes = [entry.decode for entry in self.entries if entry.decode is not None]
         calls = [call for batcher in self.batchers for call in tuple(batcher.engine.calls)]
         return [call for call in (*decodes, *calls) if call.ending is None]
 
     def alive(self) -> int:
-        """Count the pool's threads."""
+        """Return how many of the pool's threads are alive."""
         return len(self._threads())
 
     def _threads(self) -> list[threading.Thread]:
@@ -481,7 +481,7 @@ class Stage:
         return [thread for thread in threading.enumerate() if thread.name.startswith(start)]
 
     def lines(self) -> Lines:
-        """Who could be served now if a thread asked, by source; call with the lock held."""
+        """Return what could be served now, by source; call with the lock held."""
         served: list[StagedBatcher | StagedJobs] = [self.jobs]
         served += [batcher for batcher in self.batchers if not batcher.given_up]
         return {
@@ -494,12 +494,12 @@ class Stage:
         }
 
     def face_of(self, source: WorkSource) -> StagedBatcher | StagedJobs:
-        """Return what a source is the threads' face of."""
+        """Return the batcher or jobs that a source belongs to."""
         faces: list[StagedBatcher | StagedJobs] = [self.jobs, *self.batchers]
         return next(face for face in faces if face.source is source)
 
     def judge(self, source: StagedBatcher | StagedJobs, size: int, lines: Lines) -> list[Entry]:
-        """Compare what is taken with who was in line then; return who should have been taken."""
+        """Compare what is taken with the queues then; return what should have been taken."""
         now, first = self.clock.now, lines.get(source, [])[:size]
         if not first:
             self.wrong.append("work for somebody who was not in line, or a limit exceeded")
@@ -511,10 +511,10 @@ class Stage:
                 self.wrong.append(f"{first[0].value} before {line[0].value}, which is more urgent")
         return first
 
-    # Waiting for what has to happen.
+    # Waiting.
 
     def settle(self) -> None:
-        """Wait until the threads have done all that they can without a cue."""
+        """Wait until the threads can't do any more without a release."""
         wait_until(lambda: not self._unsettled(), self._unsettled)
         self.do(lambda: None)
         self._note_late()
@@ -525,7 +525,7 @@ class Stage:
         self.check()
 
     def wait_for_sleepers(self, number: int) -> None:
-        """Wait until so many of the pool's threads and of who closes models wait to be woken."""
+        """Wait until `number` threads, of the pool or closing models, wait to be woken."""
         sleepers = self.sleepers
         wait_until(lambda: sleepers.asleep == number, lambda: f"{sleepers.asleep} asleep")
 
@@ -548,7 +548,7 @@ class Stage:
         return None
 
     def _note_late(self) -> None:
-        """Check that who was told to be late could not be served any more."""
+        """Check that images that were failed as late could no longer be served."""
         for entry in self.entries:
             if not entry.seen_done and entry.future.done():
                 entry.seen_done = True
@@ -564,7 +564,7 @@ class Stage:
     # The end.
 
     def end(self) -> None:
-        """Let all work end well, close everything, and judge how each image came out."""
+        """Let all work succeed, close everything, and check each image's outcome."""
         self.settle()
         while calls := self.blocked():
             for call in calls:
@@ -586,7 +586,7 @@ class Stage:
         self.check()
 
     def _due(self, entry: Entry) -> set[str]:
-        """How an image may come out, by what became of its last piece of work."""
+        """Return an image's possible outcomes, given its last piece of work."""
         calls = [call for call in entry.batcher.engine.calls if entry.value in call.values]
         if len(calls) > 2 or (len(calls) == 2 and len(calls[1].values) > 1):
             self.wrong.append(f"{entry.value} ran in {[call.values for call in calls]}")
@@ -596,7 +596,7 @@ class Stage:
             last = calls[-1]
             if last.ending is Ending.ANSWER:
                 return {f"answer {entry.value}"}
-            # Of a failed batch, each is run again alone, unless the thread dies before its turn.
+            # Each image of a failed batch is retried alone, unless the thread dies first.
             alone = len(last.values) == 1
             failed = last.ending is Ending.FAIL
             return {"InferenceError" if failed and alone else "ModelUnavailableError"}
@@ -624,12 +624,12 @@ class Stage:
         self.do(lambda: None)
         for entry in self.entries:
             if entry.future.done() and not entry.future.cancelled():
-                entry.future.exception()  # seen, so that asyncio does not complain of it
+                entry.future.exception()  # retrieved, so that asyncio does not complain
         self.loop.close()
 
 
 def _may_be_passed(source: StagedBatcher | StagedJobs, lines: Lines, now: float) -> bool:
-    """Whether a batch waits for more, since it has time and there is other work to be done."""
+    """Return whether a batch may wait, as it has time and there is other work."""
     priority = lines[source][0].sort_key(now)[0]
     other_work = any(
         line[0].sort_key(now)[0] <= priority
@@ -640,7 +640,7 @@ def _may_be_passed(source: StagedBatcher | StagedJobs, lines: Lines, now: float)
 
 
 def outcome_of(entry: Entry) -> str:
-    """How an image came out, in a word."""
+    """Return an image's outcome in a word."""
     future = entry.future
     if not future.done():
         return "unresolved"
@@ -652,7 +652,7 @@ def outcome_of(entry: Entry) -> str:
 
 @contextmanager
 def stage(tables: list[list[float]], **options: Any) -> Iterator[Stage]:
-    """A stage with a model for each table of times; it is cleared afterwards."""
+    """Yield a stage with a model per table of times, and clear it afterwards."""
     scene = Stage(tables, **options)
     with pytest.MonkeyPatch.context() as patch, simulated_time(scene.clock):
         patch.setattr(threading, "excepthook", scene.note_death)

@@ -1,4 +1,4 @@
-"""Programs beside Python's that some tests need; where one is missing, the test fails."""
+"""Other programs that some tests need; if one is missing, the test fails."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 
 
 def program(name: str) -> str:
-    """Where a program is."""
+    """Return the path of a program."""
     path = shutil.which(name, path=f"{os.environ['PATH']}:/usr/sbin")
     if path is None:
         pytest.fail(f"{name} is not installed; this test needs it")
@@ -19,7 +19,7 @@ def program(name: str) -> str:
 
 
 def page(url: str, folder: Path, *flags: str) -> str:
-    """A page's HTML after its scripts have run, in headless Chromium."""
+    """Return a page's HTML after its scripts have run in headless Chromium."""
     command = [
         program("chromium"), "--headless", "--no-sandbox", "--disable-gpu",
         "--disable-dev-shm-usage", f"--user-data-dir={folder}", "--virtual-time-budget=20000",

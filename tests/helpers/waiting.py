@@ -1,4 +1,4 @@
-"""Waiting for what has to come; nothing is asserted about how long it took."""
+"""Waits for conditions, without any assertion on how long that takes."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from collections.abc import Callable
 PATIENCE_S = 60.0
 
 _PAUSE_S = 0.001
-"""Between two looks: who looks all the time keeps Python's lock from who is waited for."""
+"""Interval of polling: constant polling would keep the GIL from the threads waited for."""
 
 
 def wait_until(come: Callable[[], object], instead: Callable[[], object] = lambda: "") -> None:
-    """Look until it is so. If it never is, `instead` says what there is in its place."""
+    """Wait until `come()` is true; on timeout fail with what `instead()` says."""
     end = time.monotonic() + PATIENCE_S
     while not come():
         assert time.monotonic() < end, f"waited in vain: {instead()}"

@@ -1,4 +1,4 @@
-"""HTTP by hand over a socket, for clients that stall, lie or leave; and a client that does not."""
+"""Raw HTTP over a socket, for clients that stall, lie or leave; and a patient client."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ import httpx
 from waiting import PATIENCE_S
 
 _NO_TLS = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-"""Nobody speaks TLS here, and reading the system's certificates takes longer than many a test."""
+"""TLS is not used, and loading the system's certificates takes longer than many tests."""
 
 
 def patient_client(url: object, *, retries: int = 0) -> httpx.Client:
-    """A client that waits long; with retries also until a server listens."""
+    """Return a client with long timeouts; with retries it also waits until a server listens."""
     transport = httpx.HTTPTransport(retries=retries, verify=_NO_TLS)
     return httpx.Client(base_url=str(url), timeout=PATIENCE_S, transport=transport)
 
@@ -39,7 +39,7 @@ def read_all(connection: socket.socket) -> bytes:
 
 
 def read_answer(connection: socket.socket) -> tuple[int, bytes]:
-    """Read one answer of known length: status and body."""
+    """Read one answer of known length; return its status and body."""
     data = b""
     while b"\r\n\r\n" not in data:
         piece = connection.recv(65536)

@@ -1,4 +1,4 @@
-"""The service behind nginx, at the root and under a path, which nginx takes off or leaves."""
+"""The service behind nginx, at the root and under a path, which nginx strips or keeps."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ http {{
 
 @contextmanager
 def nginx(folder: Path, address: str, path: str, target: str) -> Iterator[str]:
-    """Forward a path to a server; `target` is what the path is replaced by, if anything."""
+    """Forward a path to a server; `target` replaces the path, if given."""
     file = folder / "nginx.conf"
     with reserved_port() as port:
         named = {"folder": folder, "address": address, "port": port}

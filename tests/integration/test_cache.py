@@ -1,4 +1,4 @@
-"""The program keeps what it measures, and starts whether it can or not."""
+"""The program caches its measurements, and starts whether or not it can."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from process import client_of, serving
 
 
 def test_what_is_measured_is_kept_where_the_users_caches_are(model_folder, tmp_path):
-    """`RESNET_SERVE_CACHE_DIR` set to nothing is not set."""
+    """An empty `RESNET_SERVE_CACHE_DIR` counts as unset."""
     environ: dict[str, Any] = {
         "RESNET_SERVE_CACHE_DIR": "",
         "XDG_CACHE_HOME": str(tmp_path / "caches"),
@@ -23,12 +23,12 @@ def test_what_is_measured_is_kept_where_the_users_caches_are(model_folder, tmp_p
     assert [name for name in kept if name.startswith("batches-")]
     with serving("--models", model_folder, **environ) as server, client_of(server) as client:
         health = client.get("/health").json()
-    if health["parallelism"]["source"] == "cache":  # a busy machine's figures are not kept
+    if health["parallelism"]["source"] == "cache":  # figures of a busy machine are not cached
         assert health["models"][0]["latency_ms"] == first
 
 
 def test_without_a_place_to_keep_it_the_program_starts_all_the_same(model_folder):
-    """As in a container whose files are read-only and whose user has no home."""
+    """As in a container with a read-only file system and a user without a home."""
     environ: dict[str, Any] = {"RESNET_SERVE_CACHE_DIR": "", "XDG_CACHE_HOME": "/proc/none"}
     with serving("--models", model_folder, **environ) as server:
         told = [event for event in server.events if event["event"] == "cache_unusable"]

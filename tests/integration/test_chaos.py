@@ -1,7 +1,7 @@
-"""The real process among clients of every kind: everybody who waits is answered, nothing is kept.
+"""The real process among clients of every kind: all who wait are answered, nothing leaks.
 
-What is random is drawn from a seed; how the clients' doings interleave is up to the machine, and
-nothing is asserted of how long anything took.
+Random choices come from a seed; how the clients' actions interleave is up to the machine, and
+nothing is asserted about how long anything takes.
 """
 
 from __future__ import annotations
@@ -42,10 +42,10 @@ SEED = 20_26
 CLIENTS = 24
 WARM_UP_S, CHAOS_S = 1.5, 4.0
 LAST_ANSWERS = 60
-"""So many answers of the last crowd are awaited before the signal: it comes in mid-load."""
+"""Answers of the last crowd to wait for before the signal, so that it comes under load."""
 
 GROWTH_KB = 32 * 1024
-"""Of resident memory, at most. Up to 6 MB were measured; allocators differ in what they keep."""
+"""Allowed growth of resident memory. Up to 6 MB were measured; allocators differ."""
 
 LIMITS = Limits(max_body_bytes=200_000, max_images=4, body_timeout_s=1.0)
 FLAGS = [
@@ -60,7 +60,7 @@ REFUSED_AT_ADMISSION = {"queue_full", "deadline_unreachable"}
 
 @pytest.fixture(scope="module")
 def pictures() -> list[Picture]:
-    """Images of distinct labels, which the model's file gives them when it is run by itself."""
+    """Return images with distinct labels, as computed from the model file alone."""
     engine = load_engine(builtin_file().path, provider="cpu", intra_op_threads=1)
     contract = parse_contract(engine.metadata, file="the built-in model")
     by_label: dict[str, Picture] = {}
@@ -75,7 +75,7 @@ def pictures() -> list[Picture]:
 
 @dataclass(frozen=True)
 class Vitals:
-    """What a process holds."""
+    """The resources that a process holds."""
 
     threads: int
     files: int
@@ -90,7 +90,7 @@ def vitals(pid: int) -> Vitals:
 
 
 def samples(client: httpx.Client) -> dict[str, float]:
-    """Metrics by name, summed over their labels."""
+    """Return metrics by name, summed over their labels."""
     sums: dict[str, float] = {}
     for family in text_string_to_metric_families(client.get("/metrics").text):
         for sample in family.samples:
@@ -106,9 +106,9 @@ AT_REST = {
 
 
 def at_rest(client: httpx.Client, server: Serving, files: int | None = None) -> Vitals:
-    """Wait until the server has nothing to do, and no more open files than that.
+    """Wait until the server is idle, with at most `files` open files.
 
-    Return what it holds then. The one connection is the client's.
+    Return the resources that it holds then. The one connection is the client's.
     """
 
     def held() -> dict[str, float]:
@@ -132,13 +132,13 @@ def sleep_for(seconds: float) -> Callable[[Crowd], Awaitable[None]]:
 
 
 def requests_logged(server: Serving) -> dict[str, dict]:
-    """The log's line of each request, by its id."""
+    """Return each request's log line by its id."""
     return {str(e["request_id"]): e for e in server.events if e["event"] == "request"}
 
 
 @pytest.mark.parametrize("flags", [[], ["--coalesce"]], ids=["", "coalesce"])
 def test_among_clients_of_every_kind_everybody_is_answered_and_nothing_is_kept(pictures, flags):
-    """And SIGTERM in the middle of it is a clean stop: whoever was accepted gets an answer."""
+    """And SIGTERM in the middle of it is a clean stop: accepted requests get an answer."""
     with serving(*FLAGS, *flags) as server, client_of(server) as client:
         warm_up, chaos, last = (
             Crowd(server.url, pictures, LIMITS, name) for name in ("warm", "chaos", "last")
@@ -186,13 +186,13 @@ def test_among_clients_of_every_kind_everybody_is_answered_and_nothing_is_kept(p
 
 
 def errors_logged(server: Serving) -> list[object]:
-    """What the log calls an error, each with its traceback if it has one."""
+    """Return the errors in the log, each with its traceback if it has one."""
     errors = [event for event in server.events if event["level"] in {"error", "critical"}]
     return [event.get("exception", event) for event in errors]
 
 
 def test_a_client_that_leaves_with_requests_in_line_is_no_error_of_the_service(model_folder):
-    """The first of two pipelined requests runs as the connection is reset: its work is dropped."""
+    """The first of two pipelined requests runs when the connection is reset: it is dropped."""
     request = head(Content_Length=len(colored())) + colored()
     with (
         serving("--models", model_folder, "--max-delay-ms", 10_000) as server,
@@ -221,13 +221,13 @@ def reset_on_close(connection: socket.socket) -> None:
 
 
 POISON = (1, 2, 250)
-"""A colour on which the engine fails; it would be blue."""
+"""A colour on which the engine fails; otherwise it would be labelled blue."""
 
 
 class FaultyEngine:
-    """Fails always on poisoned images, and at random on batches of several.
+    """Always fails on poisoned images, and at random on batches of several.
 
-    Not on single images: the service runs those of a failed batch again one by one, and once.
+    Not on single images, since the service retries those of a failed batch once, one by one.
     """
 
     def __init__(self, run: Callable[..., Outputs]) -> None:
@@ -247,7 +247,7 @@ class FaultyEngine:
 
 @pytest.fixture
 def no_thread_is_left() -> Iterator[None]:
-    """Ask for it before `serve`: it looks when the server has stopped."""
+    """Request this fixture before `serve`: it checks after the server has stopped."""
     threads = set(threading.enumerate())
     yield
 
@@ -260,12 +260,12 @@ def no_thread_is_left() -> Iterator[None]:
 def test_an_engine_that_fails_at_random_costs_only_the_poisoned_their_answer(
     no_thread_is_left, serve
 ):
-    """Their requests alone get a 500, with an id; and no task is left of any of it."""
+    """Only their requests get a 500, with an id; and no task is left over."""
     client = serve(runners=3, decode_threads=2, max_batch=4, max_delay_ms=5)
     runtime = client.app.state.runtime
     (model,) = runtime.repository
     model.engine.run = faulty = FaultyEngine(model.engine.run)
-    # A gauge is asked on the event loop, whose tasks it counts.
+    # A gauge runs on the event loop, whose tasks it counts.
     tasks = Gauge("test_tasks", "Tasks of the event loop.", registry=runtime.metrics.registry)
     tasks.set_function(lambda: len(asyncio.all_tasks()))
     rest = AT_REST | {"test_tasks": samples(client)["test_tasks"]}
@@ -323,20 +323,20 @@ sys.exit(main())
 
 
 def hanging(where: str, model_folder: Path) -> AbstractContextManager[Serving]:
-    """The program with an engine that never ends a batch on threads of that name."""
+    """Start the program with an engine that never finishes a batch on threads with that name."""
     program = [sys.executable, "-c", PROGRAM_THAT_HANGS, where]
     flags = ("--models", model_folder, "--drain-timeout-s", 1)
     return serving(*flags, ready=False, program=program)
 
 
 def wait_until_it_hangs(server: Serving) -> None:
-    """It says so at once, maybe before the log's own thread has written older lines."""
+    """Wait for the engine's message, which may precede older lines of the log's own thread."""
     while all(event.get("text") != "hanging" for event in server.events):
         server.wait_for("native_output")
 
 
 def test_a_warm_up_that_hangs_keeps_no_process_alive(model_folder):
-    """The drain timeout ends it; nobody had been accepted, so the stop is clean."""
+    """The drain timeout ends it; no request had been accepted, so the stop is clean."""
     with hanging("warm-up", model_folder) as server:
         wait_until_it_hangs(server)
         with client_of(server) as client:
@@ -348,7 +348,7 @@ def test_a_warm_up_that_hangs_keeps_no_process_alive(model_folder):
 
 @pytest.mark.parametrize("waits", [True, False])
 def test_a_batch_that_hangs_keeps_no_process_alive(model_folder, waits):
-    """Who waits for it is told so, and the status that somebody went without an answer."""
+    """A request waiting for it gets an error, and the exit status reports it."""
     with hanging("runner", model_folder) as server:
         server.wait_for("model_ready")
         with connect(server.url) as connection:

@@ -1,4 +1,4 @@
-"""The real program when its device is lost: it says so, answers 503, and ends to be restarted."""
+"""The real program when its device is lost: it logs that, answers 503, and exits."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def test_what_hangs_does_not_keep_it_from_ending(model_folder):
 
 
 def test_a_loss_while_stopping_answers_who_is_left(model_folder):
-    """They wait for the drain's time limit no more: nothing can be answered."""
+    """They no longer wait for the drain timeout, since nothing can be answered."""
     with losing(model_folder) as server:
         with connect(server.url) as fatal, connect(server.url) as slow:
             fatal.sendall(head(Content_Length=len(FATAL)) + FATAL[:-1])
@@ -85,7 +85,7 @@ def test_a_loss_while_stopping_answers_who_is_left(model_folder):
             server.signal()
             server.wait_for("draining")
             with contextlib.suppress(OSError):
-                while True:  # until it takes no more connections: it waits for these two
+                while True:  # until it accepts no more connections: it waits for these two
                     connect(server.url).close()
             fatal.sendall(FATAL[-1:])
             assert read_answer(fatal)[0] == 503

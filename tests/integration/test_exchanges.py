@@ -1,7 +1,7 @@
-"""The service's HTTP as clients know it: status, headers, codes, keys and values stay as they are.
+"""The service's HTTP interface: status, headers, codes, keys and values must not change.
 
-`pytest tests/integration/test_exchanges.py --record` writes down what it answers now; a difference
-that is wanted is then seen in the commit, and belongs into the changelog.
+`pytest tests/integration/test_exchanges.py --record` records the current answers; an intended
+difference is then visible in the commit, and belongs in the changelog.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ RECORDED = Path(__file__).with_name("exchanges.json")
 
 @pytest.fixture(scope="module")
 def urls(tmp_path_factory) -> Iterator[dict[str, str]]:
-    """The servers that are asked."""
+    """Start the servers and yield their URLs by name."""
     folders = write_models(tmp_path_factory.mktemp("models"))
     with ExitStack() as stack:
         yield {

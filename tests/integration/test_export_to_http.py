@@ -27,7 +27,7 @@ def digits(shared) -> TrainedDigits:
 
 @pytest.fixture(scope="module")
 def digits_model(digits: TrainedDigits, tmp_path_factory):
-    """The trained digits as a model file, made by the program."""
+    """Return the trained digits as a model file, made by the program."""
     folder = tmp_path_factory.mktemp("digits")
     weights, labels = folder / "digits.pth", folder / "digits.json"
     torch.save(digits.network.state_dict(), weights)
@@ -40,7 +40,7 @@ def digits_model(digits: TrainedDigits, tmp_path_factory):
 
 
 def test_a_trained_network_keeps_its_held_out_accuracy_to_the_image(digits, digits_model):
-    """Each held-out image gets over HTTP the very label that PyTorch gives it."""
+    """Each held-out image gets the same label over HTTP as from PyTorch."""
     expected = digits.predictions()
     accuracy = (expected == digits.labels).mean()
     assert accuracy > 0.9, "the network has learnt something"
@@ -61,7 +61,7 @@ def test_a_trained_network_keeps_its_held_out_accuracy_to_the_image(digits, digi
 @pytest.mark.full
 @pytest.mark.parametrize("architecture", ["resnet50", "resnet101"])
 def test_full_size_networks_are_served_beside_the_built_in_model(architecture, tmp_path):
-    """ImageNet's 1000 classes are built in; random weights are enough for the road."""
+    """ImageNet's 1000 classes are built in; random weights are enough here."""
     torch.manual_seed(0)
     network = build(architecture)
     weights, model = tmp_path / "weights.pth", tmp_path / "models" / f"{architecture}.onnx"

@@ -1,4 +1,4 @@
-"""The real program's log: whatever is printed, whoever reads, however it ends."""
+"""The real program's log: whatever is printed, whether or not it is read, however it ends."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def test_the_last_words_of_a_process_that_aborts_are_in_its_log(model_folder):
 
 
 def test_a_log_that_nobody_reads_does_not_hold_up_a_library_that_prints(model_folder):
-    """A write to the log itself would wait for ever, on the thread that decodes and runs."""
+    """A direct write to the log would block forever, on a thread that decodes and runs."""
     command = [*program(50_000), "serve", "--models", str(model_folder)]
     with answering(command, stderr=subprocess.PIPE) as (_, client):
         for _ in range(50):  # 2.5 MB printed, more than all pipes hold
@@ -75,7 +75,7 @@ def test_a_log_that_nobody_reads_does_not_hold_up_a_library_that_prints(model_fo
 
 
 def test_it_serves_with_its_standard_streams_closed(model_folder):
-    """No connection and no file of it gets their numbers, to which libraries print."""
+    """None of its connections and files gets their descriptors, to which libraries print."""
     serve = [*program(3), "serve", "--models", str(model_folder)]
     command = ["/bin/sh", "-c", 'exec "$@" <&- >&- 2>&-', "sh", *serve]
     with answering(command) as (process, client):
@@ -92,16 +92,16 @@ def test_a_mistake_with_stderr_closed_still_has_its_status():
 
 
 def read_all(terminal: int) -> str:
-    """What a terminal has got until the last program that had it has ended."""
+    """Return what a terminal receives until its last program has ended."""
     shown = b""
-    with contextlib.suppress(OSError):  # which is how a terminal ends
+    with contextlib.suppress(OSError):  # raised when the terminal ends
         while piece := os.read(terminal, 65536):
             shown += piece
     return shown.decode()
 
 
 def test_a_terminal_shows_text_in_colour(model_folder):
-    """Though descriptor 2 itself is a pipe then."""
+    """Even though descriptor 2 itself is then a pipe."""
     terminal, slave = pty.openpty()
     command = [*program(3), "serve", "--models", str(model_folder)]
     try:
@@ -120,7 +120,7 @@ def test_a_terminal_shows_text_in_colour(model_folder):
 
 
 def test_a_request_is_logged_with_its_clients_address_and_a_path_that_is_cut(model_folder):
-    """Also one that is no HTTP. What a proxy says in a header is anybody's word, and not taken."""
+    """Even one that is not HTTP. A proxy's headers are not trusted."""
     with serving("--models", model_folder) as server:
         with client_of(server) as client:
             client.post("/v1/classify", content=colored(), headers={"X-Forwarded-For": "192.0.2.7"})

@@ -20,17 +20,17 @@ from wire import connect, head
 
 MB = 2**20
 MOST_GROWTH = 40 * MB
-"""What the C library may keep."""
+"""Bytes that the C library may keep."""
 
 LEFT_BEHIND = 2 * MOST_GROWTH
-"""What the requests of a kind leave behind at least if each leaves its body."""
+"""Bytes that a kind's requests leave at least if each leaves its body."""
 
 IMAGE = photo(900, 640)
 PNG = encode(IMAGE, "PNG", compress_level=0)
 REFUSALS = refusals(PNG, encode(IMAGE, "JPEG", quality=100, subsampling=0))
 LARGE = [kind for kind, refusal in REFUSALS.items() if len(refusal.body) > MB / 4]
-"""The others have a few bytes: millions of requests would have to leave them to be seen. What they
-leave is looked for by `tests/service/http/test_refusals_leave_nothing.py`, which counts objects."""
+"""The others have a few bytes: only millions of requests would make leaks visible here. These
+are covered by `tests/service/http/test_refusals_leave_nothing.py`, which counts objects."""
 
 
 @pytest.fixture(scope="module")
@@ -46,9 +46,9 @@ def resident(server: Serving) -> int:
 
 
 def grows_little(server: Serving, send: Callable[[], None], sent: int) -> None:
-    """Send `sent` bytes, so often that they would be seen if they stayed.
+    """Send `sent` bytes, enough to be noticed if they stayed in memory.
 
-    Freed memory has time to go back, and nothing is asked of the server meanwhile.
+    Freed memory has time to be returned, without any requests meanwhile.
     """
     for _ in range(5):
         send()
@@ -76,7 +76,7 @@ def test_refused_requests_do_not_stay_in_memory(server, kind):
 @pytest.mark.parametrize("sent", [0.5, 0.999, 1.0])
 @pytest.mark.parametrize("kind", ["a PNG that is cut off", "a form of broken images"])
 def test_requests_of_clients_that_leave_do_not_stay_in_memory(server, kind, sent):
-    """In the middle of a body, and with nobody left to answer."""
+    """Clients that leave in the middle of a body, or before the answer."""
     refusal = REFUSALS[kind]
     body = refusal.body[: int(len(refusal.body) * sent)]
     request = head(Content_Type=refusal.media_type, Content_Length=len(refusal.body)) + body
@@ -84,7 +84,7 @@ def test_requests_of_clients_that_leave_do_not_stay_in_memory(server, kind, sent
     def send() -> None:
         with connect(server.url) as connection:
             connection.sendall(request)
-            connection.shutdown(socket.SHUT_WR)  # which is how a server hears of it
+            connection.shutdown(socket.SHUT_WR)  # so that the server notices
         assert server.wait_for("request")["status"] in {499, refusal.status}
 
     grows_little(server, send, len(body))

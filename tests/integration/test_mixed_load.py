@@ -1,4 +1,4 @@
-"""Good and bad requests all at once: each gets its own right answer."""
+"""Good and bad requests all at once: each gets the right answer."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from waiting import PATIENCE_S
 from wire import connect, head
 
 Request = tuple[dict[str, object], int, str]
-"""Arguments of a POST, the status to come, and the label or code to come."""
+"""Arguments of a POST, the expected status, and the expected label or code."""
 
 
 def noisy_jpeg() -> bytes:
@@ -73,7 +73,7 @@ async def post_all(url: str, requests: list[Request]) -> list[tuple[int, str]]:
 
 
 def leave_early(url: str, times: int) -> None:
-    """Connect, send a part of a request or a whole one, and go."""
+    """Connect, send part or all of a request, and disconnect."""
     body = colored("red")
     request = head(Content_Length=len(body)) + body
     for cut in range(times):
@@ -82,7 +82,7 @@ def leave_early(url: str, times: int) -> None:
 
 
 def test_200_concurrent_good_and_bad_requests_each_get_their_own_answer(model_folder):
-    """With clients that leave in the middle among them; afterwards nothing is held any more."""
+    """Some clients disconnect in the middle; afterwards nothing is held any more."""
     kinds = every_kind()
     requests = [kinds[i % len(kinds)] for i in range(200)]
     random.Random(7).shuffle(requests)

@@ -16,7 +16,7 @@ from process import PROGRAM, Serving, answering, client_of, run_to_end, serving
 
 
 def refusal(*flags: object, **variables: str) -> str:
-    """The one line that a refused start prints."""
+    """Return the single line that a refused start prints."""
     ended = run_to_end([*PROGRAM, "serve", "--port", "0", *map(str, flags)], **variables)
     assert ended.returncode == 1, ended
     *logged, line = ended.stderr.splitlines()
@@ -27,7 +27,7 @@ def refusal(*flags: object, **variables: str) -> str:
 
 
 def test_the_built_in_model_is_served_when_no_folder_is_given():
-    """No network, no PyTorch, no files but the package's own."""
+    """No network, no PyTorch, and no files except the package's own."""
     with serving() as server, client_of(server) as client:
         (model,) = client.get("/v1/models").json()["models"]
         assert model["name"] == "slim-resnet50"
@@ -51,14 +51,14 @@ def test_the_built_in_model_is_served_beside_a_folder_when_asked_for(model_folde
 
 @pytest.fixture(scope="module")
 def set_by_variables(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serving]:
-    """A server that is set by variables, with one flag beside them."""
+    """Yield a server configured by variables and one flag."""
     folder = tmp_path_factory.mktemp("models")
     write_color_model(folder / "color.onnx")
     variables: dict[str, Any] = {
         "RESNET_SERVE_MODELS": str(folder),
         "RESNET_SERVE_MAX_QUEUE": "77",
         "RESNET_SERVE_MAX_IMAGES": "3",
-        # A Service named resnet-serve makes Kubernetes set these in every pod beside it.
+        # Kubernetes sets these in every pod next to a Service named resnet-serve.
         "RESNET_SERVE_PORT": "tcp://10.0.0.7:8000",
         "RESNET_SERVE_SERVICE_HOST": "10.0.0.7",
         "RESNET_SERVE_PORT_8000_TCP_ADDR": "10.0.0.7",
@@ -152,7 +152,7 @@ def test_a_port_in_use_is_told_before_anything_is_loaded(model_folder):
 
 @pytest.mark.parametrize("closed", ["2>&-", ">&-", "<&-", "<&- >&- 2>&-"])
 def test_it_starts_whichever_standard_streams_are_closed(model_folder, closed):
-    """And gives their numbers to no connection and no file that a library could print into."""
+    """And no connection or file gets their descriptors, into which a library could print."""
     command = ["sh", "-c", f'exec "$@" {closed}', "sh", *PROGRAM, "serve"]
     with answering([*command, "--models", str(model_folder)], stderr=subprocess.PIPE) as served:
         process, client = served

@@ -1,4 +1,4 @@
-"""Stopping the real process: nobody who was accepted is left without an answer."""
+"""Stopping the real process: no accepted request is left without an answer."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from wire import connect, head, read_all, read_answer
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 def test_an_idle_server_stops_with_status_0(model_folder, number):
-    """Also with a kept-alive connection open."""
+    """Even with an open keep-alive connection."""
     with serving("--models", model_folder) as server, client_of(server) as client:
         assert client.get("/readyz").status_code == 200
         server.signal(number)
@@ -25,7 +25,7 @@ def test_an_idle_server_stops_with_status_0(model_folder, number):
 
 
 def test_sighup_is_passed_over_where_it_was_ignored_at_the_start(model_folder):
-    """As nohup has it: the service outlives its terminal."""
+    """As with nohup: the service outlives its terminal."""
     program = ["sh", "-c", "trap '' HUP; exec \"$@\"", "sh", *PROGRAM]
     with serving("--models", model_folder, program=program) as server:
         assert not catches(server.process.pid, signal.SIGHUP)
@@ -38,9 +38,9 @@ def test_sighup_is_passed_over_where_it_was_ignored_at_the_start(model_folder):
 
 
 def test_readiness_goes_first_and_requests_are_served_meanwhile(model_folder):
-    """For `drain_delay_s` the probe fails, so that the balancer learns of it; work goes on.
+    """For `drain_delay_s` the probe fails, so that load balancers notice; work goes on.
 
-    SIGHUP cuts nothing short then: a terminal that closes sends it from several sides, and systemd
+    SIGHUP does not cut it short: a closing terminal sends it more than once, and systemd
     right after SIGTERM.
     """
     with serving("--models", model_folder, "--drain-delay-s", 3) as server:
@@ -74,7 +74,7 @@ def test_an_accepted_request_is_answered_before_the_end(model_folder):
 
 
 def test_a_request_that_outlasts_drain_timeout_is_told_so(model_folder):
-    """It gets a 503 instead of a reset, and the exit status tells that somebody went without."""
+    """It gets a 503 instead of a reset, and the exit status reports the unanswered request."""
     flags = ["--models", model_folder, "--drain-timeout-s", 1, "--body-timeout-s", 60]
     with serving(*flags) as server:
         with connect(server.url) as connection:
@@ -90,7 +90,7 @@ def test_a_request_that_outlasts_drain_timeout_is_told_so(model_folder):
 
 
 def test_an_answer_in_the_drain_delay_sends_the_next_request_elsewhere(model_folder):
-    """The request came before the signal; a further one on its connection would be lost."""
+    """The request came before the signal; another one on its connection would be lost."""
     with serving("--models", model_folder, "--drain-delay-s", 3) as server:
         body = colored("green")
         with connect(server.url) as connection:
@@ -108,7 +108,7 @@ def test_an_answer_in_the_drain_delay_sends_the_next_request_elsewhere(model_fol
 
 
 def test_a_stop_that_meets_the_sending_of_an_error_loses_and_logs_nothing(model_folder):
-    """The refused client sends on, and is still being listened to when the time is over."""
+    """The refused client keeps sending, and is still being read when the time is over."""
     flags = ["--models", model_folder, "--max-body-bytes", 1000, "--drain-timeout-s", 1]
     with serving(*flags) as server:
         with connect(server.url) as connection:
@@ -122,14 +122,14 @@ def test_a_stop_that_meets_the_sending_of_an_error_loses_and_logs_nothing(model_
     assert [event for event in server.events if "exception" in event] == []
 
 
-# What a start has mapped into its memory tells how far it has come.
+# A starting process's memory mappings show how far it has come.
 STAGES = {"before anything is imported": "", "settings": "pydantic_core", "engine": "onnxruntime"}
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
 @pytest.mark.parametrize("stage", STAGES)
 def test_a_signal_while_starting_ends_it_at_once_and_cleanly(model_folder, stage, number):
-    """As process 1 of a container it would be lost without a handler from the start."""
+    """As process 1 of a container, the signal would be lost without an early handler."""
     command = [*PROGRAM, "serve", "--port", "0", "--models", str(model_folder)]
     with subprocess.Popen(command, env=clean_environment(), stderr=subprocess.PIPE) as process:
         maps = Path(f"/proc/{process.pid}/maps")
@@ -142,7 +142,7 @@ def test_a_signal_while_starting_ends_it_at_once_and_cleanly(model_folder, stage
 
 
 def catches(pid: int, number: signal.Signals) -> bool:
-    """Whether a process has a handler for a signal (proc(5), SigCgt)."""
+    """Return whether a process has a handler for a signal (proc(5), SigCgt)."""
     status = Path(f"/proc/{pid}/status").read_text(encoding="ascii")
     mask = int(status.partition("SigCgt:")[2].split()[0], 16)
     return bool(mask >> (number - 1) & 1)
@@ -150,7 +150,7 @@ def catches(pid: int, number: signal.Signals) -> bool:
 
 @pytest.mark.parametrize("reader", ["gone", "asleep"])
 def test_a_log_that_nobody_reads_holds_up_neither_requests_nor_signals(model_folder, reader):
-    """As behind a pipe whose reader has ended, or has stopped reading."""
+    """As with a pipe whose reader has ended or stopped reading."""
     command = [*PROGRAM, "serve", "--models", str(model_folder)]
     with answering(command, stderr=subprocess.PIPE) as (process, client):
         assert process.stderr is not None
@@ -161,7 +161,7 @@ def test_a_log_that_nobody_reads_holds_up_neither_requests_nor_signals(model_fol
 
 
 def test_a_second_signal_ends_at_once(model_folder):
-    """The status is that of a killed process."""
+    """The exit status is that of a killed process."""
     with serving("--models", model_folder, "--drain-delay-s", 600) as server:
         server.signal()
         server.wait_for("draining")

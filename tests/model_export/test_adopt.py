@@ -136,7 +136,7 @@ def test_an_exported_network_is_adopted(tmp_path: Path, capsys: pytest.CaptureFi
 @pytest.mark.parametrize(
     ("made", "more", "labels", "message"),
     [
-        ({}, (), 4, "4 labels for a network of 5 classes"),
+        ({}, (), 4, "4 labels, but the network has 5 classes"),
         ({"side": "S"}, ("--input-size", "0"), 5, ""),
         (
             {"square": True},
@@ -200,15 +200,15 @@ node = helper.make_node
     ("nodes", "constants", "cause"),
     [
         pytest.param([node("Softmax", ["z"], ["y"], axis=0)], {},
-                     "depends on the images beside it (Softmax over axis 0", id="softmax"),
+                     "depends on other images in its batch (Softmax over axis 0", id="softmax"),
         pytest.param([node("ReduceMean", ["z"], ["m"], axes=[0]), node("Sub", ["z", "m"], ["y"])],
                      {}, "", id="one image less its own mean"),
         pytest.param([node("ReduceMax", ["z"], ["m"], axes=[0]), node("Mul", ["z", "m"], ["y"])],
-                     {}, "depends on the images beside it (ReduceMax over axis 0", id="maximum"),
+                     {}, "depends on other images in its batch (ReduceMax", id="maximum"),
         pytest.param([node("Reshape", ["z", "row"], ["y"])], {"row": [1, -1]},
-                     "depends on the images beside it (Reshape to [1, -1])", id="one row"),
+                     "depends on other images in its batch (Reshape to [1, -1])", id="one row"),
         pytest.param([node("RandomNormalLike", ["z"], ["n"]), node("Add", ["z", "n"], ["y"])], {},
-                     "is random, another one each time: it has RandomNormalLike", id="random"),
+                     "changes at random: it has RandomNormalLike", id="random"),
         pytest.param([node("Sub", ["z", "z"], ["n"]), node("Div", ["n", "n"], ["y"])], {},
                      "is not finite", id="NaN"),
         pytest.param([node("DynamicQuantizeLinear", ["z"], ["q", "s", "p"]),
@@ -261,7 +261,7 @@ def test_what_is_neither_logits_nor_probabilities_is_asked_about(
 ):
     file = changed(foreign(tmp_path / "foreign.onnx"), *nodes, unit=np.float32(1),
                    hundred=np.float32(100))  # fmt: skip
-    assert "say --gives probabilities" in refusal(file, capsys)
+    assert "pass --gives probabilities" in refusal(file, capsys)
 
 
 @pytest.mark.parametrize(("gives", "softmax"), [("probabilities", False), ("logits", True)])
@@ -279,7 +279,7 @@ def test_logits_are_no_probabilities_whatever_is_said(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ):
     file = foreign(tmp_path / "foreign.onnx")
-    assert "its answers go from" in refusal(file, capsys, "--gives", "probabilities")
+    assert "its answers range from" in refusal(file, capsys, "--gives", "probabilities")
 
 
 def test_a_single_answer_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
@@ -287,7 +287,7 @@ def test_a_single_answer_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[s
     file = changed(foreign(tmp_path / "foreign.onnx"),
                    node("ReduceSum", ["z", "axes"], ["s"]), node("Sigmoid", ["s"], ["y"]),
                    axes=[1])  # fmt: skip
-    assert "is one number for an image, as for yes or no" in refusal(file, capsys, labels=2)
+    assert "is one number per image, as for yes or no" in refusal(file, capsys, labels=2)
 
 
 @pytest.mark.parametrize("shape", [["N", "A", "B", "C"], ["N", SIDE, SIDE, 3]])
@@ -360,7 +360,7 @@ def write_graph(path: Path, kind: int, shape: list) -> Path:
         (TensorProto.FLOAT, [0, 3, 8, 8], "declared as [0, 3, 8, 8], and an image has no"),
         (TensorProto.FLOAT, [-1, 3, 8, 8], "with a dynamic batch size"),
         (TensorProto.FLOAT, ["N", 3, 8], "not float32 [N, 3, H, W]"),
-        (TensorProto.FLOAT, ["N", 3, 8, 16], "16 x 8 pixels, and only squares"),
+        (TensorProto.FLOAT, ["N", 3, 8, 16], "16 x 8 pixels, but only squares"),
         (TensorProto.FLOAT, ["N", 3, 8, 8], "not float32 [1, C]"),
     ],
 )
@@ -382,10 +382,10 @@ LFS_POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsiz
     [
         (None, "no such file"),
         (b"", "is empty"),
-        (b"hello", "is text, perhaps an error of the download: hello"),
-        (b"<!doctype html><html>", "is a web page, perhaps an error of the download"),
+        (b"hello", "is text, perhaps a failed download: hello"),
+        (b"<!doctype html><html>", "is a web page, perhaps a failed download"),
         (LFS_POINTER, "`git lfs pull` fetches the file"),
-        (b"\x93\x07 nothing known", "is no ONNX file, or damaged"),
+        (b"\x93\x07 nothing known", "is not an ONNX file, or is damaged"),
         (b"\x12\x03abc", "has no graph"),  # a protocol buffer by chance
     ],
 )
@@ -412,7 +412,7 @@ def test_onnx_as_text_is_named_with_the_way_out(
     model = onnx.load(foreign(tmp_path / "foreign.onnx"))
     with warnings.catch_warnings(action="ignore"):  # a form is experimental
         onnx.save(model, tmp_path / name, format=form)
-    assert f"{name}: is ONNX as text; write it in the usual" in refusal(tmp_path / name, capsys)
+    assert f"{name}: is ONNX as text; save it in the usual" in refusal(tmp_path / name, capsys)
 
 
 def with_data(folder: Path, location: str = "w.bin", *, lengths: bool = True) -> tuple[Path, Path]:
@@ -499,7 +499,7 @@ def test_a_model_file_is_told_that_it_is_one(tmp_path: Path, capsys: pytest.Capt
     model = tmp_path / "model.onnx"
     assert adopt(foreign(tmp_path / "foreign.onnx"), model) == 0
     capsys.readouterr()
-    assert "is a model file already" in refusal(model, capsys)
+    assert "is already a model file" in refusal(model, capsys)
 
 
 @pytest.mark.parametrize(
@@ -551,8 +551,8 @@ def test_another_output_is_advised_only_where_there_is_one(
     assert told in err
     assert "--output-name" not in err
     of_type(file, kind, "z")
-    assert "has 2 outputs, y, z; --output-name picks one" in refusal(file, capsys)
-    assert "--output-name picks another: z" in refusal(file, capsys, "--output-name", "y")
+    assert "has 2 outputs, y, z; --output-name selects one" in refusal(file, capsys)
+    assert "--output-name selects another: z" in refusal(file, capsys, "--output-name", "y")
     assert adopt(file, tmp_path / "adopted.onnx", "--output-name", "z") == 0
 
 

@@ -135,7 +135,7 @@ def test_other_pickle_protocols_are_told(tmp_path: Path, zipped: bool, protocol:
     if not told:
         assert read_checkpoint(path).state.keys() == STATE.keys()
         return
-    with pytest.raises(WeightsError, match=rf"is of pickle protocol {told}, .* PyTorch's own, 2"):
+    with pytest.raises(WeightsError, match=rf"has pickle protocol {told}, .* default protocol, 2"):
         read_checkpoint(path)
 
 
@@ -143,8 +143,8 @@ def test_other_pickle_protocols_are_told(tmp_path: Path, zipped: bool, protocol:
     ("content", "told"),
     [
         (b"", "is empty"),
-        (b"<html>not found</html>", "is a web page, perhaps an error of the download"),
-        (b"\x93\x07 nothing known", "is neither safetensors nor what torch.save writes"),
+        (b"<html>not found</html>", "is a web page, perhaps a failed download"),
+        (b"\x93\x07 nothing known", "is neither safetensors nor from torch.save"),
     ],
 )
 @pytest.mark.parametrize("name", ["net.pth", "net.safetensors", "net"])
@@ -289,7 +289,7 @@ def test_a_lone_linear_layer_is_the_classifier(tmp_path: Path, prefix: str, head
     assert checkpoint.state.keys() == {*NETWORK}
     assert torch.equal(checkpoint.state["fc.weight"], STATE["fc.weight"])
     assert head_line(checkpoint).endswith(
-        f"net.pth: its linear layer {head} is taken as the network's last"
+        f"net.pth: its linear layer {head} is used as the network's last"
     )
     assert checkpoint.beside == ("loss.weight",)
 

@@ -202,7 +202,11 @@ def test_official_weights_bring_their_preprocessing(
         (["--precision", "int8", "--storage", "fp16"], 2, "--storage is for --precision fp32"),
         (["--images", "photos"], 2, "--images is for --precision fp16 and int8"),
         (["--precision", "fp16", "--images", "missing"], 1, "missing: no such file"),
-        (["--precision", "int8", "--images", __file__], 1, "is neither a folder nor a whole tar"),
+        (
+            ["--precision", "int8", "--images", __file__],
+            1,
+            "is neither a folder nor a complete tar",
+        ),
         (["--weights", "/"], 1, "/: is a folder, not a file"),
         (["--weights", " "], 2, "'--weights': is empty"),
         (["--min-agreement", "0.99"], 2, "--min-agreement is for --precision fp16 and int8"),
@@ -238,7 +242,7 @@ def test_a_stem_that_the_weights_do_not_tell_has_to_be_said(
                "--output", str(tmp_path / "net.onnx")]  # fmt: skip
     assert main([*command, *(["--stem", "small"] if said else [])]) == status
     if not said:
-        assert "say --stem small if that is 2" in the_error(capsys)
+        assert "pass --stem small if it is 2" in the_error(capsys)
 
 
 def test_a_single_logit_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
@@ -246,7 +250,7 @@ def test_a_single_logit_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[st
     weights = save_checkpoint(random_network(classes=1), tmp_path / "net.pth")
     command = ["export", "resnet18", "--weights", str(weights), "--stem", "small"]
     assert main([*command, "--input-size", "32", "--output", str(tmp_path / "net.onnx")]) == 1
-    assert "the network gives one logit" in the_error(capsys)
+    assert "the network returns one logit" in the_error(capsys)
 
 
 def test_an_unwritable_place_is_one_line(
@@ -335,7 +339,7 @@ def test_a_defect_shows_its_traceback(
     assert main(["describe", str(model)]) == 1
     err = capsys.readouterr().err
     assert "ZeroDivisionError" in err
-    assert err.endswith("this is a defect of resnet-export; please report the lines above\n")
+    assert err.endswith("this is a bug in resnet-export; please report the lines above\n")
 
 
 @pytest.mark.parametrize(
@@ -356,7 +360,7 @@ def test_too_little_memory_is_one_line(
 
     monkeypatch.setattr("model_export.describe.graph_cost", fail)
     assert main(["describe", str(model)]) == 1
-    assert "error: out of memory; a smaller batch" in the_error(capsys)
+    assert "error: out of memory; try a smaller batch" in the_error(capsys)
 
 
 @pytest.mark.parametrize(
@@ -430,7 +434,7 @@ def test_a_classifier_of_another_name_is_said(tmp_path: Path, capsys: pytest.Cap
                  "--labels", str(tmp_path / "labels.txt"), "--input-size", "32", "--max-batch", "2",
                  "--output", str(tmp_path / "net.onnx")]  # fmt: skip
     assert main(arguments) == 0
-    assert capsys.readouterr().err.count("layer head.fc is taken as the network's last") == 1
+    assert capsys.readouterr().err.count("layer head.fc is used as the network's last") == 1
     contract = read_model(tmp_path / "net.onnx")[1]
     assert len(contract.labels) == 5
     assert contract.weights.source == "net.pth, entry state_dict, classifier head.fc"
@@ -552,5 +556,5 @@ def test_what_is_no_file_is_told_and_keeps_nobody_waiting(
     assert status == 1
     last = err.splitlines()[-1]
     if kind == "a folder" and given[-1] == "odd" and given[0] == "evaluate":
-        told = "holds no images"
+        told = "has no images"
     assert re.search(rf"^resnet-export: error: odd: {told}", last)

@@ -110,7 +110,7 @@ def test_onnx_is_known_by_its_beginning(tmp_path: Path, end: float):
         (b'{"error":\n"not found"}', 'is JSON, perhaps .* download: {"error": "not found"}'),
         (b'{"metadata": {}, "weight_map": {}}', "is an index of parameters in several files"),
         (b'{"irVersion": "8", "graph": {}}', "is ONNX as text"),
-        (b"404: Not Found", "is text, perhaps an error of the download: 404: Not Found"),
+        (b"404: Not Found", "is text, perhaps a failed download: 404: Not Found"),
         (b"word " * 2000, r"is text, .*: (word ){12}\.\.\."),
         (b"\x89HDF\r\n\x1a\n" + bytes(90), "is an HDF5 file, .* write the network as ONNX"),
         (b"\x08\x01\x12\x85\x80\x02\x0a\x10" + b"x" * 99, "is a TensorFlow file"),

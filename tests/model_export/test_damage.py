@@ -127,7 +127,7 @@ def test_files_without_checksums_are_read(tmp_path: Path):
 )  # fmt: skip
 def test_what_train_said_of_its_network_is_held_to_its_form(tmp_path: Path, odd: dict, place: str):
     torch.save({"model": STATE, TRAINED: ABOUT | odd}, tmp_path / "net.pth")
-    with pytest.raises(WeightsError, match=f"its entry {TRAINED}.{place} is not understood"):
+    with pytest.raises(WeightsError, match=f"its entry {TRAINED}.{place} can't be read"):
         read_checkpoint(tmp_path / "net.pth")
 
 

@@ -100,7 +100,7 @@ def test_json_has_all_classes(model: Path, photos: Path, capsys: pytest.CaptureF
     ("more", "status", "message"),
     [
         (["--write", "--limit", "3"], 2, "--write is for all images"),
-        ([], 1, "blue/broken.jpg: the content is none of the accepted image formats"),
+        ([], 1, "blue/broken.jpg: the content is not in an accepted image format"),
     ],
 )
 def test_mistakes_are_one_line(

@@ -121,8 +121,8 @@ def test_images_of_no_class_are_told(tmp_path: Path):
     ("name", "message"),
     [
         ("missing", "no such file"),
-        ("empty", "holds no images"),
-        ("text.tar", "neither a folder nor a whole tar"),
+        ("empty", "has no images"),
+        ("text.tar", "neither a folder nor a complete tar"),
     ],
 )
 def test_what_holds_no_images_is_told(tmp_path: Path, name: str, message: str):

@@ -58,8 +58,8 @@ def test_labels_of_one_name_may_have_different_ids(tmp_path: Path):
     [
         ("labels.json", "[]", "has no labels"),
         ("labels.txt", "", "has no labels"),
-        ("labels.json", "{", "is no JSON"),
-        ("labels.json", '{"0": "cat"}', "must hold a JSON list"),
+        ("labels.json", "{", "is not valid JSON"),
+        ("labels.json", '{"0": "cat"}', "must be a JSON list"),
         ("labels.json", '["cat", 3]', "entry 2 is neither"),
         ("labels.json", '[{"id": "n1"}]', "entry 1 is neither"),
         ("labels.json", '["cat", " "]', "entry 2 is empty"),
@@ -86,7 +86,7 @@ def test_unreadable_labels_are_refused(tmp_path: Path):
 
 def test_wrong_number_of_labels_is_refused(tmp_path: Path):
     """Both counts are said."""
-    with pytest.raises(LabelsError, match="has 2 labels for a network of 3 classes"):
+    with pytest.raises(LabelsError, match="has 2 labels, but the network has 3 classes"):
         labels_for(3, write(tmp_path, '["cat", "dog"]'))
 
 

@@ -57,7 +57,7 @@ def odd_values() -> dict[str, tuple[object, str]]:
         "quantised": (quantised(weight), r"is a quantised tensor \(qint8\)"),
         "integers": (
             (weight * 100).to(torch.int8),
-            "is a tensor of int8, whose scale is not known",
+            "is a tensor of int8 with an unknown scale",
         ),
         "eight bits": (weight.to(torch.float8_e4m3fn), "is a tensor of float8_e4m3fn, whose scale"),
         "boolean": (weight > 0, "is a boolean tensor"),

@@ -73,5 +73,5 @@ def test_names_that_are_no_text_are_damage(beside: Path):
     with pytest.raises(ModelFileError, match=r"damaged.onnx: is damaged"):
         load_graph(path)
     path.write_bytes(color_graph().SerializeToString().replace(b"images", b"imag\xffs"))
-    with pytest.raises(ModelFileError, match=r"is damaged: a name in its graph is no text"):
+    with pytest.raises(ModelFileError, match=r"is damaged: a name in its graph is not text"):
         load_graph(path)

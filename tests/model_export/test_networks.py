@@ -69,7 +69,7 @@ def test_any_module_is_exported(more: tuple[str, ...]):
     contract = read_model(Path("net.onnx"))[1]
     assert contract.architecture == "tiny"
     assert contract.optional_outputs == ()
-    assert contract.weights.source == "as my_networks:tiny gave it"
+    assert contract.weights.source == "as returned by my_networks:tiny"
     assert len(contract.weights.sha256) == 64
     load_engine(Path("net.onnx"), provider="cpu")
 
@@ -95,7 +95,7 @@ def test_weights_come_from_a_file_too():
         ("my_networks:failing", (), 2, "RuntimeError: no weights"),
         ("sys:exit", (), 2, "SystemExit: no message"),
         ("my_networks:none", (), 2, "gave a str, not a torch.nn.Module"),
-        ("my_networks:without_classes", (), 1, "must give logits [N, C] for N images, and gives"),
+        ("my_networks:without_classes", (), 1, "must return logits [N, C] for N images; it gave"),
         ("my_networks:pair", (), 1, "and gives tuple"),
         ("my_networks:squeezing", (), 1, "and gives (3,) for 1"),
         ("my_networks:tiny", ("--stem", "small"), 2, "--stem is for the architectures"),

@@ -168,7 +168,7 @@ def test_a_file_that_agrees_too_little_is_refused(
     assert main(small) == 1
     message = capsys.readouterr().err.splitlines()[-1]
     assert "only 90.00% of 32 images (generated patterns)" in message
-    assert "95.00% are asked for (--min-agreement)" in message
+    assert "less than 95.00% (--min-agreement)" in message
     assert not list((tmp_path / "out").iterdir())
     assert main([*small, "--min-agreement", "0.9"]) == 0
 
@@ -183,7 +183,9 @@ def test_generated_images_come_with_a_warning(small: list[str], capsys: pytest.C
     """Weights that float16 holds exactly, as many checkpoints have, are quantised too."""
     assert main([*small, "--min-agreement", "0"]) == 0
     out, err = capsys.readouterr()
-    assert err.startswith("warning: without --images, generated patterns take the place of photos")
+    assert err.startswith(
+        "warning: without --images, generated patterns are used instead of photos"
+    )
     assert "of labels are float32's on 32 images (generated patterns)" in out
     assert read_model(Path(small[small.index("--output") + 1]))[1].storage == "int8"
 
@@ -194,7 +196,7 @@ def test_verify_does_not_compare_it_with_pytorch(
     """Its own answers are checked; another distance than float32's rounding is no mistake."""
     assert main(["verify", str(files["int8"])]) == 0
     assert main(["verify", str(files["int8"]), "--weights", str(folder / "net.pth")]) == 2
-    assert "is of int8" in capsys.readouterr().err
+    assert "has precision int8" in capsys.readouterr().err
 
 
 def test_describe_shows_agreement_and_speed(

@@ -43,7 +43,7 @@ def test_an_older_file_is_replaced_by_one_of_the_current_schema(
     assert fields["tolerances"] == {"cpu": {"fp32": 1e-4}, "cuda": {"fp32": 1e-3}}
     assert "tolerance" not in fields
     assert capsys.readouterr().out == (
-        f"{old}: its contract was of schema 1 and is of schema 2 now, with tolerances by provider "
+        f"{old}: its contract had schema 1 and now has schema 2, with tolerances by provider "
         "and precision: 0.0001 on CPU, 0.001 on CUDA, in fp32\n"
     )
     assert list(old.parent.iterdir()) == [old]
@@ -93,7 +93,7 @@ def test_a_current_file_is_left_alone(
     assert upgraded(path, *same, *[path] * len(same)) == 0
     assert (path.stat().st_ino, path.stat().st_mtime_ns) == (before.st_ino, before.st_mtime_ns)
     assert capsys.readouterr().out == (
-        f"{path}: its contract is of schema 2 already; nothing is to be done\n"
+        f"{path}: its contract already has schema 2; nothing to do\n"
     )
 
 
@@ -138,7 +138,7 @@ def test_weights_beside_a_file_are_not_left_behind(
     with_weights_beside(old)
     output = tmp_path / "elsewhere" / "new.onnx"
     assert upgraded(old, "--output", output) == 2
-    assert "its weights lie beside it in weights.bin" in the_error(capsys)
+    assert "its weights are in weights.bin" in the_error(capsys)
     assert not output.exists()
 
 
@@ -155,7 +155,7 @@ def test_what_can_not_be_upgraded_is_said_in_a_line(
         ("missing.onnx", "no such file"),
         ("text.onnx", "is text"),
         ("bare.onnx", "has no contract"),
-        ("newer.onnx", "schema_version: 3 is of a newer release"),
+        ("newer.onnx", "schema_version: 3 is from a newer release"),
     ):
         assert upgraded(tmp_path / name) == 1
         assert f"{name}: " in (error := the_error(capsys))

@@ -196,5 +196,5 @@ def test_the_table_names_files_as_torchvision_does():
 def test_without_a_home_the_cache_has_to_be_given(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
     assert cache_folder(tmp_path) == tmp_path
     monkeypatch.setattr("model_export.weights.user_cache", lambda: None)
-    with pytest.raises(OptionsError, match="--cache-dir: must be given"):
+    with pytest.raises(OptionsError, match="--cache-dir: is required"):
         cache_folder(None)

@@ -1,4 +1,4 @@
-"""The contract in a model file's metadata: written, read, and refused when it does not hold."""
+"""The contract in a model file's metadata: written, read, and refused when invalid."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def test_a_file_without_a_contract_is_told_the_commands_that_make_one():
 
 @pytest.mark.parametrize("text", ["", "{", "null", "[]", "not JSON", '{"name": "x"}'])
 def test_a_contract_that_is_no_contract_is_refused(text):
-    assert "does not hold" in refusal({METADATA_KEY: text})
+    assert "its contract is invalid" in refusal({METADATA_KEY: text})
 
 
 @pytest.mark.parametrize("name", ["name", "labels", "preprocessing", "golden", "tolerances"])
@@ -90,7 +90,7 @@ def test_a_message_stays_one_line_whatever_the_file_says():
 
 def test_a_newer_schema_is_refused_as_that():
     message = refusal(as_metadata(color_contract(), schema_version=3))
-    assert "schema_version: 3 is of a newer release; this one reads up to 2" in message
+    assert "schema_version: 3 is from a newer release; this one reads up to 2" in message
 
 
 @pytest.mark.parametrize("version", [0, -1, 1, 1.5, "2", "new", [], True])
@@ -161,7 +161,7 @@ def test_a_tolerance_of_nothing_or_of_everything_is_refused(tolerance):
 def test_a_file_that_has_no_tolerance_of_the_cpu_at_its_precision_is_refused(tolerances):
     """It stands in for those of all other providers."""
     message = refusal(as_metadata(color_contract(), tolerances=tolerances))
-    assert "tolerances: has none of cpu at fp32" in message
+    assert "tolerances: has none for cpu at fp32" in message
 
 
 @pytest.mark.parametrize("tolerances", [{"C P U": {"fp32": 1e-3}}, {"cpu": {"fp31": 1e-3}}, 1, []])
@@ -209,7 +209,7 @@ def test_a_contract_of_schema_1_is_written_as_one_of_schema_2():
         ({"tolerance": None}, "tolerances: "),
         ({"tolerance": 0.1}, "tolerances: "),
         ({"tolerance": {"cpu": 2, "cuda": 1e-3}}, "tolerances.cpu.fp32: must be below 1"),
-        ({"tolerance": {"cuda": 1e-3}}, "has none of cpu"),
+        ({"tolerance": {"cuda": 1e-3}}, "has none for cpu"),
         ({"precision": ["fp32"]}, "precision: "),
         ({"name": None}, "name: "),
         ({"color_space": "Display P3"}, "color_space: is unknown here"),

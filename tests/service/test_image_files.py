@@ -43,4 +43,4 @@ def test_what_is_wrong_is_said_in_one_line():
         cannot_read("x", FileNotFoundError(2, "No such file")) == "x: can't be read: No such file"
     )
     assert cannot_read("x", EOFError("ended:\nthere")) == "x: can't be read: ended"
-    assert no_images("x").startswith("x: holds no images (.bmp, ")
+    assert no_images("x").startswith("x: has no images (.bmp, ")

@@ -151,5 +151,5 @@ def test_shortcuts_are_averaged_and_not_skipped():
 
 @pytest.mark.parametrize("name", ["densenet121", "alexnet"])
 def test_a_stem_that_a_network_cannot_have_is_refused(name: str):
-    with pytest.raises(OptionsError, match=f"{name} has one stem only"):
+    with pytest.raises(OptionsError, match=f"{name} has only one stem"):
         build(name, stem="small")

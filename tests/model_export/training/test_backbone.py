@@ -55,7 +55,7 @@ def test_a_missing_classifier_begins_anew(tmp_path: Path):
     assert load_backbone(network, checkpoint) == FC
     assert network.conv1.weight.abs().max() > 0
     assert backbone_line(network, checkpoint, FC).endswith(
-        "net.pth; begun anew: fc.weight, fc.bias, since it has no classifier"
+        "net.pth; initialised randomly: fc.weight, fc.bias, since it has no classifier"
     )
 
 
@@ -82,8 +82,8 @@ def test_odd_values_in_the_classifiers_place_are_named(
 @pytest.mark.parametrize(
     ("head", "classes", "told"),
     [
-        ("fc", 5, "nothing; its classifier fc is taken too"),
-        ("head.fc", 5, "nothing; its classifier head.fc is taken too"),
+        ("fc", 5, "nothing; its classifier fc is loaded too"),
+        ("head.fc", 5, "nothing; its classifier head.fc is loaded too"),
         ("fc", 9, "fc.weight, fc.bias, since its classifier fc is of 5 classes, not 9"),
         ("head.fc", 9, "fc.weight, fc.bias, since its classifier head.fc is of 5 classes, not 9"),
     ],
@@ -94,7 +94,7 @@ def test_the_classifier_that_was_taken_is_named(tmp_path: Path, head: str, class
     checkpoint = changed(tmp_path / "net.pth", **{"fc__weight": None, "fc__bias": None} | layer)
     network = random_network(classes=classes)
     left = load_backbone(network, checkpoint)
-    assert backbone_line(network, checkpoint, left).endswith(f"begun anew: {told}")
+    assert backbone_line(network, checkpoint, left).endswith(f"initialised randomly: {told}")
 
 
 def test_a_classifier_of_another_form_begins_anew(tmp_path: Path):
@@ -102,5 +102,5 @@ def test_a_classifier_of_another_form_begins_anew(tmp_path: Path):
     network = random_network()
     left = load_backbone(network, checkpoint)
     assert backbone_line(network, checkpoint, left).endswith(
-        "since its classifier fc is of another shape"
+        "since its classifier fc has another shape"
     )

@@ -60,7 +60,7 @@ def test_another_seed_holds_out_others(photos: Path):
 
 @pytest.mark.parametrize(
     ("made", "message"),
-    [([], "two at least"), (["a"], "two at least"), (["a", "b"], "a: holds no images")],
+    [([], "at least two"), (["a"], "at least two"), (["a", "b"], "a: has no images")],
 )
 def test_too_little_is_told(tmp_path: Path, made: list[str], message: str):
     for name in made:
@@ -83,7 +83,7 @@ def test_hidden_copies_are_no_examples(photos: Path):
 def test_parts_of_a_data_set_are_no_classes(tmp_path: Path):
     for part in ("train", "val"):
         photo_folder(tmp_path / part, images=2)
-    with pytest.raises(ImagesError, match="train, val are parts of a data set and no classes"):
+    with pytest.raises(ImagesError, match="train, val are parts of a data set, not classes"):
         find_classes(tmp_path)
     assert find_classes(tmp_path / "train")[0] == ["blue", "green", "red"]
 

@@ -21,12 +21,12 @@ def recipe_options(**changes: Any) -> RecipeOptions:
 @pytest.mark.parametrize("epochs", [9, 11])
 def test_sizes_are_for_all_epochs(epochs: int):
     """With more, the last ones would never come."""
-    with pytest.raises(OptionsError, match=f"--sizes are for 10 epochs, and --epochs for {epochs}"):
+    with pytest.raises(OptionsError, match=f"--sizes cover 10 epochs, but --epochs is {epochs}"):
         recipe_options(epochs=epochs)
 
 
 def test_a_warm_up_ends_before_the_run():
-    with pytest.raises(OptionsError, match="--warmup-epochs 10: must be fewer than the 10"):
+    with pytest.raises(OptionsError, match="--warmup-epochs 10: must be less than --epochs, 10"):
         recipe_options(warmup_epochs=10.0)
 
 

@@ -132,7 +132,7 @@ def test_a_run_is_not_overwritten_nor_mixed_with_another(
     before = (run / "last.pth").read_bytes()
     capsys.readouterr()
     for more, message in (
-        (("--epochs", "1"), "has a run already; --resume goes on with it"),
+        (("--epochs", "1"), "already has a run; --resume continues it"),
         (("--epochs", "2", "--resume"), "epochs (then 1, now 2)"),
         (("--epochs", "1", "--resume", "--mean", "0", "0", "0"), "preprocessing (then"),
         (("--epochs", "1", "--resume", "--no-flip"), "augmentation (then"),
@@ -151,7 +151,7 @@ def test_a_trained_network_is_fine_tuned(
     weights = save_checkpoint(random_network(classes=5), tmp_path / "net.pth")
     command = arguments(photos, tmp_path / "run", "--weights", str(weights), "--epochs", "1")
     assert main([*command, "--learning-rate", "1e-9", "--ema-decay", "0"]) == 0
-    assert "begun anew: fc.weight, fc.bias" in capsys.readouterr().out
+    assert "initialised randomly: fc.weight, fc.bias" in capsys.readouterr().out
     trained = read_checkpoint(tmp_path / "run" / "last.pth", "model").state
     begun = read_checkpoint(weights).state
     assert trained["fc.weight"].shape == (3, 64)
@@ -177,24 +177,24 @@ def test_a_validation_folder_of_its_own_is_used(
     assert main(command) == 0
     assert "30 images to train on and 6 held out" in capsys.readouterr().out
     assert main([*command, "--validation-fraction", "0.5"]) == 2
-    assert "--validation-fraction is for a run without" in capsys.readouterr().err
+    assert "--validation-fraction can't be combined with" in capsys.readouterr().err
     (other / "red").rename(other / "crimson")
     command[3] = str(tmp_path / "again")
     assert main(command) == 2
-    assert "has other classes: crimson, ..." in capsys.readouterr().err
+    assert "has different classes: crimson, ..." in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
     ("more", "status", "message"),
     [
         (("--device", "cuda"), 2, "PyTorch finds no GPU here"),
-        (("--sizes", "16:1", "--epochs", "2"), 2, "--sizes are for 1 epochs, and --epochs for 2"),
-        (("--warmup-epochs", "2", "--epochs", "2"), 2, "must be fewer than the 2 of --epochs"),
+        (("--sizes", "16:1", "--epochs", "2"), 2, "--sizes cover 1 epochs, but --epochs is 2"),
+        (("--warmup-epochs", "2", "--epochs", "2"), 2, "must be less than --epochs, 2"),
         (("--weights-entry", "model"), 2, "--weights-entry goes with --weights"),
         (("--cache-dir", "cache", "--weights", "net.pth"), 2, "is for --weights imagenet"),
-        (("--learning-rate", "1e18", "--epochs", "3"), 1, "the loss is no number any more"),
+        (("--learning-rate", "1e18", "--epochs", "3"), 1, "the loss is not finite any more"),
         (("--weights", "missing.pth"), 1, "missing.pth: no such file"),
-        (("--architecture", "alexnet", "--stem", "small"), 2, "alexnet has one stem only"),
+        (("--architecture", "alexnet", "--stem", "small"), 2, "alexnet has only one stem"),
     ],
 )
 def test_mistakes_are_one_line(
@@ -230,7 +230,7 @@ def test_a_broken_image_is_told_by_name(
     run = tmp_path / "run"
     assert main(arguments(photos, run, "--epochs", "1", "--workers", workers)) == 1
     err = capsys.readouterr().err
-    assert re.search(r"error: \S+/red/\d\.jpg: the content is none of the accepted", err)
+    assert re.search(r"error: \S+/red/\d\.jpg: the content is not in an accepted", err)
     assert err.count("\n") == 1
     shutil.rmtree(photos / "red")
     assert main(arguments(photos, run, "--epochs", "1", "--workers", workers)) == 0
@@ -247,7 +247,7 @@ def test_an_image_that_breaks_during_the_run_is_told_by_name(
         path.write_bytes(b"hello")
     assert main(arguments(photos, tmp_path / "run", "--epochs", "1", "--workers", workers)) == 1
     err = capsys.readouterr().err
-    assert re.search(r"error: \S+/red/\d\.jpg: the content is none of the accepted", err)
+    assert re.search(r"error: \S+/red/\d\.jpg: the content is not in an accepted", err)
     assert err.count("\n") == 1
 
 
@@ -266,10 +266,10 @@ def test_what_was_trained_is_fine_tuned_with_its_own_stem_and_width(
     command = ["train", str(photos), "--output", str(second), "--weights", str(first / "best.pth"),
                "--epochs", "1", "--batch", "6"]  # fmt: skip
     assert main([*command, "--width", "16"]) == 1
-    assert "does not fit the network that is to be trained" in capsys.readouterr().err
+    assert "does not fit the network to be trained" in capsys.readouterr().err
     assert not second.exists()
     assert main(command) == 0
-    assert "begun anew: nothing" in capsys.readouterr().out
+    assert "initialised randomly: nothing" in capsys.readouterr().out
     trained = read_checkpoint(second / "best.pth")
     assert trained.about["stem"] == "small"
     assert trained.state["conv1.weight"].shape == (8, 3, 3, 3)
@@ -319,7 +319,7 @@ def test_a_run_that_a_full_disk_stopped_goes_on(
 
 def test_a_run_among_the_images_is_refused(photos: Path, capsys: pytest.CaptureFixture[str]):
     assert main(arguments(photos, photos / "run", "--epochs", "1")) == 2
-    assert "lies among the images" in capsys.readouterr().err
+    assert "is inside the folder of images" in capsys.readouterr().err
 
 
 def test_a_damaged_state_is_told(photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
@@ -330,4 +330,4 @@ def test_a_damaged_state_is_told(photos: Path, tmp_path: Path, capsys: pytest.Ca
     assert "last.pth: is damaged" in capsys.readouterr().err
     torch.save({"model": {}}, run / "last.pth")
     assert main(arguments(photos, run, "--epochs", "1", "--resume")) == 1
-    assert "last.pth: is no state of a run" in capsys.readouterr().err
+    assert "last.pth: is not the state of a run" in capsys.readouterr().err

@@ -105,7 +105,7 @@ def test_what_is_due_later_does_not_count_however_much_it_is():
 def test_who_would_make_late_who_was_let_in_before_is_refused():
     gate = ImageGate(100, max_batch=99, latencies=LatencyTable([(1, 1.0)]))
     with gate.admit(4, soon(4.5)), gate.admit(1, soon(20)):
-        with pytest.raises(DeadlineUnreachableError, match="accepted before") as refused:
+        with pytest.raises(DeadlineUnreachableError, match="accepted earlier") as refused:
             gate.check(2, soon(4), Priority.HIGH)
         assert refused.value.retry_after_s == 2
         gate.check(2, soon(8), Priority.HIGH)
@@ -116,7 +116,7 @@ def test_who_is_late_in_any_case_is_no_reason_to_refuse_others(clock):
     with gate.admit(4, soon(4.5)), gate.admit(3, soon(20)):
         clock.now += 2  # and nothing was run
         gate.check(1, soon(2), Priority.HIGH)
-        with pytest.raises(DeadlineUnreachableError, match="accepted before"):
+        with pytest.raises(DeadlineUnreachableError, match="accepted earlier"):
             gate.check(12, soon(17), Priority.HIGH)
 
 
@@ -146,7 +146,7 @@ def test_another_models_promises_are_kept_too():
     neighbour = ImageGate(100, max_batch=99, latencies=LatencyTable([(1, 2.0)]), device=device)
     with neighbour.admit(2, soon(5.5)):
         gate.check(1, soon(3), Priority.HIGH)
-        with pytest.raises(DeadlineUnreachableError, match="accepted before"):
+        with pytest.raises(DeadlineUnreachableError, match="accepted earlier"):
             gate.check(2, soon(3), Priority.HIGH)
 
 
@@ -160,7 +160,7 @@ def test_all_who_are_due_later_are_looked_at():
             for number in range(16):
                 spare_s = 0.25 if number == tight else 0.5
                 admitted.enter_context(gate.admit(1, soon(number + 1 + spare_s)))
-            with pytest.raises(DeadlineUnreachableError, match="accepted before"):
+            with pytest.raises(DeadlineUnreachableError, match="accepted earlier"):
                 more.check(1, soon(1), Priority.HIGH)
             more.latencies = LatencyTable([(1, 0.2)])
             more.check(1, soon(1), Priority.HIGH)

@@ -254,8 +254,8 @@ def test_an_engine_error_reaches_every_waiter_and_the_next_batch_works():
 @pytest.mark.parametrize(
     ("failure", "told"),
     [
-        (SessionFailedError("CUDA failure 2: out of memory"), "loaded again"),
-        (DeviceLostError("CUDA failure 700"), "has to start again"),
+        (SessionFailedError("CUDA failure 2: out of memory"), "being reloaded"),
+        (DeviceLostError("CUDA failure 700"), "has to restart"),
     ],
 )
 def test_a_failed_session_or_device_fails_all_that_waits_and_the_queue_takes_nothing_until_resumed(
@@ -381,7 +381,7 @@ def test_a_runner_that_dies_resolves_all_waiters_and_is_reported():
         engine.open.set()
         errors = await asyncio.gather(*first, *waiting, return_exceptions=True)
         assert all(isinstance(error, ModelUnavailableError) for error in errors)
-        assert batcher.trouble(stuck_after_s=60) == "1 of 1 runners dead"
+        assert batcher.trouble(stuck_after_s=60) == "1 of 1 runners are dead"
         with pytest.raises(ModelUnavailableError):
             submit(batcher, 3)
 

@@ -49,11 +49,11 @@ def test_a_trace_is_one_time_a_line(tmp_path):
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("1\nsoon\n", "line 2: 'soon' is no time"),
-        ("-1\n", "line 1: '-1' is no time"),
-        ("nan\n", "line 1: 'nan' is no time"),
+        ("1\nsoon\n", "line 2: 'soon' is not a time"),
+        ("-1\n", "line 1: '-1' is not a time"),
+        ("nan\n", "line 1: 'nan' is not a time"),
         ("2\n1\n", "line 2: 1 comes after 2"),
-        ("# nothing\n", "holds no arrival times"),
+        ("# nothing\n", "has no arrival times"),
     ],
 )
 def test_a_bad_trace_is_refused_with_its_line(tmp_path, text, said):

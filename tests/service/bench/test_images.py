@@ -75,7 +75,7 @@ def test_synthetic_images_are_distinct_repeatable_jpegs():
 def test_what_holds_no_images_is_refused(tmp_path):
     with pytest.raises(ImagesError, match="No such file"):
         read_images(str(tmp_path / "none"), 1, 0)
-    with pytest.raises(ImagesError, match="holds no images"):
+    with pytest.raises(ImagesError, match="has no images"):
         read_images(str(tmp_path), 1, 0)
     (tmp_path / "text").write_text("no tar")
     with pytest.raises(ImagesError, match="can't be read"):

@@ -71,5 +71,5 @@ def test_a_trace_of_which_nothing_would_be_measured_is_refused(tmp_path, times):
     trace = tmp_path / "trace.txt"
     trace.write_text(times)
     options = BenchOptions(mode="trace", trace=trace, warm_up=2, duration=10)
-    with pytest.raises(OptionError, match=r"--trace .* nothing arrives .*--warm-up, 2 s, .* 12 s"):
+    with pytest.raises(OptionError, match=r"--trace .* nothing arrives .*--warm-up at 2 s .* 12 s"):
         schedule(options, None)

@@ -29,12 +29,12 @@ def test_a_generator_limits_when_one_of_its_processes_has_a_whole_core(busiest, 
     """Three that use 1.2 cores together have room, unless one of them has none."""
     said = facts([OK], processes=3, busiest=busiest)["generator"]
     assert said.startswith("12.0 CPU s (1.20 cores), 3 processes, ")
-    assert said.endswith("may be what limits") == limits
+    assert said.endswith("may be the bottleneck") == limits
 
 
 def test_agreement_is_told_where_answers_were_compared():
     said = facts([OK, OK, OK, CHANGED_LABEL])["agreement"]
-    assert said == "75.00% have the reference's best label, 1 another as probable"
+    assert said == "75.00% have the reference's best label, 1 have another, equally probable one"
     assert "agreement" not in facts(["queue_full"])
 
 
@@ -46,5 +46,5 @@ def test_however_many_kinds_of_errors_there_are_the_report_stays_short():
 
 
 def test_that_nothing_was_measured_is_said():
-    assert facts([])["requests"] == "0 in 10.0 s (0.00 a second): nothing was measured"
-    assert facts([OK])["requests"] == "1 in 10.0 s (0.10 a second)"
+    assert facts([])["requests"] == "0 in 10.0 s (0.00/s): nothing was measured"
+    assert facts([OK])["requests"] == "1 in 10.0 s (0.10/s)"

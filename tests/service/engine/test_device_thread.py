@@ -94,7 +94,7 @@ def test_work_that_does_not_end_is_trouble_and_so_is_a_dead_thread():
     assert begun.wait(60)
     assert thread.trouble(5) is None
     now = 106.0
-    assert thread.trouble(5) == "thread gpu-test has been on one piece of work for 6 s"
+    assert thread.trouble(5) == "thread gpu-test has been busy with one task for 6 s"
     go.set()
     thread.call(lambda: None)
     assert thread.trouble(5) is None

@@ -268,7 +268,7 @@ def test_an_asterisk_is_a_target_for_options_only(method, target):
     answer = run(talk, [b"%b %b HTTP/1.1\r\nHost: x\r\n\r\n" % (method, target)])
     head, _, body = answer.partition(b"\r\n\r\n")
     assert head.startswith(b"HTTP/1.1 400 ")
-    assert json.loads(body)["detail"] == "the target * is for OPTIONS only"
+    assert json.loads(body)["detail"] == "the target * is only for OPTIONS"
 
 
 @pytest.mark.parametrize("offer", [b"", OFFER])

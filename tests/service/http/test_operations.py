@@ -174,7 +174,7 @@ def test_liveness_fails_when_the_runner_is_dead(serve):
     assert (response.status_code, response.json()["code"]) == (503, "model_unavailable")
     live = client.get("/livez")
     assert live.status_code == 503
-    assert live.json()["reasons"] == ["color: 1 of 1 runners dead"]
+    assert live.json()["reasons"] == ["color: 1 of 1 runners are dead"]
     assert client.get("/readyz").status_code == 503
     again = client.post("/v1/classify", content=colored())
     assert (again.status_code, again.json()["code"]) == (503, "model_unavailable")

@@ -65,5 +65,5 @@ def test_without_a_root_path_the_description_names_no_server(serve):
 @pytest.mark.parametrize("path", ["/v1", "/v1/x", "/metrics", "/health/a", "/docs", "/livez"])
 def test_a_path_that_could_be_meant_for_the_services_own_is_refused(serve, path):
     """A probe comes past the proxy, and must not be taken for a request from it."""
-    with pytest.raises(SettingsError, match=f"must not begin with /{path.split('/')[1]}, as one"):
+    with pytest.raises(SettingsError, match=f"must not begin with /{path.split('/')[1]}, like one"):
         serve(root_path=path)

@@ -111,5 +111,5 @@ except StartupError as error:
         [sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=False
     )
     assert ended.stderr.splitlines() == [
-        "the process that reads what libraries print can't be started: No such file or directory"
+        "the process that logs the output of libraries can't be started: No such file or directory"
     ]

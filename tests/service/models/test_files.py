@@ -58,9 +58,9 @@ def test_what_looks_like_a_model_and_can_not_be_one_is_named_and_the_others_are_
     found = discover(tmp_path)
     assert [file.name for file in found.files] == ["good"]
     named = {str(item.path.relative_to(tmp_path)): item.reason for item in found.passed_over}
-    nowhere = "is a link that leads nowhere"
-    assert named.pop("LOUD.ONNX").endswith("does not end in .onnx in small letters")
-    assert named.pop("has space.onnx").startswith("a model's name is letters, digits")
+    nowhere = "is a broken symbolic link"
+    assert named.pop("LOUD.ONNX").endswith("does not end in lower-case .onnx")
+    assert named.pop("has space.onnx").startswith("a model name must be 1 to 100 letters, digits")
     assert named.pop("versions/latest.onnx").endswith("as in versions/1.onnx")
     assert named == {"gone.onnx": nowhere, "circle.onnx": nowhere, "versions/2.onnx": nowhere}
 

@@ -185,9 +185,9 @@ def test_what_can_not_be_a_model_is_told_and_stops_a_strict_start(several):
     with capture_logs() as logs:
         assert len(list(loaded(several))) == 4
     (told,) = [entry for entry in logs if entry["event"] == "model_file_passed_over"]
-    assert (told["path"], told["detail"]) == (str(link), "is a link that leads nowhere")
+    assert (told["path"], told["detail"]) == (str(link), "is a broken symbolic link")
     message = refusal(ModelSelectionError, several, strict_models=True)
-    assert message == f"{link}: is a link that leads nowhere (--strict-models)"
+    assert message == f"{link}: is a broken symbolic link (--strict-models)"
 
 
 def test_a_file_alone_is_served(model_folder):
@@ -267,7 +267,7 @@ def test_a_default_model_that_is_not_there_is_told_which_are(model_folder):
     message = refusal(ModelSelectionError, model_folder, default_model="colour")
     assert "--default-model" in message
     assert "'colour'" in message
-    assert "served are: color" in message
+    assert "available: color" in message
 
 
 def test_what_is_loaded_is_shown_in_the_metrics(model_folder):
@@ -306,7 +306,7 @@ def test_the_chosen_layout_is_logged_once_with_why(several):
     with capture_logs() as logs:
         repository = loaded(several)
     (told,) = [entry for entry in logs if entry["event"] == "parallelism_chosen"]
-    assert told["why"] == "set by --intra-op-threads; the other follows from the cores"
+    assert told["why"] == "set by --intra-op-threads; the other follows from the number of cores"
     assert told["runners"] == repository.parallelism.parallelism.runners
 
 

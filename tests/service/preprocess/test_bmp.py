@@ -299,7 +299,7 @@ def test_what_is_not_decoded_is_refused_by_name(bits, compression):
 @pytest.mark.parametrize(
     ("size", "compression", "name"),
     [(40, 4, "an embedded JPEG"), (124, 5, "an embedded PNG"), (64, 3, "Huffman codes"),
-     (48, 4, "run lengths of 24 bits")],
+     (48, 4, "24-bit run lengths")],
 )  # fmt: skip
 def test_a_compression_is_named_by_what_its_header_means_by_it(size, compression, name):
     head = header(size, 8, 8, 24, compression)[:size].ljust(size, b"\0")
@@ -309,7 +309,7 @@ def test_a_compression_is_named_by_what_its_header_means_by_it(size, compression
 
 
 def test_a_mask_with_gaps_is_refused():
-    with pytest.raises(RequestError, match="neighbouring"):
+    with pytest.raises(RequestError, match="contiguous"):
         found(masked(108, 32, (0xF0F, 0xF000, 0xF0000), np.zeros((2, 2))))
 
 

@@ -75,7 +75,7 @@ def test_a_header_that_tiles_share_is_parsed_once(image_format, monkeypatch):
 
 
 def configuration() -> tuple[bytes, list[bytes]]:
-    """The fixed part of an encoder's hvcC, and its lists of units: sets of parameters."""
+    """The fixed part of an encoder's hvcC, and its lists of units: parameter sets."""
     _, properties = coded(smooth(64, 64), "HEIF")
     content = next(each for each in properties if each[4:8] == b"hvcC")[8:]
     at, lists = 23, list[bytes]()
@@ -102,7 +102,7 @@ def test_one_list_of_very_many_parameter_sets_is_refused():
     head, lists = configuration()
     many = b"\x21" + struct.pack(">H", 60_000) + (b"\0\2\x42\1" * 60_000)
     data = grid("HEIF", 3, configuration=box(b"hvcC", head, bytes([len(lists) + 1]), *lists, many))
-    assert "sets of parameters" in message(data)
+    assert "parameter sets" in message(data)
 
 
 def test_very_many_different_headers_of_frames_are_refused():

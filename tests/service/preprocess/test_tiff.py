@@ -305,10 +305,10 @@ def test_bits_in_the_other_order_are_turned_round():
 
 OF = {"width": 8, "height": 8}
 UNSUPPORTED: dict[str, tuple[dict[str, Any], str]] = {
-    "signed": ({"bits": [16], "photometric": 1, "sample_format": 2}, "16 bits as signed integers"),
-    "floats": ({"bits": [32], "photometric": 1, "sample_format": 3}, "32 bits as floats"),
-    "32 bits": ({"bits": [32], "photometric": 1}, "32 bits a sample"),
-    "mixed bits": ({"bits": [5, 6, 5], "samples": 3, "photometric": 2}, "5, 6, 5 bits a sample"),
+    "signed": ({"bits": [16], "photometric": 1, "sample_format": 2}, "16-bit signed integers"),
+    "floats": ({"bits": [32], "photometric": 1, "sample_format": 3}, "32-bit floats"),
+    "32 bits": ({"bits": [32], "photometric": 1}, "32 bits per sample"),
+    "mixed bits": ({"bits": [5, 6, 5], "samples": 3, "photometric": 2}, "5, 6, 5 bits per sample"),
     "Lab": ({"bits": [8] * 3, "samples": 3, "photometric": 8}, "CIE L"),
     "raw": ({"bits": [16], "photometric": 32803}, "raw sensor data"),
     "subsampled planes": (
@@ -319,7 +319,7 @@ UNSUPPORTED: dict[str, tuple[dict[str, Any], str]] = {
     ),
     "old JPEG": ({"bits": [8], "photometric": 1, "compression": 6}, "old-style JPEG"),
     "JPEG 2000": ({"bits": [8], "photometric": 1, "compression": 34712}, "JPEG 2000"),
-    "inks": ({"bits": [8] * 4, "samples": 4, "photometric": 5, "ink_set": 2}, "other inks"),
+    "inks": ({"bits": [8] * 4, "samples": 4, "photometric": 5, "ink_set": 2}, "inks other than"),
     "predictor": ({"bits": [4], "photometric": 1, "compression": 8, "predictor": 2}, "predictor 2"),
 }  # fmt: skip
 

@@ -86,8 +86,8 @@ FIGURES = (
 @pytest.mark.parametrize(
     ("goal", "because"),
     [
-        ("throughput", "2 runners x 1 thread gives the most images a second"),
-        ("latency", "1 runner x 2 threads answers a lone image soonest"),
+        ("throughput", "2 runners x 1 thread has the highest throughput"),
+        ("latency", "1 runner x 2 threads answers a lone image fastest"),
     ],
 )
 def test_a_choice_says_why_with_the_figures_of_each_that_was_tried(
@@ -102,8 +102,11 @@ def test_a_choice_says_why_with_the_figures_of_each_that_was_tried(
     ("given", "why"),
     [
         ({"runners": 3, "intra_op_threads": 5}, "set by --runners and --intra-op-threads"),
-        ({"runners": 1}, "set by --runners; the other follows from the cores"),
-        ({"intra_op_threads": 1}, "set by --intra-op-threads; the other follows from the cores"),
+        ({"runners": 1}, "set by --runners; the other follows from the number of cores"),
+        (
+            {"intra_op_threads": 1},
+            "set by --intra-op-threads; the other follows from the number of cores",
+        ),
     ],
 )
 def test_a_choice_that_was_given_says_by_what(model, given, why):
@@ -179,7 +182,7 @@ def test_figures_of_a_busy_machine_are_used_and_not_kept(model, cache, monkeypat
     with capture_logs() as logs:
         choice = chosen(model, cache)
     assert (choice.parallelism, choice.source) == (TWO_ONES, "measured")
-    assert choice.why.endswith("is taken as long as no other is clearly and steadily faster")
+    assert choice.why.endswith("is the default unless another is clearly and steadily faster")
     assert [candidate["steady"] for candidate in choice.described()["candidates"]] == [True, False]
     assert "parallelism_not_cached" in [entry["event"] for entry in logs]
     assert chosen(model, cache).source == "measured"
