@@ -76,6 +76,8 @@ def command_of(server: Server, task: Task, folder: Path) -> list[str]:
     return [
         str(server.python.with_name("resnet-serve")), "serve", "--models", str(models),
         "--port", str(task.port), "--max-batch", str(task.max_batch), "--log-level", "warning",
+        # As the others compute: a file may allow a faster precision.
+        "--precision", "exact",
     ]  # fmt: skip
 
 

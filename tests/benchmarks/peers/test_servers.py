@@ -33,6 +33,7 @@ def test_our_server_gets_the_same_model_file_and_batch_limit(tmp_path):
     given = replace(GIVEN, model_file=str(tmp_path / "m.onnx"))
     command = servers.command_of(servers.SERVERS[servers.OURS], given, tmp_path)
     assert command[command.index("--max-batch") + 1] == "4"
+    assert command[command.index("--precision") + 1] == "exact", "the peers round nothing"
     (served,) = Path(command[command.index("--models") + 1]).iterdir()
     assert served.read_bytes() == b"model"
 
