@@ -148,7 +148,7 @@ def test_what_is_done_of_a_request_does_not_make_the_rest_look_late(clock):
             clock.now += 1
             first.image_done()
         assert planned(gate, 1) == 3.0, "the two that are left, and its own"
-        with pytest.raises(DeadlineUnreachableError, match="accepted before"):
+        with pytest.raises(DeadlineUnreachableError, match="accepted earlier"):
             gate.admit(1, soon(1.5))
         with gate.admit(1, soon(9.0)):
             pass
