@@ -209,11 +209,20 @@ class ImageGate:
     def let_go(self, reservation: Reservation) -> None:
         """Count a request's images out."""
         self._reservations.remove(reservation)
-        self.demand.remove(reservation.rank, reservation.load.images)
+        if reservation.left:
+            self.demand.remove(reservation.rank, reservation.left)
+            reservation.left = 0
         self.admitted -= reservation.load.images
         if not self.admitted and self._when_empty is not None and not self._when_empty.done():
             self._when_empty.set_result(None)
         self._patient -= reservation.load.images if self._is_patient(reservation) else 0
+
+    def shrink(self, reservation: Reservation) -> None:
+        """Count one of a request's images out of the plans; its place is kept until the end."""
+        self.demand.remove(reservation.rank, reservation.left)
+        reservation.left -= 1
+        if reservation.left:
+            self.demand.add(reservation.rank, reservation.left)
 
     def put_off(self, rank: Rank, seconds: float) -> None:
         """Lengthen the plans of the requests that work of that rank overtakes."""
@@ -259,6 +268,8 @@ class Reservation:
         self, gate: ImageGate, rank: Rank, load: Load, asked_at: float, planned_s: float
     ) -> None:
         self._gate, self.rank, self.load, self.asked_at = gate, rank, load, asked_at
+        self.left = load.images
+        """Images that are not done yet."""
         self.planned_s = planned_s
         """Planned seconds until the answer; grows when others overtake it."""
         self.is_tried = planned_s > rank.deadline - asked_at
@@ -274,6 +285,14 @@ class Reservation:
         self._gate.let_go(self)
         if isinstance(error, asyncio.CancelledError):
             self.was_late()
+
+    def image_done(self) -> None:
+        """Count one image out of the plans, before the others of its request are done.
+
+        Otherwise the others would seem to be late in any case, and not be kept from being so.
+        """
+        if self.left:  # else all were counted out together
+            self._gate.shrink(self)
 
     def answered(self) -> None:
         """Let the gate learn from it; call it only if all images were run for this request."""

@@ -1,4 +1,4 @@
-"""Dynamic batching: a free thread at once takes as many waiting images as pay off.
+"""Dynamic batching: a free thread takes as many waiting images as pay off, without delay.
 
 The batch grows while the threads are busy, so load forms batches and an idle service answers
 without waiting. This is the interface for submitters; `batch_source` is the one for the threads,
@@ -65,7 +65,7 @@ class Batcher:
         self._pool.submit(self._source, ticket, wake=wake)
 
     def limit_batches(self, max_batch: int) -> None:
-        """Make no larger batches from now on."""
+        """Form no batches larger than `max_batch` from now on."""
         self._source.limits.max_batch = max_batch
 
     def trouble(self, stuck_after_s: float) -> str | None:

@@ -74,7 +74,7 @@ class DecodePool:
         self.submit(lambda: complete_futures([(future, call())]), future, deadline, priority, work)
         return future
 
-    # What plans ask for.
+    # For plans.
 
     @property
     def is_idle(self) -> bool:

@@ -203,7 +203,7 @@ class Parallelism(BaseModel):
 
 
 class Device(BaseModel):
-    """A GPU; its memory use is that of all processes, as of some seconds ago."""
+    """A GPU; its memory use includes all processes and may be a few seconds old."""
 
     device_id: int
     name: str | None

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 
@@ -57,7 +57,7 @@ class Pipeline:
         with model.gate.admit(len(images), due.deadline, due.priority, works) as reservation:
             if reservation.is_tried:
                 due = replace(due, is_tried=True)
-            run = _Run(self, request, works, batcher, due)
+            run = _Run(self, request, works, batcher, due, reservation.image_done)
             results = await run.all()
             if run.ran == len(images):
                 reservation.answered()
@@ -148,7 +148,9 @@ class _Run:
         works: Sequence[Work],
         batcher: Batcher,
         due: RequestDeadline,
+        image_done: Callable[[], None],
     ) -> None:
+        self._image_done = image_done
         self._pipeline, self._request, self._works = pipeline, request, works
         self.model, self.batcher, self.due = request.model, batcher, due
         self._outcomes = request.model.metrics.images
@@ -162,11 +164,19 @@ class _Run:
         if len(images) == 1:
             return [await self._counted(images[0], self._works[0])]
         try:
-            return await asyncio.gather(*map(self._counted, images, self._works))
+            return await asyncio.gather(*map(self._one_of_several, images, self._works))
         except asyncio.CancelledError:
             # A task that is cancelled before its first step can't count its image itself.
             self._outcomes["cancelled"].inc(len(images) - self._begun)
             raise
+
+    async def _one_of_several(
+        self, image: bytes | RequestError, work: Work
+    ) -> ImageResult | RequestError:
+        try:
+            return await self._counted(image, work)
+        finally:
+            self._image_done()
 
     async def _counted(self, image: bytes | RequestError, work: Work) -> ImageResult | RequestError:
         self._begun += 1

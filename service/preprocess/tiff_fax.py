@@ -16,7 +16,7 @@ from service.preprocess.encoded import open_as, truncated
 from service.preprocess.tiff_packing import GROUP3, GROUP4, Packing
 from service.preprocess.tiff_write import write_tiff
 
-_EOL_ZEROS = 11  # zero bits before the 1 of an end of line; codes of pixels never have so many
+_EOL_ZEROS = 11  # zero bits before the 1 of an end of line, more than any pixel code has
 _LEADING = bytes(8 - byte.bit_length() for byte in range(256))  # zero bits of a byte
 _TRAILING = bytes((byte & -byte).bit_length() - 1 if byte else 8 for byte in range(256))
 _BEFORE, _BEHIND = 2, 3  # bytes on either side that may belong to an end of line

@@ -10,7 +10,7 @@ from typing import NamedTuple
 _WIDTH, _HEIGHT = 560, 280
 _LEFT, _RIGHT, _TOP, _BOTTOM = 62, 16, 16, 46  # margins, in pixels
 _TICKS = 5
-_LEAST_SPAN = 1e-12  # of an axis; a smaller one is none
+_LEAST_SPAN = 1e-12  # a range of an axis that is smaller counts as empty
 
 
 class Line(NamedTuple):

@@ -143,7 +143,7 @@ class _Together:
             self._begin.wait()
 
     def had_enough(self) -> None:
-        """Note that this caller has enough runs."""
+        """Record that this caller has had enough runs."""
         with self._lock:
             self._missing -= 1
 

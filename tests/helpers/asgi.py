@@ -37,6 +37,6 @@ def during(model_folder: Path, work: Work, **settings: object) -> None:
 
 
 async def until(come: Callable[[], object]) -> None:
-    """Let the event loop run until a condition holds; `during` ends a wait in vain."""
+    """Let the event loop run until a condition holds, within the time limit of `during`."""
     while not come():  # noqa: ASYNC110 - what is waited for has no event
         await asyncio.sleep(0)

@@ -154,6 +154,8 @@ class Server:
                 self._decode_s[future] = self._takes_s(work)
                 call = partial(self._decode, future, deadline, request, outcome)
                 self.jobs.submit(call, future, deadline, request.priority, work)
+            for future in futures:
+                future.add_done_callback(lambda _: reservation.image_done())
             try:
                 await asyncio.gather(*futures)
             finally:  # like a request that is abandoned

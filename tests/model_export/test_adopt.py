@@ -357,7 +357,7 @@ def write_graph(path: Path, kind: int, shape: list) -> Path:
         (TensorProto.FLOAT, [None, None, None, 3], "[?, ?, ?, 3], channels last"),
         (TensorProto.FLOAT, ["N", 1, 8, 8], "[N, 1, 8, 8], not float32 [N, 3, H, W]"),
         (TensorProto.FLOAT, [8, 3, 8, 8], "takes 8 images at a time"),
-        (TensorProto.FLOAT, [0, 3, 8, 8], "declared as [0, 3, 8, 8], and an image has no"),
+        (TensorProto.FLOAT, [0, 3, 8, 8], "declared as [0, 3, 8, 8], but no dimension can be 0"),
         (TensorProto.FLOAT, [-1, 3, 8, 8], "with a dynamic batch size"),
         (TensorProto.FLOAT, ["N", 3, 8], "not float32 [N, 3, H, W]"),
         (TensorProto.FLOAT, ["N", 3, 8, 16], "16 x 8 pixels, but only squares"),
@@ -447,7 +447,7 @@ def test_weights_beside_the_file_are_adopted(tmp_path: Path, lengths: bool):
 @pytest.mark.parametrize(
     ("change", "told"),
     [
-        pytest.param(lambda data: data[:-50], "it is too short", id="short"),
+        pytest.param(lambda data: data[:-50], "it has only", id="short"),
         pytest.param(lambda _: b"", "it is empty", id="empty"),
         pytest.param(lambda _: LFS_POINTER, "`git lfs pull` fetches the file", id="pointer"),
         # As long as the weights, so that nothing but its content tells.

@@ -268,7 +268,7 @@ def test_names_beside_the_network_stop_no_prefix_from_being_taken_off(
     assert checkpoint.state.keys() == STATE.keys()
     assert all(torch.equal(checkpoint.state[name], value) for name, value in STATE.items())
     assert set(checkpoint.beside) == set(beside)
-    assert f"beside the network: {next(iter(beside))}" in beside_line(checkpoint)
+    assert f"not part of the network: {next(iter(beside))}" in beside_line(checkpoint)
 
 
 BODY = {"conv.weight": torch.ones(3, 3), "bn.weight": torch.ones(3)}

@@ -448,7 +448,7 @@ def test_a_classifier_of_another_name_is_said(tmp_path: Path, capsys: pytest.Cap
                  "--epochs", "1", "--input-size", "32", "--device", "cpu"]  # fmt: skip
     assert main(arguments) == 0
     out, err = capsys.readouterr()
-    assert "anew: fc.weight, fc.bias, since its classifier head.fc is of 5 classes, not 2" in out
+    assert "randomly: fc.weight, fc.bias, since its classifier head.fc has 5 classes, not 2" in out
     assert "is taken" not in err
 
 

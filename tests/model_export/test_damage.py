@@ -133,7 +133,7 @@ def test_what_train_said_of_its_network_is_held_to_its_form(tmp_path: Path, odd:
 
 def test_a_parameters_name_that_cannot_be_printed_is_damage(tmp_path: Path):
     torch.save({"fc\n.weight": torch.ones(2)}, tmp_path / "net.pth")
-    with pytest.raises(WeightsError, match=r"is damaged: a parameter is called 'fc\\n.weight'"):
+    with pytest.raises(WeightsError, match=r"is damaged: a parameter is named 'fc\\n.weight'"):
         read_checkpoint(tmp_path / "net.pth")
 
 

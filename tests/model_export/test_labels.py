@@ -64,7 +64,7 @@ def test_labels_of_one_name_may_have_different_ids(tmp_path: Path):
         ("labels.json", '[{"id": "n1"}]', "entry 1 is neither"),
         ("labels.json", '["cat", " "]', "entry 2 is empty"),
         ("labels.txt", "cat\n\ndog\n", "entry 2 is empty"),
-        ("labels.txt", "cat\ndog\ncat\n", "more than once: cat"),
+        ("labels.txt", "cat\ndog\ncat\n", "has repeated ids: cat"),
     ],
 )
 def test_bad_labels_are_refused(tmp_path: Path, name: str, text: str, message: str):

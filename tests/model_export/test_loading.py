@@ -59,7 +59,10 @@ def odd_values() -> dict[str, tuple[object, str]]:
             (weight * 100).to(torch.int8),
             "is a tensor of int8 with an unknown scale",
         ),
-        "eight bits": (weight.to(torch.float8_e4m3fn), "is a tensor of float8_e4m3fn, whose scale"),
+        "eight bits": (
+            weight.to(torch.float8_e4m3fn),
+            "is a tensor of float8_e4m3fn with an unknown scale",
+        ),
         "boolean": (weight > 0, "is a boolean tensor"),
         "complex": (weight.to(torch.complex64), r"is a complex tensor \(complex64\)"),
         "nested": (torch.nested.nested_tensor([*weight]), "is a nested tensor"),
@@ -121,10 +124,10 @@ def headless(path: Path, others: dict) -> Checkpoint:
 def test_a_classifier_of_several_layers_is_named_as_the_cause(tmp_path: Path):
     """The number of classes is not known without the network's own."""
     layers = {"head.0.weight": torch.ones(9, 64), "head.1.weight": torch.ones(5, 9)}
-    with pytest.raises(WeightsError, match="2 missing, 2 unexpected; nothing else is") as caught:
+    with pytest.raises(WeightsError, match="2 missing, 2 unexpected; only") as caught:
         build_network("resnet18", headless(tmp_path / "net.pth", layers), "small")
     first, _, *rows = str(caught.value).splitlines()
-    assert "taken as fc, the classifier, but a single linear layer of weight [C, 64] and" in first
+    assert "only a single linear layer with weight [C, 64] and bias [C] can replace fc" in first
     assert [line.split() for line in rows] == [
         ["fc.weight", "Cx64", "head.0.weight", "9x64"],
         ["fc.bias", "C", "head.1.weight", "5x9"],

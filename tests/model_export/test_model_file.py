@@ -33,7 +33,7 @@ def test_what_is_no_model_file_is_refused(tmp_path: Path):
     (tmp_path / "bare.onnx").write_bytes(color_graph().SerializeToString())
     for name, error, message in (
         ("missing.onnx", ModelFileError, "no such file"),
-        ("text.onnx", ModelFileError, "is text, perhaps an error"),
+        ("text.onnx", ModelFileError, "is text, perhaps a failed download"),
         ("bare.onnx", ContractError, "has no contract"),
     ):
         with pytest.raises(error, match=f"{name}: {message}"):

@@ -104,7 +104,7 @@ def test_a_current_file_is_copied_to_another_output(
     path, output = write_color_model(tmp_path / "new.onnx"), tmp_path / "copy.onnx"
     assert upgraded(path, "--output", output) == 0
     assert output.read_bytes() == path.read_bytes()
-    assert f"already; {output} is a copy" in capsys.readouterr().out
+    assert f"schema 2; {output} is a copy" in capsys.readouterr().out
 
 
 def with_weights_beside(path: Path) -> Path:

@@ -167,7 +167,7 @@ def test_an_engine_of_too_few_answers_is_not_taken_for_one_that_agrees():
 def test_a_photo_that_is_no_image_is_told():
     data = base64.b64encode(b"no image").decode()
     contract = color_contract(golden=(golden_photo(data_base64=data),))
-    with pytest.raises(RequestError, match="accepted image formats"):
+    with pytest.raises(RequestError, match="accepted image format"):
         check_golden(ColorEngine(), contract, 1)
 
 

@@ -66,7 +66,7 @@ def test_a_missing_classifier_begins_anew(tmp_path: Path):
         (3, r"a number \(3\)"),
         ("x", "a text"),
         ([1.0], "a list"),
-        (torch.ones(5, dtype=torch.int8), "a tensor of int8"),
+        (torch.ones(5, dtype=torch.int8), "a tensor of int8 with an unknown scale"),
         (torch.eye(5).to_sparse(), "a sparse tensor"),
     ],
 )
@@ -84,8 +84,8 @@ def test_odd_values_in_the_classifiers_place_are_named(
     [
         ("fc", 5, "nothing; its classifier fc is loaded too"),
         ("head.fc", 5, "nothing; its classifier head.fc is loaded too"),
-        ("fc", 9, "fc.weight, fc.bias, since its classifier fc is of 5 classes, not 9"),
-        ("head.fc", 9, "fc.weight, fc.bias, since its classifier head.fc is of 5 classes, not 9"),
+        ("fc", 9, "fc.weight, fc.bias, since its classifier fc has 5 classes, not 9"),
+        ("head.fc", 9, "fc.weight, fc.bias, since its classifier head.fc has 5 classes, not 9"),
     ],
 )
 def test_the_classifier_that_was_taken_is_named(tmp_path: Path, head: str, classes: int, told: str):

@@ -165,7 +165,7 @@ def test_it_stops_when_nothing_gets_better(
     command = arguments(photos, tmp_path / "run", "--epochs", "30", "--patience", "2")
     assert main([*command, "--learning-rate", "1e-9"]) == 0
     out = capsys.readouterr().out
-    assert "no better since 2 epochs" in out
+    assert "no improvement for 2 epochs" in out
     assert out.count("held out: loss") < 30
 
 

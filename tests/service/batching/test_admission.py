@@ -140,6 +140,25 @@ def test_where_all_are_late_few_plans_are_made(monkeypatch):
     assert 0 < len(plans) < 60
 
 
+def test_what_is_done_of_a_request_does_not_make_the_rest_look_late(clock):
+    """It would not be kept from being late, if it seemed to be so in any case."""
+    gate = ImageGate(limit=99, latencies=LatencyTable([(1, 1.0)]))
+    with gate.admit(5, soon(5.5)) as first:
+        for _ in range(3):
+            clock.now += 1
+            first.image_done()
+        assert planned(gate, 1) == 3.0, "the two that are left, and its own"
+        with pytest.raises(DeadlineUnreachableError, match="accepted earlier"):
+            gate.admit(1, soon(1.5))
+        with gate.admit(1, soon(9.0)):
+            pass
+        assert gate.admitted == 5, "its places are kept until the end"
+    assert gate.admitted == 0
+    assert not gate.demand
+    first.image_done()
+    assert not gate.demand, "what ends afterwards is counted out already"
+
+
 def test_another_models_promises_are_kept_too():
     device = DeviceLoad()
     gate = ImageGate(100, max_batch=99, latencies=LatencyTable([(1, 1.0)]), device=device)

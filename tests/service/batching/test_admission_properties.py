@@ -27,7 +27,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from stage import Clock, FixedTable, simulated_time
 
-from service.batching.admission import ImageGate
+from service.batching.admission import ImageGate, Reservation
 from service.batching.decision import BatchLimits, decide_batch
 from service.batching.latency import LatencyTable
 from service.batching.plan import DeviceLoad
@@ -76,12 +76,12 @@ class Batch:
 class Place:
     """A request's place in the gate, held until its last image is done."""
 
-    images: int
+    reservation: Reservation
     exits: contextlib.ExitStack
 
     def one_is_done(self) -> None:
-        self.images -= 1
-        if not self.images:
+        self.reservation.image_done()
+        if not self.reservation.left:
             self.exits.close()
 
 
@@ -121,12 +121,12 @@ class Simulation:
     def _arrive(self, request: Request) -> None:
         model, now = self.models[request.model], self.clock.now
         deadline = now + request.spare_s
-        place = Place(request.images, contextlib.ExitStack())
         try:
             reservation = model.gate.admit(request.images, deadline, request.priority)
-            place.exits.enter_context(reservation)
         except DeadlineUnreachableError:
             return
+        place = Place(reservation, contextlib.ExitStack())
+        place.exits.enter_context(reservation)
         for _ in range(request.images):
             future = self.loop.create_future()
             ticket = Ticket(
