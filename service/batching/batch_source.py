@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from service.batching.batch_runner import Failure
 from service.batching.decision import BatchLimits, decide_batch, may_yield
 from service.batching.latency import LatencyTable
-from service.batching.queue import Selection, TicketQueue
+from service.batching.queue import NOTHING_GONE, Selection, TicketQueue
 from service.batching.ticket import Ticket, reject
 from service.batching.work_source import ConcurrencyLimit, Offer
 from service.errors import DeadlineExceededError, DeviceLostError, ModelUnavailableError
@@ -56,9 +56,11 @@ class BatchSource:
         """Return the next batch, as `decide_batch` decides it."""
         if not self._waiting:
             return None
-        self._note_gone(self._waiting.drop_gone(now, self.latencies))
-        if not self._waiting:
-            return None
+        gone = self._waiting.drop_gone(now, self.latencies)
+        if gone is not NOTHING_GONE:
+            self._note_gone(gone)
+            if not self._waiting:
+                return None
         return decide_batch(
             self._waiting,
             self.latencies,

@@ -52,10 +52,9 @@ def decide_batch(
       Waiting images are divided among idle threads: two halves in parallel finish sooner. Now and
       then a trial of another size is offered as well.
     """
-    count = len(waiting)
-    best = table.best_size(limits.max_batch, math.inf)
-    at = 0.0
-    if concurrency.serial and concurrency.running and count < best:
+    count, at = len(waiting), 0.0
+    is_behind = concurrency.serial and concurrency.running
+    if is_behind and count < table.best_size(limits.max_batch, math.inf):
         at = busy_until() + table.median_s(count)
     if limits.max_delay_s and count < limits.max_batch:
         margin_s = max(_WAKE_UP_S, _UNHURRIED * table.p95_s(count))
@@ -64,14 +63,16 @@ def decide_batch(
     sort_key = waiting.sort_key(now)
     if at > now:
         return Offer(at, sort_key)
-    most = min(count, limits.max_batch, -(-count // max(1, min(idle, concurrency.parts))))
+    most = 1
+    if count > 1:
+        most = min(count, limits.max_batch, -(-count // max(1, min(idle, concurrency.parts))))
     size, trial = 1, None
     if most > 1:
         left_s = waiting.earliest_deadline() - now
         size = table.best_size(most, left_s)
         if tried := table.trial_size(size, most, left_s):
             trial = Trial(tried, waiting.sort_key(now, tried))
-    return Offer(at, sort_key, table.p95_s(min(best, count)), size, trial)
+    return Offer(at, sort_key, table.p95_s(size), size, trial)
 
 
 def may_yield(

@@ -18,6 +18,10 @@ class Selection:
     abandoned: int = 0  # cancelled by their waiters
 
 
+NOTHING_GONE = Selection()
+"""What is dropped nearly always: nothing. Shared, so never changed."""
+
+
 class TicketQueue(DeadlineQueue[Ticket]):
     """Waiting tickets of one model."""
 
@@ -30,16 +34,20 @@ class TicketQueue(DeadlineQueue[Ticket]):
 
         Then the models are ordered by images that are really going to be run.
         """
-        taken = Selection()
+        gone = NOTHING_GONE
         while (ticket := self.first(now)) is not None:
-            if ticket.waiter.cancelled():
-                taken.abandoned += 1
-            elif now + (0.0 if ticket.tried else latencies.median_s(1)) > ticket.deadline:
-                taken.late.append(ticket)
-            else:
+            cancelled = ticket.waiter.cancelled()
+            least_s = 0.0 if ticket.tried else latencies.median_s(1)
+            if not cancelled and now + least_s <= ticket.deadline:
                 break
+            if gone is NOTHING_GONE:
+                gone = Selection()
+            if cancelled:
+                gone.abandoned += 1
+            else:
+                gone.late.append(ticket)
             self.pop(now)
-        return taken
+        return gone
 
     def take(self, now: float, latencies: LatencyTable, size: int) -> Selection:
         """Take the first `size` tickets, or all if there are fewer.
@@ -49,8 +57,9 @@ class TicketQueue(DeadlineQueue[Ticket]):
         taken = Selection()
         while len(taken.batch) < size:
             gone = self.drop_gone(now, latencies)
-            taken.late += gone.late
-            taken.abandoned += gone.abandoned
+            if gone is not NOTHING_GONE:
+                taken.late += gone.late
+                taken.abandoned += gone.abandoned
             ticket = self.pop(now)
             if ticket is None:
                 break

@@ -60,6 +60,10 @@ def half_time(since: float, deadline: float) -> float:
 
 def complete(outcomes: Sequence[tuple[Ticket, TicketResult | Exception]]) -> None:
     """Deliver each ticket's outcome, with one call for neighbours with the same `complete`."""
+    if len(outcomes) == 1:
+        ((ticket, outcome),) = outcomes
+        ticket.complete([(ticket.waiter, outcome)])
+        return
     for call, group in groupby(outcomes, key=_complete_of):
         call([(ticket.waiter, outcome) for ticket, outcome in group])
 
