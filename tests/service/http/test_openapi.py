@@ -130,7 +130,7 @@ def test_an_empty_model_name_is_refused(client):
 )
 def test_examples_have_the_form_of_real_answers(serve, path, example):
     """Of the built-in model, as where they were taken."""
-    answer = serve(models=None, provider="cpu", runners=0, intra_op_threads=0).get(path).json()
+    answer = serve(models=None, runners=0, intra_op_threads=0).get(path).json()
     if path == "/health":
         answer["models"][0]["latency_ms"] = example["models"][0]["latency_ms"]
     assert shape(answer) == shape(example)
@@ -138,7 +138,7 @@ def test_examples_have_the_form_of_real_answers(serve, path, example):
 
 def test_the_examples_of_models_are_the_built_in_ones(serve):
     """Its accuracy, too: to be taken anew when it is trained anew."""
-    client = serve(models=None, provider="cpu")
+    client = serve(models=None)
     assert client.get("/v1/models").json() == examples.MODELS
     detail = client.get("/v1/models/slim-resnet50").json()
     assert detail | {"labels": detail["labels"][:2]} == examples.MODEL_DETAIL
