@@ -45,11 +45,12 @@ class LoadedModel:
     contract: ModelContract
     reopen: Callable[[], Engine]
     reopen_exactly: Callable[[], Engine]
-    """The same, and for good, in no faster precision than the file states."""
+    """The same, but from then on only in the precision that the file states."""
     profile: Profile
     faster_by: float | None = None
-    """How much faster it was measured to be than the CPU's own provider, if it was preferred."""
+    """Its measured speed relative to the CPU's own provider, if it was preferred to that."""
     why: str = ""
+    """What was measured of the providers, or why the preferred one is not used."""
 
 
 class ServedModel:
@@ -116,18 +117,18 @@ class ServedModel:
 
     @property
     def computed_in(self) -> str:
-        """Return the precision that products are really computed in."""
+        """Return the precision that products are actually computed in."""
         return self.engine.rounds_to or self.contract.precision
 
     @property
     def agreement(self) -> Allowed | None:
-        """Return how far that agrees with the file's own precision; None if it is that."""
+        """Return the agreement of that with the file's own precision; None if they are the same."""
         allowed, rounds_to = self.contract.allowed, self.engine.rounds_to
         return allowed.get(rounds_to) if allowed and rounds_to else None
 
     @property
     def faster_by(self) -> float | None:
-        """Return how much faster than by the CPU's own provider it was measured to be."""
+        """Return the measured speed relative to the CPU's own provider; None if not compared."""
         as_loaded = self.engine.rounds_to == self._loaded.engine.rounds_to
         return self._loaded.faster_by if as_loaded else None
 
@@ -299,11 +300,13 @@ class ServedModel:
         """
         end = time.monotonic() + timeout_s
         self.machine.to(State.RETIRING, "it is being retired")
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(timeout_s):
-                await self.gate.emptied()
-        await asyncio.to_thread(self.close, max(0.0, end - time.monotonic()))
-        self.gate.leave()
+        try:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(timeout_s):
+                    await self.gate.emptied()
+        finally:  # also if the caller is cancelled: requests don't find the model any more
+            await asyncio.to_thread(self.close, max(0.0, end - time.monotonic()))
+            self.gate.leave()
 
     def close(self, timeout_s: float) -> None:
         """Answer what is queued and close the engine, unless a runner hangs in it."""

@@ -198,9 +198,11 @@ class Repository:
             if model is None:
                 raise UnknownModelError(f"there is no model {name} with version {version}")
             self.models = self.models.without(name, version)
-            if isinstance(model, ServedModel):
-                await model.retire(timeout_s)
-            self._forget(model)
+            try:
+                if isinstance(model, ServedModel):
+                    await model.retire(timeout_s)
+            finally:
+                self._forget(model)
             _log.info("model_retired", model=name, version=version)
 
     def _forget(self, model: ServedModel | BrokenModel) -> None:

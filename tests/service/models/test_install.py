@@ -178,6 +178,29 @@ def test_what_a_retired_model_does_not_answer_in_its_time_is_a_503(model_folder)
     during(model_folder, work)
 
 
+def test_a_model_is_closed_even_if_its_retirement_is_cancelled(model_folder):
+    """Requests don't find it any more, so nobody else would close it."""
+
+    async def work(app, client) -> None:
+        repository = app.state.runtime.repository
+        (model,) = repository
+        held, device = Held(model), repository._device
+        runs = asyncio.create_task(client.post(POST, content=colored("red")))
+        await wait_for(held.begun)
+        retiring = asyncio.create_task(repository.retire("color", 1, timeout_s=60))
+        await until(lambda: model.state is State.RETIRING)
+        retiring.cancel()
+        held.go.set()
+        with pytest.raises(asyncio.CancelledError):
+            await retiring
+        assert top_label(await runs) == "red"
+        assert (model.state, device.gates) == (State.RETIRED, [])
+        assert not hasattr(model.engine, "_session"), "it is closed"
+        assert 'model="color"' not in await metrics_of(client)
+
+    during(model_folder, work)
+
+
 @pytest.mark.parametrize("broken", ["file", "golden"])
 def test_a_file_that_can_not_be_served_changes_nothing(tmp_path, model_folder, broken):
     async def work(app, client) -> None:
