@@ -17,8 +17,9 @@ from itertools import count
 from typing import Any
 
 import numpy as np
+from clock import Clock
 from engines import FakeEngine, answered
-from stage import Clock, FixedTable
+from fixed_table import FixedTable
 
 from service.batching.admission import ImageGate
 from service.batching.batcher import Batcher

@@ -8,12 +8,11 @@ would only kill the runner.
 from __future__ import annotations
 
 import asyncio
-import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from enum import Enum, auto
 from functools import partial
 from itertools import count
@@ -21,7 +20,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from engines import FakeEngine, answered
+from clock import Clock, Sleepers, simulated_time
+from fixed_table import FixedTable
+from staged_calls import Call, Defect, Ending, StagedEngine
 from waiting import PATIENCE_S, wait_until
 
 from service.batching.batcher import Batcher
@@ -32,7 +33,6 @@ from service.batching.schedule import Run, Schedule
 from service.batching.ticket import Priority, Ticket, TicketResult
 from service.batching.work_source import ConcurrencyLimit, WorkSource
 from service.batching.workers import WorkerPool
-from service.engine.base import Outputs, Pixels
 from service.errors import ModelUnavailableError, StoppingError
 from service.metrics import Metrics
 
@@ -40,124 +40,6 @@ _PAUSE_S = 0.0005
 """Interval of polling, since constant polling would keep the pool's lock from the runners."""
 
 _NAMES = count()
-
-
-class Clock:
-    """Replaces the module `time` in `service.batching`; stands still until it is moved."""
-
-    def __init__(self) -> None:
-        self.now = 1000.0
-
-    def perf_counter(self) -> float:
-        return self.now
-
-    def monotonic(self) -> float:
-        return time.monotonic()  # for the pool's joins, which wait for real threads
-
-
-@contextmanager
-def simulated_time(clock: Clock) -> Iterator[None]:
-    """Make every module of `service.batching` read the simulated clock."""
-    with pytest.MonkeyPatch.context() as patch:
-        for name, module in tuple(sys.modules.items()):
-            if name.startswith("service.batching.") and hasattr(module, "time"):
-                patch.setattr(module, "time", clock)
-        yield
-
-
-class Sleepers(threading.Condition):
-    """A condition that knows how many threads wait for a notification, not just for its lock."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self._sleeping: list[object] = []  # the first is notified first
-
-    @property
-    def asleep(self) -> int:
-        """Return how many threads wait for a notification."""
-        with self:
-            return len(self._sleeping)
-
-    def wait(self, timeout: float | None = None) -> bool:
-        me = object()
-        self._sleeping.append(me)
-        try:
-            return super().wait(timeout)
-        finally:
-            if me in self._sleeping:  # not notified
-                self._sleeping.remove(me)
-
-    def notify(self, n: int = 1) -> None:
-        del self._sleeping[:n]
-        super().notify(n)
-
-
-class FixedTable(LatencyTable):
-    """Has fixed times, learns nothing and is never doubted."""
-
-    is_stale = False
-
-    def __init__(self, times: list[float]) -> None:
-        super().__init__()
-        for size, seconds in enumerate(times, 1):
-            super().measure(size, seconds)
-
-    def observe(self, size: int, seconds: float) -> None:
-        pass
-
-
-class Ending(Enum):
-    """How a piece of work ends."""
-
-    ANSWER = auto()
-    FAIL = auto()  # like a failing engine or decoder: any Exception
-    DIE = auto()  # like a runner killed by a bug: not an Exception
-
-
-class Defect(BaseException):
-    """An error that `except Exception` does not catch."""
-
-
-@dataclass(eq=False)
-class Call:
-    """An engine call, or a decode, that waits to be released."""
-
-    values: list[int]
-    is_decode: bool = False
-    ending: Ending | None = None
-    _shut: threading.Lock = field(default_factory=threading.Lock)
-
-    def __post_init__(self) -> None:
-        self._shut.acquire()
-
-    def end(self, ending: Ending) -> None:
-        self.ending = ending
-        self._shut.release()
-
-    def wait(self, poisoned: set[int]) -> None:
-        """Wait for the release, and end as it says; a poisoned image never gets an answer."""
-        if not self._shut.acquire(timeout=3 * PATIENCE_S):
-            self.ending = Ending.FAIL
-        if self.ending is Ending.ANSWER and poisoned.intersection(self.values):
-            self.ending = Ending.FAIL
-        if self.ending is Ending.FAIL:
-            raise RuntimeError("fault")
-        if self.ending is Ending.DIE:
-            raise Defect
-
-
-class StagedEngine(FakeEngine):
-    """Answers an image with its value once it is released."""
-
-    def __init__(self) -> None:
-        self.calls: list[Call] = []
-        self.poisoned: set[int] = set()
-
-    def run(self, pixels: Pixels, outputs: Sequence[str]) -> Outputs:
-        call = Call([int(image.view(np.uint32)[0, 0, 0]) for image in pixels])
-        self.calls.append(call)
-        call.wait(self.poisoned)
-        return answered(np.array(call.values, np.float32)[:, np.newaxis])
 
 
 class Place(Enum):

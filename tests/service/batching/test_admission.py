@@ -7,9 +7,9 @@ import contextlib
 import math
 
 import pytest
+from clock import Clock, simulated_time
 from hypothesis import given
 from hypothesis import strategies as st
-from stage import Clock, simulated_time
 
 from service.batching import admission
 from service.batching.admission import ByteGate, ImageGate, Reservation

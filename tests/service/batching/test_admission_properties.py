@@ -23,9 +23,10 @@ from dataclasses import dataclass, field
 from itertools import accumulate
 
 import numpy as np
+from clock import Clock, simulated_time
+from fixed_table import FixedTable
 from hypothesis import given
 from hypothesis import strategies as st
-from stage import Clock, FixedTable, simulated_time
 
 from service.batching.admission import ImageGate, Reservation
 from service.batching.decision import BatchLimits, decide_batch

@@ -11,10 +11,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+from clock import Sleepers
 from engines import HeldEngine, first_pixels
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from stage import Sleepers, stage
+from stage import stage
 
 from service.batching.batcher import Batcher
 from service.batching.decode_pool import DecodePool

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import pytest
+from clock import Clock, simulated_time
 from hypothesis import given
 from hypothesis import strategies as st
-from stage import Clock, simulated_time
 
 from service.batching.costs import NO_WORK, UNKNOWN_WORK, JobCosts, Work
 

@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Callable
 from functools import partial
 
 import pytest
-from stage import Clock, simulated_time
+from clock import Clock, simulated_time
 
 from service.batching.costs import Work
 from service.batching.decode_pool import DecodePool

@@ -6,9 +6,9 @@ import itertools
 import math
 
 import pytest
+from clock import Clock, simulated_time
 from hypothesis import given
 from hypothesis import strategies as st
-from stage import Clock, simulated_time
 
 from service.batching.latency import LatencyTable
 

@@ -6,9 +6,9 @@ import math
 from dataclasses import dataclass, field
 
 import pytest
+from fixed_table import FixedTable
 from hypothesis import given
 from hypothesis import strategies as st
-from stage import FixedTable
 
 from service.batching.admission import ImageGate
 from service.batching.costs import Work

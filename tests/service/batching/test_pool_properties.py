@@ -8,7 +8,8 @@ from typing import Any
 from hypothesis import Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
-from stage import Ending, Stage, stage
+from stage import Stage, stage
+from staged_calls import Ending
 
 from service.batching.ticket import Priority
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 import random
 
 import pytest
+from clock import Clock, simulated_time
 from hypothesis import given
 from hypothesis import strategies as st
 from simulated_server import Outcome, Request, simulate
-from stage import Clock, simulated_time
 
 from service.batching.costs import JobCosts, Work
 from service.batching.ticket import Priority

@@ -6,7 +6,8 @@ import math
 import threading
 
 import pytest
-from stage import Ending, stage
+from stage import stage
+from staged_calls import Ending
 from structlog.testing import capture_logs
 from waiting import PATIENCE_S
 

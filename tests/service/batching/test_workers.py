@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import pytest
-from stage import Ending, outcome_of, stage
+from stage import outcome_of, stage
+from staged_calls import Ending
 
 from service.batching.ticket import Priority
 

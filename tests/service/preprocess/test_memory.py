@@ -6,10 +6,10 @@ import threading
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
+from clock import Sleepers
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from images import encode, photo
-from stage import Sleepers
 from waiting import wait_until
 
 from service.contract import Preprocessing
