@@ -118,17 +118,18 @@ class OpenVinoOpener(ProviderOpener):
 
 
 def _compiled(path: Path, given: Mapping[str, Any]) -> Any:
-    """Compile a file, or take what an earlier start compiled; raises `ProviderError`."""
+    """Compile a file, or load what an earlier start compiled; raises `ProviderError`."""
+    core, device = openvino_library.core(), OPENVINO.runtime_name
     without_cache = {name: value for name, value in given.items() if name != _CACHE}
     try:
+        # Given a path instead, its cache goes by the file's size and time, not by its content.
+        model = core.read_model(str(path))
         try:
-            return openvino_library.core().compile_model(str(path), OPENVINO.runtime_name, given)
-        except Exception as error:  # what it raises has no other root
+            return core.compile_model(model, device, given)
+        except Exception as error:  # its errors have no common base class
             if given == without_cache:
                 raise
-            compiled = openvino_library.core().compile_model(
-                str(path), OPENVINO.runtime_name, without_cache
-            )
+            compiled = core.compile_model(model, device, without_cache)
             _log.warning("cache_unusable", folder=given[_CACHE], detail=first_line(error))
             return compiled
     except Exception as error:

@@ -28,8 +28,11 @@ class Core:
     def get_property(self, *_: str) -> tuple[str, ...]:
         return self.capabilities
 
-    def compile_model(self, path: str, device: str, config: dict[str, Any]) -> Any:
-        return self.real.compile_model(path, device, config)
+    def read_model(self, path: str) -> Any:
+        return self.real.read_model(path)
+
+    def compile_model(self, model: Any, device: str, config: dict[str, Any]) -> Any:
+        return self.real.compile_model(model, device, config)
 
 
 @contextmanager

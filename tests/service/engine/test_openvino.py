@@ -5,14 +5,17 @@ Where the CPU has bfloat16 this is seen by what is really computed, elsewhere by
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import threading
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 from color_model import ALLOWED, reference, write_color_model
+from onnx import numpy_helper
 from openvino_cpu import Core, cpu_with, has_bf16
 from structlog.testing import capture_logs
 
@@ -136,9 +139,9 @@ def test_the_cpus_are_shared_by_the_batches_that_are_under_way(
     given: dict[str, object] = {}
 
     class Noting(Core):
-        def compile_model(self, path, device, config):
+        def compile_model(self, model, device, config):
             given.update(config, device=device)
-            return super().compile_model(path, device, config)
+            return super().compile_model(model, device, config)
 
     monkeypatch.setattr(openvino_library, "core", Noting)
     opened(model, threads)
@@ -231,9 +234,9 @@ def test_what_computes_in_another_precision_than_was_asked_for_is_refused(
     """As it does by itself, without a hint."""
 
     class Unheeding(Core):
-        def compile_model(self, path, device, config):
+        def compile_model(self, model, device, config):
             del config["INFERENCE_PRECISION_HINT"]
-            return super().compile_model(path, device, config)
+            return super().compile_model(model, device, config)
 
     monkeypatch.setattr(openvino_library, "core", Unheeding)
     with pytest.raises(ProviderError, match=r"computes in bf16, though the precision of the file"):
@@ -247,6 +250,21 @@ def test_what_was_compiled_for_one_precision_is_not_taken_for_another(allowing, 
         engine = opened(allowing, precision=precision, cache_dir=folder)
         assert engine.rounds_to == rounds_to
     assert len(list((folder / "openvino").iterdir())) == 1
+
+
+def test_what_was_compiled_of_one_file_is_not_taken_for_another_in_its_place(model, tmp_path):
+    """Even of the same size and time, as after `cp -p` or from a reproducible build."""
+    opened(model, cache_dir=tmp_path)
+    before, graph = model.stat(), onnx.load(model)
+    (sharpness,) = (one for one in graph.graph.initializer if one.name == "sharpness")
+    sharpness.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(sharpness) * 2, "sharpness"))
+    onnx.save(graph, model)
+    os.utime(model, ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert model.stat().st_size == before.st_size
+    images = [golden_pattern(1, 8)]
+    answers = probabilities(opened(model, cache_dir=tmp_path), images)
+    np.testing.assert_allclose(answers, probabilities(opened(model), images), atol=1e-6)
+    assert np.abs(answers[0] - reference(images[0])).max() > 0.1
 
 
 def test_a_folder_that_can_not_keep_what_was_compiled_stops_nothing(model, tmp_path):
@@ -279,7 +297,7 @@ def test_a_file_of_another_kind_is_refused_as_by_onnx_runtime(tmp_path):
 
 def test_a_file_that_only_openvino_can_not_load_is_no_broken_file(model, monkeypatch):
     class Failing(Core):
-        def compile_model(self, path, device, config):
+        def compile_model(self, model, device, config):
             raise RuntimeError("Exception from src/x.cpp:1:\nno such operator")
 
     monkeypatch.setattr(openvino_library, "core", Failing)
