@@ -91,21 +91,20 @@ def _names(model: ModelProto) -> list[Any]:
 
 
 def attach_contract(model: ModelProto, contract: ModelContract) -> None:
-    """Put the contract into a graph's metadata, replacing an earlier one."""
-    onnx.helper.set_model_props(model, {METADATA_KEY: contract_text(contract)})
-
-
-def contract_text(contract: ModelContract) -> str:
-    """Return a contract as stored in files: JSON without unset fields."""
-    return contract.model_dump_json(exclude_none=True)
+    """Put the contract into a graph's metadata, replacing an earlier one; the rest stays."""
+    # Of several entries with the same key, readers use the last.
+    entries = [entry for entry in model.metadata_props if entry.key == METADATA_KEY]
+    entry = entries[-1] if entries else model.metadata_props.add(key=METADATA_KEY)
+    entry.value = contract.model_dump_json(exclude_none=True)
 
 
 def rewrite_contract(path: Path, contract: ModelContract) -> None:
-    """Replace the contract of the model file at `path`, keeping the graph.
+    """Replace the contract of the model file at `path`, and nothing else of it.
 
-    Raises `service.errors.ModelFileError` or `OSError`; then the file is unchanged.
+    Weights in separate files stay there. Raises `service.errors.ModelFileError` or `OSError`; then
+    the file is unchanged.
     """
-    model, _ = read_model(path)
+    model = parse_graph(path)
     attach_contract(model, contract)
     with replacing(path) as temporary:
         onnx.save(model, temporary)

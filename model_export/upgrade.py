@@ -11,7 +11,7 @@ import onnx
 from model_export.describe import describe_tolerances
 from model_export.errors import OptionsError
 from model_export.external_data import files_of
-from model_export.model_file import contract_text, parse_graph
+from model_export.model_file import attach_contract, parse_graph
 from model_export.options import UpgradeOptions
 from service.contract import METADATA_KEY, SCHEMA_VERSION, parse_contract, schema_of
 from service.files import replacing
@@ -26,16 +26,14 @@ def upgrade_command(options: UpgradeOptions) -> None:
     """
     file, output = options.file, options.output or options.file
     model = parse_graph(file)
-    contract = parse_contract(
-        {entry.key: entry.value for entry in model.metadata_props}, file=str(file)
-    )
+    metadata = {entry.key: entry.value for entry in model.metadata_props}
+    contract = parse_contract(metadata, file=str(file))
     if output.resolve().parent != file.resolve().parent and (names := files_of(model)):
         raise OptionsError(
             f"{file}: its weights are in {', '.join(names)} in the same folder, so --output has to "
             "be in that folder too"
         )
-    *_, entry = (entry for entry in model.metadata_props if entry.key == METADATA_KEY)
-    schema = schema_of(json.loads(entry.value))
+    schema = schema_of(json.loads(metadata[METADATA_KEY]))
     if schema == SCHEMA_VERSION:
         same = output.resolve() == file.resolve()
         if not same:
@@ -44,7 +42,7 @@ def upgrade_command(options: UpgradeOptions) -> None:
         done = "nothing to do" if same else f"{output} is a copy"
         sys.stdout.write(f"{file}: its contract already has schema {SCHEMA_VERSION}; {done}\n")
         return
-    entry.value = contract_text(contract)
+    attach_contract(model, contract)
     with replacing(output) as upgraded:
         onnx.save(model, upgraded)
     sys.stdout.write(

@@ -10,8 +10,9 @@ from color_model import color_contract, color_graph, write_color_model
 from hypothesis import given
 from hypothesis import strategies as st
 
-from model_export.model_file import load_graph, read_model, rewrite_contract
-from service.contract import Accuracy
+from model_export.external_data import files_of
+from model_export.model_file import load_graph, parse_graph, read_model, rewrite_contract
+from service.contract import METADATA_KEY, Accuracy
 from service.errors import ContractError, ModelFileError
 
 
@@ -25,6 +26,22 @@ def test_contract_is_replaced_and_the_graph_stays(tmp_path: Path):
     assert changed == color_contract(accuracy=accuracy)
     assert after.graph == before.graph
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_other_metadata_and_weights_in_other_files_stay(tmp_path: Path):
+    path = write_color_model(tmp_path / "color.onnx")
+    model = onnx.load(path)
+    model.metadata_props.add(key="theirs", value="kept")
+    onnx.save(model, path, save_as_external_data=True, location="w.bin", size_threshold=0)
+    before, weights = read_model(path)[0], (tmp_path / "w.bin").read_bytes()
+    accuracy = Accuracy(data_set="colours", images=3, top1=1.0, top5=1.0)
+    rewrite_contract(path, color_contract(accuracy=accuracy))
+    after, changed = read_model(path)
+    assert changed.accuracy == accuracy
+    assert after.graph == before.graph
+    assert {entry.key for entry in after.metadata_props} == {METADATA_KEY, "theirs"}
+    assert files_of(parse_graph(path)) == ["w.bin"]
+    assert (tmp_path / "w.bin").read_bytes() == weights
 
 
 def test_what_is_no_model_file_is_refused(tmp_path: Path):

@@ -178,7 +178,7 @@ def test_a_file_that_can_not_be_written_stays_as_it_was(
         path.write_bytes(b"half")
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("model_export.upgrade.onnx.save", full)
+    monkeypatch.setattr("onnx.save", full)
     assert upgraded(old) == 1
     assert "No space left on device" in the_error(capsys)
     assert old.read_bytes() == before
