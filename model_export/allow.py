@@ -29,6 +29,9 @@ _MARGIN = 2.0
 """A tolerance's factor to the largest difference that was seen: another CPU adds in another order,
 and other images differ by more."""
 
+_MOST = 0.5
+"""The largest tolerance: a larger error could turn any label into any other."""
+
 
 def allow_command(options: AllowOptions) -> None:
     """Measure the agreement as the options say, print it, and write it into the file.
@@ -98,11 +101,20 @@ def measure(options: AllowOptions, contract: ModelContract, provider: Provider) 
         exact.prepare((BATCH,))
         fast.prepare((BATCH,))
         agreement = _agreement(options, contract, exact, fast)
-        worst = max(agreement.max_abs_diff, check_golden(fast, contract, 1).max_abs_diff)
+        golden = check_golden(fast, contract, 1).max_abs_diff
         if fast.rounds_to != options.precision or agreement.max_abs_diff == 0:
             raise AgreementError(
                 f"{provider.device_name(0)} computes this file in float32 when {options.precision} "
                 "is asked for, so there is nothing to measure"
+            )
+        worst = max(agreement.max_abs_diff, golden)
+        tolerance = max(float(f"{_MARGIN * worst:.2g}"), contract.loosest_tolerance)
+        tolerance = min(_MOST, tolerance)
+        # Written so that NaN fails.
+        if not golden <= tolerance:
+            raise AgreementError(
+                f"{options.file}: a golden case differs by {golden:.3g} in {options.precision}; "
+                f"with more than {tolerance:g} the file would not serve"
             )
     return Allowed(
         source=agreement.source,
@@ -110,7 +122,7 @@ def measure(options: AllowOptions, contract: ModelContract, provider: Provider) 
         same_labels=round(agreement.top1 * agreement.images),
         mean_abs_diff=agreement.mean_abs_diff,
         max_abs_diff=agreement.max_abs_diff,
-        tolerance=min(0.5, max(float(f"{_MARGIN * worst:.2g}"), contract.loosest_tolerance)),
+        tolerance=tolerance,
         provider=provider.tolerance_key,
         device=provider.device_name(0) or "unknown",
         tools=dict([provider.version().rsplit(" ", 1)]),

@@ -94,7 +94,7 @@ def check_golden(engine: Engine, contract: ModelContract, batch: int) -> GoldenR
         answers = probabilities(engine, [pixels for _, pixels, _ in chosen])
         for (case, _, same_pixels), answer in zip(chosen, answers, strict=True):
             diff = float(np.max(np.abs(answer - np.asarray(case.probabilities, np.float32))))
-            worst = max(worst, diff)
+            worst = float(np.maximum(worst, diff))  # `max` would drop a NaN
             allowed = limit if same_pixels else max(limit, PHOTO_DRIFT)
             # Written so that NaN fails.
             if not diff <= allowed:

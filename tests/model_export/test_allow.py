@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -80,6 +81,23 @@ def test_a_file_that_agrees_too_little_stays_as_it_was(model, photos, capsys):
     before = model.read_bytes()
     message = refusal(capsys, model, "--precision", "bf16", "--images", photos)
     assert "it is not allowed, since 95.00% at least are asked for (--min-agreement)" in message
+    assert model.read_bytes() == before
+
+
+@has_bf16
+@pytest.mark.parametrize("off", [0.6, float("nan")])
+def test_a_file_whose_golden_cases_would_be_too_far_off_stays_as_it_was(
+    model, photos, capsys, monkeypatch, off
+):
+    """It would not serve, whatever the images say."""
+    before = model.read_bytes()
+
+    def checked(*arguments):
+        return replace(check_golden(*arguments), max_abs_diff=off)
+
+    monkeypatch.setattr(allow, "check_golden", checked)
+    given = ["--precision", "bf16", "--images", photos, "--min-agreement", "0"]
+    assert f"a golden case differs by {off:.3g} in bf16" in refusal(capsys, model, *given)
     assert model.read_bytes() == before
 
 
