@@ -17,6 +17,7 @@ from service.engine.providers import (
     EngineOptions,
     Provider,
     candidates,
+    make_openers,
     may_beat_cpu,
     rounding,
 )
@@ -43,7 +44,8 @@ class OnnxOpener:
         """Make one; `openers` are for providers by name, in the place of their own."""
         self.provider = provider
         self._options = options or EngineOptions()
-        self._openers = dict(openers or {})
+        # All from the start, since any thread may go through them while another opens a file.
+        self._openers = {**make_openers(self._options), **(openers or {})}
 
     def expected(self) -> Provider:
         """Return the provider that models should run on here; only an engine knows if it does."""
@@ -71,7 +73,7 @@ class OnnxOpener:
         engine, refusals = self._open_on_first(preferred, path, how)
         if engine is None:
             try:
-                engine = self._opener(last).open(path, **how)
+                engine = self._openers[last.name].open(path, **how)
             except (DeviceLostError, SessionFailedError) as error:
                 if provider is not None:
                     raise
@@ -123,7 +125,7 @@ class OnnxOpener:
         """
         refusals: list[str] = []
         for provider in providers:
-            opener = self._opener(provider)
+            opener = self._openers[provider.name]
             try:
                 return opener.open(path, **how), refusals
             except (ProviderError, DeviceLostError, SessionFailedError) as error:
@@ -132,11 +134,6 @@ class OnnxOpener:
                 if provider.is_installed():
                     refusals.append(str(error))
         return None, refusals
-
-    def _opener(self, provider: Provider) -> ProviderOpener:
-        if provider.name not in self._openers:
-            self._openers[provider.name] = provider.make_opener(self._options)
-        return self._openers[provider.name]
 
 
 def load_engine(

@@ -260,6 +260,11 @@ def provider_names() -> tuple[str, ...]:
     return (AUTO, *sorted(provider.name for provider in PROVIDERS))
 
 
+def make_openers(options: EngineOptions) -> dict[str, ProviderOpener]:
+    """Return each provider's opener by the provider's name; none is in use yet."""
+    return {provider.name: provider.make_opener(options) for provider in PROVIDERS}
+
+
 def candidates(asked: str) -> tuple[Provider, ...]:
     """List the providers to try for what was asked for; raises `LookupError` for another name.
 

@@ -97,6 +97,19 @@ def test_a_row_makes_a_provider_that_can_be_asked_for_and_that_auto_finds(model,
     assert (opener.devices(), opener.trouble(1)) == ([], {})
 
 
+def test_a_file_may_be_opened_while_another_thread_looks_for_trouble(model, edge, monkeypatch):
+    """As when a model is installed during a probe."""
+    opener = OnnxOpener("edge")
+    opener.open(model, intra_op_threads=1)
+
+    def trouble(self, stuck_after_s):
+        opener.open(model, intra_op_threads=1, provider="cpu")
+        return {"edge": "stuck"}
+
+    monkeypatch.setattr(edge, "trouble", trouble)
+    assert opener.trouble(1) == {"edge": "stuck"}
+
+
 @pytest.mark.parametrize(
     "error", [ProviderError("no Edge"), SessionFailedError("no memory of Edge")]
 )
