@@ -14,7 +14,7 @@ import structlog
 from service.contract import ModelContract, parse_contract
 from service.engine.base import Engine, Opener
 from service.engine.providers import Provider
-from service.errors import DeviceLostError, ProviderError, SessionFailedError
+from service.errors import ProviderError, first_line
 from service.golden import check_golden
 from service.settings import Settings
 from service.tuning.autotune import ParallelismChoice, autotune
@@ -97,9 +97,10 @@ class _Contest:
             why = f"{rival.name} {_figure(theirs)}, the CPU's own provider {_figure(choice)}"
             if faster_by >= _CLEARLY:
                 won = Won(self._agreeing(engines, theirs), theirs, round(faster_by, 2), why)
-        except (ProviderError, DeviceLostError, SessionFailedError) as error:
-            _log.warning(f"{rival.name}_not_taken", path=str(self.model_file), detail=str(error))
-            return None, f"{rival.name} was not taken: {error}"
+        except Exception as error:  # noqa: BLE001 - however a rival fails, the CPU's own serves
+            detail = first_line(error)
+            _log.warning(f"{rival.name}_not_taken", path=str(self.model_file), detail=detail)
+            return None, f"{rival.name} was not taken: {detail}"
         finally:
             if won is None:
                 engines.close()

@@ -31,13 +31,15 @@ class Computed(FakeEngine):
     """The colour model's answers, as if by a provider that may round."""
 
     def __init__(self, inner: Engine, contest: Contest, name: str) -> None:
-        self._inner, self._off = inner, contest.off
+        self._inner, self._off, self._breaks = inner, contest.off, contest.breaks
         self.metadata, self.classes = inner.metadata, inner.classes
         self.closed = False
         if name == OPENVINO.name:
             self.provider, self.rounds_to = OPENVINO, "bf16"
 
     def run(self, pixels: Pixels, outputs: Any) -> Outputs:
+        if self._breaks is not None and self.provider is OPENVINO:
+            raise self._breaks
         answers = self._inner.run(pixels, outputs)
         off = self._off if self.provider is OPENVINO else 0
         return {PROBABILITIES: answers[PROBABILITIES] + off}
@@ -53,6 +55,7 @@ class Contest(OnnxOpener):
     rates: Mapping[str, float]
     off: float = 0.0
     fails: Exception | None = None
+    breaks: Exception | None = None
     measured: list[tuple[str, list[Parallelism]]] = field(default_factory=list)
     opened: list[Computed] = field(default_factory=list)
 
@@ -206,6 +209,20 @@ def test_one_that_does_not_load_the_file_is_told_of_and_not_taken(model, contest
     assert ("openvino_not_taken", "no such operator") in [
         (log["event"], log.get("detail")) for log in logs
     ]
+
+
+def test_one_that_fails_at_the_golden_cases_is_told_of_and_not_taken(model, contest, tmp_path):
+    """Measured by an earlier start, so that these are the first batches that it runs."""
+    cache = ProfileCache(tmp_path / "cache")
+    winner(model, contest(cpu=100, openvino=250), cache).engine.close()
+    opener = contest(cpu=100, openvino=250, breaks=RuntimeError("Exception from x.cpp:1:\nno"))
+    with capture_logs() as logs:
+        won = winner(model, opener, cache)
+    assert won.engine.provider is CPU
+    (told,) = [log for log in logs if log["event"] == "openvino_not_taken"]
+    assert told["detail"].startswith("Exception from x.cpp:1:")
+    assert len(told["detail"].splitlines()) == 1
+    assert [engine for engine in opener.opened if not engine.closed] == [won.engine]
 
 
 def test_a_broken_installation_is_told_of_in_a_line_and_not_used(model, contest, monkeypatch):
