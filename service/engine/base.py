@@ -150,6 +150,11 @@ class ProviderOpener:
         """End what the device has for itself."""
 
 
+def stacked(pixels: Pixels) -> NDArray[np.uint8]:
+    """Return the images as one array [N, H, W, 3]; a single one is not copied."""
+    return pixels[0][np.newaxis] if len(pixels) == 1 else np.stack(pixels)
+
+
 def probabilities(engine: Engine, pixels: Pixels) -> NDArray[np.float32]:
     """Return the probabilities [N, C] of N images."""
     return engine.run(pixels, (PROBABILITIES,))[PROBABILITIES]

@@ -7,11 +7,9 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-import numpy as np
-
 from service.contract import INPUT_NAME, Faster
 from service.cpus import cpu_count
-from service.engine.base import Outputs, Pixels, ProviderOpener
+from service.engine.base import Outputs, Pixels, ProviderOpener, stacked
 from service.engine.bound import Session
 from service.engine.providers import CPU
 from service.engine.sessions import (
@@ -40,8 +38,7 @@ class CpuEngine:
 
     def run(self, pixels: Pixels, outputs: Sequence[str]) -> Outputs:
         """Return the named outputs; only these are copied out of the session."""
-        images = pixels[0][np.newaxis] if len(pixels) == 1 else np.stack(pixels)
-        answers = self._session.run(list(outputs), {INPUT_NAME: images})
+        answers = self._session.run(list(outputs), {INPUT_NAME: stacked(pixels)})
         return dict(zip(outputs, answers, strict=True))
 
     def close(self) -> None:

@@ -15,7 +15,7 @@ import structlog
 from service.contract import INPUT_NAME, Faster, parse_contract
 from service.cpus import cpu_count
 from service.engine import openvino_library
-from service.engine.base import Outputs, Pixels, ProviderOpener
+from service.engine.base import Outputs, Pixels, ProviderOpener, stacked
 from service.engine.bound import Session
 from service.engine.providers import OPENVINO, rounding
 from service.engine.sessions import open_to_read, stated_classes, stated_input
@@ -53,9 +53,8 @@ class OpenVinoEngine:
 
     def run(self, pixels: Pixels, outputs: Sequence[str]) -> Outputs:
         """Return the named outputs; only these are copied."""
-        images = pixels[0][np.newaxis] if len(pixels) == 1 else np.stack(pixels)
         with self._request() as request:
-            request.infer({INPUT_NAME: images}, share_inputs=True, share_outputs=True)
+            request.infer({INPUT_NAME: stacked(pixels)}, share_inputs=True, share_outputs=True)
             # The next batch of this request is written to the same memory.
             return {name: np.array(request.get_tensor(name).data) for name in outputs}
 

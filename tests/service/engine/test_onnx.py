@@ -8,7 +8,7 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
-from color_model import ALLOWED, WEIGHT, color_contract, color_graph, reference, write_color_model
+from color_model import ALLOWED, color_contract, color_graph, write_color_model
 from onnx import TensorProto, helper
 from structlog.testing import capture_logs
 
@@ -18,7 +18,6 @@ from service.engine.base import probabilities
 from service.engine.onnx import OnnxOpener, load_engine
 from service.engine.providers import EngineOptions
 from service.errors import ModelFileError, ProviderError, StartupError
-from service.golden import golden_pattern
 
 BLACK = np.zeros((8, 8, 3), np.uint8)
 
@@ -48,23 +47,6 @@ def changed(tmp_path, change):
 # Answers
 
 
-@pytest.mark.parametrize("batch", [1, 2, 5, 8])
-def test_it_gives_each_image_of_a_batch_its_own_probabilities(model, batch):
-    engine = load_engine(model, provider="cpu")
-    images = [golden_pattern(seed, 8) for seed in range(batch)]
-    answers = probabilities(engine, images)
-    assert answers.dtype == np.float32
-    assert answers.shape == (batch, 3)
-    assert np.abs(answers - [reference(image) for image in images]).max() < 1e-5
-
-
-def test_it_says_what_the_file_says_of_itself(model):
-    engine = load_engine(model, provider="cpu")
-    assert engine.provider is providers.CPU
-    assert engine.classes == 3
-    assert engine.metadata[METADATA_KEY] == color_contract().model_dump_json()
-
-
 def test_a_file_that_leaves_its_classes_open_has_no_number_of_them(tmp_path):
     def open_classes(graph):
         graph.graph.output[0].type.tensor_type.shape.dim[1].dim_param = "classes"
@@ -73,50 +55,11 @@ def test_a_file_that_leaves_its_classes_open_has_no_number_of_them(tmp_path):
     assert load_engine(changed(tmp_path, open_classes), provider="cpu").classes is None
 
 
-def test_threads_may_run_batches_at_once(model):
-    engine = load_engine(model, provider="cpu", intra_op_threads=1)
-    images = [golden_pattern(seed, 8) for seed in range(8)]
-    answers: dict[int, np.ndarray] = {}
-
-    def work(seed: int) -> None:
-        for _ in range(20):
-            answers[seed] = probabilities(engine, [images[seed]])[0]
-
-    threads = [threading.Thread(target=work, args=(seed,)) for seed in range(8)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    for seed in range(8):
-        assert np.abs(answers[seed] - reference(images[seed])).max() < 1e-5
-
-
 def test_a_wrong_batch_is_an_error_and_the_next_one_works(model):
     engine = load_engine(model, provider="cpu")
     with pytest.raises(Exception, match="input data type"):
         probabilities(engine, [np.zeros((8, 8, 3), np.float32)])
     assert probabilities(engine, [BLACK]).shape == (1, 3)
-
-
-@pytest.mark.parametrize("count", [1, 3])
-def test_the_outputs_that_are_asked_for_are_given_and_no_others(tmp_path, count):
-    engine = load_engine(write_color_model(tmp_path / "x.onnx", extra_outputs=True), provider="cpu")
-    pixels = [golden_pattern(seed, 8) for seed in range(count)]
-    answers = engine.run(pixels, ("embedding", "classifier_weight"))
-    assert {name: answer.shape for name, answer in answers.items()} == {
-        "embedding": (count, 3),
-        "classifier_weight": (3, 3),
-    }
-    np.testing.assert_array_equal(answers["classifier_weight"], WEIGHT)
-    with pytest.raises(Exception, match="logits2"):
-        engine.run(pixels, ("logits2",))
-
-
-def test_a_closed_engine_runs_nothing(model):
-    engine = load_engine(model, provider="cpu")
-    engine.close()
-    with pytest.raises(AttributeError):
-        probabilities(engine, [BLACK])
 
 
 def test_threads_are_as_many_as_asked_for_or_as_there_are_cpus(model, monkeypatch):

@@ -20,7 +20,7 @@ from openvino_cpu import Core, cpu_with, has_bf16
 from structlog.testing import capture_logs
 
 from model_export.model_file import read_model, rewrite_contract
-from service.contract import PROBABILITIES, Allowed, parse_contract
+from service.contract import Allowed, parse_contract
 from service.engine import openvino, openvino_library
 from service.engine.base import Engine, probabilities
 from service.engine.onnx import OnnxOpener, load_engine
@@ -66,68 +66,6 @@ def opened(path: Path, threads: int = 1, **options) -> Engine:
 def worst_difference(engine: Engine) -> float:
     contract = parse_contract(engine.metadata, file="")
     return check_golden(engine, contract, 1).max_abs_diff
-
-
-# Answers
-
-
-@pytest.mark.parametrize("batch", [1, 2, 5, 8])
-def test_it_gives_each_image_of_a_batch_its_own_probabilities(model, batch):
-    images = [golden_pattern(seed, 8) for seed in range(batch)]
-    answers = probabilities(opened(model), images)
-    assert answers.dtype == np.float32
-    assert answers.shape == (batch, 3)
-    assert np.abs(answers - [reference(image) for image in images]).max() < 1e-5
-
-
-def test_the_outputs_that_are_asked_for_are_given_and_no_others(tmp_path):
-    engine = opened(write_color_model(tmp_path / "x.onnx", extra_outputs=True))
-    answers = engine.run([golden_pattern(1, 8)], ("embedding", "classifier_weight"))
-    assert {name: answer.shape for name, answer in answers.items()} == {
-        "embedding": (1, 3),
-        "classifier_weight": (3, 3),
-    }
-
-
-def test_answers_are_not_written_over_by_the_next_batch(model):
-    engine = opened(model)
-    first = engine.run([golden_pattern(1, 8)], (PROBABILITIES,))[PROBABILITIES]
-    before = first.copy()
-    probabilities(engine, [golden_pattern(2, 8)])
-    np.testing.assert_array_equal(first, before)
-
-
-def test_threads_may_run_batches_at_once(model):
-    engine = opened(model)
-    images = [golden_pattern(seed, 8) for seed in range(8)]
-    answers: dict[int, np.ndarray] = {}
-
-    def work(seed: int) -> None:
-        for _ in range(20):
-            answers[seed] = probabilities(engine, [images[seed]])[0]
-
-    threads = [threading.Thread(target=work, args=(seed,)) for seed in range(8)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    for seed in range(8):
-        assert np.abs(answers[seed] - reference(images[seed])).max() < 1e-5
-
-
-def test_a_closed_engine_runs_nothing(model):
-    engine = opened(model)
-    engine.close()
-    engine.close()
-    with pytest.raises(AttributeError):
-        probabilities(engine, [golden_pattern(1, 8)])
-
-
-def test_it_says_what_the_file_says_of_itself(model):
-    engine = opened(model)
-    assert engine.provider is OPENVINO
-    assert engine.classes == 3
-    assert engine.metadata == load_engine(model, provider="cpu").metadata
 
 
 @pytest.mark.parametrize(("threads", "streams"), [(1, 4), (3, 2), (4, 1), (0, 1), (9, 1)])
