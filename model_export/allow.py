@@ -1,6 +1,6 @@
-"""`resnet-export allow`: how far a faster precision agrees with a file's float32, as it may serve.
+"""`resnet-export allow`: allows a faster precision for a float32 file, by how closely it agrees.
 
-The faster one is what a device computes in by itself: the file's graph and weights stay.
+The device rounds while it computes; the file's graph and weights do not change.
 """
 
 from __future__ import annotations
@@ -26,44 +26,44 @@ from service.engine.providers import PROVIDERS, EngineOptions, Provider
 from service.golden import check_golden
 
 _MARGIN = 2.0
-"""A tolerance's factor to the largest difference that was seen: another CPU adds in another order,
-and other images differ by more."""
+"""The tolerance relative to the largest difference seen: another CPU sums in another order, and
+other images may differ more."""
 
 _MOST = 0.5
 """The largest tolerance: a larger error could turn any label into any other."""
 
 
 def allow_command(options: AllowOptions) -> None:
-    """Measure the agreement as the options say, print it, and write it into the file.
+    """Measure the agreement as the options say, print it, and write it to the file.
 
-    Raises `OptionsError` where the file or this machine has no such precision, and
-    `AgreementError` where it agrees too little; then the file is as it was.
+    Raises `OptionsError` if the precision does not apply to the file or this machine does not
+    support it, and `AgreementError` if it agrees too little; then the file is unchanged.
     """
     _, contract = read_model(options.file)
     if contract.precision != "fp32":
         raise OptionsError(
-            f"{options.file}: is of {contract.precision}, and computed as that; a faster precision "
-            "is allowed to float32 files"
+            f"{options.file}: its precision is {contract.precision}; a faster one can only be "
+            "allowed for float32 files"
         )
     provider = provider_with(options.precision)
     allowed = measure(options, contract, provider)
-    # Files first: who reads what is printed may stop, as `head` does.
+    # Files first: the reader of the output may stop, as `head` does.
     if allowed.lower_bound >= options.min_agreement:
         entries = {**(contract.allowed or {}), options.precision: allowed}
         rewrite_contract(options.file, contract.model_copy(update={"allowed": entries}))
     said = f"{options.file}: {describe_allowed(options.precision, allowed)}"
     if allowed.lower_bound < options.min_agreement:
         raise AgreementError(
-            f"{said}; it is not allowed, since {options.min_agreement:.2%} at least are asked for "
-            "(--min-agreement); more images make the bound tighter"
+            f"{said}; not allowed, since at least {options.min_agreement:.2%} is required "
+            "(--min-agreement); more images tighten the bound"
         )
     sys.stdout.write(f"{said}; probabilities may be off by {allowed.tolerance:g}\n")
 
 
 def provider_with(precision: Faster) -> Provider:
-    """Return the provider that computes in a precision on this machine.
+    """Return the provider that supports a precision on this machine.
 
-    Raises `OptionsError`, with what each one lacks that might.
+    Raises `OptionsError` with what each possible provider lacks.
     """
     lacking = []
     for provider in PROVIDERS:
@@ -72,18 +72,17 @@ def provider_with(precision: Faster) -> Provider:
         lack = provider.lack()
         if lack is None and precision in provider.faster():
             return provider
-        lacking.append(lack or f"{provider.device_name(0)} does not compute in it")
+        lacking.append(lack or f"{provider.device_name(0)} does not support it")
     raise OptionsError(
-        f"--precision {precision}: nothing computes in it here, so there is nothing to measure: "
-        f"{'; '.join(lacking)}"
+        f"--precision {precision}: can't be measured on this machine: {'; '.join(lacking)}"
     )
 
 
 def measure(options: AllowOptions, contract: ModelContract, provider: Provider) -> Allowed:
-    """Run images and golden cases through the file, as float32 and as the faster precision.
+    """Run the images and golden cases in float32 and in the faster precision.
 
-    Raises `AgreementError` where both are the same to the bit: the device then has no such
-    precision, whatever it says.
+    Raises `AgreementError` if all answers are identical, since the device then does not use the
+    precision, whatever it claims; or if the golden cases would fail when served.
     """
     with ExitStack() as stack:
         exact, fast = (
@@ -104,8 +103,8 @@ def measure(options: AllowOptions, contract: ModelContract, provider: Provider) 
         golden = check_golden(fast, contract, 1).max_abs_diff
         if fast.rounds_to != options.precision or agreement.max_abs_diff == 0:
             raise AgreementError(
-                f"{provider.device_name(0)} computes this file in float32 when {options.precision} "
-                "is asked for, so there is nothing to measure"
+                f"{provider.device_name(0)} computes this file in float32 although "
+                f"{options.precision} was requested, so there is nothing to measure"
             )
         worst = max(agreement.max_abs_diff, golden)
         tolerance = max(float(f"{_MARGIN * worst:.2g}"), contract.loosest_tolerance)

@@ -1,4 +1,4 @@
-"""What the service asks of an inference engine."""
+"""The interfaces of inference engines and of what opens model files on them."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from service.engine.providers import EngineOptions, Provider
 from service.errors import DeviceLostError
 
 Pixels = Sequence[NDArray[np.uint8]]
-"""Images uint8 [H, W, 3] of one size."""
+"""Images, uint8 [H, W, 3], all of the same size."""
 
 Outputs = Mapping[str, NDArray[np.float32]]
 """Arrays by output name."""
 
 
 class DeviceOutputs(dict[str, NDArray[np.float32]]):
-    """Outputs of a batch, and when a device began and ended it (`time.perf_counter()`)."""
+    """A batch's outputs, and when the device started and finished it (`time.perf_counter()`)."""
 
     def __init__(
         self, outputs: Mapping[str, NDArray[np.float32]], began_at: float, ended_at: float
@@ -31,19 +31,19 @@ class DeviceOutputs(dict[str, NDArray[np.float32]]):
 
 
 class Engine(Protocol):
-    """One opened model file. Thread-safe: any thread may run a batch at any time."""
+    """An open model file. Thread-safe: any thread may run a batch at any time."""
 
     @property
     def provider(self) -> Provider:
-        """The provider really in use."""
+        """The provider actually in use."""
 
     @property
     def rounds_to(self) -> Faster | None:
-        """The faster precision that products are rounded to; None where as the file states."""
+        """The faster precision that products are rounded to; None if it is the file's own."""
 
     @property
     def sizes(self) -> Sequence[int]:
-        """The batch sizes that batches are padded to, ascending; empty where none is padded."""
+        """The sizes that batches are padded to, ascending; empty if batches are not padded."""
 
     @property
     def metadata(self) -> Mapping[str, str]:
@@ -51,40 +51,40 @@ class Engine(Protocol):
 
     @property
     def classes(self) -> int | None:
-        """C of the probabilities, if the file states it."""
+        """The C of the probabilities; None if the file leaves it open."""
 
     @property
     def input_shape(self) -> tuple[int | None, int | None, int | None]:
-        """N, H and W of the images, where the file fixes them."""
+        """N, H and W of the images; None for each that the file leaves open."""
 
     @property
     def attested(self) -> Mapping[str, Any]:
-        """How batches are really computed, for people, and for what is kept of measurements."""
+        """How batches are actually computed, for display and to identify cached measurements."""
 
     def prepare(self, sizes: Sequence[int]) -> None:
-        """Make ready for batches of these sizes; what was made ready for others is freed.
+        """Prepare for batches of these sizes, and free what was prepared for other sizes.
 
-        Raises `DeviceLostError`, or `SessionFailedError` when a new session may succeed.
+        Raises `DeviceLostError`, or `SessionFailedError` if a new session may succeed.
         """
 
     def run(self, pixels: Pixels, outputs: Sequence[str]) -> Outputs:
         """Return the named outputs for N images: `probabilities` is float32 [N, C].
 
-        An engine whose device computes one batch after the other returns `DeviceOutputs`.
+        An engine whose device computes one batch at a time returns `DeviceOutputs`.
 
-        Raises `DeviceLostError` when no further batch of this process can succeed on the device,
-        and `SessionFailedError` when none can in this session.
+        Raises `DeviceLostError` if no further batch of this process can succeed on the device, and
+        `SessionFailedError` if none can in this session.
         """
 
     def close(self) -> None:
-        """Free the model's memory; `run` must not be called again."""
+        """Free the model's memory; `run` must not be called afterwards."""
 
 
 class Opener(Protocol):
-    """Opens model files as the settings ask, and knows how the devices do that they run on."""
+    """Opens model files as configured, and reports on the devices that they run on."""
 
     def expected(self) -> Provider:
-        """Return the provider that models should run on here; only an engine knows if it does."""
+        """Return the provider expected to be used here; only an open engine knows for sure."""
 
     def open(
         self,
@@ -94,52 +94,53 @@ class Opener(Protocol):
         provider: str | None = None,
         exact: bool = False,
     ) -> Engine:
-        """Open a model file, on the provider of that name if one is given.
+        """Open a model file, on the named provider if one is given.
 
-        If it is to be `exact`, nothing is rounded to a faster precision, whatever the file allows.
+        With `exact`, nothing is rounded to a faster precision, whatever the file allows.
 
-        Raises `ModelFileError` or `ProviderError`; with a name given, also what `Engine.run` does.
+        Raises `ModelFileError` or `ProviderError`; with a named provider, also what `Engine.run`
+        raises.
         """
 
     def rivals(self, contract: ModelContract) -> Sequence[Provider]:
-        """List what may beat the CPU's own provider at a file, if that is left to measurement."""
+        """List the providers to measure against the CPU's own for a file; none unless on `auto`."""
 
     def watch(self, on_lost: Callable[[DeviceLostError], None]) -> None:
-        """Have a loss of a device told, once, on any thread."""
+        """Set a callback for the loss of a device; it is called once, on any thread."""
 
     def trouble(self, stuck_after_s: float) -> dict[str, str]:
-        """Say, by the device's name, what only a new process mends; nothing if all is well."""
+        """Return the problems that only a restart fixes, by device; empty if there are none."""
 
     def devices(self) -> list[dict[str, Any]]:
-        """Describe the devices in use, for people."""
+        """Describe the devices in use, for display."""
 
     def close(self, timeout_s: float) -> None:
-        """End what the devices have for themselves; engines must be closed before."""
+        """Stop the devices' threads; all engines must have been closed."""
 
 
 class ProviderOpener:
-    """Opens model files on one provider; one with a device of its own has more to say of it."""
+    """Opens model files on one provider; those with their own device override the rest, too."""
 
     def __init__(self, options: EngineOptions) -> None:
         self.options = options
 
     @property
     def lost(self) -> DeviceLostError | None:
-        """The loss of the device, if models run on it."""
+        """The error with which the device was lost; None if it is not, or no model runs on it."""
         return None
 
     def open(self, path: Path, *, intra_op_threads: int, exact: bool = False) -> Engine:
-        """Open a model file; if `exact`, without rounding to a faster precision.
+        """Open a model file; with `exact`, without rounding to a faster precision.
 
         Raises `ModelFileError`, `ProviderError`, `DeviceLostError` or `SessionFailedError`.
         """
         raise NotImplementedError
 
     def watch(self, on_lost: Callable[[DeviceLostError], None]) -> None:
-        """Have a loss of the device told, once, on any thread."""
+        """Set a callback for the loss of the device; it is called once, on any thread."""
 
     def trouble(self, stuck_after_s: float) -> dict[str, str]:  # noqa: ARG002 - nothing can be stuck
-        """Say, by the device's name, what only a new process mends."""
+        """Return the problems that only a restart fixes, by device."""
         return {}
 
     def devices(self) -> list[dict[str, Any]]:
@@ -147,7 +148,7 @@ class ProviderOpener:
         return []
 
     def close(self, timeout_s: float) -> None:
-        """End what the device has for itself."""
+        """Stop the device's thread, if there is one."""
 
 
 def stacked(pixels: Pixels) -> NDArray[np.uint8]:

@@ -34,7 +34,7 @@ class CpuEngine:
         self.classes, self.input_shape = stated_classes(session), stated_input(session)
 
     def prepare(self, sizes: Sequence[int]) -> None:
-        """Any size runs as it comes, so there is nothing to do."""
+        """Do nothing: batches of any size run as they are."""
 
     def run(self, pixels: Pixels, outputs: Sequence[str]) -> Outputs:
         """Return the named outputs; only these are copied out of the session."""
@@ -42,7 +42,7 @@ class CpuEngine:
         return dict(zip(outputs, answers, strict=True))
 
     def close(self) -> None:
-        """Drop the session, and with it the model's memory; doing it again does no harm."""
+        """Drop the session, and with it the model's memory; may be called again."""
         self.__dict__.pop("_session", None)
 
 
@@ -50,16 +50,16 @@ class CpuOpener(ProviderOpener):
     """Opens model files on the CPU."""
 
     def open(self, path: Path, *, intra_op_threads: int, exact: bool = False) -> CpuEngine:  # noqa: ARG002 - it always is
-        """Open a model file; 0 threads are one for each CPU of this process.
+        """Open a model file; 0 threads mean one per CPU of this process.
 
         Raises `ModelFileError`.
         """
         options = session_options(intra_op_threads or cpu_count())
         if not self.options.runtime_defaults:
-            # A thread that spins while it waits takes the core that decoding or the event loop
-            # needs: with spinning, one image on two shared cores took four times as long.
+            # Threads that spin while waiting occupy cores that decoding and the event loop need:
+            # with spinning, one image on two shared cores took four times as long.
             options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-            # The arena and the memory pattern cost 60 MB and bring no speed with a varying batch.
+            # The arena and the memory pattern take 60 MB and are no faster if batch sizes vary.
             options.enable_cpu_mem_arena = False
             options.enable_mem_pattern = False
         return CpuEngine(open_cpu_session(path, options))

@@ -1,4 +1,4 @@
-"""Runs a model file on an NVIDIA GPU: every batch at a size that was made ready before."""
+"""Runs a model file on an NVIDIA GPU, padding each batch to a size prepared in advance."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ _log = structlog.get_logger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class GpuModel:
-    """What a model file says of itself, and how it is computed."""
+    """A model file's description of itself, and how it is computed."""
 
     name: str
     metadata: Mapping[str, str]
@@ -51,10 +51,10 @@ class GpuModel:
 
 
 class CudaEngine:
-    """One model file on one GPU; `prepare` it before it runs.
+    """A model file on a GPU; call `prepare` before `run`.
 
-    The GPU's thread makes the sessions, captures and runs; a batch is stacked and copied by the
-    thread that calls `run`, beside another batch, up to `batches` at a time.
+    The GPU's thread creates sessions, captures graphs and runs batches. A batch is stacked and
+    copied by the thread that calls `run` while another batch runs; up to `batches` at a time.
     """
 
     provider = CUDA
@@ -70,7 +70,7 @@ class CudaEngine:
         device: str,
         owns_gpu: bool = False,
     ) -> None:
-        """Open the file; `owns_gpu` says that the GPU's thread ends with this engine.
+        """Open the file; with `owns_gpu`, closing this engine also ends the GPU's thread.
 
         `open_session` is called on the GPU's thread. Raises what it raises.
         """
@@ -93,7 +93,7 @@ class CudaEngine:
 
     @property
     def attested(self) -> Mapping[str, Any]:
-        """Graphs, layout and copies that are really in use."""
+        """The use of graphs, the layout and the kind of copies."""
         copies = self._stagings[0].kind if self._stagings else None
         return {
             "cuda_graphs": self._graphs,
@@ -102,15 +102,15 @@ class CudaEngine:
         }
 
     def prepare(self, sizes: Sequence[int]) -> None:
-        """Make ready for these sizes; no batch may run meanwhile.
+        """Prepare for these sizes; no batch may run meanwhile.
 
-        The thread gets one piece of work for each size: what hangs is told by the time it takes.
+        The thread gets a task per size, since a task that takes too long is reported as stuck.
         """
         sizes = sorted({*sizes})
         self._on_gpu(partial(self._keep_only, sizes))
         refusal = self._bind_all(sizes)
         if refusal is not None:
-            # What a capture left half done ends with its session, so that goes first.
+            # A failed capture leaves its session unusable, so that is closed first.
             self._gpu.call(partial(self._abandon_graphs, refusal))
             self._bind_all(sizes)
         self._on_gpu(partial(self._make_stagings, sizes[-1]))
@@ -120,7 +120,7 @@ class CudaEngine:
         """Return the named outputs; `classifier_weight` [C, D] is the same for every batch."""
         size = self._size_for(pixels)
         staging = self._free_stagings.get()
-        if staging is None:  # closed: the next one who waits has to hear of it, too
+        if staging is None:  # closed; the next waiting thread must see that too
             self._free_stagings.put(None)
             raise ValueError("the engine is closed")
         try:
@@ -130,9 +130,9 @@ class CudaEngine:
             self._free_stagings.put(staging)
 
     def close(self) -> None:
-        """Free the sessions and buffers, once the GPU's thread gets to it.
+        """Free the sessions and buffers on the GPU's thread, without waiting for it.
 
-        Of a lost GPU nothing is freed: the driver may hang in that, and the process is to end.
+        With a lost GPU nothing is freed: the driver may hang, and the process is about to end.
         """
         self._gpu.post(self._free)
         if self._owns_gpu:
@@ -141,7 +141,7 @@ class CudaEngine:
     def _size_for(self, pixels: Pixels) -> int:
         at = bisect.bisect_left(self.sizes, len(pixels))
         if not len(pixels) or at == len(self.sizes):
-            raise ValueError(f"{len(pixels)} images; ready are batches of {list(self.sizes)}")
+            raise ValueError(f"{len(pixels)} images; prepared are batches of {list(self.sizes)}")
         for image in pixels:
             if image.shape != self._place.image or image.dtype != np.uint8:
                 raise ValueError(
@@ -151,9 +151,9 @@ class CudaEngine:
         return self.sizes[at]
 
     def _bind_all(self, sizes: Sequence[int]) -> str | None:
-        """Bind what is missing, the largest first; gives the reason when a capture failed.
+        """Bind the sizes that are missing, largest first; return why if a capture failed.
 
-        The memory that a large batch needs between its layers serves the smaller ones, too.
+        Smaller batches reuse the memory that the largest needs between its layers.
         """
         for size in reversed(sizes):
             if size in self._bound:
@@ -170,7 +170,7 @@ class CudaEngine:
 
     def _on_gpu(self, work: Callable[[], T]) -> T:
         guarded = partial(self._gpu.guarded, work)
-        # Noted on the thread itself: what was handed over meanwhile must not run any more.
+        # Recorded on the thread itself, so that tasks already queued there do not run any more.
         return self._gpu.call(partial(self._noting_failure, guarded))
 
     def _noting_failure(self, work: Callable[[], T]) -> T:
@@ -185,13 +185,13 @@ class CudaEngine:
     # On the GPU's thread.
 
     def _open(self) -> None:
-        """Open the first session, without graphs if the file can't have them."""
+        """Open the first session, without graphs if the file does not support them."""
         if self._graphs:
             try:
                 self._spare = self._open_session(True)
             except ProviderError:
                 raise
-            except Exception as error:  # noqa: BLE001 - a plain session tells if it is the graphs
+            except Exception as error:  # noqa: BLE001 - a session without graphs shows whether they are the reason
                 refusal = first_line(error)
             else:
                 refusal = ""
@@ -219,7 +219,7 @@ class CudaEngine:
             session, self._spare = self._spare, None
         session = session or self._open_session(False)
         with self._gpu.copying:
-            # A new id each time: what was captured before stays in the session, with its buffers.
+            # Always a new id, since the session keeps earlier graphs and their buffers.
             graph = next(self._graph_ids) if self._graphs else None
             bound = BoundSize(session, size, self._place, self._shapes, graph)
             bound.run()
@@ -234,7 +234,7 @@ class CudaEngine:
         _log.warning("cuda_graphs_off", model=self._model.name, detail=reason)
 
     def _make_stagings(self, most: int) -> None:
-        """Make room for as many batches of that size as may be under way."""
+        """Allocate a buffer for each concurrent batch, with room for `most` images."""
         if not self._stagings or most != self.sizes[-1]:
             self._free_all_stagings()
             for _ in range(self._batches):
@@ -250,7 +250,7 @@ class CudaEngine:
         return PinnedStaging(self._gpu, runtime, most, self._place.image)
 
     def _free_all_stagings(self) -> None:
-        """Free them, but for what is still in use."""
+        """Free the staging buffers that are not in use."""
         while not self._free_stagings.empty():
             if (staging := self._free_stagings.get()) is not None:
                 self._stagings.remove(staging)

@@ -30,12 +30,12 @@ from service.engine.sessions import (
 )
 from service.errors import DeviceLostError, ModelFileError, ProviderError, SessionFailedError
 
-_DEVICE = "cuda"  # ONNX Runtime's name of where buffers lie
+_DEVICE = "cuda"  # ONNX Runtime's name for memory on the GPU
 _END_S = 10.0
 
 
 class CudaOpener(ProviderOpener):
-    """Opens model files on one GPU, of which all share the one thread."""
+    """Opens model files on one GPU; they all share its thread."""
 
     def __init__(self, options: EngineOptions, gpu: Gpu | None = None) -> None:
         super().__init__(options)
@@ -43,19 +43,19 @@ class CudaOpener(ProviderOpener):
 
     @property
     def lost(self) -> DeviceLostError | None:
-        """The loss of the GPU, if models run on it."""
+        """The error with which the GPU was lost; None if it is not, or no model runs on it."""
         return self._gpu.lost if self._gpu is not None and self._in_use else None
 
     def open(self, path: Path, *, intra_op_threads: int, exact: bool = False) -> CudaEngine:
-        """Open an engine that really runs on CUDA; the threads are for what a graph leaves the CPU.
+        """Open a model file; the threads are for operators that CUDA leaves to the CPU.
 
-        Raises `ProviderError` with the reason otherwise, and on a GPU that others use, too,
-        `DeviceLostError` or `SessionFailedError`.
+        Raises `ProviderError` with the reason if it does not actually run on CUDA, and
+        `DeviceLostError` or `SessionFailedError` if the GPU fails meanwhile.
         """
-        # Asked first, since ONNX Runtime would print its own account of it in several lines.
+        # Checked first, since ONNX Runtime would print several lines about it.
         if problem := CUDA.problem():
             raise ProviderError(problem)
-        onnxruntime.preload_dlls(directory="")  # from the nvidia wheels beside it
+        onnxruntime.preload_dlls(directory="")  # from the installed nvidia wheels
         model, contract = _described(path, "exact" if exact else self.options.precision)
         self._gpu = gpu = self._gpu or Gpu(self.options.device_id)
         threads = intra_op_threads or 1
@@ -69,7 +69,7 @@ class CudaOpener(ProviderOpener):
                 owns_gpu=not self.options.shared,
                 device=_DEVICE,
             )
-        except Exception as error:  # ONNX Runtime's errors share no other root
+        except Exception as error:  # ONNX Runtime's errors have no common base class
             self._forget_unused_gpu()
             if isinstance(error, (ProviderError, DeviceLostError, SessionFailedError)):
                 raise
@@ -78,17 +78,17 @@ class CudaOpener(ProviderOpener):
         return engine
 
     def watch(self, on_lost: Callable[[DeviceLostError], None]) -> None:
-        """Have a loss of the GPU told, once, on the thread that met it."""
+        """Set a callback for the loss of the GPU; called once, on the thread that noticed."""
         if self._gpu is not None:
             self._gpu.watch(on_lost)
 
     def trouble(self, stuck_after_s: float) -> dict[str, str]:
-        """Say what only a new process mends."""
+        """Return the problem that only a restart fixes, by the GPU's name."""
         trouble = self._gpu.trouble(stuck_after_s) if self._gpu is not None else None
         return {f"gpu {self.options.device_id}": trouble} if trouble else {}
 
     def devices(self) -> list[dict[str, Any]]:
-        """Describe the GPU, if one is used: its name and memory (by all of its users)."""
+        """Describe the GPU, if one is in use; the memory used includes other processes."""
         if self._gpu is None or self._gpu.memory is None:
             return []
         memory = self._gpu.memory
@@ -102,19 +102,19 @@ class CudaOpener(ProviderOpener):
         ]
 
     def close(self, timeout_s: float) -> None:
-        """End the GPU's thread."""
+        """Stop the GPU's thread."""
         if self._gpu is not None and self._gpu.lost is None:
             self._gpu.close(timeout_s)
 
     def _forget_unused_gpu(self) -> None:
-        """End what nothing runs on, so that nothing of it is watched."""
+        """Stop a GPU that no model runs on, so that it is not monitored."""
         if self._gpu is not None and not self._in_use:
             self._gpu.close(_END_S)
             self._gpu = None
 
 
 def _described(path: Path, asked: PrecisionChoice) -> tuple[GpuModel, ModelContract]:
-    """Read what a file says of itself, which decides how it is opened on a GPU."""
+    """Read a file's description and contract, which decide how it is opened on a GPU."""
     session = open_to_read(path)
     metadata = dict(session.get_modelmeta().custom_metadata_map)
     contract = parse_contract(metadata, file=str(path))

@@ -1,4 +1,4 @@
-"""Opens model files with ONNX Runtime, on the provider that really works."""
+"""Opens model files on a provider that actually works."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class _How(TypedDict):
 
 
 class OnnxOpener:
-    """Opens model files on the provider that was asked for; `auto` takes the first that works."""
+    """Opens model files on the requested provider; `auto` uses the first that works."""
 
     def __init__(
         self,
@@ -41,14 +41,14 @@ class OnnxOpener:
         options: EngineOptions | None = None,
         openers: Mapping[str, ProviderOpener] | None = None,
     ) -> None:
-        """Make one; `openers` are for providers by name, in the place of their own."""
+        """Create the providers' openers; `openers`, by provider name, replace some of them."""
         self.provider = provider
         self._options = options or EngineOptions()
-        # All from the start, since any thread may go through them while another opens a file.
+        # All at once, since any thread may iterate over them while another opens a file.
         self._openers = {**make_openers(self._options), **(openers or {})}
 
     def expected(self) -> Provider:
-        """Return the provider that models should run on here; only an engine knows if it does."""
+        """Return the provider expected to be used here; only an open engine knows for sure."""
         tried = candidates(self.provider)
         return next((one for one in tried if one.problem() is None), tried[-1])
 
@@ -62,11 +62,11 @@ class OnnxOpener:
     ) -> Engine:
         """Open a model file; see `load_engine`.
 
-        Without a `provider`, as at the start, whatever fails on a device is a `ProviderError`.
+        Without a `provider`, as at start-up, a device's errors are raised as `ProviderError`.
         """
         if not path.is_file():
             raise ModelFileError(f"{path}: no such file")
-        # Beside the sessions' own level: some of its lines belong to no session.
+        # In addition to the sessions' own level: some log lines belong to no session.
         onnxruntime.set_default_logger_severity(ERRORS_ONLY)
         *preferred, last = candidates(provider or self.provider)
         how: _How = {"intra_op_threads": intra_op_threads, "exact": exact}
@@ -83,7 +83,7 @@ class OnnxOpener:
         return engine
 
     def rivals(self, contract: ModelContract) -> Sequence[Provider]:
-        """List what may beat the CPU's own provider at a file; tells of one that is broken."""
+        """List the providers to measure against the CPU's own for a file; log broken ones."""
         found: list[Provider] = []
         if self.provider != AUTO:
             return found
@@ -96,12 +96,12 @@ class OnnxOpener:
         return found
 
     def watch(self, on_lost: Callable[[DeviceLostError], None]) -> None:
-        """Have a loss of a device told, once, on the thread that met it."""
+        """Set a callback for the loss of a device; called once, on the thread that noticed."""
         for opener in self._openers.values():
             opener.watch(on_lost)
 
     def trouble(self, stuck_after_s: float) -> dict[str, str]:
-        """Say what only a new process mends."""
+        """Return the problems that only a restart fixes, by device."""
         found: dict[str, str] = {}
         for opener in self._openers.values():
             found |= opener.trouble(stuck_after_s)
@@ -112,16 +112,16 @@ class OnnxOpener:
         return [device for opener in self._openers.values() for device in opener.devices()]
 
     def close(self, timeout_s: float) -> None:
-        """End what the devices have for themselves."""
+        """Stop the devices' threads."""
         for opener in self._openers.values():
             opener.close(timeout_s)
 
     def _open_on_first(
         self, providers: Sequence[Provider], path: Path, how: _How
     ) -> tuple[Engine | None, list[str]]:
-        """Open a file on the first that works, if one does; say why others of this build do not.
+        """Open a file on the first provider that works; return why installed ones before it failed.
 
-        Raises `ProviderError` when a device was lost that models run on: they would never answer.
+        Raises `ProviderError` if a device in use was lost: its models would never answer.
         """
         refusals: list[str] = []
         for provider in providers:
@@ -143,12 +143,12 @@ def load_engine(
     intra_op_threads: int = 0,
     options: EngineOptions | None = None,
 ) -> Engine:
-    """Open a model file on the provider asked for, by an engine that shares nothing with others.
+    """Open a model file on the requested provider, sharing nothing with other engines.
 
-    `intra_op_threads` 0 means one for each CPU of this process, where the CPU computes.
+    With `intra_op_threads` 0, the CPU uses one thread per CPU of this process.
 
-    Raises `ModelFileError` for a file that is no model of the expected inputs and outputs, and
-    `ProviderError` when a provider was asked for and the session does not run on it.
+    Raises `ModelFileError` for a file without the expected inputs and outputs, and `ProviderError`
+    if it does not run on the requested provider.
     """
     alone = replace(options or EngineOptions(), shared=False)
     return OnnxOpener(provider, alone).open(path, intra_op_threads=intra_op_threads)

@@ -1,4 +1,4 @@
-"""Runs a model file on the CPU with OpenVINO, in a precision that is asked for and looked up."""
+"""Runs a model file on the CPU with OpenVINO, in a precision that is requested and verified."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ _log = structlog.get_logger(__name__)
 _CACHE = openvino_library.CACHE_DIR
 
 _ROUNDED: Mapping[str, Faster] = {"bf16": "bf16", "f16": "fp16"}
-"""The precisions, as layers of a compiled model have them, that are less exact than float32."""
+"""Layer precisions of compiled models that are less exact than float32."""
 
 
 class OpenVinoEngine:
-    """One compiled model file. Thread-safe: each batch has a request of its own."""
+    """A compiled model file. Thread-safe: each batch has its own inference request."""
 
     provider = OPENVINO
     sizes: Sequence[int] = ()
@@ -49,17 +49,17 @@ class OpenVinoEngine:
         self.rounds_to, self.attested = rounds_to, attested
 
     def prepare(self, sizes: Sequence[int]) -> None:
-        """Any size runs as it comes, so there is nothing to do."""
+        """Do nothing: batches of any size run as they are."""
 
     def run(self, pixels: Pixels, outputs: Sequence[str]) -> Outputs:
         """Return the named outputs; only these are copied."""
         with self._request() as request:
             request.infer({INPUT_NAME: stacked(pixels)}, share_inputs=True, share_outputs=True)
-            # The next batch of this request is written to the same memory.
+            # The next batch of this request overwrites the same memory.
             return {name: np.array(request.get_tensor(name).data) for name in outputs}
 
     def close(self) -> None:
-        """Drop the model and its requests; doing it again does no harm."""
+        """Drop the model and its requests; may be called again."""
         self.__dict__.pop("_compiled", None)
         self._idle = queue.SimpleQueue()
 
@@ -80,9 +80,9 @@ class OpenVinoOpener(ProviderOpener):
     """Opens model files with OpenVINO on the CPU."""
 
     def open(self, path: Path, *, intra_op_threads: int, exact: bool = False) -> OpenVinoEngine:
-        """Compile a model file; 0 threads are one for each CPU of this process.
+        """Compile a model file; 0 threads mean one per CPU of this process.
 
-        Raises `ModelFileError`, or `ProviderError` where it fails or computes in another precision.
+        Raises `ModelFileError`, or `ProviderError` if it fails or computes in another precision.
         """
         described = open_to_read(path)
         if problem := OPENVINO.problem():
@@ -92,8 +92,8 @@ class OpenVinoOpener(ProviderOpener):
         asked = rounding(OPENVINO, contract, "exact" if exact else self.options.precision)
         cpus = cpu_count()
         threads = min(intra_op_threads or cpus, cpus)
-        # ONNX Runtime's runners share the threads of a session that help them; here each batch that
-        # is under way has a stream with threads of its own, and all of them have the CPUs.
+        # ONNX Runtime's runners share a session's helper threads. Here each concurrent batch has
+        # its own stream, and the streams together use all CPUs.
         streams = cpus - threads + 1
         given = {
             **OPENVINO.options(self.options, contract.precision, asked),
@@ -104,8 +104,8 @@ class OpenVinoOpener(ProviderOpener):
         rounded = _rounded_layers(compiled)
         if others := rounded.keys() - {asked}:
             raise ProviderError(
-                f"{path}: OpenVINO computes in {' and '.join(others)}, though "
-                f"{asked or 'the precision of the file'} was asked for"
+                f"{path}: OpenVINO computes in {' and '.join(others)}, although "
+                f"{asked or 'the precision of the file'} was requested"
             )
         attested = {
             "precision_asked": given["INFERENCE_PRECISION_HINT"],
@@ -121,7 +121,7 @@ def _compiled(path: Path, given: Mapping[str, Any]) -> Any:
     core, device = openvino_library.core(), OPENVINO.runtime_name
     without_cache = {name: value for name, value in given.items() if name != _CACHE}
     try:
-        # Given a path instead, its cache goes by the file's size and time, not by its content.
+        # If compiled from a path, the cache would go by size and time, not by content.
         model = core.read_model(str(path))
         try:
             return core.compile_model(model, device, given)
@@ -136,7 +136,7 @@ def _compiled(path: Path, given: Mapping[str, Any]) -> Any:
 
 
 def _rounded_layers(compiled: Any) -> Counter[Faster]:
-    """Count the layers that really run in a precision below float32."""
+    """Count the layers that actually run in a precision below float32."""
     layers = compiled.get_runtime_model().get_ops()
     precisions = (str(layer.get_rt_info()["runtimePrecision"].astype(str)) for layer in layers)
     return Counter(_ROUNDED[precision] for precision in precisions if precision in _ROUNDED)

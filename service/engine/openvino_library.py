@@ -1,7 +1,7 @@
-"""OpenVINO, imported once: whether it works here, and in what its CPU device computes.
+"""OpenVINO, imported once: whether it works here, and the precisions its CPU device supports.
 
-It stands on its own, not as a plugin of ONNX Runtime: that one offers its device on Intel's CPUs
-only, and tells nobody in which precision a model really runs.
+It is used directly, not as ONNX Runtime's provider, which supports only Intel CPUs and does not
+report the precision in which a model actually runs.
 """
 
 from __future__ import annotations
@@ -19,22 +19,22 @@ from service.errors import first_line
 PACKAGE = "openvino"
 DEVICE = "CPU"
 CACHE_DIR = "CACHE_DIR"
-"""Its option of a folder for what it compiled; one file serves all precisions and threads."""
+"""OpenVINO's option for its cache folder; a model has one entry for all precisions and threads."""
 
 HINTS: Mapping[Faster | None, str] = MappingProxyType({None: "f32", "bf16": "bf16", "fp16": "f16"})
-"""How its option is called that says in what floating-point products are computed."""
+"""Values of OpenVINO's option for the precision of floating-point products."""
 
 _CAPABILITIES: Mapping[str, Faster] = MappingProxyType({"BF16": "bf16", "FP16": "fp16"})
 
 
 @cache
 def library() -> Any:
-    """Import the library; its package tells its makers of each import, which it must not here.
+    """Import OpenVINO without its telemetry, which would report each import to its makers.
 
-    Raises whatever a broken installation does.
+    Raises whatever a broken installation raises.
     """
-    # Where that package is missing, the library does without it.
-    sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]  # a marker of Python's
+    # Without this package, OpenVINO sends nothing.
+    sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]  # None marks it as missing
     import openvino  # noqa: PLC0415 - takes half a second, and is an extra
 
     return openvino
@@ -42,16 +42,16 @@ def library() -> Any:
 
 @cache
 def core() -> Any:
-    """Return the process's only core, which finds devices and compiles for them."""
+    """Return the process's only `Core`, which finds devices and compiles models for them."""
     return library().Core()
 
 
 @cache
 def problem() -> str | None:
-    """Say why OpenVINO can't compute here though it is installed; None if it can."""
+    """Return why OpenVINO does not work here although it is installed; None if it does."""
     try:
         devices = core().available_devices
-    except Exception as error:  # noqa: BLE001 - a broken library fails in its own ways
+    except Exception as error:  # noqa: BLE001 - a broken library may raise anything
         return f"OpenVINO does not work here: {first_line(error)}"
     return None if DEVICE in devices else "OpenVINO finds no CPU that it supports"
 

@@ -1,7 +1,7 @@
-"""The providers of ONNX Runtime that models can run on: a record each, in the order of preference.
+"""The providers that models can run on, one record each, in order of preference.
 
-All that differs between them outside of their modules is said here. Nothing of it needs ONNX
-Runtime to be imported.
+Whatever differs between them outside their own modules is defined here. Importing this module does
+not import ONNX Runtime.
 """
 
 from __future__ import annotations
@@ -25,24 +25,23 @@ if TYPE_CHECKING:
     from service.engine.base import ProviderOpener
 
 AUTO = "auto"
-"""Asked for in the place of a name: the first of the table that works."""
+"""Instead of a provider's name: the first in the table that works."""
 
 CudaGraphs = Literal["auto", "off"]
 
 PrecisionChoice = Literal["auto", "exact", "bf16", "tf32", "fp16"]
-"""Exact is as a file states it; auto takes a faster one that the file allows; a named one is taken
-whatever the file says, to measure how far it agrees."""
+"""`exact` uses the file's own precision, `auto` a faster one if the file allows it. Named ones are
+used whatever the file allows, to measure how closely they agree."""
 
 
 @dataclass(frozen=True, slots=True)
 class EngineOptions:
-    """How models are to run, as far as a provider can do it.
+    """How to run models, as far as a provider supports it.
 
-    `batches` are under way at a time on a device of its own: one runs, the others are stacked and
-    copied. Engines share what the device has for itself unless they are not `shared`; then each
-    ends it with itself. With `runtime_defaults`, threads that wait spin and memory comes from an
-    arena, as ONNX Runtime has it by itself: for comparison. What a provider compiles is kept in
-    `cache_dir`, if there is one.
+    A device of its own handles up to `batches` at a time: one runs while the others are stacked and
+    copied. Engines share the device's thread if `shared`; otherwise closing an engine also ends the
+    thread. `runtime_defaults` keeps ONNX Runtime's defaults of spinning threads and a memory arena,
+    for comparison. Providers cache compiled models in `cache_dir`, if there is one.
     """
 
     device_id: int = 0
@@ -56,48 +55,48 @@ class EngineOptions:
 
 @dataclass(frozen=True, slots=True)
 class Provider:
-    """One provider: how it is asked for, found and opened, and how the service is to treat it."""
+    """A provider: how it is selected, detected and opened, and how the service treats it."""
 
     name: str
-    """As `--provider`, answers, metrics and logs have it."""
+    """As in `--provider`, responses, metrics and logs."""
     title: str
-    """As people write it."""
+    """As displayed."""
     runtime_name: str
-    """ONNX Runtime's own, or what the library of its own calls the device."""
+    """ONNX Runtime's name for it, or its own library's name for the device."""
     tolerance_key: str
-    """Of its entries among a contract's tolerances."""
+    """The key of its entries in a contract's tolerances."""
     opener: str
     """The `ProviderOpener` that makes its engines, as in "package.module:Class"."""
     device_name: Callable[[int], str | None]
-    """Names the device of a number, for reports and the cache; None where it can't be told."""
+    """Returns the name of the device with an index, for reports and the cache; None if unknown."""
     library: str = ""
-    """The package that computes in the place of ONNX Runtime."""
+    """The package that computes instead of ONNX Runtime, if any."""
     version: Callable[[], str] = installed_runtime
-    """Names what computes, and its version."""
+    """Returns the name and version of the library that computes."""
     faster: Callable[[], frozenset[Faster]] = frozenset
-    """Finds to what float32 products can be rounded here, to be computed faster."""
+    """Returns the precisions that this machine computes faster than float32."""
     may_round_to: frozenset[Faster] = frozenset()
-    """The same for all machines that it may run on."""
+    """The precisions that some machine may compute faster than float32."""
     if_faster: bool = False
-    """Whether `auto` takes it only for a file with which it was measured to beat the CPU."""
+    """Whether `auto` uses it only for files with which it was measured to beat the CPU's own."""
     own_device: bool = False
-    """Whether a device beside the CPU computes, one batch after the other."""
+    """Whether a device other than the CPU computes, one batch at a time."""
     padded: bool = False
-    """Whether batches are padded to sizes that were made ready."""
+    """Whether batches are padded to sizes prepared in advance."""
     max_batch: int = 8
-    """Largest batch where none is set: larger ones gain nothing, or hardly anything."""
+    """The maximum batch size if none is set: larger ones gain little or nothing."""
     measures_max_batch: bool = False
-    """Whether the largest batch that pays is measured, up to `max_batch`."""
+    """Whether the best maximum batch size is measured, up to `max_batch`."""
     find_problem: Callable[[], str | None] = lambda: None
-    """Says why it can't run here though ONNX Runtime has it; None if it may."""
+    """Returns why it can't run here although it is installed; None if it may."""
     missing: str = ""
-    """What to do where the installed ONNX Runtime does not have it."""
+    """What is missing if it is not installed, and how to install it."""
     hint: str = ""
-    """What to look at where it fails."""
+    """What to check if it fails."""
     options: Callable[[EngineOptions, Precision, Faster | None], Mapping[str, Any]] = lambda *_: (
         MappingProxyType({})
     )
-    """What its runtime is given, for a file of that precision, rounded to a faster one or not."""
+    """Returns its runtime's options for a file's precision and the faster one to round to."""
 
     def is_installed(self) -> bool:
         """Return whether its library is installed, or ONNX Runtime was built with it."""
@@ -108,9 +107,9 @@ class Provider:
         return self.runtime_name in onnxruntime.get_available_providers()
 
     def problem(self) -> str | None:
-        """Say why no model can run on it here; None if one may, which only its session knows.
+        """Return why no model can run on it here; None if one may, which only a session shows.
 
-        ONNX Runtime lists a provider when it was built with it, and raises nothing when libraries
+        ONNX Runtime lists the providers it was built with, and raises no error if their libraries
         are missing: the session then runs on the CPU.
         """
         if not self.is_installed():
@@ -118,23 +117,23 @@ class Provider:
         return self.find_problem()
 
     def lack(self) -> str | None:
-        """Say the same where nobody asked for it by name."""
+        """Return the same, worded for when nobody requested it by name."""
         return self.find_problem() if self.is_installed() else self.missing
 
     def attest(self, path: Path, in_use: Sequence[str]) -> None:
-        """Raise `ProviderError` unless a file's session says first that it runs on this one."""
+        """Raise `ProviderError` unless this is the first provider of a file's session."""
         if in_use[0] != self.runtime_name:
             raise self._error(f"{path}: ONNX Runtime has {self.title}, but fell back to the CPU")
 
     def failure(self, path: Path, error: Exception) -> ProviderError:
-        """Make the error that says, in a line, why a file does not load with it."""
+        """Return an error that says in one line why a file does not load with it."""
         return self._error(f"{path}: does not load with provider {self.name}: {first_line(error)}")
 
     def _error(self, what: str) -> ProviderError:
         return ProviderError(f"{what}; {self.hint}" if self.hint else what)
 
     def make_opener(self, options: EngineOptions) -> ProviderOpener:
-        """Make what opens model files on it."""
+        """Create its opener of model files."""
         module, _, name = self.opener.partition(":")
         opener: ProviderOpener = getattr(importlib.import_module(module), name)(options)
         return opener
@@ -152,10 +151,10 @@ def _cuda_problem() -> str | None:
 
 
 def on_tensor_cores(precision: Precision, rounds_to: Faster | None) -> bool:
-    """Return whether a GPU's tensor cores compute.
+    """Return whether to use a GPU's tensor cores.
 
-    Of float16 the operands have no more bits than TF32 keeps; without TF32, cuDNN's plans for
-    tensor cores are passed over.
+    float16 operands have no more bits than TF32 keeps; without TF32, cuDNN's plans for tensor cores
+    are skipped.
     """
     return precision == "fp16" or rounds_to == "tf32"
 
@@ -166,10 +165,10 @@ def _cuda_options(
     tensor_cores = on_tensor_cores(precision, rounds_to)
     return {
         "device_id": options.device_id,
-        # Exhaustive search would time every algorithm again for every new batch size.
+        # An exhaustive search would time every algorithm for every new batch size.
         "cudnn_conv_algo_search": "HEURISTIC",
         "use_tf32": int(tensor_cores),
-        # Measured: tensor cores are faster with NHWC, and float32 with NCHW.
+        # Measured: tensor cores are faster with NHWC, float32 with NCHW.
         "prefer_nhwc": int(tensor_cores),
     }
 
@@ -201,7 +200,7 @@ def _openvino_options(
     given: dict[str, Any] = {
         # Without a hint it computes in bfloat16 wherever the CPU can.
         "INFERENCE_PRECISION_HINT": openvino_library.HINTS.get(rounds_to, "f32"),
-        # Several models' threads, and those that decode, would be pinned to the same cores.
+        # The threads of all models would be pinned to the same cores.
         "ENABLE_CPU_PINNING": False,
     }
     if options.cache_dir is not None:
@@ -235,13 +234,13 @@ CPU = Provider(
 )
 
 PROVIDERS: tuple[Provider, ...] = (CUDA, OPENVINO, CPU)
-"""In the order in which `auto` tries them; the CPU, which every ONNX Runtime has, is the last."""
+"""In the order in which `auto` tries them; last the CPU, which every ONNX Runtime has."""
 
 
 def rounding(provider: Provider, contract: ModelContract, asked: PrecisionChoice) -> Faster | None:
-    """Return what a file's products are to be rounded to on a provider; None leaves them exact.
+    """Return the precision to round a file's products to on a provider; None if they stay exact.
 
-    Raises `ProviderError` where a precision is asked for that the device does not have.
+    Raises `ProviderError` if the requested precision is not supported by the device.
     """
     if asked == "exact" or contract.precision != "fp32":
         return None
@@ -251,24 +250,24 @@ def rounding(provider: Provider, contract: ModelContract, asked: PrecisionChoice
         )
         return next(usable, None)
     if asked not in provider.faster():
-        raise ProviderError(f"{provider.title} does not compute in {asked} on this machine")
+        raise ProviderError(f"{provider.title} does not support {asked} on this machine")
     return asked
 
 
 def provider_names() -> tuple[str, ...]:
-    """List what can be asked for."""
+    """List the values that select a provider."""
     return (AUTO, *sorted(provider.name for provider in PROVIDERS))
 
 
 def make_openers(options: EngineOptions) -> dict[str, ProviderOpener]:
-    """Return each provider's opener by the provider's name; none is in use yet."""
+    """Create each provider's opener, by the provider's name."""
     return {provider.name: provider.make_opener(options) for provider in PROVIDERS}
 
 
 def candidates(asked: str) -> tuple[Provider, ...]:
-    """List the providers to try for what was asked for; raises `LookupError` for another name.
+    """List the providers to try for a requested name, or for `auto` without those to be measured.
 
-    Without those that have to be measured before `auto` may take them.
+    Raises `LookupError` for an unknown name.
     """
     found = tuple(
         provider
@@ -281,9 +280,9 @@ def candidates(asked: str) -> tuple[Provider, ...]:
 
 
 def may_beat_cpu(contract: ModelContract, asked: PrecisionChoice) -> tuple[Provider, ...]:
-    """List the installed providers that may compute a file faster than the CPU's own.
+    """List the installed providers that may be faster with a file than the CPU's own.
 
-    That is in a precision that the file allows, or in integers. Held to float32 they are alike.
+    That is, in a precision that the file allows, or with integers; in float32 they are on a par.
     """
     precisions = set(contract.allowed or ()) if asked == "auto" else set()
     return tuple(
@@ -296,6 +295,6 @@ def may_beat_cpu(contract: ModelContract, asked: PrecisionChoice) -> tuple[Provi
 
 
 def title_of(tolerance_key: str) -> str:
-    """Return how people write a provider that a contract names; it may be of another release."""
+    """Return the title of a provider that a contract names; a newer one may be unknown here."""
     titles = {provider.tolerance_key: provider.title for provider in PROVIDERS}
     return titles.get(tolerance_key, tolerance_key)

@@ -1,4 +1,4 @@
-"""Sessions of ONNX Runtime: opened on the provider that is asked for, or not at all."""
+"""ONNX Runtime sessions, opened on the requested provider or not at all."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from service.engine.bound import Session
 from service.engine.providers import CPU, Provider
 from service.errors import ModelFileError, first_line
 
-ERRORS_ONLY = 3  # of ONNX Runtime's severities
+ERRORS_ONLY = 3  # a severity level of ONNX Runtime
 
 
 def session_options(intra_op_threads: int) -> onnxruntime.SessionOptions:
-    """Return the options that all sessions have."""
+    """Return the options common to all sessions."""
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = intra_op_threads
     options.inter_op_num_threads = 1
@@ -31,9 +31,9 @@ def open_session(
     provider: Provider,
     provider_options: Mapping[str, Any],
 ) -> Session:
-    """Open a file on a provider, with the CPU for what that can't compute.
+    """Open a file on a provider; operators that it does not support run on the CPU.
 
-    Raises `ProviderError` when the session does not run on it, and what ONNX Runtime raises.
+    Raises `ProviderError` if the session does not run on it, and what ONNX Runtime raises.
     """
     wanted = [(provider.runtime_name, dict(provider_options)), CPU.runtime_name]
     session = _open(path, options, wanted)
@@ -42,19 +42,19 @@ def open_session(
 
 
 def open_cpu_session(path: Path, options: onnxruntime.SessionOptions) -> Session:
-    """Open a file on the CPU; raises `ModelFileError` if it is no model file."""
+    """Open a file on the CPU; raises `ModelFileError` if it is not a model file."""
     try:
         session = _open(path, options, [CPU.runtime_name])
-    except Exception as error:  # ONNX Runtime's errors share no other root
+    except Exception as error:  # ONNX Runtime's errors have no common base class
         raise ModelFileError(f"{path}: ONNX Runtime can't load it: {first_line(error)}") from error
     _check_graph(session, path)
     return session
 
 
 def open_to_read(path: Path) -> Session:
-    """Open a file on the CPU for what it says of itself; raises `ModelFileError`.
+    """Open a file on the CPU to read its description; raises `ModelFileError`.
 
-    Nothing is optimised. It also tells a file's own faults from those of another runtime.
+    Nothing is optimised. This also distinguishes a file's own faults from another runtime's.
     """
     options = session_options(1)
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
@@ -62,28 +62,28 @@ def open_to_read(path: Path) -> Session:
 
 
 def stated_classes(session: Session) -> int | None:
-    """Return C of the probabilities, if the file states it."""
+    """Return the C of the probabilities; None if the file leaves it open."""
     outputs = {output.name: output.shape for output in session.get_outputs()}
     size = outputs[PROBABILITIES][1]
     return size if isinstance(size, int) else None
 
 
 def stated_input(session: Session) -> tuple[int | None, int | None, int | None]:
-    """Return N, H and W of the images, each None where the file leaves it open."""
+    """Return N, H and W of the images; None for each that the file leaves open."""
     (images,) = session.get_inputs()
     batch, height, width = (n if isinstance(n, int) else None for n in images.shape[:3])
     return batch, height, width
 
 
 def _open(path: Path, options: onnxruntime.SessionOptions, providers: list[Any]) -> Session:
-    # Without enable_fallback=0 the wrapper would retry on the CPU by itself, here and in run().
+    # Otherwise the Python wrapper would retry on the CPU, here and in run().
     return onnxruntime.InferenceSession(
         str(path), sess_options=options, providers=providers, enable_fallback=0
     )
 
 
 def _check_graph(session: Session, path: Path) -> None:
-    """Raise `ModelFileError` unless the inputs and outputs are those of a model file."""
+    """Raise `ModelFileError` unless the graph has a model file's inputs and outputs."""
     inputs = [(node.name, node.type, node.shape) for node in session.get_inputs()]
     match inputs:
         case [(name, "tensor(uint8)", [_, _, _, channels])] if name == INPUT_NAME:

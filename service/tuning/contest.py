@@ -1,7 +1,7 @@
-"""Who computes a model file on the CPU: ONNX Runtime, or what is measured to beat it at that file.
+"""Chooses what computes a model file on the CPU: ONNX Runtime, or a provider measured to beat it.
 
-Each is measured with a parallelism of its own: one may want all cores for a batch where the other
-wants a batch on each.
+Each is measured with its own parallelism: one may be fastest with all cores on one batch, the other
+with one batch per core.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ from service.tuning.measure import ReopenableEngine
 _log = structlog.get_logger(__name__)
 
 _CLEARLY = 1.1
-"""What has to be measured to leave ONNX Runtime: it is what files are verified with."""
+"""How much faster a rival must be than ONNX Runtime, which files are verified with."""
 
 
 @dataclass(frozen=True, slots=True)
 class Won:
-    """The engine to serve with, opened for its parallelism; how much faster it is than the CPU's.
+    """The engine to serve with, opened with its parallelism.
 
-    `faster_by` is None where nothing competed.
+    `faster_by` is its speed relative to the CPU's own provider; None unless a rival won.
     """
 
     engine: Engine
@@ -43,9 +43,9 @@ class Won:
 def fastest(
     model_file: Path, opener: Opener, settings: Settings, *, models: int, cache: ProfileCache
 ) -> Won:
-    """Open a file with what computes it fastest; `models` are served in all.
+    """Open a file on its fastest provider; `models` is how many are served in all.
 
-    Raises the `StartupError` with which the file is refused.
+    Raises a `StartupError` if the file is refused.
     """
     engines = ReopenableEngine(opener, model_file)
     try:
@@ -64,7 +64,7 @@ def fastest(
         contest = _Contest(model_file, opener, settings, models, cache, contract)
         why = ""
         for rival in rivals:
-            engines.close()  # there may not be memory for two
+            engines.close()  # there may not be enough memory for two
             won, why = contest.against(rival, choice)
             if won is not None:
                 return won
@@ -84,7 +84,7 @@ class _Contest:
     contract: ModelContract
 
     def against(self, rival: Provider, choice: ParallelismChoice) -> tuple[Won | None, str]:
-        """Measure a rival, unless that is known; return it if it won, and why or why not."""
+        """Measure a rival or look up its figures; return it if it won, and why or why not."""
         engines, won = ReopenableEngine(self.opener, self.model_file, rival), None
         try:
             theirs = autotune(
@@ -97,7 +97,7 @@ class _Contest:
             why = f"{rival.name} {_figure(theirs)}, the CPU's own provider {_figure(choice)}"
             if faster_by >= _CLEARLY:
                 won = Won(self._agreeing(engines, theirs), theirs, round(faster_by, 2), why)
-        except Exception as error:  # noqa: BLE001 - however a rival fails, the CPU's own serves
+        except Exception as error:  # noqa: BLE001 - however a rival fails, the CPU's own works
             detail = first_line(error)
             _log.warning(f"{rival.name}_not_taken", path=str(self.model_file), detail=detail)
             return None, f"{rival.name} was not taken: {detail}"
@@ -107,7 +107,7 @@ class _Contest:
         return won, why
 
     def _agreeing(self, engines: ReopenableEngine, choice: ParallelismChoice) -> Engine:
-        """Return the engine if its golden cases agree; raises `ProviderError` otherwise."""
+        """Return the engine; raises `ProviderError` if its golden cases disagree."""
         engine = engines.with_threads(choice.parallelism.intra_op_threads)
         if failures := check_golden(engine, self.contract, 1).failures:
             raise ProviderError("; ".join(failures))
@@ -115,7 +115,7 @@ class _Contest:
 
 
 def _score(choice: ParallelismChoice) -> float:
-    """Return what the goal looks for, the more the better."""
+    """Return the figure that the goal maximises."""
     trial = choice.best
     return 1 / trial.lone_s if choice.goal == "latency" else trial.images_per_s
 

@@ -151,7 +151,7 @@ def test_an_output_that_the_file_lacks_is_an_error_and_the_next_batch_works(host
     ("pixels", "said"),
     [
         ([], "0 images"),
-        ([golden_pattern(1, SIDE)] * 9, "9 images; ready are batches of"),
+        ([golden_pattern(1, SIDE)] * 9, "9 images; prepared are batches of"),
         ([golden_pattern(1, 9)], r"\[9, 9, 3\], the model takes uint8 \[8, 8, 3\]"),
         ([golden_pattern(1, SIDE).astype(np.float32)], "float32"),
     ],
@@ -167,7 +167,7 @@ def test_a_closed_engine_runs_nothing(host):
     engine = host.open()
     engine.close()
     host.gpu.call(lambda: None)
-    with pytest.raises(ValueError, match="ready are batches of"):
+    with pytest.raises(ValueError, match="prepared are batches of"):
         probabilities(engine, images(1))
 
 
@@ -263,7 +263,7 @@ def test_what_is_no_more_wanted_is_freed_and_what_stays_is_not_captured_again(ho
     engine.prepare((1, 2))
     assert engine.sizes == (1, 2)
     assert session.runs == len(SIZES)
-    with pytest.raises(ValueError, match="3 images; ready are batches of"):
+    with pytest.raises(ValueError, match="3 images; prepared are batches of"):
         probabilities(engine, images(3))
     check_any = probabilities(engine, images(2))
     np.testing.assert_allclose(check_any, right(images(2)), atol=1e-5)

@@ -161,7 +161,7 @@ def test_a_file_can_be_opened_exactly_though_others_are_not(allowing):
 def test_on_a_cpu_without_it_bfloat16_is_not_taken(allowing):
     with cpu_with("FP32", "INT8"):
         assert opened(allowing, precision="auto").rounds_to is None
-        with pytest.raises(ProviderError, match="OpenVINO does not compute in bf16 on this mach"):
+        with pytest.raises(ProviderError, match="OpenVINO does not support bf16 on this mach"):
             opened(allowing, precision="bf16")
 
 
@@ -177,7 +177,9 @@ def test_what_computes_in_another_precision_than_was_asked_for_is_refused(
             return super().compile_model(model, device, config)
 
     monkeypatch.setattr(openvino_library, "core", Unheeding)
-    with pytest.raises(ProviderError, match=r"computes in bf16, though the precision of the file"):
+    with pytest.raises(
+        ProviderError, match=r"computes in bf16, although the precision of the file"
+    ):
         opened(without_entry)
 
 
