@@ -33,6 +33,12 @@ INPUT_NAME = "images"
 PROBABILITIES = "probabilities"
 """The output that every model file has: float32 [N, C], softmax applied."""
 
+EMBEDDING = "embedding"
+"""An optional output, the pooled features: float32 [N, D]."""
+
+FEATURES = "features"
+"""An optional output, the features before pooling: float32 [N, D, h, w]."""
+
 CLASSIFIER_WEIGHT = "classifier_weight"
 """An optional output, the same for every batch: float32 [C, D]."""
 

@@ -15,11 +15,13 @@ The stages of a request, and the errors that can end each:
                                  EmptyBodyError
               --form-->          MalformedMultipartError, MalformedJsonError, NoImagesError,
                                  TooManyImagesError
-              --admission-->     NotReadyError, QueueFullError, DeadlineUnreachableError
+              --admission-->     NotReadyError, MissingOutputError, QueueFullError,
+                                 DeadlineUnreachableError
      image    --base64-->        InvalidBase64Error
               --decode-->        EmptyImageError, NotAnImageError, HeicNotSupportedError,
                                  ImageTooLargeError, TruncatedImageError, CorruptImageError,
                                  UnsupportedPixelsError
+              --pixels-->        InvalidPixelsError
               --batch, engine--> DeadlineExceededError, ModelUnavailableError, InferenceError
               --device-->        DeviceLostError, SessionFailedError, DeviceMemoryError, each
                                  of which becomes a ModelUnavailableError
@@ -332,6 +334,18 @@ class UnsupportedPixelsError(RequestError):
     """The pixel format is not supported (32-bit, floating point, JPEG 2000 in a TIFF, ...)."""
 
     status, code, title = 422, "unsupported_pixels", "Unsupported pixel format"
+
+
+class InvalidPixelsError(RequestError):
+    """Pixels that came as such, not as an encoded image, are not what the model takes."""
+
+    status, code, title = 400, "invalid_pixels", "Invalid pixels"
+
+
+class MissingOutputError(RequestError):
+    """The model's file does not have a requested output."""
+
+    status, code, title = 422, "missing_output", "Missing output"
 
 
 class ModelUnavailableError(RequestError):

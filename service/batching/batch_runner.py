@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
+import numpy as np
 import structlog
+from numpy.typing import NDArray
 
 from service.batching.latency import LatencyTable
-from service.batching.ticket import Ticket, TicketResult, complete, reject
+from service.batching.ticket import ONLY_PROBABILITIES, Ticket, TicketResult, complete, reject
 from service.batching.work_source import ConcurrencyLimit
-from service.contract import PROBABILITIES
+from service.contract import CLASSIFIER_WEIGHT
 from service.engine.base import DeviceOutputs, Engine, Outputs
 from service.errors import DeviceLostError, InferenceError, SessionFailedError
 from service.metrics import ModelMetrics
@@ -75,7 +77,7 @@ class BatchRunner:
                 self._answer([ticket], outputs, started)
 
     def _answer(self, batch: list[Ticket], outputs: Outputs, started: float) -> None:
-        ended, rows = time.perf_counter(), outputs[PROBABILITIES]
+        ended = time.perf_counter()
         if isinstance(outputs, DeviceOutputs):
             # The device may have run another batch first, and this thread may have resumed late.
             started, ended = outputs.began_at, outputs.ended_at
@@ -87,10 +89,11 @@ class BatchRunner:
         self._metrics.batch_size.observe(len(batch))
         self._metrics.inference_seconds.observe(infer_s)
         answers = []
-        for ticket, row in zip(batch, rows, strict=True):
+        for index, ticket in enumerate(batch):
             queue_s = started - ticket.submitted
             self._metrics.queue_seconds.observe(queue_s)
-            answers.append((ticket, TicketResult(row, queue_s, infer_s, len(batch))))
+            given = {name: _of_image(outputs, name, index) for name in ticket.outputs}
+            answers.append((ticket, TicketResult(given, queue_s, infer_s, len(batch))))
         complete(answers)
 
     def _note_slow(self, size: int, infer_s: float) -> None:
@@ -112,10 +115,23 @@ class BatchRunner:
 
 
 def _infer(engine: Engine, batch: list[Ticket]) -> Outputs:
-    outputs = engine.run([ticket.pixels for ticket in batch], (PROBABILITIES,))
-    if len(outputs[PROBABILITIES]) != len(batch):
-        raise ValueError(f"{len(outputs[PROBABILITIES])} answers for {len(batch)} images")
+    outputs = engine.run([ticket.pixels for ticket in batch], _wanted(batch))
+    for name, rows in outputs.items():
+        if name != CLASSIFIER_WEIGHT and len(rows) != len(batch):
+            raise ValueError(f"{len(rows)} rows of {name} for {len(batch)} images")
     return outputs
+
+
+def _wanted(batch: Sequence[Ticket]) -> Sequence[str]:
+    """Return the outputs that any image of a batch needs."""
+    if all(ticket.outputs is ONLY_PROBABILITIES for ticket in batch):
+        return ONLY_PROBABILITIES
+    return tuple(dict.fromkeys(name for ticket in batch for name in ticket.outputs))
+
+
+def _of_image(outputs: Outputs, name: str, index: int) -> NDArray[np.float32]:
+    """Return an image's part of an output; `classifier_weight` is the same for all."""
+    return outputs[name] if name == CLASSIFIER_WEIGHT else outputs[name][index]
 
 
 def _inference_error(cause: Exception) -> InferenceError:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 from itertools import groupby
@@ -11,6 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from service.batching.completion import Complete, Waiter, complete_futures
+from service.contract import PROBABILITIES
+
+ONLY_PROBABILITIES = (PROBABILITIES,)
+"""The outputs that nearly every ticket asks for; the same object, so that telling is fast."""
 
 
 class Priority(IntEnum):
@@ -22,12 +26,20 @@ class Priority(IntEnum):
 
 @dataclass(frozen=True, slots=True)
 class TicketResult:
-    """A batch's answer for one image, with its timings."""
+    """A batch's answer for one image, with its timings.
 
-    probabilities: NDArray[np.float32]  # [C]
+    `outputs` has those that the ticket asked for, without the batch dimension.
+    """
+
+    outputs: Mapping[str, NDArray[np.float32]]
     queue_s: float
     infer_s: float
     batch_size: int
+
+    @property
+    def probabilities(self) -> NDArray[np.float32]:
+        """Return the probabilities, [C]."""
+        return self.outputs[PROBABILITIES]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -46,6 +58,8 @@ class Ticket:
     arrived: float | None = None  # when its image began to wait for decoding, if it did
     tried: bool = False  # run however late it looks: admitted on an idle device despite its plan
     complete: Complete = complete_futures
+    outputs: tuple[str, ...] = ONLY_PROBABILITIES
+    """The outputs that are wanted; `classifier_weight`, the same for every image, is whole."""
 
     @property
     def moves_up_at(self) -> float:

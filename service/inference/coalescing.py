@@ -10,12 +10,16 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from service.batching.ticket import TicketResult
+from service.batching.ticket import ONLY_PROBABILITIES, TicketResult
 from service.inference.deadline import RequestDeadline
 
 _NEARLY = 0.1
 """Share of an image's remaining time by which a shared one's deadline may be later than its own: of
 two requests that arrive together, the later one may have its body first."""
+
+
+_Key = tuple[object, bytes, tuple[str, ...]]
+"""A model, an encoded image and the outputs that are wanted."""
 
 
 @dataclass(slots=True)
@@ -30,6 +34,7 @@ class PendingImage:
     decode_s: float | None = None  # including the wait for a thread
     width: int = 0
     height: int = 0
+    outputs: tuple[str, ...] = ONLY_PROBABILITIES
     waiters: int | None = None
     """How many wait for it; None if identical images don't share it."""
 
@@ -54,17 +59,21 @@ class Coalescer:
     """
 
     def __init__(self) -> None:
-        self._pending: dict[tuple[object, bytes], PendingImage] = {}
+        self._pending: dict[_Key, PendingImage] = {}
 
     def join(
         self,
         model: object,
         image: bytes,
+        outputs: tuple[str, ...],
         due: RequestDeadline,
         start: Callable[[PendingImage], None],
     ) -> tuple[PendingImage, bool]:
-        """Return the pending image with the same content, and whether it was there or is new."""
-        key = model, image
+        """Return the pending image with the same content, and whether it was there or is new.
+
+        Only those of which the same outputs are wanted are the same.
+        """
+        key = model, image, outputs
         there = self._pending.get(key)
         if (
             there is not None
@@ -73,12 +82,12 @@ class Coalescer:
             and there.due.priority <= due.priority
         ):
             return there, True
-        pending = PendingImage(due, waiters=0)
+        pending = PendingImage(due, outputs=outputs, waiters=0)
         start(pending)
         self._pending[key] = pending  # a more urgent one replaces it, since more images can join it
         pending.future.add_done_callback(lambda _: self._forget(key, pending))
         return pending, False
 
-    def _forget(self, key: tuple[object, bytes], pending: PendingImage) -> None:
+    def _forget(self, key: _Key, pending: PendingImage) -> None:
         if self._pending.get(key) is pending:
             del self._pending[key]

@@ -12,14 +12,23 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 
+import numpy as np
+from numpy.typing import NDArray
+
 from service.batching.batcher import Batcher
 from service.batching.costs import NO_WORK, Work
 from service.batching.decode_pool import DecodePool
-from service.batching.ticket import Ticket, TicketResult
-from service.errors import DeadlineExceededError, RequestError
+from service.batching.ticket import ONLY_PROBABILITIES, Ticket, TicketResult
+from service.contract import PROBABILITIES
+from service.errors import (
+    DeadlineExceededError,
+    InvalidPixelsError,
+    MissingOutputError,
+    RequestError,
+)
 from service.inference.coalescing import Coalescer, PendingImage
 from service.inference.deadline import RequestDeadline
-from service.inference.request import ImageResult, InferenceRequest
+from service.inference.request import Image, ImageResult, InferenceRequest
 from service.metrics import Metrics
 from service.models.model import ServedModel
 from service.preprocess.decode import DecodedImage, DecodePolicy, decode, decode_at_once
@@ -48,11 +57,14 @@ class Pipeline:
     async def run(self, request: InferenceRequest) -> list[ImageResult | RequestError]:
         """Return each image's result or error, in the order of the images.
 
-        Raises `NotReadyError`, `QueueFullError` or `DeadlineUnreachableError` if the request is not
+        Raises `MissingOutputError` if the model's file does not have an output, and
+        `NotReadyError`, `QueueFullError` or `DeadlineUnreachableError` if the request is not
         admitted. If the caller is cancelled, its queued images are dropped.
         """
         model, images, due = request.model, request.images, request.due
         batcher = model.batcher()
+        if request.outputs is not ONLY_PROBABILITIES:
+            _check_outputs(model, request.outputs)
         works = [self._work(image, model) for image in images]
         with model.gate.admit(len(images), due.deadline, due.priority, works) as reservation:
             if reservation.is_tried:
@@ -65,18 +77,25 @@ class Pipeline:
                 reservation.was_late()
         return results
 
-    def pending(self, image: bytes, work: Work, run: _Run) -> tuple[PendingImage, bool]:
-        """Start an image, or join an identical one; return it, and whether it was joined."""
+    def pending(self, image: Image, work: Work, run: _Run) -> tuple[PendingImage, bool]:
+        """Start an image, or join an identical one; return it, and whether it was joined.
+
+        Raises `InvalidPixelsError`.
+        """
+        if not isinstance(image, bytes):
+            pending = PendingImage(run.due, outputs=run.outputs)
+            self._queue(_as_decoded(image, run.model), run.batcher, pending, wake=True)
+            return pending, False
         start = partial(self._start, image, work, run.model, run.batcher)
         if self._coalescer is None:
-            pending = PendingImage(run.due)
+            pending = PendingImage(run.due, outputs=run.outputs)
             start(pending)
             return pending, False
-        return self._coalescer.join(run.model, image, run.due, start)
+        return self._coalescer.join(run.model, image, run.outputs, run.due, start)
 
-    def _work(self, image: bytes | RequestError, model: ServedModel) -> Work:
-        """Return the work of decoding, judging by the header; `NO_WORK` for a bad image."""
-        if isinstance(image, RequestError):
+    def _work(self, image: Image | RequestError, model: ServedModel) -> Work:
+        """Return the work of decoding, judging by the header; `NO_WORK` if there is none."""
+        if not isinstance(image, bytes):
             return NO_WORK
         header = read_header(image, model.contract.preprocessing, self._policy.jpeg_draft_ratio)
         if header.pixels > self._policy.max_image_pixels:
@@ -95,6 +114,7 @@ class Pipeline:
         try:
             decoded = decode_at_once(image, model.contract.preprocessing, self._policy)
             if decoded is not None:
+                self._note_decoded(pending)
                 self._queue(decoded, batcher, pending, wake=True)
                 return
         except Exception as error:  # noqa: BLE001 - the waiter must learn of any failure
@@ -114,16 +134,19 @@ class Pipeline:
     ) -> None:
         """Decode on a thread of the pool, which then looks for work without being woken."""
         decoded = decode(image, model.contract.preprocessing, self._policy)
+        self._note_decoded(pending)
         self._queue(decoded, batcher, pending, wake=False)
+
+    def _note_decoded(self, pending: PendingImage) -> None:
+        pending.decode_s = time.perf_counter() - pending.started
+        self._metrics.decode_seconds.observe(pending.decode_s)
 
     def _queue(
         self, decoded: DecodedImage, batcher: Batcher, pending: PendingImage, *, wake: bool
     ) -> None:
         """Queue an image's pixels; the batch resolves the future."""
         now, due = time.perf_counter(), pending.due
-        pending.decode_s = now - pending.started
         pending.width, pending.height = decoded.width, decoded.height
-        self._metrics.decode_seconds.observe(pending.decode_s)
         batcher.submit(
             Ticket(
                 decoded.pixels,
@@ -133,6 +156,7 @@ class Pipeline:
                 due.priority,
                 pending.started,
                 due.is_tried,
+                outputs=pending.outputs,
             ),
             wake=wake,
         )
@@ -153,6 +177,7 @@ class _Run:
         self._image_done = image_done
         self._pipeline, self._request, self._works = pipeline, request, works
         self.model, self.batcher, self.due = request.model, batcher, due
+        self.outputs = request.outputs
         self._outcomes = request.model.metrics.images
         self._begun = 0
         self.ran = 0
@@ -160,7 +185,7 @@ class _Run:
 
     async def all(self) -> list[ImageResult | RequestError]:
         """Wait for all images and return their results."""
-        images: Sequence[bytes | RequestError] = self._request.images
+        images: Sequence[Image | RequestError] = self._request.images
         if len(images) == 1:
             return [await self._counted(images[0], self._works[0])]
         try:
@@ -171,14 +196,14 @@ class _Run:
             raise
 
     async def _one_of_several(
-        self, image: bytes | RequestError, work: Work
+        self, image: Image | RequestError, work: Work
     ) -> ImageResult | RequestError:
         try:
             return await self._counted(image, work)
         finally:
             self._image_done()
 
-    async def _counted(self, image: bytes | RequestError, work: Work) -> ImageResult | RequestError:
+    async def _counted(self, image: Image | RequestError, work: Work) -> ImageResult | RequestError:
         self._begun += 1
         try:
             result = await self._result(image, work)
@@ -193,7 +218,7 @@ class _Run:
         self._outcomes["ok"].inc()
         return result
 
-    async def _result(self, image: bytes | RequestError, work: Work) -> ImageResult:
+    async def _result(self, image: Image | RequestError, work: Work) -> ImageResult:
         if isinstance(image, RequestError):
             raise image
         while True:
@@ -214,4 +239,24 @@ class _Run:
         else:
             self.ran += 1
         self._request.timings.note_batch(result.queue_s, result.infer_s, result.batch_size)
-        return ImageResult(result.probabilities, pending.width, pending.height)
+        return ImageResult(result.outputs, pending.width, pending.height)
+
+
+def _check_outputs(model: ServedModel, outputs: Sequence[str]) -> None:
+    available = (PROBABILITIES, *model.contract.optional_outputs)
+    if missing := [name for name in outputs if name not in available]:
+        raise MissingOutputError(
+            f"model {model.name} has no output {', '.join(missing)}; "
+            f"its file has: {', '.join(available)}"
+        )
+
+
+def _as_decoded(pixels: NDArray[np.uint8], model: ServedModel) -> DecodedImage:
+    """Return pixels that came as such; raises `InvalidPixelsError` if the model takes no such."""
+    side = model.contract.preprocessing.crop
+    if pixels.shape != (side, side, 3) or pixels.dtype != np.uint8:
+        raise InvalidPixelsError(
+            f"model {model.name} takes pixels as uint8 {[side, side, 3]}, "
+            f"got {pixels.dtype} {list(pixels.shape)}"
+        )
+    return DecodedImage(pixels, side, side)

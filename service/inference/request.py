@@ -5,15 +5,20 @@ Not frozen: creating a frozen instance takes three times as long, and each reque
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
 
+from service.batching.ticket import ONLY_PROBABILITIES
+from service.contract import PROBABILITIES
 from service.errors import RequestError
 from service.inference.deadline import RequestDeadline
 from service.models.model import ServedModel
+
+Image = bytes | NDArray[np.uint8]
+"""An encoded image, or its pixels."""
 
 
 @dataclass(slots=True)
@@ -38,20 +43,31 @@ class StageTimings:
 
 @dataclass(slots=True)
 class InferenceRequest:
-    """Encoded images for one model; a refused image is replaced by its error."""
+    """Images for one model: encoded, or as the pixels that the model sees.
+
+    Pixels are uint8 [H, W, 3], RGB, resized and cropped as the model's contract says. A refused
+    image is replaced by its error.
+    """
 
     model: ServedModel
-    images: Sequence[bytes | RequestError]
+    images: Sequence[Image | RequestError]
     due: RequestDeadline
     request_id: str
     timings: StageTimings = field(default_factory=StageTimings)
     """Filled in stage by stage, even if the request fails."""
+    outputs: tuple[str, ...] = ONLY_PROBABILITIES
+    """The outputs of the model that are wanted of each image."""
 
 
 @dataclass(slots=True)
 class ImageResult:
     """The model's answer for one image."""
 
-    probabilities: NDArray[np.float32]  # [C]
+    outputs: Mapping[str, NDArray[np.float32]]  # without the batch dimension
     width: int  # of the image as displayed, in pixels
     height: int
+
+    @property
+    def probabilities(self) -> NDArray[np.float32]:
+        """Return the probabilities, [C]."""
+        return self.outputs[PROBABILITIES]

@@ -7,27 +7,55 @@ import threading
 import time
 from collections.abc import Awaitable, Callable
 from functools import partial
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from color_model import WEIGHT, reference, write_color_model
 from engines import hold_model
 from images import colored, encode, photo
 
 from service.app import create_runtime
 from service.batching.ticket import Ticket
-from service.errors import DeadlineExceededError, NotAnImageError, RequestError
+from service.errors import (
+    DeadlineExceededError,
+    MissingOutputError,
+    NotAnImageError,
+    RequestError,
+)
+from service.golden import golden_pattern
 from service.inference.deadline import RequestDeadline
-from service.inference.request import ImageResult, InferenceRequest
+from service.inference.request import Image, ImageResult, InferenceRequest
 from service.inference.runtime import Runtime
 from service.settings import Settings
 
 PNG = encode(photo(300, 200), "PNG")
+DECODED = "resnet_serve_decode_duration_seconds_count"
 
 
 @pytest.fixture
 def runtime(model_folder) -> Runtime:
-    values = {"models": model_folder, "runners": 1, "intra_op_threads": 1, "cache_dir": None}
-    return create_runtime(Settings.model_validate(values | {"max_batch": 1}))
+    return runtime_of(model_folder, max_batch=1)
+
+
+@pytest.fixture
+def several(model_folder) -> Runtime:
+    """Whose batches hold several images of a model with all outputs."""
+    write_color_model(model_folder / "color.onnx", extra_outputs=True)
+    return runtime_of(model_folder, max_delay_ms=50)
+
+
+@pytest.fixture
+def sharing(model_folder) -> Runtime:
+    """The same, where identical images are computed once."""
+    write_color_model(model_folder / "color.onnx", extra_outputs=True)
+    return runtime_of(model_folder, coalesce=True)
+
+
+def runtime_of(models: Path, **settings: object) -> Runtime:
+    values = {"models": models, "runners": 1, "intra_op_threads": 1, "cache_dir": None}
+    return create_runtime(Settings.model_validate(values | settings))
 
 
 def during(runtime: Runtime, work: Callable[[Any], Awaitable[None]]) -> None:
@@ -47,7 +75,7 @@ def during(runtime: Runtime, work: Callable[[Any], Awaitable[None]]) -> None:
     asyncio.run(main())
 
 
-def asked(model, *images: bytes | RequestError, left_s: float = 60) -> InferenceRequest:
+def asked(model, *images: Image | RequestError, left_s: float = 60) -> InferenceRequest:
     due = RequestDeadline(time.perf_counter() + left_s, round(left_s * 1000))
     return InferenceRequest(model, images, due, "an-id")
 
@@ -78,6 +106,85 @@ def test_each_image_has_its_result_or_its_error_in_order(runtime):
         assert outcomes(runtime) == {"ok": 2, "not_an_image": 2}
 
     during(runtime, work)
+
+
+def test_pixels_that_come_as_such_are_answered_like_the_image_that_they_are_of(runtime):
+    async def work(model) -> None:
+        pixels = [golden_pattern(seed, 8) for seed in range(3)]
+        first, small, second, third = await runtime.inference.run(
+            asked(model, pixels[0], np.zeros((8, 7, 3), np.uint8), *pixels[1:])
+        )
+        for image, result in zip(pixels, (first, second, third), strict=True):
+            assert np.abs(result.probabilities - reference(image)).max() < 1e-5
+            assert (result.width, result.height) == (8, 8)
+        assert str(small) == "model color takes pixels as uint8 [8, 8, 3], got uint8 [8, 7, 3]"
+        assert outcomes(runtime) == {"ok": 3, "invalid_pixels": 1}
+
+    during(runtime, work)
+
+
+def test_pixels_are_not_counted_as_decoded(runtime):
+    async def work(model) -> None:
+        request = asked(model, golden_pattern(1, 8))
+        await runtime.inference.run(request)
+        assert request.timings.decode_s is None
+        assert runtime.metrics.registry.get_sample_value(DECODED) == 0
+        await runtime.inference.run(asked(model, PNG))
+        assert runtime.metrics.registry.get_sample_value(DECODED) == 1
+
+    during(runtime, work)
+
+
+def test_each_request_gets_the_outputs_that_it_wants_whatever_shares_its_batch(several):
+    async def work(model) -> None:
+        engine = hold_model(several)
+        engine.open.clear()
+        image = golden_pattern(1, 8)
+        wanted = [("probabilities",), ("embedding",), ("classifier_weight", "features"), None]
+        requests = [asked(model, image) for _ in wanted]
+        for request, outputs in zip(requests, wanted, strict=True):
+            if outputs is not None:
+                request.outputs = outputs
+        tasks = [asyncio.create_task(several.inference.run(each)) for each in requests]
+        assert await asyncio.to_thread(engine.entered.acquire, timeout=60)
+        engine.open.set()
+        answers = [(await task)[0].outputs for task in tasks]
+        for outputs, answer in zip(wanted, answers, strict=True):
+            assert tuple(answer) == (outputs or ("probabilities",))
+        assert answers[1]["embedding"].shape == (3,)
+        np.testing.assert_array_equal(answers[2]["classifier_weight"], WEIGHT)
+        assert np.abs(answers[3]["probabilities"] - reference(image)).max() < 1e-5
+
+    during(several, work)
+
+
+def test_an_output_that_the_file_does_not_have_is_refused_before_anything_is_decoded(runtime):
+    async def work(model) -> None:
+        request = asked(model, PNG)
+        request.outputs = ("probabilities", "embedding")
+        with pytest.raises(MissingOutputError, match="has no output embedding; its file has: prob"):
+            await runtime.inference.run(request)
+        assert model.gate.admitted == 0
+
+    during(runtime, work)
+
+
+def test_identical_images_share_a_computation_only_if_the_same_outputs_are_wanted(sharing):
+    async def work(model) -> None:
+        engine = hold_model(sharing)
+        engine.open.clear()
+        requests = [asked(model, PNG) for _ in range(3)]
+        requests[2].outputs = ("embedding",)
+        tasks = [asyncio.create_task(sharing.inference.run(each)) for each in requests]
+        assert await asyncio.to_thread(engine.entered.acquire, timeout=60)
+        engine.open.set()
+        answers = [(await task)[0].outputs for task in tasks]
+        assert [tuple(answer) for answer in answers] == [
+            ("probabilities",), ("probabilities",), ("embedding",)
+        ]  # fmt: skip
+        assert model.metrics.coalesced._value.get() == 1
+
+    during(sharing, work)
 
 
 def test_a_defect_is_that_images_internal_error_and_told_by_the_requests_id(runtime, monkeypatch):
