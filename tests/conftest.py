@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import random
 import signal
@@ -21,6 +22,7 @@ from shared import shared_folder
 from wire import patient_client
 
 from service.app import create_app
+from service.engine import openvino_library
 from service.engine.base import Opener
 from service.server import uvicorn_config
 from service.settings import Settings
@@ -45,11 +47,15 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Skip tests marked `full` unless `--all` is given."""
+    """Leave out tests marked `full` without `--all`, and `openvino` without OpenVINO."""
+    left_out = set()
     if not config.option.all:
-        full = [item for item in items if item.get_closest_marker("full")]
-        config.hook.pytest_deselected(items=full)
-        items[:] = [item for item in items if item not in full]
+        left_out.add("full")
+    if importlib.util.find_spec("openvino") is None:
+        left_out.add("openvino")
+    deselected = [item for item in items if any(map(item.get_closest_marker, left_out))]
+    config.hook.pytest_deselected(items=deselected)
+    items[:] = [item for item in items if item not in deselected]
 
 
 @pytest.hookimpl(tryfirst=True)  # before the plugin reads it, and xdist hands it to its workers
@@ -97,6 +103,13 @@ def running(app: FastAPI) -> Iterator[str]:
 def shared(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return this run's folder, shared by all its processes; see `shared.made_once`."""
     return shared_folder(tmp_path_factory, os.environ.get("PYTEST_XDIST_WORKER"))
+
+
+@pytest.fixture
+def bf16_cpu() -> None:
+    """Skip a test on a CPU without bfloat16."""
+    if "bf16" not in openvino_library.faster():
+        pytest.skip("this CPU has no bfloat16")
 
 
 @pytest.fixture

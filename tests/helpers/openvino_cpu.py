@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -10,16 +10,22 @@ import pytest
 
 from service.engine import openvino_library
 
-has_bf16 = pytest.mark.skipif(
-    "bf16" not in openvino_library.faster(), reason="this CPU has no bfloat16"
-)
+_real_core = openvino_library.core
+
+
+def needs_bf16(test: Callable[..., Any]) -> Callable[..., Any]:
+    """Mark a test that computes in bfloat16: it is skipped on a CPU that has none."""
+    marked: Callable[..., Any] = pytest.mark.openvino(pytest.mark.usefixtures("bf16_cpu")(test))
+    return marked
 
 
 class Core:
     """OpenVINO's own, in parts of which a test puts something else."""
 
-    real = openvino_library.core()
     capabilities: tuple[str, ...] = ("FP32", "INT8")
+
+    def __init__(self) -> None:
+        self.real = _real_core()
 
     @property
     def available_devices(self) -> Any:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from color_model import ALLOWED, write_color_model
-from openvino_cpu import cpu_with, has_bf16
+from openvino_cpu import cpu_with, needs_bf16
 from photos import photo_folder
 
 from model_export import allow
@@ -52,7 +52,7 @@ def no_bf16():
         yield
 
 
-@has_bf16
+@needs_bf16
 def test_what_was_measured_is_written_and_makes_the_file_be_computed_so(model, photos, capsys):
     before, graph = read_model(model)[1], read_model(model)[0].graph
     given = ["--precision", "bf16", "--images", photos, "--min-agreement", "0.5"]
@@ -75,7 +75,7 @@ def test_what_was_measured_is_written_and_makes_the_file_be_computed_so(model, p
     assert 1e-4 < report.max_abs_diff < report.tolerance == entry.tolerance
 
 
-@has_bf16
+@needs_bf16
 def test_a_file_that_agrees_too_little_stays_as_it_was(model, photos, capsys):
     """18 images of which each agrees prove 82 % and no more."""
     before = model.read_bytes()
@@ -84,7 +84,7 @@ def test_a_file_that_agrees_too_little_stays_as_it_was(model, photos, capsys):
     assert model.read_bytes() == before
 
 
-@has_bf16
+@needs_bf16
 @pytest.mark.parametrize("off", [0.6, float("nan")])
 def test_a_file_whose_golden_cases_would_be_too_far_off_stays_as_it_was(
     model, photos, capsys, monkeypatch, off
@@ -101,7 +101,7 @@ def test_a_file_whose_golden_cases_would_be_too_far_off_stays_as_it_was(
     assert model.read_bytes() == before
 
 
-@has_bf16
+@needs_bf16
 def test_the_first_images_can_be_all(model, photos):
     given = ["--images", str(photos), "--limit", "3", "--min-agreement", "0", "--data-set", "Ours"]
     assert main(["allow", str(model), "--precision", "bf16", *given]) == 0
@@ -110,6 +110,7 @@ def test_the_first_images_can_be_all(model, photos):
     assert (allowed["bf16"].images, allowed["bf16"].source) == (3, "Ours")
 
 
+@pytest.mark.openvino
 def test_a_cpu_that_lacks_it_is_not_asked_to_measure_float32_against_itself(
     tmp_path, photos, capsys, no_bf16
 ):
@@ -127,7 +128,7 @@ def test_without_a_gpu_tf32_is_not_measured(tmp_path, photos, capsys):
     assert "was asked for" not in message
 
 
-@has_bf16
+@needs_bf16
 def test_a_device_that_does_not_keep_its_word_is_found_out(model, photos, capsys, monkeypatch):
     def exactly(path, *, provider, options):
         return load_engine(path, provider=provider)
@@ -155,7 +156,7 @@ def test_describe_shows_what_a_file_allows(tmp_path, capsys):
 # What is allowed is seen where it is asked for
 
 
-@has_bf16
+@needs_bf16
 def test_verify_and_evaluate_compute_in_it_only_when_asked_to(model, photos, capsys):
     given = ["--precision", "bf16", "--images", str(photos), "--min-agreement", "0"]
     assert main(["allow", str(model), *given]) == 0
@@ -171,6 +172,7 @@ def test_verify_and_evaluate_compute_in_it_only_when_asked_to(model, photos, cap
     assert main(["verify", str(model)]) == 0
 
 
+@pytest.mark.openvino
 def test_accuracy_in_another_precision_is_not_written_into_a_file(tmp_path, photos, capsys):
     model = write_color_model(tmp_path / "x.onnx")
     given = ["--provider", "openvino", "--precision", "auto"]

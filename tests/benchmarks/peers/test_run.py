@@ -125,7 +125,10 @@ def _leads_to(link: Path, folder: Path) -> bool:
 @pytest.mark.parametrize(
     ("flags", "said"),
     [
-        (["--servers", "mosec,triton"], "triton: not one of resnet-serve, mosec"),
+        (
+            ["--servers", "mosec,triton"],
+            "triton: not one of resnet-serve, resnet-serve-auto",
+        ),
         (["--clients", "1,none"], "'none' is not a whole number of at least 1"),
         (["--rounds", "0"], "'0' is not a whole number"),
         (["--images", "/nowhere"], "run.py: error: --images /nowhere"),

@@ -47,7 +47,7 @@ def test_what_is_set_for_this_process_does_not_reach_a_server(name, tmp_path, mo
     assert environment["HOME"] == environment["TMPDIR"] == str(tmp_path)
     assert not [name for name in environment if name.startswith("RESNET_SERVE_")]
     assert not {"PYTHONDONTWRITEBYTECODE", "XDG_CACHE_HOME"} & set(environment)
-    assert ("PEERS_MODEL_FILE" in environment) == (name != servers.OURS)
+    assert ("PEERS_MODEL_FILE" in environment) == (not servers.SERVERS[name].ours)
 
 
 def test_a_peer_is_there_once_it_is_installed_in_these_versions(venvs, monkeypatch):
@@ -60,7 +60,7 @@ def test_a_peer_is_there_once_it_is_installed_in_these_versions(venvs, monkeypat
     assert "other versions" in servers.problem_of(peer)
 
 
-@pytest.mark.parametrize("name", sorted(set(servers.SERVERS) - {servers.OURS}))
+@pytest.mark.parametrize("name", [name for name, each in servers.SERVERS.items() if not each.ours])
 def test_every_version_of_a_peer_is_pinned(name):
     """Those that are asked for are among those that are all pinned."""
     pinned = {}

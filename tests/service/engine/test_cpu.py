@@ -15,10 +15,13 @@ from service.engine.onnx import load_engine
 from service.engine.providers import CPU, OPENVINO, Provider
 from service.golden import golden_pattern
 
-ON_CPU = (CPU, OPENVINO)
+ON_CPU = (
+    pytest.param(CPU, id="cpu"),
+    pytest.param(OPENVINO, id="openvino", marks=pytest.mark.openvino),
+)
 
 
-@pytest.fixture(params=ON_CPU, ids=lambda provider: provider.name)
+@pytest.fixture(params=ON_CPU)
 def provider(request: pytest.FixtureRequest) -> Provider:
     return request.param
 

@@ -16,7 +16,7 @@ import onnx
 import pytest
 from color_model import ALLOWED, reference, write_color_model
 from onnx import numpy_helper
-from openvino_cpu import Core, cpu_with, has_bf16
+from openvino_cpu import Core, cpu_with, needs_bf16
 from structlog.testing import capture_logs
 
 from model_export.model_file import read_model, rewrite_contract
@@ -31,6 +31,8 @@ from service.metrics import Metrics
 from service.models.files import builtin_file
 from service.models.loader import load_repository
 from service.settings import Settings
+
+pytestmark = pytest.mark.openvino
 
 
 @pytest.fixture
@@ -123,7 +125,7 @@ def test_no_way_to_serve_a_file_without_the_entry_computes_in_bfloat16(
     repository.close(10)
 
 
-@has_bf16
+@needs_bf16
 def test_a_file_with_the_entry_is_served_in_bfloat16(allowing):
     settings = Settings(models=allowing, provider="openvino")
     with capture_logs() as logs:
@@ -136,7 +138,7 @@ def test_a_file_with_the_entry_is_served_in_bfloat16(allowing):
     repository.close(10)
 
 
-@has_bf16
+@needs_bf16
 def test_a_file_that_allows_bfloat16_is_computed_in_it_unless_it_is_to_be_exact(allowing):
     engine = opened(allowing, precision="auto")
     assert engine.rounds_to == "bf16"
@@ -151,7 +153,7 @@ def test_a_file_that_allows_bfloat16_is_computed_in_it_unless_it_is_to_be_exact(
     assert tolerance_in_force(exact, contract) == contract.tolerance("openvino")
 
 
-@has_bf16
+@needs_bf16
 def test_a_file_can_be_opened_exactly_though_others_are_not(allowing):
     opener = OnnxOpener("openvino", EngineOptions(precision="auto"))
     assert opener.open(allowing, intra_op_threads=1).rounds_to == "bf16"
@@ -165,7 +167,7 @@ def test_on_a_cpu_without_it_bfloat16_is_not_taken(allowing):
             opened(allowing, precision="bf16")
 
 
-@has_bf16
+@needs_bf16
 def test_what_computes_in_another_precision_than_was_asked_for_is_refused(
     monkeypatch, without_entry
 ):
@@ -183,7 +185,7 @@ def test_what_computes_in_another_precision_than_was_asked_for_is_refused(
         opened(without_entry)
 
 
-@has_bf16
+@needs_bf16
 def test_what_was_compiled_for_one_precision_is_not_taken_for_another(allowing, tmp_path):
     folder = tmp_path / "cache"
     for precision, rounds_to in (("auto", "bf16"), ("exact", None), ("auto", "bf16")):

@@ -26,6 +26,8 @@ from service.tuning.cache import ProfileCache
 from service.tuning.contest import Won, fastest
 from service.tuning.parallelism import Parallelism, Trial
 
+pytestmark = pytest.mark.openvino
+
 
 class Computed(FakeEngine):
     """The colour model's answers, as if by a provider that may round."""

@@ -44,6 +44,10 @@ def test_another_machine_or_software_is_another_fact(path, monkeypatch, name, va
 def test_another_release_of_what_computes_is_another_fact(path):
     before = fingerprint_of(path, CPU)
     assert fingerprint_of(path, replace(CPU, version=lambda: "onnxruntime 99")) != before
+
+
+@pytest.mark.openvino
+def test_the_release_that_counts_is_that_of_the_library_that_computes(path):
     openvino = fingerprint_of(path, OPENVINO)
     assert openvino is not None
     assert openvino["runtime"].startswith("openvino ")
