@@ -123,7 +123,8 @@ class Comparison:
         ):
             entry["start_s"] = started.wait_until_right(url + server.path, self._prepared.images[0])
             for clients in self._arguments.clients:
-                options = self._options(url, clients, started.pid, server.path)
+                path = None if server.ours else server.path
+                options = self._options(url, clients, started.pid, path)
                 began, others_s = time.perf_counter(), started.others_cpu_s()
                 report = measure(options, self._progress, self._prepared)
                 others = (started.others_cpu_s() - others_s) / (time.perf_counter() - began)
@@ -133,6 +134,7 @@ class Comparison:
                 figures = figures_of(run, started.memory_bytes(), others)
                 entry["loads"][str(clients)] = figures | {"kinds_of_errors": run["errors"]}
                 self._save()
+                entry["computed_in"] = _computed_in(report) or self._task.contract.precision
                 self._progress.clear()
                 self._say(f"  {clients} clients: {figures['per_s']:.0f} req/s, "
                           f"{figures['errors']:.0f} errors")  # fmt: skip
@@ -160,7 +162,9 @@ class Comparison:
         given = self._arguments
         return BenchOptions.model_validate(
             {
-                "url": url, "path": path, "clients": clients, "server_pid": pid,
+                "url": url, "clients": clients, "server_pid": pid,
+                # Without a path of another server, the service is asked about its model.
+                **({"path": path} if path else {"top_k": 1}),
                 "images": given.images, "image_count": given.image_count,
                 "model_file": self._task.model_file, "reference": "local",
                 "duration": given.duration, "warm_up": given.warm_up,
@@ -179,6 +183,16 @@ class Comparison:
 
     def _say(self, text: str) -> None:
         print(text, file=sys.stderr, flush=True)
+
+
+def _computed_in(report: dict[str, Any]) -> str | None:
+    """Return the precision that a server reports; the peers report none, and know but one."""
+    found = [
+        model["computed_in"]
+        for model in report["server"].get("models", ())
+        if isinstance(model, dict) and "computed_in" in model
+    ]
+    return str(found[0]) if found else None
 
 
 def _make_task(arguments: argparse.Namespace, folder: Path) -> Task:

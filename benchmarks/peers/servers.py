@@ -14,11 +14,15 @@ from types import MappingProxyType
 
 from work import Task
 
+from service.engine.providers import OPENVINO
+
 HERE = Path(__file__).resolve().parent
 CHECKOUT = HERE.parents[1]
 _VENVS = HERE / ".venvs"
 
 OURS = "resnet-serve"
+OURS_AUTO = f"{OURS}-auto"
+"""The same program, in the precision that the model file allows."""
 
 SHARED_PACKAGES = ("onnxruntime", "numpy", "pillow")
 """What does the work in every server; other versions of them would be compared too."""
@@ -31,11 +35,17 @@ class Server:
     name: str
     package: str
     path: str
+    precision: str = "exact"
+
+    @property
+    def ours(self) -> bool:
+        """Whether it is the service, which runs in this program's environment."""
+        return self.package == OURS
 
     @property
     def python(self) -> Path:
-        """The interpreter of its virtual environment; our own server runs in this one."""
-        if self.name == OURS:
+        """The interpreter of its virtual environment."""
+        if self.ours:
             return Path(sys.executable)
         return _VENVS / self.name / "bin" / "python"
 
@@ -53,7 +63,8 @@ SERVERS: Mapping[str, Server] = MappingProxyType(
     {
         server.name: server
         for server in (
-            Server(OURS, "resnet-serve", "/v1/classify?top_k=1"),
+            Server(OURS, OURS, "/v1/classify?top_k=1"),
+            Server(OURS_AUTO, OURS, "/v1/classify?top_k=1", precision="auto"),
             Server("mosec", "mosec", "/classify"),
             Server("bentoml", "bentoml", "/classify"),
             Server("litserve", "litserve", "/classify"),
@@ -68,7 +79,7 @@ SERVERS: Mapping[str, Server] = MappingProxyType(
 
 def command_of(server: Server, task: Task, folder: Path) -> list[str]:
     """Return the command that starts a server in a folder of its own."""
-    if server.name != OURS:
+    if not server.ours:
         return [str(server.python), str(HERE / server.name / "server.py")]
     models = folder / "models"
     models.mkdir()
@@ -76,8 +87,7 @@ def command_of(server: Server, task: Task, folder: Path) -> list[str]:
     return [
         str(server.python.with_name("resnet-serve")), "serve", "--models", str(models),
         "--port", str(task.port), "--max-batch", str(task.max_batch), "--log-level", "warning",
-        # As the others compute: a file may allow a faster precision.
-        "--precision", "exact",
+        "--precision", server.precision,
     ]  # fmt: skip
 
 
@@ -97,7 +107,7 @@ def environment_of(server: Server, task: Task, folder: Path) -> dict[str, str]:
         "ORT_DISABLE_TELEMETRY": "1",
         "PATH": f"{server.python.parent}{os.pathsep}{os.environ.get('PATH', os.defpath)}",
     }
-    if server.name == OURS:
+    if server.ours:
         return kept | common
     return kept | common | task.to_environment() | {"PYTHONPATH": str(CHECKOUT)}
 
@@ -106,7 +116,7 @@ def set_up(servers: Iterable[Server]) -> dict[str, str]:
     """Make the peers' virtual environments; return what went wrong by the peer's name."""
     problems = {}
     for server in servers:
-        if server.name == OURS or not problem_of(server):
+        if server.ours or not problem_of(server):
             continue
         folder = _VENVS / server.name
         print(f"{server.name}: installing", file=sys.stderr)
@@ -124,9 +134,11 @@ def set_up(servers: Iterable[Server]) -> dict[str, str]:
 
 def problem_of(server: Server) -> str:
     """Say why a server can't be started; nothing when it can."""
-    if server.name == OURS:
+    if server.ours:
         program = server.python.with_name("resnet-serve")
-        return "" if program.exists() else f"{program} is missing: install the project first"
+        if not program.exists():
+            return f"{program} is missing: install the project first"
+        return "" if server.name == OURS else OPENVINO.lack() or ""
     try:
         stamp = _stamp(server).read_text()
     except OSError:

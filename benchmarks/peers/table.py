@@ -127,8 +127,21 @@ def render(result: dict[str, Any]) -> str:
         parts.append(table(["without a server", "images/s", "least", "most"], rows))
     if most := max((f["others_cores"] for s in summary.values() for f in s.values()), default=0.0):
         parts.append(_disturbed(most))
+    if precisions := _precisions(result):
+        rows = [[_titled(result, name), precision] for name, precision in precisions.items()]
+        parts.append(table(["server", "computed in"], rows))
     parts += [f"{name}: {reason}" for name, reason in result["problems"].items()]
     return "\n\n".join(parts) + "\n"
+
+
+def _precisions(result: dict[str, Any]) -> dict[str, str]:
+    """Return the precision that each server computed in, in the last round that measured it."""
+    return {
+        name: entry["computed_in"]
+        for each in result["rounds"]
+        for name, entry in each["servers"].items()
+        if "computed_in" in entry
+    }
 
 
 def _disturbed(most: float) -> str:

@@ -61,5 +61,7 @@ def _model(model: object) -> str:
         return str(model)
     version = f" version {model['version']}" if "version" in model else ""
     known = [str(model[key]) for key in ("architecture", "precision", "provider") if key in model]
+    if (rounded := model.get("computed_in")) not in (None, model.get("precision")):
+        known.append(f"computed in {rounded}")
     details = f" ({', '.join(known)})" if known else ""
     return f"{model.get('name')}{version}{details}"
