@@ -10,9 +10,10 @@ A route with bodies of another kind parses them itself, and builds its own `Infe
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
+from typing import TypeVar
 
 from service.batching.costs import Work
 from service.batching.ticket import ONLY_PROBABILITIES
@@ -25,6 +26,8 @@ from service.inference.deadline import RequestDeadline
 from service.inference.request import ImageResult, InferenceRequest
 from service.models.model import ServedModel
 
+T = TypeVar("T")
+
 
 def find_model(exchange: Exchange, name: str | None, version: int | None) -> ServedModel:
     """Return the model that a request names, and record it. Raises what `Repository.find` does."""
@@ -35,7 +38,10 @@ def find_model(exchange: Exchange, name: str | None, version: int | None) -> Ser
 
 @asynccontextmanager
 async def received(
-    exchange: Exchange, model: ServedModel, due: RequestDeadline
+    exchange: Exchange,
+    model: ServedModel,
+    due: RequestDeadline,
+    outputs: tuple[str, ...] = ONLY_PROBABILITIES,
 ) -> AsyncGenerator[bytes]:
     """Yield the request's body; the block ends at the deadline, or when the client leaves.
 
@@ -45,7 +51,7 @@ async def received(
     """
     runtime = exchange.runtime
     # A request that can't be answered in time is refused before its body is read.
-    runtime.inference.check(model, due)
+    runtime.inference.check(model, due, outputs)
     async with TimeLimit(due, exchange.record, runtime.settings.body_timeout_s) as limit:
         with HeldBytes(runtime.body_bytes) as held:
             body = [await read_body(exchange, held, runtime.settings.max_body_bytes)]
@@ -63,10 +69,8 @@ async def parsed_images(
     """
     if parse is None:
         return [PostedImage(body)]
-    runtime = exchange.runtime
-    call = partial(parse, body, runtime.settings.max_images)
-    work = Work("form", size=len(body))
-    return await runtime.decode_pool.call(call, due.deadline, due.priority, work)
+    call = partial(parse, body, exchange.runtime.settings.max_images)
+    return await off_the_loop(exchange, call, due, Work("form", size=len(body)))
 
 
 async def infer(
@@ -83,3 +87,11 @@ async def infer(
     return await exchange.runtime.inference.run(
         InferenceRequest(model, contents, due, record.request_id, record.stages, outputs)
     )
+
+
+async def off_the_loop(
+    exchange: Exchange, call: Callable[[], T], due: RequestDeadline, work: Work
+) -> T:
+    """Return the result of a call that would block the event loop for too long."""
+    pool = exchange.runtime.decode_pool
+    return await pool.call(call, due.deadline, due.priority, work)
