@@ -32,6 +32,7 @@ from service.http.pages import add_pages
 from service.http.root_path import WithoutRootPath, WithRootPath
 from service.http.router import TableRouter
 from service.http.routes import OPERATIONS
+from service.inference.explanation import Explainer
 from service.inference.pipeline import Pipeline
 from service.inference.runtime import Runtime
 from service.memory import give_back_while_running
@@ -41,6 +42,11 @@ from service.models.watchdog import watch
 from service.preprocess.decode import DecodePolicy, prepare_decoding
 from service.preprocess.memory import DecodingMemory
 from service.settings import Settings
+
+_EXPOSED = (
+    "X-Request-Id", "Server-Timing", "Retry-After", "X-Shape", "X-Region", "X-Label-Index",
+)  # fmt: skip
+"""Headers of answers that scripts of other origins may read."""
 
 
 def create_app(settings: Settings, opener: Opener | None = None) -> FastAPI:
@@ -84,7 +90,7 @@ def _layers(app: FastAPI, stack: ASGIApp, runtime: Runtime) -> ASGIApp:
             allow_origins=settings.cors_origins,
             allow_methods=["GET", "POST"],
             allow_headers=["*"],
-            expose_headers=["X-Request-Id", "Server-Timing", "Retry-After"],
+            expose_headers=_EXPOSED,
         )
     return layers
 
@@ -119,6 +125,7 @@ def create_runtime(settings: Settings, opener: Opener | None = None) -> Runtime:
         body_bytes=body_bytes,
         decode_pool=decode_pool,
         inference=Pipeline(decode_pool, policy, metrics, coalesce=settings.coalesce),
+        explainer=Explainer(decode_pool, policy),
     )
 
 

@@ -8,8 +8,8 @@ The stages of a request, and the errors that can end each:
 
     request   --HTTP/1.1-->      MalformedRequestError, HeadersTooLargeError, HeadersTimeoutError
               --query-->         InvalidParameterError, ModelRequiredError, UnknownModelError,
-                                 BrokenModelError, TopKError
-              --headers-->       InvalidTimeoutError, InvalidPriorityError
+                                 BrokenModelError, TopKError, UnknownLabelError
+              --headers-->       InvalidTimeoutError, InvalidPriorityError, NotAcceptableError
               --upload-->        UnsupportedMediaTypeError, ContentEncodingError,
                                  BodyTooLargeError, InflightBytesError, BodyTimeoutError,
                                  EmptyBodyError
@@ -209,6 +209,18 @@ class TopKError(RequestError):
     status, code, title = 400, "top_k_out_of_range", "top_k out of range"
 
 
+class UnknownLabelError(RequestError):
+    """`label` is no id, index or name of the model's classes, or a name that several have."""
+
+    status, code, title = 400, "unknown_label", "Unknown label"
+
+
+class NotAcceptableError(RequestError):
+    """The route has no answer of a type that `Accept` allows."""
+
+    status, code, title = 406, "not_acceptable", "Not acceptable"
+
+
 class UnsupportedMediaTypeError(RequestError):
     """The Content-Type is not one of the accepted body types."""
 
@@ -264,7 +276,7 @@ class NoImagesError(RequestError):
 
 
 class TooManyImagesError(RequestError):
-    """The request contains more than `max_images` images."""
+    """The request contains more than `max_images` images, or more than the route takes."""
 
     status, code, title = 413, "too_many_images", "Too many images"
 

@@ -12,6 +12,7 @@ from service.errors import (
     HeadersTooLargeError,
     InternalError,
     InvalidParameterError,
+    NotAcceptableError,
     NotAnImageError,
     TruncatedImageError,
     UnknownModelError,
@@ -23,8 +24,11 @@ _REQUEST_ID = "8f0b89b6fb7d9f8b9cc1fb3255346355"
 PROBLEMS: dict[int, dict[str, Any]] = {
     error.status: problem(error, _REQUEST_ID)
     for error in (
-        InvalidParameterError("there is no parameter 'topk'; allowed: top_k, model, version"),
+        InvalidParameterError("there is no parameter 'topk'; allowed: model, version, top_k"),
         UnknownModelError("there is no model of that name; available: slim-resnet50"),
+        NotAcceptableError(
+            "Accept is 'text/html'; this route answers application/json or application/octet-stream"
+        ),
         BodyTimeoutError("the body did not arrive within 30 s (body_timeout_s)"),
         BodyTooLargeError("the body is larger than 33554432 bytes (max_body_bytes)"),
         NotAnImageError(
@@ -73,6 +77,38 @@ CLASSIFICATION: dict[str, Any] = {
         "infer": 7.203,
         "total": 10.062,
     },
+}
+
+EMBEDDINGS: dict[str, Any] = {
+    "model": "slim-resnet50",
+    "version": 1,
+    "results": [
+        {
+            "name": "cat.jpg",
+            "embedding": [0.3135273, 0.09084322, 0.3213693, 0.0],
+            "width": 451,
+            "height": 300,
+        },
+        CLASSIFICATION["results"][1],
+    ],
+    "timings_ms": CLASSIFICATION["timings_ms"],
+}
+"""Truncated to the first four of 1024 numbers."""
+
+ACTIVATION: dict[str, Any] = {
+    "model": "slim-resnet50",
+    "version": 1,
+    "label": {"id": "n02123045", "label": "tabby", "index": 30, "probability": 0.698785},
+    "map": [
+        [1.2725205, 5.471316, 17.01125, 9.927223],
+        [9.080574, 19.95988, 23.842274, 29.3481],
+        [3.6663857, 10.309952, 10.325371, 9.162618],
+        [0.1917771, 3.8226871, 9.953006, 0.5765781],
+    ],
+    "region": {"left": 75.167, "top": 0.0, "right": 375.833, "bottom": 300.0},
+    "width": 451,
+    "height": 300,
+    "timings_ms": CLASSIFICATION["timings_ms"],
 }
 
 HEALTH = {

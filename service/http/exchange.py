@@ -12,9 +12,12 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
 from starlette.types import Message, Receive, Scope, Send
 
 from service.errors import ClientDisconnectedError, RequestError
+from service.http.accept import JSON, OCTETS
 from service.http.json_body import json_body
 from service.http.problems import MEDIA_TYPE, headers_of, problem
 from service.http.record import RequestRecord
@@ -32,7 +35,6 @@ REFUSED = "resnet_serve.refused"
 counting and logging it."""
 
 _KEY = "resnet_serve.exchange"
-_JSON = "application/json"
 _NO_MORE: Mapping[str, str] = MappingProxyType({})
 _SMALL_BODY = 2**20
 _SMALL_BODY_S = 0.1
@@ -108,7 +110,14 @@ class Exchange:
 
     async def respond_json(self, body: Mapping[str, Any], status: int = 200) -> None:
         """Send a complete answer in JSON."""
-        await self.respond(status, _JSON, json_body(body))
+        await self.respond(status, JSON, json_body(body))
+
+    async def respond_array(
+        self, values: NDArray[np.float32], more: Mapping[str, str] = _NO_MORE
+    ) -> None:
+        """Send an array as little-endian float32, with its shape in a header."""
+        shape = {"x-shape": ",".join(map(str, values.shape))}
+        await self.respond(200, OCTETS, values.astype("<f4").tobytes(), {**shape, **more})
 
     @property
     def path_parameters(self) -> Mapping[str, str]:

@@ -20,6 +20,7 @@ _REF = "#/components/schemas/{model}"
 
 TAGS = [
     {"name": "classification", "description": "Images in, labels out."},
+    {"name": "features", "description": "What a network computes before its labels."},
     {"name": "models", "description": "What is served."},
     {"name": "operations", "description": "Health, probes and metrics."},
 ]
@@ -92,7 +93,8 @@ def _answer(answer: Answer) -> dict[str, Any]:
         content["schema"] = {"$ref": _REF.format(model=answer.schema.__name__)}
     if answer.example is not None:
         content["example"] = answer.example
-    return {"description": answer.description, "content": {answer.media_type: content}}
+    others = {kind: {"schema": {"type": "string", "format": "binary"}} for kind in answer.others}
+    return {"description": answer.description, "content": {answer.media_type: content} | others}
 
 
 def _problem(status: int, what: str) -> dict[str, Any]:
@@ -119,11 +121,13 @@ def _schemas() -> dict[str, Any]:
 
 def _state_limits(described: dict[str, Any], runtime: Runtime) -> None:
     """Add this service's own limits to the description."""
-    operation = described["paths"][CLASSIFY.path]["post"]
     images = described["components"]["schemas"]["JsonImages"]["properties"]["images"]
-    form = operation["requestBody"]["content"]["multipart/form-data"]["schema"]
-    (top_k,) = (each for each in operation["parameters"] if each["name"] == "top_k")
     images["maxItems"] = runtime.settings.max_images
-    files = form["properties"]["files"] | {"maxItems": runtime.settings.max_images}
-    form["properties"] = {"files": files}
+    for operation in OPERATIONS:
+        if operation.bodies is not None:
+            body = described["paths"][operation.path]["post"]["requestBody"]
+            form = body["content"]["multipart/form-data"]["schema"]
+            form["properties"]["files"]["maxItems"] = runtime.settings.max_images
+    classify = described["paths"][CLASSIFY.path]["post"]
+    (top_k,) = (each for each in classify["parameters"] if each["name"] == "top_k")
     top_k["schema"]["maximum"] = max(len(model.contract.labels) for model in runtime.repository)

@@ -8,7 +8,7 @@ from urllib.parse import parse_qsl
 
 from pydantic import BaseModel, ValidationError
 
-from service.errors import InvalidParameterError, TopKError
+from service.errors import InvalidParameterError, TopKError, UnknownLabelError
 from service.models.model import ServedModel
 from service.wording import shortened, what_is_wrong
 
@@ -55,3 +55,29 @@ def labels_wanted(top: int | None, model: ServedModel) -> int:
     if not 1 <= top <= classes:
         raise TopKError(f"top_k is {top}; {model.name} allows 1 to {classes}")
     return top
+
+
+def label_wanted(text: str | None, model: ServedModel) -> int | None:
+    """Return the index of the class that `label` names; None if it is not given.
+
+    It is an id, an index or an exact name, whichever matches first. Raises `UnknownLabelError`.
+    """
+    if text is None:
+        return None
+    labels = model.contract.labels
+    for index, label in enumerate(labels):
+        if label.id == text:
+            return index
+    is_number = text.isascii() and text.isdigit() and len(text) <= len(str(len(labels)))
+    if is_number and int(text) < len(labels):
+        return int(text)
+    named = [index for index, label in enumerate(labels) if label.label == text]
+    if len(named) == 1:
+        return named[0]
+    if named:
+        ids = ", ".join(labels[index].id for index in named)
+        raise UnknownLabelError(f"several labels are called {shortened(text)!r}; use an id: {ids}")
+    raise UnknownLabelError(
+        f"{model.name} has no label {shortened(text)!r}; give an id, an exact name or an index "
+        f"from 0 to {len(labels) - 1} (/v1/models/{model.name} lists them)"
+    )

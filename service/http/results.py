@@ -1,8 +1,9 @@
-"""The answer to a classify request, built from its results."""
+"""Answers with a result for each image, built from a request's results."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 from service.contract import Label
@@ -21,26 +22,42 @@ def classification(
     top: int,
     record: RequestRecord,
 ) -> dict[str, Any]:
-    """Return the answer: each image's `top` most probable labels, or its error.
+    """Return the answer to a classify request: each image's `top` most probable labels."""
+    show = partial(_shown_labels, labels=model.contract.labels, top=top)
+    return answer(model, images, results, show, record)
+
+
+def answer(
+    model: ServedModel,
+    images: Sequence[PostedImage],
+    results: Sequence[ImageResult | RequestError],
+    show: Callable[[ImageResult], dict[str, Any]],
+    record: RequestRecord,
+) -> dict[str, Any]:
+    """Return an answer in which `show` shows each image's result; a failed one has its error.
 
     Raises an error if no image succeeded: a single image's own error; the first error if all are
     the service's fault, as when a device is lost (a proxy or client retries after a 503); otherwise
     `AllImagesFailedError`.
     """
-    shown = _shown_results(images, results, model.contract.labels, top)
+    shown = _shown_results(images, results, show)
     return {
         "model": model.name,
         "version": model.version,
         "results": shown,
-        "timings_ms": record.timings_ms() | {"total": round(record.elapsed_s() * 1000, 3)},
+        "timings_ms": shown_timings(record),
     }
+
+
+def shown_timings(record: RequestRecord) -> dict[str, float]:
+    """Return the milliseconds of each stage and, up to now, in total."""
+    return record.timings_ms() | {"total": round(record.elapsed_s() * 1000, 3)}
 
 
 def _shown_results(
     images: Sequence[PostedImage],
     results: Sequence[ImageResult | RequestError],
-    labels: Sequence[Label],
-    top: int,
+    show: Callable[[ImageResult], dict[str, Any]],
 ) -> list[dict[str, Any]]:
     failures = [result for result in results if isinstance(result, RequestError)]
     if len(failures) == len(results) and (
@@ -50,7 +67,7 @@ def _shown_results(
     shown = [
         _named(image, _shown_error(result))
         if isinstance(result, RequestError)
-        else _named(image, _shown_labels(result, labels, top))
+        else _named(image, show(result))
         for image, result in zip(images, results, strict=True)
     ]
     if len(failures) == len(results):
@@ -61,16 +78,22 @@ def _shown_results(
 def _shown_labels(result: ImageResult, labels: Sequence[Label], top: int) -> dict[str, Any]:
     return {
         "labels": [
-            {
-                "id": labels[index].id,
-                "label": labels[index].label,
-                "index": index,
-                "probability": round(probability, 6),
-            }
+            shown_label(labels, index, probability)
             for index, probability in top_k(result.probabilities, top)
         ],
         "width": result.width,
         "height": result.height,
+    }
+
+
+def shown_label(labels: Sequence[Label], index: int, probability: float) -> dict[str, Any]:
+    """Return a class and its probability as answers show them."""
+    label = labels[index]
+    return {
+        "id": label.id,
+        "label": label.label,
+        "index": index,
+        "probability": round(probability, 6),
     }
 
 

@@ -14,14 +14,21 @@ from typing import Any
 from pydantic import BaseModel
 
 from service.http import examples
+from service.http.accept import OCTETS, PNG
 from service.http.classify import classify
+from service.http.embed import embed
 from service.http.exchange import Exchange
+from service.http.explain import explain
 from service.http.models import model, models
 from service.http.monitoring import health, livez, metrics, readyz
 from service.http.schemas import (
+    Activation,
     Classification,
     ClassifyQuery,
+    Embeddings,
+    ExplainQuery,
     Health,
+    InferenceQuery,
     JsonImages,
     ModelDetail,
     ModelQuery,
@@ -35,12 +42,16 @@ Handler = Callable[[Exchange], Awaitable[None]]
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """An answer other than a problem detail: its schema (None for text) and an example."""
+    """An answer other than a problem detail: its schema (None for text) and an example.
+
+    `others` are the media types of the same answer in binary.
+    """
 
     description: str
     schema: type[BaseModel] | None = None
     example: object = None
     media_type: str = "application/json"
+    others: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +85,7 @@ _FILES: dict[str, Any] = {
 }
 
 
-_CLASSIFY_BODIES: dict[str, Any] = {
+_IMAGE_BODIES: dict[str, Any] = {
     "image/*": _BINARY,
     "application/octet-stream": _BINARY,
     "multipart/form-data": {
@@ -91,6 +102,19 @@ _CLASSIFY_BODIES: dict[str, Any] = {
     },
 }
 
+_INFERENCE_PROBLEMS = {
+    400: "Bad parameter, header or body",
+    404: "Unknown model",
+    408: "The body took too long",
+    413: "Body or image too large, or too many images",
+    415: "Content-Type, encoding or image format not accepted",
+    422: "An image that can't be decoded, or all images failed",
+    431: "Headers too large",
+    500: "Internal error; the log has its cause under the request id",
+    503: "Queue full, deadline unreachable, model not ready, or stopping; see Retry-After",
+    504: "The deadline passed before the answer was ready",
+}
+
 CLASSIFY = Operation(
     "POST",
     "/v1/classify",
@@ -99,25 +123,51 @@ CLASSIFY = Operation(
     summary="Classify one or several images",
     query=ClassifyQuery,
     headers=RequestHeaders,
-    bodies=_CLASSIFY_BODIES,
+    bodies=_IMAGE_BODIES,
     schemas=(JsonImages,),
     answers={200: Answer("Labels of each image", Classification, examples.CLASSIFICATION)},
-    problems={
-        400: "Bad parameter, header or body",
-        404: "Unknown model",
-        408: "The body took too long",
-        413: "Body or image too large, or too many images",
-        415: "Content-Type, encoding or image format not accepted",
-        422: "An image that can't be decoded, or all images failed",
-        431: "Headers too large",
-        500: "Internal error; the log has its cause under the request id",
-        503: "Queue full, deadline unreachable, model not ready, or stopping; see Retry-After",
-        504: "The deadline passed before the answer was ready",
+    problems=_INFERENCE_PROBLEMS,
+)
+
+_OF_OUTPUTS = {
+    406: "No answer of a type that Accept allows",
+    422: "The model's file lacks an output, or an image can't be decoded, or all failed",
+}
+EMBED = Operation(
+    "POST",
+    "/v1/embed",
+    embed,
+    tag="features",
+    summary="Embed one or several images",
+    query=InferenceQuery,
+    headers=RequestHeaders,
+    bodies=_IMAGE_BODIES,
+    schemas=(JsonImages,),
+    answers={
+        200: Answer("Embedding of each image", Embeddings, examples.EMBEDDINGS, others=(OCTETS,))
     },
+    problems=_INFERENCE_PROBLEMS | _OF_OUTPUTS,
+)
+EXPLAIN = Operation(
+    "POST",
+    "/v1/explain",
+    explain,
+    tag="features",
+    summary="Show where in an image the evidence for a label lies",
+    query=ExplainQuery,
+    headers=RequestHeaders,
+    bodies=_IMAGE_BODIES,
+    schemas=(JsonImages,),
+    answers={
+        200: Answer("Class activation map", Activation, examples.ACTIVATION, others=(PNG, OCTETS))
+    },
+    problems=_INFERENCE_PROBLEMS | _OF_OUTPUTS,
 )
 
 OPERATIONS = (
     CLASSIFY,
+    EMBED,
+    EXPLAIN,
     Operation(
         "GET",
         "/v1/models",

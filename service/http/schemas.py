@@ -16,18 +16,32 @@ from service.settings import MAX_TIMEOUT_MS
 _STRICT = ConfigDict(extra="forbid")
 
 
-class ClassifyQuery(BaseModel):
-    """The query of a classify request; other parameters are refused."""
+class InferenceQuery(BaseModel):
+    """The query of a request that runs a model; other parameters are refused."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
-    top_k: WholeNumber | None = Field(
-        None,
-        description="labels per image; default 5, or all of the model's if it has fewer",
-    )
     model: Annotated[str, Field(min_length=1)] | None = Field(
         None, description="model name; see /v1/models"
     )
     version: WholeNumber | None = Field(None, description="model version; default: the highest")
+
+
+class ClassifyQuery(InferenceQuery):
+    """The query of a classify request."""
+
+    top_k: WholeNumber | None = Field(
+        None,
+        description="labels per image; default 5, or all of the model's if it has fewer",
+    )
+
+
+class ExplainQuery(InferenceQuery):
+    """The query of an explain request."""
+
+    label: Annotated[str, Field(min_length=1)] | None = Field(
+        None,
+        description="class to explain: its id, index or exact name; default: the most probable",
+    )
 
 
 class ModelQuery(BaseModel):
@@ -62,7 +76,7 @@ class JsonImages(BaseModel):
 
 
 class RequestHeaders(BaseModel):
-    """The headers of a classify request besides HTTP's own; `time_limit.py` validates them."""
+    """The headers of a request that runs a model; `time_limit.py` validates them."""
 
     timeout_ms: str = Field(
         # Not an integer: a header is text, and tools that compare it with a number reject it.
@@ -130,6 +144,47 @@ class Classification(BaseModel):
     model: str
     version: int
     results: list[ImageResult]
+    timings_ms: Timings
+
+
+class ImageEmbedding(BaseModel):
+    """One image's embedding, or its error."""
+
+    name: str | None = Field(None, description="as in a classification")
+    embedding: list[float] | None = None
+    width: int | None = Field(None, description="pixels, as displayed (after EXIF orientation)")
+    height: int | None = None
+    error: ImageError | None = None
+
+
+class Embeddings(BaseModel):
+    """The answer to an embed request; `results` are in the order of the images."""
+
+    model: str
+    version: int
+    results: list[ImageEmbedding]
+    timings_ms: Timings
+
+
+class Region(BaseModel):
+    """A part of an image, in pixels of the image as displayed; may be fractions."""
+
+    left: float
+    top: float
+    right: float
+    bottom: float
+
+
+class Activation(BaseModel):
+    """A label's class activation map of one image; rows run from top to bottom."""
+
+    model: str
+    version: int
+    label: Prediction
+    map: list[list[float]]
+    region: Region = Field(description="the part of the image that the map covers")
+    width: int = Field(description="pixels, as displayed (after EXIF orientation)")
+    height: int
     timings_ms: Timings
 
 

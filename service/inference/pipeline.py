@@ -46,11 +46,16 @@ class Pipeline:
         self._coalescer = Coalescer() if coalesce else None
 
     @staticmethod
-    def check(model: ServedModel, due: RequestDeadline) -> None:
-        """Refuse a request that can't be answered in time, before its images have arrived.
+    def check(
+        model: ServedModel, due: RequestDeadline, outputs: tuple[str, ...] = ONLY_PROBABILITIES
+    ) -> None:
+        """Refuse a request that can't be answered, or not in time, before its images have arrived.
 
-        Raises `NotReadyError`, `QueueFullError` or `DeadlineUnreachableError`.
+        Raises `MissingOutputError`, `NotReadyError`, `QueueFullError` or
+        `DeadlineUnreachableError`.
         """
+        if outputs is not ONLY_PROBABILITIES:
+            _check_outputs(model, outputs)
         model.batcher()
         model.gate.check(1, due.deadline, due.priority)
 

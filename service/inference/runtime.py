@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 
 from service.batching.admission import ByteGate
 from service.batching.decode_pool import DecodePool
+from service.inference.explanation import Explainer
 from service.inference.pipeline import Pipeline
 from service.metrics import Metrics
 from service.models.repository import Repository
@@ -26,6 +27,7 @@ class Runtime:
     body_bytes: ByteGate
     decode_pool: DecodePool
     inference: Pipeline
+    explainer: Explainer
     started: float = field(default_factory=time.monotonic)
     draining: bool = False
     stop_by: float = 0.0  # of time.monotonic()

@@ -9,7 +9,9 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import numpy as np
 import structlog
+from numpy.typing import NDArray
 
 from service.batching.admission import ImageGate
 from service.batching.batcher import Batcher
@@ -90,6 +92,8 @@ class ServedModel:
         self._settings = settings
         self._batcher: Batcher | None = None
         self._closing = threading.Event()
+        self.classifier_weight: NDArray[np.float32] | None = None
+        """The classifier's weight [C, D], once an explanation has fetched it from the file."""
         self._failed_at = 0.0  # of time.perf_counter(), while it is reloading
         self.on_device_lost: Callable[[DeviceLostError], None] = self.give_up
         """Called on the thread that detected the loss."""

@@ -166,12 +166,8 @@ def _decode_any(data: bytes, preprocessing: Preprocessing, policy: DecodePolicy)
     image = read(data, policy.max_image_pixels)
     turn = image.orientation if preprocessing.exif == "apply" else 1
     width, height = turned_size(image.size, turn)
-    with _told_apart():
-        least = least_decoded_size(image.size, preprocessing, policy.jpeg_draft_ratio)
-        extent = None if least is None else image.reduce(least)
-    with policy.memory.hold(_peak_bytes(image, turn), image.spare_bytes()):
-        upright = _upright(image, turn)
-        content = _turned_content(extent, upright.size, turn)
+    least = least_decoded_size(image.size, preprocessing, policy.jpeg_draft_ratio)
+    with decoded(image, turn, least, policy.memory) as (upright, content):
         pixels = transform(upright, preprocessing, (width, height), content)
     return DecodedImage(pixels, width, height)
 
@@ -184,8 +180,29 @@ def decode_upright(data: bytes, policy: DecodePolicy) -> Image.Image:
     if not data:
         raise EmptyImageError("the image has no bytes")
     image = read(data, policy.max_image_pixels)
-    with policy.memory.hold(_peak_bytes(image, image.orientation), image.spare_bytes()):
-        return _upright(image, image.orientation)
+    with decoded(image, image.orientation, None, policy.memory) as (upright, _):
+        return upright
+
+
+@contextmanager
+def decoded(
+    image: EncodedImage,
+    turn: int,
+    least: tuple[int, int] | None,
+    memory: DecodingMemory,
+    more_bytes: int = 0,
+) -> Generator[tuple[Image.Image, Box | None]]:
+    """Yield an image as RGB, rotated by an EXIF orientation `turn`, and the picture's box in it.
+
+    It is decoded at a smaller size, at least `least`, if the format can. The box is None if the
+    picture fills the pixels. The memory for decoding, and `more_bytes` for what the block does, is
+    held until the block ends. Raises what `decode` does of an image that has been read.
+    """
+    with _told_apart():
+        extent = None if least is None else image.reduce(least)
+    with memory.hold(_peak_bytes(image, turn) + more_bytes, image.spare_bytes()):
+        upright = _upright(image, turn)
+        yield upright, _turned_content(extent, upright.size, turn)
 
 
 def read(data: bytes, max_pixels: int) -> EncodedImage:

@@ -42,8 +42,9 @@ def write_models(folder: Path) -> dict[str, Path]:
     for version in (1, 2):
         write_color_model(many / "versions" / f"{version}.onnx", color_contract(name="versions"))
     (many / "broken.onnx").write_bytes(b"no model")
-    for path in (one / "color.onnx", many / "color.onnx", undecided / "color.onnx"):
+    for path in (one / "color.onnx", many / "color.onnx"):
         write_color_model(path)
+    write_color_model(undecided / "color.onnx", extra_outputs=True)
     write_color_model(undecided / "other.onnx", color_contract(name="other"))
     return {name: folder / name for name in FLAGS}
 
@@ -263,10 +264,22 @@ def _with_many() -> Iterator[tuple[str, str, str, dict[str, str]]]:
 
 def _undecided() -> dict[str, tuple[str, dict[str, str], bytes]]:
     png = {"Content-Type": "image/png"}
-    return {
+    posts = {
         f"undecided: {query}": (f"/v1/classify{query}", png, RED)
         for query in ("", "?model=color", "?model=other&top_k=1", "?version=1")
     }
+    posts |= {
+        f"{route}: {query} {accept}": (f"/v1/{route}?model={query}", png | {"Accept": accept}, RED)
+        for route in ("embed", "explain")
+        for query in ("color", "other", "color&label=green", "color&top_k=1")
+        for accept in ("*/*", "application/json", "application/octet-stream", "text/html")
+    }
+    posts["explain: unknown label"] = ("/v1/explain?model=color&label=nope", png, RED)
+    form_type = {"Content-Type": "multipart/form-data; boundary=" + BOUNDARY.decode()}
+    two = form(file(RED), file(b"text", "b.txt"))
+    for route in ("embed", "explain"):
+        posts[f"{route}: one good, one bad"] = (f"/v1/{route}?model=color", form_type, two)
+    return posts
 
 
 def answers(url: str, data: bytes) -> list[dict[str, Any]]:

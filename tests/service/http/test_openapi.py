@@ -78,7 +78,7 @@ def test_each_good_answer_and_each_problem_has_an_example(client):
             for media_type, content in answer["content"].items():
                 if media_type == "application/problem+json":
                     assert content["example"]["status"] == int(status), (path, status)
-                elif status == "200":
+                elif status == "200" and content.get("schema", {}).get("format") != "binary":
                     assert content["example"], path
 
 
