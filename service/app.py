@@ -27,6 +27,7 @@ from service.batching.decode_pool import DecodePool
 from service.cpus import cpu_count
 from service.engine.base import Opener
 from service.errors import SettingsError
+from service.http.doors import DOORS
 from service.http.middleware import RequestMiddleware
 from service.http.pages import add_pages
 from service.http.root_path import WithoutRootPath, WithRootPath
@@ -45,6 +46,7 @@ from service.settings import Settings
 
 _EXPOSED = (
     "X-Request-Id", "Server-Timing", "Retry-After", "X-Shape", "X-Region", "X-Label-Index",
+    "Inference-Header-Content-Length",
 )  # fmt: skip
 """Headers of answers that scripts of other origins may read."""
 
@@ -81,7 +83,7 @@ def _layers(app: FastAPI, stack: ASGIApp, runtime: Runtime) -> ASGIApp:
         await stack(scope, receive, send)
 
     others = pages if settings.root_path is None else WithRootPath(pages, settings.root_path)
-    layers: ASGIApp = RequestMiddleware(TableRouter(OPERATIONS, others), runtime)
+    layers: ASGIApp = RequestMiddleware(TableRouter((*OPERATIONS, *DOORS), others), runtime)
     if settings.root_path is not None:
         layers = WithoutRootPath(layers, settings.root_path)
     if settings.cors_origins:
@@ -99,7 +101,8 @@ def _check_root_path(app: FastAPI, root_path: str | None) -> None:
     """Refuse a root path that could be mistaken for one of the service's own paths."""
     first = (root_path or "").split("/")[1:2]
     paths = [route.path for route in app.routes if isinstance(route, Route | Mount)]
-    own = {path.split("/")[1] for path in (*paths, *(each.path for each in OPERATIONS))}
+    paths += [each.path for each in OPERATIONS] + [each.path for each in DOORS]
+    own = {path.split("/")[1] for path in paths}
     if first and first[0] in own:
         raise SettingsError(
             f"--root-path (RESNET_SERVE_ROOT_PATH): must not begin with /{first[0]}, like one of "

@@ -13,6 +13,8 @@ The stages of a request, and the errors that can end each:
               --upload-->        UnsupportedMediaTypeError, ContentEncodingError,
                                  BodyTooLargeError, InflightBytesError, BodyTimeoutError,
                                  EmptyBodyError
+              --tensors-->       InvalidInferError, InvalidTensorError, SharedMemoryError,
+                                 NotSupportedError
               --form-->          MalformedMultipartError, MalformedJsonError, NoImagesError,
                                  TooManyImagesError
               --admission-->     NotReadyError, MissingOutputError, QueueFullError,
@@ -352,6 +354,30 @@ class InvalidPixelsError(RequestError):
     """Pixels that came as such, not as an encoded image, are not what the model takes."""
 
     status, code, title = 400, "invalid_pixels", "Invalid pixels"
+
+
+class InvalidInferError(RequestError):
+    """A request of the Open Inference Protocol is not as the protocol says, but for its tensors."""
+
+    status, code, title = 400, "invalid_inference_request", "Invalid inference request"
+
+
+class InvalidTensorError(RequestError):
+    """An input's name, datatype, shape or data is not what the model takes."""
+
+    status, code, title = 400, "invalid_tensor", "Invalid tensor"
+
+
+class SharedMemoryError(RequestError):
+    """Shared memory is not available to clients, as for tensors that lie in it."""
+
+    status, code, title = 400, "no_shared_memory", "No shared memory"
+
+
+class NotSupportedError(RequestError):
+    """A part of a protocol that this service does not have."""
+
+    status, code, title = 501, "not_supported", "Not supported"
 
 
 class MissingOutputError(RequestError):

@@ -46,6 +46,11 @@ class ModelMetrics:
     show_info: Callable[..., None]
     """Shows `architecture`, `precision`, `provider` and `computed_in` instead of any before."""
 
+    def batches(self) -> int:
+        """Return how many batches were run."""
+        (metric,) = self.inference_seconds.collect()
+        return int(next(s.value for s in metric.samples if s.name.endswith("_count")))
+
 
 class _Outcomes(dict[str, Counter]):
     """Counters by outcome, each looked up only once."""

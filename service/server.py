@@ -137,7 +137,10 @@ def uvicorn_config(app: FastAPI, settings: Settings) -> uvicorn.Config:
         app.middleware_stack,  # type: ignore[arg-type]  # it is made by `create_app`
         loop="uvloop",
         http=http1_protocol(  # type: ignore[arg-type]  # makes protocols
-            settings.body_timeout_s, settings.write_timeout_s, runtime.metrics.count_refusal
+            settings.body_timeout_s,
+            settings.write_timeout_s,
+            runtime.metrics.count_refusal,
+            settings.root_path,
         ),
         ws="none",
         log_config=None,

@@ -6,7 +6,6 @@ encoding), its entry holds the error, so that the others are still served.
 
 from __future__ import annotations
 
-import base64
 import binascii
 import codecs
 import json
@@ -17,7 +16,6 @@ from pydantic import ValidationError
 
 from service.errors import (
     ContentEncodingError,
-    InvalidBase64Error,
     MalformedJsonError,
     MalformedMultipartError,
     NoImagesError,
@@ -35,6 +33,7 @@ from service.http.multipart import (
 )
 from service.http.schemas import JsonImages
 from service.http.upload import check_encoding
+from service.inference.base64_text import decoded, from_base64
 from service.wording import shortened, what_is_wrong
 
 
@@ -54,12 +53,6 @@ _SPARE_COMMAS = 100
 _MAX_TYPE_BYTES = 1000
 _OPTIONS = frozenset({b"top_k", b"model", b"version"})
 _PLAIN_TRANSFER = frozenset({b"", b"binary", b"8bit", b"7bit"})
-_SPACES = " \t\n\f\r"
-_FROM_URL_SAFE = bytes.maketrans(b"-_", b"+/")
-_ESCAPES = {"%2B": "+", "%2b": "+", "%2F": "/", "%2f": "/", "%3D": "=", "%3d": "="} | {
-    "%20": "", "%09": "", "%0A": "", "%0a": "", "%0D": "", "%0d": "",
-}  # fmt: skip
-"""Percent-encoded characters of base64, and of white space in it, as found in URLs."""
 
 
 def body_parser_of(content_type: bytes | None) -> BodyParser | None:
@@ -111,49 +104,7 @@ def parse_json(body: bytes, max_images: int) -> list[PostedImage]:
             f"{where + ': ' if where else ''}{what_is_wrong(first)}; expected {_JSON_FORM}"
         ) from error
     _check_count(len(items), max_images)
-    return [PostedImage(_from_base64(item.data)) for item in items]
-
-
-def _from_base64(data: str) -> bytes | RequestError:
-    """Decode base64 or a data: URL (RFC 2397) with base64."""
-    if data[:1].isspace():
-        data = data.lstrip(_SPACES)
-    if data[:5].lower() != "data:":
-        return _decoded(data)
-    head, comma, data = data.partition(",")
-    if not (comma and head.rpartition(";")[2].strip(" ").lower() == "base64"):
-        return InvalidBase64Error("data is a data: URL without base64")
-    if "%" in data:
-        for escaped, plain in _ESCAPES.items():
-            data = data.replace(escaped, plain)
-    return _decoded(data)
-
-
-def _decoded(data: bytes | str) -> bytes | RequestError:
-    """Decode standard base64 or, failing that, its common variants."""
-    try:
-        return base64.b64decode(data, validate=True)
-    except ValueError:
-        return _decoded_leniently(data)
-
-
-def _decoded_leniently(data: bytes | str) -> bytes | RequestError:
-    """Decode base64, or base64url with or without padding, ignoring white space.
-
-    MIME encoders break lines (RFC 2045). Padding is optional by RFC 4648, section 5.
-    """
-    try:
-        raw = data.encode("ascii") if isinstance(data, str) else data
-        raw = raw.translate(None, _SPACES.encode())
-        if b"-" in raw or b"_" in raw:
-            if b"+" in raw or b"/" in raw:
-                return InvalidBase64Error("data mixes base64 and base64url (RFC 4648)")
-            raw = raw.translate(_FROM_URL_SAFE)
-            if raw[-1:] != b"=":
-                raw += b"=" * (-len(raw) % 4)
-        return base64.b64decode(raw, validate=True)
-    except ValueError as error:
-        return InvalidBase64Error(f"data is neither base64 nor base64url (RFC 4648): {error}")
+    return [PostedImage(from_base64(item.data)) for item in items]
 
 
 def parse_multipart(body: bytes, boundary: bytes, max_images: int) -> list[PostedImage]:
@@ -205,7 +156,7 @@ def _transferred(content: bytes, encoding: bytes) -> bytes | RequestError:
     if encoding in _PLAIN_TRANSFER:
         return content
     if encoding == b"base64":
-        return _decoded(content)
+        return decoded(content)
     if encoding == b"quoted-printable":
         return binascii.a2b_qp(content)
     return ContentEncodingError(

@@ -8,7 +8,7 @@ has read the answer.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
 
@@ -19,8 +19,9 @@ from starlette.types import Message, Receive, Scope, Send
 from service.errors import ClientDisconnectedError, RequestError
 from service.http.accept import JSON, OCTETS
 from service.http.json_body import json_body
-from service.http.problems import MEDIA_TYPE, headers_of, problem
+from service.http.problems import MEDIA_TYPE, headers_of, is_v2, problem
 from service.http.record import RequestRecord
+from service.http.time_limit import TimeLimit
 from service.inference.runtime import Runtime
 from service.logs import request_id
 
@@ -61,6 +62,8 @@ class Exchange:
         # A client that waits for "100 Continue" has not started sending.
         self._held_back = b"expect" in self.headers
         self._started = False
+        self.time_limit: TimeLimit | None = None
+        """The limit that is running, for a route that learns its deadline from the body."""
 
     async def receive(self) -> Message:
         """Pass on a piece of the body and note whether it was the last."""
@@ -108,7 +111,9 @@ class Exchange:
         await self.send({"type": "http.response.start", "status": status, "headers": headers})
         await self.send({"type": "http.response.body", "body": body})
 
-    async def respond_json(self, body: Mapping[str, Any], status: int = 200) -> None:
+    async def respond_json(
+        self, body: Mapping[str, Any] | Sequence[Any], status: int = 200
+    ) -> None:
         """Send a complete answer in JSON."""
         await self.respond(status, JSON, json_body(body))
 
@@ -129,7 +134,7 @@ class Exchange:
         """Send an error, unless an answer has already started."""
         if not self._started:
             self.record.code = error.code
-            body = json_body(problem(error, self.record.request_id))
+            body = json_body(problem(error, self.record.request_id, v2=is_v2(self.path)))
             await self.respond(error.status, MEDIA_TYPE, body, headers_of(error))
 
     def cancelled_when_client_leaves(self) -> _Watch:

@@ -30,7 +30,7 @@ from service.errors import (
 )
 from service.http.exchange import ON_DISCONNECT, REFUSED
 from service.http.json_body import json_body
-from service.http.problems import MEDIA_TYPE, problem
+from service.http.problems import MEDIA_TYPE, is_v2, problem
 from service.http.record import log_request
 from service.http.writing import JoinedWrites, WriteTimeout
 from service.logs import request_id
@@ -59,10 +59,10 @@ Refused = Callable[[str], None]
 
 
 def http1_protocol(
-    head_timeout_s: float, write_timeout_s: float, refused: Refused
+    head_timeout_s: float, write_timeout_s: float, refused: Refused, root_path: str | None = None
 ) -> partial[Http1Protocol]:
     """Return the protocol factory for uvicorn's configuration."""
-    return partial(Http1Protocol, head_timeout_s, write_timeout_s, refused)
+    return partial(Http1Protocol, head_timeout_s, write_timeout_s, refused, root_path or "")
 
 
 class Http1Protocol(HttpToolsProtocol):
@@ -77,12 +77,13 @@ class Http1Protocol(HttpToolsProtocol):
         head_timeout_s: float,
         write_timeout_s: float,
         refused: Refused,
+        root_path: str,
         *args: Any,
         **kwargs: Any,
     ) -> None:
         super().__init__(*args, **kwargs)
         self._head_timeout_s, self._write_timeout_s = head_timeout_s, write_timeout_s
-        self._count_refused = refused
+        self._count_refused, self._root_path = refused, root_path
         self._head_timer: asyncio.TimerHandle | None = None
         self._other_bytes = 0  # of heads and trailers, since the last piece of a body
         self._in_head = True
@@ -304,7 +305,7 @@ class Http1Protocol(HttpToolsProtocol):
         if under_way:
             under_way[-1].keep_alive = False
             return
-        body = json_body(problem(error, name))
+        body = json_body(problem(error, name, v2=self._is_v2()))
         status = HTTPStatus(error.status)
         head = (
             f"HTTP/1.1 {status.value} {status.phrase}\r\ncontent-type: {MEDIA_TYPE}\r\n"
@@ -313,6 +314,11 @@ class Http1Protocol(HttpToolsProtocol):
         self.transport.write(head.encode("ascii") + body)
         self.transport.write_eof()
         self._head_timer = self.loop.call_later(_LINGER_S, self.transport.close)
+
+    def _is_v2(self) -> bool:
+        """Return whether the target, as far as it was read, is of the Open Inference Protocol."""
+        path = self.url.partition(b"?")[0].decode("latin-1")
+        return is_v2(path.removeprefix(self._root_path))
 
     def _told_of_callback(self, error: httptools.HttpParserCallbackError) -> RequestError:
         """Return the error for a failed callback; log it unless the client's target is to blame."""

@@ -38,7 +38,12 @@ async def livez(exchange: Exchange) -> None:
 
 async def readyz(exchange: Exchange) -> None:
     """Readiness: 503 until every model that is not broken is ready, and while stopping."""
-    runtime, repository = exchange.runtime, exchange.runtime.repository
+    await _probe(exchange, unready_reasons(exchange.runtime))
+
+
+def unready_reasons(runtime: Runtime) -> list[str]:
+    """Return why the service is not ready; empty if it is."""
+    repository = runtime.repository
     reasons = ["draining"] if runtime.draining else []
     unready = {
         repository.models.title(m): m.reason
@@ -46,7 +51,7 @@ async def readyz(exchange: Exchange) -> None:
         if m.state != "ready"
     }
     found = repository.troubles() | unready
-    await _probe(exchange, [*reasons, *(f"{name}: {reason}" for name, reason in found.items())])
+    return [*reasons, *(f"{name}: {reason}" for name, reason in found.items())]
 
 
 async def metrics(exchange: Exchange) -> None:

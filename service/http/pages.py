@@ -14,7 +14,7 @@ from service.errors import MethodNotAllowedError, RequestError, RouteNotFoundErr
 from service.http.exchange import exchange_of
 from service.http.json_body import json_body
 from service.http.openapi import document
-from service.http.problems import MEDIA_TYPE, headers_of, problem
+from service.http.problems import MEDIA_TYPE, headers_of, is_v2, problem
 from service.inference.runtime import Runtime
 from service.tracebacks import internal_error
 
@@ -62,10 +62,10 @@ async def _on_defect(request: Request, _: Exception) -> Response:
 
 
 def _response(request: Request, error: RequestError) -> Response:
-    record = exchange_of(request.scope).record
-    record.code = error.code
+    exchange = exchange_of(request.scope)
+    exchange.record.code = error.code
     return Response(
-        json_body(problem(error, record.request_id)),
+        json_body(problem(error, exchange.record.request_id, v2=is_v2(exchange.path))),
         error.status,
         headers_of(error),
         media_type=MEDIA_TYPE,

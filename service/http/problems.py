@@ -9,8 +9,16 @@ from service.errors import AllImagesFailedError, MethodNotAllowedError, RequestE
 MEDIA_TYPE = "application/problem+json"
 
 
-def problem(error: RequestError, request_id: str) -> dict[str, Any]:
-    """Return the members of a problem detail; `code` is the stable name of the cause."""
+def is_v2(path: str) -> bool:
+    """Return whether a path belongs to the Open Inference Protocol."""
+    return path == "/v2" or path.startswith("/v2/")
+
+
+def problem(error: RequestError, request_id: str, *, v2: bool = False) -> dict[str, Any]:
+    """Return the members of a problem detail; `code` is the stable name of the cause.
+
+    For `v2` also `error`, which is all that clients of the Open Inference Protocol read.
+    """
     members: dict[str, Any] = {
         "type": "about:blank",
         "title": error.title,
@@ -19,6 +27,8 @@ def problem(error: RequestError, request_id: str) -> dict[str, Any]:
         "code": error.code,
         "request_id": request_id,
     }
+    if v2:
+        members["error"] = str(error)
     if isinstance(error, AllImagesFailedError):
         members["results"] = error.results
     return members

@@ -4,15 +4,36 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from types import SimpleNamespace
+from typing import Protocol
 
 from starlette.routing import Route, Router
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from service.errors import MethodNotAllowedError
 from service.http.exchange import Exchange, exchange_of
-from service.http.routes import Handler, Operation
+from service.http.routes import Handler
 
 _SERVER = SimpleNamespace(path="*")  # the route label of "OPTIONS *" in the metrics
+
+
+class Row(Protocol):
+    """A row of a table of routes."""
+
+    @property
+    def method(self) -> str:
+        """The method."""
+
+    @property
+    def path(self) -> str:
+        """The path template."""
+
+    @property
+    def handler(self) -> Handler:
+        """What answers."""
+
+    @property
+    def also_head(self) -> bool:
+        """Whether HEAD is answered too."""
 
 
 class TableRouter:
@@ -22,7 +43,7 @@ class TableRouter:
     exit stacks took as long as decoding, batching and answering.
     """
 
-    def __init__(self, operations: Iterable[Operation], fallback: ASGIApp) -> None:
+    def __init__(self, operations: Iterable[Row], fallback: ASGIApp) -> None:
         by_path: dict[str, dict[str, Handler]] = {}
         for operation in operations:
             methods = by_path.setdefault(operation.path, {})

@@ -19,6 +19,7 @@ from service.batching.costs import Work
 from service.batching.ticket import ONLY_PROBABILITIES
 from service.errors import RequestError
 from service.http.bodies import BodyParser, PostedImage
+from service.http.codings import coding_of, decompressed
 from service.http.exchange import Exchange
 from service.http.time_limit import TimeLimit
 from service.http.upload import HeldBytes, read_body
@@ -42,8 +43,11 @@ async def received(
     model: ServedModel,
     due: RequestDeadline,
     outputs: tuple[str, ...] = ONLY_PROBABILITIES,
+    codings: frozenset[bytes] = frozenset(),
 ) -> AsyncGenerator[bytes]:
     """Yield the request's body; the block ends at the deadline, or when the client leaves.
+
+    A body in one of the content `codings` is decompressed, within the limits for its size.
 
     The body's bytes stay counted until the block ends, since its images live as long. Raises
     what `Pipeline.check` does before the body is read, what `read_body` raises,
@@ -54,9 +58,14 @@ async def received(
     runtime.inference.check(model, due, outputs)
     async with TimeLimit(due, exchange.record, runtime.settings.body_timeout_s) as limit:
         with HeldBytes(runtime.body_bytes) as held:
-            body = [await read_body(exchange, held, runtime.settings.max_body_bytes)]
+            most = runtime.settings.max_body_bytes
+            body = [await read_body(exchange, held, most, codings)]
             limit.body_is_read()
+            exchange.time_limit = limit
             with exchange.cancelled_when_client_leaves():
+                if coding_of(exchange.headers.get(b"content-encoding", b"")):
+                    pool = runtime.decode_pool
+                    body.append(await decompressed(body.pop(), held, most, pool, due))
                 yield body.pop()  # the block alone holds it, and may drop it
 
 

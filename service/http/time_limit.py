@@ -18,6 +18,8 @@ from service.inference.deadline import RequestDeadline
 from service.settings import MAX_TIMEOUT_MS, Settings
 from service.wording import shortened
 
+TIMEOUT_HEADER = b"x-request-timeout-ms"
+
 _MOST_DIGITS = len(str(MAX_TIMEOUT_MS))
 _PRIORITIES = {"high": Priority.HIGH, "low": Priority.LOW}
 
@@ -30,7 +32,7 @@ def deadline_of(
     Raises `InvalidTimeoutError` or `InvalidPriorityError`.
     """
     default = settings.model_timeout_ms.get(model, settings.request_timeout_ms)
-    text = _text(headers, b"x-request-timeout-ms", str(default))
+    text = _text(headers, TIMEOUT_HEADER, str(default))
     digits = text.isascii() and text.isdigit() and len(text) <= _MOST_DIGITS
     if not (digits and 1 <= int(text) <= MAX_TIMEOUT_MS):
         raise InvalidTimeoutError(
@@ -75,6 +77,11 @@ class TimeLimit:
         self._in_body = False
         if self._body_first:
             self._timeout.reschedule(asyncio.get_running_loop().time() + self._due.left_s())
+
+    def change(self, due: RequestDeadline) -> None:
+        """Set another deadline, which the body asked for."""
+        self._due = due
+        self._timeout.reschedule(asyncio.get_running_loop().time() + due.left_s())
 
     async def __aexit__(
         self,

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
+
 from service.batching.admission import ByteGate
 from service.errors import (
+    BodyTimeoutError,
     BodyTooLargeError,
     ClientDisconnectedError,
     ContentEncodingError,
@@ -37,14 +40,18 @@ class HeldBytes:
         self.gate.give_back(self.size)
 
 
-async def read_body(exchange: Exchange, held: HeldBytes, limit: int) -> bytes:
+async def read_body(
+    exchange: Exchange, held: HeldBytes, limit: int, codings: frozenset[bytes] = frozenset()
+) -> bytes:
     """Read the whole body, of at most `limit` bytes, counting it in `held`.
+
+    A body in one of the content `codings` is returned as it came.
 
     Raises `ContentEncodingError`, `BodyTooLargeError` (by the Content-Length before a byte is
     read, otherwise as soon as the limit is exceeded), `InflightBytesError`,
     `ClientDisconnectedError` or `EmptyBodyError`.
     """
-    check_encoding(exchange.headers.get(b"content-encoding", b""))
+    check_encoding(exchange.headers.get(b"content-encoding", b""), codings)
     _check_size(exchange.announced, limit)
     held.gate.check(exchange.announced)
     chunks: list[bytes] = []
@@ -64,6 +71,25 @@ async def read_body(exchange: Exchange, held: HeldBytes, limit: int) -> bytes:
     if not held.size:
         raise EmptyBodyError("the body has no bytes; send an image, a form or JSON")
     return chunks[0] if len(chunks) == 1 else b"".join(chunks)
+
+
+async def read_small_body(exchange: Exchange, limit: int) -> bytes:
+    """Read a body of at most `limit` bytes, which may be empty, within `body_timeout_s`.
+
+    Raises `BodyTimeoutError` and, but for an empty one, what `read_body` raises.
+    """
+    runtime = exchange.runtime
+    seconds = runtime.settings.body_timeout_s
+    try:
+        with HeldBytes(runtime.body_bytes) as held:
+            async with asyncio.timeout(seconds):
+                return await read_body(exchange, held, limit)
+    except EmptyBodyError:
+        return b""
+    except TimeoutError:
+        raise BodyTimeoutError(
+            f"the body did not arrive within {seconds:g} s (body_timeout_s)"
+        ) from None
 
 
 def check_encoding(value: bytes, none: frozenset[bytes] = frozenset()) -> None:

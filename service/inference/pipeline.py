@@ -66,6 +66,26 @@ class Pipeline:
         `NotReadyError`, `QueueFullError` or `DeadlineUnreachableError` if the request is not
         admitted. If the caller is cancelled, its queued images are dropped.
         """
+        model, started = request.model, time.perf_counter()
+        try:
+            results = await self._admitted(request)
+        except RequestError:
+            model.totals.failed.add(time.perf_counter() - started)
+            raise
+        took_s, timings = time.perf_counter() - started, request.timings
+        if any(isinstance(result, RequestError) for result in results):
+            model.totals.failed.add(took_s)
+        else:
+            model.totals.note_answer(
+                took_s,
+                len(results),
+                timings.decode_s or 0.0,
+                timings.queue_s or 0.0,
+                timings.infer_s or 0.0,
+            )
+        return results
+
+    async def _admitted(self, request: InferenceRequest) -> list[ImageResult | RequestError]:
         model, images, due = request.model, request.images, request.due
         batcher = model.batcher()
         if request.outputs is not ONLY_PROBABILITIES:

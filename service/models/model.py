@@ -30,6 +30,7 @@ from service.metrics import ModelMetrics
 from service.models.files import ModelFile
 from service.models.proving import DisagreementError, Prover
 from service.models.state import State, StateMachine
+from service.models.totals import Totals
 from service.settings import Settings
 from service.tuning.profile import Profile
 
@@ -89,6 +90,7 @@ class ServedModel:
             patience_s=settings.model_timeout_ms.get(self.name, settings.request_timeout_ms) / 1000,
         )
         self.machine = StateMachine()
+        self.totals = Totals()
         self._settings = settings
         self._batcher: Batcher | None = None
         self._closing = threading.Event()

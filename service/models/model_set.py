@@ -73,6 +73,10 @@ class ModelSet:
     def _served(self) -> str:
         return ", ".join(sorted({model.name for model in self.loaded}))
 
+    def versions(self, name: str) -> list[int]:
+        """Return the versions of a model that are loaded, lowest first."""
+        return sorted(model.version for model in self.loaded if model.name == name)
+
     def title(self, model: ServedModel) -> str:
         """Return a model's name, with its version if there are others with that name."""
         several = len(self._by_name.get(model.name, ())) > 1
