@@ -22,9 +22,6 @@ from starlette.routing import Mount, Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from service import __version__
-from service.batching.admission import ByteGate
-from service.batching.decode_pool import DecodePool
-from service.cpus import cpu_count
 from service.engine.base import Opener
 from service.errors import SettingsError
 from service.http.doors import DOORS
@@ -33,15 +30,9 @@ from service.http.pages import add_pages
 from service.http.root_path import WithoutRootPath, WithRootPath
 from service.http.router import TableRouter
 from service.http.routes import OPERATIONS
-from service.inference.explanation import Explainer
-from service.inference.pipeline import Pipeline
-from service.inference.runtime import Runtime
+from service.inference.runtime import Runtime, create_runtime
 from service.memory import give_back_while_running
-from service.metrics import Metrics
-from service.models.loader import load_repository
 from service.models.watchdog import watch
-from service.preprocess.decode import DecodePolicy, prepare_decoding
-from service.preprocess.memory import DecodingMemory
 from service.settings import Settings
 
 _EXPOSED = (
@@ -108,28 +99,6 @@ def _check_root_path(app: FastAPI, root_path: str | None) -> None:
             f"--root-path (RESNET_SERVE_ROOT_PATH): must not begin with /{first[0]}, like one of "
             f"the service's own paths, got {root_path!r}"
         )
-
-
-def create_runtime(settings: Settings, opener: Opener | None = None) -> Runtime:
-    """Load the models and create what the routes share."""
-    metrics = Metrics()
-    metrics.set_build(__version__)
-    memory = DecodingMemory(settings.max_decoding_bytes)
-    decode_pool = DecodePool(settings.decode_threads or cpu_count(), memory.waited_s)
-    repository = load_repository(settings, metrics, decode_pool, opener)
-    prepare_decoding()
-    policy = DecodePolicy(settings.max_image_pixels, settings.jpeg_draft_ratio, memory)
-    body_bytes = ByteGate(settings.max_inflight_bytes)
-    metrics.watch_bytes(lambda: body_bytes.held)
-    return Runtime(
-        settings=settings,
-        repository=repository,
-        metrics=metrics,
-        body_bytes=body_bytes,
-        decode_pool=decode_pool,
-        inference=Pipeline(decode_pool, policy, metrics, coalesce=settings.coalesce),
-        explainer=Explainer(decode_pool, policy),
-    )
 
 
 @asynccontextmanager

@@ -31,6 +31,10 @@ The stages of a request, and the errors that can end each:
      at any time                 ClientDisconnectedError, StoppingError, InternalError,
                                  RouteNotFoundError, MethodNotAllowedError
 
+    client    --file, pixels-->  UnreadableImageError
+              --connection-->    UnreachableError, ClientTimeoutError
+              --answer-->        UnexpectedAnswerError, or the RequestError that it stands for
+
 An image's error is that image's result when the request has several, and the whole answer when it
 has one. `http/problems.py` is the one place that turns errors into problem details (RFC 9457).
 """
@@ -106,13 +110,20 @@ class RequestError(ResnetServeError):
     """An error that a request, or one image of it, gets instead of labels.
 
     The message is shown to the client: what is wrong and what is allowed. `code` is stable.
-    `retry_after_s` becomes the `Retry-After` header; pass it where it can be computed.
+    `retry_after_s` becomes the `Retry-After` header; pass it where it can be computed. Where a
+    client raises it, `request_id` is that of the answer.
     """
 
     status: ClassVar[int]
     code: ClassVar[str]
     title: ClassVar[str]
     retry_after_s: int | None = None
+    request_id: str | None = None
+
+    @property
+    def detail(self) -> str:
+        """Return the message."""
+        return str(self)
 
     def __init__(self, message: str, *, retry_after_s: int | None = None) -> None:
         super().__init__(message)
@@ -420,3 +431,56 @@ class AllImagesFailedError(RequestError):
     def __init__(self, message: str, results: list[dict[str, object]]) -> None:
         super().__init__(message)
         self.results = results
+
+
+# Clients: what `service.client` and `service.classifier` raise besides the errors above.
+
+
+class ClientError(ResnetServeError):
+    """No answer of the service could be had; `code` is stable, as that of a `RequestError`."""
+
+    code: ClassVar[str]
+    title: ClassVar[str]
+    status: int | None = None
+    retry_after_s: int | None = None
+    request_id: str | None = None
+
+    @property
+    def detail(self) -> str:
+        """Return the message."""
+        return str(self)
+
+
+class UnreadableImageError(ClientError):
+    """An image's file can't be read, or its pixels can't be encoded."""
+
+    code, title = "unreadable_image", "The image can't be read"
+
+
+class UnreachableError(ClientError):
+    """The service can't be reached, or the connection broke before it had answered."""
+
+    code, title = "unreachable", "The service can't be reached"
+
+
+class ClientTimeoutError(ClientError):
+    """The client's timeout ran out."""
+
+    code, title = "client_timeout", "No answer within the client's timeout"
+
+
+class UnexpectedAnswerError(ClientError):
+    """The answer is none of this service's, as when a proxy answers with a page of its own."""
+
+    code, title = "unexpected_answer", "Unexpected answer"
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        status: int,
+        retry_after_s: int | None = None,
+        request_id: str | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.status, self.retry_after_s, self.request_id = status, retry_after_s, request_id

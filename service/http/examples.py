@@ -188,7 +188,11 @@ _MODEL = {
     },
 }
 
-MODELS = {"models": [_MODEL], "broken": []}
+MODELS = {
+    "models": [_MODEL],
+    "broken": [],
+    "limits": {"max_images": 32, "max_body_bytes": 33_554_432},
+}
 
 MODEL_DETAIL = _MODEL | {
     "preprocessing": {

@@ -14,10 +14,21 @@ from service.models.repository import Repository
 
 
 async def models(exchange: Exchange) -> None:
-    """List the served models, with versions, states and accuracies, and the broken ones."""
-    repository = exchange.runtime.repository
-    listed = [_summary(model, repository) for model in repository]
-    await exchange.respond_json({"models": listed, "broken": broken_models(repository)})
+    """List the served models, with versions, states and accuracies, and the broken ones.
+
+    `limits` says how many images and bytes a request may have.
+    """
+    repository, settings = exchange.runtime.repository, exchange.runtime.settings
+    await exchange.respond_json(
+        {
+            "models": [_summary(model, repository) for model in repository],
+            "broken": broken_models(repository),
+            "limits": {
+                "max_images": settings.max_images,
+                "max_body_bytes": settings.max_body_bytes,
+            },
+        }
+    )
 
 
 async def model(exchange: Exchange) -> None:

@@ -303,11 +303,19 @@ class ModelSummary(BaseModel):
     accuracy: dict[str, Any] | None
 
 
+class Limits(BaseModel):
+    """What one request may hold."""
+
+    max_images: int = Field(description="images in a request")
+    max_body_bytes: int = Field(description="bytes of its body")
+
+
 class Models(BaseModel):
-    """All served models."""
+    """All served models, and the limits of requests."""
 
     models: list[ModelSummary]
     broken: list[Broken]
+    limits: Limits
 
 
 class ModelDetail(ModelSummary):

@@ -32,7 +32,7 @@ async def infer(exchange: Exchange) -> None:
     model = named_model(exchange)
     due = deadline_of(exchange.headers, record, settings, model.name)
 
-    async with received(exchange, model, due, CODINGS) as body:
+    async with received(exchange, model, due, codings=CODINGS) as body:
         request = await _read(exchange, body, model, due)
         del body  # the views of it that are left hold it
         check_outputs(request)

@@ -1,4 +1,4 @@
-"""What all protocols share. Created in `app.py` and passed in; there is no module-level state."""
+"""What all doors share. Created once and passed in; there is no module-level state."""
 
 from __future__ import annotations
 
@@ -6,12 +6,18 @@ import threading
 import time
 from dataclasses import dataclass, field
 
+from service import __version__
 from service.batching.admission import ByteGate
 from service.batching.decode_pool import DecodePool
+from service.cpus import cpu_count
+from service.engine.base import Opener
 from service.inference.explanation import Explainer
 from service.inference.pipeline import Pipeline
 from service.metrics import Metrics
+from service.models.loader import load_repository
 from service.models.repository import Repository
+from service.preprocess.decode import DecodePolicy, prepare_decoding
+from service.preprocess.memory import DecodingMemory
 from service.settings import Settings
 
 _LEAST_STOP_S = 0.5
@@ -44,3 +50,29 @@ class Runtime:
     def left_to_stop_s(self) -> float:
         """Return the seconds left for stopping; never less than half a second."""
         return max(_LEAST_STOP_S, self.stop_by - time.monotonic())
+
+
+def create_runtime(settings: Settings, opener: Opener | None = None) -> Runtime:
+    """Load the models and create what the doors share.
+
+    `opener` opens model files instead of ONNX Runtime. Raises a `StartupError` if the service can't
+    start with these settings.
+    """
+    metrics = Metrics()
+    metrics.set_build(__version__)
+    memory = DecodingMemory(settings.max_decoding_bytes)
+    decode_pool = DecodePool(settings.decode_threads or cpu_count(), memory.waited_s)
+    repository = load_repository(settings, metrics, decode_pool, opener)
+    prepare_decoding()
+    policy = DecodePolicy(settings.max_image_pixels, settings.jpeg_draft_ratio, memory)
+    body_bytes = ByteGate(settings.max_inflight_bytes)
+    metrics.watch_bytes(lambda: body_bytes.held)
+    return Runtime(
+        settings=settings,
+        repository=repository,
+        metrics=metrics,
+        body_bytes=body_bytes,
+        decode_pool=decode_pool,
+        inference=Pipeline(decode_pool, policy, metrics, coalesce=settings.coalesce),
+        explainer=Explainer(decode_pool, policy),
+    )

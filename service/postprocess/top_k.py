@@ -11,10 +11,22 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
-from service.errors import InferenceError
+from service.errors import InferenceError, TopKError
 
 _SORTED_WHOLE = 512
 """Up to this many classes, sorting all is faster than first selecting the largest."""
+
+
+_DEFAULT_TOP_K = 5
+
+
+def labels_wanted(top: int | None, classes: int, model: str) -> int:
+    """Return how many labels each image gets: `top`, or 5 if it is None. Raises `TopKError`."""
+    if top is None:
+        return min(_DEFAULT_TOP_K, classes)
+    if not 1 <= top <= classes:
+        raise TopKError(f"top_k is {top}; {model} allows 1 to {classes}")
+    return top
 
 
 def top_k(probabilities: NDArray[np.float32], k: int) -> list[tuple[int, float]]:

@@ -16,7 +16,6 @@ from color_model import WEIGHT, reference, write_color_model
 from engines import hold_model
 from images import colored, encode, photo
 
-from service.app import create_runtime
 from service.batching.ticket import Ticket
 from service.errors import (
     DeadlineExceededError,
@@ -27,7 +26,7 @@ from service.errors import (
 from service.golden import golden_pattern
 from service.inference.deadline import RequestDeadline
 from service.inference.request import Image, ImageResult, InferenceRequest
-from service.inference.runtime import Runtime
+from service.inference.runtime import Runtime, create_runtime
 from service.settings import Settings
 
 PNG = encode(photo(300, 200), "PNG")
