@@ -36,6 +36,7 @@ from service.inference.pipeline import Pipeline
 from service.inference.runtime import Runtime
 from service.memory import give_back_while_running
 from service.metrics import Metrics
+from service.models.control import Control
 from service.models.loader import load_repository
 from service.models.watchdog import watch
 from service.preprocess.decode import DecodePolicy, prepare_decoding
@@ -115,6 +116,7 @@ def create_runtime(settings: Settings, opener: Opener | None = None) -> Runtime:
     return Runtime(
         settings=settings,
         repository=repository,
+        control=Control(repository, settings),
         metrics=metrics,
         body_bytes=body_bytes,
         decode_pool=decode_pool,

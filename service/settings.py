@@ -101,6 +101,11 @@ class Settings(BaseModel):
     default_model: str | None = Field(
         None, description="model for requests that do not name one; needed only with several"
     )
+    admin: bool = Field(
+        False,
+        description="allow every client to load and unload models (POST /v1/models/NAME/load and "
+        "/unload)",
+    )
     provider: ProviderName = Field(
         AUTO,
         description="where models run; auto uses CUDA if it works, otherwise the CPU, through "

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from service.errors import (
+    AdminRequiredError,
     BodyTimeoutError,
     BodyTooLargeError,
     DeadlineExceededError,
@@ -24,6 +25,7 @@ PROBLEMS: dict[int, dict[str, Any]] = {
     error.status: problem(error, _REQUEST_ID)
     for error in (
         InvalidParameterError("there is no parameter 'topk'; allowed: top_k, model, version"),
+        AdminRequiredError("loading and unloading need the setting admin (--admin)"),
         UnknownModelError("there is no model of that name; available: slim-resnet50"),
         BodyTimeoutError("the body did not arrive within 30 s (body_timeout_s)"),
         BodyTooLargeError("the body is larger than 33554432 bytes (max_body_bytes)"),
@@ -181,3 +183,17 @@ MODEL_DETAIL = _MODEL | {
     ],
 }
 """Truncated to the first two labels."""
+
+MODEL_INDEX = {
+    "models": [
+        {"name": "flowers", "version": 1, "state": "READY", "reason": ""},
+        {"name": "flowers", "version": 2, "state": "READY", "reason": ""},
+    ]
+}
+
+MODEL_UNLOADED = {
+    "models": [
+        {"name": "flowers", "version": version, "state": "UNAVAILABLE", "reason": "unloaded"}
+        for version in (1, 2)
+    ]
+}

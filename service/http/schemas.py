@@ -37,6 +37,13 @@ class ModelQuery(BaseModel):
     version: WholeNumber | None = Field(None, description="model version; default: the highest")
 
 
+class ControlQuery(BaseModel):
+    """The query of a request to load or unload a model; other parameters are refused."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    version: WholeNumber | None = Field(None, description="only this version; default: all")
+
+
 class JsonImage(BaseModel):
     """One image of a JSON body."""
 
@@ -253,6 +260,21 @@ class Models(BaseModel):
 
     models: list[ModelSummary]
     broken: list[Broken]
+
+
+class ModelAvailability(BaseModel):
+    """Whether a version of a model can be asked, in the words of Triton's repository index."""
+
+    name: str
+    version: int
+    state: Literal["READY", "LOADING", "UNLOADING", "UNAVAILABLE"]
+    reason: str
+
+
+class ModelIndex(BaseModel):
+    """All known versions of a model, served or not."""
+
+    models: list[ModelAvailability]
 
 
 class ModelDetail(ModelSummary):

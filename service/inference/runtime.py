@@ -10,6 +10,7 @@ from service.batching.admission import ByteGate
 from service.batching.decode_pool import DecodePool
 from service.inference.pipeline import Pipeline
 from service.metrics import Metrics
+from service.models.control import Control
 from service.models.repository import Repository
 from service.settings import Settings
 
@@ -22,6 +23,7 @@ class Runtime:
 
     settings: Settings
     repository: Repository
+    control: Control
     metrics: Metrics
     body_bytes: ByteGate
     decode_pool: DecodePool

@@ -16,7 +16,13 @@ from service.engine.providers import EngineOptions
 from service.errors import ModelFileError, ModelSelectionError
 from service.memory import give_back_freed
 from service.metrics import Metrics
-from service.models.files import BrokenModel, ModelFile, builtin_file, discover
+from service.models.files import (
+    BrokenModel,
+    ModelFile,
+    builtin_file,
+    discover,
+    reason_for_clients,
+)
 from service.models.model import LoadedModel
 from service.models.model_loader import ModelLoader
 from service.models.model_set import ModelSet
@@ -159,13 +165,9 @@ class _Loading:
             path=str(file.path),
             detail=str(error),
         )
-        self.broken.append(BrokenModel(file.name, file.version, _for_clients(error, file.path)))
-
-
-def _for_clients(error: ModelFileError, path: Path) -> str:
-    """Return a file's error message without the path to the file."""
-    reason = str(error).removeprefix(f"{path}: ")
-    return reason.replace(str(path), path.name).replace(f"{path.parent}/", "")
+        self.broken.append(
+            BrokenModel(file.name, file.version, reason_for_clients(error, file.path))
+        )
 
 
 def _first_asked_for(files: Sequence[ModelFile], default: str | None) -> ModelFile:

@@ -25,7 +25,7 @@ from service.errors import (
     SessionFailedError,
 )
 from service.metrics import ModelMetrics
-from service.models.files import ModelFile
+from service.models.files import ModelFile, Stamp
 from service.models.proving import DisagreementError, Prover
 from service.models.state import State, StateMachine
 from service.settings import Settings
@@ -47,6 +47,8 @@ class LoadedModel:
     reopen_exactly: Callable[[], Engine]
     """The same, but from then on only in the precision that the file states."""
     profile: Profile
+    stamp: Stamp = ()
+    """Of the file that was opened."""
     faster_by: float | None = None
     """Its measured speed relative to the CPU's own provider, if it was preferred to that."""
     why: str = ""
@@ -63,6 +65,7 @@ class ServedModel:
         self, loaded: LoadedModel, metrics: ModelMetrics, settings: Settings, device: DeviceLoad
     ) -> None:
         self.name, self.version = loaded.file.name, loaded.file.version
+        self.file, self.stamp = loaded.file, loaded.stamp
         self.engine, self.contract = loaded.engine, loaded.contract
         self.metrics = metrics
         self._loaded, self._reopen = loaded, loaded.reopen

@@ -13,7 +13,7 @@ from service.contract import ModelContract, parse_contract
 from service.engine.base import Engine, Opener
 from service.errors import ModelFileError
 from service.metrics import Metrics
-from service.models.files import ModelFile
+from service.models.files import ModelFile, Stamp, stamp_of
 from service.models.model import LoadedModel, ServedModel
 from service.settings import Settings
 from service.tuning.cache import ProfileCache
@@ -52,6 +52,7 @@ class ModelLoader:
 
         Raises `ModelFileError`, after closing the engine.
         """
+        stamp = stamp_of(file.path)
         won = won or self._fastest_in_parallelism(file)
         engine = won.engine
         exactly = threading.Event()  # set once it must not round any more
@@ -75,6 +76,7 @@ class ModelLoader:
             _check_agreement(file, engine, contract, self._settings)
             if self._settings.tf32:
                 _check_tf32(file, engine, contract)
+            _check_unchanged(file, stamp)
         except ModelFileError:
             engine.close()
             raise
@@ -85,6 +87,7 @@ class ModelLoader:
             reopen=reopen,
             reopen_exactly=reopen_exactly,
             profile=Profile(self.cache, partial(self._fingerprint, file)),
+            stamp=stamp,
             faster_by=won.faster_by,
             why=won.why,
         )
@@ -128,6 +131,12 @@ class ModelLoader:
     def forget(self, name: str, version: int) -> None:
         """Remove a model's metrics."""
         self._metrics.forget_model(name, version)
+
+
+def _check_unchanged(file: ModelFile, stamp: Stamp) -> None:
+    """Raise `ModelFileError` if a file was written or replaced since: what was read may be half."""
+    if stamp_of(file.path) != stamp:
+        raise ModelFileError(f"{file.path}: changed while it was being read")
 
 
 def _check_tf32(file: ModelFile, engine: Engine, contract: ModelContract) -> None:

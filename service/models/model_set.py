@@ -52,6 +52,10 @@ class ModelSet:
         """Return the model with that name and version, if there is one."""
         return self._by_name.get(name, {}).get(version)
 
+    def versions(self, name: str) -> list[int]:
+        """List the versions of a model, broken ones too, in order."""
+        return sorted(self._by_name.get(name, ()))
+
     def find(self, name: str | None, version: int | None = None) -> ServedModel:
         """Return the model that answers; see `Repository.find`."""
         name = name or self.default
