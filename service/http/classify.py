@@ -28,7 +28,7 @@ async def classify(exchange: Exchange) -> None:
     runtime, record = exchange.runtime, exchange.record
     settings = runtime.settings
     query = read_query(exchange.query_string, ClassifyQuery)
-    model = runtime.repository.find(query.model, query.version)
+    model = runtime.repository.find(query.model, query.version, record.request_id)
     record.model = model.name
     top = labels_wanted(query.top_k, model)
     due = deadline_of(exchange.headers, record, settings, model.name)

@@ -138,6 +138,7 @@ _MODEL = {
     "name": "slim-resnet50",
     "version": 1,
     "default": True,
+    "share": 1.0,
     "architecture": "resnet50",
     "state": "ready",
     "provider": "cpu",

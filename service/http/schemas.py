@@ -14,6 +14,7 @@ from service.http.parameters import WholeNumber
 from service.settings import MAX_TIMEOUT_MS
 
 _STRICT = ConfigDict(extra="forbid")
+_VERSION = "model version; default: as the service's setting model_versions says, or the highest"
 
 
 class ClassifyQuery(BaseModel):
@@ -27,14 +28,14 @@ class ClassifyQuery(BaseModel):
     model: Annotated[str, Field(min_length=1)] | None = Field(
         None, description="model name; see /v1/models"
     )
-    version: WholeNumber | None = Field(None, description="model version; default: the highest")
+    version: WholeNumber | None = Field(None, description=_VERSION)
 
 
 class ModelQuery(BaseModel):
     """The query of a request for one model."""
 
     model_config = ConfigDict(frozen=True)
-    version: WholeNumber | None = Field(None, description="model version; default: the highest")
+    version: WholeNumber | None = Field(None, description=_VERSION)
 
 
 class ControlQuery(BaseModel):
@@ -246,6 +247,9 @@ class ModelSummary(BaseModel):
     name: str
     version: int
     default: bool
+    share: float = Field(
+        description="share of the requests that name the model but no version, 0 to 1"
+    )
     architecture: str
     state: Literal["warming", "ready", "reloading", "failed"]
     provider: str

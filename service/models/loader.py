@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -32,6 +32,7 @@ from service.tracebacks import forget_frames
 from service.tuning.autotune import ParallelismChoice
 from service.tuning.cache import ProfileCache
 from service.tuning.contest import Won
+from service.versions import VersionPolicy
 
 _log = structlog.get_logger(__name__)
 
@@ -54,7 +55,8 @@ def load_repository(
     default = settings.default_model or (names[0] if len(names) == 1 else None)
     decode_pool = decode_pool or DecodePool(1)
     cache = ProfileCache(settings.cache_dir)
-    first = _first_asked_for(files, settings.default_model)
+    policies = _policies(settings, files)
+    first = _first_asked_for(files, settings.default_model, policies)
     required = first if default else None
     loader = ModelLoader(settings, metrics, opener or onnx_opener(settings), cache)
     loading = _Loading(settings, loader, required)
@@ -70,7 +72,7 @@ def load_repository(
     for model in loading.broken:
         metrics.show_broken(model.name, model.version)
     give_back_freed()
-    models = ModelSet(served, loading.broken, default, settings.strict_models)
+    models = ModelSet(served, loading.broken, default, settings.strict_models, policies)
     return Repository(models, device, decode_pool, choice, settings.stuck_after_s, loader)
 
 
@@ -99,6 +101,7 @@ def _asked_for(settings: Settings) -> list[ModelFile]:
     for flag, name in (
         ("--default-model", settings.default_model),
         *(("--model-timeout-ms", name) for name in sorted(settings.model_timeout_ms)),
+        *(("--model-versions", name) for name in sorted(settings.model_versions)),
     ):
         if name is not None and name not in names:
             raise ModelSelectionError(
@@ -170,10 +173,27 @@ class _Loading:
         )
 
 
-def _first_asked_for(files: Sequence[ModelFile], default: str | None) -> ModelFile:
-    """Return the highest version of the default model or, without a default, of the first."""
+def _policies(settings: Settings, files: Sequence[ModelFile]) -> dict[str, VersionPolicy]:
+    """Return which versions answer, by model. Raises `ModelSelectionError` if one has no file."""
+    found = {name: VersionPolicy.parse(text) for name, text in settings.model_versions.items()}
+    for name, policy in found.items():
+        there = sorted(file.version for file in files if file.name == name)
+        if missing := sorted(policy.shares.keys() - set(there)):
+            raise ModelSelectionError(
+                f"--model-versions: model {name} has no version {missing[0]}; available: "
+                f"{', '.join(map(str, there))}"
+            )
+    return found
+
+
+def _first_asked_for(
+    files: Sequence[ModelFile], default: str | None, policies: Mapping[str, VersionPolicy]
+) -> ModelFile:
+    """Return the file that answers most requests for the default model, or for the first."""
     name = default or files[0].name
-    return max((file for file in files if file.name == name), key=lambda file: file.version)
+    versions = {file.version: file for file in files if file.name == name}
+    shares = policies.get(name, VersionPolicy()).of(versions)
+    return versions[max(shares, key=lambda version: (shares[version], version))]
 
 
 def onnx_opener(settings: Settings) -> OnnxOpener:

@@ -279,3 +279,35 @@ def test_without_the_setting_nobody_may(model_folder, call):
         await until(lambda: len(list(app.state.runtime.repository)) == 1)
 
     during(model_folder, work)
+
+
+def test_versions_answer_as_the_settings_say(model_folder):
+    """Requests that name one get it, and a request that is sent again the same one."""
+    for version in (1, 2, 3):
+        labels = tuple(Label(id=f"{version}{i}", label=f"{version}") for i in range(3))
+        write_color_model(model_folder / "v" / f"{version}.onnx", labels=labels)
+
+    async def work(app, client) -> None:
+        url, ids = f"{POST}?model=v", [f"id-{number}" for number in range(60)]
+
+        async def answer(request_id: str, more: str = "") -> int:
+            headers = {"X-Request-Id": request_id}
+            answer = await client.post(url + more, content=colored("red"), headers=headers)
+            assert top_label(answer) == str(answer.json()["version"])
+            return answer.json()["version"]
+
+        first = [await answer(each) for each in ids]
+        assert [await answer(each) for each in ids] == first
+        assert set(first) == {1, 2}
+        assert {await answer(each, "&version=3") for each in ids} == {3}
+        listed = (await client.get("/v1/models")).json()["models"]
+        shares = {each["version"]: each["share"] for each in listed if each["name"] == "v"}
+        assert shares == {1: 0.5, 2: 0.5, 3: 0}
+        await control_of(app).unload("v", {"version": 2})
+        assert {await answer(each) for each in ids} == {1}
+        await control_of(app).unload("v", {"version": 1})
+        refused = await client.post(url, content=colored("red"))
+        assert (refused.status_code, refused.json()["code"]) == (404, "unknown_model")
+        assert "answered by version 1:50,2:50 (--model-versions)" in refused.json()["detail"]
+
+    during(model_folder, work, default_model="color", model_versions={"v": "1:50,2:50"})
