@@ -2,19 +2,13 @@
 
 from __future__ import annotations
 
-from functools import partial
-
-from service.batching.costs import Work
-from service.http.bodies import BodyParser, PostedImage, body_parser_of
+from service.http.bodies import body_parser_of
 from service.http.exchange import Exchange
 from service.http.query import labels_wanted, read_query
 from service.http.results import classification
 from service.http.schemas import ClassifyQuery
-from service.http.time_limit import TimeLimit, deadline_of
-from service.http.upload import HeldBytes, read_body
-from service.inference.deadline import RequestDeadline
-from service.inference.request import InferenceRequest
-from service.inference.runtime import Runtime
+from service.http.stages import find_model, infer, parsed_images, received
+from service.http.time_limit import deadline_of
 
 
 async def classify(exchange: Exchange) -> None:
@@ -25,38 +19,15 @@ async def classify(exchange: Exchange) -> None:
     error of a single image is the answer itself; with several images, each has its labels or its
     error.
     """
-    runtime, record = exchange.runtime, exchange.record
-    settings = runtime.settings
+    record = exchange.record
     query = read_query(exchange.query_string, ClassifyQuery)
-    model = runtime.repository.find(query.model, query.version, record.request_id)
-    record.model = model.name
+    model = find_model(exchange, query.model, query.version)
     top = labels_wanted(query.top_k, model)
-    due = deadline_of(exchange.headers, record, settings, model.name)
+    due = deadline_of(exchange.headers, record, exchange.runtime.settings, model.name)
     parse = body_parser_of(exchange.headers.get(b"content-type"))
-    # A request that can't be answered in time is refused before its body is read.
-    runtime.inference.check(model, due)
 
-    async with TimeLimit(due, record, settings.body_timeout_s) as limit:
-        with HeldBytes(runtime.body_bytes) as held:
-            body = await read_body(exchange, held, settings.max_body_bytes)
-            limit.body_is_read()
-            with exchange.cancelled_when_client_leaves():
-                images = [PostedImage(body)]
-                if parse is not None:
-                    images = await _parsed(parse, body, due, runtime)
-                del body  # its parts are copies
-                record.images = len(images)
-                contents = [image.content for image in images]
-                results = await runtime.inference.run(
-                    InferenceRequest(model, contents, due, record.request_id, record.stages)
-                )
+    async with received(exchange, model, due) as body:
+        images = await parsed_images(exchange, body, parse, due)
+        del body  # its parts are copies
+        results = await infer(exchange, model, images, due)
     await exchange.respond_json(classification(model, images, results, top, record))
-
-
-async def _parsed(
-    parse: BodyParser, body: bytes, due: RequestDeadline, runtime: Runtime
-) -> list[PostedImage]:
-    """Parse a body off the event loop: a large one takes a while."""
-    call = partial(parse, body, runtime.settings.max_images)
-    work = Work("form", size=len(body))
-    return await runtime.decode_pool.call(call, due.deadline, due.priority, work)

@@ -207,7 +207,7 @@ class Control:
         await self._repository.retire(*key, timeout_s=self._settings.drain_timeout_s)
 
     def _served_versions(self, name: str) -> list[Key]:
-        return [(name, version) for version in self._repository.models.versions(name)]
+        return [(name, version) for version in self._repository.models.known_versions(name)]
 
     def _not_served(self, file: ModelFile) -> IndexEntry:
         key = file.name, file.version

@@ -58,7 +58,7 @@ class ModelSet:
         """Return the model with that name and version, if there is one."""
         return self._by_name.get(name, {}).get(version)
 
-    def versions(self, name: str) -> list[int]:
+    def known_versions(self, name: str) -> list[int]:
         """List the versions of a model, broken ones too, in order."""
         return sorted(self._by_name.get(name, ()))
 

@@ -1,0 +1,86 @@
+"""The stages that the routes which run a model share: receive, parse, infer.
+
+    async with received(exchange, model, due) as body:
+        images = await parsed_images(exchange, body, parse, due)
+        del body
+        results = await infer(exchange, model, images, due)
+
+A route with bodies of another kind parses them itself, and builds its own `InferenceRequest`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import asynccontextmanager
+from functools import partial
+
+from service.batching.costs import Work
+from service.batching.ticket import ONLY_PROBABILITIES
+from service.errors import RequestError
+from service.http.bodies import BodyParser, PostedImage
+from service.http.exchange import Exchange
+from service.http.time_limit import TimeLimit
+from service.http.upload import HeldBytes, read_body
+from service.inference.deadline import RequestDeadline
+from service.inference.request import ImageResult, InferenceRequest
+from service.models.model import ServedModel
+
+
+def find_model(exchange: Exchange, name: str | None, version: int | None) -> ServedModel:
+    """Return the model that a request names, and record it. Raises what `Repository.find` does."""
+    record = exchange.record
+    model = exchange.runtime.repository.find(name, version, record.request_id)
+    record.model = model.name
+    return model
+
+
+@asynccontextmanager
+async def received(
+    exchange: Exchange, model: ServedModel, due: RequestDeadline
+) -> AsyncGenerator[bytes]:
+    """Yield the request's body; the block ends at the deadline, or when the client leaves.
+
+    The body's bytes stay counted until the block ends, since its images live as long. Raises
+    what `Pipeline.check` does before the body is read, what `read_body` raises,
+    `BodyTimeoutError`, `DeadlineExceededError` and `ClientDisconnectedError`.
+    """
+    runtime = exchange.runtime
+    # A request that can't be answered in time is refused before its body is read.
+    runtime.inference.check(model, due)
+    async with TimeLimit(due, exchange.record, runtime.settings.body_timeout_s) as limit:
+        with HeldBytes(runtime.body_bytes) as held:
+            body = [await read_body(exchange, held, runtime.settings.max_body_bytes)]
+            limit.body_is_read()
+            with exchange.cancelled_when_client_leaves():
+                yield body.pop()  # the block alone holds it, and may drop it
+
+
+async def parsed_images(
+    exchange: Exchange, body: bytes, parse: BodyParser | None, due: RequestDeadline
+) -> list[PostedImage]:
+    """Return the images of a body, which is itself the image if `parse` is None.
+
+    A body is parsed off the event loop: a large one takes a while.
+    """
+    if parse is None:
+        return [PostedImage(body)]
+    runtime = exchange.runtime
+    call = partial(parse, body, runtime.settings.max_images)
+    work = Work("form", size=len(body))
+    return await runtime.decode_pool.call(call, due.deadline, due.priority, work)
+
+
+async def infer(
+    exchange: Exchange,
+    model: ServedModel,
+    images: Sequence[PostedImage],
+    due: RequestDeadline,
+    outputs: tuple[str, ...] = ONLY_PROBABILITIES,
+) -> list[ImageResult | RequestError]:
+    """Run a request's images, and record how many they are. Raises what `Pipeline.run` does."""
+    record = exchange.record
+    record.images = len(images)
+    contents = [image.content for image in images]
+    return await exchange.runtime.inference.run(
+        InferenceRequest(model, contents, due, record.request_id, record.stages, outputs)
+    )
