@@ -112,6 +112,11 @@ class Settings(BaseModel):
         description="which version of a model answers requests that name none: latest (default), "
         "one version, or shares, e.g. resnet50=2,tiny=1:90,2:10",
     )
+    model_settings: Path | None = Field(
+        None,
+        description="TOML file with settings of single models; NAME.toml in the model folder has "
+        "those of one",
+    )
     provider: ProviderName = Field(
         AUTO,
         description="where models run; auto uses CUDA if it works, otherwise the CPU, through "

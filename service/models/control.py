@@ -175,7 +175,7 @@ class Control:
     async def _load_unless_served(self, file: ModelFile) -> ServedModel | BrokenModel:
         """Serve a file, or return what serves it already; if it can't be served, say why not."""
         key = file.name, file.version
-        stamp = await asyncio.to_thread(stamp_of, file.path)
+        stamp = await asyncio.to_thread(stamp_of, file)
         served = self._repository.models.get(*key)
         if isinstance(served, ServedModel) and served.stamp == stamp and not served.broken:
             self._failures.pop(key, None)

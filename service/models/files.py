@@ -73,18 +73,25 @@ def _listed(folder: Path) -> list[Path]:
     return sorted(path for path in folder.iterdir() if not path.name.startswith("."))
 
 
+def settings_path_of(file: ModelFile) -> Path:
+    """Return where a model's own settings are, if it has any: `NAME.toml` in the model folder."""
+    parent = file.path.parent
+    has_folder = parent.name == file.name and is_version(file.path.stem)
+    return (parent.parent if has_folder else parent) / f"{file.name}.toml"
+
+
 def parts_of(path: Path) -> tuple[Path, Path]:
     """Return a model file and the file beside it that `torch.onnx` puts large weights into."""
     return path, path.with_name(f"{path.name}.data")
 
 
-def stamp_of(path: Path) -> Stamp:
-    """Return device, inode, size and time of change of each part of a model file.
+def stamp_of(file: ModelFile) -> Stamp:
+    """Return device, inode, size and time of change of each part of a model, and of its settings.
 
     Links are followed, so a link that points elsewhere changes it too. A part that can't be looked
     at is None.
     """
-    return tuple(_stamp(part) for part in parts_of(path))
+    return tuple(_stamp(part) for part in (*parts_of(file.path), settings_path_of(file)))
 
 
 def _stamp(path: Path) -> tuple[int, ...] | None:

@@ -26,6 +26,7 @@ from service.models.files import (
 from service.models.model import LoadedModel
 from service.models.model_loader import ModelLoader
 from service.models.model_set import ModelSet
+from service.models.model_settings import ModelConfig
 from service.models.repository import Repository
 from service.settings import Settings
 from service.tracebacks import forget_frames
@@ -50,15 +51,16 @@ def load_repository(
 
     Raises a `StartupError` that names the file or setting at fault.
     """
-    files = _asked_for(settings)
+    config = ModelConfig(settings)
+    files = _asked_for(settings, config)
     names = list(dict.fromkeys(file.name for file in files))
     default = settings.default_model or (names[0] if len(names) == 1 else None)
     decode_pool = decode_pool or DecodePool(1)
     cache = ProfileCache(settings.cache_dir)
-    policies = _policies(settings, files)
+    policies = _policies(config, files)
     first = _first_asked_for(files, settings.default_model, policies)
     required = first if default else None
-    loader = ModelLoader(settings, metrics, opener or onnx_opener(settings), cache)
+    loader = ModelLoader(settings, metrics, opener or onnx_opener(settings), cache, config)
     loading = _Loading(settings, loader, required)
     choice = loading.choose([first, *(file for file in files if file != first)])
     _log.info("parallelism_chosen", **choice.described())
@@ -72,11 +74,11 @@ def load_repository(
     for model in loading.broken:
         metrics.show_broken(model.name, model.version)
     give_back_freed()
-    models = ModelSet(served, loading.broken, default, settings.strict_models, policies)
+    models = ModelSet(served, loading.broken, default, settings.strict_models)
     return Repository(models, device, decode_pool, choice, settings.stuck_after_s, loader)
 
 
-def _asked_for(settings: Settings) -> list[ModelFile]:
+def _asked_for(settings: Settings, config: ModelConfig) -> list[ModelFile]:
     """Find the files that the settings specify, and log those of a folder that can't be served."""
     files: list[ModelFile] = []
     if settings.models:
@@ -102,6 +104,7 @@ def _asked_for(settings: Settings) -> list[ModelFile]:
         ("--default-model", settings.default_model),
         *(("--model-timeout-ms", name) for name in sorted(settings.model_timeout_ms)),
         *(("--model-versions", name) for name in sorted(settings.model_versions)),
+        *(("--model-settings", name) for name in sorted(config.names)),
     ):
         if name is not None and name not in names:
             raise ModelSelectionError(
@@ -173,15 +176,25 @@ class _Loading:
         )
 
 
-def _policies(settings: Settings, files: Sequence[ModelFile]) -> dict[str, VersionPolicy]:
-    """Return which versions answer, by model. Raises `ModelSelectionError` if one has no file."""
-    found = {name: VersionPolicy.parse(text) for name, text in settings.model_versions.items()}
-    for name, policy in found.items():
-        there = sorted(file.version for file in files if file.name == name)
+def _policies(config: ModelConfig, files: Sequence[ModelFile]) -> dict[str, VersionPolicy]:
+    """Return which versions answer, by model, where that is set.
+
+    Raises `ModelSelectionError` if one of them has no file.
+    """
+    found: dict[str, VersionPolicy] = {}
+    for file in files:
+        try:
+            policy = config.of(file).policy
+        except ModelFileError:  # raised again when the model is loaded, which is then broken
+            continue
+        if policy is None:
+            continue
+        found[file.name] = policy
+        there = sorted(each.version for each in files if each.name == file.name)
         if missing := sorted(policy.shares.keys() - set(there)):
             raise ModelSelectionError(
-                f"--model-versions: model {name} has no version {missing[0]}; available: "
-                f"{', '.join(map(str, there))}"
+                f"model {file.name} is to be answered by version {missing[0]} (--model-versions or "
+                f"its settings), which has no file; available: {', '.join(map(str, there))}"
             )
     return found
 

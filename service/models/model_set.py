@@ -20,7 +20,7 @@ class ModelSet:
     """An immutable set of the loaded models and of those whose files can't be loaded.
 
     `default` is the name for requests that name none. If `strict`, none may be broken. `policies`,
-    by name, say which version answers requests that name none; without one, the latest does.
+    by name, come before what the models' settings say of their versions.
     """
 
     loaded: Sequence[ServedModel]
@@ -67,7 +67,19 @@ class ModelSet:
         return self._shares(model.name).get(model.version, 0.0)
 
     def _shares(self, name: str) -> Mapping[int, float]:
-        return self.policies.get(name, _LATEST).of(self._by_name[name])
+        return self.policy(name).of(self._by_name[name])
+
+    def policy(self, name: str) -> VersionPolicy:
+        """Return which versions of a model answer requests that name none.
+
+        Of several loaded versions, the newest was loaded with the newest settings.
+        """
+        if (policy := self.policies.get(name)) is not None:
+            return policy
+        loaded = [model for model in self.loaded if model.name == name]
+        if not loaded:
+            return _LATEST
+        return max(loaded, key=lambda model: model.version).options.policy or _LATEST
 
     def find(
         self, name: str | None, version: int | None = None, request_id: str | None = None
@@ -80,11 +92,11 @@ class ModelSet:
         if versions is None:
             raise UnknownModelError(f"there is no model of that name; available: {self._served()}")
         if version is None:
-            policy = self.policies.get(name, _LATEST)
+            policy = self.policy(name)
             version = policy.choose(versions, name, request_id)
             if version is None:
                 raise UnknownModelError(
-                    f"model {name} is answered by version {policy} (--model-versions), which is "
+                    f"model {name} is answered by version {policy}, which is "
                     f"not there; available: {_listed(versions)}"
                 )
         found = versions.get(version)

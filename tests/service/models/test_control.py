@@ -308,6 +308,6 @@ def test_versions_answer_as_the_settings_say(model_folder):
         await control_of(app).unload("v", {"version": 1})
         refused = await client.post(url, content=colored("red"))
         assert (refused.status_code, refused.json()["code"]) == (404, "unknown_model")
-        assert "answered by version 1:50,2:50 (--model-versions)" in refused.json()["detail"]
+        assert "answered by version 1:50,2:50, which is not there" in refused.json()["detail"]
 
     during(model_folder, work, default_model="color", model_versions={"v": "1:50,2:50"})

@@ -604,6 +604,7 @@ def test_a_pinned_version_is_the_one_that_must_work(tmp_path):
     repository = loaded(tmp_path, model_versions={"color": "1"})
     assert repository.find("color").version == 1
     message = refusal(ModelSelectionError, tmp_path, model_versions={"color": "1:5,3:1"})
-    assert message == "--model-versions: model color has no version 3; available: 1, 2"
+    assert "model color is to be answered by version 3" in message
+    assert "has no file; available: 1, 2" in message
     message = refusal(ModelSelectionError, tmp_path, model_versions={"other": "latest"})
     assert message == "--model-versions: there is no model 'other'; available: color"
