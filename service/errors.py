@@ -28,6 +28,7 @@ The stages of a request, and the errors that can end each:
               --device-->        DeviceLostError, SessionFailedError, DeviceMemoryError, each
                                  of which becomes a ModelUnavailableError
      answer   --together-->      AllImagesFailedError
+     models  --load, unload-->   AdminRequiredError, ModelLoadError
      at any time                 ClientDisconnectedError, StoppingError, InternalError,
                                  RouteNotFoundError, MethodNotAllowedError
 
@@ -214,6 +215,18 @@ class UnknownModelError(RequestError):
     """No model with that name and version is served."""
 
     status, code, title = 404, "unknown_model", "Unknown model"
+
+
+class AdminRequiredError(RequestError):
+    """The request would change what is served, which `admin` does not allow."""
+
+    status, code, title = 403, "admin_required", "Not allowed"
+
+
+class ModelLoadError(RequestError):
+    """The model's file can't be served; what was served before still is."""
+
+    status, code, title = 422, "model_load_failed", "The model can't be loaded"
 
 
 class TopKError(RequestError):

@@ -36,7 +36,7 @@ async def embed(exchange: Exchange) -> None:
     query = read_query(exchange.query_string, InferenceQuery)
     model = find_model(exchange, query.model, query.version)
     media_type = preferred(exchange.headers.get(b"accept"), (JSON, OCTETS))
-    due = deadline_of(exchange.headers, record, exchange.runtime.settings, model.name)
+    due = deadline_of(exchange.headers, record, model.timeout_ms)
     parse = body_parser_of(exchange.headers.get(b"content-type"))
 
     async with received(exchange, model, due, _OUTPUTS) as body:

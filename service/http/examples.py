@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from service.errors import (
+    AdminRequiredError,
     BodyTimeoutError,
     BodyTooLargeError,
     DeadlineExceededError,
@@ -25,6 +26,7 @@ PROBLEMS: dict[int, dict[str, Any]] = {
     error.status: problem(error, _REQUEST_ID)
     for error in (
         InvalidParameterError("there is no parameter 'topk'; allowed: model, version, top_k"),
+        AdminRequiredError("loading and unloading need the setting admin (--admin)"),
         UnknownModelError("there is no model of that name; available: slim-resnet50"),
         NotAcceptableError(
             "Accept is 'text/html'; this route answers application/json or application/octet-stream"
@@ -172,6 +174,7 @@ _MODEL = {
     "name": "slim-resnet50",
     "version": 1,
     "default": True,
+    "share": 1.0,
     "architecture": "resnet50",
     "state": "ready",
     "provider": "cpu",
@@ -221,3 +224,17 @@ MODEL_DETAIL = _MODEL | {
     ],
 }
 """Truncated to the first two labels."""
+
+MODEL_INDEX = {
+    "models": [
+        {"name": "flowers", "version": 1, "state": "READY", "reason": ""},
+        {"name": "flowers", "version": 2, "state": "READY", "reason": ""},
+    ]
+}
+
+MODEL_UNLOADED = {
+    "models": [
+        {"name": "flowers", "version": version, "state": "UNAVAILABLE", "reason": "unloaded"}
+        for version in (1, 2)
+    ]
+}

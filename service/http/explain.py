@@ -37,7 +37,7 @@ async def explain(exchange: Exchange) -> None:
     model = find_model(exchange, query.model, query.version)
     index = label_wanted(query.label, model)
     media_type = preferred(exchange.headers.get(b"accept"), (PNG, JSON, OCTETS))
-    due = deadline_of(exchange.headers, record, exchange.runtime.settings, model.name)
+    due = deadline_of(exchange.headers, record, model.timeout_ms)
     parse = body_parser_of(exchange.headers.get(b"content-type"))
     outputs = explainer.outputs(model)
 

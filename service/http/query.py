@@ -47,7 +47,8 @@ def read_query(query_string: bytes, schema: type[Q]) -> Q:
 
 def labels_wanted(top: int | None, model: ServedModel) -> int:
     """Return how many labels each image gets. Raises `TopKError`."""
-    return top_k.labels_wanted(top, len(model.contract.labels), model.name)
+    classes, default = len(model.contract.labels), model.options.top_k
+    return top_k.labels_wanted(top, classes, model.name, default)
 
 
 def label_wanted(text: str | None, model: ServedModel) -> int | None:

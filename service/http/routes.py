@@ -16,6 +16,7 @@ from pydantic import BaseModel
 from service.http import examples
 from service.http.accept import OCTETS, PNG
 from service.http.classify import classify
+from service.http.control import load, unload
 from service.http.embed import embed
 from service.http.exchange import Exchange
 from service.http.explain import explain
@@ -25,12 +26,14 @@ from service.http.schemas import (
     Activation,
     Classification,
     ClassifyQuery,
+    ControlQuery,
     Embeddings,
     ExplainQuery,
     Health,
     InferenceQuery,
     JsonImages,
     ModelDetail,
+    ModelIndex,
     ModelQuery,
     Models,
     Probe,
@@ -185,6 +188,35 @@ OPERATIONS = (
         query=ModelQuery,
         answers={200: Answer("The model", ModelDetail, examples.MODEL_DETAIL)},
         problems={400: "Bad parameter", 404: "Unknown model", 503: "The model is broken"},
+    ),
+    Operation(
+        "POST",
+        "/v1/models/{name}/load",
+        load,
+        tag="models",
+        summary="Load a model, or its changed files",
+        query=ControlQuery,
+        answers={200: Answer("The model's versions", ModelIndex, examples.MODEL_INDEX)},
+        problems={
+            400: "Bad parameter",
+            403: "Not allowed without the setting admin",
+            404: "No such file",
+            422: "A file that can't be served; what was served before still is",
+        },
+    ),
+    Operation(
+        "POST",
+        "/v1/models/{name}/unload",
+        unload,
+        tag="models",
+        summary="Stop serving a model",
+        query=ControlQuery,
+        answers={200: Answer("The model's versions", ModelIndex, examples.MODEL_UNLOADED)},
+        problems={
+            400: "Bad parameter",
+            403: "Not allowed without the setting admin",
+            404: "Unknown model",
+        },
     ),
     Operation(
         "GET",

@@ -14,6 +14,7 @@ from service.http.parameters import WholeNumber
 from service.settings import MAX_TIMEOUT_MS
 
 _STRICT = ConfigDict(extra="forbid")
+_VERSION = "model version; default: as the service's setting model_versions says, or the highest"
 
 
 class InferenceQuery(BaseModel):
@@ -23,7 +24,7 @@ class InferenceQuery(BaseModel):
     model: Annotated[str, Field(min_length=1)] | None = Field(
         None, description="model name; see /v1/models"
     )
-    version: WholeNumber | None = Field(None, description="model version; default: the highest")
+    version: WholeNumber | None = Field(None, description=_VERSION)
 
 
 class ClassifyQuery(InferenceQuery):
@@ -48,7 +49,14 @@ class ModelQuery(BaseModel):
     """The query of a request for one model."""
 
     model_config = ConfigDict(frozen=True)
-    version: WholeNumber | None = Field(None, description="model version; default: the highest")
+    version: WholeNumber | None = Field(None, description=_VERSION)
+
+
+class ControlQuery(BaseModel):
+    """The query of a request to load or unload a model; other parameters are refused."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    version: WholeNumber | None = Field(None, description="only this version; default: all")
 
 
 class JsonImage(BaseModel):
@@ -294,6 +302,9 @@ class ModelSummary(BaseModel):
     name: str
     version: int
     default: bool
+    share: float = Field(
+        description="share of the requests that name the model but no version, 0 to 1"
+    )
     architecture: str
     state: Literal["warming", "ready", "reloading", "failed"]
     provider: str
@@ -316,6 +327,21 @@ class Models(BaseModel):
     models: list[ModelSummary]
     broken: list[Broken]
     limits: Limits
+
+
+class ModelAvailability(BaseModel):
+    """Whether a version of a model can be asked, in the words of Triton's repository index."""
+
+    name: str
+    version: int
+    state: Literal["READY", "LOADING", "UNLOADING", "UNAVAILABLE"]
+    reason: str
+
+
+class ModelIndex(BaseModel):
+    """All known versions of a model, served or not."""
+
+    models: list[ModelAvailability]
 
 
 class ModelDetail(ModelSummary):

@@ -30,7 +30,7 @@ async def infer(exchange: Exchange) -> None:
     runtime, record = exchange.runtime, exchange.record
     settings = runtime.settings
     model = named_model(exchange)
-    due = deadline_of(exchange.headers, record, settings, model.name)
+    due = deadline_of(exchange.headers, record, model.timeout_ms)
 
     async with received(exchange, model, due, codings=CODINGS) as body:
         request = await _read(exchange, body, model, due)

@@ -14,6 +14,7 @@ from service.engine.base import Opener
 from service.inference.explanation import Explainer
 from service.inference.pipeline import Pipeline
 from service.metrics import Metrics
+from service.models.control import Control
 from service.models.loader import load_repository
 from service.models.repository import Repository
 from service.preprocess.decode import DecodePolicy, prepare_decoding
@@ -29,6 +30,7 @@ class Runtime:
 
     settings: Settings
     repository: Repository
+    control: Control
     metrics: Metrics
     body_bytes: ByteGate
     decode_pool: DecodePool
@@ -70,6 +72,7 @@ def create_runtime(settings: Settings, opener: Opener | None = None) -> Runtime:
     return Runtime(
         settings=settings,
         repository=repository,
+        control=Control(repository, settings),
         metrics=metrics,
         body_bytes=body_bytes,
         decode_pool=decode_pool,

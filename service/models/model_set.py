@@ -2,26 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property
+from types import MappingProxyType
 
 from service.errors import BrokenModelError, ModelRequiredError, UnknownModelError
 from service.models.files import BrokenModel
 from service.models.model import ServedModel
+from service.versions import VersionPolicy
+
+_LATEST = VersionPolicy()
 
 
 @dataclass(frozen=True)
 class ModelSet:
     """An immutable set of the loaded models and of those whose files can't be loaded.
 
-    `default` is the name for requests that name none. If `strict`, none may be broken.
+    `default` is the name for requests that name none. If `strict`, none may be broken. `policies`,
+    by name, come before what the models' settings say of their versions.
     """
 
     loaded: Sequence[ServedModel]
     broken_files: Sequence[BrokenModel] = ()
     default: str | None = None
     strict: bool = False
+    policies: Mapping[str, VersionPolicy] = field(default_factory=lambda: MappingProxyType({}))
 
     @cached_property
     def _by_name(self) -> Mapping[str, Mapping[int, ServedModel | BrokenModel]]:
@@ -52,7 +58,32 @@ class ModelSet:
         """Return the model with that name and version, if there is one."""
         return self._by_name.get(name, {}).get(version)
 
-    def find(self, name: str | None, version: int | None = None) -> ServedModel:
+    def known_versions(self, name: str) -> list[int]:
+        """List the versions of a model, broken ones too, in order."""
+        return sorted(self._by_name.get(name, ()))
+
+    def share(self, model: ServedModel) -> float:
+        """Return the share of the requests that name no version which a model answers, 0 to 1."""
+        return self._shares(model.name).get(model.version, 0.0)
+
+    def _shares(self, name: str) -> Mapping[int, float]:
+        return self.policy(name).of(self._by_name[name])
+
+    def policy(self, name: str) -> VersionPolicy:
+        """Return which versions of a model answer requests that name none.
+
+        Of several loaded versions, the newest was loaded with the newest settings.
+        """
+        if (policy := self.policies.get(name)) is not None:
+            return policy
+        loaded = [model for model in self.loaded if model.name == name]
+        if not loaded:
+            return _LATEST
+        return max(loaded, key=lambda model: model.version).options.policy or _LATEST
+
+    def find(
+        self, name: str | None, version: int | None = None, request_id: str | None = None
+    ) -> ServedModel:
         """Return the model that answers; see `Repository.find`."""
         name = name or self.default
         if name is None:
@@ -61,11 +92,18 @@ class ModelSet:
         if versions is None:
             raise UnknownModelError(f"there is no model of that name; available: {self._served()}")
         if version is None:
-            version = max(versions)
+            policy = self.policy(name)
+            version = policy.choose(versions, name, request_id)
+            if version is None:
+                raise UnknownModelError(
+                    f"model {name} is answered by version {policy}, which is "
+                    f"not there; available: {_listed(versions)}"
+                )
         found = versions.get(version)
         if found is None:
-            there = ", ".join(str(number) for number in sorted(versions))
-            raise UnknownModelError(f"model {name} has no version {version}; available: {there}")
+            raise UnknownModelError(
+                f"model {name} has no version {version}; available: {_listed(versions)}"
+            )
         if isinstance(found, BrokenModel) or found.broken:
             raise BrokenModelError(f"model {name} version {version} is broken: {found.reason}")
         return found
@@ -101,4 +139,8 @@ class ModelSet:
         return [model for model in self.loaded if not model.broken or self._is_default(model)]
 
     def _is_default(self, model: ServedModel) -> bool:
-        return model.name == self.default and model.version == max(self._by_name[model.name])
+        return model.name == self.default and model.version in self._shares(model.name)
+
+
+def _listed(versions: Iterable[int]) -> str:
+    return ", ".join(str(version) for version in sorted(versions))

@@ -129,13 +129,17 @@ class Repository:
             self._pool.close(max(0.0, end - time.monotonic()))
         self._opener.close(max(0.0, end - time.monotonic()))
 
-    def find(self, name: str | None, version: int | None = None) -> ServedModel:
-        """Look up a model; without a version, the highest. A name is never used as a path.
+    def find(
+        self, name: str | None, version: int | None = None, request_id: str | None = None
+    ) -> ServedModel:
+        """Look up a model. A name is never used as a path.
+
+        Without a version, the highest answers, or those that the settings say, drawn by request id.
 
         Raises `ModelRequiredError` or `UnknownModelError`, both listing what is available, or
         `BrokenModelError`: no other version replaces a broken one.
         """
-        return self.models.find(name, version)
+        return self.models.find(name, version, request_id)
 
     async def install(self, file: ModelFile, *, retire_s: float) -> ServedModel:
         """Serve another model file, replacing any model with the same name and version.

@@ -20,10 +20,13 @@ _SORTED_WHOLE = 512
 _DEFAULT_TOP_K = 5
 
 
-def labels_wanted(top: int | None, classes: int, model: str) -> int:
-    """Return how many labels each image gets: `top`, or 5 if it is None. Raises `TopKError`."""
+def labels_wanted(top: int | None, classes: int, model: str, default: int | None = None) -> int:
+    """Return how many labels each image gets: `top`, or if it is None the default, or 5.
+
+    Raises `TopKError`.
+    """
     if top is None:
-        return min(_DEFAULT_TOP_K, classes)
+        return min(default or _DEFAULT_TOP_K, classes)
     if not 1 <= top <= classes:
         raise TopKError(f"top_k is {top}; {model} allows 1 to {classes}")
     return top

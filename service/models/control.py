@@ -1,0 +1,241 @@
+"""Loads, unloads and lists models on demand, while the others are being served."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+
+import structlog
+
+from service.errors import (
+    InvalidParameterError,
+    ModelFileError,
+    ModelLoadError,
+    ModelSelectionError,
+    UnknownModelError,
+)
+from service.models.files import (
+    BrokenModel,
+    ModelFile,
+    Stamp,
+    available,
+    reason_for_clients,
+    stamp_of,
+)
+from service.models.model import ServedModel
+from service.models.repository import Repository
+from service.models.state import State
+from service.settings import Settings
+from service.wording import shortened
+
+Key = tuple[str, int]
+"""A model's name and version."""
+
+_log = structlog.get_logger(__name__)
+
+
+class Availability(StrEnum):
+    """Whether a model can be asked, in the words of Triton's repository index."""
+
+    READY = "READY"
+    LOADING = "LOADING"
+    UNLOADING = "UNLOADING"
+    UNAVAILABLE = "UNAVAILABLE"
+
+
+_AVAILABILITY = {
+    State.WARMING: Availability.LOADING,
+    State.READY: Availability.READY,
+    State.RETIRING: Availability.UNLOADING,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class IndexEntry:
+    """A model that is known, whether it is served or not; `reason` says why it is not ready."""
+
+    name: str
+    version: int
+    state: Availability
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class _Failure:
+    stamp: Stamp
+    reason: str
+
+
+class Control:
+    """Changes which models are served. Use it on the event loop on which they answer.
+
+    Calls are carried out one at a time. A call that is cancelled leaves what it has not finished as
+    it was.
+    """
+
+    def __init__(self, repository: Repository, settings: Settings) -> None:
+        self._repository, self._settings = repository, settings
+        self._changing = asyncio.Lock()
+        self._loading: ModelFile | None = None
+        self._failures: dict[Key, _Failure] = {}
+        self._unloaded: dict[Key, Stamp] = {}
+
+    async def index(self, *, ready_only: bool = False) -> list[IndexEntry]:
+        """List what is served, what is broken, and what the model folder has beside it, in order.
+
+        A folder that can't be read adds nothing.
+        """
+        try:
+            files = (await asyncio.to_thread(available, self._settings)).files
+        except ModelSelectionError:
+            files = []
+        entries = {(file.name, file.version): self._not_served(file) for file in files}
+        for broken in self._repository.models.broken_files:
+            key = broken.name, broken.version
+            entries[key] = IndexEntry(*key, Availability.UNAVAILABLE, broken.reason)
+        for model in self._repository:
+            state = _AVAILABILITY.get(model.state, Availability.UNAVAILABLE)
+            key = model.name, model.version
+            entries[key] = IndexEntry(*key, state, model.reason)
+        if (file := self._loading) is not None:
+            entries.setdefault((file.name, file.version), self._not_served(file))
+        found = (entries[key] for key in sorted(entries))
+        return [each for each in found if not ready_only or each.state is Availability.READY]
+
+    def failed(self) -> list[BrokenModel]:
+        """List the files whose last load failed; an older file of that version may be served."""
+        return [BrokenModel(*key, self._failures[key].reason) for key in sorted(self._failures)]
+
+    async def load(
+        self, name: str, parameters: Mapping[str, object] | None = None
+    ) -> list[ServedModel]:
+        """Serve the newest files of a model, or only the version in `parameters["version"]`.
+
+        Files that are served and have not changed stay. A file that has changed replaces the old
+        one once it is proved, and the old one answers what it has accepted. Versions whose files
+        are gone are retired. Returns what is served of the files.
+
+        Raises `InvalidParameterError` for other parameters, `UnknownModelError` if there is no such
+        file, and `ModelLoadError` if one can't be served: then the old one still is.
+        """
+        version = _version_in(parameters)
+        async with self._changing:
+            files = [file for file in await self._files() if file.name == name]
+            wanted = [file for file in files if version in (None, file.version)]
+            if not wanted:
+                raise UnknownModelError(self._no_file(name, version, files))
+            served = [await self._load_unless_served(file) for file in wanted]
+            if version is None:
+                await self._retire_all_but(name, {file.version for file in files})
+            if wrong := [each for each in served if isinstance(each, BrokenModel)]:
+                raise ModelLoadError(
+                    "; ".join(f"model {m.name} version {m.version}: {m.reason}" for m in wrong)
+                )
+            return [each for each in served if isinstance(each, ServedModel)]
+
+    async def unload(self, name: str, parameters: Mapping[str, object] | None = None) -> None:
+        """Stop serving a model, or only the version in `parameters["version"]`.
+
+        What it has accepted is answered, within `drain_timeout_s`. Raises `InvalidParameterError`
+        for parameters other than that and Triton's `unload_dependents`, and `UnknownModelError` if
+        no such model is known.
+        """
+        version = _version_in(parameters, others=("unload_dependents",))
+        async with self._changing:
+            served = [key for key in self._served_versions(name) if version in (None, key[1])]
+            if not served and not any(
+                entry.name == name and version in (None, entry.version)
+                for entry in await self.index()
+            ):
+                raise UnknownModelError(self._no_file(name, version, []))
+            for key in served:
+                await self._retire(key)
+
+    def was_unloaded(self, file: ModelFile, stamp: Stamp) -> bool:
+        """Return whether this very file was unloaded on demand, so that only a call loads it."""
+        return self._unloaded.get((file.name, file.version)) == stamp
+
+    def has_failed(self, file: ModelFile, stamp: Stamp) -> bool:
+        """Return whether this very file could not be loaded, so that trying again is in vain."""
+        failure = self._failures.get((file.name, file.version))
+        return failure is not None and failure.stamp == stamp
+
+    async def _files(self) -> Sequence[ModelFile]:
+        """Return the files in the model folder; raises `ModelLoadError` if it can't be read."""
+        try:
+            return (await asyncio.to_thread(available, self._settings)).files
+        except ModelSelectionError as error:
+            # Only a folder that was given can't be read; clients need not know where it is.
+            reason = reason_for_clients(error, self._settings.models or Path())
+            raise ModelLoadError(f"the model folder {reason}") from error
+
+    async def _load_unless_served(self, file: ModelFile) -> ServedModel | BrokenModel:
+        """Serve a file, or return what serves it already; if it can't be served, say why not."""
+        key = file.name, file.version
+        stamp = await asyncio.to_thread(stamp_of, file)
+        served = self._repository.models.get(*key)
+        if isinstance(served, ServedModel) and served.stamp == stamp and not served.broken:
+            self._failures.pop(key, None)
+            return served
+        self._loading = file
+        try:
+            model = await self._repository.install(file, retire_s=self._settings.drain_timeout_s)
+        except ModelFileError as error:
+            reason = reason_for_clients(error, file.path)
+            _log.error("model_load_failed", model=key[0], version=key[1], detail=str(error))
+            self._failures[key] = _Failure(stamp, reason)
+            return BrokenModel(*key, reason)
+        finally:
+            self._loading = None
+        self._failures.pop(key, None)
+        self._unloaded.pop(key, None)
+        return model
+
+    async def _retire_all_but(self, name: str, versions: set[int]) -> None:
+        for key in self._served_versions(name):
+            if key[1] not in versions:
+                await self._retire(key)
+
+    async def _retire(self, key: Key) -> None:
+        model = self._repository.models.get(*key)
+        if isinstance(model, ServedModel):
+            self._unloaded[key] = model.stamp
+        self._failures.pop(key, None)
+        await self._repository.retire(*key, timeout_s=self._settings.drain_timeout_s)
+
+    def _served_versions(self, name: str) -> list[Key]:
+        return [(name, version) for version in self._repository.models.known_versions(name)]
+
+    def _not_served(self, file: ModelFile) -> IndexEntry:
+        key = file.name, file.version
+        if file == self._loading:
+            return IndexEntry(*key, Availability.LOADING, "being loaded")
+        if failure := self._failures.get(key):
+            return IndexEntry(*key, Availability.UNAVAILABLE, failure.reason)
+        reason = "unloaded" if key in self._unloaded else "not loaded"
+        return IndexEntry(*key, Availability.UNAVAILABLE, reason)
+
+    def _no_file(self, name: str, version: int | None, files: Sequence[ModelFile]) -> str:
+        if files:
+            there = ", ".join(str(file.version) for file in files)
+            return f"model {name} has no file of version {version}; available: {there}"
+        return f"there is no model file named {shortened(name)!r}"
+
+
+def _version_in(parameters: Mapping[str, object] | None, others: Sequence[str] = ()) -> int | None:
+    """Return the version asked for. Raises `InvalidParameterError`."""
+    given = dict(parameters or {})
+    version = given.pop("version", None)
+    for name in others:
+        given.pop(name, None)
+    if given:
+        raise InvalidParameterError(
+            f"there is no parameter {shortened(next(iter(given)))!r}; "
+            f"allowed: {', '.join(('version', *others))}"
+        )
+    if version is None or (isinstance(version, int) and not isinstance(version, bool)):
+        return version
+    raise InvalidParameterError(f"version must be a whole number, got {shortened(str(version))!r}")
