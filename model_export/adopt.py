@@ -21,9 +21,9 @@ from model_export.foreign import Foreign, check_repeatable, kind_of
 from model_export.foreign_graph import (
     check_modes,
     chosen_output,
+    fixed_size,
     image_input,
     mixers,
-    side_of,
 )
 from model_export.golden_cases import golden_cases
 from model_export.labels import labels_for
@@ -69,21 +69,22 @@ def _adopt(options: AdoptOptions) -> None:
     source = image_input(theirs)
     result = chosen_output(theirs, options.output_name)
     check_modes(theirs)
-    preprocessing = preprocessing_of(options.preprocessing, side=side_of(source))
+    preprocessing = preprocessing_of(options.preprocessing, fixed=fixed_size(source), offset="even")
     others = [value.name for value in theirs.graph.output if value.name != result.name]
     foreign = Foreign(
         options.file, source.name, result.name, preprocessing, options.channels, others
     )
-    images = _three_images(preprocessing.crop)
+    size = preprocessing.input_size
+    images = _three_images(size)
     check_repeatable(theirs, foreign, images)
     answers = foreign(images)
     kind = kind_of(theirs, foreign, answers, options.gives)
     labels = labels_for(answers.shape[1], said.labels)
-    model = _wrapped(theirs, foreign, preprocessing.crop, len(labels), softmax=kind == "logits")
+    model = _wrapped(theirs, foreign, size, len(labels), softmax=kind == "logits")
     with replacing(output) as file:
         onnx.save(model, file)
         reference = foreign.reference(softmax=kind == "logits")
-        parity = _compare(theirs, file, reference, preprocessing.crop, said.max_batch)
+        parity = _compare(theirs, file, reference, size, said.max_batch)
         contract = ModelContract(
             name=said.name,
             architecture=options.architecture,
@@ -107,13 +108,13 @@ def _adopt(options: AdoptOptions) -> None:
 
 
 def _compare(
-    theirs: ModelProto, file: Path, reference: Reference, side: int, largest: int
+    theirs: ModelProto, file: Path, reference: Reference, size: tuple[int, int], largest: int
 ) -> Parity:
     """Compare the wrapped file with the original's answers to one image at a time."""
-    compare(file, reference, SAME_WEIGHTS, side=side, largest_batch=1, whose="the original")
+    compare(file, reference, SAME_WEIGHTS, size=size, largest_batch=1, whose="the original")
     try:
         return compare(
-            file, reference, SAME_WEIGHTS, side=side, largest_batch=largest, whose="the original"
+            file, reference, SAME_WEIGHTS, size=size, largest_batch=largest, whose="the original"
         )
     except ParityError as error:
         raise AdoptError(
@@ -128,12 +129,12 @@ def _compare(
         ) from error
 
 
-def _three_images(side: int) -> NDArray[np.uint8]:
-    return np.stack([golden_pattern(seed, side) for seed in range(3)])
+def _three_images(size: tuple[int, int]) -> NDArray[np.uint8]:
+    return np.stack([golden_pattern(seed, *size) for seed in range(3)])
 
 
 def _wrapped(
-    model: ModelProto, foreign: Foreign, side: int, classes: int, *, softmax: bool
+    model: ModelProto, foreign: Foreign, size: tuple[int, int], classes: int, *, softmax: bool
 ) -> ModelProto:
     """Return the graph with preprocessing before and softmax after it, and no weights as inputs."""
     opset = next((o.version for o in model.opset_import if o.domain in {"", "ai.onnx"}), 0)
@@ -147,7 +148,7 @@ def _wrapped(
     # Inferred shapes may be for a fixed batch size.
     del graph.value_info[:], graph.input[:], graph.output[:]
     graph.input.append(
-        helper.make_tensor_value_info(INPUT_NAME, TensorProto.UINT8, ["batch", side, side, 3])
+        helper.make_tensor_value_info(INPUT_NAME, TensorProto.UINT8, ["batch", *size, 3])
     )
     graph.output.append(
         helper.make_tensor_value_info(PROBABILITIES, TensorProto.FLOAT, ["batch", classes])

@@ -37,7 +37,7 @@ def export_command(options: ExportOptions) -> None:
     preprocessing = preprocessing_of(
         options.preprocessing, trained.official, trained=trained.about.get("preprocessing")
     )
-    classes = count_classes(trained.network, preprocessing.crop)
+    classes = count_classes(trained.network, preprocessing.input_size)
     subject = Subject(
         name=said.name,
         architecture=trained.architecture,
@@ -107,7 +107,7 @@ def _verify_against(file: Path, contract: ModelContract, weights: WeightsOptions
         file,
         references(network, served, contract.preprocessing, contract.storage),
         contract.storage,
-        side=contract.preprocessing.crop,
+        size=contract.preprocessing.input_size,
         largest_batch=max(contract.parity.batch_sizes),
     )
     same = "" if checkpoint.sha256 == contract.weights.sha256 else "another file than at export, "

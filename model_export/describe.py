@@ -15,7 +15,7 @@ from rich.table import Table
 
 from model_export.cost import Cost, graph_cost
 from model_export.model_file import read_model
-from service.contract import Agreement, Allowed, Faster, ModelContract
+from service.contract import Agreement, Allowed, Faster, ModelContract, Preprocessing
 from service.cpus import cpu_model
 from service.engine.providers import title_of
 
@@ -108,8 +108,7 @@ def _rows(contract: ModelContract, cost: Cost, size: int) -> dict[str, str]:
     return {
         "name": contract.name,
         "architecture": contract.architecture,
-        "input": f"{images.crop} x {images.crop} RGB, uint8; short side resized to "
-        f"{images.resize} ({images.interpolation}), centre crop, EXIF {images.exif}",
+        "input": f"{describe_input(images)}, EXIF {images.exif}",
         "mean, std": f"{images.mean}, {images.std}",
         "labels": f"{len(contract.labels)} ({first}, ...)",
         "outputs": ", ".join(("probabilities", *contract.optional_outputs)),
@@ -135,6 +134,23 @@ def _rows(contract: ModelContract, cost: Cost, size: int) -> dict[str, str]:
         "golden cases": f"{len(contract.golden)}, tolerance {describe_tolerances(contract)}",
         "made with": ", ".join(f"{tool} {version}" for tool, version in contract.tools.items()),
     }
+
+
+def describe_input(images: Preprocessing) -> str:
+    """Return the input and how images become it in words, sizes as width x height."""
+    (height, width), (to_height, to_width) = images.input_size, images.resize_to
+    to = f"{to_width} x {to_height}"
+    how = {
+        "short_side": f"short side resized to {to_height}",
+        "cover": f"resized to cover {to}",
+        "contain": f"resized to fit into {to}",
+        "squash": f"resized to {to} whatever their shape",
+    }[images.fit]
+    rest = "centre crop"
+    if images.fit == "contain":
+        where = {"center": "centred", "top_left": "at the top left"}[images.position]
+        rest = f"{where} on RGB {images.fill}"
+    return f"{width} x {height} RGB, uint8; {how} ({images.interpolation}), {rest}"
 
 
 def describe_tolerances(contract: ModelContract) -> str:

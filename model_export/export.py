@@ -65,13 +65,13 @@ def export(
     with step("writing the graph"):
         served = prepare(network, preprocessing, storage)
         pytorch = references(network, served, preprocessing, storage)
-        model = to_onnx(served, preprocessing.crop, storage)
+        model = to_onnx(served, preprocessing.input_size, storage)
     with replacing(output) as file, beside(file, "fp32") as full:
         path = file if lowering is None else full
         onnx.save(model, path)
         with step(f"comparing with PyTorch at batch sizes {', '.join(map(str, sizes))}"):
             parity = measure_parity(
-                path, pytorch, storage, side=preprocessing.crop, largest_batch=largest_batch
+                path, pytorch, storage, size=preprocessing.input_size, largest_batch=largest_batch
             )
         contract = ModelContract(
             name=subject.name,
@@ -100,7 +100,7 @@ def export(
                     "tolerances": tolerances_at(lowering.precision),
                     "parity": compare(
                         file, pytorch.trained, UNLIMITED,
-                        side=preprocessing.crop, largest_batch=largest_batch,
+                        size=preprocessing.input_size, largest_batch=largest_batch,
                     ),
                     "golden": golden_cases(answers_of(file), preprocessing),
                 }

@@ -57,11 +57,11 @@ def _type_name(number: int) -> str:
     return known.get(number, f"of an unknown type ({number})")
 
 
-def side_of(source: ValueInfoProto) -> int | None:
-    """Return the input's side if it is fixed; raises `AdoptError` if it is not square."""
+def fixed_size(source: ValueInfoProto) -> int | tuple[int, int] | None:
+    """Return the input's size if it is fixed: a square's side, or (height, width)."""
     height, width = (dim.dim_value for dim in source.type.tensor_type.shape.dim[2:])
     if height and width and height != width:
-        raise AdoptError(f"takes images of {width} x {height} pixels, but only squares are served")
+        return height, width
     return height or width or None
 
 

@@ -33,7 +33,7 @@ def golden_cases(
     """
     photo = golden_photo()
     pixels = decode(photo, preprocessing, _EXACT).pixels
-    patterns = [golden_pattern(seed, preprocessing.crop) for seed in _PATTERN_SEEDS]
+    patterns = [golden_pattern(seed, *preprocessing.input_size) for seed in _PATTERN_SEEDS]
     answers = reference(np.stack([*patterns, pixels]))[PROBABILITIES]
     if not np.isfinite(answers).all():
         raise ParityError("its answer to a golden case is not finite (NaN or infinity)")

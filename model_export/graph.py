@@ -130,14 +130,14 @@ def prepare_half(network: nn.Module, preprocessing: Preprocessing) -> ServedNetw
     return ServedNetwork(network, preprocessing.mean, std=preprocessing.std, half=True).eval()
 
 
-def to_onnx(served: ServedNetwork, side: int, storage: Storage = "fp32") -> ModelProto:
-    """Return the graph, for any batch size and images of `side` x `side` pixels.
+def to_onnx(served: ServedNetwork, size: tuple[int, int], storage: Storage = "fp32") -> ModelProto:
+    """Return the graph, for any batch size and images of that `size` (height, width).
 
     With `storage` "fp16", weights that float16 represents exactly (see `prepare`) are stored as
     float16 and cast to float32, which ONNX Runtime does once, at load. Raises `GraphError` if
     PyTorch's exporter fails or returns an unexpected graph.
     """
-    images = torch.zeros(2, side, side, 3, dtype=torch.uint8)
+    images = torch.zeros(2, *size, 3, dtype=torch.uint8)
     outputs = [PROBABILITIES, *optional_outputs(served.network)][:3]
     with _quiet():
         try:

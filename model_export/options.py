@@ -13,7 +13,7 @@ from typing import Any, Literal
 from model_export.architectures import Stem
 from model_export.errors import OptionsError, WeightsError
 from model_export.files import missing, resolved
-from service.contract import Faster
+from service.contract import Faster, Fit, Interpolation, Offset, Position, both_sides, shown_size
 from service.models.files import is_model_name, is_version
 
 ServedPrecision = Literal["auto", "exact"]
@@ -23,8 +23,10 @@ Storage = Literal["fp32", "fp16"]
 """How weights are kept in a file that computes in float32."""
 
 Precision = Literal["fp32", "fp16", "int8"]
-Interpolation = Literal["bilinear", "bicubic", "lanczos", "box"]
 Triple = tuple[float, float, float]
+SizeOption = int | tuple[int, int]
+"""A square's side, or (height, width)."""
+
 IMAGENET = "imagenet"
 """In place of a file of weights: torchvision's official ones."""
 
@@ -90,15 +92,33 @@ class NetworkOptions:
 class PreprocessingOptions:
     """What an image goes through before the network; None: what belongs to the weights."""
 
-    input_size: int | None = None
-    resize: int | None = None
+    input_size: SizeOption | None = None
+    resize: SizeOption | None = None
     interpolation: Interpolation | None = None
     mean: Triple | None = None
     std: Triple | None = None
+    fit: Fit | None = None
+    crop_pct: float | None = None
+    fill: tuple[int, int, int] | None = None
+    position: Position | None = None
+    offset: Offset | None = None
+    rescale: float | None = None
 
     def __post_init__(self) -> None:
-        if self.input_size is not None and self.resize is not None:
+        if self.input_size is not None and self.resize is not None and self.fit != "contain":
             check_crop(self.input_size, self.resize)
+        if self.crop_pct is not None and self.resize is not None:
+            raise OptionsError("--crop-pct and --resize say the same thing: give one of them")
+        if self.fit != "contain" and (self.fill or self.position):
+            flag = "--fill" if self.fill else "--position"
+            raise OptionsError(f"{flag} is for --fit contain, which surrounds an image")
+        if self.rescale is not None and (self.mean is None or self.std is None):
+            raise OptionsError(
+                "--rescale changes what --mean and --std mean, so it needs both; "
+                "0 0 0 and 1 1 1 leave pixels as they are"
+            )
+        if self.fit == "short_side" and not isinstance(self.resize, int | None):
+            raise OptionsError("--resize is one number with --fit short_side: that side's length")
 
 
 @dataclass(frozen=True, slots=True)
@@ -234,11 +254,12 @@ class AllowOptions:
     min_agreement: float
 
 
-def check_crop(crop: int, resize: int) -> None:
-    """Raise `OptionsError` if an image of which the short side is `resize` has no such crop."""
-    if crop > resize:
+def check_crop(crop: SizeOption, resize: SizeOption) -> None:
+    """Raise `OptionsError` if an image resized to `resize` has no such crop."""
+    if any(c > r for c, r in zip(both_sides(crop), both_sides(resize), strict=True)):
         raise OptionsError(
-            f"the preprocessing does not hold: crop ({crop}) is larger than resize ({resize})"
+            f"the preprocessing does not hold: crop ({shown_size(crop)}) is larger than resize "
+            f"({shown_size(resize)})"
         )
 
 

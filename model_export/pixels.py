@@ -27,7 +27,7 @@ BATCH = 32
 def batches(
     images: ImageSet, names: Sequence[str], preprocessing: Preprocessing, title: str | None
 ) -> Iterator[NDArray[np.uint8]]:
-    """Decode images in order; yield batches uint8 [n, crop, crop, 3], the last may be shorter.
+    """Decode images in order; yield batches uint8 [n, H, W, 3], the last may be shorter.
 
     With a `title`, a bar shows the progress.
 

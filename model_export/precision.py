@@ -62,7 +62,7 @@ def lower(
                 reduce_range=how.reduce_range, per_channel=how.per_channel,
             )  # fmt: skip
         else:
-            model = to_onnx(prepare_half(network, preprocessing), preprocessing.crop)
+            model = to_onnx(prepare_half(network, preprocessing), preprocessing.input_size)
             onnx.save(model, target)
         agreement = measure_agreement(full, target, measuring, source)
     check_agreement(agreement, how.min_agreement)
@@ -76,11 +76,11 @@ _Batches = Iterator[NDArray[np.uint8]]
 def _split(preprocessing: Preprocessing, how: Lowering) -> Iterator[tuple[_Batches, int, _Batches]]:
     """Yield the images to calibrate on, their number, and those to measure on; may be the same."""
     if how.images is None:
-        half = _GENERATED // 2
+        half, size = _GENERATED // 2, preprocessing.input_size
         yield (
-            _patterns(range(_FIRST_SEED, _FIRST_SEED + half), preprocessing.crop),
+            _patterns(range(_FIRST_SEED, _FIRST_SEED + half), size),
             half,
-            _patterns(range(_FIRST_SEED + half, _FIRST_SEED + _GENERATED), preprocessing.crop),
+            _patterns(range(_FIRST_SEED + half, _FIRST_SEED + _GENERATED), size),
         )
         return
     with open_images(how.images) as images:
@@ -101,6 +101,6 @@ def spread(names: Sequence[str], most: int) -> list[str]:
     return [names[index * len(names) // count] for index in range(count)]
 
 
-def _patterns(seeds: range, side: int) -> _Batches:
+def _patterns(seeds: range, size: tuple[int, int]) -> _Batches:
     for seed in seeds:
-        yield golden_pattern(seed, side)[None]
+        yield golden_pattern(seed, *size)[None]

@@ -69,15 +69,15 @@ def _served(served: ServedNetwork) -> Reference:
     return outputs
 
 
-def count_classes(network: nn.Module, side: int) -> int:
-    """Return the number of classes, 2 or more.
+def count_classes(network: nn.Module, size: tuple[int, int]) -> int:
+    """Return the number of classes, 2 or more, of a network for images of that height and width.
 
     Raises `GraphError` if a network does not return logits [N, C], or only one per image.
     """
     classes = (
         network.linear.out_features
         if isinstance(network, FeatureClassifier)
-        else _logits_of(network, side)
+        else _logits_of(network, size)
     )
     if classes < 2:
         raise GraphError(
@@ -87,14 +87,15 @@ def count_classes(network: nn.Module, side: int) -> int:
     return classes
 
 
-def _logits_of(network: nn.Module, side: int) -> int:
+def _logits_of(network: nn.Module, size: tuple[int, int]) -> int:
     for images in (1, 2):
         try:
             with torch.inference_mode():
-                logits = network.eval()(torch.zeros(images, 3, side, side))
+                logits = network.eval()(torch.zeros(images, 3, *size))
         except Exception as error:  # whatever a foreign network raises
             raise GraphError(
-                f"the network does not take float32 [N, 3, {side}, {side}]: {first_line(error)}"
+                f"the network does not take float32 [N, 3, {size[0]}, {size[1]}]: "
+                f"{first_line(error)}"
             ) from error
         if not isinstance(logits, Tensor) or logits.ndim != 2 or len(logits) != images:
             what = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__

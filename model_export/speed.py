@@ -28,8 +28,8 @@ def latencies_ms(files: Sequence[Path], batches: Sequence[int] = BATCHES) -> lis
         rounds: list[list[dict[int, float]]] = [[] for _ in engines]
         for _ in range(_ROUNDS):
             for engine, times in zip(engines, rounds, strict=True):
-                side = parse_contract(engine.metadata, file="").preprocessing.crop
-                images = [golden_pattern(seed, side) for seed in range(max(batches))]
+                size = parse_contract(engine.metadata, file="").preprocessing.input_size
+                images = [golden_pattern(seed, *size) for seed in range(max(batches))]
                 times.append({size: _time(engine, images[:size]) for size in batches})
     finally:
         for engine in engines:

@@ -13,7 +13,7 @@ from model_export.errors import OptionsError
 from model_export.external_data import files_of
 from model_export.model_file import attach_contract, parse_graph
 from model_export.options import UpgradeOptions
-from service.contract import METADATA_KEY, SCHEMA_VERSION, parse_contract, schema_of
+from service.contract import METADATA_KEY, parse_contract, schema_of
 from service.files import replacing
 
 
@@ -34,19 +34,19 @@ def upgrade_command(options: UpgradeOptions) -> None:
             "be in that folder too"
         )
     schema = schema_of(json.loads(metadata[METADATA_KEY]))
-    if schema == SCHEMA_VERSION:
+    if schema == contract.schema_version:
         same = output.resolve() == file.resolve()
         if not same:
             with replacing(output) as copy:
                 shutil.copyfile(file, copy)
         done = "nothing to do" if same else f"{output} is a copy"
-        sys.stdout.write(f"{file}: its contract already has schema {SCHEMA_VERSION}; {done}\n")
+        sys.stdout.write(f"{file}: its contract already has schema {schema}; {done}\n")
         return
     attach_contract(model, contract)
     with replacing(output) as upgraded:
         onnx.save(model, upgraded)
     sys.stdout.write(
-        f"{output}: its contract had schema {schema} and now has schema {SCHEMA_VERSION}, with "
+        f"{output}: its contract had schema {schema} and now has schema {contract.schema_version}, with "
         f"tolerances by provider and precision: {describe_tolerances(contract)}, in "
         f"{contract.precision}\n"
     )

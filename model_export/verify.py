@@ -64,23 +64,28 @@ def batch_sizes(largest: int) -> tuple[int, ...]:
 
 
 def measure_parity(
-    path: Path, references: References, storage: Storage, *, side: int, largest_batch: int
+    path: Path,
+    references: References,
+    storage: Storage,
+    *,
+    size: tuple[int, int],
+    largest_batch: int,
 ) -> Parity:
     """Compare a file with PyTorch, using the file's weights and the trained ones.
 
     Returns the difference from the trained network. Raises `ParityError`.
     """
     if references.exact is not references.trained:
-        compare(path, references.exact, SAME_WEIGHTS, side=side, largest_batch=largest_batch)
+        compare(path, references.exact, SAME_WEIGHTS, size=size, largest_batch=largest_batch)
     limits = TRAINED_LIMITS[storage]
-    return compare(path, references.trained, limits, side=side, largest_batch=largest_batch)
+    return compare(path, references.trained, limits, size=size, largest_batch=largest_batch)
 
 
 def compare(
-    path: Path, reference: Reference, limits: Limits, *, side: int, largest_batch: int,
+    path: Path, reference: Reference, limits: Limits, *, size: tuple[int, int], largest_batch: int,
     whose: str = "PyTorch",
 ) -> Parity:  # fmt: skip
-    """Run generated images of `side` x `side` pixels through a file and a reference.
+    """Run generated images of that `size` (height, width) through a file and a reference.
 
     Every output is compared, at each of `batch_sizes`. Raises `ParityError`, which says `whose` the
     reference is, if the file exceeds the limits or the reference's answer is not finite. A label
@@ -90,12 +95,12 @@ def compare(
     names = [output.name for output in session.get_outputs()]
     worst, same_label, seed = 0.0, 0, 0
     sizes = batch_sizes(largest_batch)
-    for size in sizes:
-        images = np.stack([golden_pattern(seed + index, side) for index in range(size)])
-        seed += size
+    for batch in sizes:
+        images = np.stack([golden_pattern(seed + index, *size) for index in range(batch)])
+        seed += batch
         expected = reference(images)
         got = dict(zip(names, session.run(names, {INPUT_NAME: images}), strict=True))
-        worst = max(worst, _check(got, expected, limits, size, whose))
+        worst = max(worst, _check(got, expected, limits, batch, whose))
         labels = (outputs[PROBABILITIES].argmax(axis=1) for outputs in (got, expected))
         same_label += int(np.equal(*labels).sum())
     return Parity(

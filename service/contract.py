@@ -16,8 +16,10 @@ from pydantic import (
     BaseModel,
     ConfigDict,
     Field,
+    SerializerFunctionWrapHandler,
     StringConstraints,
     ValidationError,
+    model_serializer,
     model_validator,
 )
 
@@ -31,7 +33,8 @@ INPUT_NAME = "images"
 """Graph input: uint8 [N, H, W, 3], RGB, resized and cropped."""
 
 PROBABILITIES = "probabilities"
-"""The output that every model file has: float32 [N, C], softmax applied."""
+"""The output that every model file has: float32 [N, C], softmax (or, for `multi_label`, sigmoid)
+applied."""
 
 EMBEDDING = "embedding"
 """An optional output, the pooled features: float32 [N, D]."""
@@ -43,7 +46,11 @@ CLASSIFIER_WEIGHT = "classifier_weight"
 """An optional output, the same for every batch: float32 [C, D]."""
 
 SCHEMA_VERSION: Final = 2
-"""Schema of contracts that are written; schema 1 can also be read."""
+"""Schema of contracts that older releases can read, too; schema 1 can also be read."""
+
+NEWEST_SCHEMA: Final = 3
+"""Schema of contracts that older releases would have to guess at: other fits than the short side,
+sizes that are no squares, filters `nearest` and `hamming`, independent labels."""
 
 REFERENCE_PROVIDER = "cpu"
 """The provider whose tolerances every file has; they also apply to providers without their own."""
@@ -58,6 +65,15 @@ Tolerance = Annotated[float, Field(gt=0, lt=1)]
 
 Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
 Fraction = Annotated[float, Field(ge=0, le=1)]
+Byte = Annotated[int, Field(ge=0, le=255)]
+Side = Annotated[int, Field(ge=1, le=4096)]
+Size = Side | tuple[Side, Side]
+Interpolation = Literal["nearest", "box", "bilinear", "hamming", "bicubic", "lanczos"]
+"""Pillow's filters."""
+
+Fit = Literal["short_side", "cover", "contain", "squash"]
+Offset = Literal["even", "down"]
+Position = Literal["center", "top_left"]
 
 
 class _Part(BaseModel):
@@ -76,22 +92,96 @@ class Label(_Part):
 class Preprocessing(_Part):
     """How an encoded image becomes pixels; mean and std are applied inside the graph.
 
-    The image is rotated by its EXIF orientation, resized so that its short side is `resize` pixels,
-    and cropped to the central `crop` x `crop` pixels. `mean` and `std` are for RGB from 0 to 1.
+    The image is rotated by its EXIF orientation, resized as `fit` says, and its central `crop` is
+    kept. `mean` and `std` are for RGB from 0 to 1. A size is a square's side or (height, width).
+
+    | fit          | resized                                                                      |
+    |--------------|------------------------------------------------------------------------------|
+    | `short_side` | so that the short side is `resize`; the long one is rounded down             |
+    | `cover`      | to the smallest size that covers `resize`, keeping the aspect ratio          |
+    | `contain`    | to the largest that fits into `resize`; then `fill` surrounds it up to `crop` |
+    | `squash`     | to exactly `resize`, whatever its aspect ratio                               |
     """
 
-    resize: Annotated[int, Field(ge=1, le=4096)]
-    crop: Annotated[int, Field(ge=1, le=4096)]
-    interpolation: Literal["bilinear", "bicubic", "lanczos", "box"]
+    resize: Size
+    crop: Size
+    interpolation: Interpolation
     exif: Literal["apply", "ignore"] = "apply"
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
+    fit: Fit = "short_side"
+    offset: Offset | None = None
+    """How half a pixel in the crop's offset is rounded: to the even number (torchvision, timm) or
+    down (Hugging Face). None, as in schema 2, is the even number, too, but with `short_side` the
+    crop is then part of the one resize, which may change a pixel by a level or two."""
+    fill: tuple[Byte, Byte, Byte] = (0, 0, 0)
+    """The RGB colour of what surrounds a contained image."""
+    position: Position = "center"
+    """Where a contained image lies; an odd pixel of fill goes to the right or below."""
+
+    @property
+    def input_size(self) -> tuple[int, int]:
+        """Return height and width of the model's input."""
+        return both_sides(self.crop)
+
+    @property
+    def resize_to(self) -> tuple[int, int]:
+        """Return the height and width to resize to; for `short_side`, both are the short side."""
+        return both_sides(self.resize)
+
+    @property
+    def needs_schema_3(self) -> bool:
+        """Return whether schema 2 has no words for it; if so, resizing and cropping are apart."""
+        return (
+            self.fit != "short_side"
+            or self.offset is not None
+            or not isinstance(self.crop, int)
+            or self.interpolation in {"nearest", "hamming"}
+        )
 
     @model_validator(mode="after")
     def _crop_fits(self) -> Preprocessing:
-        if self.crop > self.resize:
-            raise ValueError(f"crop ({self.crop}) is larger than resize ({self.resize})")
+        if self.fit == "short_side" and not isinstance(self.resize, int):
+            raise ValueError("resize is one number with fit short_side, the length of that side")
+        inside = all(c <= r for c, r in zip(self.input_size, self.resize_to, strict=True))
+        if not inside and self.fit != "contain":
+            raise ValueError(
+                f"crop ({shown_size(self.crop)}) is larger than resize ({shown_size(self.resize)})"
+            )
+        if self.fit != "contain" and {"fill", "position"} & self.model_fields_set:
+            raise ValueError("fill and position are for fit contain")
         return self
+
+    @model_serializer(mode="wrap")
+    def _without_new_defaults(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Leave out what is as it always was, so that older readers can read it."""
+        old = {"fit": "short_side", "offset": None, "fill": (0, 0, 0), "position": "center"}
+        return {
+            name: value
+            for name, value in dump(self).items()
+            if name not in old or getattr(self, name) != old[name]
+        }
+
+
+def both_sides(size: int | tuple[int, int]) -> tuple[int, int]:
+    """Return the height and width of a size, which may be a square's side."""
+    return (size, size) if isinstance(size, int) else size
+
+
+def shown_size(size: int | tuple[int, int]) -> str:
+    """Return a size as text: a square's side, or height x width."""
+    return str(size) if isinstance(size, int) else "{} x {}".format(*size)
+
+
+class MultiLabel(_Part):
+    """Says that labels are independent (a sigmoid each): an image has any number of them.
+
+    An image has a label if its probability is at least the label's threshold.
+    """
+
+    threshold: Fraction = 0.5
+    thresholds: dict[str, Fraction] = Field(default_factory=dict)
+    """By label id, where another than `threshold` applies."""
 
 
 class Weights(_Part):
@@ -173,7 +263,7 @@ class GoldenPattern(_Part):
 class GoldenPhoto(_Part):
     """A golden case with a small encoded image, so that it covers decoding and resizing too.
 
-    `pixels_sha256` is of the decoded, rotated, resized and cropped uint8 [crop, crop, 3] array.
+    `pixels_sha256` is of the decoded, rotated, resized and cropped uint8 [H, W, 3] array.
     """
 
     kind: Literal["photo"] = "photo"
@@ -185,11 +275,13 @@ class GoldenPhoto(_Part):
 class ModelContract(_Part):
     """Everything needed to serve a model file and to verify it."""
 
-    schema_version: Literal[2] = SCHEMA_VERSION
+    schema_version: Literal[2, 3] = SCHEMA_VERSION
+    """Set by what the rest needs, so that older releases can read what they can serve."""
     name: str
     architecture: str
     preprocessing: Preprocessing
     labels: Annotated[tuple[Label, ...], Field(min_length=2)]
+    multi_label: MultiLabel | None = None
     optional_outputs: tuple[Literal["embedding", "features", "classifier_weight"], ...] = ()
     precision: Precision = "fp32"
     storage: Precision = "fp32"
@@ -211,12 +303,18 @@ class ModelContract(_Part):
         if not isinstance(fields, dict):
             return fields
         version = schema_of(fields)
-        if isinstance(version, int) and version > SCHEMA_VERSION:
+        if isinstance(version, int) and version > NEWEST_SCHEMA:
             raise ValueError(
                 f"schema_version: {version} is from a newer release; this one reads up to "
-                f"{SCHEMA_VERSION}"
+                f"{NEWEST_SCHEMA}"
             )
         return _from_schema_1(fields) if version == 1 and "tolerances" not in fields else fields
+
+    @model_validator(mode="after")
+    def _has_its_schema(self) -> ModelContract:
+        if self.multi_label is not None or self.preprocessing.needs_schema_3:
+            object.__setattr__(self, "schema_version", NEWEST_SCHEMA)  # frozen for everyone else
+        return self
 
     @model_validator(mode="after")
     def _can_be_checked(self) -> ModelContract:
@@ -237,6 +335,9 @@ class ModelContract(_Part):
         ids = [label.id for label in self.labels]
         if len(set(ids)) != len(ids):
             raise ValueError("label ids are not unique")
+        for name in self.multi_label.thresholds if self.multi_label else ():
+            if name not in ids:
+                raise ValueError(f"multi_label: has a threshold for {name!r}, which is no label")
         for case in self.golden:
             if len(case.probabilities) != len(self.labels):
                 raise ValueError(

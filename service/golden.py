@@ -42,20 +42,23 @@ class GoldenReport:
     warnings: tuple[str, ...]
 
 
-def golden_pattern(seed: int, side: int) -> NDArray[np.uint8]:
-    """Return uint8 [side, side, 3] pixels that depend only on `seed` and `side`.
+def golden_pattern(seed: int, height: int, width: int | None = None) -> NDArray[np.uint8]:
+    """Return uint8 [height, width, 3] pixels that depend only on `seed` and the size.
+
+    Without a `width`, they are a square.
 
     They are overlapping triangle waves of several periods, so that a network sees edges, ramps and
     texture.
     """
-    y, x = np.mgrid[0:side, 0:side].astype(np.int64)
+    width = height if width is None else width
+    y, x = np.mgrid[0:height, 0:width].astype(np.int64)
     channels = []
     for channel in range(3):
         key = seed * 3 + channel + 1
-        value = np.zeros((side, side), np.int64)
+        value = np.zeros((height, width), np.int64)
         for wave, weight in ((1, 4), (2, 2), (3, 1)):
             a, b = (key * 7 * wave) % 23 - 11, (key * 13 * wave) % 19 - 9
-            phase = (a * x + b * y) * 64 // side + key * 37 * wave
+            phase = (a * x + b * y) * 64 // max(height, width) + key * 37 * wave
             value += weight * np.abs((phase * wave) % 510 - 255)
         channels.append(value // 7)
     return np.stack(channels, axis=-1).astype(np.uint8)
@@ -69,9 +72,9 @@ def pixels_digest(pixels: NDArray[np.uint8]) -> str:
 def golden_pixels(
     case: GoldenPattern | GoldenPhoto, contract: ModelContract
 ) -> tuple[NDArray[np.uint8], bool]:
-    """Return a case's uint8 [crop, crop, 3] pixels, and whether they equal the exporter's."""
+    """Return a case's uint8 [H, W, 3] pixels, and whether they equal the exporter's."""
     if case.kind == "pattern":
-        return golden_pattern(case.seed, contract.preprocessing.crop), True
+        return golden_pattern(case.seed, *contract.preprocessing.input_size), True
     decoded = decode(base64.b64decode(case.data_base64), contract.preprocessing, _EXACT)
     return decoded.pixels, pixels_digest(decoded.pixels) == case.pixels_sha256
 

@@ -57,7 +57,7 @@ def _bound_on_cpu(context: Context, part: Part) -> None:
     """Run the code that binds buffers on the CPU provider, against a plain session's answers."""
     with Context(context.folder, gpu=False).opened("fp32") as (plain, contract):
         assert isinstance(plain, CpuEngine)  # noqa: S101
-        session, side = plain._session, contract.preprocessing.crop
+        session, size = plain._session, contract.preprocessing.input_size
         gpu = Gpu(0, lambda _: None)
         bound = CudaEngine(
             gpu,
@@ -65,8 +65,8 @@ def _bound_on_cpu(context: Context, part: Part) -> None:
                 name=contract.name,
                 metadata={},
                 classes=None,
-                input_shape=(side, side, 3),
-                side=side,
+                input_shape=(None, *size),
+                image_size=size,
                 outputs=(PROBABILITIES,),
                 layout="NCHW",
                 rounds_to=None,

@@ -87,8 +87,8 @@ def has_gpu() -> bool:
 
 def pixels_of(contract: ModelContract, count: int, seed: int = 0) -> list[NDArray[np.uint8]]:
     """Make formula images for a model."""
-    side = contract.preprocessing.crop
-    return [golden_pattern(seed + number, side) for number in range(count)]
+    size = contract.preprocessing.input_size
+    return [golden_pattern(seed + number, *size) for number in range(count)]
 
 
 def program(name: str) -> list[str]:

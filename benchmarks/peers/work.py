@@ -117,10 +117,10 @@ class Model:
 
     def _warm_up(self, given: Task) -> None:
         """Run each batch size once, so that no request pays for memory or kernels."""
-        side = given.contract.preprocessing.crop
+        height, width = given.contract.preprocessing.input_size
         for size in range(1, given.max_batch + 1):
             self._session.run(
-                [PROBABILITIES], {INPUT_NAME: np.zeros((size, side, side, 3), np.uint8)}
+                [PROBABILITIES], {INPUT_NAME: np.zeros((size, height, width, 3), np.uint8)}
             )
 
 

@@ -10,12 +10,15 @@ import typer
 from model_export.architectures import ARCHITECTURES
 from model_export.architectures import Stem as StemName
 from model_export.command_line import values
-from model_export.options import Interpolation as InterpolationName
 from model_export.options import Precision as PrecisionName
 from model_export.options import ServedPrecision as ServedPrecisionName
 from model_export.options import Storage as StorageName
 from model_export.options import Triple
 from service.contract import Faster
+from service.contract import Fit as FitName
+from service.contract import Interpolation as InterpolationName
+from service.contract import Offset as OffsetName
+from service.contract import Position as PositionName
 from service.engine.providers import provider_names
 
 NETWORK, _WEIGHTS = "Network", "Weights"
@@ -102,16 +105,66 @@ MaxBatch = Annotated[
             help="Largest batch size to verify at."),
 ]  # fmt: skip
 InputSize = Annotated[
+    Any,  # `SizeOption | None`, a union that Typer has no words for
+    option(_PREPROCESSING, "--input-size", metavar="PIXELS", parser=values.size,
+            show_default="from the weights, or 224",
+            help="Side of the centre crop fed to the network, or HEIGHTxWIDTH."),
+]  # fmt: skip
+Resize = Annotated[
+    Any,  # as above
+    option(_PREPROCESSING, "--resize", metavar="PIXELS", parser=values.size,
+            show_default="in the weights' ratio to the input size, or 256:224; the input size with "
+            "squash and contain",
+            help="What --fit resizes to: the length of the short side, or HEIGHTxWIDTH."),
+]  # fmt: skip
+SquareInput = Annotated[
     int | None,
     option(_PREPROCESSING, "--input-size", metavar="PIXELS", parser=values.side,
             show_default="from the weights, or 224",
             help="Side of the centre crop fed to the network."),
 ]  # fmt: skip
-Resize = Annotated[
+ShortSide = Annotated[
     int | None,
     option(_PREPROCESSING, "--resize", metavar="PIXELS", parser=values.side,
             show_default="in the weights' ratio to the input size, or 256:224",
             help="Length of the short side before cropping."),
+]  # fmt: skip
+Fit = Annotated[
+    FitName | None,
+    choice(_PREPROCESSING, "--fit", FitName,
+            show_default="short_side, or cover if the input is not a square",
+            help="How an image is resized before cropping: its short side to --resize; to the "
+            "smallest that covers it; to the largest that fits into it, surrounded by --fill; or "
+            "to exactly it, changing the aspect ratio."),
+]  # fmt: skip
+CropPct = Annotated[
+    float | None,
+    option(_PREPROCESSING, "--crop-pct", metavar="FRACTION", parser=values.crop_fraction,
+            show_default="as --resize says",
+            help="In place of --resize: the fraction of it that the input size is (timm)."),
+]  # fmt: skip
+Fill = Annotated[
+    tuple[int, int, int] | None,
+    option(_PREPROCESSING, "--fill", metavar="R G B", parser=values.byte, show_default="0 0 0",
+            help="Colour around an image with --fit contain, 0 to 255."),
+]  # fmt: skip
+Position = Annotated[
+    PositionName | None,
+    choice(_PREPROCESSING, "--position", PositionName, show_default="center",
+            help="Where an image lies with --fit contain."),
+]  # fmt: skip
+Offset = Annotated[
+    OffsetName | None,
+    choice(_PREPROCESSING, "--offset", OffsetName, show_default="even",
+            help="How half a pixel of the crop's offset is rounded: to the even number "
+            "(torchvision, timm) or down (Hugging Face)."),
+]  # fmt: skip
+Rescale = Annotated[
+    float | None,
+    option(_PREPROCESSING, "--rescale", metavar="FACTOR", parser=values.above_zero,
+            show_default="1/255",
+            help="What pixel values from 0 to 255 are multiplied by before --mean and --std, which "
+            "it needs; 1 for networks that take them as they are."),
 ]  # fmt: skip
 Interpolation = Annotated[
     InterpolationName | None,

@@ -34,6 +34,8 @@ def export(  # noqa: PLR0913 - each is an option
     interpolation: given.Interpolation = None,
     mean: given.Mean = None,
     std: given.Std = None,
+    fit: given.Fit = None,
+    fill: given.Fill = None,
     precision: given.Precision = "fp32",
     storage: given.Storage = None,
     images: given.LoweringImages = None,
@@ -53,7 +55,7 @@ def export(  # noqa: PLR0913 - each is an option
             source_note,
         ),
         ContractOptions.of(output, labels, name, source_note, max_batch),
-        PreprocessingOptions(input_size, resize, interpolation, mean, std),
+        PreprocessingOptions(input_size, resize, interpolation, mean, std, fit, fill=fill),
         PrecisionOptions(
             precision, storage, images, calibration_images, min_agreement, reduce_range,
             per_channel,
@@ -79,6 +81,12 @@ def adopt(  # noqa: PLR0913 - each is an option
     interpolation: given.Interpolation = None,
     mean: given.Mean = None,
     std: given.Std = None,
+    fit: given.Fit = None,
+    crop_pct: given.CropPct = None,
+    fill: given.Fill = None,
+    position: given.Position = None,
+    offset: given.Offset = None,
+    rescale: given.Rescale = None,
 ) -> Job:
     """Make a model file from an existing ONNX classifier.
 
@@ -88,7 +96,10 @@ def adopt(  # noqa: PLR0913 - each is an option
     options = AdoptOptions(
         file,
         ContractOptions.of(output, labels, name, source_note, max_batch),
-        PreprocessingOptions(input_size, resize, interpolation, mean, std),
+        PreprocessingOptions(
+            input_size, resize, interpolation, mean, std, fit, crop_pct, fill, position, offset,
+            rescale,
+        ),
         architecture, output_name, gives, channels,
     )  # fmt: skip
     return job("model_export.adopt", "adopt_command", options)

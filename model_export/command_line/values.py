@@ -51,6 +51,19 @@ def side(text: str) -> int:
     return _whole(text, 1, LARGEST_SIDE)
 
 
+def size(text: str) -> int | tuple[int, int]:
+    """Read: a square's side, or a height and a width as in 224x320."""
+    if "x" not in str(text):
+        return side(text)
+    height, _, width = text.partition("x")
+    return side(height), side(width)
+
+
+def byte(text: str) -> int:
+    """Read: a whole number from 0 to 255."""
+    return _whole(text, 0, 255)
+
+
 def seed(text: str) -> int:
     """Read: a whole number of 0 or more, in 32 bits."""
     value = count(text)
@@ -72,6 +85,11 @@ def share(text: str) -> float:
 def share_or_none(text: str) -> float:
     """Read: a number from 0 to below 1."""
     return _within(text, lambda value: 0 <= value < 1, "from 0 to below 1")
+
+
+def crop_fraction(text: str) -> float:
+    """Read: a number above 0, up to 1."""
+    return _within(text, lambda value: 0 < value <= 1, "above 0 and up to 1")
 
 
 def above_zero(text: str) -> float:

@@ -58,7 +58,7 @@ def train_command(options: TrainOptions) -> None:
         known_weights(options.architecture, begun.sha256) if begun else None,
         trained=begun.about.get("preprocessing") if begun else None,
     )
-    recipe = _recipe(options, preprocessing.crop)
+    recipe = _recipe(options, max(preprocessing.input_size))
     stem, width = _shape(options, begun)
     augmentation = Augmentation(**asdict(options.augmentation))
     facts = {

@@ -175,7 +175,7 @@ class TrainingImages(Dataset[tuple[Tensor, int]]):
 
 
 class ValidationImages(Dataset[tuple[Tensor, int]]):
-    """Images as the service will decode, resize and crop them, as uint8 [3, crop, crop]."""
+    """Images as the service will decode, resize and crop them, as uint8 [3, H, W]."""
 
     def __init__(self, examples: Sequence[Example], preprocessing: Preprocessing) -> None:
         self.examples, self._preprocessing = list(examples), preprocessing

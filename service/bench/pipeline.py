@@ -25,7 +25,7 @@ class Pipeline:
     policy: DecodePolicy
 
     def decode(self, image: bytes) -> NDArray[np.uint8]:
-        """Return uint8 [crop, crop, 3] pixels, as the service with default settings would."""
+        """Return uint8 [H, W, 3] pixels, as the service with default settings would."""
         return decode(image, self.contract.preprocessing, self.policy).pixels
 
 

@@ -44,7 +44,7 @@ class GpuModel:
     metadata: Mapping[str, str]
     classes: int | None
     input_shape: tuple[int | None, int | None, int | None]
-    side: int
+    image_size: tuple[int, int]  # height, width
     outputs: Sequence[str]
     layout: str  # of the convolutions: "NCHW" or "NHWC"
     rounds_to: Faster | None
@@ -79,7 +79,7 @@ class CudaEngine:
         self.input_shape = model.input_shape
         self.sizes: Sequence[int] = ()
         self._gpu, self._model, self._open_session = gpu, model, open_session
-        self._place = Place(device, gpu.device_id, (model.side, model.side, 3))
+        self._place = Place(device, gpu.device_id, (*model.image_size, 3))
         self._batches, self._owns_gpu = batches, owns_gpu
         self._graphs, self._graph_ids = graphs, itertools.count(1)
         self._spare: Session | None = None

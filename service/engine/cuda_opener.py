@@ -127,7 +127,7 @@ def _described(path: Path, asked: PrecisionChoice) -> tuple[GpuModel, ModelContr
         metadata=metadata,
         classes=stated_classes(session),
         input_shape=stated_input(session),
-        side=contract.preprocessing.crop,
+        image_size=contract.preprocessing.input_size,
         outputs=(PROBABILITIES, *contract.optional_outputs),
         layout="NHWC" if on_tensor_cores(contract.precision, rounds_to) else "NCHW",
         rounds_to=rounds_to,

@@ -19,7 +19,7 @@ from service.postprocess.overlay import BYTES_PER_PIXEL, overlay, png
 from service.postprocess.top_k import top_k
 from service.preprocess.decode import DecodePolicy
 from service.preprocess.picture import decoded_picture
-from service.preprocess.transform import Box, crop_of
+from service.preprocess.transform import Box, input_box
 
 LONGEST_SIDE = 1024
 """Pixels of the long side that an overlay has at most."""
@@ -33,7 +33,9 @@ class Explanation:
     probability: float
     map: NDArray[np.float32]  # [h, w]
     region: Box
-    """What the model sees, and so the map covers, in pixels of the image as displayed."""
+    """What the model sees, and so the map covers, in pixels of the image as displayed.
+
+    It reaches beyond an image that is filled up to the model's input."""
     width: int
     height: int
 
@@ -88,7 +90,7 @@ def _explain(model: ServedModel, result: ImageResult, index: int | None) -> Expl
         index,
         float(result.probabilities[index]),
         activation_map(result.outputs[FEATURES], model.classifier_weight[index]),
-        crop_of(*size, model.contract.preprocessing).box,
+        input_box(*size, model.contract.preprocessing),
         *size,
     )
 

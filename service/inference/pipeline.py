@@ -278,10 +278,10 @@ def _check_outputs(model: ServedModel, outputs: Sequence[str]) -> None:
 
 def _as_decoded(pixels: NDArray[np.uint8], model: ServedModel) -> DecodedImage:
     """Return pixels that came as such; raises `InvalidPixelsError` if the model takes no such."""
-    side = model.contract.preprocessing.crop
-    if pixels.shape != (side, side, 3) or pixels.dtype != np.uint8:
+    height, width = model.contract.preprocessing.input_size
+    if pixels.shape != (height, width, 3) or pixels.dtype != np.uint8:
         raise InvalidPixelsError(
-            f"model {model.name} takes pixels as uint8 {[side, side, 3]}, "
+            f"model {model.name} takes pixels as uint8 {[height, width, 3]}, "
             f"got {pixels.dtype} {list(pixels.shape)}"
         )
-    return DecodedImage(pixels, side, side)
+    return DecodedImage(pixels, width, height)

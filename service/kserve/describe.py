@@ -38,19 +38,21 @@ def model_metadata(model: ServedModel, models: ModelSet) -> dict[str, Any]:
 
     Triton's image clients take only models with one of each.
     """
-    side, classes = model.contract.preprocessing.crop, len(model.contract.labels)
+    height, width = model.contract.preprocessing.input_size
+    classes = len(model.contract.labels)
     return {
         "name": model.name,
         "versions": [str(version) for version in models.versions(model.name)],
         "platform": PLATFORM,
-        "inputs": [{"name": INPUT_NAME, "datatype": UINT8, "shape": [-1, side, side, 3]}],
+        "inputs": [{"name": INPUT_NAME, "datatype": UINT8, "shape": [-1, height, width, 3]}],
         "outputs": [{"name": PROBABILITIES, "datatype": FP32, "shape": [-1, classes]}],
     }
 
 
 def model_config(model: ServedModel, max_images: int) -> dict[str, Any]:
     """Return a model's configuration as Triton's clients expect it."""
-    side, classes = model.contract.preprocessing.crop, len(model.contract.labels)
+    height, width = model.contract.preprocessing.input_size
+    classes = len(model.contract.labels)
     return {
         "name": model.name,
         "platform": PLATFORM,
@@ -62,7 +64,7 @@ def model_config(model: ServedModel, max_images: int) -> dict[str, Any]:
                 "name": INPUT_NAME,
                 "data_type": f"TYPE_{UINT8}",
                 "format": "FORMAT_NHWC",
-                "dims": [side, side, 3],
+                "dims": [height, width, 3],
             }
         ],
         "output": [

@@ -143,9 +143,9 @@ def images_of(
         )
     tensor = request.inputs[0]
     check_parameters(tensor.parameters)
-    side = model.contract.preprocessing.crop
+    height, width = model.contract.preprocessing.input_size
     if tensor.datatype == UINT8:
-        fits = len(tensor.shape) == 4 and list(tensor.shape[1:]) == [side, side, 3]
+        fits = len(tensor.shape) == 4 and list(tensor.shape[1:]) == [height, width, 3]
     elif tensor.datatype == BYTES:
         fits = len(tensor.shape) == 1 or (len(tensor.shape) == 2 and tensor.shape[1] == 1)
     else:
@@ -153,7 +153,7 @@ def images_of(
     if not fits:
         raise InvalidTensorError(
             f"input {INPUT_NAME} is {shortened(tensor.datatype)} {_shown(tensor.shape)}; model "
-            f"{model.name} takes pixels as UINT8 [N, {side}, {side}, 3], in RGB from 0 to 255, or "
+            f"{model.name} takes pixels as UINT8 [N, {height}, {width}, 3], in RGB from 0 to 255, or "
             "encoded images as BYTES [N]"
         )
     _check_images(tensor.shape[0], max_images)

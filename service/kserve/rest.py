@@ -81,11 +81,13 @@ def decode(
     With a header length of 0 the body is the only input's data, of one image. Raises
     `MalformedJsonError`, `InvalidInferError` or `InvalidTensorError`.
     """
-    side = model.contract.preprocessing.crop
+    height, width = model.contract.preprocessing.input_size
     if header_length == 0:
-        return InferRequest([InputTensor(INPUT_NAME, UINT8, (1, side, side, 3), body)], binary=True)
+        return InferRequest(
+            [InputTensor(INPUT_NAME, UINT8, (1, height, width, 3), body)], binary=True
+        )
     text = body if header_length is None else body[:header_length]
-    parsed = _parse(text, max_images * side * side * 3 + _SPARE_ITEMS)
+    parsed = _parse(text, max_images * height * width * 3 + _SPARE_ITEMS)
     check_parameters(parsed.parameters)
     binary = parsed.parameters.get("binary_data_output") is True
     rest = b"" if header_length is None else memoryview(body)[header_length:]

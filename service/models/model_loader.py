@@ -203,11 +203,11 @@ def _check_agreement(
             f"but its contract has {len(contract.labels)} labels"
         )
     batch, height, width = engine.input_shape
-    crop = contract.preprocessing.crop
-    if height not in (None, crop) or width not in (None, crop):
+    expected = contract.preprocessing.input_size
+    if height not in (None, expected[0]) or width not in (None, expected[1]):
         raise ModelFileError(
             f"{file.path}: takes images of {width or 'any'} x {height or 'any'} pixels (width x "
-            f"height), but its contract crops to {crop} x {crop}"
+            f"height), but its contract crops to {expected[1]} x {expected[0]}"
         )
     if batch is not None and not batch == settings.max_batch == 1:
         way_out = "; `--max-batch 1` serves it" if batch == 1 else ""

@@ -93,7 +93,7 @@ class Prover:
         return None
 
     def _prove(self, engine: Engine, stop: threading.Event) -> float | None:
-        pixels = golden_pattern(1, self._contract.preprocessing.crop)
+        pixels = golden_pattern(1, *self._contract.preprocessing.input_size)
         engine.prepare(buckets(self.max_batch))
         times = self._profile.measure(engine, pixels, buckets(self.max_batch), stop)
         if times and self._max_batch_is_free:

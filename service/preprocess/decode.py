@@ -31,7 +31,14 @@ from service.preprocess.encoded import SIDEWAYS, TURNS, EncodedImage, truncated,
 from service.preprocess.limits import check_pixels, check_size
 from service.preprocess.memory import DecodingMemory
 from service.preprocess.plain_jpeg import decode_plain, plain_size
-from service.preprocess.transform import Box, is_reduced, least_decoded_size, transform
+from service.preprocess.transform import (
+    Box,
+    held_bytes,
+    is_input,
+    is_reduced,
+    least_decoded_size,
+    transform,
+)
 
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF")
 """Names of the accepted formats, in addition to HEIC if it is installed."""
@@ -103,7 +110,7 @@ def prepare_decoding() -> None:
 
 
 def decode(data: bytes, preprocessing: Preprocessing, policy: DecodePolicy) -> DecodedImage:
-    """Decode one encoded image into the model's uint8 [crop, crop, 3] pixels.
+    """Decode one encoded image into the model's uint8 [H, W, 3] pixels.
 
     Transparent pixels are composited on white, 16-bit greys are scaled to 8 bits, CMYK and
     palettes become RGB, and of an animation the first frame is used.
@@ -124,7 +131,7 @@ def decode_at_once(
     That is a small, plain, undamaged JPEG for a model with a small input; returns None for any
     other image. Raises `ImageTooLargeError`.
     """
-    if len(data) > _AT_ONCE_BYTES or preprocessing.resize > _AT_ONCE_SIDE:
+    if len(data) > _AT_ONCE_BYTES or max(preprocessing.resize_to) > _AT_ONCE_SIDE:
         return None
     size = plain_size(data)
     if size is None or max(size) > _AT_ONCE_SIDE or _is_reduced(size, preprocessing, policy):
@@ -143,7 +150,8 @@ def _decode_plain(
     check_size(*size, policy.max_image_pixels)
     if _is_reduced(size, preprocessing, policy):
         return None
-    with policy.memory.hold(size[0] * size[1] * jpeg.BYTES_PER_PIXEL):
+    peak = size[0] * size[1] * jpeg.BYTES_PER_PIXEL + held_bytes(size, preprocessing)
+    with policy.memory.hold(peak):
         return _plain_image(data, size, preprocessing)
 
 
@@ -157,7 +165,7 @@ def _plain_image(
     pixels = decode_plain(data, size)
     if pixels is None:
         return None
-    if pixels.shape[:2] != (preprocessing.resize,) * 2 or preprocessing.crop < len(pixels):
+    if not is_input(*size, preprocessing):
         pixels = transform(Image.fromarray(pixels), preprocessing)
     return DecodedImage(pixels, *size)
 
@@ -165,11 +173,12 @@ def _plain_image(
 def _decode_any(data: bytes, preprocessing: Preprocessing, policy: DecodePolicy) -> DecodedImage:
     image = read(data, policy.max_image_pixels)
     turn = image.orientation if preprocessing.exif == "apply" else 1
-    width, height = turned_size(image.size, turn)
-    least = least_decoded_size(image.size, preprocessing, policy.jpeg_draft_ratio)
-    with decoded(image, turn, least, policy.memory) as (upright, content):
-        pixels = transform(upright, preprocessing, (width, height), content)
-    return DecodedImage(pixels, width, height)
+    size = turned_size(image.size, turn)
+    least = least_decoded_size(size, preprocessing, policy.jpeg_draft_ratio)
+    more = held_bytes(size, preprocessing)
+    with decoded(image, turn, least, policy.memory, more) as (upright, content):
+        pixels = transform(upright, preprocessing, size, content)
+    return DecodedImage(pixels, *size)
 
 
 def decode_upright(data: bytes, policy: DecodePolicy) -> Image.Image:
@@ -194,12 +203,12 @@ def decoded(
 ) -> Generator[tuple[Image.Image, Box | None]]:
     """Yield an image as RGB, rotated by an EXIF orientation `turn`, and the picture's box in it.
 
-    It is decoded at a smaller size, at least `least`, if the format can. The box is None if the
+    It is decoded at a smaller size, `least` or more once rotated, if the format can. The box is None if the
     picture fills the pixels. The memory for decoding, and `more_bytes` for what the block does, is
     held until the block ends. Raises what `decode` does of an image that has been read.
     """
     with _told_apart():
-        extent = None if least is None else image.reduce(least)
+        extent = None if least is None else image.reduce(turned_size(least, turn))
     with memory.hold(_peak_bytes(image, turn) + more_bytes, image.spare_bytes()):
         upright = _upright(image, turn)
         yield upright, _turned_content(extent, upright.size, turn)

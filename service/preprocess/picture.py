@@ -10,7 +10,7 @@ from PIL import Image
 
 from service.contract import Preprocessing
 from service.preprocess.decode import DecodePolicy, decoded, read
-from service.preprocess.encoded import SIDEWAYS, TURNS, turned_size
+from service.preprocess.encoded import TURNS, turned_size
 
 _REDUCING_GAP = 2.0
 """Pillow first averages whole pixels down to this many times the size: much faster, and as good."""
@@ -52,8 +52,7 @@ def decoded_picture(
     turn = image.orientation if preprocessing.exif == "apply" else 1
     left = TURNS.get(image.orientation) if turn != image.orientation else None
     size = bounded_size(*turned_size(image.size, turn), longest)
-    least = size[::-1] if turn in SIDEWAYS else size
-    with decoded(image, turn, least, policy.memory, more_bytes) as (whole, content):
+    with decoded(image, turn, size, policy.memory, more_bytes) as (whole, content):
         if content is None and whole.size == size:
             yield Picture(whole, left)
         else:

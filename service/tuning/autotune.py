@@ -166,7 +166,7 @@ def _tried(
         return ParallelismChoice(choose(kept.trials, goal), goal, "cache", kept.trials)
     engine = engines.with_threads(options[0].intra_op_threads)
     contract = parse_contract(engine.metadata, file=str(model_file))
-    image = golden_pattern(1, contract.preprocessing.crop)
+    image = golden_pattern(1, *contract.preprocessing.input_size)
     try:
         trials = measure(options, engines, image, max_batch=max_batch)
     except Exception as error:  # noqa: BLE001 - the warm-up will meet it too, and report it

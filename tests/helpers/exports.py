@@ -18,15 +18,15 @@ from model_export.options import Storage
 
 
 def exported(
-    folder: Path, served: ServedNetwork, side: int, storage: Storage = "fp32"
+    folder: Path, served: ServedNetwork, size: tuple[int, int], storage: Storage = "fp32"
 ) -> ModelProto:
     """Return what `to_onnx` returns, exported only once per network and test run."""
-    digest = hashlib.sha256(f"{served} {served.half_precision} {side} {storage}".encode())
+    digest = hashlib.sha256(f"{served} {served.half_precision} {size} {storage}".encode())
     for name, value in served.state_dict().items():
         digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
         digest.update(value.numpy().tobytes())
     path = folder / f"{digest.hexdigest()}.onnx"
-    made_once(path, lambda part: onnx.save(graph.to_onnx(served, side, storage), part))
+    made_once(path, lambda part: onnx.save(graph.to_onnx(served, size, storage), part))
     return onnx.load(path)
 
 
@@ -34,8 +34,10 @@ def exported(
 def exports_kept(folder: Path) -> Iterator[None]:
     """Make `export` and its callers take each graph from the folder, or store it there."""
 
-    def to_onnx(served: ServedNetwork, side: int, storage: Storage = "fp32") -> ModelProto:
-        return exported(folder, served, side, storage)
+    def to_onnx(
+        served: ServedNetwork, size: tuple[int, int], storage: Storage = "fp32"
+    ) -> ModelProto:
+        return exported(folder, served, size, storage)
 
     with pytest.MonkeyPatch.context() as patch:
         for user in ("export", "precision"):

@@ -17,7 +17,7 @@ from model_export.options import Storage
 
 def test_multiply_adds_are_the_published_ones():
     """At 224 x 224 pixels and full width, as torchvision documents them."""
-    cost = graph_cost(to_onnx(prepare(build("resnet18"), preprocessing(224), "fp32"), 224))
+    cost = graph_cost(to_onnx(prepare(build("resnet18"), preprocessing(224), "fp32"), (224, 224)))
     assert cost.multiply_adds / 1e9 == pytest.approx(1.814, abs=0.001)
 
 
@@ -32,5 +32,5 @@ def test_parameters_are_those_left_after_folding(storage: Storage, shared: Path)
         if isinstance(module, torch.nn.BatchNorm2d)
     )
     served = prepare(network, preprocessing(32), storage)
-    cost = graph_cost(exported(shared, served, 32, storage))
+    cost = graph_cost(exported(shared, served, (32, 32), storage))
     assert cost.parameters == trained - folded

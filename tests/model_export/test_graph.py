@@ -23,7 +23,7 @@ CLASSES, WIDTH, SIDE = 5, 256, 32
 
 def graph(shared: Path, storage: Storage = "fp32") -> ModelProto:
     network = random_network("resnet50", classes=CLASSES)
-    return exported(shared, prepare(network, preprocessing(SIDE), storage), SIDE, storage)
+    return exported(shared, prepare(network, preprocessing(SIDE), storage), (SIDE, SIDE), storage)
 
 
 def run(model: ModelProto, images: np.ndarray) -> dict[str, np.ndarray]:
@@ -164,5 +164,5 @@ def test_preparing_leaves_the_network_as_it_was():
 
 def test_exporting_prints_nothing(capfd: pytest.CaptureFixture[str]):
     """PyTorch's exporter remarks on what it does not need."""
-    to_onnx(prepare(random_network(depths=(1, 1, 1, 1)), preprocessing(SIDE)), SIDE)
+    to_onnx(prepare(random_network(depths=(1, 1, 1, 1)), preprocessing(SIDE)), (SIDE, SIDE))
     assert capfd.readouterr() == ("", "")

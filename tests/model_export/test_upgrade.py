@@ -149,13 +149,13 @@ def test_what_can_not_be_upgraded_is_said_in_a_line(
     onnx.save(color_graph(), tmp_path / "bare.onnx")
     newer = write_color_model(tmp_path / "newer.onnx")
     model = onnx.load(newer)
-    model.metadata_props[0].value = json.dumps(written_contract(newer) | {"schema_version": 3})
+    model.metadata_props[0].value = json.dumps(written_contract(newer) | {"schema_version": 4})
     onnx.save(model, newer)
     for name, said in (
         ("missing.onnx", "no such file"),
         ("text.onnx", "is text"),
         ("bare.onnx", "has no contract"),
-        ("newer.onnx", "schema_version: 3 is from a newer release"),
+        ("newer.onnx", "schema_version: 4 is from a newer release"),
     ):
         assert upgraded(tmp_path / name) == 1
         assert f"{name}: " in (error := the_error(capsys))

@@ -29,7 +29,7 @@ def write(shared: Path, tmp_path: Path) -> Callable[..., Path]:
 
     def write(network: torch.nn.Module, storage: Storage = "fp32") -> Path:
         served = prepare(network, IMAGES, storage)
-        onnx.save(exported(shared, served, SIDE, storage), tmp_path / "model.onnx")
+        onnx.save(exported(shared, served, (SIDE, SIDE), storage), tmp_path / "model.onnx")
         return tmp_path / "model.onnx"
 
     return write
@@ -41,7 +41,7 @@ def parity(
 ):  # fmt: skip
     served = prepare(network, images, storage)
     pytorch = references(network, served, images, storage)
-    return measure_parity(path, pytorch, storage, side=SIDE, largest_batch=largest)
+    return measure_parity(path, pytorch, storage, size=(SIDE, SIDE), largest_batch=largest)
 
 
 @pytest.mark.parametrize(

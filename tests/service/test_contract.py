@@ -89,8 +89,38 @@ def test_a_message_stays_one_line_whatever_the_file_says():
 
 
 def test_a_newer_schema_is_refused_as_that():
-    message = refusal(as_metadata(color_contract(), schema_version=3))
-    assert "schema_version: 3 is from a newer release; this one reads up to 2" in message
+    message = refusal(as_metadata(color_contract(), schema_version=4))
+    assert "schema_version: 4 is from a newer release; this one reads up to 3" in message
+
+
+@pytest.mark.parametrize(
+    ("changes", "schema"),
+    [
+        ({}, 2),
+        ({"interpolation": "lanczos"}, 2),
+        ({"interpolation": "hamming"}, 3),
+        ({"fit": "squash"}, 3),
+        ({"offset": "even"}, 3),
+        ({"crop": [8, 8]}, 3),
+    ],
+)
+def test_the_schema_is_the_oldest_that_can_say_it(changes, schema):
+    """So that older releases read what they can serve, and refuse the rest as newer."""
+    fields = json.loads(color_contract().model_dump_json())["preprocessing"] | changes
+    contract = parse_contract(as_metadata(color_contract(), preprocessing=fields), file="m.onnx")
+    assert contract.schema_version == schema
+    assert parse_contract(as_metadata(contract), file="m.onnx") == contract
+
+
+@pytest.mark.parametrize(
+    ("multi_label", "said"),
+    [
+        ({"threshold": 1.5}, "multi_label.threshold"),
+        ({"thresholds": {"c7": 0.5}}, "has a threshold for 'c7', which is no label"),
+    ],
+)
+def test_thresholds_that_no_label_can_have_are_refused(multi_label, said):
+    assert said in refusal(as_metadata(color_contract(), multi_label=multi_label))
 
 
 @pytest.mark.parametrize("version", [0, -1, 1, 1.5, "2", "new", [], True])
@@ -130,7 +160,7 @@ def test_one_label_is_no_classification():
         ({"crop": 9}, "crop (9) is larger than resize (8)"),
         ({"crop": 0}, "crop"),
         ({"resize": 5000, "crop": 8}, "resize"),
-        ({"interpolation": "nearest"}, "interpolation"),
+        ({"interpolation": "spline"}, "interpolation"),
         ({"exif": "maybe"}, "exif"),
         ({"mean": [0, 0]}, "mean"),
     ],

@@ -25,8 +25,7 @@ class Classifier(MLModel):
     async def load(self) -> bool:
         """Open the model."""
         given = task()
-        side = given.contract.preprocessing.crop
-        self._shape = (-1, side, side, 3)
+        self._shape = (-1, *given.contract.preprocessing.input_size, 3)
         self._decode = Decoder(given)
         self._model = Model(given, threads=1)
         # Both leave Python's lock while they work, so threads are enough to fill the cores.

@@ -66,10 +66,10 @@ def test_the_file_computes_what_pytorch_does(tmp_path: Path, name, width, side, 
     network = random_network(name, base_width=width, stem=stem, side=side, depths=depths)
     images, path = preprocessing(side), tmp_path / "model.onnx"
     served = prepare(network, images)
-    model = to_onnx(served, side)
+    model = to_onnx(served, (side, side))
     onnx.save(model, path)
     pytorch = references(network, served, images, "fp32")
-    parity = measure_parity(path, pytorch, "fp32", side=side, largest_batch=3)
+    parity = measure_parity(path, pytorch, "fp32", size=(side, side), largest_batch=3)
     assert parity.max_abs_diff < 1e-5
     answers = pytorch.trained(patterns(8, side))["probabilities"]
     assert answers.std(axis=0).max() > 1e-3  # images are told apart, so there is something to see

@@ -50,7 +50,9 @@ class Host:
     def open(self, *, graphs=True, batches=2, extra_outputs=False, sizes=SIZES) -> CudaEngine:
         path = write_color_model(self.folder / f"{extra_outputs}.onnx", extra_outputs=extra_outputs)
         extra = ("embedding", "features", "classifier_weight") if extra_outputs else ()
-        model = GpuModel("color", {}, 3, (None,) * 3, SIDE, (PROBABILITIES, *extra), "NCHW", None)
+        model = GpuModel(
+            "color", {}, 3, (None,) * 3, (SIDE, SIDE), (PROBABILITIES, *extra), "NCHW", None
+        )
         engine = CudaEngine(
             self.gpu,
             model,
@@ -310,7 +312,7 @@ def test_a_provider_that_does_not_work_is_not_tried_twice(host):
         host.device.sessions.append(graphs)
         raise ProviderError("fell back to the CPU")
 
-    model = GpuModel("color", {}, 3, (None,) * 3, SIDE, (PROBABILITIES,), "NCHW", None)
+    model = GpuModel("color", {}, 3, (None,) * 3, (SIDE, SIDE), (PROBABILITIES,), "NCHW", None)
     with pytest.raises(ProviderError, match="fell back"):
         CudaEngine(host.gpu, model, refuse, graphs=True, batches=2, device="cpu")
     assert host.device.sessions == [True]

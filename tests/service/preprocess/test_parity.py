@@ -38,7 +38,7 @@ def plainly(data: bytes, contract: ModelContract) -> np.ndarray:
         upright = ImageOps.exif_transpose(image).convert("RGB")
     preprocessing = contract.preprocessing
     assert preprocessing.interpolation == "bilinear"
-    return plain_pixels(upright, preprocessing.resize, preprocessing.crop)
+    return plain_pixels(upright, preprocessing.resize_to[0], preprocessing.input_size[0])
 
 
 def served(data: bytes, contract: ModelContract, draft_ratio: float = 0) -> np.ndarray:

@@ -1,4 +1,7 @@
-"""The one boxed resize: the part of the image that the model sees, and its pixels."""
+"""Resize and crop: the part of the image that the model sees, and its pixels.
+
+Most of this is about the one boxed resize; `test_fits.py` is about resizing and cropping apart.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +13,7 @@ from images import plain_pixels, smooth
 from PIL import Image
 
 from service.contract import Preprocessing
-from service.preprocess.transform import crop_of, resized_size, transform
+from service.preprocess.transform import resized_size, short_side_size, source_box, transform
 
 bounded = settings(max_examples=400)
 
@@ -41,7 +44,7 @@ sides = st.integers(1, 20_000) | st.sampled_from([1, 2, 3, 224, 225, 20_000])
 @bounded
 def test_the_crop_lies_inside_the_image(width, height, preprocessing):
     """For any size and aspect; Pillow refuses a box that ends a hair outside."""
-    left, top, right, bottom = crop_of(width, height, preprocessing).box
+    left, top, right, bottom = source_box(width, height, preprocessing)
     assert 0 <= left < right <= width
     assert 0 <= top < bottom <= height
 
@@ -50,8 +53,8 @@ def test_the_crop_lies_inside_the_image(width, height, preprocessing):
 @bounded
 def test_the_crop_is_a_centred_square_of_the_resized_image(width, height, preprocessing):
     """As many resized pixels wide as high, and at most half of one off the centre."""
-    left, top, right, bottom = crop_of(width, height, preprocessing).box
-    new_width, new_height = resized_size(width, height, preprocessing.resize)
+    left, top, right, bottom = source_box(width, height, preprocessing)
+    new_width, new_height = resized_size(width, height, preprocessing)
     x, y = width / new_width, height / new_height
     assert (right - left) / x == pytest.approx(preprocessing.crop)
     assert (bottom - top) / y == pytest.approx(preprocessing.crop)
@@ -64,11 +67,11 @@ def test_the_crop_is_a_centred_square_of_the_resized_image(width, height, prepro
 def test_the_short_side_becomes_the_asked_and_the_long_side_is_rounded_down(
     width, height, short_side
 ):
-    new = resized_size(width, height, short_side)
+    new = short_side_size(width, height, short_side)
     assert min(new) == short_side
     exact = short_side * max(width, height) / min(width, height)
     assert exact - 1 < max(new) <= exact
-    assert resized_size(height, width, short_side) == new[::-1]
+    assert short_side_size(height, width, short_side) == new[::-1]
 
 
 @given(
