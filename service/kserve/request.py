@@ -153,8 +153,8 @@ def images_of(
     if not fits:
         raise InvalidTensorError(
             f"input {INPUT_NAME} is {shortened(tensor.datatype)} {_shown(tensor.shape)}; model "
-            f"{model.name} takes pixels as UINT8 [N, {height}, {width}, 3], in RGB from 0 to 255, or "
-            "encoded images as BYTES [N]"
+            f"{model.name} takes pixels as UINT8 [N, {height}, {width}, 3], in RGB from 0 to 255, "
+            "or encoded images as BYTES [N]"
         )
     _check_images(tensor.shape[0], max_images)
     if tensor.datatype == UINT8:

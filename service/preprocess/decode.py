@@ -203,9 +203,10 @@ def decoded(
 ) -> Generator[tuple[Image.Image, Box | None]]:
     """Yield an image as RGB, rotated by an EXIF orientation `turn`, and the picture's box in it.
 
-    It is decoded at a smaller size, `least` or more once rotated, if the format can. The box is None if the
-    picture fills the pixels. The memory for decoding, and `more_bytes` for what the block does, is
-    held until the block ends. Raises what `decode` does of an image that has been read.
+    It is decoded at a smaller size, `least` or more once rotated, if the format can. The box is
+    None if the picture fills the pixels. The memory for decoding, and `more_bytes` for what the
+    block does, is held until the block ends. Raises what `decode` does of an image that has been
+    read.
     """
     with _told_apart():
         extent = None if least is None else image.reduce(turned_size(least, turn))
