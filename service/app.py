@@ -35,6 +35,7 @@ from service.http.routes import OPERATIONS
 from service.inference.explanation import Explainer
 from service.inference.pipeline import Pipeline
 from service.inference.runtime import Runtime
+from service.live import LiveSummary
 from service.memory import give_back_while_running
 from service.metrics import Metrics
 from service.models.loader import load_repository
@@ -126,6 +127,7 @@ def create_runtime(settings: Settings, opener: Opener | None = None) -> Runtime:
         decode_pool=decode_pool,
         inference=Pipeline(decode_pool, policy, metrics, coalesce=settings.coalesce),
         explainer=Explainer(decode_pool, policy),
+        live=LiveSummary(metrics),
     )
 
 

@@ -10,6 +10,7 @@ from service.batching.admission import ByteGate
 from service.batching.decode_pool import DecodePool
 from service.inference.explanation import Explainer
 from service.inference.pipeline import Pipeline
+from service.live import LiveSummary
 from service.metrics import Metrics
 from service.models.repository import Repository
 from service.settings import Settings
@@ -28,6 +29,7 @@ class Runtime:
     decode_pool: DecodePool
     inference: Pipeline
     explainer: Explainer
+    live: LiveSummary
     started: float = field(default_factory=time.monotonic)
     draining: bool = False
     stop_by: float = 0.0  # of time.monotonic()
