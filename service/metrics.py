@@ -77,13 +77,13 @@ class Metrics:
 
         # Finding a counter by its labels takes several times as long as counting.
         self._of_requests: dict[tuple[str, str, int], tuple[Counter, Histogram]] = {}
-        self._requests = Counter(
+        self.requests = Counter(
             "resnet_serve_requests",
             "Requests answered.",
             ["route", "method", "status"],
             registry=registry,
         )
-        self._request_seconds = Histogram(
+        self.request_seconds = Histogram(
             "resnet_serve_request_duration_seconds",
             "Time from a request's headers to the end of its answer.",
             ["route"],
@@ -156,7 +156,7 @@ class Metrics:
             list(_MODEL),
             registry=registry,
         )
-        self._queue_length = Gauge(
+        self.queue_length = Gauge(
             "resnet_serve_queue_length",
             "Images admitted but not yet answered.",
             list(_MODEL),
@@ -201,7 +201,7 @@ class Metrics:
             self.batch_size,
             self.inference_failures,
             self.slow_batches,
-            self._queue_length,
+            self.queue_length,
             self._ready,
             self._broken,
             self._model_info,
@@ -217,7 +217,7 @@ class Metrics:
         key = (route, method, status)
         found = self._of_requests.get(key)
         if found is None:
-            found = self._requests.labels(*key), self._request_seconds.labels(route)
+            found = self.requests.labels(*key), self.request_seconds.labels(route)
             self._of_requests[key] = found
         count, histogram = found
         count.inc()
@@ -244,7 +244,7 @@ class Metrics:
             batch_size=self.batch_size.labels(*labels),
             inference_failures=self.inference_failures.labels(*labels),
             slow_batches=self.slow_batches.labels(*labels),
-            queue_length=self._queue_length.labels(*labels),
+            queue_length=self.queue_length.labels(*labels),
             ready=self._ready.labels(*labels),
             broken=self._broken.labels(*labels),
             agreement=self._agreement.labels(*labels),

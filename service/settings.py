@@ -85,6 +85,10 @@ class Settings(BaseModel):
         description="origins that browsers may call from, e.g. "
         "https://shop.example,http://localhost:3000, or *; not set: CORS is off",
     )
+    page: bool = Field(
+        True,
+        description="show a page at / on which images can be classified and the load be watched",
+    )
     models: Path | None = Field(
         None,
         description="folder of model files (NAME.onnx or NAME/VERSION.onnx), or one such file",

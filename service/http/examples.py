@@ -162,6 +162,25 @@ HEALTH = {
     ],
 }
 
+SUMMARY = {
+    "uptime_s": 341.207,
+    "window_s": 60.013,
+    "requests": {
+        "total": 8211,
+        "per_s": 91.347,
+        "in_flight": 5,
+        "by_status": {"200": 5476, "503": 6},
+    },
+    "latency_ms": {"p50": 38.212, "p90": 66.027, "p99": 97.41},
+    "stages_ms": {
+        "decode": {"p50": 1.733, "p90": 4.521, "p99": 9.36},
+        "queue": {"p50": 16.094, "p90": 39.866, "p99": 49.7},
+        "infer": {"p50": 18.35, "p90": 24.47, "p99": 42.13},
+    },
+    "batch_sizes": {"1": 204, "2": 2411, "4": 110},
+    "models": [{"name": "slim-resnet50", "version": 1, "images_per_s": 91.247, "queued": 4}],
+}
+
 PROBE = {"ok": True, "reasons": []}
 
 METRICS = """\

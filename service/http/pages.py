@@ -1,4 +1,4 @@
-"""FastAPI's own routes: the pages that describe the API, with problem details as errors."""
+"""The routes of FastAPI: pages that describe the API or show it, with problem details as errors."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from service.errors import MethodNotAllowedError, RequestError, RouteNotFoundErr
 from service.http.exchange import exchange_of
 from service.http.json_body import json_body
 from service.http.openapi import document
+from service.http.page import page_routes
 from service.http.problems import MEDIA_TYPE, headers_of, is_v2, problem
 from service.inference.runtime import Runtime
 from service.tracebacks import internal_error
@@ -36,6 +37,8 @@ def add_pages(app: FastAPI, runtime: Runtime) -> None:
     # Before FastAPI's own route of the same path, whose answer has no final newline.
     route = APIRoute(str(app.openapi_url), answer, methods=["GET", "HEAD"], include_in_schema=False)
     app.router.routes.insert(0, route)
+    if runtime.settings.page:
+        app.router.routes.extend(page_routes(runtime.settings.root_path))
     app.add_exception_handler(HTTPException, _on_http_exception)
     app.add_exception_handler(Exception, _on_defect)
 

@@ -38,7 +38,9 @@ from service.http.schemas import (
     Models,
     Probe,
     RequestHeaders,
+    Summary,
 )
+from service.http.summary import summary
 
 Handler = Callable[[Exchange], Awaitable[None]]
 
@@ -244,6 +246,14 @@ OPERATIONS = (
         summary="Readiness",
         answers={200: Answer("Ready", Probe, examples.PROBE), 503: Answer("Not ready", Probe)},
         also_head=True,
+    ),
+    Operation(
+        "GET",
+        "/v1/summary",
+        summary,
+        tag="operations",
+        summary="Show what the service is doing",
+        answers={200: Answer("The last minute at most", Summary, examples.SUMMARY)},
     ),
     Operation(
         "GET",

@@ -352,3 +352,51 @@ class ModelDetail(ModelSummary):
     parity: dict[str, Any]
     tolerance: float = Field(description="how far a probability may be off on this device")
     labels: list[dict[str, Any]]
+
+
+class Percentiles(BaseModel):
+    """Milliseconds that half, nine tenths and 99 % don't exceed; null if nothing was measured."""
+
+    p50: float | None
+    p90: float | None
+    p99: float | None
+
+
+class LiveRequests(BaseModel):
+    """Requests that run models; `in_flight` counts all others too, but for this one."""
+
+    total: int = Field(description="since the start")
+    per_s: float
+    in_flight: int
+    by_status: dict[str, int]
+
+
+class LiveStages(BaseModel):
+    """How long images took to be decoded and waited for a batch, and how long batches took."""
+
+    decode: Percentiles
+    queue: Percentiles
+    infer: Percentiles
+
+
+class LiveModel(BaseModel):
+    """What one model is doing."""
+
+    name: str
+    version: int
+    images_per_s: float
+    queued: int = Field(description="images that are admitted but not yet answered")
+
+
+class Summary(BaseModel):
+    """What the service is doing now."""
+
+    uptime_s: float
+    window_s: float = Field(description="seconds that the rates and percentiles cover")
+    requests: LiveRequests
+    latency_ms: Percentiles
+    stages_ms: LiveStages
+    batch_sizes: dict[str, int] = Field(
+        description="batches by size: each up to the given one, and above the one before"
+    )
+    models: list[LiveModel]

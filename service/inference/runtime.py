@@ -13,6 +13,7 @@ from service.cpus import cpu_count
 from service.engine.base import Opener
 from service.inference.explanation import Explainer
 from service.inference.pipeline import Pipeline
+from service.live import LiveSummary
 from service.metrics import Metrics
 from service.models.control import Control
 from service.models.loader import load_repository
@@ -36,6 +37,7 @@ class Runtime:
     decode_pool: DecodePool
     inference: Pipeline
     explainer: Explainer
+    live: LiveSummary
     started: float = field(default_factory=time.monotonic)
     draining: bool = False
     stop_by: float = 0.0  # of time.monotonic()
@@ -78,4 +80,5 @@ def create_runtime(settings: Settings, opener: Opener | None = None) -> Runtime:
         decode_pool=decode_pool,
         inference=Pipeline(decode_pool, policy, metrics, coalesce=settings.coalesce),
         explainer=Explainer(decode_pool, policy),
+        live=LiveSummary(metrics),
     )

@@ -18,7 +18,7 @@ from images import colored, encode, photo
 from wire import connect, read_all
 
 PATHS = (
-    "/health", "/livez", "/readyz", "/metrics", "/v1/models", "/v1/models/color",
+    "/health", "/livez", "/readyz", "/metrics", "/v1/summary", "/v1/models", "/v1/models/color",
     "/v1/models/nope", "/v1/models/color/load", "/v1/models/color/unload", "/v1/classify", "/docs",
     "/openapi.json", "/", "/nope",
 )  # fmt: skip
@@ -313,7 +313,7 @@ def answers(url: str, data: bytes) -> list[dict[str, Any]]:
     return found
 
 
-_VARYING_HEADERS = frozenset({"date", "retry-after"})
+_VARYING_HEADERS = frozenset({"date", "etag", "retry-after"})
 _VARYING_KEYS = frozenset(
     {"title", "detail", "request_id", "parallelism", "tools", "sha256", "why", "reason"}
 )

@@ -52,7 +52,7 @@ def test_metrics_know_the_services_own_paths_only(client):
     assert ROOT not in text
 
 
-@pytest.mark.parametrize("path", ["/images/europe/health", "/images/eu", "/images/eu/", "/images"])
+@pytest.mark.parametrize("path", ["/images/europe/health", "/images/euro", "/images"])
 def test_a_path_that_only_looks_like_it_is_none_of_ours(client, path):
     refused = client.get(path)
     assert (refused.status_code, refused.json()["code"]) == (404, "not_found")
