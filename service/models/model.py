@@ -62,6 +62,7 @@ class ServedModel:
     def __init__(
         self, loaded: LoadedModel, metrics: ModelMetrics, settings: Settings, device: DeviceLoad
     ) -> None:
+        self.file = loaded.file
         self.name, self.version = loaded.file.name, loaded.file.version
         self.engine, self.contract = loaded.engine, loaded.contract
         self.metrics = metrics
