@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path, PurePath, PurePosixPath
-from typing import IO, BinaryIO, cast
+from typing import IO, BinaryIO, Self, cast
 
 from service.classify.errors import SourceError
 from service.errors import UnreadableImageError
@@ -91,7 +91,7 @@ def _folder(folder: Path) -> Iterator[Item]:
 def _file(path: Path) -> Iterator[Item]:
     if path.suffix.lower() not in _SUFFIXES and path.is_file() and _is_tar(path):
         try:
-            with tarfile.open(path) as archive:
+            with tarfile.open(path, tarinfo=_Header) as archive:
                 yield from _members(archive, str(path))
         except UNREADABLE as error:
             yield _failed(str(path), error)
@@ -104,6 +104,20 @@ def _is_tar(path: Path) -> bool:
         return tarfile.is_tarfile(path)
     except UNREADABLE:
         return False  # reading it as an image says why
+
+
+class _Header(tarfile.TarInfo):
+    """A header whose damage is an error; tarfile would take it for the end of the archive."""
+
+    @classmethod
+    def fromtarfile(cls, tarfile_: tarfile.TarFile) -> Self:
+        """Read the next header. Raises `tarfile.ReadError`."""
+        try:
+            return super().fromtarfile(tarfile_)
+        except tarfile.HeaderError as error:
+            if isinstance(error, tarfile.EOFHeaderError):  # type: ignore[attr-defined]
+                raise  # the mark at the end
+            raise tarfile.ReadError(f"damaged or cut off ({error})") from error
 
 
 def _members(archive: tarfile.TarFile, name: str) -> Iterator[Item]:
@@ -130,7 +144,7 @@ def _standard_input(stdin: BinaryIO) -> Iterator[Item]:
         if not _begins_a_tar(beginning):
             yield Item(STDIN, partial(_read_stream, stream, STDIN))
             return
-        with tarfile.open(fileobj=stream, mode="r|*") as archive:
+        with tarfile.open(fileobj=stream, mode="r|*", tarinfo=_Header) as archive:
             yield from _members(archive, STDIN)
     except UNREADABLE as error:
         yield _failed(STDIN, error)
