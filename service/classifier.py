@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Generator, Iterable, Sequence
 from concurrent.futures import Future
 from functools import partial
+from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
@@ -26,7 +27,7 @@ from service.errors import ClientError, ModelFileError, RequestError
 from service.files import user_cache
 from service.inference.deadline import RequestDeadline
 from service.inference.request import ImageResult, InferenceRequest
-from service.inference.runtime import Runtime, create_runtime
+from service.inference.runtime import create_runtime
 from service.models.model import ServedModel
 from service.postprocess.top_k import labels_wanted, top_k
 from service.preprocess.inputs import encoded, encoded_each
@@ -71,7 +72,7 @@ class Classifier:
         Raises a `StartupError` if an option is wrong, or the file can't be used (`ModelFileError`).
         """
         prepare_runtime()
-        _warn_only()
+        _log_errors_only()
         given = {
             "models": None if file is None else os.fspath(file),
             "provider": provider,
@@ -112,6 +113,11 @@ class Classifier:
     def name(self) -> str:
         """Return the model's name."""
         return self._model.name
+
+    @property
+    def file(self) -> Path:
+        """Return the model's file."""
+        return self._model.file.path
 
     @property
     def labels(self) -> tuple[str, ...]:
@@ -183,13 +189,13 @@ class Classifier:
         )
 
     def close(self) -> None:
-        """End the threads and close the engine; what is under way is answered first."""
+        """End the threads and close the engine; what is under way is given up."""
         if self._closed:
             return
         self._closed = True
-        runtime: Runtime = self._runtime
-        self._loop.call(runtime.decode_pool.close)
-        runtime.repository.close(_CLOSE_S)
+        self._loop.cancel_all()
+        self._loop.call(self._runtime.decode_pool.close)
+        self._runtime.repository.close(_CLOSE_S)
         self._loop.close()
 
     def __enter__(self) -> Classifier:
@@ -217,6 +223,8 @@ class _Loop:
 
     def submit(self, work: Callable[[], Any]) -> Future[Any]:
         """Run a coroutine function."""
+        if self._loop.is_closed():
+            raise RuntimeError("the classifier is closed")
         return asyncio.run_coroutine_threadsafe(work(), self._loop)
 
     def call(self, work: Callable[[], object]) -> None:
@@ -227,6 +235,17 @@ class _Loop:
 
         self.submit(called).result()
 
+    def cancel_all(self) -> None:
+        """Cancel all coroutines, and wait for their ends."""
+
+        async def cancelled() -> None:
+            tasks = asyncio.all_tasks() - {asyncio.current_task()}
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+
+        self.submit(cancelled).result()
+
     def close(self) -> None:
         """End the thread."""
         self._loop.call_soon_threadsafe(self._loop.stop)
@@ -234,13 +253,13 @@ class _Loop:
         self._loop.close()
 
 
-def _warn_only() -> None:
-    """Log only warnings, to stderr, unless the program has set up structlog itself.
+def _log_errors_only() -> None:
+    """Log only errors, to stderr, unless the program has set up structlog itself.
 
     By default structlog prints everything to stdout.
     """
     if not structlog.is_configured():
         structlog.configure(
-            wrapper_class=structlog.make_filtering_bound_logger("warning"),
+            wrapper_class=structlog.make_filtering_bound_logger("error"),
             logger_factory=structlog.PrintLoggerFactory(sys.stderr),
         )

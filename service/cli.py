@@ -34,6 +34,7 @@ _EXAMPLES = """\
 examples:
   resnet-serve serve
   resnet-serve serve --models models --default-model flowers --port 8080
+  resnet-serve classify photos/ --output labels.csv
   resnet-serve bench --images synthetic:64x64 --clients 32
 """
 
@@ -55,7 +56,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         if command == "serve":
             return _serve(arguments, leaving)
-        return _bench(arguments)
+        return _classify(arguments) if command == "classify" else _bench(arguments)
     except StartupError as error:
         print(f"resnet-serve: error: {error}", file=sys.stderr)  # noqa: T201
         return 1
@@ -67,11 +68,12 @@ def _parser() -> argparse.ArgumentParser:
     import argparse  # noqa: PLC0415
 
     from service.bench.cli import add_bench  # noqa: PLC0415
+    from service.classify.cli import add_classify  # noqa: PLC0415
     from service.settings import PREFIX, add_flags  # noqa: PLC0415
 
     parser = argparse.ArgumentParser(
         prog="resnet-serve",
-        description="Serve image classifiers over HTTP, and benchmark the server.",
+        description="Serve image classifiers over HTTP, classify files, and benchmark the server.",
         epilog=_EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
@@ -89,6 +91,7 @@ def _parser() -> argparse.ArgumentParser:
         allow_abbrev=False,
     )
     add_flags(serve)
+    add_classify(commands)
     add_bench(commands)
     return parser
 
@@ -97,6 +100,14 @@ def _bench(flags: dict[str, object]) -> int:
     from service.bench.cli import run_bench  # noqa: PLC0415
 
     return run_bench(flags)
+
+
+def _classify(flags: dict[str, object]) -> int:
+    from service.arenas import share_one_arena  # noqa: PLC0415
+    from service.classify.cli import run_classify  # noqa: PLC0415
+
+    share_one_arena()  # before there is a thread
+    return run_classify(flags)
 
 
 def _serve(flags: dict[str, object], leaving: LeaveAtSignal) -> int:

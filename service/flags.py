@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -30,14 +30,17 @@ def add_flags(
     model: type[BaseModel],
     groups: Mapping[str, str],
     names: Mapping[str, str] | None = None,
+    but: Container[str] = (),
 ) -> None:
-    """Add one flag per field; values stay text.
+    """Add one flag per field, `but` for some; values stay text.
 
     `groups` maps the first field of each group to the group's title, `names` maps fields to flag
     names that differ from theirs. A switch whose field is called `no_...` can only be set.
     """
     group: argparse._ActionsContainer = parser
     for name, field in model.model_fields.items():
+        if name in but:
+            continue
         if name in groups:
             group = parser.add_argument_group(groups[name])
         flag = flag_of((names or {}).get(name, name))

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import lzma
+import os
 import tarfile
 import zlib
+from collections.abc import Callable, Iterator
 from pathlib import Path, PurePath
 
 from service.errors import first_line
@@ -27,13 +29,38 @@ def is_image(path: PurePath) -> bool:
     return path.suffix.lower() in SUFFIXES and not is_hidden(path)
 
 
+def walk(folder: Path, on_error: Callable[[OSError], None]) -> Iterator[Path]:
+    """Yield a folder's files recursively: sorted, relative to it, without hidden ones.
+
+    Only the names of the folders on the way are in memory, not those of all files. Linked folders
+    are not entered. `on_error` gets the error of a folder that can't be listed.
+    """
+    try:
+        entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
+    except OSError as error:
+        on_error(error)
+        return
+    for entry in entries:
+        if is_hidden(PurePath(entry.name)):
+            continue
+        if entry.is_dir(follow_symlinks=False):
+            for path in walk(folder / entry.name, on_error):
+                yield entry.name / path
+        elif entry.is_file():
+            yield Path(entry.name)
+
+
 def files_in(folder: Path) -> list[Path]:
     """List a folder's files recursively: sorted, relative to it, without hidden ones.
 
-    Raises `OSError`.
+    Raises `OSError`, but not for folders below it that this user may not list.
     """
-    files = sorted(path.relative_to(folder) for path in folder.rglob("*") if path.is_file())
-    return [file for file in files if not is_hidden(file)]
+
+    def pass_over(error: OSError) -> None:
+        if not isinstance(error, PermissionError) or Path(error.filename) == folder:
+            raise error
+
+    return list(walk(folder, pass_over))
 
 
 def images_in(folder: Path) -> list[Path]:

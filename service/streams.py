@@ -51,7 +51,9 @@ def in_order(
     try:
         for group in groups:
             size = sum(len(content) for content in group if isinstance(content, bytes))
-            while under_way and (len(under_way) >= most_groups or held + size > most_bytes):
+            while under_way and (
+                under_way[0][0].done() or len(under_way) >= most_groups or held + size > most_bytes
+            ):
                 yield from under_way[0][0].result()
                 held -= under_way.popleft()[1]
             under_way.append((start(group), size))

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from concurrent.futures import CancelledError
 from pathlib import Path
 
 import numpy as np
@@ -160,6 +162,18 @@ def test_closing_twice_is_once_and_no_thread_is_left(file):
         made.classify(RED)
     made.close()
     assert threading.active_count() == before
+
+
+def test_closing_it_gives_up_what_is_under_way(file, capfd):
+    with opened(file) as made:
+        results = made.classify_many([RED] * 2000)
+        next(results)
+    with pytest.raises(CancelledError):
+        list(results)
+    with pytest.raises(RuntimeError, match="closed"):
+        made.classify(RED)
+    gc.collect()
+    assert capfd.readouterr() == ("", "")
 
 
 def test_a_program_that_does_not_close_it_ends():
