@@ -108,6 +108,8 @@ HEALTH = {
     },
     "devices": [],
     "broken": [],
+    "failed_loads": [],
+    "watch": None,
     "models": [
         {
             "name": "slim-resnet50",

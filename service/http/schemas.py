@@ -219,6 +219,12 @@ class Device(BaseModel):
     memory_total_bytes: int
 
 
+class Watch(BaseModel):
+    """The watched folder."""
+
+    trouble: str = Field(description="why it can't be followed at present; empty if it can")
+
+
 class Health(BaseModel):
     """The service's state: "ready" even if some models are broken, "draining" after SIGTERM.
 
@@ -232,6 +238,10 @@ class Health(BaseModel):
     devices: list[Device] = Field(description="the GPU in use; empty on the CPU")
     models: list[ModelHealth]
     broken: list[Broken]
+    failed_loads: list[Broken] = Field(
+        description="files that could not be loaded since the start; what was served still is"
+    )
+    watch: Watch | None = Field(description="the watched folder; null without the setting watch")
 
 
 class Probe(BaseModel):

@@ -11,6 +11,7 @@ from service.batching.decode_pool import DecodePool
 from service.inference.pipeline import Pipeline
 from service.metrics import Metrics
 from service.models.control import Control
+from service.models.folder_watch import FolderWatch
 from service.models.repository import Repository
 from service.settings import Settings
 
@@ -24,6 +25,7 @@ class Runtime:
     settings: Settings
     repository: Repository
     control: Control
+    folder_watch: FolderWatch | None
     metrics: Metrics
     body_bytes: ByteGate
     decode_pool: DecodePool

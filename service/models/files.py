@@ -94,6 +94,11 @@ def stamp_of(file: ModelFile) -> Stamp:
     return tuple(_stamp(part) for part in (*parts_of(file.path), settings_path_of(file)))
 
 
+def is_there(stamp: Stamp) -> bool:
+    """Return whether the model file itself could be looked at."""
+    return bool(stamp) and stamp[0] is not None
+
+
 def _stamp(path: Path) -> tuple[int, ...] | None:
     try:
         found = path.stat()

@@ -100,11 +100,12 @@ def _asked_for(settings: Settings, config: ModelConfig) -> list[ModelFile]:
                 f"{file.path} and {other} are both {file.name} version {file.version}"
             )
     names = {file.name for file in files}
+    may_come = settings.watch or settings.admin  # models that are not there yet
     for flag, name in (
         ("--default-model", settings.default_model),
         *(("--model-timeout-ms", name) for name in sorted(settings.model_timeout_ms)),
         *(("--model-versions", name) for name in sorted(settings.model_versions)),
-        *(("--model-settings", name) for name in sorted(config.names)),
+        *(("--model-settings", name) for name in sorted(config.names) if not may_come),
     ):
         if name is not None and name not in names:
             raise ModelSelectionError(
