@@ -125,6 +125,17 @@ class Settings(BaseModel):
     watch_interval_s: Seconds = Field(
         2, description="how often to look at it; a file counts once two looks see it the same"
     )
+    max_models: int = Field(
+        0,
+        ge=0,
+        description="maximum model files loaded at once, each version counted; 0: no limit; the "
+        "least recently used that is not pinned is evicted",
+    )
+    max_models_bytes: int = Field(
+        0,
+        ge=0,
+        description="maximum memory for all loaded models, estimated from their files; 0: no limit",
+    )
     provider: ProviderName = Field(
         AUTO,
         description="where models run; auto uses CUDA if it works, otherwise the CPU, through "

@@ -157,7 +157,7 @@ _MODEL = {
     },
 }
 
-MODELS = {"models": [_MODEL], "broken": []}
+MODELS = {"models": [_MODEL], "broken": [], "evicted": []}
 
 MODEL_DETAIL = _MODEL | {
     "preprocessing": {

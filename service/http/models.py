@@ -17,7 +17,10 @@ async def models(exchange: Exchange) -> None:
     """List the served models, with versions, states and accuracies, and the broken ones."""
     repository = exchange.runtime.repository
     listed = [_summary(model, repository) for model in repository]
-    await exchange.respond_json({"models": listed, "broken": broken_models(repository)})
+    evicted = [{"name": m.name, "version": m.version} for m in repository.models.evicted]
+    await exchange.respond_json(
+        {"models": listed, "broken": broken_models(repository), "evicted": evicted}
+    )
 
 
 async def model(exchange: Exchange) -> None:

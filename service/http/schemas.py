@@ -269,11 +269,22 @@ class ModelSummary(BaseModel):
     accuracy: dict[str, Any] | None
 
 
+class Evicted(BaseModel):
+    """A model that is loaded when it is asked for."""
+
+    name: str
+    version: int
+
+
 class Models(BaseModel):
     """All served models."""
 
     models: list[ModelSummary]
     broken: list[Broken]
+    evicted: list[Evicted] = Field(
+        description="models that made room for others; a request for one is refused (503), and "
+        "has it loaded again"
+    )
 
 
 class ModelAvailability(BaseModel):

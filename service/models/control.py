@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
+import time
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,15 +13,20 @@ from pathlib import Path
 import structlog
 
 from service.errors import (
+    BrokenModelError,
+    EvictedModelError,
     InvalidParameterError,
     ModelLoadError,
     ModelSelectionError,
+    NoRoomError,
     StartupError,
     UnknownModelError,
 )
 from service.metrics import Metrics
+from service.models.eviction import Newcomer, Room
 from service.models.files import (
     BrokenModel,
+    EvictedModel,
     ModelFile,
     Stamp,
     available,
@@ -58,6 +65,11 @@ class Control:
         self._loading: ModelFile | None = None
         self._failures: dict[Key, _Failure] = {}
         self._unloaded: dict[Key, Stamp] = {}
+        self._room = Room(settings)
+        self._load_s: dict[Key, float] = {}
+        self._last_load_s = 1.0
+        self._returning: dict[Key, asyncio.Task[None]] = {}
+        repository.on_evicted = self._bring_back
         self._note_broken()
 
     def _note_broken(self) -> None:
@@ -134,7 +146,7 @@ class Control:
                 raise UnknownModelError(self._no_file(name, version, []))
             for key in served:
                 model = self._repository.models.get(*key)
-                if isinstance(model, ServedModel):
+                if isinstance(model, ServedModel | EvictedModel):
                     self._unloaded[key] = model.stamp
                 await self._retire(key)
 
@@ -153,7 +165,7 @@ class Control:
         """Return whether nothing is to be done about a file, as long as it stays as it is."""
         served, failure = self._repository.models.get(*key), self._failures.get(key)
         return (
-            (isinstance(served, ServedModel) and served.stamp == stamp)
+            (isinstance(served, ServedModel | EvictedModel) and served.stamp == stamp)
             or (failure is not None and failure.stamp == stamp)
             or self._unloaded.get(key) == stamp
         )
@@ -163,7 +175,7 @@ class Control:
         async with self._changing:
             key = file.name, file.version
             served = self._repository.models.get(*key)
-            if isinstance(served, ServedModel) and served.file == file:
+            if isinstance(served, ServedModel | EvictedModel) and served.file == file:
                 _log.info("model_file_gone", model=file.name, version=file.version)
                 await self._retire(key)
 
@@ -178,8 +190,9 @@ class Control:
                         await self._retire(key)
 
     def served_files(self) -> list[ModelFile]:
-        """List the files that are served."""
-        return [model.file for model in self._repository]
+        """List the files that are served, or would be when asked for."""
+        models = self._repository.models
+        return [*(model.file for model in models.loaded), *(each.file for each in models.evicted)]
 
     async def _files(self) -> Sequence[ModelFile]:
         """Return the files in the model folder; raises `ModelLoadError` if it can't be read."""
@@ -198,10 +211,11 @@ class Control:
         if isinstance(served, ServedModel) and served.stamp == stamp and not served.broken:
             self._failures.pop(key, None)
             return served
-        self._loading = file
+        self._loading, started = file, time.monotonic()
         try:
+            await self._make_room(file)
             model = await self._repository.install(file, retire_s=self._settings.drain_timeout_s)
-        except StartupError as error:  # of the file, its settings or its provider
+        except (NoRoomError, StartupError) as error:  # of the file, its settings or its provider
             reason = reason_for_clients(error, file.path)
             _log.error("model_load_failed", model=key[0], version=key[1], detail=str(error))
             self._failures[key] = _Failure(stamp, reason)
@@ -212,7 +226,42 @@ class Control:
         self._failures.pop(key, None)
         self._unloaded.pop(key, None)
         self._metrics.count_load(file.name, "ok")
+        self._load_s[key] = self._last_load_s = time.monotonic() - started
         return model
+
+    async def _make_room(self, file: ModelFile) -> None:
+        """Evict what must go before a file is loaded; raises `NoRoomError`."""
+        new = await asyncio.to_thread(Newcomer.of, file)
+        for victim in self._room.make(new, self._repository.models.loaded):
+            await self._repository.evict(victim, timeout_s=self._settings.drain_timeout_s)
+            self._metrics.count_eviction(victim.name)
+
+    def _bring_back(self, model: EvictedModel) -> None:
+        """Begin to load an evicted model; always raises what the request that asked for it gets."""
+        key = model.name, model.version
+        if failure := self._failures.get(key):
+            raise BrokenModelError(
+                f"model {model.name} version {model.version} is broken: {failure.reason}"
+            )
+        self._room.make(model, self._repository.models.loaded)
+        if key not in self._returning:
+            self._returning[key] = asyncio.create_task(self._load_evicted(model))
+        raise EvictedModelError(
+            f"model {model.name} version {model.version} was evicted to make room for others, and "
+            "is being loaded again; try again later",
+            retry_after_s=max(1, math.ceil(self._load_s.get(key, self._last_load_s))),
+        )
+
+    async def _load_evicted(self, model: EvictedModel) -> None:
+        key = model.name, model.version
+        try:
+            async with self._changing:
+                if isinstance(self._repository.models.get(*key), EvictedModel):
+                    await self._load_unless_served(model.file)
+        except Exception:  # noqa: BLE001 - nobody waits for this task
+            _log.exception("model_load_failed", model=model.name, version=model.version)
+        finally:
+            del self._returning[key]
 
     async def _retire_all_but(self, name: str, versions: set[int]) -> None:
         for key in self._served_versions(name):

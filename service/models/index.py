@@ -55,6 +55,9 @@ def index_of(models: ModelSet, files: Mapping[ModelFile, NotServed]) -> list[Ind
     for broken in models.broken_files:
         key = broken.name, broken.version
         entries[key] = IndexEntry(*key, Availability.UNAVAILABLE, broken.reason)
+    for evicted in models.evicted:
+        key = evicted.name, evicted.version
+        entries[key] = IndexEntry(*key, Availability.UNAVAILABLE, "evicted; loaded when asked for")
     for model in models.loaded:
         key = model.name, model.version
         state = _AVAILABILITY.get(model.state, Availability.UNAVAILABLE)
