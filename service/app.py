@@ -108,13 +108,17 @@ async def _lifespan(app: FastAPI) -> AsyncGenerator[None]:
     # A daemon, so that a device that hangs in warm-up can't keep the process from exiting.
     warm_up = threading.Thread(target=_warm_up, args=(app, runtime), name="warm-up", daemon=True)
     warm_up.start()
-    watchdog = asyncio.create_task(watch(runtime.repository))
-    giver = asyncio.create_task(give_back_while_running())
+    tasks = [
+        asyncio.create_task(watch(runtime.repository)),
+        asyncio.create_task(give_back_while_running()),
+    ]
+    if runtime.folder_watch is not None:
+        tasks.append(asyncio.create_task(runtime.folder_watch.run()))
     try:
         yield
     finally:
-        watchdog.cancel()
-        giver.cancel()
+        for task in tasks:
+            task.cancel()
         # Every accepted request has been answered or given up by now.
         runtime.warm_up_stop.set()
         runtime.decode_pool.close()

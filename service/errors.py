@@ -8,7 +8,8 @@ The stages of a request, and the errors that can end each:
 
     request   --HTTP/1.1-->      MalformedRequestError, HeadersTooLargeError, HeadersTimeoutError
               --query-->         InvalidParameterError, ModelRequiredError, UnknownModelError,
-                                 BrokenModelError, TopKError, UnknownLabelError
+                                 BrokenModelError, EvictedModelError, NoRoomError, TopKError,
+                                 UnknownLabelError
               --headers-->       InvalidTimeoutError, InvalidPriorityError, NotAcceptableError
               --upload-->        UnsupportedMediaTypeError, ContentEncodingError,
                                  BodyTooLargeError, InflightBytesError, BodyTimeoutError,
@@ -28,7 +29,7 @@ The stages of a request, and the errors that can end each:
               --device-->        DeviceLostError, SessionFailedError, DeviceMemoryError, each
                                  of which becomes a ModelUnavailableError
      answer   --together-->      AllImagesFailedError
-     models  --load, unload-->   AdminRequiredError, ModelLoadError
+     models  --load, unload-->   AdminRequiredError, ModelLoadError, NoRoomError
      at any time                 ClientDisconnectedError, StoppingError, InternalError,
                                  RouteNotFoundError, MethodNotAllowedError
 
@@ -227,6 +228,18 @@ class ModelLoadError(RequestError):
     """The model's file can't be served; what was served before still is."""
 
     status, code, title = 422, "model_load_failed", "The model can't be loaded"
+
+
+class EvictedModelError(RequestError):
+    """The model was evicted to make room, and is being loaded again for this request's retry."""
+
+    status, code, title = 503, "model_evicted", "The model is being loaded again"
+
+
+class NoRoomError(RequestError):
+    """The model does not fit into `max_models` or `max_models_bytes` beside pinned ones."""
+
+    status, code, title = 503, "no_room_for_model", "No room for the model"
 
 
 class TopKError(RequestError):

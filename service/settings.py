@@ -121,6 +121,25 @@ class Settings(BaseModel):
         description="TOML file with settings of single models; NAME.toml in the model folder has "
         "those of one",
     )
+    watch: bool = Field(
+        False,
+        description="follow changes in the folder of --models: load new and changed files, retire "
+        "those that are gone",
+    )
+    watch_interval_s: Seconds = Field(
+        2, description="how often to look at it; a file counts once two looks see it the same"
+    )
+    max_models: int = Field(
+        0,
+        ge=0,
+        description="maximum model files loaded at once, each version counted; 0: no limit; the "
+        "least recently used that is not pinned is evicted",
+    )
+    max_models_bytes: int = Field(
+        0,
+        ge=0,
+        description="maximum memory for all loaded models, estimated from their files; 0: no limit",
+    )
     provider: ProviderName = Field(
         AUTO,
         description="where models run; auto uses CUDA if it works, otherwise the CPU, through "
@@ -322,6 +341,8 @@ class Settings(BaseModel):
     def _limits_fit(self) -> Settings:
         if self.tf32 and self.precision == "exact":
             raise ValueError("tf32: TF32 is not exact; leave out either")
+        if self.watch and self.models is None:
+            raise ValueError("watch: without --models there is no folder to watch")
         if self.jpeg_draft_ratio and self.jpeg_draft_ratio < 2:
             raise ValueError(
                 "jpeg_draft_ratio: below 2 the result changes too much; give 0 for never"

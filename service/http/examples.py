@@ -144,6 +144,8 @@ HEALTH = {
     },
     "devices": [],
     "broken": [],
+    "failed_loads": [],
+    "watch": None,
     "models": [
         {
             "name": "slim-resnet50",
@@ -213,6 +215,7 @@ _MODEL = {
 MODELS = {
     "models": [_MODEL],
     "broken": [],
+    "evicted": [],
     "limits": {"max_images": 32, "max_body_bytes": 33_554_432},
 }
 

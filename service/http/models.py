@@ -19,10 +19,12 @@ async def models(exchange: Exchange) -> None:
     `limits` says how many images and bytes a request may have.
     """
     repository, settings = exchange.runtime.repository, exchange.runtime.settings
+    evicted = repository.models.evicted
     await exchange.respond_json(
         {
             "models": [_summary(model, repository) for model in repository],
             "broken": broken_models(repository),
+            "evicted": [{"name": model.name, "version": model.version} for model in evicted],
             "limits": {
                 "max_images": settings.max_images,
                 "max_body_bytes": settings.max_body_bytes,

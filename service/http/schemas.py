@@ -274,6 +274,12 @@ class Device(BaseModel):
     memory_total_bytes: int
 
 
+class Watch(BaseModel):
+    """The watched folder."""
+
+    trouble: str = Field(description="why it can't be followed at present; empty if it can")
+
+
 class Health(BaseModel):
     """The service's state: "ready" even if some models are broken, "draining" after SIGTERM.
 
@@ -287,6 +293,10 @@ class Health(BaseModel):
     devices: list[Device] = Field(description="the GPU in use; empty on the CPU")
     models: list[ModelHealth]
     broken: list[Broken]
+    failed_loads: list[Broken] = Field(
+        description="files that could not be loaded since the start; what was served still is"
+    )
+    watch: Watch | None = Field(description="the watched folder; null without the setting watch")
 
 
 class Probe(BaseModel):
@@ -321,11 +331,22 @@ class Limits(BaseModel):
     max_body_bytes: int = Field(description="bytes of its body")
 
 
+class Evicted(BaseModel):
+    """A model that is loaded when it is asked for."""
+
+    name: str
+    version: int
+
+
 class Models(BaseModel):
     """All served models, and the limits of requests."""
 
     models: list[ModelSummary]
     broken: list[Broken]
+    evicted: list[Evicted] = Field(
+        description="models that made room for others; a request for one is refused (503), and "
+        "has it loaded again"
+    )
     limits: Limits
 
 

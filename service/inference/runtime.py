@@ -16,6 +16,7 @@ from service.inference.pipeline import Pipeline
 from service.live import LiveSummary
 from service.metrics import Metrics
 from service.models.control import Control
+from service.models.folder_watch import FolderWatch
 from service.models.loader import load_repository
 from service.models.repository import Repository
 from service.preprocess.decode import DecodePolicy, prepare_decoding
@@ -32,6 +33,7 @@ class Runtime:
     settings: Settings
     repository: Repository
     control: Control
+    folder_watch: FolderWatch | None
     metrics: Metrics
     body_bytes: ByteGate
     decode_pool: DecodePool
@@ -67,6 +69,7 @@ def create_runtime(settings: Settings, opener: Opener | None = None) -> Runtime:
     memory = DecodingMemory(settings.max_decoding_bytes)
     decode_pool = DecodePool(settings.decode_threads or cpu_count(), memory.waited_s)
     repository = load_repository(settings, metrics, decode_pool, opener)
+    control = Control(repository, settings, metrics)
     prepare_decoding()
     policy = DecodePolicy(settings.max_image_pixels, settings.jpeg_draft_ratio, memory)
     body_bytes = ByteGate(settings.max_inflight_bytes)
@@ -74,7 +77,8 @@ def create_runtime(settings: Settings, opener: Opener | None = None) -> Runtime:
     return Runtime(
         settings=settings,
         repository=repository,
-        control=Control(repository, settings),
+        control=control,
+        folder_watch=FolderWatch(control, settings, metrics) if settings.watch else None,
         metrics=metrics,
         body_bytes=body_bytes,
         decode_pool=decode_pool,

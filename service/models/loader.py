@@ -16,17 +16,20 @@ from service.engine.providers import EngineOptions
 from service.errors import ModelFileError, ModelSelectionError
 from service.memory import give_back_freed
 from service.metrics import Metrics
+from service.models.eviction import Newcomer, Room
 from service.models.files import (
     BrokenModel,
+    EvictedModel,
     ModelFile,
     builtin_file,
     discover,
     reason_for_clients,
+    stamp_of,
 )
 from service.models.model import LoadedModel
 from service.models.model_loader import ModelLoader
 from service.models.model_set import ModelSet
-from service.models.model_settings import ModelConfig
+from service.models.model_settings import ModelConfig, ModelSettings
 from service.models.repository import Repository
 from service.settings import Settings
 from service.tracebacks import forget_frames
@@ -64,8 +67,7 @@ def load_repository(
     loading = _Loading(settings, loader, required)
     choice = loading.choose([first, *(file for file in files if file != first)])
     _log.info("parallelism_chosen", **choice.described())
-    for file in files:
-        loading.load(file)
+    evicted = loading.load_what_fits(files, Room(settings), config)
     provider = next(iter(loading.loaded.values())).engine.provider
     # A GPU computes one batch at a time, even while the next is being prepared.
     device = DeviceLoad(1 if provider.own_device else choice.parallelism.runners, decode_pool)
@@ -74,7 +76,7 @@ def load_repository(
     for model in loading.broken:
         metrics.show_broken(model.name, model.version)
     give_back_freed()
-    models = ModelSet(served, loading.broken, default, settings.strict_models)
+    models = ModelSet(served, loading.broken, evicted, default, settings.strict_models)
     return Repository(models, device, decode_pool, choice, settings.stuck_after_s, loader)
 
 
@@ -100,11 +102,12 @@ def _asked_for(settings: Settings, config: ModelConfig) -> list[ModelFile]:
                 f"{file.path} and {other} are both {file.name} version {file.version}"
             )
     names = {file.name for file in files}
+    may_come = settings.watch or settings.admin  # models that are not there yet
     for flag, name in (
         ("--default-model", settings.default_model),
         *(("--model-timeout-ms", name) for name in sorted(settings.model_timeout_ms)),
         *(("--model-versions", name) for name in sorted(settings.model_versions)),
-        *(("--model-settings", name) for name in sorted(config.names)),
+        *(("--model-settings", name) for name in sorted(config.names) if not may_come),
     ):
         if name is not None and name not in names:
             raise ModelSelectionError(
@@ -145,6 +148,28 @@ class _Loading:
         assert first_error is not None  # noqa: S101 - `discover` gives at least one file
         raise first_error
 
+    def load_what_fits(
+        self, files: Sequence[ModelFile], room: Room, config: ModelConfig
+    ) -> list[EvictedModel]:
+        """Load files, pinned ones first; return those for which there is no room.
+
+        Raises `ModelSelectionError` if there is none for a pinned one.
+        """
+        options = {file: _options(config, file) for file in files}
+        evicted = []
+        for file in sorted(files, key=lambda file: not options[file].pinned):
+            new = Newcomer.of(file)
+            residents = [Newcomer(f.name, f.version, m.memory) for f, m in self.loaded.items()]
+            lack = room.lack(new, residents)
+            if file in self._tried or not lack:
+                self.load(file)
+                continue
+            if options[file].pinned:
+                raise ModelSelectionError(f"{file.path}: is pinned, but has no room: {lack}")
+            _log.info("model_has_no_room", model=file.name, version=file.version, detail=lack)
+            evicted.append(EvictedModel(file, stamp_of(file), new.memory, options[file].policy))
+        return evicted
+
     def load(self, file: ModelFile) -> None:
         """Load a file, unless this has been tried before."""
         if file in self._tried:
@@ -176,6 +201,14 @@ class _Loading:
         )
 
 
+def _options(config: ModelConfig, file: ModelFile) -> ModelSettings:
+    """Return a file's settings; none if they are wrong, since the model is then broken."""
+    try:
+        return config.of(file)
+    except ModelFileError:
+        return ModelSettings()
+
+
 def _policies(config: ModelConfig, files: Sequence[ModelFile]) -> dict[str, VersionPolicy]:
     """Return which versions answer, by model, where that is set.
 
@@ -183,10 +216,7 @@ def _policies(config: ModelConfig, files: Sequence[ModelFile]) -> dict[str, Vers
     """
     found: dict[str, VersionPolicy] = {}
     for file in files:
-        try:
-            policy = config.of(file).policy
-        except ModelFileError:  # raised again when the model is loaded, which is then broken
-            continue
+        policy = _options(config, file).policy
         if policy is None:
             continue
         found[file.name] = policy

@@ -57,6 +57,8 @@ class LoadedModel:
     """What is set for this model alone."""
     stamp: Stamp
     """Of the file that was opened."""
+    memory: int
+    """The estimated bytes that it takes."""
     faster_by: float | None = None
     """Its measured speed relative to the CPU's own provider, if it was preferred to that."""
     why: str = ""
@@ -73,6 +75,7 @@ class ServedModel:
         settings = loaded.settings
         self.name, self.version = loaded.file.name, loaded.file.version
         self.file, self.stamp = loaded.file, loaded.stamp
+        self.memory = loaded.memory
         self.options, self.timeout_ms = loaded.options, settings.request_timeout_ms
         self.engine, self.contract = loaded.engine, loaded.contract
         self.metrics = metrics
@@ -99,6 +102,8 @@ class ServedModel:
         )
         self.machine = StateMachine()
         self.totals = Totals()
+        self.last_used = time.monotonic()
+        """When a request last asked for it; the least recently used is evicted first."""
         self._settings = settings
         self._batcher: Batcher | None = None
         self._closing = threading.Event()

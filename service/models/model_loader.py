@@ -13,7 +13,7 @@ from service.contract import ModelContract, parse_contract
 from service.engine.base import Engine, Opener
 from service.errors import ModelFileError
 from service.metrics import Metrics
-from service.models.files import ModelFile, Stamp, stamp_of
+from service.models.files import ModelFile, Stamp, memory_of, stamp_of
 from service.models.model import LoadedModel, ServedModel
 from service.models.model_settings import ModelConfig, ModelSettings
 from service.settings import Settings
@@ -107,6 +107,7 @@ class ModelLoader:
             settings=settings,
             options=options,
             stamp=stamp,
+            memory=memory_of(file, contract),
             faster_by=won.faster_by,
             why=won.why,
         )

@@ -8,16 +8,18 @@ from functools import cached_property
 from types import MappingProxyType
 
 from service.errors import BrokenModelError, ModelRequiredError, UnknownModelError
-from service.models.files import BrokenModel
+from service.models.files import BrokenModel, EvictedModel
 from service.models.model import ServedModel
 from service.versions import VersionPolicy
+
+Known = ServedModel | BrokenModel | EvictedModel
 
 _LATEST = VersionPolicy()
 
 
 @dataclass(frozen=True)
 class ModelSet:
-    """An immutable set of the loaded models and of those whose files can't be loaded.
+    """An immutable set of the loaded models, of broken files, and of evicted models.
 
     `default` is the name for requests that name none. If `strict`, none may be broken. `policies`,
     by name, come before what the models' settings say of their versions.
@@ -25,14 +27,15 @@ class ModelSet:
 
     loaded: Sequence[ServedModel]
     broken_files: Sequence[BrokenModel] = ()
+    evicted: Sequence[EvictedModel] = ()
     default: str | None = None
     strict: bool = False
     policies: Mapping[str, VersionPolicy] = field(default_factory=lambda: MappingProxyType({}))
 
     @cached_property
-    def _by_name(self) -> Mapping[str, Mapping[int, ServedModel | BrokenModel]]:
-        found: dict[str, dict[int, ServedModel | BrokenModel]] = {}
-        known: list[ServedModel | BrokenModel] = [*self.loaded, *self.broken_files]
+    def _by_name(self) -> Mapping[str, Mapping[int, Known]]:
+        found: dict[str, dict[int, Known]] = {}
+        known: list[Known] = [*self.broken_files, *self.evicted, *self.loaded]
         for model in known:
             found.setdefault(model.name, {})[model.version] = model
         return found
@@ -45,16 +48,22 @@ class ModelSet:
     def without(self, name: str, version: int) -> ModelSet:
         """Return a set without the model with that name and version."""
 
-        def stays(model: ServedModel | BrokenModel) -> bool:
+        def stays(model: Known) -> bool:
             return (model.name, model.version) != (name, version)
 
         return replace(
             self,
             loaded=tuple(filter(stays, self.loaded)),
             broken_files=tuple(filter(stays, self.broken_files)),
+            evicted=tuple(filter(stays, self.evicted)),
         )
 
-    def get(self, name: str, version: int) -> ServedModel | BrokenModel | None:
+    def evicting(self, model: EvictedModel) -> ModelSet:
+        """Return a set in which a model is evicted."""
+        left = self.without(model.name, model.version)
+        return replace(left, evicted=(*left.evicted, model))
+
+    def get(self, name: str, version: int) -> Known | None:
         """Return the model with that name and version, if there is one."""
         return self._by_name.get(name, {}).get(version)
 
@@ -76,15 +85,14 @@ class ModelSet:
         """
         if (policy := self.policies.get(name)) is not None:
             return policy
-        loaded = [model for model in self.loaded if model.name == name]
-        if not loaded:
-            return _LATEST
-        return max(loaded, key=lambda model: model.version).options.policy or _LATEST
+        found = {model.version: model.policy for model in self.evicted if model.name == name}
+        found |= {m.version: m.options.policy for m in self.loaded if m.name == name}
+        return (found[max(found)] if found else None) or _LATEST
 
     def find(
         self, name: str | None, version: int | None = None, request_id: str | None = None
-    ) -> ServedModel:
-        """Return the model that answers; see `Repository.find`."""
+    ) -> ServedModel | EvictedModel:
+        """Return the model that answers, evicted or not; see `Repository.find`."""
         name = name or self.default
         if name is None:
             raise ModelRequiredError(f"choose a model with ?model=; available: {self._served()}")
@@ -104,12 +112,16 @@ class ModelSet:
             raise UnknownModelError(
                 f"model {name} has no version {version}; available: {_listed(versions)}"
             )
+        if isinstance(found, EvictedModel):
+            return found
         if isinstance(found, BrokenModel) or found.broken:
             raise BrokenModelError(f"model {name} version {version} is broken: {found.reason}")
         return found
 
     def _served(self) -> str:
-        return ", ".join(sorted({model.name for model in self.loaded}))
+        return ", ".join(
+            sorted({name for name, found in self._by_name.items() if not _all_broken(found)})
+        )
 
     def versions(self, name: str) -> list[int]:
         """Return the versions of a model that are loaded, lowest first."""
@@ -140,6 +152,10 @@ class ModelSet:
 
     def _is_default(self, model: ServedModel) -> bool:
         return model.name == self.default and model.version in self._shares(model.name)
+
+
+def _all_broken(versions: Mapping[int, Known]) -> bool:
+    return all(isinstance(model, BrokenModel) for model in versions.values())
 
 
 def _listed(versions: Iterable[int]) -> str:

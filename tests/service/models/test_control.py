@@ -13,7 +13,8 @@ from images import colored, top_label
 
 from service.contract import GoldenPattern, Label
 from service.errors import InvalidParameterError, ModelLoadError, UnknownModelError
-from service.models.control import Control, IndexEntry
+from service.models.control import Control
+from service.models.index import IndexEntry
 
 POST = "/v1/classify"
 OTHER = tuple(Label(id=f"d{i}", label=label) for i, label in enumerate("xyz"))

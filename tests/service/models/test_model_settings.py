@@ -152,6 +152,7 @@ def test_a_file_that_is_not_there_and_a_model_that_is_not_there_stop_the_start(t
         ModelConfig(Settings(model_settings=tmp_path / "none.toml"))
     with pytest.raises(ModelSelectionError, match="--model-settings: there is no model 'colour'"):
         loaded(tmp_path, "[colour]\ntop_k = 1")
+    loaded(tmp_path, "[colour]\ntop_k = 1", admin=True)  # it may be loaded later
 
 
 @pytest.mark.parametrize(
