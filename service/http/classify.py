@@ -7,9 +7,10 @@ from functools import partial
 from service.batching.costs import Work
 from service.http.bodies import BodyParser, PostedImage, body_parser_of
 from service.http.exchange import Exchange
-from service.http.query import labels_wanted, read_query
+from service.http.query import read_query
 from service.http.results import classification
 from service.http.schemas import ClassifyQuery
+from service.http.selection import selection_of
 from service.http.time_limit import TimeLimit, deadline_of
 from service.http.upload import HeldBytes, read_body
 from service.inference.deadline import RequestDeadline
@@ -18,7 +19,7 @@ from service.inference.runtime import Runtime
 
 
 async def classify(exchange: Exchange) -> None:
-    """Return the most probable labels of each image.
+    """Return the labels of each image: the most probable, or as many as a parameter asks for.
 
     The body is an image, a form with files, or JSON with base64. The image format is recognised by
     content: JPEG, PNG, WebP, GIF, BMP, TIFF or AVIF, and HEIC if its decoder is installed. The
@@ -30,7 +31,7 @@ async def classify(exchange: Exchange) -> None:
     query = read_query(exchange.query_string, ClassifyQuery)
     model = runtime.repository.find(query.model, query.version)
     record.model = model.name
-    top = labels_wanted(query.top_k, model)
+    selection = selection_of(query, model)
     due = deadline_of(exchange.headers, record, settings, model.name)
     parse = body_parser_of(exchange.headers.get(b"content-type"))
     # A request that can't be answered in time is refused before its body is read.
@@ -48,9 +49,16 @@ async def classify(exchange: Exchange) -> None:
                 record.images = len(images)
                 contents = [image.content for image in images]
                 results = await runtime.inference.run(
-                    InferenceRequest(model, contents, due, record.request_id, record.stages)
+                    InferenceRequest(
+                        model,
+                        contents,
+                        due,
+                        record.request_id,
+                        record.stages,
+                        selection.outputs,
+                    )
                 )
-    await exchange.respond_json(classification(model, images, results, top, record))
+    await exchange.respond_json(classification(model, images, results, selection, record))
 
 
 async def _parsed(

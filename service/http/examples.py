@@ -23,7 +23,10 @@ _REQUEST_ID = "8f0b89b6fb7d9f8b9cc1fb3255346355"
 PROBLEMS: dict[int, dict[str, Any]] = {
     error.status: problem(error, _REQUEST_ID)
     for error in (
-        InvalidParameterError("there is no parameter 'topk'; allowed: top_k, model, version"),
+        InvalidParameterError(
+            "there is no parameter 'topk'; allowed: top_k, threshold, coverage, abstain, model, "
+            "version"
+        ),
         UnknownModelError("there is no model of that name; available: slim-resnet50"),
         BodyTimeoutError("the body did not arrive within 30 s (body_timeout_s)"),
         BodyTooLargeError("the body is larger than 33554432 bytes (max_body_bytes)"),
@@ -163,6 +166,8 @@ MODEL_DETAIL = _MODEL | {
         "mean": [0.485, 0.456, 0.406],
         "std": [0.229, 0.224, 0.225],
     },
+    "multi_label": None,
+    "calibration": None,
     "weights": {
         "source": "ResNet-50 of half width, trained from scratch on Tiny-ImageNet's 100,000 "
         "training images; research use only",

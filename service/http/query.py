@@ -8,12 +8,8 @@ from urllib.parse import parse_qsl
 
 from pydantic import BaseModel, ValidationError
 
-from service.errors import InvalidParameterError, TopKError
-from service.models.model import ServedModel
+from service.errors import InvalidParameterError
 from service.wording import shortened, what_is_wrong
-
-_DEFAULT_TOP_K = 5
-
 
 Q = TypeVar("Q", bound=BaseModel)
 
@@ -45,13 +41,3 @@ def read_query(query_string: bytes, schema: type[Q]) -> Q:
             for item in error.errors()
         ]
         raise InvalidParameterError("; ".join(faults)) from None
-
-
-def labels_wanted(top: int | None, model: ServedModel) -> int:
-    """Return how many labels each image gets. Raises `TopKError`."""
-    classes = len(model.contract.labels)
-    if top is None:
-        return min(_DEFAULT_TOP_K, classes)
-    if not 1 <= top <= classes:
-        raise TopKError(f"top_k is {top}; {model.name} allows 1 to {classes}")
-    return top

@@ -9,25 +9,25 @@ from service.contract import Label
 from service.errors import AllImagesFailedError, RequestError
 from service.http.bodies import PostedImage
 from service.http.record import RequestRecord
+from service.http.selection import Selection
 from service.inference.request import ImageResult
 from service.models.model import ServedModel
-from service.postprocess.top_k import top_k
 
 
 def classification(
     model: ServedModel,
     images: Sequence[PostedImage],
     results: Sequence[ImageResult | RequestError],
-    top: int,
+    selection: Selection,
     record: RequestRecord,
 ) -> dict[str, Any]:
-    """Return the answer: each image's `top` most probable labels, or its error.
+    """Return the answer: each image's labels that are selected, or its error.
 
     Raises an error if no image succeeded: a single image's own error; the first error if all are
     the service's fault, as when a device is lost (a proxy or client retries after a 503); otherwise
     `AllImagesFailedError`.
     """
-    shown = _shown_results(images, results, model.contract.labels, top)
+    shown = _shown_results(images, results, model.contract.labels, selection)
     return {
         "model": model.name,
         "version": model.version,
@@ -40,7 +40,7 @@ def _shown_results(
     images: Sequence[PostedImage],
     results: Sequence[ImageResult | RequestError],
     labels: Sequence[Label],
-    top: int,
+    selection: Selection,
 ) -> list[dict[str, Any]]:
     failures = [result for result in results if isinstance(result, RequestError)]
     if len(failures) == len(results) and (
@@ -50,7 +50,7 @@ def _shown_results(
     shown = [
         _named(image, _shown_error(result))
         if isinstance(result, RequestError)
-        else _named(image, _shown_labels(result, labels, top))
+        else _named(image, _shown_labels(result, labels, selection))
         for image, result in zip(images, results, strict=True)
     ]
     if len(failures) == len(results):
@@ -58,7 +58,9 @@ def _shown_results(
     return shown
 
 
-def _shown_labels(result: ImageResult, labels: Sequence[Label], top: int) -> dict[str, Any]:
+def _shown_labels(
+    result: ImageResult, labels: Sequence[Label], selection: Selection
+) -> dict[str, Any]:
     return {
         "labels": [
             {
@@ -67,8 +69,9 @@ def _shown_labels(result: ImageResult, labels: Sequence[Label], top: int) -> dic
                 "index": index,
                 "probability": round(probability, 6),
             }
-            for index, probability in top_k(result.probabilities, top)
+            for index, probability in selection.labels(result.probabilities)
         ],
+        **selection.facts(result),
         "width": result.width,
         "height": result.height,
     }

@@ -17,6 +17,7 @@ from service.batching.latency import LatencyTable
 from service.batching.plan import DeviceLoad
 from service.batching.work_source import ConcurrencyLimit
 from service.batching.workers import WorkerPool
+from service.calibration import Calibration
 from service.contract import Allowed, ModelContract
 from service.engine.base import Engine
 from service.errors import (
@@ -43,6 +44,7 @@ class LoadedModel:
     file: ModelFile
     engine: Engine
     contract: ModelContract
+    calibration: Calibration | None
     reopen: Callable[[], Engine]
     reopen_exactly: Callable[[], Engine]
     """The same, but from then on only in the precision that the file states."""
@@ -64,6 +66,7 @@ class ServedModel:
     ) -> None:
         self.name, self.version = loaded.file.name, loaded.file.version
         self.engine, self.contract = loaded.engine, loaded.contract
+        self.calibration = loaded.calibration
         self.metrics = metrics
         self._loaded, self._reopen = loaded, loaded.reopen
         self._shown = False  # by the metrics
