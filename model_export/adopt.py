@@ -17,7 +17,7 @@ from onnx import TensorProto, compose, helper, numpy_helper
 
 from model_export.errors import AdoptError, ExportError, ParityError
 from model_export.export import tools
-from model_export.foreign import Foreign, check_repeatable, kind_of
+from model_export.foreign import Activation, Foreign, Kind, check_repeatable, kind_of
 from model_export.foreign_graph import (
     check_modes,
     chosen_output,
@@ -26,10 +26,11 @@ from model_export.foreign_graph import (
     mixers,
 )
 from model_export.golden_cases import golden_cases
-from model_export.labels import labels_for
+from model_export.labels import labels_for, multi_label_of
 from model_export.model_file import attach_contract, load_graph
 from model_export.options import AdoptOptions
 from model_export.preprocessing import preprocessing_of
+from model_export.preprocessor import read_preprocessor
 from model_export.reference import Reference
 from model_export.tolerances import tolerances_at
 from model_export.verify import SAME_WEIGHTS, answers_of, check_answers, compare
@@ -69,7 +70,11 @@ def _adopt(options: AdoptOptions) -> None:
     source = image_input(theirs)
     result = chosen_output(theirs, options.output_name)
     check_modes(theirs)
-    preprocessing = preprocessing_of(options.preprocessing, fixed=fixed_size(source), offset="even")
+    fixed = fixed_size(source)
+    if options.preprocessor is not None:
+        preprocessing = read_preprocessor(options.preprocessor, fixed)
+    else:
+        preprocessing = preprocessing_of(options.preprocessing, fixed=fixed, offset="even")
     others = [value.name for value in theirs.graph.output if value.name != result.name]
     foreign = Foreign(
         options.file, source.name, result.name, preprocessing, options.channels, others
@@ -78,18 +83,21 @@ def _adopt(options: AdoptOptions) -> None:
     images = _three_images(size)
     check_repeatable(theirs, foreign, images)
     answers = foreign(images)
-    kind = kind_of(theirs, foreign, answers, options.gives)
+    independent = options.multi_label.independent
+    kind = kind_of(theirs, foreign, answers, options.gives, multi_label=independent)
+    activation = _activation(kind, independent=independent)
     labels = labels_for(answers.shape[1], said.labels)
-    model = _wrapped(theirs, foreign, size, len(labels), softmax=kind == "logits")
+    model = _wrapped(theirs, foreign, size, len(labels), activation)
     with replacing(output) as file:
         onnx.save(model, file)
-        reference = foreign.reference(softmax=kind == "logits")
+        reference = foreign.reference(activation)
         parity = _compare(theirs, file, reference, size, said.max_batch)
         contract = ModelContract(
             name=said.name,
             architecture=options.architecture,
             preprocessing=preprocessing,
             labels=labels,
+            multi_label=multi_label_of(options.multi_label, labels),
             weights=Weights(
                 source=said.source_note or options.file.name, sha256=sha256_of(options.file)
             ),
@@ -105,6 +113,12 @@ def _adopt(options: AdoptOptions) -> None:
         f"{output}: {len(labels)} classes, {kind} in the original; max difference from it "
         f"{parity.max_abs_diff:.2g} at batch sizes {', '.join(map(str, parity.batch_sizes))}\n"
     )
+
+
+def _activation(kind: Kind, *, independent: bool) -> Activation | None:
+    if kind == "probabilities":
+        return None
+    return "Sigmoid" if independent else "Softmax"
 
 
 def _compare(
@@ -134,9 +148,13 @@ def _three_images(size: tuple[int, int]) -> NDArray[np.uint8]:
 
 
 def _wrapped(
-    model: ModelProto, foreign: Foreign, size: tuple[int, int], classes: int, *, softmax: bool
+    model: ModelProto,
+    foreign: Foreign,
+    size: tuple[int, int],
+    classes: int,
+    activation: Activation | None,
 ) -> ModelProto:
-    """Return the graph with preprocessing before and softmax after it, and no weights as inputs."""
+    """Return the graph between preprocessing and activation, with no weights as inputs."""
     opset = next((o.version for o in model.opset_import if o.domain in {"", "ai.onnx"}), 0)
     if opset < _LEAST_OPSET:
         raise AdoptError(f"uses operator set {opset}; the oldest supported one is {_LEAST_OPSET}")
@@ -154,7 +172,7 @@ def _wrapped(
         helper.make_tensor_value_info(PROBABILITIES, TensorProto.FLOAT, ["batch", classes])
     )
     before = _before(foreign)
-    behind = _behind(foreign, softmax=softmax)
+    behind = _behind(foreign, activation)
     graph.initializer.extend(
         numpy_helper.from_array(value, name)
         for name, value in (
@@ -190,13 +208,15 @@ def _before(foreign: Foreign) -> list[Any]:
     return nodes
 
 
-def _behind(foreign: Foreign, *, softmax: bool) -> list[Any]:
-    cast = "float_answers" if softmax else PROBABILITIES
+def _behind(foreign: Foreign, activation: Activation | None) -> list[Any]:
+    cast = "float_answers" if activation else PROBABILITIES
     nodes = [
         # Some return [N, C, 1, 1] or float64.
         helper.make_node("Flatten", [_PREFIX + foreign.result], ["flat_answers"], axis=1),
         helper.make_node("Cast", ["flat_answers"], [cast], to=TensorProto.FLOAT),
     ]
-    if softmax:
-        nodes.append(helper.make_node("Softmax", [cast], [PROBABILITIES], axis=1))
+    if activation:
+        nodes.append(helper.make_node(activation, [cast], [PROBABILITIES]))
+    if activation == "Softmax":
+        nodes[-1].attribute.append(helper.make_attribute("axis", 1))
     return nodes

@@ -2,6 +2,7 @@
 
 source   --weights-->  WeightsError (no such file, not safe, wrong keys), DownloadError
 labels   --labels-->   LabelsError
+images   --prepare-->  PreprocessorError (a configuration of timm or Hugging Face is not understood)
 network  --graph-->    GraphError (it can't be written as the model file's graph)
 file     --verify-->   ParityError (its answers differ from PyTorch's),
                        AgreementError (in lower precision, they differ too much from float32's)
@@ -28,6 +29,10 @@ class DownloadError(WeightsError):
 
 class LabelsError(ExportError):
     """A labels file is unreadable or does not fit the network."""
+
+
+class PreprocessorError(ExportError):
+    """A configuration of timm or Hugging Face has unknown or contradicting keys."""
 
 
 class GraphError(ExportError):

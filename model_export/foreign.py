@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from onnx import ModelProto
 
 Kind = Literal["logits", "probabilities"]
+Activation = Literal["Softmax", "Sigmoid"]
+"""What makes probabilities of logits, in ONNX's terms."""
 
 _RANDOM = {"RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike", "Bernoulli",
            "Multinomial", "Dropout"}  # fmt: skip
@@ -97,14 +99,16 @@ class Foreign:
             return "export it again with float32 outputs"
         return "export it again with one number for each class"
 
-    def reference(self, *, softmax: bool) -> Reference:
+    def reference(self, activation: Activation | None) -> Reference:
         """Return its answers as probabilities, for `verify.compare`."""
 
         def outputs(images: NDArray[np.uint8]) -> Outputs:
             values = self(images)
-            if softmax:
+            if activation == "Softmax":
                 values = np.exp(values - values.max(axis=1, keepdims=True))
                 values /= values.sum(axis=1, keepdims=True)
+            elif activation == "Sigmoid":
+                values = (0.5 * (1 + np.tanh(0.5 * values))).astype(np.float32)  # can't overflow
             return {PROBABILITIES: values}
 
         return outputs
@@ -122,13 +126,18 @@ def check_repeatable(model: ModelProto, foreign: Foreign, images: NDArray[np.uin
 
 
 def kind_of(
-    model: ModelProto, foreign: Foreign, values: NDArray[np.float32], said: Kind | None
+    model: ModelProto,
+    foreign: Foreign,
+    values: NDArray[np.float32],
+    said: Kind | None,
+    *,
+    multi_label: bool,
 ) -> Kind:
     """Return `said` or, without it, decide by answers [N, C] to ordinary images.
 
     Raises `AdoptError` if `said` is wrong, or is needed to decide.
     """
-    low, high, sums = float(values.min()), float(values.max()), values.sum(axis=1)
+    low, high = float(values.min()), float(values.max())
     if said == "probabilities" and not (low >= 0 and high <= 1):
         raise AdoptError(
             f"--gives probabilities: its answers range from {low:.3g} to {high:.3g}, not 0 to 1"
@@ -136,6 +145,9 @@ def kind_of(
     if said is not None:
         return said
     last = last_step(model, foreign.result)
+    if multi_label:
+        return _kind_of_independent(foreign.result, last, low, high)
+    sums = values.sum(axis=1)
     if low >= 0 and np.allclose(sums, 1, atol=1e-3) and last not in BOUNDED:
         return "probabilities"
     same_sums = bool(np.ptp(sums) <= 1e-3 * abs(float(sums.mean())))
@@ -145,7 +157,20 @@ def kind_of(
         how = f"comes from {last}" if last in BOUNDED else "looks like a sigmoid's"
         raise AdoptError(
             f"output {foreign.result} {how}: values from {low:.3g} to {high:.3g} that add up to "
-            f"{float(sums[0]):.3g}, not to 1; pass --gives probabilities to serve them as they "
-            "are (between 0 and 1), or --gives logits to apply a softmax"
+            f"{float(sums[0]):.3g}, not to 1; pass --multi-label if an image can have several "
+            "labels, --gives probabilities to serve them as they are (between 0 and 1), or --gives "
+            "logits to apply a softmax"
+        )
+    return "logits"
+
+
+def _kind_of_independent(result: str, last: str, low: float, high: float) -> Kind:
+    """Decide whether independent labels have been through a sigmoid."""
+    if last in {"Sigmoid", "HardSigmoid"}:
+        return "probabilities"
+    if low >= 0 and high <= 1:
+        raise AdoptError(
+            f"output {result} has values from {low:.3g} to {high:.3g}, which may be probabilities "
+            "or logits; --gives says which"
         )
     return "logits"

@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from model_export.errors import LabelsError
-from service.contract import Label
+from model_export.options import MultiLabelOptions
+from service.contract import Label, MultiLabel
 
 IMAGENET_CLASSES = 1000
 _MOST_BYTES = 2**24
@@ -41,6 +42,25 @@ def labels_for(
             "name them with --labels FILE"
         )
     return imagenet_labels()
+
+
+def multi_label_of(options: MultiLabelOptions, labels: Sequence[Label]) -> MultiLabel | None:
+    """Return the rule of independent labels; None if they are not. Raises `LabelsError`."""
+    if not options.independent:
+        return None
+    said = {} if options.threshold is None else {"threshold": options.threshold}
+    if options.thresholds is None:
+        return MultiLabel(**said)
+    file, ids = options.thresholds, {label.id for label in labels}
+    try:
+        rule = MultiLabel.model_validate(said | {"thresholds": json.loads(_text(file))})
+    except (OSError, UnicodeDecodeError, ValueError) as error:
+        raise LabelsError(
+            f"{file}: must be a JSON object of label ids, each with a number from 0 to 1"
+        ) from error
+    if unknown := [name for name in rule.thresholds if name not in ids]:
+        raise LabelsError(f"{file}: {unknown[0]} is no label's id")
+    return rule
 
 
 def imagenet_labels() -> tuple[Label, ...]:

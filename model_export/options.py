@@ -6,7 +6,7 @@ that do not go together raise `OptionsError` as soon as they are put together.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -190,6 +190,20 @@ class ExportOptions:
 
 
 @dataclass(frozen=True, slots=True)
+class MultiLabelOptions:
+    """Whether an image can have several labels, and what probability each needs."""
+
+    independent: bool
+    threshold: float | None = None
+    thresholds: Path | None = None
+
+    def __post_init__(self) -> None:
+        if not self.independent and (self.threshold is not None or self.thresholds is not None):
+            flag = "--thresholds" if self.threshold is None else "--threshold"
+            raise OptionsError(f"{flag} goes with --multi-label")
+
+
+@dataclass(frozen=True, slots=True)
 class AdoptOptions:
     """What `adopt` is asked."""
 
@@ -200,10 +214,18 @@ class AdoptOptions:
     output_name: str | None
     gives: Literal["logits", "probabilities"] | None
     channels: Literal["rgb", "bgr"]
+    multi_label: MultiLabelOptions
+    preprocessor: Path | None = None
 
     def __post_init__(self) -> None:
         if resolved(self.contract.output) == resolved(self.file):
             raise OptionsError(f"--output {self.contract.output}: is the file to adopt itself")
+        said = [name for name, value in asdict(self.preprocessing).items() if value is not None]
+        if self.preprocessor is not None and said:
+            raise OptionsError(
+                f"--preprocessor says how images are prepared, so leave out "
+                f"{', '.join('--' + name.replace('_', '-') for name in said)}"
+            )
 
 
 @dataclass(frozen=True, slots=True)

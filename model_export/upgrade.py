@@ -46,7 +46,7 @@ def upgrade_command(options: UpgradeOptions) -> None:
     with replacing(output) as upgraded:
         onnx.save(model, upgraded)
     sys.stdout.write(
-        f"{output}: its contract had schema {schema} and now has schema {contract.schema_version}, "
-        f"with tolerances by provider and precision: {describe_tolerances(contract)}, in "
-        f"{contract.precision}\n"
+        f"{output}: its contract had schema {schema} and now has schema "
+        f"{contract.schema_version}, with tolerances by provider and precision: "
+        f"{describe_tolerances(contract)}, in {contract.precision}\n"
     )

@@ -28,8 +28,8 @@ from service.files import user_cache
 from service.inference.deadline import RequestDeadline
 from service.inference.request import ImageResult, InferenceRequest
 from service.inference.runtime import create_runtime
+from service.inference.selection import Selection, selection_of
 from service.models.model import ServedModel
-from service.postprocess.top_k import labels_wanted, top_k
 from service.preprocess.inputs import encoded, encoded_each
 from service.settings import MAX_TIMEOUT_MS, load_settings
 from service.streams import Content, groups_of, in_order
@@ -152,15 +152,15 @@ class Classifier:
         self, contents: Iterable[Content], *, top_k: int | None = None
     ) -> Generator[Result]:
         """Do what `classify_many` does with encoded images; an error in place of one stays."""
-        top = labels_wanted(top_k, len(self._model.contract.labels), self._model.name)
+        selection = selection_of(self._model, top_k)
         groups = groups_of(contents, _IN_GROUP, _MOST_BYTES // _GROUPS)
 
         def start(group: Sequence[Content]) -> Future[list[Result]]:
-            return self._loop.submit(partial(self._answer, group, top))
+            return self._loop.submit(partial(self._answer, group, selection))
 
         return in_order(groups, start, _GROUPS, _MOST_BYTES)
 
-    async def _answer(self, contents: Sequence[Content], top: int) -> list[Result]:
+    async def _answer(self, contents: Sequence[Content], selection: Selection) -> list[Result]:
         """Return the results of one group, on the event loop."""
         images = [each for each in contents if not isinstance(each, ClientError)]
         end = time.perf_counter() + MAX_TIMEOUT_MS / 1000
@@ -168,16 +168,16 @@ class Classifier:
         request = InferenceRequest(self._model, images, due, "in-process")
         results = iter(await self._runtime.inference.run(request) if images else ())
         return [
-            each if isinstance(each, ClientError) else self._shown(next(results), top)
+            each if isinstance(each, ClientError) else self._shown(next(results), selection)
             for each in contents
         ]
 
-    def _shown(self, result: ImageResult | RequestError, top: int) -> Result:
+    def _shown(self, result: ImageResult | RequestError, selection: Selection) -> Result:
         if isinstance(result, RequestError):
             return result
         labels = self._model.contract.labels
         try:
-            best = top_k(result.probabilities, top)
+            best = selection.labels(result.probabilities)
         except RequestError as error:  # no finite probabilities
             return error
         predictions = tuple(

@@ -183,6 +183,10 @@ class MultiLabel(_Part):
     thresholds: dict[str, Fraction] = Field(default_factory=dict)
     """By label id, where another than `threshold` applies."""
 
+    def of(self, label: str) -> float:
+        """Return the threshold of the label with that id."""
+        return self.thresholds.get(label, self.threshold)
+
 
 class Weights(_Part):
     """Where the trained weights came from."""

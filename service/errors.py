@@ -4,12 +4,14 @@ The stages of a request, and the errors that can end each:
 
     start-up  --settings-->      SettingsError
               --runtime-->       RuntimeMissingError, RuntimeConflictError, ProviderError
-              --model files-->   ModelFileError, ContractError, ModelSelectionError
+              --model files-->   ModelFileError, ContractError, CalibrationError,
+                                 ModelSelectionError
 
     request   --HTTP/1.1-->      MalformedRequestError, HeadersTooLargeError, HeadersTimeoutError
               --query-->         InvalidParameterError, ModelRequiredError, UnknownModelError,
                                  BrokenModelError, EvictedModelError, NoRoomError, TopKError,
-                                 UnknownLabelError
+                                 UnknownLabelError, NotMultiLabelError, NotCalibratedError,
+                                 CoverageLevelError
               --headers-->       InvalidTimeoutError, InvalidPriorityError, NotAcceptableError
               --upload-->        UnsupportedMediaTypeError, ContentEncodingError,
                                  BodyTooLargeError, InflightBytesError, BodyTimeoutError,
@@ -84,6 +86,10 @@ class ModelFileError(StartupError):
 
 class ContractError(ModelFileError):
     """A model file has no contract or an invalid one."""
+
+
+class CalibrationError(ModelFileError):
+    """A model file has an invalid calibration, or that of another model."""
 
 
 class ModelSelectionError(StartupError):
@@ -258,6 +264,24 @@ class NotAcceptableError(RequestError):
     """The route has no answer of a type that `Accept` allows."""
 
     status, code, title = 406, "not_acceptable", "Not acceptable"
+
+
+class NotMultiLabelError(RequestError):
+    """`threshold` is for models with independent labels, and this one's are not."""
+
+    status, code, title = 422, "not_multi_label", "The labels are not independent"
+
+
+class NotCalibratedError(RequestError):
+    """`coverage` or `abstain` needs what the model's file was not calibrated for."""
+
+    status, code, title = 422, "not_calibrated", "The model is not calibrated for this"
+
+
+class CoverageLevelError(RequestError):
+    """`coverage` is higher than any level that the model's file was calibrated for."""
+
+    status, code, title = 422, "coverage_out_of_range", "coverage out of range"
 
 
 class UnsupportedMediaTypeError(RequestError):

@@ -159,6 +159,12 @@ Offset = Annotated[
             help="How half a pixel of the crop's offset is rounded: to the even number "
             "(torchvision, timm) or down (Hugging Face)."),
 ]  # fmt: skip
+PreprocessorFile = Annotated[
+    Path | None,
+    option(_PREPROCESSING, "--preprocessor", metavar="FILE",
+            help="Instead of these options: Hugging Face's preprocessor_config.json, or timm's "
+            "config.json."),
+]  # fmt: skip
 Rescale = Annotated[
     float | None,
     option(_PREPROCESSING, "--rescale", metavar="FACTOR", parser=values.above_zero,
@@ -262,8 +268,25 @@ OutputName = Annotated[
 GivesName = Literal["logits", "probabilities"]
 Gives = Annotated[
     GivesName | None,
-    choice(NETWORK, "--gives", GivesName, show_default="detected; required for a sigmoid",
+    choice(NETWORK, "--gives", GivesName,
+            show_default="detected; required for a sigmoid without --multi-label",
             help="What that output contains; logits get a softmax."),
+]  # fmt: skip
+MultiLabel = Annotated[
+    bool,
+    option(NETWORK, "--multi-label",
+            help="The labels are independent: an image has any number of them. Logits get a "
+            "sigmoid instead of a softmax."),
+]  # fmt: skip
+Threshold = Annotated[
+    float | None,
+    option(NETWORK, "--threshold", metavar="FRACTION", parser=values.fraction, show_default="0.5",
+            help="The least probability of a label that an image has, with --multi-label."),
+]  # fmt: skip
+Thresholds = Annotated[
+    Path | None,
+    option(NETWORK, "--thresholds", metavar="FILE", show_default="--threshold for all",
+            help="JSON object of label ids, each with its own threshold."),
 ]  # fmt: skip
 ChannelsName = Literal["rgb", "bgr"]
 Channels = Annotated[

@@ -8,6 +8,7 @@ from model_export.options import (
     AdoptOptions,
     ContractOptions,
     ExportOptions,
+    MultiLabelOptions,
     NetworkOptions,
     PrecisionOptions,
     PreprocessingOptions,
@@ -75,12 +76,16 @@ def adopt(  # noqa: PLR0913 - each is an option
     max_batch: given.MaxBatch = 32,
     output_name: given.OutputName = None,
     gives: given.Gives = None,
+    multi_label: given.MultiLabel = False,
+    threshold: given.Threshold = None,
+    thresholds: given.Thresholds = None,
     channels: given.Channels = "rgb",
     input_size: given.InputSize = None,
     resize: given.Resize = None,
     interpolation: given.Interpolation = None,
     mean: given.Mean = None,
     std: given.Std = None,
+    preprocessor: given.PreprocessorFile = None,
     fit: given.Fit = None,
     crop_pct: given.CropPct = None,
     fill: given.Fill = None,
@@ -101,6 +106,7 @@ def adopt(  # noqa: PLR0913 - each is an option
             rescale,
         ),
         architecture, output_name, gives, channels,
+        MultiLabelOptions(multi_label, threshold, thresholds), preprocessor,
     )  # fmt: skip
     return job("model_export.adopt", "adopt_command", options)
 

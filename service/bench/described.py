@@ -23,6 +23,12 @@ class ModelFacts(BaseModel):
     classes: Annotated[int, Field(ge=1)] | None = None
     tolerance: Annotated[float, Field(ge=0, lt=1)] | None = None
     """How far a probability may be off on the server's device."""
+    multi_label: dict[str, Any] | None = None
+
+    @property
+    def independent(self) -> bool:
+        """Return whether an image has any number of labels, of independent probabilities."""
+        return self.multi_label is not None
 
 
 class _Parallelism(BaseModel):

@@ -49,13 +49,17 @@ class Expected(NamedTuple):
 
     first: Best
     others: tuple[Best, ...] = ()
+    independent: bool = False
+    """Whether the probabilities do not add up to 1."""
 
     def most(self) -> float:
         """Return the highest possible probability of any other label.
 
-        It is no higher than the last one's, and all probabilities add up to 1.
+        It is no higher than the last one's and, unless they are independent, all add up to 1.
         """
         probabilities = [self.first[1], *(probability for _, probability in self.others)]
+        if self.independent:
+            return probabilities[-1]
         return min(probabilities[-1], 1 - sum(probabilities) + _ROUNDING * len(probabilities))
 
 
@@ -139,6 +143,8 @@ async def from_server(
     timeout_s: float,
     progress: Callable[[str], None],
     tolerance: float = TOLERANCE,
+    *,
+    independent: bool = False,
 ) -> list[Expected]:
     """Ask the server for each image's answer, one at a time, without load.
 
@@ -157,7 +163,8 @@ async def from_server(
                     f"--url http://{target.authority}: {answer.failure.replace('_', ' ')}; "
                     "is `resnet-serve serve` running there?"
                 )
-            expected.append(_expected(answer, number, tolerance))
+            found = _expected(answer, number, tolerance)
+            expected.append(found._replace(independent=independent))
             progress(f"reference answers {number}/{len(images)}")
     finally:
         await client.close()
@@ -203,11 +210,13 @@ def from_model_file(
     ids, expected = [label.id for label in pipeline.contract.labels], []
     # The server's provider, and so its tolerance, is not known yet.
     tolerance = pipeline.contract.loosest_tolerance
+    independent = pipeline.contract.multi_label is not None
     try:
         for number, image in enumerate(images, 1):
             row = probabilities(pipeline.engine, [pipeline.decode(image)])[0]
             labels = [(ids[index], probability) for index, probability in top_k(row, len(row))]
-            expected.append(_within_reach(labels, tolerance))
+            found = _within_reach(labels, tolerance)
+            expected.append(found._replace(independent=independent))
             progress(f"reference answers {number}/{len(images)}")
     except RequestError as error:
         raise ReferenceAnswerError(f"image {number} has no answer: {error}") from error

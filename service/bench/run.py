@@ -84,15 +84,18 @@ async def _against_server(
         report["server"]["command"] = command_of(options.server_pid)
     report["tolerance"] = TOLERANCE if model.tolerance is None else model.tolerance
     if expected is None:
-        path = options.path or classify_path(options.model, model.classes or _SOME_LABELS)
-        expected = await from_server(
-            target, images, path, options.timeout_s, progress.show, report["tolerance"]
+        path = options.path or classify_path(
+            options.model, model.classes or _SOME_LABELS, independent=model.independent
         )
+        expected = await from_server(
+            target, images, path, options.timeout_s, progress.show, report["tolerance"],
+            independent=model.independent,
+        )  # fmt: skip
     processes = process_count(options, cpu_count())
     allow_open_files(options, processes)
     work = Work(
         target,
-        _requests(options, target, images),
+        _requests(options, target, images, independent=model.independent),
         expected,
         report["tolerance"],
         options.timeout_s,
@@ -110,8 +113,10 @@ async def _against_server(
                 raise asyncio.CancelledError
 
 
-def _requests(options: BenchOptions, target: Target, images: Sequence[bytes]) -> list[bytes]:
-    path = options.path or classify_path(options.model, options.top_k)
+def _requests(
+    options: BenchOptions, target: Target, images: Sequence[bytes], *, independent: bool
+) -> list[bytes]:
+    path = options.path or classify_path(options.model, options.top_k, independent=independent)
     headers: dict[str, object] = {"Content_Type": CONTENT_TYPE}
     if options.deadline_ms is not None and not options.no_deadline_header:
         headers["X_Request_Timeout_Ms"] = math.ceil(options.deadline_ms)

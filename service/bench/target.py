@@ -60,6 +60,11 @@ def _loopback_address(url: str, host: str, port: int) -> str:
     return addresses[0]  # resolved once, so that the name can't point to another host later
 
 
-def classify_path(model: str | None, top_k: int) -> str:
-    """Return the path of a classification request."""
-    return "/v1/classify?" + urlencode({"top_k": top_k} | ({"model": model} if model else {}))
+def classify_path(model: str | None, top_k: int, *, independent: bool = False) -> str:
+    """Return the path of a request for labels, also if `independent` ones are improbable."""
+    query: dict[str, object] = {"top_k": top_k}
+    if model:
+        query["model"] = model
+    if independent:
+        query["threshold"] = 0
+    return "/v1/classify?" + urlencode(query)

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from service.http.bodies import body_parser_of
 from service.http.exchange import Exchange
-from service.http.query import labels_wanted, read_query
+from service.http.query import read_query
 from service.http.results import classification
 from service.http.schemas import ClassifyQuery
 from service.http.stages import find_model, infer, parsed_images, received
 from service.http.time_limit import deadline_of
+from service.inference.selection import selection_of
 
 
 async def classify(exchange: Exchange) -> None:
-    """Return the most probable labels of each image.
+    """Return the labels of each image: the most probable, or as many as a parameter asks for.
 
     The body is an image, a form with files, or JSON with base64. The image format is recognised by
     content: JPEG, PNG, WebP, GIF, BMP, TIFF or AVIF, and HEIC if its decoder is installed. The
@@ -22,12 +23,14 @@ async def classify(exchange: Exchange) -> None:
     record = exchange.record
     query = read_query(exchange.query_string, ClassifyQuery)
     model = find_model(exchange, query.model, query.version)
-    top = labels_wanted(query.top_k, model)
+    selection = selection_of(
+        model, query.top_k, query.threshold, query.coverage, abstain=query.abstain
+    )
     due = deadline_of(exchange.headers, record, model.timeout_ms)
     parse = body_parser_of(exchange.headers.get(b"content-type"))
 
-    async with received(exchange, model, due) as body:
+    async with received(exchange, model, due, selection.outputs) as body:
         images = await parsed_images(exchange, body, parse, due)
         del body  # its parts are copies
-        results = await infer(exchange, model, images, due)
-    await exchange.respond_json(classification(model, images, results, top, record))
+        results = await infer(exchange, model, images, due, selection.outputs)
+    await exchange.respond_json(classification(model, images, results, selection, record))

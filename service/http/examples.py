@@ -25,7 +25,10 @@ _REQUEST_ID = "8f0b89b6fb7d9f8b9cc1fb3255346355"
 PROBLEMS: dict[int, dict[str, Any]] = {
     error.status: problem(error, _REQUEST_ID)
     for error in (
-        InvalidParameterError("there is no parameter 'topk'; allowed: model, version, top_k"),
+        InvalidParameterError(
+            "there is no parameter 'topk'; allowed: model, version, top_k, threshold, coverage, "
+            "abstain"
+        ),
         AdminRequiredError("loading and unloading need the setting admin (--admin)"),
         UnknownModelError("there is no model of that name; available: slim-resnet50"),
         NotAcceptableError(
@@ -228,6 +231,8 @@ MODEL_DETAIL = _MODEL | {
         "mean": [0.485, 0.456, 0.406],
         "std": [0.229, 0.224, 0.225],
     },
+    "multi_label": None,
+    "calibration": None,
     "weights": {
         "source": "ResNet-50 of half width, trained from scratch on Tiny-ImageNet's 100,000 "
         "training images; research use only",

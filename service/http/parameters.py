@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Any
 
 from pydantic import BeforeValidator, Field
@@ -22,3 +23,26 @@ WholeNumber = Annotated[
     Field(json_schema_extra={"minimum": 1, "maximum": 10**_MOST_DIGITS - 1}),
 ]
 """The type of a parameter that counts from 1; the model determines its upper limit."""
+
+
+def _decimal(value: Any) -> Any:
+    """Accept plain decimals only; pydantic alone would read `1e-3`, ` .5` and `1_0.0`."""
+    if isinstance(value, str) and not _DECIMAL.fullmatch(value):
+        raise ValueError("must be a decimal number from 0 to 1, such as 0.9")
+    return value
+
+
+_DECIMAL = re.compile(r"(0|1)(\.[0-9]{1,9})?")
+UnitNumber = Annotated[float, BeforeValidator(_decimal), Field(ge=0, le=1)]
+"""The type of a parameter from 0 to 1."""
+
+
+def _switch(value: Any) -> Any:
+    """Accept `true` and `false` only; pydantic alone would read `on`, `1` and `Yes`."""
+    if isinstance(value, str) and value not in {"true", "false"}:
+        raise ValueError("must be true or false")
+    return value
+
+
+Switch = Annotated[bool, BeforeValidator(_switch)]
+"""The type of a parameter that is `true` or `false`."""

@@ -10,7 +10,6 @@ from pydantic import BaseModel, ValidationError
 
 from service.errors import InvalidParameterError, UnknownLabelError
 from service.models.model import ServedModel
-from service.postprocess import top_k
 from service.wording import shortened, what_is_wrong
 
 Q = TypeVar("Q", bound=BaseModel)
@@ -43,12 +42,6 @@ def read_query(query_string: bytes, schema: type[Q]) -> Q:
             for item in error.errors()
         ]
         raise InvalidParameterError("; ".join(faults)) from None
-
-
-def labels_wanted(top: int | None, model: ServedModel) -> int:
-    """Return how many labels each image gets. Raises `TopKError`."""
-    classes, default = len(model.contract.labels), model.options.top_k
-    return top_k.labels_wanted(top, classes, model.name, default)
 
 
 def label_wanted(text: str | None, model: ServedModel) -> int | None:

@@ -11,19 +11,19 @@ from service.errors import AllImagesFailedError, RequestError
 from service.http.bodies import PostedImage
 from service.http.record import RequestRecord
 from service.inference.request import ImageResult
+from service.inference.selection import Selection
 from service.models.model import ServedModel
-from service.postprocess.top_k import top_k
 
 
 def classification(
     model: ServedModel,
     images: Sequence[PostedImage],
     results: Sequence[ImageResult | RequestError],
-    top: int,
+    selection: Selection,
     record: RequestRecord,
 ) -> dict[str, Any]:
-    """Return the answer to a classify request: each image's `top` most probable labels."""
-    show = partial(_shown_labels, labels=model.contract.labels, top=top)
+    """Return the answer to a classify request: each image's labels that are selected."""
+    show = partial(_shown_labels, labels=model.contract.labels, selection=selection)
     return answer(model, images, results, show, record)
 
 
@@ -75,12 +75,15 @@ def _shown_results(
     return shown
 
 
-def _shown_labels(result: ImageResult, labels: Sequence[Label], top: int) -> dict[str, Any]:
+def _shown_labels(
+    result: ImageResult, labels: Sequence[Label], selection: Selection
+) -> dict[str, Any]:
     return {
         "labels": [
             shown_label(labels, index, probability)
-            for index, probability in top_k(result.probabilities, top)
+            for index, probability in selection.labels(result.probabilities)
         ],
+        **selection.facts(result),
         "width": result.width,
         "height": result.height,
     }

@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from service.http.parameters import WholeNumber
+from service.http.parameters import Switch, UnitNumber, WholeNumber
 from service.settings import MAX_TIMEOUT_MS
 
 _STRICT = ConfigDict(extra="forbid")
@@ -32,7 +32,23 @@ class ClassifyQuery(InferenceQuery):
 
     top_k: WholeNumber | None = Field(
         None,
-        description="labels per image; default 5, or all of the model's if it has fewer",
+        description="labels per image; default 5, or all of the model's if it has fewer; with "
+        "independent labels, the most that are listed",
+    )
+    threshold: UnitNumber | None = Field(
+        None,
+        description="for models with independent labels: list those with at least this "
+        "probability; default: the threshold of each label in the model's file",
+    )
+    coverage: UnitNumber | None = Field(
+        None,
+        description="list as many labels as it takes to have the right one with this probability, "
+        "for images like those that the model was calibrated with; needs a calibrated model file",
+    )
+    abstain: Switch = Field(
+        False,
+        description="mark images that are unlike those that the model was calibrated with; needs "
+        "a model file that was calibrated with images from outside, too",
     )
 
 
@@ -131,6 +147,13 @@ class ImageResult(BaseModel):
         None, description="the file's name, if a form gives one; at most 255 characters"
     )
     labels: list[Prediction] | None = None
+    coverage: float | None = Field(
+        None, description="the calibrated level of these labels, if coverage is asked for"
+    )
+    outside: bool | None = Field(
+        None, description="whether the image is outside, if abstain is asked for"
+    )
+    score: float | None = Field(None, description="its distance; an image is outside above 1")
     width: int | None = Field(None, description="pixels, as displayed (after EXIF orientation)")
     height: int | None = None
     error: ImageError | None = None
@@ -320,7 +343,9 @@ class ModelSummary(BaseModel):
     provider: str
     precision: str
     classes: int
-    input_size: int
+    input_size: int | tuple[int, int] = Field(
+        description="pixels: the side of a square, or height and width"
+    )
     accuracy: dict[str, Any] | None
 
 
@@ -369,6 +394,12 @@ class ModelDetail(ModelSummary):
     """One served model, with its preprocessing, provenance and classes."""
 
     preprocessing: dict[str, Any]
+    multi_label: dict[str, Any] | None = Field(
+        description="thresholds of independent labels; null if exactly one label is right"
+    )
+    calibration: dict[str, Any] | None = Field(
+        description="how far the answers can be trusted, as measured; null if that was not"
+    )
     weights: dict[str, Any]
     parity: dict[str, Any]
     tolerance: float = Field(description="how far a probability may be off on this device")

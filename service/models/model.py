@@ -19,6 +19,7 @@ from service.batching.latency import LatencyTable
 from service.batching.plan import DeviceLoad
 from service.batching.work_source import ConcurrencyLimit
 from service.batching.workers import WorkerPool
+from service.calibration import Calibration
 from service.contract import Allowed, ModelContract
 from service.engine.base import Engine
 from service.errors import (
@@ -47,6 +48,7 @@ class LoadedModel:
     file: ModelFile
     engine: Engine
     contract: ModelContract
+    calibration: Calibration | None
     reopen: Callable[[], Engine]
     reopen_exactly: Callable[[], Engine]
     """The same, but from then on only in the precision that the file states."""
@@ -78,6 +80,7 @@ class ServedModel:
         self.memory = loaded.memory
         self.options, self.timeout_ms = loaded.options, settings.request_timeout_ms
         self.engine, self.contract = loaded.engine, loaded.contract
+        self.calibration = loaded.calibration
         self.metrics = metrics
         self._loaded, self._reopen = loaded, loaded.reopen
         self._shown = False  # by the metrics

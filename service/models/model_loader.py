@@ -9,6 +9,7 @@ from typing import Any
 import structlog
 
 from service.batching.plan import DeviceLoad
+from service.calibration import parse_calibration
 from service.contract import ModelContract, parse_contract
 from service.engine.base import Engine, Opener
 from service.errors import ModelFileError
@@ -89,6 +90,7 @@ class ModelLoader:
 
         try:
             contract = parse_contract(engine.metadata, file=str(file.path))
+            calibration = parse_calibration(engine.metadata, contract, file=str(file.path))
             _check_agreement(file, engine, contract, settings)
             self._check_options(file, engine, contract, options)
             if self._settings.tf32:
@@ -101,6 +103,7 @@ class ModelLoader:
             file,
             engine,
             contract,
+            calibration,
             reopen=reopen,
             reopen_exactly=reopen_exactly,
             profile=Profile(self.cache, partial(self._fingerprint, file, settings)),

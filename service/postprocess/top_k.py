@@ -11,25 +11,10 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
-from service.errors import InferenceError, TopKError
+from service.errors import InferenceError
 
 _SORTED_WHOLE = 512
 """Up to this many classes, sorting all is faster than first selecting the largest."""
-
-
-_DEFAULT_TOP_K = 5
-
-
-def labels_wanted(top: int | None, classes: int, model: str, default: int | None = None) -> int:
-    """Return how many labels each image gets: `top`, or if it is None the default, or 5.
-
-    Raises `TopKError`.
-    """
-    if top is None:
-        return min(default or _DEFAULT_TOP_K, classes)
-    if not 1 <= top <= classes:
-        raise TopKError(f"top_k is {top}; {model} allows 1 to {classes}")
-    return top
 
 
 def top_k(probabilities: NDArray[np.float32], k: int) -> list[tuple[int, float]]:

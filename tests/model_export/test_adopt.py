@@ -206,6 +206,76 @@ def test_preprocessing_that_does_not_go_together_is_one_line(tmp_path: Path, cap
     assert said in capsys.readouterr().err
 
 
+def test_a_preprocessor_file_says_how_images_are_prepared(tmp_path: Path, capsys):
+    """Alone: options beside it would contradict it."""
+    file, output = foreign(tmp_path / "foreign.onnx"), tmp_path / "adopted.onnx"
+    config = tmp_path / "preprocessor_config.json"
+    config.write_text(
+        '{"image_processor_type": "ViTImageProcessor", "size": {"height": 32, "width": 32}}'
+    )
+    assert adopt(file, output, "--preprocessor", str(config)) == 0
+    images = patterns(3, SIDE)
+    answers = probabilities(load_engine(output, provider="cpu"), [*images])
+    want = scaled(file, images, (127.5,) * 3, (127.5,) * 3)
+    np.testing.assert_allclose(answers, want, atol=1e-5)
+    capsys.readouterr()
+    assert adopt(file, output, "--preprocessor", str(config), "--fit", "squash") == 2
+    assert "leave out --fit" in capsys.readouterr().err
+    config.write_text("{}")
+    assert adopt(file, output, "--preprocessor", str(config)) == 1
+    assert "preprocessor_config.json: is neither" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("of_logits", [True, False])
+def test_independent_labels_are_adopted_with_their_thresholds(tmp_path: Path, of_logits: bool):
+    """Logits get a sigmoid, and a sigmoid's outputs stay as they are."""
+    file, output = foreign(tmp_path / "foreign.onnx"), tmp_path / "adopted.onnx"
+    want = expected(file, patterns(5, SIDE), softmax=False)
+    want = 1 / (1 + np.exp(-want))
+    if not of_logits:
+        changed(file, node("Sigmoid", ["z"], ["y"]))
+    (tmp_path / "thresholds.json").write_text('{"class 2": 0.25}')
+    assert adopt(file, output, "--multi-label", "--threshold", "0.4",
+                 "--thresholds", str(tmp_path / "thresholds.json")) == 0  # fmt: skip
+    contract = read_model(output)[1]
+    assert contract.schema_version == 3
+    assert contract.multi_label is not None
+    assert contract.multi_label.threshold == 0.4
+    assert contract.multi_label.thresholds == {"class 2": 0.25}
+    engine = load_engine(output, provider="cpu")
+    assert check_golden(engine, contract, batch=3).failures == ()
+    answers = probabilities(engine, [*patterns(5, SIDE)])
+    np.testing.assert_allclose(answers, want, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("more", "written", "status", "said"),
+    [
+        (("--threshold", "0.4"), None, 2, "--threshold goes with --multi-label"),
+        (("--multi-label",), "[1]", 1, "must be a JSON object of label ids"),
+        (("--multi-label",), '{"class 2": 1.5}', 1, "each with a number from 0 to 1"),
+        (("--multi-label",), '{"dog": 0.5}', 1, "dog is no label's id"),
+        (("--multi-label", "--threshold", "2"), None, 2, "from 0 to 1"),
+    ],
+)
+def test_thresholds_that_can_not_be_are_one_line(
+    tmp_path: Path, capsys, more, written, status, said
+):
+    file, output = foreign(tmp_path / "foreign.onnx"), tmp_path / "adopted.onnx"
+    if written is not None:
+        (tmp_path / "thresholds.json").write_text(written)
+        more = (*more, "--thresholds", str(tmp_path / "thresholds.json"))
+    assert adopt(file, output, *more) == status
+    assert said in capsys.readouterr().err
+    assert not output.exists()
+
+
+def test_values_that_may_be_either_are_asked_about_for_independent_labels(tmp_path: Path, capsys):
+    file = foreign(tmp_path / "foreign.onnx", softmax=True)
+    assert adopt(file, tmp_path / "adopted.onnx", "--multi-label") == 1
+    assert "--gives says which" in capsys.readouterr().err
+
+
 def test_an_exported_network_is_adopted(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     """As PyTorch's exporter writes it, without any of our steps."""
     network = random_network()
@@ -350,7 +420,7 @@ def test_what_is_neither_logits_nor_probabilities_is_asked_about(
 ):
     file = changed(foreign(tmp_path / "foreign.onnx"), *nodes, unit=np.float32(1),
                    hundred=np.float32(100))  # fmt: skip
-    assert "pass --gives probabilities" in refusal(file, capsys)
+    assert "--gives probabilities to serve them as they are" in refusal(file, capsys)
 
 
 @pytest.mark.parametrize(("gives", "softmax"), [("probabilities", False), ("logits", True)])

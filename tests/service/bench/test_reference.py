@@ -85,6 +85,12 @@ def test_a_label_that_the_reference_does_not_list_is_wrong_only_where_it_must_be
     assert judged(TIE, body("n4", 0.4)) == [WRONG_ANSWER], "it comes after the last one"
 
 
+def test_independent_labels_do_not_add_up_to_1():
+    sure = Expected((CAT, 0.9), (), independent=True)
+    assert judged(sure, body(DOG, 0.9)) == [CHANGED_LABEL]
+    assert judged(sure, body(DOG, 0.95)) == [WRONG_ANSWER]
+
+
 def as_rounded(row: np.ndarray) -> list[tuple[str, float]]:
     order = np.argsort(-row, kind="stable")
     return [(f"n{i}", round(float(row[i]), 6)) for i in order]

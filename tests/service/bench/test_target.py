@@ -75,3 +75,4 @@ def test_requests_are_whole_messages():
 def test_a_models_name_is_quoted():
     assert classify_path("a b&c", 3) == "/v1/classify?top_k=3&model=a+b%26c"
     assert classify_path(None, 1) == "/v1/classify?top_k=1"
+    assert classify_path(None, 1, independent=True) == "/v1/classify?top_k=1&threshold=0"

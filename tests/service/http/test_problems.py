@@ -80,7 +80,9 @@ def test_a_bad_request_gets_a_problem_detail(client, path, status, code):
 def test_an_unknown_parameter_is_named_with_those_that_are_allowed(client):
     """`topk=2` would give five labels."""
     response = client.post("/v1/classify?top_k=1&topk=2", content=colored())
-    detail = "there is no parameter 'topk'; allowed: model, version, top_k"
+    detail = (
+        "there is no parameter 'topk'; allowed: model, version, top_k, threshold, coverage, abstain"
+    )
     assert response.json()["detail"] == detail
 
 
