@@ -12,7 +12,7 @@ from typing import ClassVar, Literal
 
 BlockKind = Literal["basic", "bottleneck"]
 Stem = Literal["imagenet", "deep", "small"]
-Attention = Literal["se", "cbam"]
+Attention = Literal["se", "cbam", "eca"]
 
 # Each kind names the parameters whose first dimensions are the stem's width and the number of
 # classes, so that a file's network can be built with the same sizes.
@@ -93,6 +93,9 @@ ARCHITECTURES: Mapping[str, Architecture] = MappingProxyType(
         "resnet50d": Residual("bottleneck", _50, stem="deep", average_down=True),
         "resnet101d": Residual("bottleneck", _101, stem="deep", average_down=True),
         "resnet152d": Residual("bottleneck", _152, stem="deep", average_down=True),
+        "ecaresnet50d": Residual(
+            "bottleneck", _50, attention="eca", stem="deep", average_down=True
+        ),
         "densenet121": Dense((6, 12, 24, 16), growth=32, width=64),
         "densenet161": Dense((6, 12, 36, 24), growth=48, width=96),
         "densenet169": Dense((6, 12, 32, 32), growth=32, width=64),
@@ -100,5 +103,5 @@ ARCHITECTURES: Mapping[str, Architecture] = MappingProxyType(
         "alexnet": Alex(),
     }
 )
-"""Parameters have torchvision's names or, if it has no such network (SE, CBAM, D), timm's
+"""Parameters have torchvision's names or, if it has no such network (SE, CBAM, ECA, D), timm's
 (`seresnet50`, `resnet50d`, and `resnet50` with `attn_layer="cbam"`)."""
