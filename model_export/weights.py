@@ -87,6 +87,8 @@ TIMM: Mapping[str, str] = MappingProxyType(
         "resnet101d": "timm/resnet101d.ra2_in1k",
         "resnet152d": "timm/resnet152d.ra2_in1k",
         "ecaresnet50d": "timm/ecaresnet50d.miil_in1k",
+        "resnest50d": "timm/resnest50d.in1k",
+        "resnest101e": "timm/resnest101e.in1k",
     }
 )
 """Where the Hugging Face hub has timm's weights of networks that torchvision lacks.

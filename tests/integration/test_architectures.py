@@ -24,7 +24,7 @@ class Reduced:
     side: int = 64
 
 
-NETWORKS = {"ecaresnet50d": Reduced()}
+NETWORKS = {"ecaresnet50d": Reduced(), "resnest50d": Reduced()}
 
 
 @pytest.fixture(scope="module")
