@@ -13,17 +13,18 @@ import onnx
 if TYPE_CHECKING:
     from onnx import ModelProto, NodeProto, ValueInfoProto
 
-_WEIGHTED = {"Conv", "Gemm", "MatMul"}
+_PRODUCTS = {"Conv", "Gemm", "MatMul"}
 
 Shape = tuple[int, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class Cost:
-    """Parameters of convolutions and linear layers, and their multiply-adds for one image.
+    """Parameters of convolutions and linear layers, and the multiply-adds for one image.
 
-    Batch normalisation is folded into the convolutions, so there are fewer parameters than in
-    training. A multiply-add counts as one, as in the papers; some tools count two operations.
+    Those are of convolutions, linear layers and, in self-attention, products of activations. Batch
+    normalisation is folded into the convolutions, so there are fewer parameters than in training. A
+    multiply-add counts as one, as in the papers; some tools count two operations.
     """
 
     parameters: int
@@ -42,23 +43,24 @@ def graph_cost(model: ModelProto) -> Cost:
         # Weights stored as float16, or quantised.
         if node.op_type in {"Cast", "DequantizeLinear"} and node.input[0] in constants:
             constants[node.output[0]] = constants[node.input[0]]
-    weighted = [
+    shapes |= constants
+    products = [
         node
         for node in inferred.node
-        if node.op_type in _WEIGHTED and node.input[1] in constants and node.output[0] in shapes
+        if node.op_type in _PRODUCTS
+        and node.output[0] in shapes
+        and len(shapes.get(node.input[1], ())) > 1
     ]
-    names = {name for node in weighted for name in node.input if name in constants}
+    names = {name for node in products for name in node.input if name in constants}
     return Cost(
         parameters=sum(prod(constants[name]) for name in names),
-        multiply_adds=sum(_multiply_adds(node, shapes, constants) for node in weighted),
+        multiply_adds=sum(_multiply_adds(node, shapes) for node in products),
     )
 
 
-def _multiply_adds(
-    node: NodeProto, shapes: Mapping[str, Shape], constants: Mapping[str, Shape]
-) -> int:
+def _multiply_adds(node: NodeProto, shapes: Mapping[str, Shape]) -> int:
     """Return the number of output values times the products that are summed for each."""
-    weight = constants[node.input[1]]
+    weight = shapes[node.input[1]]
     if node.op_type == "Conv":
         summed = prod(weight[1:])  # input channels of a group x kernel height x kernel width
     else:

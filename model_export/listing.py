@@ -5,12 +5,12 @@ from __future__ import annotations
 import json
 import sys
 from dataclasses import asdict, dataclass
-from typing import Any
 
 import torch
 from rich.console import Console
 from rich.table import Table
 from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
 
 from model_export.architectures import ARCHITECTURES
 from model_export.architectures.build import build
@@ -23,7 +23,7 @@ _SIDE = 224
 class Row:
     """A network with 1000 classes: its size, its cost at 224 pixels, and published accuracy.
 
-    `multiply_adds` are those of convolutions and linear layers.
+    `multiply_adds` are those of convolutions, linear layers and products of matrices.
     """
 
     architecture: str
@@ -61,37 +61,16 @@ def row_of(architecture: str) -> Row:
     """Return an architecture's row, from shapes alone, without memory for weights."""
     with torch.device("meta"):
         network = build(architecture).eval()
-        work = _multiply_adds(network, torch.zeros(1, 3, _SIDE, _SIDE))
+        work = multiply_adds(network, _SIDE)
     parameters = sum(parameter.numel() for parameter in network.parameters())
     official = OFFICIAL.get(architecture)
     return Row(architecture, parameters, work, official.top1 if official else None, 4 * parameters)
 
 
-def _multiply_adds(network: nn.Module, image: torch.Tensor) -> int:
-    total = 0
-
-    def count(module: nn.Module, _: Any, output: torch.Tensor) -> None:
-        nonlocal total
-        weight = module.weight
-        assert isinstance(weight, torch.Tensor)  # noqa: S101 - hooked modules have one
-        # Each value of the output sums the products of one row of weights.
-        total += output.numel() * weight[0].numel()
-
-    hooks = [
-        module.register_forward_hook(count)
-        for module in network.modules()
-        if isinstance(module, (nn.Conv2d, nn.Linear))
-    ]
-    for module in network.modules():
-        if isinstance(module, nn.BatchNorm2d):
-            # It changes no shape and is not counted, but PyTorch takes long over it without data.
-            module.forward = _unchanged  # type: ignore[method-assign, assignment]
-    with torch.inference_mode():
+def multiply_adds(network: nn.Module, side: int) -> int:
+    """Count them for an image of `side` x `side` pixels, on the default device."""
+    image = torch.zeros(1, 3, side, side)
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
         network(image)
-    for hook in hooks:
-        hook.remove()
-    return total
-
-
-def _unchanged(x: torch.Tensor) -> torch.Tensor:
-    return x
+    operations: int = counter.get_total_flops()  # an addition and a multiplication are two
+    return operations // 2

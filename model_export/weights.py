@@ -78,6 +78,24 @@ OFFICIAL: Mapping[str, OfficialWeights] = MappingProxyType(
 )
 """The newest weights of each network ("V2" in torchvision, if they exist)."""
 
+TIMM: Mapping[str, str] = MappingProxyType(
+    {
+        "seresnet50": "timm/seresnet50.a1_in1k",
+        "resnet18d": "timm/resnet18d.ra2_in1k",
+        "resnet34d": "timm/resnet34d.ra2_in1k",
+        "resnet50d": "timm/resnet50d.ra2_in1k",
+        "resnet101d": "timm/resnet101d.ra2_in1k",
+        "resnet152d": "timm/resnet152d.ra2_in1k",
+        "ecaresnet50d": "timm/ecaresnet50d.miil_in1k",
+        "resnest50d": "timm/resnest50d.in1k",
+        "resnest101e": "timm/resnest101e.in1k",
+    }
+)
+"""Where the Hugging Face hub has timm's weights of networks that torchvision lacks.
+
+They are not downloaded, since no checksum of them is known here.
+"""
+
 
 def known_weights(architecture: str, sha256: str) -> OfficialWeights | None:
     """Recognise official weights by their checksum, even if they were downloaded by hand."""
@@ -87,6 +105,12 @@ def known_weights(architecture: str, sha256: str) -> OfficialWeights | None:
 
 def official_weights(architecture: str) -> OfficialWeights:
     """Return the official weights of a network; raises `OptionsError` if there are none."""
+    if architecture in TIMM:
+        raise OptionsError(
+            f"torchvision has no weights for {architecture}; timm's are at "
+            f"https://huggingface.co/{TIMM[architecture]}: pass their file to --weights, and the "
+            "preprocessing that their config.json states to --resize and the like"
+        )
     if architecture not in OFFICIAL:
         raise OptionsError(
             f"there are no official weights for {architecture}; pass a file to --weights "

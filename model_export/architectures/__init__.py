@@ -10,9 +10,12 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import ClassVar, Literal
 
-BlockKind = Literal["basic", "bottleneck"]
+BlockKind = Literal["basic", "bottleneck", "split-attention"]
 Stem = Literal["imagenet", "deep", "small"]
-Attention = Literal["se", "cbam"]
+Attention = Literal["se", "cbam", "eca"]
+
+BASE_WIDTH = 64
+"""The usual number of channels after the stem."""
 
 # Each kind names the parameters whose first dimensions are the stem's width and the number of
 # classes, so that a file's network can be built with the same sizes.
@@ -25,7 +28,8 @@ class Residual:
     `groups` and `width_per_group` describe a bottleneck's 3x3 convolution, the latter for the first
     stage of a network with base width 64. `dilated` stages (2 and 3 are the last two) keep their
     resolution and get the same receptive field by dilation. With `average_down`, a shortcut that
-    reduces the resolution averages before its 1x1 convolution, so that no pixel is skipped.
+    reduces the resolution averages before its 1x1 convolution, so that no pixel is skipped. `width`
+    is the number of channels after the stem; the first stage has base width 64 in any case.
     """
 
     width_parameter: ClassVar[str] = "bn1.weight"
@@ -39,6 +43,7 @@ class Residual:
     dilated: tuple[int, ...] = ()
     stem: Stem = "imagenet"
     average_down: bool = False
+    width: int = BASE_WIDTH
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,10 +63,11 @@ class Dense:
 
 @dataclass(frozen=True, slots=True)
 class Alex:
-    """AlexNet, of which there is only one version."""
+    """AlexNet, of which there is only one version; `width` is its first convolution's."""
 
     width_parameter: ClassVar[str] = "features.0.weight"
     classes_parameter: ClassVar[str] = "classifier.6.weight"
+    width: ClassVar[int] = BASE_WIDTH
 
 
 Architecture = Residual | Dense | Alex
@@ -93,6 +99,11 @@ ARCHITECTURES: Mapping[str, Architecture] = MappingProxyType(
         "resnet50d": Residual("bottleneck", _50, stem="deep", average_down=True),
         "resnet101d": Residual("bottleneck", _101, stem="deep", average_down=True),
         "resnet152d": Residual("bottleneck", _152, stem="deep", average_down=True),
+        "ecaresnet50d": Residual(
+            "bottleneck", _50, attention="eca", stem="deep", average_down=True
+        ),
+        "resnest50d": Residual("split-attention", _50, stem="deep", average_down=True),
+        "resnest101e": Residual("split-attention", _101, stem="deep", average_down=True, width=128),
         "densenet121": Dense((6, 12, 24, 16), growth=32, width=64),
         "densenet161": Dense((6, 12, 36, 24), growth=48, width=96),
         "densenet169": Dense((6, 12, 32, 32), growth=32, width=64),
@@ -100,5 +111,5 @@ ARCHITECTURES: Mapping[str, Architecture] = MappingProxyType(
         "alexnet": Alex(),
     }
 )
-"""Parameters have torchvision's names or, if it has no such network (SE, CBAM, D), timm's
-(`seresnet50`, `resnet50d`, and `resnet50` with `attn_layer="cbam"`)."""
+"""Parameters have torchvision's names or, if it has no such network (SE, CBAM, ECA, D, ResNeSt),
+timm's, by the same name, but for CBAM (`resnet50` with `attn_layer="cbam"`)."""

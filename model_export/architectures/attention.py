@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
+
 import torch
 from torch import Tensor, nn
 
@@ -90,11 +93,35 @@ class Cbam(nn.Module):
         return self.spatial(self.channel(x))  # type: ignore[no-any-return]
 
 
+class EfficientChannelAttention(nn.Module):
+    """Weight each channel by the averages of itself and its neighbours.
+
+    The more channels, the more neighbours. Wang et al., "ECA-Net: Efficient Channel Attention for
+    Deep Convolutional Neural Networks", https://arxiv.org/abs/1910.03151.
+    """
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        size = int((math.log2(channels) + 1) / 2)
+        kernel = max(size if size % 2 else size + 1, 3)
+        self.conv = nn.Conv1d(1, 1, kernel, padding=kernel // 2, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map [N, C, h, w] to the same shape."""
+        weights = torch.sigmoid(self.conv(x.mean(dim=(2, 3)).unsqueeze(1)))
+        return x * weights.transpose(1, 2).unsqueeze(3)
+
+
+_KINDS: dict[Attention, Callable[[int], nn.Module]] = {
+    "se": SqueezeExcitation,
+    "cbam": Cbam,
+    "eca": EfficientChannelAttention,
+}
+
+
 def attention_of(kind: Attention | None, channels: int) -> nn.Module | None:
     """Return an attention module of that kind, or None for no attention."""
-    if kind is None:
-        return None
-    return SqueezeExcitation(channels) if kind == "se" else Cbam(channels)
+    return None if kind is None else _KINDS[kind](channels)
 
 
 def round_half_up(value: float) -> int:

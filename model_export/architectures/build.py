@@ -16,14 +16,15 @@ def build(
 ) -> nn.Module:
     """Build a network with random weights.
 
-    `width` is the number of channels after the stem, 64 by default (96 for DenseNet-161); all other
-    widths are proportional to it. Raises `OptionsError` if the architecture can't have that stem.
+    `width` is the number of channels after the stem, by default the usual one; all other widths are
+    proportional to it. Raises `OptionsError` if the architecture can't have that stem.
     """
     spec = ARCHITECTURES[architecture]
+    width = width or spec.width
     if isinstance(spec, Residual):
-        return ResNet(spec, classes=classes, base_width=width or 64, stem=stem or spec.stem)
+        return ResNet(spec, classes=classes, base_width=width, stem=stem or spec.stem)
     if stem not in {None, "imagenet"}:
         raise OptionsError(f"{architecture} has only one stem, so --stem {stem} is not possible")
     if isinstance(spec, Dense):
         return DenseNet(spec, classes=classes, width=width)
-    return AlexNet(classes=classes, width=width or 64)
+    return AlexNet(classes=classes, width=width)

@@ -4,7 +4,7 @@ He, Zhang, Ren, Sun, "Deep Residual Learning for Image Recognition", https://arx
 in bottlenecks the stride is on the 3x3 convolution (known as v1.5), as in torchvision. ResNeXt:
 https://arxiv.org/abs/1611.05431. Wide: https://arxiv.org/abs/1605.07146. Dilated:
 https://arxiv.org/abs/1705.09914. Deep stem and averaged shortcuts (ResNet-D):
-https://arxiv.org/abs/1812.01187.
+https://arxiv.org/abs/1812.01187. ResNeSt: see `split_attention`.
 """
 
 from __future__ import annotations
@@ -12,11 +12,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from model_export.architectures import BlockKind, Residual, Stem
+from model_export.architectures import BASE_WIDTH, BlockKind, Residual, Stem
 from model_export.architectures.attention import attention_of
 from model_export.architectures.classifier import FeatureClassifier
-
-_USUAL_WIDTH = 64  # of the first stage, to which `width_per_group` refers
+from model_export.architectures.layers import conv3x3, downsample
+from model_export.architectures.split_attention import SplitAttentionBottleneck
 
 
 class BasicBlock(nn.Module):
@@ -28,12 +28,12 @@ class BasicBlock(nn.Module):
         self, channels_in: int, planes: int, stride: int, dilation: int, spec: Residual
     ) -> None:
         super().__init__()
-        self.conv1 = _conv3x3(channels_in, planes, stride, dilation)
+        self.conv1 = conv3x3(channels_in, planes, stride, dilation)
         self.bn1 = nn.BatchNorm2d(planes)
-        self.conv2 = _conv3x3(planes, planes, 1, dilation)
+        self.conv2 = conv3x3(planes, planes, 1, dilation)
         self.bn2 = nn.BatchNorm2d(planes)
         self.se = attention_of(spec.attention, planes)
-        self.downsample = _downsample(channels_in, planes, stride, average=spec.average_down)
+        self.downsample = downsample(channels_in, planes, stride, average=spec.average_down)
 
     def forward(self, x: Tensor) -> Tensor:
         """Map [N, channels_in, h, w] to [N, planes, h / stride, w / stride]."""
@@ -54,16 +54,16 @@ class Bottleneck(nn.Module):
         self, channels_in: int, planes: int, stride: int, dilation: int, spec: Residual
     ) -> None:
         super().__init__()
-        width = planes * spec.width_per_group // _USUAL_WIDTH * spec.groups
+        width = planes * spec.width_per_group // BASE_WIDTH * spec.groups
         channels_out = planes * self.expansion
         self.conv1 = nn.Conv2d(channels_in, width, kernel_size=1, bias=False)
         self.bn1 = nn.BatchNorm2d(width)
-        self.conv2 = _conv3x3(width, width, stride, dilation, spec.groups)
+        self.conv2 = conv3x3(width, width, stride, dilation, spec.groups)
         self.bn2 = nn.BatchNorm2d(width)
         self.conv3 = nn.Conv2d(width, channels_out, kernel_size=1, bias=False)
         self.bn3 = nn.BatchNorm2d(channels_out)
         self.se = attention_of(spec.attention, channels_out)
-        self.downsample = _downsample(channels_in, channels_out, stride, average=spec.average_down)
+        self.downsample = downsample(channels_in, channels_out, stride, average=spec.average_down)
 
     def forward(self, x: Tensor) -> Tensor:
         """Map [N, channels_in, h, w] to [N, 4 x planes, h / stride, w / stride]."""
@@ -76,32 +76,35 @@ class Bottleneck(nn.Module):
         return torch.relu(y + shortcut)
 
 
-_BLOCKS: dict[BlockKind, type[BasicBlock | Bottleneck]] = {
+_BLOCKS: dict[BlockKind, type[BasicBlock | Bottleneck | SplitAttentionBottleneck]] = {
     "basic": BasicBlock,
     "bottleneck": Bottleneck,
+    "split-attention": SplitAttentionBottleneck,
 }
 
 
 class ResNet(FeatureClassifier):
     """A residual network: stem, four stages, average pooling, one linear classifier `fc`.
 
-    `base_width` is the first stage's number of planes, which doubles in each later one. The
+    `base_width` is the number of channels after the stem. The first stage has as many planes (fewer
+    if the spec has a wider stem), and each later one twice as many as the one before. The
     "imagenet" stem divides the image's sides by 4 (7x7 convolution, max pooling), as does the
     "deep" one (three 3x3 convolutions, max pooling); the "small" one divides them by 2 (3x3
     convolution with stride 2), for images of 32 to 64 pixels.
     """
 
     def __init__(
-        self, spec: Residual, *, classes: int, base_width: int = _USUAL_WIDTH, stem: Stem
+        self, spec: Residual, *, classes: int, base_width: int = BASE_WIDTH, stem: Stem
     ) -> None:
         super().__init__()
         self.conv1 = _stem(stem, base_width)
         self.bn1 = nn.BatchNorm2d(base_width)
         self.maxpool = nn.Identity() if stem == "small" else nn.MaxPool2d(3, 2, 1)
         kind, channels, dilation = _BLOCKS[spec.block], base_width, 1
+        first_planes = base_width * BASE_WIDTH // spec.width
         stages = []
         for index, depth in enumerate(spec.depths):
-            planes = base_width * 2**index
+            planes = first_planes * 2**index
             stride, dilation_before = (1 if index == 0 else 2), dilation
             if index in spec.dilated:
                 stride, dilation = 1, dilation * stride
@@ -144,45 +147,11 @@ def _stem(kind: Stem, width: int) -> nn.Conv2d | nn.Sequential:
         return nn.Conv2d(3, width, kernel, stride=2, padding=kernel // 2, bias=False)
     inner = width // 2
     return nn.Sequential(
-        _conv3x3(3, inner, 2),
+        conv3x3(3, inner, 2),
         nn.BatchNorm2d(inner),
         nn.ReLU(),
-        _conv3x3(inner, inner, 1),
+        conv3x3(inner, inner, 1),
         nn.BatchNorm2d(inner),
         nn.ReLU(),
-        _conv3x3(inner, width, 1),
-    )
-
-
-def _conv3x3(
-    channels_in: int, channels_out: int, stride: int, dilation: int = 1, groups: int = 1
-) -> nn.Conv2d:
-    return nn.Conv2d(
-        channels_in,
-        channels_out,
-        kernel_size=3,
-        stride=stride,
-        padding=dilation,
-        dilation=dilation,
-        groups=groups,
-        bias=False,
-    )
-
-
-def _downsample(
-    channels_in: int, channels_out: int, stride: int, *, average: bool
-) -> nn.Sequential | None:
-    """Return a projection for the shortcut if the block changes the shape, otherwise None."""
-    if stride == 1 and channels_in == channels_out:
-        return None
-    if not average:
-        return nn.Sequential(
-            nn.Conv2d(channels_in, channels_out, kernel_size=1, stride=stride, bias=False),
-            nn.BatchNorm2d(channels_out),
-        )
-    smaller = nn.AvgPool2d(2, stride, ceil_mode=True, count_include_pad=False)
-    return nn.Sequential(
-        nn.Identity() if stride == 1 else smaller,
-        nn.Conv2d(channels_in, channels_out, kernel_size=1, bias=False),
-        nn.BatchNorm2d(channels_out),
+        conv3x3(inner, width, 1),
     )

@@ -5,9 +5,17 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
+from model_export.architectures import ARCHITECTURES, BASE_WIDTH
 from model_export.command_line import values
 from model_export.command_line.arguments import NETWORK, choice, known, names, option
 from model_export.training.options import DeviceName, OptimiserName
+
+
+def _usual_widths() -> str:
+    widths = {name: spec.width for name, spec in ARCHITECTURES.items()}
+    others = [f"{width} for {name}" for name, width in widths.items() if width != BASE_WIDTH]
+    return ", ".join([str(BASE_WIDTH), *others])
+
 
 _HELD_OUT, _RECIPE, _AUGMENTATION = "Held-out images", "Recipe", "Augmentation"
 
@@ -15,7 +23,7 @@ KnownArchitecture = Annotated[str, option(NETWORK, "--architecture", help=names,
 Width = Annotated[
     int | None,
     option(NETWORK, "--width", metavar="N", parser=values.positive,
-            show_default="64, 96 for densenet161",
+            show_default=_usual_widths(),
             help="Channels of the stem; all other layers scale with it."),
 ]  # fmt: skip
 ValidationFolder = Annotated[

@@ -11,8 +11,16 @@ from pathlib import Path
 
 import pytest
 
+from model_export.architectures import ARCHITECTURES
 from model_export.errors import DownloadError, OptionsError
-from model_export.weights import OFFICIAL, OfficialWeights, cache_folder, fetch
+from model_export.weights import (
+    OFFICIAL,
+    TIMM,
+    OfficialWeights,
+    cache_folder,
+    fetch,
+    official_weights,
+)
 
 CONTENT = bytes(range(256)) * 2000
 NAME = f"tiny-{hashlib.sha256(CONTENT).hexdigest()[:8]}.pth"
@@ -191,6 +199,18 @@ def test_the_table_names_files_as_torchvision_does():
         assert official.file.endswith(f"-{official.sha256_prefix}.pth")
         assert official.crop <= official.resize
         assert 0 < official.top1 < official.top5 < 100
+
+
+def test_where_torchvision_has_none_timms_are_named():
+    """To be fetched by hand, as there is no checksum to check them against."""
+    assert TIMM.keys().isdisjoint(OFFICIAL)
+    assert TIMM.keys() <= ARCHITECTURES.keys()
+    with pytest.raises(
+        OptionsError, match=r"co/timm/resnest50d\.in1k: pass their file to --weights"
+    ):
+        official_weights("resnest50d")
+    with pytest.raises(OptionsError, match="no official weights for dilated_resnet50; pass a file"):
+        official_weights("dilated_resnet50")
 
 
 def test_without_a_home_the_cache_has_to_be_given(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):

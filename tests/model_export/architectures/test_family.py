@@ -14,8 +14,10 @@ from networks import patterns, preprocessing, random_network
 from model_export.architectures import ARCHITECTURES, Residual
 from model_export.architectures.build import build
 from model_export.architectures.classifier import FeatureClassifier
+from model_export.cost import graph_cost
 from model_export.errors import OptionsError
 from model_export.graph import optional_outputs, prepare, to_onnx
+from model_export.listing import multiply_adds
 from model_export.reference import references
 from model_export.verify import measure_parity
 
@@ -28,6 +30,9 @@ PARAMETERS = {
     "wide_resnet101_2": 126_886_696,
     "seresnet50": 28_088_024,
     "resnet50d": 25_576_264,
+    "ecaresnet50d": 25_576_350,
+    "resnest50d": 27_483_240,
+    "resnest101e": 48_275_016,
     "dilated_resnet50": 25_557_032,
     "densenet121": 7_978_856,
     "densenet161": 28_681_000,
@@ -48,6 +53,9 @@ KINDS = [
     ("dilated_resnet50", 8, 64, None, (1, 1, 2, 2)),
     ("resnet18d", 8, 64, None, (1, 1, 1, 2)),
     ("resnet50d", 8, 64, None, (1, 1, 1, 2)),
+    ("ecaresnet50d", 8, 64, None, (1, 1, 1, 2)),
+    ("resnest50d", 8, 64, None, (1, 1, 1, 2)),
+    ("resnest101e", 8, 64, None, (1, 1, 1, 2)),
     ("densenet121", 8, 64, None, (2, 2, 2, 2)),
     ("alexnet", 8, 224, None, None),
 ]
@@ -75,6 +83,7 @@ def test_the_file_computes_what_pytorch_does(tmp_path: Path, name, width, side, 
     assert answers.std(axis=0).max() > 1e-3  # images are told apart, so there is something to see
     expected = ["probabilities", *optional_outputs(network)]
     assert [output.name for output in model.graph.output] == expected
+    assert graph_cost(model).multiply_adds == multiply_adds(network, side)
     assert not any(node.op_type == "BatchNormalization" for node in model.graph.node) or (
         name == "densenet121"  # whose normalisations come before a convolution too
     )
@@ -125,6 +134,14 @@ def test_dilation_keeps_the_resolution_of_the_last_two_stages(name: str, side: i
         ("cbam_resnet50", {"layer1.0.se.channel.fc1.weight": (16, 256, 1, 1),
                            "layer1.0.se.spatial.conv.conv.weight": (1, 2, 7, 7),
                            "layer1.0.se.spatial.conv.bn.weight": (1,)}),
+        ("ecaresnet50d", {"layer1.0.se.conv.weight": (1, 1, 5),
+                          "layer4.0.se.conv.weight": (1, 1, 7)}),
+        ("resnest50d", {"layer1.0.conv2.conv.weight": (128, 32, 3, 3),
+                        "layer1.0.conv2.fc1.weight": (32, 64, 1, 1),
+                        "layer4.2.conv2.fc2.weight": (1024, 256, 1, 1),
+                        "layer1.0.conv2.bn0.bias": (128,)}),
+        ("resnest101e", {"conv1.0.weight": (64, 3, 3, 3), "bn1.weight": (128,),
+                         "layer1.0.conv1.weight": (64, 128, 1, 1)}),
         ("densenet161", {"features.conv0.weight": (96, 3, 7, 7),
                          "features.denseblock1.denselayer1.conv1.weight": (192, 96, 1, 1),
                          "features.transition1.conv.weight": (192, 384, 1, 1),
