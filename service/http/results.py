@@ -8,7 +8,7 @@ from typing import Any
 from service.contract import Label
 from service.errors import AllImagesFailedError, RequestError
 from service.http.bodies import PostedImage
-from service.http.record import RequestRecord
+from service.inference.record import RequestRecord
 from service.inference.request import ImageResult
 from service.models.model import ServedModel
 from service.postprocess.top_k import top_k
