@@ -14,6 +14,7 @@ import asyncio
 import threading
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING
 
 from fastapi import FastAPI
 from fastapi.middleware.cors import CORSMiddleware
@@ -41,6 +42,9 @@ _EXPOSED = (
 )  # fmt: skip
 """Headers of answers that scripts of other origins may read."""
 
+if TYPE_CHECKING:
+    from service.grpc.front import GrpcFront
+
 
 def create_app(settings: Settings, opener: Opener | None = None) -> FastAPI:
     """Load the models and create the application.
@@ -48,6 +52,7 @@ def create_app(settings: Settings, opener: Opener | None = None) -> FastAPI:
     `opener` opens model files instead of ONNX Runtime. Raises a `StartupError` if the service can't
     start with these settings.
     """
+    _check_grpc(settings)
     runtime = create_runtime(settings, opener)
     app = FastAPIOffline(  # its /docs needs no CDN: a cluster may have no Internet access
         title="resnet-serve",
@@ -114,9 +119,12 @@ async def _lifespan(app: FastAPI) -> AsyncGenerator[None]:
     ]
     if runtime.folder_watch is not None:
         tasks.append(asyncio.create_task(runtime.folder_watch.run()))
+    front = await _started_grpc(runtime)
     try:
         yield
     finally:
+        if front is not None:
+            await front.stopped()
         for task in tasks:
             task.cancel()
         # Every accepted request has been answered or given up by now.
@@ -125,6 +133,32 @@ async def _lifespan(app: FastAPI) -> AsyncGenerator[None]:
         await asyncio.to_thread(warm_up.join, runtime.left_to_stop_s())
         if not warm_up.is_alive():
             await asyncio.to_thread(runtime.repository.close, runtime.left_to_stop_s())
+
+
+async def _started_grpc(runtime: Runtime) -> GrpcFront | None:
+    """Start the gRPC front if it is asked for."""
+    if not runtime.settings.grpc_port:
+        return None
+    from service.grpc.front import GrpcFront  # noqa: PLC0415 - gRPC is an extra
+
+    front = GrpcFront(runtime)
+    await front.start()
+    runtime.begin_grpc_stop = front.begin_stop
+    return front
+
+
+def _check_grpc(settings: Settings) -> None:
+    """Raise `SettingsError` if gRPC is asked for and its packages or its port are not to be had."""
+    if not settings.grpc_port:
+        return
+    try:
+        from service.grpc.front import check_port  # noqa: PLC0415 - gRPC is an extra
+    except ModuleNotFoundError as error:
+        raise SettingsError(
+            f"--grpc-port (RESNET_SERVE_GRPC_PORT): {error.name} is not installed; "
+            "install the package with its extra [grpc]"
+        ) from error
+    check_port(settings.host, settings.grpc_port)
 
 
 def _warm_up(app: FastAPI, runtime: Runtime) -> None:

@@ -125,6 +125,7 @@ class Server(uvicorn.Server):
         """
         for server in self.servers:
             server.close()
+        self._runtime.begin_grpc_stop(self._runtime.left_to_stop_s())
         await asyncio.sleep(_JUST_CONNECTED_S)
         await super().shutdown(sockets)
 

@@ -75,6 +75,12 @@ class Settings(BaseModel):
 
     host: str = Field("127.0.0.1", description="address to listen on")
     port: int = Field(8000, ge=0, le=65_535, description="port to listen on; 0 picks a free one")
+    grpc_port: int = Field(
+        0,
+        ge=0,
+        le=65_535,
+        description="port of the Open Inference Protocol over gRPC (extra `[grpc]`); 0: off",
+    )
     root_path: str | None = Field(
         None,
         description="path prefix under which a proxy exposes the service, e.g. /images; requests "

@@ -335,3 +335,27 @@ class ByteGate:
     def give_back(self, size: int) -> None:
         """Release `size` bytes."""
         self.held -= size
+
+
+class HeldBytes:
+    """A body's bytes in a gate, taken as they arrive and released when the block ends.
+
+    The Content-Length is not reserved: a mere announcement must not keep others out.
+    """
+
+    def __init__(self, gate: ByteGate) -> None:
+        self.gate = gate
+        self.size = 0
+
+    def grow_by(self, size: int) -> None:
+        """Take `size` more bytes, or raise `InflightBytesError`."""
+        self.gate.take(size)
+        self.size += size
+
+    def __enter__(self) -> HeldBytes:
+        """Start with no bytes."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Release all bytes."""
+        self.gate.give_back(self.size)

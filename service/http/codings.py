@@ -6,10 +6,10 @@ import gzip
 import zlib
 from functools import partial
 
+from service.batching.admission import HeldBytes
 from service.batching.costs import Work
 from service.batching.decode_pool import DecodePool
 from service.errors import BodyTooLargeError, ContentEncodingError
-from service.http.upload import HeldBytes
 from service.inference.deadline import RequestDeadline
 from service.wording import shortened
 

@@ -56,6 +56,8 @@ OPEN_INFERENCE = (
     *_of_model("GET", "/stats", describe.statistics),
     *_of_model("GET", "", describe.metadata),
     Door("POST", "/v2/repository/index", extensions.index),
+    Door("POST", "/v2/repository/models/{name}/load", extensions.change_repository),
+    Door("POST", "/v2/repository/models/{name}/unload", extensions.change_repository),
     Door("GET", "/v2/trace/setting", extensions.trace_settings),
     Door("POST", "/v2/trace/setting", extensions.change_trace_settings),
     Door("GET", "/v2/models/{name}/trace/setting", extensions.trace_settings),

@@ -20,9 +20,9 @@ from service.errors import ClientDisconnectedError, RequestError
 from service.http.accept import JSON, OCTETS
 from service.http.json_body import json_body
 from service.http.problems import MEDIA_TYPE, headers_of, is_v2, problem
-from service.http.record import RequestRecord
-from service.http.time_limit import TimeLimit
+from service.inference.record import RequestRecord
 from service.inference.runtime import Runtime
+from service.inference.time_limit import TimeLimit
 from service.logs import request_id
 
 ON_DISCONNECT = "resnet_serve.on_disconnect"

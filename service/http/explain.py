@@ -11,12 +11,12 @@ from service.http.bodies import PostedImage, body_parser_of
 from service.http.exchange import Exchange
 from service.http.json_body import float32_numbers
 from service.http.query import label_wanted, read_query
-from service.http.record import RequestRecord
 from service.http.results import shown_label, shown_timings
 from service.http.schemas import ExplainQuery
 from service.http.stages import find_model, infer, parsed_images, received
 from service.http.time_limit import deadline_of
 from service.inference.explanation import Explanation
+from service.inference.record import RequestRecord
 from service.models.model import ServedModel
 
 _SIDES = "left", "top", "right", "bottom"

@@ -31,8 +31,8 @@ from service.errors import (
 from service.http.exchange import ON_DISCONNECT, REFUSED
 from service.http.json_body import json_body
 from service.http.problems import MEDIA_TYPE, is_v2, problem
-from service.http.record import log_request
 from service.http.writing import JoinedWrites, WriteTimeout
+from service.inference.record import log_request
 from service.logs import request_id
 from service.tracebacks import forget_frames
 from service.wording import shortened

@@ -8,7 +8,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from service.errors import RequestError, StoppingError
 from service.http.exchange import REFUSED, Exchange
-from service.http.record import log_request
+from service.inference.record import log_request
 from service.inference.runtime import Runtime
 from service.tracebacks import forget_frames, known_error
 

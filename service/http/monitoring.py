@@ -41,20 +41,7 @@ async def livez(exchange: Exchange) -> None:
 
 async def readyz(exchange: Exchange) -> None:
     """Readiness: 503 until every model that is not broken is ready, and while stopping."""
-    await _probe(exchange, unready_reasons(exchange.runtime))
-
-
-def unready_reasons(runtime: Runtime) -> list[str]:
-    """Return why the service is not ready; empty if it is."""
-    repository = runtime.repository
-    reasons = ["draining"] if runtime.draining else []
-    unready = {
-        repository.models.title(m): m.reason
-        for m in repository.models.needed()
-        if m.state != "ready"
-    }
-    found = repository.troubles() | unready
-    return [*reasons, *(f"{name}: {reason}" for name, reason in found.items())]
+    await _probe(exchange, exchange.runtime.unready_reasons())
 
 
 async def metrics(exchange: Exchange) -> None:

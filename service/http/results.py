@@ -9,7 +9,7 @@ from typing import Any
 from service.contract import Label
 from service.errors import AllImagesFailedError, RequestError
 from service.http.bodies import PostedImage
-from service.http.record import RequestRecord
+from service.inference.record import RequestRecord
 from service.inference.request import ImageResult
 from service.inference.selection import Selection
 from service.models.model import ServedModel

@@ -15,16 +15,17 @@ from contextlib import asynccontextmanager
 from functools import partial
 from typing import TypeVar
 
+from service.batching.admission import HeldBytes
 from service.batching.costs import Work
 from service.batching.ticket import ONLY_PROBABILITIES
 from service.errors import RequestError
 from service.http.bodies import BodyParser, PostedImage
 from service.http.codings import coding_of, decompressed
 from service.http.exchange import Exchange
-from service.http.time_limit import TimeLimit
-from service.http.upload import HeldBytes, read_body
+from service.http.upload import read_body
 from service.inference.deadline import RequestDeadline
 from service.inference.request import ImageResult, InferenceRequest
+from service.inference.time_limit import TimeLimit
 from service.models.model import ServedModel
 
 T = TypeVar("T")

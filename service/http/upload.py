@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
-from service.batching.admission import ByteGate
+from service.batching.admission import HeldBytes
 from service.errors import (
     BodyTimeoutError,
     BodyTooLargeError,
@@ -14,30 +14,6 @@ from service.errors import (
 )
 from service.http.exchange import Exchange
 from service.wording import shortened
-
-
-class HeldBytes:
-    """A body's bytes in a gate, taken as they arrive and released when the block ends.
-
-    The Content-Length is not reserved: a mere announcement must not keep others out.
-    """
-
-    def __init__(self, gate: ByteGate) -> None:
-        self.gate = gate
-        self.size = 0
-
-    def grow_by(self, size: int) -> None:
-        """Take `size` more bytes, or raise `InflightBytesError`."""
-        self.gate.take(size)
-        self.size += size
-
-    def __enter__(self) -> HeldBytes:
-        """Start with no bytes."""
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        """Release all bytes."""
-        self.gate.give_back(self.size)
 
 
 async def read_body(

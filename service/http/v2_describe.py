@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from service.http.exchange import Exchange
-from service.http.monitoring import unready_reasons
 from service.http.v2_names import named_model
 from service.kserve.describe import (
     model_config,
@@ -22,7 +21,7 @@ async def live(exchange: Exchange) -> None:
 
 async def ready(exchange: Exchange) -> None:
     """Answer whether the server is ready, as `/readyz` does."""
-    await _state(exchange, "ready", unready_reasons(exchange.runtime))
+    await _state(exchange, "ready", exchange.runtime.unready_reasons())
 
 
 async def _state(exchange: Exchange, name: str, reasons: list[str]) -> None:

@@ -14,7 +14,7 @@ from service.errors import MalformedJsonError, NotSupportedError, SharedMemoryEr
 from service.http.exchange import Exchange
 from service.http.upload import read_small_body
 from service.http.v2_names import named_model
-from service.kserve.describe import repository_index
+from service.kserve import describe
 
 _MOST_BYTES = 64 * 1024
 
@@ -33,8 +33,13 @@ async def index(exchange: Exchange) -> None:
         asked = IndexRequest.model_validate(body)
     except ValidationError as error:
         raise MalformedJsonError("ready must be true or false") from error
-    rows = repository_index(exchange.runtime.repository, only_ready=asked.ready)
+    rows = describe.repository_index(exchange.runtime.repository, only_ready=asked.ready)
     await exchange.respond_json(rows)
+
+
+async def change_repository(_: Exchange) -> None:
+    """Refuse to load or unload a model."""
+    raise NotSupportedError(describe.NO_REPOSITORY)
 
 
 async def trace_settings(exchange: Exchange) -> None:
@@ -49,13 +54,13 @@ async def change_trace_settings(exchange: Exchange) -> None:
     if "name" in exchange.path_parameters:
         named_model(exchange)
     if await _small_body(exchange):
-        raise NotSupportedError("this service does not trace; its metrics are at /metrics")
+        raise NotSupportedError(describe.NO_TRACING)
     await exchange.respond_json({})
 
 
 async def log_settings(_: Exchange) -> None:
     """Refuse log settings, which are chosen when the service starts."""
-    raise NotSupportedError("the log is set by --log-level and --log-format at the start")
+    raise NotSupportedError(describe.NO_LOGGING)
 
 
 async def shared_memory_status(exchange: Exchange) -> None:
@@ -71,7 +76,7 @@ async def unregister_shared_memory(exchange: Exchange) -> None:
 
 async def register_shared_memory(_: Exchange) -> None:
     """Refuse a region of shared memory."""
-    raise SharedMemoryError("shared memory is not supported; send tensors in the request")
+    raise SharedMemoryError(describe.NO_SHARED_MEMORY)
 
 
 async def _small_body(exchange: Exchange) -> dict[str, Any]:

@@ -12,10 +12,9 @@ from service.http.stages import received
 from service.http.time_limit import TIMEOUT_HEADER, deadline_of
 from service.http.v2_names import named_model
 from service.inference.deadline import RequestDeadline
-from service.inference.request import InferenceRequest
 from service.kserve import rest
-from service.kserve.request import InferRequest, due_by, images_of
-from service.kserve.response import check_outputs, respond
+from service.kserve.infer import run
+from service.kserve.request import InferRequest, due_by
 from service.models.model import ServedModel
 
 T = TypeVar("T")
@@ -27,24 +26,15 @@ _AT_ONCE = 64 * 1024
 
 async def infer(exchange: Exchange) -> None:
     """Run the images of one tensor; see `service/kserve/`."""
-    runtime, record = exchange.runtime, exchange.record
-    settings = runtime.settings
-    model = named_model(exchange)
+    record, model = exchange.record, named_model(exchange)
     due = deadline_of(exchange.headers, record, model.timeout_ms)
 
     async with received(exchange, model, due, codings=CODINGS) as body:
         request = await _read(exchange, body, model, due)
         del body  # the views of it that are left hold it
-        check_outputs(request)
         due = _due(exchange, request, due)
-        images = images_of(request, model, settings.max_images)
-        record.images = len(images)
-        results = await runtime.inference.run(
-            InferenceRequest(
-                model, images, due, record.request_id, record.stages, request.output_names()
-            )
-        )
-    await _answer(exchange, *rest.encode(respond(request, model, results)), due)
+        response = await run(exchange.runtime, model, request, due, record)
+    await _answer(exchange, *rest.encode(response), due)
 
 
 async def _read(

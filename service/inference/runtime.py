@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from service import __version__
@@ -44,6 +45,8 @@ class Runtime:
     draining: bool = False
     stop_by: float = 0.0  # of time.monotonic()
     warm_up_stop: threading.Event = field(default_factory=threading.Event)
+    begin_grpc_stop: Callable[[float], None] = lambda _: None
+    """Makes the gRPC front, if there is one, take no more calls; takes the seconds it may last."""
     given_up: int = 0  # requests that were abandoned when stopping took too long
 
     def begin_drain(self) -> None:
@@ -52,6 +55,18 @@ class Runtime:
         self.stop_by = (
             time.monotonic() + self.settings.drain_delay_s + self.settings.drain_timeout_s
         )
+
+    def unready_reasons(self) -> list[str]:
+        """Return why the service is not ready; empty if it is."""
+        repository = self.repository
+        reasons = ["draining"] if self.draining else []
+        unready = {
+            repository.models.title(m): m.reason
+            for m in repository.models.needed()
+            if m.state != "ready"
+        }
+        found = repository.troubles() | unready
+        return [*reasons, *(f"{name}: {reason}" for name, reason in found.items())]
 
     def left_to_stop_s(self) -> float:
         """Return the seconds left for stopping; never less than half a second."""

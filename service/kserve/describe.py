@@ -17,6 +17,11 @@ SERVER_NAME = "resnet-serve"
 PLATFORM = "onnxruntime_onnx"
 LABELS_FILE = "labels.txt"
 
+NO_TRACING = "this service does not trace; its metrics are at /metrics"
+NO_LOGGING = "the log is set by --log-level and --log-format at the start"
+NO_SHARED_MEMORY = "shared memory is not supported; send tensors in the request"
+NO_REPOSITORY = "models are not loaded or unloaded by clients here"
+
 EXTENSIONS = (
     "classification",
     "binary_tensor_data",

@@ -63,6 +63,18 @@ class InferRequest:
         names = tuple(dict.fromkeys(output.name for output in self.wanted))
         return ONLY_PROBABILITIES if names == ONLY_PROBABILITIES else names
 
+    def check(self) -> None:
+        """Refuse what no model answers.
+
+        Raises `InvalidInferError` or `SharedMemoryError`.
+        """
+        check_parameters(self.parameters)
+        for output in self.outputs:
+            if output.classes and output.name != PROBABILITIES:
+                raise InvalidInferError(
+                    f"classification is of {PROBABILITIES}, not of {shortened(output.name)}"
+                )
+
 
 def check_parameters(parameters: Mapping[str, Any]) -> None:
     """Refuse parameters that would change the answer and are not supported.

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from service.contract import CLASSIFIER_WEIGHT, PROBABILITIES, Label
-from service.errors import InferenceError, InvalidInferError, RequestError
+from service.contract import CLASSIFIER_WEIGHT, Label
+from service.errors import InferenceError, RequestError
 from service.inference.request import ImageResult
 from service.kserve.request import InferRequest, WantedOutput
 from service.kserve.tensors import BYTES, FP32, OutputTensor
@@ -38,13 +38,6 @@ def respond(
     good = _all_good(results)
     outputs = [_output(wanted, model, good) for wanted in request.wanted]
     return InferResponse(model.name, str(model.version), request.id, outputs)
-
-
-def check_outputs(request: InferRequest) -> None:
-    """Raise `InvalidInferError` if `classification` is asked of anything but probabilities."""
-    for output in request.outputs:
-        if output.classes and output.name != PROBABILITIES:
-            raise InvalidInferError(f"classification is of {PROBABILITIES}, not of {output.name}")
 
 
 def _all_good(results: Sequence[ImageResult | RequestError]) -> list[ImageResult]:

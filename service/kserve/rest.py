@@ -88,7 +88,6 @@ def decode(
         )
     text = body if header_length is None else body[:header_length]
     parsed = _parse(text, max_images * height * width * 3 + _SPARE_ITEMS)
-    check_parameters(parsed.parameters)
     binary = parsed.parameters.get("binary_data_output") is True
     rest = b"" if header_length is None else memoryview(body)[header_length:]
     return InferRequest(

@@ -14,9 +14,9 @@ from wire import connect, head, read_answer
 from service.batching.job_source import Job
 from service.batching.ticket import Ticket
 from service.http.exchange import Exchange
-from service.http.record import RequestRecord
 from service.inference.coalescing import PendingImage
 from service.inference.pipeline import _Run
+from service.inference.record import RequestRecord
 
 PNG = encode(photo(300, 200), "PNG")
 REFUSALS = refusals(PNG, encode(photo(300, 200), "JPEG"))

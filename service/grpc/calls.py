@@ -1,0 +1,101 @@
+"""What every gRPC call gets: an id, a record, metrics, one log line and, if it fails, a status."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from http import HTTPStatus
+
+import grpc
+from grpc.aio import ServicerContext as Context
+
+from service.errors import RequestError
+from service.inference.record import RequestRecord, log_request
+from service.inference.runtime import Runtime
+from service.logs import request_id
+from service.tracebacks import forget_frames, known_error
+
+_LEFT = 499  # as HTTP requests whose client has left are counted
+_METHOD = "GRPC"
+_ID = "x-request-id"
+
+_CODES: Mapping[int, grpc.StatusCode] = {
+    HTTPStatus.NOT_FOUND: grpc.StatusCode.NOT_FOUND,
+    HTTPStatus.INTERNAL_SERVER_ERROR: grpc.StatusCode.INTERNAL,
+    HTTPStatus.NOT_IMPLEMENTED: grpc.StatusCode.UNIMPLEMENTED,
+    HTTPStatus.SERVICE_UNAVAILABLE: grpc.StatusCode.UNAVAILABLE,
+    HTTPStatus.GATEWAY_TIMEOUT: grpc.StatusCode.DEADLINE_EXCEEDED,
+}
+
+
+def code_of(error: RequestError) -> grpc.StatusCode:
+    """Return the gRPC status of an error; what the client did wrong is INVALID_ARGUMENT."""
+    return _CODES.get(error.status, grpc.StatusCode.INVALID_ARGUMENT)
+
+
+class Calls:
+    """Counts and logs the calls of a server, and answers their errors."""
+
+    def __init__(self, runtime: Runtime) -> None:
+        self._runtime, self._metrics = runtime, runtime.metrics
+        self.stop_by: float | None = None
+        """When calls that are still running are abandoned, of time.monotonic()."""
+
+    @asynccontextmanager
+    async def call(self, method: str, context: Context) -> AsyncIterator[RequestRecord]:
+        """Yield the record of a call; an error that the block raises ends the call with a status.
+
+        If the client leaves or its deadline passes, gRPC cancels the block.
+        """
+        record = RequestRecord(request_id(_given_id(context)))
+        status = int(HTTPStatus.OK)
+        self._metrics.requests_in_flight.inc()
+        try:
+            yield record
+        except asyncio.CancelledError:
+            status = _LEFT
+            if self.stop_by is not None and time.monotonic() >= self.stop_by:
+                self._runtime.given_up += 1
+            raise
+        except Exception as error:  # noqa: BLE001 - the last place that can still answer
+            shown = known_error(error, record.request_id)
+            forget_frames(error, logged=True)
+            status, record.code = shown.status, shown.code
+            await self._abort(context, shown, record.request_id)
+        finally:
+            self._metrics.requests_in_flight.dec()
+            self._record(method, context, record, status)
+
+    async def _abort(self, context: Context, error: RequestError, name: str) -> None:
+        trailers = [("x-error-code", error.code), (_ID, name)]
+        if error.retry_after_s is not None:
+            trailers.append(("retry-after", str(error.retry_after_s)))
+        await context.abort(code_of(error), str(error), tuple(trailers))
+
+    def _record(self, method: str, context: Context, record: RequestRecord, status: int) -> None:
+        seconds = record.elapsed_s()
+        self._metrics.count_request(method, _METHOD, status, seconds)
+        if record.code is not None:
+            self._metrics.count_refusal(record.code)
+        log_request(
+            record.request_id,
+            (context.peer(),),
+            status,
+            record.code,
+            record.images,
+            method=_METHOD,
+            path=method,
+            model=record.model,
+            batch_size=record.stages.batch_size,
+            total_ms=round(seconds * 1000, 3),
+            **{f"{stage}_ms": ms for stage, ms in record.timings_ms().items()},
+        )
+
+
+def _given_id(context: Context) -> bytes | None:
+    for name, value in context.invocation_metadata() or ():
+        if name == _ID:
+            return value.encode() if isinstance(value, str) else bytes(value)
+    return None

@@ -1,0 +1,115 @@
+"""The calls that describe the server and its models, and those that are refused."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from google.protobuf.json_format import ParseDict  # type: ignore[import-untyped]  # has none
+from google.protobuf.message import DecodeError  # type: ignore[import-untyped]  # has none
+from grpc.aio import ServicerContext as Context
+
+from service.errors import InvalidInferError, NotSupportedError, SharedMemoryError
+from service.grpc.calls import Calls
+from service.grpc.messages import messages
+from service.grpc.names import model_of
+from service.inference.record import RequestRecord
+from service.inference.runtime import Runtime
+from service.kserve import describe
+from service.models.model import ServedModel
+from service.models.state import State
+
+Handler = Callable[[Any, RequestRecord], dict[str, Any]]
+"""Takes a request, returns its response as protobuf's JSON."""
+
+
+class Describing:
+    """The unary methods except ModelInfer."""
+
+    def __init__(self, runtime: Runtime, calls: Calls) -> None:
+        self._runtime, self._calls = runtime, calls
+        self.methods: Mapping[str, Handler] = {
+            "ServerLive": self._live,
+            "ServerReady": self._ready,
+            "ModelReady": self._model_ready,
+            "ServerMetadata": lambda *_: describe.server_metadata(),
+            "ModelMetadata": self._metadata,
+            "ModelConfig": self._config,
+            "ModelStatistics": self._statistics,
+            "RepositoryIndex": self._index,
+            "RepositoryModelLoad": _no_repository,
+            "RepositoryModelUnload": _no_repository,
+            "SystemSharedMemoryStatus": _nothing,
+            "SystemSharedMemoryRegister": _no_shared_memory,
+            "SystemSharedMemoryUnregister": _nothing,
+            "CudaSharedMemoryStatus": _nothing,
+            "CudaSharedMemoryRegister": _no_shared_memory,
+            "CudaSharedMemoryUnregister": _nothing,
+            "TraceSetting": self._trace,
+            "LogSettings": _no_logging,
+        }
+
+    async def answer(self, method: str, name: str, data: bytes, context: Context) -> bytes:
+        """Answer a call of the method `name`, whose full name is `method`."""
+        async with self._calls.call(method, context) as record:
+            try:
+                request = getattr(messages, f"{name}Request").FromString(data)
+            except DecodeError as error:
+                raise InvalidInferError(f"the message is no {name}Request") from error
+            response = getattr(messages, f"{name}Response")()
+            return bytes(
+                ParseDict(self.methods[name](request, record), response).SerializeToString()
+            )
+        raise AssertionError("a failed call is aborted")  # as type checkers can't know
+
+    def _model(self, request: Any, record: RequestRecord) -> ServedModel:
+        return model_of(self._runtime, request.name, request.version, record)
+
+    def _live(self, *_: object) -> dict[str, Any]:
+        return {"live": not self._runtime.repository.troubles()}
+
+    def _ready(self, *_: object) -> dict[str, Any]:
+        return {"ready": not self._runtime.unready_reasons()}
+
+    def _model_ready(self, request: Any, record: RequestRecord) -> dict[str, Any]:
+        return {"ready": self._model(request, record).state is State.READY}
+
+    def _metadata(self, request: Any, record: RequestRecord) -> dict[str, Any]:
+        model = self._model(request, record)
+        return describe.model_metadata(model, self._runtime.repository.models)
+
+    def _config(self, request: Any, record: RequestRecord) -> dict[str, Any]:
+        model = self._model(request, record)
+        return {"config": describe.model_config(model, self._runtime.settings.max_images)}
+
+    def _statistics(self, request: Any, record: RequestRecord) -> dict[str, Any]:
+        repository = self._runtime.repository
+        models = [self._model(request, record)] if request.name else list(repository)
+        return {"model_stats": [describe.model_statistics(model) for model in models]}
+
+    def _index(self, request: Any, _: RequestRecord) -> dict[str, Any]:
+        rows = describe.repository_index(self._runtime.repository, only_ready=request.ready)
+        return {"models": rows}
+
+    def _trace(self, request: Any, record: RequestRecord) -> dict[str, Any]:
+        if request.model_name:
+            model_of(self._runtime, request.model_name, "", record)
+        if request.settings:
+            raise NotSupportedError(describe.NO_TRACING)
+        return {}
+
+
+def _nothing(*_: object) -> dict[str, Any]:
+    return {}
+
+
+def _no_shared_memory(*_: object) -> dict[str, Any]:
+    raise SharedMemoryError(describe.NO_SHARED_MEMORY)
+
+
+def _no_logging(*_: object) -> dict[str, Any]:
+    raise NotSupportedError(describe.NO_LOGGING)
+
+
+def _no_repository(*_: object) -> dict[str, Any]:
+    raise NotSupportedError(describe.NO_REPOSITORY)

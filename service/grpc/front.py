@@ -1,0 +1,132 @@
+"""The gRPC server: its methods, health, reflection, limits, start and stop."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import time
+from contextlib import suppress
+from functools import partial
+from typing import Any
+
+import grpc
+import structlog
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection
+
+from service.errors import SettingsError
+from service.grpc.calls import Calls
+from service.grpc.describing import Describing
+from service.grpc.inferring import Inferring
+from service.grpc.messages import messages
+from service.inference.runtime import Runtime
+
+_SERVICE = messages.DESCRIPTOR.services_by_name["GRPCInferenceService"].full_name
+_BESIDE_DATA = 64 * 1024  # bytes of a message beside its tensors
+_HEALTH_S = 1.0
+
+_log = structlog.get_logger(__name__)
+
+
+class GrpcFront:
+    """Serves the protocol on a port of its own, on the event loop of the HTTP server."""
+
+    def __init__(self, runtime: Runtime) -> None:
+        self._runtime = runtime
+        self._calls = Calls(runtime)
+        self._server: grpc.aio.Server | None = None
+        self._health = health.aio.HealthServicer()
+        self._updating: asyncio.Task[None] | None = None
+        self._stopping: asyncio.Task[None] | None = None
+
+    async def start(self) -> None:
+        """Listen. Raises `SettingsError` if the port can't be had."""
+        settings = self._runtime.settings
+        most = settings.max_body_bytes + _BESIDE_DATA
+        server = self._server = grpc.aio.server(
+            options=[
+                ("grpc.max_receive_message_length", most),
+                ("grpc.max_send_message_length", -1),  # answers are the model's, not a client's
+                ("grpc.so_reuseport", 0),  # or a port that is taken would be shared
+            ],
+            # Each may hold one message; those that run a model are limited by `max_queue` besides.
+            maximum_concurrent_rpcs=2 * settings.max_queue,
+        )
+        server.add_generic_rpc_handlers((self._handlers(),))
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
+        reflection.enable_server_reflection(
+            (_SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME), server
+        )
+        host = f"[{settings.host}]" if ":" in settings.host else settings.host
+        address = f"{host}:{settings.grpc_port}"
+        try:
+            server.add_insecure_port(address)
+        except RuntimeError as error:
+            raise no_listener(settings.host, settings.grpc_port, "the address is in use") from error
+        await self._update_health()
+        await server.start()
+        self._updating = asyncio.create_task(self._keep_health())
+        _log.info("listening_grpc", address=address)
+
+    def _handlers(self) -> Any:
+        """Return all methods, which take and return bytes."""
+        inferring = Inferring(self._runtime, self._calls)
+        describing = Describing(self._runtime, self._calls)
+        path = f"/{_SERVICE}/"
+        found = {
+            name: grpc.unary_unary_rpc_method_handler(partial(describing.answer, path + name, name))
+            for name in describing.methods
+        }
+        found["ModelInfer"] = grpc.unary_unary_rpc_method_handler(
+            partial(inferring.one, f"{path}ModelInfer")
+        )
+        found["ModelStreamInfer"] = grpc.stream_stream_rpc_method_handler(
+            partial(inferring.stream, f"{path}ModelStreamInfer")
+        )
+        return grpc.method_handlers_generic_handler(_SERVICE, found)
+
+    def begin_stop(self, timeout_s: float) -> None:
+        """Take no more calls, and answer those that were accepted within `timeout_s`."""
+        if self._stopping is None and self._server is not None:
+            self._calls.stop_by = time.monotonic() + timeout_s
+            self._stopping = asyncio.create_task(self._server.stop(timeout_s))
+
+    async def stopped(self) -> None:
+        """Wait until every accepted call is answered or abandoned."""
+        self.begin_stop(self._runtime.left_to_stop_s())
+        if self._updating is not None:
+            self._updating.cancel()
+            with suppress(asyncio.CancelledError):
+                await self._updating
+        if self._stopping is not None:
+            await self._stopping
+
+    async def _keep_health(self) -> None:
+        while True:
+            await asyncio.sleep(_HEALTH_S)
+            await self._update_health()
+
+    async def _update_health(self) -> None:
+        """Tell the health service, and whoever watches it, whether the service is ready."""
+        states = health_pb2.HealthCheckResponse
+        ready = not self._runtime.unready_reasons()
+        for name in (health.OVERALL_HEALTH, _SERVICE):
+            await self._health.set(name, states.SERVING if ready else states.NOT_SERVING)
+
+
+def no_listener(host: str, port: int, why: str) -> SettingsError:
+    """Return the error for a port that can't be listened on."""
+    return SettingsError(f"can't listen on {host} port {port} (--host, --grpc-port): {why}")
+
+
+def check_port(host: str, port: int) -> None:
+    """Raise `SettingsError` if the port can't be bound, before models are loaded."""
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(
+            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
+        with socket.socket(family, kind, protocol) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind(address)
+    except OSError as error:
+        raise no_listener(host, port, error.strerror or str(error)) from error
