@@ -21,7 +21,7 @@ from model_export.preprocessing import preprocessing_of
 from model_export.progress import step
 from model_export.reference import count_classes, references
 from model_export.verify import check_answers, measure_parity
-from service.contract import ModelContract, Parity
+from service.contract import ModelContract, Parity, shown_size
 from service.cpus import has_vnni
 
 
@@ -34,9 +34,13 @@ def export_command(options: ExportOptions) -> None:
             pass
     with step("reading the weights"):
         trained = trained_network(options.network)
-    preprocessing = preprocessing_of(
-        options.preprocessing, trained.official, trained=trained.about.get("preprocessing")
-    )
+    known = trained.about.get("preprocessing")
+    if options.network.stem == "small" and options.preprocessing.input_size is None and not known:
+        raise OptionsError(
+            "--stem small is for small images, and the weights do not say how small: pass "
+            "--input-size"
+        )
+    preprocessing = preprocessing_of(options.preprocessing, trained.official, trained=known)
     classes = count_classes(trained.network, preprocessing.input_size)
     subject = Subject(
         name=said.name,
@@ -49,7 +53,8 @@ def export_command(options: ExportOptions) -> None:
     contract = export(
         trained.network, subject, output, largest_batch=said.max_batch, lowering=lowering
     )
-    made = f"{output}: {contract.architecture}, {len(contract.labels)} classes"
+    size = shown_size(preprocessing.input_size)
+    made = f"{output}: {contract.architecture}, {len(contract.labels)} classes, {size} pixels"
     sys.stdout.write(f"{made}; {_said(contract.parity)}\n")
     if contract.agreement:
         sys.stdout.write(f"{contract.precision}: {describe_agreement(contract.agreement)}\n")
@@ -110,8 +115,9 @@ def _verify_against(file: Path, contract: ModelContract, weights: WeightsOptions
         size=contract.preprocessing.input_size,
         largest_batch=max(contract.parity.batch_sizes),
     )
-    same = "" if checkpoint.sha256 == contract.weights.sha256 else "another file than at export, "
-    return f"{checkpoint.path}: {same}{_said(parity)}"
+    is_same = checkpoint.sha256 == contract.weights.sha256
+    note = "" if is_same else "not the file it was exported from, "
+    return f"{checkpoint.path}: {note}{_said(parity)}"
 
 
 def _said(parity: Parity) -> str:

@@ -50,7 +50,7 @@ def compare_command(
     console = Console()
     console.print(table_of(described, _ROWS))
     console.print(
-        describe_agreement(agreement, "the first file's"),
+        describe_agreement(agreement, "with the first file"),
         highlight=False,
         soft_wrap=True,
         markup=False,

@@ -123,10 +123,10 @@ def _rows(contract: ModelContract, cost: Cost, size: int) -> dict[str, str]:
         f"{', '.join(map(str, parity.batch_sizes))}",
         "agreement with float32": describe_agreement(contract.agreement)
         if contract.agreement
-        else "is float32",
+        else "exact",
         "allowed": "; ".join(map(describe_allowed, contract.allowed, contract.allowed.values()))
         if contract.allowed
-        else "nothing faster than its precision",
+        else "none",
         "accuracy": f"top-1 {accuracy.top1:.2%}, top-5 {accuracy.top5:.2%} on {accuracy.images} "
         f"images of {accuracy.data_set}"
         if accuracy
@@ -164,17 +164,17 @@ def describe_tolerances(contract: ModelContract) -> str:
 def describe_allowed(precision: Faster, allowed: Allowed) -> str:
     """Say how far a faster precision agrees, in a line."""
     return (
-        f"in {precision}, {allowed.top1:.2%} of labels are float32's on {allowed.images} images "
-        f"({allowed.source}), {allowed.lower_bound:.2%} at least with 95 % confidence; "
+        f"in {precision}, {allowed.top1:.2%} of {allowed.images} images ({allowed.source}) get the "
+        f"same label as in float32, at least {allowed.lower_bound:.2%} with 95% confidence; "
         f"probabilities differ by {allowed.mean_abs_diff:.2g} on average, "
         f"{allowed.max_abs_diff:.2g} at most; measured on {allowed.device}"
     )
 
 
-def describe_agreement(agreement: Agreement, whose: str = "float32's") -> str:
+def describe_agreement(agreement: Agreement, whose: str = "in float32") -> str:
     """Return an agreement in words, on one line."""
     return (
-        f"{agreement.top1:.2%} of labels are {whose} on {agreement.images} images "
-        f"({agreement.source}), probabilities differ by {agreement.mean_abs_diff:.2g} on average, "
+        f"{agreement.top1:.2%} of {agreement.images} images ({agreement.source}) get the same "
+        f"label as {whose}; probabilities differ by {agreement.mean_abs_diff:.2g} on average, "
         f"{agreement.max_abs_diff:.2g} at most"
     )

@@ -55,6 +55,10 @@ _OPTIONS = frozenset({b"top_k", b"model", b"version"})
 _PLAIN_TRANSFER = frozenset({b"", b"binary", b"8bit", b"7bit"})
 
 
+_CURLS = b"application/x-www-form-urlencoded"
+"""What `curl --data-binary` says of a body unless it is told otherwise."""
+
+
 def body_parser_of(content_type: bytes | None) -> BodyParser | None:
     """Return the parser for a Content-Type; None if the body itself is the image.
 
@@ -72,8 +76,9 @@ def body_parser_of(content_type: bytes | None) -> BodyParser | None:
     if kind == b"multipart/form-data":
         boundary = boundary_of(parameters)
         return lambda body, max_images: parse_multipart(body, boundary, max_images)
+    hint = " (curl's default: add -H 'Content-Type: image/jpeg')" if kind == _CURLS else ""
     raise UnsupportedMediaTypeError(
-        f"Content-Type {shortened(kind)!r} is not accepted; send one image as image/* or "
+        f"Content-Type {shortened(kind)!r} is not accepted{hint}; send one image as image/* or "
         "application/octet-stream, several as multipart/form-data, or base64 as application/json"
     )
 

@@ -179,6 +179,8 @@ def _tried(
     else:
         _log.info(
             "parallelism_not_cached",
+            path=str(model_file),
+            provider=provider.name,
             detail="two measurements differ; the next start measures again",
         )
     return ParallelismChoice(choose(trials, goal), goal, "measured", trials)
