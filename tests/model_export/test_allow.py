@@ -148,10 +148,8 @@ def test_describe_shows_what_a_file_allows(tmp_path, capsys):
     model = write_color_model(tmp_path / "x.onnx", allowed={"bf16": ALLOWED})
     assert main(["describe", str(model)]) == 0
     shown = " ".join(capsys.readouterr().out.replace("│", " ").split())
-    assert (
-        "in bf16, 99.00% of 2000 images (photos) get the same label as in float32, at least 98.4"
-        in shown
-    )
+    assert "in bf16, 99.00% of 2000 images (photos) get the same label as in float32" in shown
+    assert "at least 98.4" in shown
     assert main(["describe", str(write_color_model(tmp_path / "y.onnx"))]) == 0
     assert "│ allowed                │ none" in capsys.readouterr().out
 
