@@ -88,7 +88,7 @@ def test_the_best_label_is_explained_unless_another_is_named(client):
 @pytest.mark.parametrize("label", ["Green", "3", "-1", "1.0", "x" * 5000, "%00", "1%20"])
 def test_a_label_that_the_model_does_not_have_is_refused(client, label):
     response = client.post(f"/v1/explain?label={label}", content=colored())
-    assert (response.status_code, response.json()["code"]) == (400, "unknown_label")
+    assert (response.status_code, response.json()["code"]) == (404, "unknown_label")
     assert "an index from 0 to 2" in response.json()["detail"]
     assert len(response.json()["detail"]) < 400
 
