@@ -257,7 +257,7 @@ class TopKError(RequestError):
 class UnknownLabelError(RequestError):
     """`label` is no id, index or name of the model's classes, or a name that several have."""
 
-    status, code, title = 400, "unknown_label", "Unknown label"
+    status, code, title = 404, "unknown_label", "Unknown label"
 
 
 class NotAcceptableError(RequestError):

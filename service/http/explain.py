@@ -48,9 +48,11 @@ async def explain(exchange: Exchange) -> None:
         (result,) = await infer(exchange, model, images, due, outputs)
         if isinstance(result, RequestError):
             raise result
+        inferred_s = record.elapsed_s()
         found = await explainer.explain(model, result, index, due)
         if media_type == PNG:
             drawn = await explainer.overlay(model, image, found, due)
+        record.stages.explain_s = record.elapsed_s() - inferred_s
 
     region = [round(side, 3) for side in found.region]
     about = {"x-label-index": str(found.index), "x-region": ",".join(map(str, region))}

@@ -127,7 +127,7 @@ def _state_limits(described: dict[str, Any], runtime: Runtime) -> None:
         if operation.bodies is not None:
             body = described["paths"][operation.path]["post"]["requestBody"]
             form = body["content"]["multipart/form-data"]["schema"]
-            form["properties"]["files"]["maxItems"] = runtime.settings.max_images
+            form["properties"]["files"].setdefault("maxItems", runtime.settings.max_images)
     classify = described["paths"][CLASSIFY.path]["post"]
     (top_k,) = (each for each in classify["parameters"] if each["name"] == "top_k")
     top_k["schema"]["maximum"] = max(len(model.contract.labels) for model in runtime.repository)

@@ -81,6 +81,17 @@ class Operation:
     """Whether HEAD is answered too, which many monitors use."""
 
 
+def _form(files: Mapping[str, Any]) -> dict[str, Any]:
+    """Describe a form, in which only files are accepted."""
+    schema = {
+        "type": "object",
+        "properties": {"files": files},
+        "required": ["files"],
+        "additionalProperties": False,
+    }
+    return {"schema": schema}
+
+
 _BINARY = {"schema": {"type": "string", "format": "binary", "minLength": 1}}
 _FILES: dict[str, Any] = {
     "type": "array",
@@ -93,16 +104,20 @@ _FILES: dict[str, Any] = {
 _IMAGE_BODIES: dict[str, Any] = {
     "image/*": _BINARY,
     "application/octet-stream": _BINARY,
-    "multipart/form-data": {
-        "schema": {
-            "type": "object",
-            "properties": {"files": _FILES},
-            "required": ["files"],
-            "additionalProperties": False,
-        }
-    },
+    "multipart/form-data": _form(_FILES),
     "application/json": {
         "schema": {"$ref": "#/components/schemas/JsonImages"},
+        "example": examples.JSON_IMAGES,
+    },
+}
+
+_ONE_IMAGE_BODIES = _IMAGE_BODIES | {
+    "multipart/form-data": _form(_FILES | {"maxItems": 1}),
+    "application/json": {
+        "schema": {
+            "allOf": [{"$ref": "#/components/schemas/JsonImages"}],
+            "properties": {"images": {"maxItems": 1}},
+        },
         "example": examples.JSON_IMAGES,
     },
 }
@@ -135,6 +150,7 @@ CLASSIFY = Operation(
 )
 
 _OF_OUTPUTS = {
+    404: "Unknown model or label",
     406: "No answer of a type that Accept allows",
     422: "The model's file lacks an output, or an image can't be decoded, or all failed",
 }
@@ -161,7 +177,7 @@ EXPLAIN = Operation(
     summary="Show where in an image the evidence for a label lies",
     query=ExplainQuery,
     headers=RequestHeaders,
-    bodies=_IMAGE_BODIES,
+    bodies=_ONE_IMAGE_BODIES,
     schemas=(JsonImages,),
     answers={
         200: Answer("Class activation map", Activation, examples.ACTIVATION, others=(PNG, OCTETS))

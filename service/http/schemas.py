@@ -169,6 +169,12 @@ class Timings(BaseModel):
     total: float
 
 
+class ExplainTimings(Timings):
+    """Milliseconds per stage; `explain` is computing and drawing the map."""
+
+    explain: float
+
+
 class Classification(BaseModel):
     """The answer to a classify request; `results` are in the order of the images."""
 
@@ -216,7 +222,7 @@ class Activation(BaseModel):
     region: Region = Field(description="the part of the image that the map covers")
     width: int = Field(description="pixels, as displayed (after EXIF orientation)")
     height: int
-    timings_ms: Timings
+    timings_ms: ExplainTimings
 
 
 class Problem(BaseModel):

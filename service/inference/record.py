@@ -11,7 +11,7 @@ import structlog
 
 from service.inference.request import StageTimings
 
-_STAGES = ("receive", "decode", "queue", "infer")
+_STAGES = ("receive", "decode", "queue", "infer", "explain")
 
 _log = structlog.get_logger("service.request")
 
@@ -59,7 +59,9 @@ class RequestRecord:
     def timings_ms(self) -> dict[str, float]:
         """Return the durations of the stages passed so far, in milliseconds."""
         passed = self.stages
-        stages = self.receive_s, passed.decode_s, passed.queue_s, passed.infer_s
+        stages = (
+            self.receive_s, passed.decode_s, passed.queue_s, passed.infer_s, passed.explain_s,
+        )  # fmt: skip
         if stages != self._shown_of:  # body, header and log line all show them
             self._shown_of = stages
             self._shown = {

@@ -28,6 +28,7 @@ class StageTimings:
     decode_s: float | None = None
     queue_s: float | None = None
     infer_s: float | None = None
+    explain_s: float | None = None  # computing and drawing a map, with the wait for a thread
     batch_size: int = 0
 
     def note_decode(self, seconds: float) -> None:

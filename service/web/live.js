@@ -6,6 +6,7 @@ import { asTime, find, make, show } from "./dom.js";
 const EVERY_MS = 1000;
 const RETRY_MS = 4000;
 const POINTS = 60;
+const NOW_POINTS = 3; // whose mean is the rate of now
 const STATUSES = { 499: "client left", 503: "503 (busy)", 504: "504 (late)" };
 
 const rates = []; // requests per second, each over the time since the last summary
@@ -59,7 +60,9 @@ function draw(now) {
   );
 }
 
-function requests({ requests: { per_s: perSecond, in_flight: inFlight, total, by_status: statuses } }) {
+function requests({ requests: { per_s: average, in_flight: inFlight, total, by_status: statuses } }) {
+  const latest = rates.slice(-NOW_POINTS);
+  const perSecond = latest.length ? latest.reduce((sum, rate) => sum + rate, 0) / latest.length : average;
   const failed = Object.entries(statuses).filter(([status]) => status !== "200");
   const text = failed.map(([status, count]) => `${count} × ${STATUSES[status] ?? status}`).join(", ");
   return panel(
@@ -98,11 +101,13 @@ function batches(sizes) {
       "div",
       {},
       make("dt", {}, range(size)),
-      make("dd", {}, make("span", { className: "track", "aria-hidden": "true" }, fill), `${Math.round((100 * count) / all)}%`),
+      make("dd", {}, make("span", { className: "track", "aria-hidden": "true" }, fill), rounded(count / all)),
     );
   });
   return panel("Batch sizes", make("dl", { className: "bars" }, ...rows));
 }
+
+const rounded = (share) => (share < 0.005 ? "< 1%" : `${Math.round(100 * share)}%`);
 
 /** Return which sizes a bucket has: those up to its bound, and above the one before. */
 function range(bound) {

@@ -14,6 +14,7 @@ const cards = new Set();
 const waiting = [];
 let running = 0;
 let served = [];
+let reloading = null; // a timer, while a model is not ready
 
 function add(files) {
   const room = MOST_CARDS - cards.size;
@@ -73,6 +74,7 @@ find("clear").onclick = () => {
 const chosenModel = () => served[find("model").selectedIndex] ?? served[0];
 
 async function loadModels() {
+  clearTimeout(reloading);
   let found;
   try {
     found = await models();
@@ -80,6 +82,7 @@ async function loadModels() {
     show(find("notice"), `${problem.message}. ${problem.detail}`);
     return;
   }
+  if (found.models.some((model) => model.state !== "ready")) reloading = setTimeout(loadModels, 2000);
   const select = find("model");
   const before = chosenModel();
   served = found.models;

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import math
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -12,8 +13,11 @@ import pytest
 from color_model import COLORS, color_contract, write_color_model
 from images import COLOR_VALUES, colored, encode, photo
 from PIL import Image, ImageEnhance, ImageOps
+from waiting import wait_until
+from wire import connect, head
 
 from service.contract import Label
+from service.inference import explanation
 
 CAT = Path(__file__).parents[3] / "examples" / "cat.jpg"
 JSON = {"Accept": "application/json"}
@@ -88,7 +92,7 @@ def test_the_best_label_is_explained_unless_another_is_named(client):
 @pytest.mark.parametrize("label", ["Green", "3", "-1", "1.0", "x" * 5000, "%00", "1%20"])
 def test_a_label_that_the_model_does_not_have_is_refused(client, label):
     response = client.post(f"/v1/explain?label={label}", content=colored())
-    assert (response.status_code, response.json()["code"]) == (400, "unknown_label")
+    assert (response.status_code, response.json()["code"]) == (404, "unknown_label")
     assert "an index from 0 to 2" in response.json()["detail"]
     assert len(response.json()["detail"]) < 400
 
@@ -205,6 +209,32 @@ def test_drawing_counts_against_the_memory_for_decoding(serve, model_folder):
     response = client.post("/v1/explain", content=data)
     assert (response.status_code, response.json()["code"]) == (413, "image_too_large")
     assert client.app.state.runtime.explainer._policy.memory.held == 0
+
+
+def test_the_time_that_it_took_is_told(client):
+    as_json = client.post("/v1/explain", content=colored(), headers=JSON)
+    stages = {"receive", "decode", "queue", "infer", "explain", "total"}
+    assert set(as_json.json()["timings_ms"]) == stages
+    assert "explain;dur=" in client.post("/v1/explain", content=colored()).headers["server-timing"]
+
+
+def test_a_client_that_leaves_while_its_map_is_drawn_frees_what_it_held(client, monkeypatch):
+    held, free = threading.Event(), threading.Event()
+
+    def slow(*_: object) -> bytes:
+        held.set()
+        free.wait(60)
+        return b""
+
+    monkeypatch.setattr(explanation, "png", slow)
+    body = colored()
+    with connect(client.base_url) as connection:
+        connection.sendall(head(path="/v1/explain", Content_Length=len(body)) + body)
+        assert held.wait(60)
+    runtime = client.app.state.runtime
+    wait_until(lambda: runtime.body_bytes.held == 0)
+    free.set()
+    wait_until(lambda: runtime.explainer._policy.memory.held == 0)
 
 
 def test_an_image_in_json_is_explained_like_the_file_itself(client):

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from color_model import write_color_model
 from images import colored
 from wire import connect, head, read_answer
 
@@ -160,6 +161,27 @@ def test_the_example_of_a_classification_has_the_form_of_a_real_answer(client, m
         assert shape(real) == shape(example)
     assert answer["results"][1] == examples.CLASSIFICATION["results"][1]
     assert shape(answer["timings_ms"]) == shape(examples.CLASSIFICATION["timings_ms"])
+
+
+def test_the_examples_of_features_have_the_form_of_real_answers(serve, model_folder, monkeypatch):
+    monkeypatch.setattr(heic, "is_installed", lambda: False)
+    write_color_model(model_folder / "color.onnx", extra_outputs=True)
+    client = serve()
+    files = [("files", ("cat.jpg", colored())), ("files", ("notes.txt", b"no image"))]
+    embeddings = client.post("/v1/embed", files=files).json()
+    assert shape(embeddings) == shape(examples.EMBEDDINGS)
+    assert embeddings["results"][1] == examples.EMBEDDINGS["results"][1]
+    headers = {"Accept": "application/json"}
+    activation = client.post("/v1/explain", content=colored(), headers=headers).json()
+    assert shape(activation) == shape(examples.ACTIVATION)
+
+
+def test_the_example_of_a_summary_has_the_form_of_a_real_answer(client):
+    client.post("/v1/classify", content=colored())
+    answer = client.get("/v1/summary").json()
+    answer["batch_sizes"] = examples.SUMMARY["batch_sizes"]
+    answer["requests"]["by_status"] = examples.SUMMARY["requests"]["by_status"]
+    assert shape(answer) == shape(examples.SUMMARY)
 
 
 def test_the_examples_of_problems_are_real_answers(serve, monkeypatch):
