@@ -2,11 +2,13 @@
 
 The stages of a request, and the errors that can end each:
 
-    start-up  --settings-->      SettingsError
+    start-up  --settings-->      SettingsError, KeyFileError, TlsFilesError
               --runtime-->       RuntimeMissingError, RuntimeConflictError, ProviderError
               --model files-->   ModelFileError, ContractError, ModelSelectionError
 
     request   --HTTP/1.1-->      MalformedRequestError, HeadersTooLargeError, HeadersTimeoutError
+              --key-->           UnauthorizedError, ForbiddenError, AdminOffError,
+                                 RateLimitedError
               --query-->         InvalidParameterError, ModelRequiredError, UnknownModelError,
                                  BrokenModelError, TopKError
               --headers-->       InvalidTimeoutError, InvalidPriorityError
@@ -60,6 +62,14 @@ class StartupError(ResnetServeError):
 
 class SettingsError(StartupError):
     """A setting is unknown or invalid."""
+
+
+class KeyFileError(StartupError):
+    """The file of API keys can't be read or has a line that is not as it must be."""
+
+
+class TlsFilesError(StartupError):
+    """A certificate or key can't be read, or they do not belong together."""
 
 
 class RuntimeMissingError(StartupError):
@@ -193,6 +203,31 @@ class InflightBytesError(RequestError):
     """The body would take the total of all bodies in flight above `max_inflight_bytes`."""
 
     status, code, title = 503, "too_many_bytes_in_flight", "Too many request bytes in flight"
+    retry_after_s = 1
+
+
+class UnauthorizedError(RequestError):
+    """The request has no API key, or one that is not valid."""
+
+    status, code, title = 401, "unauthorized", "An API key is needed"
+
+
+class ForbiddenError(RequestError):
+    """The API key does not have the scope that the operation needs."""
+
+    status, code, title = 403, "forbidden", "Not allowed with this API key"
+
+
+class AdminOffError(RequestError):
+    """The operation needs an API key with the scope admin, and the service has no keys."""
+
+    status, code, title = 403, "admin_off", "Not allowed without API keys"
+
+
+class RateLimitedError(RequestError):
+    """The API key has made as many requests as it may at present."""
+
+    status, code, title = 429, "rate_limited", "Too many requests"
     retry_after_s = 1
 
 

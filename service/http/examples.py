@@ -9,11 +9,14 @@ from service.errors import (
     BodyTooLargeError,
     DeadlineExceededError,
     DeadlineUnreachableError,
+    ForbiddenError,
     HeadersTooLargeError,
     InternalError,
     InvalidParameterError,
     NotAnImageError,
+    RateLimitedError,
     TruncatedImageError,
+    UnauthorizedError,
     UnknownModelError,
 )
 from service.http.problems import problem
@@ -37,6 +40,9 @@ PROBLEMS: dict[int, dict[str, Any]] = {
             "the answer would take about 17 ms, but only 1 ms is left; try again later or allow "
             "more time (X-Request-Timeout-Ms)"
         ),
+        UnauthorizedError("this needs an API key: Authorization: Bearer KEY"),
+        ForbiddenError("this needs a key with the scope metrics; shop has: classify"),
+        RateLimitedError("shop may make 5 requests a second; try again later"),
         DeadlineExceededError("the answer was not ready within 200 ms (X-Request-Timeout-Ms)"),
     )
 }

@@ -8,7 +8,9 @@ from types import SimpleNamespace
 from starlette.routing import Route, Router
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from service.errors import MethodNotAllowedError
+from service.access.guard import Guard
+from service.access.scopes import Scope as KeyScope
+from service.errors import AdminOffError, MethodNotAllowedError
 from service.http.exchange import Exchange, exchange_of
 from service.http.routes import Handler, Operation
 
@@ -22,13 +24,16 @@ class TableRouter:
     exit stacks took as long as decoding, batching and answering.
     """
 
-    def __init__(self, operations: Iterable[Operation], fallback: ASGIApp) -> None:
+    def __init__(
+        self, operations: Iterable[Operation], fallback: ASGIApp, guard: Guard | None = None
+    ) -> None:
         by_path: dict[str, dict[str, Handler]] = {}
         for operation in operations:
             methods = by_path.setdefault(operation.path, {})
-            methods[operation.method] = operation.handler
+            handler = guarded(operation.handler, operation.scope, guard)
+            methods[operation.method] = handler
             if operation.also_head:
-                methods["HEAD"] = operation.handler
+                methods["HEAD"] = handler
         routes = [Route(path, _Endpoint(handlers)) for path, handlers in by_path.items()]
         self._plain = {route.path: route for route in routes if not route.param_convertors}
         # No redirects: one would be built from the client's Host header.
@@ -47,6 +52,32 @@ class TableRouter:
             await _answer_for_the_server(exchange_of(scope))
         else:
             await self._router(scope, receive, send)
+
+
+def guarded(handler: Handler, scope: KeyScope | None, guard: Guard | None) -> Handler:
+    """Return a handler that asks the guard first.
+
+    Without a guard it is the handler itself, so that it costs nothing; but admin calls, and
+    whatever has no scope, need one.
+    """
+    if scope is KeyScope.PUBLIC:
+        return handler
+    needed = KeyScope.ADMIN if scope is None else scope
+    if guard is None:
+        return _refuse_admin if needed is KeyScope.ADMIN else handler
+
+    async def admitted(exchange: Exchange) -> None:
+        exchange.record.key = guard.admit(exchange.headers.get(b"authorization"), needed)
+        await handler(exchange)
+
+    return admitted
+
+
+async def _refuse_admin(_: Exchange) -> None:
+    raise AdminOffError(
+        f"this needs an API key with the scope {KeyScope.ADMIN}, and the service was started "
+        "without keys (--api-keys)"
+    )
 
 
 class _Endpoint:

@@ -13,6 +13,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
+from service.access.scopes import Scope
 from service.http import examples
 from service.http.classify import classify
 from service.http.exchange import Exchange
@@ -63,6 +64,8 @@ class Operation:
     """Schemas that `bodies` refers to."""
     also_head: bool = False
     """Whether HEAD is answered too, which many monitors use."""
+    scope: Scope | None = None
+    """What an API key needs for it; an operation without one is nobody's but an admin's."""
 
 
 _BINARY = {"schema": {"type": "string", "format": "binary", "minLength": 1}}
@@ -97,6 +100,7 @@ CLASSIFY = Operation(
     classify,
     tag="classification",
     summary="Classify one or several images",
+    scope=Scope.CLASSIFY,
     query=ClassifyQuery,
     headers=RequestHeaders,
     bodies=_CLASSIFY_BODIES,
@@ -124,6 +128,7 @@ OPERATIONS = (
         models,
         tag="models",
         summary="List the models",
+        scope=Scope.CLASSIFY,
         answers={200: Answer("The models", Models, examples.MODELS)},
     ),
     Operation(
@@ -132,6 +137,7 @@ OPERATIONS = (
         model,
         tag="models",
         summary="Show one model",
+        scope=Scope.CLASSIFY,
         query=ModelQuery,
         answers={200: Answer("The model", ModelDetail, examples.MODEL_DETAIL)},
         problems={400: "Bad parameter", 404: "Unknown model", 503: "The model is broken"},
@@ -142,6 +148,7 @@ OPERATIONS = (
         health,
         tag="operations",
         summary="Show the state of the service",
+        scope=Scope.METRICS,
         answers={200: Answer("Ready", Health, examples.HEALTH), 503: Answer("Not ready", Health)},
         also_head=True,
     ),
@@ -151,6 +158,7 @@ OPERATIONS = (
         livez,
         tag="operations",
         summary="Liveness",
+        scope=Scope.PUBLIC,
         answers={200: Answer("Alive", Probe, examples.PROBE), 503: Answer("Restart it", Probe)},
         also_head=True,
     ),
@@ -160,6 +168,7 @@ OPERATIONS = (
         readyz,
         tag="operations",
         summary="Readiness",
+        scope=Scope.PUBLIC,
         answers={200: Answer("Ready", Probe, examples.PROBE), 503: Answer("Not ready", Probe)},
         also_head=True,
     ),
@@ -169,7 +178,16 @@ OPERATIONS = (
         metrics,
         tag="operations",
         summary="Prometheus metrics",
+        scope=Scope.METRICS,
         answers={200: Answer("Metrics", example=examples.METRICS, media_type="text/plain")},
         also_head=True,
     ),
 )
+
+MONITORING = tuple(each for each in OPERATIONS if each.tag == "operations")
+"""What `--metrics-port` has."""
+
+WITHOUT_MONITORING = tuple(
+    each for each in OPERATIONS if each not in MONITORING or each.scope is Scope.PUBLIC
+)
+"""What the other port has left then: probes stay."""

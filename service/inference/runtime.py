@@ -7,6 +7,7 @@ import time
 from dataclasses import dataclass, field
 
 from service import __version__
+from service.access.guard import Guard
 from service.batching.admission import ByteGate
 from service.batching.decode_pool import DecodePool
 from service.cpus import cpu_count
@@ -32,6 +33,8 @@ class Runtime:
     body_bytes: ByteGate
     decode_pool: DecodePool
     inference: Pipeline
+    guard: Guard | None = None
+    """Judges API keys; None: there are none, and everything but admin calls is open."""
     started: float = field(default_factory=time.monotonic)
     draining: bool = False
     stop_by: float = 0.0  # of time.monotonic()
@@ -58,6 +61,9 @@ def create_runtime(settings: Settings, opener: Opener | None = None) -> Runtime:
     """
     metrics = Metrics()
     metrics.set_build(__version__)
+    guard = None
+    if settings.api_keys is not None:
+        guard = Guard(settings.api_keys, metrics.count_key, metrics.forget_key)
     memory = DecodingMemory(settings.max_decoding_bytes)
     decode_pool = DecodePool(settings.decode_threads or cpu_count(), memory.waited_s)
     repository = load_repository(settings, metrics, decode_pool, opener)
@@ -72,4 +78,5 @@ def create_runtime(settings: Settings, opener: Opener | None = None) -> Runtime:
         body_bytes=body_bytes,
         decode_pool=decode_pool,
         inference=Pipeline(decode_pool, policy, metrics, coalesce=settings.coalesce),
+        guard=guard,
     )
