@@ -11,7 +11,12 @@ import sys
 from collections.abc import Sequence
 
 from service import __version__
-from service.starting import INTERRUPTED, LeaveAtSignal, open_missing_streams
+from service.starting import (
+    INTERRUPTED,
+    LeaveAtSignal,
+    open_missing_streams,
+    switch_threads_often,
+)
 
 TYPE_CHECKING = False  # as type checkers know it: `typing` itself takes longer than all of these
 if TYPE_CHECKING:
@@ -117,6 +122,7 @@ def _classify(flags: dict[str, object]) -> int:
     from service.classify.cli import run_classify  # noqa: PLC0415
 
     share_one_arena()  # before there is a thread
+    switch_threads_often()
     return run_classify(flags)
 
 
