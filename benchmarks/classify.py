@@ -5,8 +5,8 @@ python benchmarks/classify.py IMAGES [--images N] [--rounds N]
 In each round, `resnet-serve bench --limits` measures decode + model in one process in its layouts,
 and `resnet-serve classify` labels the images, with all of its time counted: starting, opening the
 model, reading, writing. The limit is the best layout. Prints the ratio of the medians, and how much
-of the CPUs other programs had meanwhile: on a busy machine it says little. So the time that the CPUs
-spent on an image is compared, too, with that of loops that decode and run batches of eight.
+of the CPUs other programs had meanwhile: on a busy machine it says little. So the CPU time of an
+image is compared, too, with that of loops that decode and run batches of eight.
 """
 
 from __future__ import annotations
