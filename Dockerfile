@@ -40,7 +40,7 @@ WORKDIR /models
 EXPOSE 8000
 # Liveness only: a model that is not ready should lose its traffic, not its container.
 HEALTHCHECK --interval=10s --timeout=3s --start-period=60s --retries=3 \
-  CMD ["python", "-c", "import http.client, os, sys; c = http.client.HTTPConnection('127.0.0.1', int(os.environ['RESNET_SERVE_PORT']), timeout=2); c.request('GET', '/livez'); sys.exit(c.getresponse().status != 200)"]
+  CMD ["python", "-c", "import http.client as h, os, ssl, sys; e = os.environ.get; p = int(e('RESNET_SERVE_METRICS_PORT') or e('RESNET_SERVE_PORT')); c = h.HTTPSConnection('127.0.0.1', p, timeout=2, context=ssl._create_unverified_context()) if e('RESNET_SERVE_TLS_CERT') else h.HTTPConnection('127.0.0.1', p, timeout=2); c.request('GET', '/livez'); sys.exit(c.getresponse().status != 200)"]
 STOPSIGNAL SIGTERM
 ENTRYPOINT ["resnet-serve"]
 CMD ["serve"]

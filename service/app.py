@@ -22,19 +22,20 @@ from fastapi_offline import FastAPIOffline
 from starlette.routing import Mount, Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from service import __version__
+from service import __version__, watched
 from service.engine.base import Opener
-from service.errors import SettingsError
+from service.errors import RouteNotFoundError, SettingsError
 from service.http.doors import DOORS
 from service.http.middleware import RequestMiddleware
 from service.http.pages import add_pages
 from service.http.root_path import WithoutRootPath, WithRootPath
 from service.http.router import TableRouter
-from service.http.routes import OPERATIONS
+from service.http.routes import MONITORING, OPERATIONS, WITHOUT_MONITORING
 from service.inference.runtime import Runtime, create_runtime
 from service.memory import give_back_while_running
 from service.models.watchdog import watch
 from service.settings import Settings
+from service.tls import Tls, TlsPaths
 
 _EXPOSED = (
     "X-Request-Id", "Server-Timing", "Retry-After", "X-Shape", "X-Region", "X-Label-Index",
@@ -62,11 +63,13 @@ def create_app(settings: Settings, opener: Opener | None = None) -> FastAPI:
         redirect_slashes=False,  # a redirect would be built from the client's Host header
     )
     app.state.runtime = runtime
+    app.state.tls = _tls(settings)
     add_pages(app, runtime)
     _check_root_path(app, settings.root_path)
     # Replaces FastAPI's own stack, which only serves the pages: its layers took as long as
     # decoding, batching and answering a small image.
     app.middleware_stack = _layers(app, app.build_middleware_stack(), runtime)
+    app.state.monitoring = _monitoring_layers(runtime)
     return app
 
 
@@ -79,7 +82,9 @@ def _layers(app: FastAPI, stack: ASGIApp, runtime: Runtime) -> ASGIApp:
         await stack(scope, receive, send)
 
     others = pages if settings.root_path is None else WithRootPath(pages, settings.root_path)
-    layers: ASGIApp = RequestMiddleware(TableRouter((*OPERATIONS, *DOORS), others), runtime)
+    operations = OPERATIONS if settings.metrics_port is None else WITHOUT_MONITORING
+    router = TableRouter((*operations, *DOORS), others, runtime.guard, admin_is_open=settings.admin)
+    layers: ASGIApp = RequestMiddleware(router, runtime)
     if settings.root_path is not None:
         layers = WithoutRootPath(layers, settings.root_path)
     if settings.cors_origins:
@@ -91,6 +96,21 @@ def _layers(app: FastAPI, stack: ASGIApp, runtime: Runtime) -> ASGIApp:
             expose_headers=_EXPOSED,
         )
     return layers
+
+
+def _monitoring_layers(runtime: Runtime) -> ASGIApp:
+    """Return the application for `--metrics-port`."""
+
+    async def unknown(scope: Scope, _: Receive, __: Send) -> None:
+        raise RouteNotFoundError(f"there is no {scope['path']} on the port for metrics and health")
+
+    return RequestMiddleware(TableRouter(MONITORING, unknown, runtime.guard), runtime)
+
+
+def _tls(settings: Settings) -> Tls | None:
+    if settings.tls_cert is None:
+        return None
+    return Tls(TlsPaths(settings.tls_cert, settings.tls_key, settings.tls_client_ca))
 
 
 def _check_root_path(app: FastAPI, root_path: str | None) -> None:
@@ -113,8 +133,10 @@ async def _lifespan(app: FastAPI) -> AsyncGenerator[None]:
     # A daemon, so that a device that hangs in warm-up can't keep the process from exiting.
     warm_up = threading.Thread(target=_warm_up, args=(app, runtime), name="warm-up", daemon=True)
     warm_up.start()
+    readers = [reader for reader in (runtime.guard, app.state.tls) if reader is not None]
     tasks = [
         asyncio.create_task(watch(runtime.repository)),
+        asyncio.create_task(watched.watch(readers)),
         asyncio.create_task(give_back_while_running()),
     ]
     if runtime.folder_watch is not None:

@@ -11,7 +11,12 @@ import sys
 from collections.abc import Sequence
 
 from service import __version__
-from service.starting import INTERRUPTED, LeaveAtSignal, open_missing_streams
+from service.starting import (
+    INTERRUPTED,
+    LeaveAtSignal,
+    open_missing_streams,
+    switch_threads_often,
+)
 
 TYPE_CHECKING = False  # as type checkers know it: `typing` itself takes longer than all of these
 if TYPE_CHECKING:
@@ -56,6 +61,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         if command == "serve":
             return _serve(arguments, leaving)
+        if command == "key":
+            return _key(arguments)
         return _classify(arguments) if command == "classify" else _bench(arguments)
     except StartupError as error:
         print(f"resnet-serve: error: {error}", file=sys.stderr)  # noqa: T201
@@ -67,6 +74,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     import argparse  # noqa: PLC0415
 
+    from service.access.cli import add_key  # noqa: PLC0415
     from service.bench.cli import add_bench  # noqa: PLC0415
     from service.classify.cli import add_classify  # noqa: PLC0415
     from service.settings import PREFIX, add_flags  # noqa: PLC0415
@@ -91,6 +99,7 @@ def _parser() -> argparse.ArgumentParser:
         allow_abbrev=False,
     )
     add_flags(serve)
+    add_key(commands)
     add_classify(commands)
     add_bench(commands)
     return parser
@@ -102,11 +111,18 @@ def _bench(flags: dict[str, object]) -> int:
     return run_bench(flags)
 
 
+def _key(arguments: dict[str, object]) -> int:
+    from service.access.cli import run_key  # noqa: PLC0415
+
+    return run_key(arguments)
+
+
 def _classify(flags: dict[str, object]) -> int:
     from service.arenas import share_one_arena  # noqa: PLC0415
     from service.classify.cli import run_classify  # noqa: PLC0415
 
     share_one_arena()  # before there is a thread
+    switch_threads_often()
     return run_classify(flags)
 
 
@@ -136,6 +152,8 @@ def _serve_logged(
 ) -> int:
     """Serve with a log that goes to the real stderr."""
     # Only now: these import ONNX Runtime.
+    from contextlib import ExitStack  # noqa: PLC0415
+
     import structlog  # noqa: PLC0415
 
     from service.app import create_app  # noqa: PLC0415
@@ -148,8 +166,14 @@ def _serve_logged(
         configure_logs(settings.log_format, settings.log_level, logs)
         for warning in warnings:
             structlog.get_logger(__name__).warning("setting_passed_over", detail=warning)
-        with bind(settings.host, settings.port) as listener:
-            return run_server(create_app(settings), settings, logs, listener)
+        with ExitStack() as stack:
+            listener = stack.enter_context(bind(settings.host, settings.port))
+            monitoring = None
+            if settings.metrics_port is not None:
+                monitoring = stack.enter_context(
+                    bind(settings.host, settings.metrics_port, "--metrics-port")
+                )
+            return run_server(create_app(settings), settings, logs, listener, monitoring)
     except KeyboardInterrupt:
         return INTERRUPTED
     finally:

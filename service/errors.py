@@ -2,12 +2,14 @@
 
 The stages of a request, and the errors that can end each:
 
-    start-up  --settings-->      SettingsError
+    start-up  --settings-->      SettingsError, KeyFileError, TlsFilesError
               --runtime-->       RuntimeMissingError, RuntimeConflictError, ProviderError
               --model files-->   ModelFileError, ContractError, CalibrationError,
                                  ModelSelectionError
 
     request   --HTTP/1.1-->      MalformedRequestError, HeadersTooLargeError, HeadersTimeoutError
+              --key-->           UnauthorizedError, ForbiddenError, AdminOffError,
+                                 RateLimitedError
               --query-->         InvalidParameterError, ModelRequiredError, UnknownModelError,
                                  BrokenModelError, EvictedModelError, NoRoomError, TopKError,
                                  UnknownLabelError, NotMultiLabelError, NotCalibratedError,
@@ -31,7 +33,7 @@ The stages of a request, and the errors that can end each:
               --device-->        DeviceLostError, SessionFailedError, DeviceMemoryError, each
                                  of which becomes a ModelUnavailableError
      answer   --together-->      AllImagesFailedError
-     models  --load, unload-->   AdminRequiredError, ModelLoadError, NoRoomError
+     models  --load, unload-->   ModelLoadError, NoRoomError
      at any time                 ClientDisconnectedError, StoppingError, InternalError,
                                  RouteNotFoundError, MethodNotAllowedError
 
@@ -66,6 +68,14 @@ class StartupError(ResnetServeError):
 
 class SettingsError(StartupError):
     """A setting is unknown or invalid."""
+
+
+class KeyFileError(StartupError):
+    """The file of API keys can't be read or has a line that is not as it must be."""
+
+
+class TlsFilesError(StartupError):
+    """A certificate or key can't be read, or they do not belong together."""
 
 
 class RuntimeMissingError(StartupError):
@@ -206,6 +216,31 @@ class InflightBytesError(RequestError):
     retry_after_s = 1
 
 
+class UnauthorizedError(RequestError):
+    """The request has no API key, or one that is not valid."""
+
+    status, code, title = 401, "unauthorized", "An API key is needed"
+
+
+class ForbiddenError(RequestError):
+    """The API key does not have the scope that the operation needs."""
+
+    status, code, title = 403, "forbidden", "Not allowed with this API key"
+
+
+class AdminOffError(RequestError):
+    """The operation needs an API key with the scope admin, and the service has no keys."""
+
+    status, code, title = 403, "admin_off", "Not allowed without API keys"
+
+
+class RateLimitedError(RequestError):
+    """The API key has made as many requests as it may at present."""
+
+    status, code, title = 429, "rate_limited", "Too many requests"
+    retry_after_s = 1
+
+
 class InvalidParameterError(RequestError):
     """A query parameter is unknown, repeated, or of the wrong type."""
 
@@ -222,12 +257,6 @@ class UnknownModelError(RequestError):
     """No model with that name and version is served."""
 
     status, code, title = 404, "unknown_model", "Unknown model"
-
-
-class AdminRequiredError(RequestError):
-    """The request would change what is served, which `admin` does not allow."""
-
-    status, code, title = 403, "admin_required", "Not allowed"
 
 
 class ModelLoadError(RequestError):

@@ -99,6 +99,13 @@ class Metrics:
             ["reason"],
             registry=registry,
         )
+        self._of_keys = Counter(
+            "resnet_serve_key_requests",
+            "Requests with an API key, by its name and outcome (admitted, forbidden or "
+            "rate_limited).",
+            ["key", "outcome"],
+            registry=registry,
+        )
         self.images = Counter(
             "resnet_serve_images",
             "Images handled, by outcome (ok or an error code).",
@@ -251,6 +258,14 @@ class Metrics:
     def count_eviction(self, model: str) -> None:
         """Count a model that made room for another."""
         self._evictions.labels(model).inc()
+
+    def count_key(self, name: str, outcome: str) -> None:
+        """Count a request with an API key."""
+        self._of_keys.labels(name, outcome).inc()
+
+    def forget_key(self, name: str) -> None:
+        """Remove the metrics of a key that is gone."""
+        self._of_keys.remove_by_labels({"key": name})
 
     def watch_bytes(self, held: Callable[[], float]) -> None:
         """Expose `held()`, the bytes of request bodies in memory."""

@@ -12,7 +12,6 @@ import math
 import os
 import signal
 import socket
-import sys
 import threading
 from collections.abc import Generator
 from contextlib import contextmanager, suppress
@@ -26,7 +25,8 @@ from service.http.http1 import http1_protocol
 from service.inference.runtime import Runtime
 from service.logs import LogWriter
 from service.settings import Settings
-from service.starting import signals_to_stop_at
+from service.starting import signals_to_stop_at, switch_threads_often
+from service.tls import Tls
 
 _BACKLOG = 2048
 _JUST_CONNECTED_S = 0.1
@@ -35,11 +35,6 @@ _LAST_WORDS_S = 0.5
 _LOST_NEWS_S, _LOST_END_S = 1.0, 4.0
 """After a device is lost: how long probes and clients may still learn of it, and when the process
 exits even if calls still hang in the driver."""
-
-_SWITCH_S = 0.0001
-"""How long a thread keeps the GIL while another wants it. With the default of 5 ms, a runner whose
-batch has ended waits for the event loop, busy with other answers, and its core idles: on two cores,
-32 clients of the built-in model got 159 answers a second with the default and 190 with this."""
 
 _log = structlog.get_logger(__name__)
 
@@ -59,8 +54,15 @@ class Server(uvicorn.Server):
     moment, then the process exits, so that its supervisor starts another.
     """
 
-    def __init__(self, config: uvicorn.Config, runtime: Runtime, logs: LogWriter) -> None:
+    def __init__(
+        self,
+        config: uvicorn.Config,
+        runtime: Runtime,
+        logs: LogWriter,
+        monitoring: uvicorn.Config | None = None,
+    ) -> None:
         super().__init__(config)
+        self._monitoring = monitoring
         self._runtime = runtime
         self._logs = logs
         self._stopping: asyncio.Task[None] | None = None
@@ -117,6 +119,23 @@ class Server(uvicorn.Server):
         self._logs.close(_LAST_WORDS_S)
         os._exit(1)
 
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Listen on the first socket, and on a second one with the application for monitoring."""
+        assert sockets  # noqa: S101 - given by `run_server`
+        await super().startup(sockets[:1])
+        loop, config = asyncio.get_running_loop(), self._monitoring
+        if config is None:
+            return
+        config.load()
+
+        def protocol() -> asyncio.Protocol:
+            return config.http_protocol_class(  # type: ignore[call-arg]  # as uvicorn calls it
+                config=config, server_state=self.server_state, app_state=self.lifespan.state
+            )
+
+        for listener in sockets[1:]:
+            self.servers.append(await loop.create_server(protocol, sock=listener, ssl=config.ssl))
+
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Close the listeners and, only a moment later, the connections without a request.
 
@@ -130,12 +149,13 @@ class Server(uvicorn.Server):
         await super().shutdown(sockets)
 
 
-def uvicorn_config(app: FastAPI, settings: Settings) -> uvicorn.Config:
-    """Return uvicorn's configuration for serving the app."""
+def uvicorn_config(app: FastAPI, settings: Settings, *, monitoring: bool = False) -> uvicorn.Config:
+    """Return uvicorn's configuration for serving the app, or what it has for `monitoring`."""
     runtime: Runtime = app.state.runtime
+    tls: Tls | None = app.state.tls
     return uvicorn.Config(
         # Bypasses the entry points of FastAPI and Starlette, which look for telemetry each time.
-        app.middleware_stack,  # type: ignore[arg-type]  # it is made by `create_app`
+        app.state.monitoring if monitoring else app.middleware_stack,  # type: ignore[arg-type]
         loop="uvloop",
         http=http1_protocol(  # type: ignore[arg-type]  # makes protocols
             settings.body_timeout_s,
@@ -150,31 +170,56 @@ def uvicorn_config(app: FastAPI, settings: Settings) -> uvicorn.Config:
         server_header=False,
         timeout_keep_alive=settings.keep_alive_s,
         timeout_graceful_shutdown=math.ceil(settings.drain_timeout_s),
-        lifespan="on",
+        lifespan="off" if monitoring else "on",
+        ssl_context_factory=None
+        if tls is None
+        else lambda *_: tls.context(asks_clients=not monitoring),
     )
 
 
-def run_server(app: FastAPI, settings: Settings, logs: LogWriter, listener: socket.socket) -> int:
-    """Serve on a bound socket until stopped; return the exit status.
+def run_server(
+    app: FastAPI,
+    settings: Settings,
+    logs: LogWriter,
+    listener: socket.socket,
+    monitoring: socket.socket | None = None,
+) -> int:
+    """Serve on bound sockets until stopped; return the exit status.
 
-    It is 0 if every accepted request was answered, 1 if requests were abandoned or a device was
-    lost. Raises `SettingsError` if the address can't be listened on.
+    `monitoring` is for `--metrics-port`. The status is 0 if every accepted request was answered, 1
+    if requests were abandoned or a device was lost. Raises `SettingsError` if the address can't be
+    listened on.
     """
-    host, port = listener.getsockname()[:2]
-    try:
-        listener.listen(_BACKLOG)
-    except OSError as error:  # another process has bound the port too and listened first
-        raise _no_listener(settings.host, port, error) from error
-    _log.info("listening", url=f"http://{f'[{host}]' if ':' in host else host}:{port}")
+    more = {}
+    if monitoring is not None:
+        more["metrics"] = _listen(monitoring, settings, "--metrics-port")
+    _log.info("listening", url=_listen(listener, settings, "--port"), **more)
     runtime: Runtime = app.state.runtime
-    sys.setswitchinterval(_SWITCH_S)
+    switch_threads_often()
     gc.freeze()  # present objects stay, and collecting them would stall everything for 0.1 s
-    Server(uvicorn_config(app, settings), runtime, logs).run(sockets=[listener])
+    server = Server(
+        uvicorn_config(app, settings),
+        runtime,
+        logs,
+        None if monitoring is None else uvicorn_config(app, settings, monitoring=True),
+    )
+    server.run(sockets=[listener] if monitoring is None else [listener, monitoring])
     _log.info("stopped", unanswered=runtime.given_up)
     return 1 if runtime.given_up or runtime.repository.lost else 0
 
 
-def bind(host: str, port: int) -> socket.socket:
+def _listen(listener: socket.socket, settings: Settings, flag: str) -> str:
+    """Start listening; return the URL. Raises `SettingsError`."""
+    host, port = listener.getsockname()[:2]
+    try:
+        listener.listen(_BACKLOG)
+    except OSError as error:  # another process has bound the port too and listened first
+        raise _no_listener(settings.host, port, error, flag) from error
+    scheme = "http" if settings.tls_cert is None else "https"
+    return f"{scheme}://{f'[{host}]' if ':' in host else host}:{port}"
+
+
+def bind(host: str, port: int, flag: str = "--port") -> socket.socket:
     """Bind the address before models are loaded, so that a port in use is reported at once.
 
     Clients can't connect until `run_server` listens. Raises `SettingsError`, naming the settings.
@@ -191,11 +236,11 @@ def bind(host: str, port: int) -> socket.socket:
             listener.close()
             raise
     except OSError as error:
-        raise _no_listener(host, port, error) from error
+        raise _no_listener(host, port, error, flag) from error
     return listener
 
 
-def _no_listener(host: str, port: int, error: OSError) -> SettingsError:
+def _no_listener(host: str, port: int, error: OSError, flag: str) -> SettingsError:
     return SettingsError(
-        f"can't listen on {host} port {port} (--host, --port): {error.strerror or error}"
+        f"can't listen on {host} port {port} (--host, {flag}): {error.strerror or error}"
     )

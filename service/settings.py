@@ -54,6 +54,7 @@ _RENAMED = {"layout_goal": "optimize_for"}
 
 _GROUPS = {
     "host": "address",
+    "api_keys": "access",
     "models": "models",
     "provider": "device",
     "runners": "batches and threads",
@@ -95,6 +96,31 @@ class Settings(BaseModel):
         True,
         description="show a page at / on which images can be classified and the load be watched",
     )
+    api_keys: Path | None = Field(
+        None,
+        description="file of API keys, made by `resnet-serve key`; it is read again when it "
+        "changes; not set: everything but admin calls is open",
+    )
+    metrics_port: int | None = Field(
+        None,
+        ge=0,
+        le=65_535,
+        description="port for /metrics and /health, which the other port then does not have, and "
+        "for probes; 0 picks a free one",
+    )
+    tls_cert: Path | None = Field(
+        None,
+        description="certificate chain (PEM) to serve HTTPS with; read again when it changes, like "
+        "the other TLS files",
+    )
+    tls_key: Path | None = Field(
+        None, description="key (PEM) of the certificate; not set: in the same file"
+    )
+    tls_client_ca: Path | None = Field(
+        None,
+        description="authorities (PEM) one of which must have signed the client's certificate; "
+        "not asked for on --metrics-port",
+    )
     models: Path | None = Field(
         None,
         description="folder of model files (NAME.onnx or NAME/VERSION.onnx), or one such file",
@@ -114,8 +140,7 @@ class Settings(BaseModel):
     )
     admin: bool = Field(
         False,
-        description="allow every client to load and unload models (POST /v1/models/NAME/load and "
-        "/unload)",
+        description="without --api-keys, allow every client to load and unload models",
     )
     model_versions: dict[str, str] = Field(
         {},
@@ -331,9 +356,9 @@ class Settings(BaseModel):
     def _are_versions(cls, value: dict[str, str]) -> dict[str, str]:
         return {name: str(VersionPolicy.parse(text)) for name, text in value.items()}
 
-    @field_validator("models", mode="before")
+    @field_validator("models", "api_keys", "tls_cert", "tls_key", "tls_client_ca", mode="before")
     @classmethod
-    def _names_a_folder(cls, value: Any) -> Any:
+    def _names_a_path(cls, value: Any) -> Any:
         if value == "":  # as in --models "$UNSET"; as a path it would be the current folder
             raise ValueError("must not be empty")
         return value
@@ -345,6 +370,10 @@ class Settings(BaseModel):
 
     @model_validator(mode="after")
     def _limits_fit(self) -> Settings:
+        if self.tls_cert is None and (self.tls_key or self.tls_client_ca):
+            raise ValueError("tls_key and tls_client_ca go with tls_cert")
+        if self.metrics_port == self.port != 0:
+            raise ValueError("metrics_port: must be another port than port")
         if self.tf32 and self.precision == "exact":
             raise ValueError("tf32: TF32 is not exact; leave out either")
         if self.watch and self.models is None:

@@ -19,6 +19,7 @@ from color_model import write_color_model
 from fastapi import FastAPI
 from hypothesis import HealthCheck, settings
 from shared import shared_folder
+from waiting import wait_until
 from wire import patient_client
 
 from service.app import create_app
@@ -90,8 +91,9 @@ def running(app: FastAPI) -> Iterator[str]:
     url = f"http://127.0.0.1:{listener.getsockname()[1]}"
     try:
         with patient_client(url, retries=5) as client:
-            while client.get("/health").json()["state"] == "starting":
-                pass
+            client.get("/livez")
+        models = app.state.runtime.repository.models
+        wait_until(lambda: all(model.state != "warming" for model in models.needed()))
         yield url
     finally:
         server.should_exit = True

@@ -39,13 +39,14 @@ class Count:
 def to_stream(options: ClassifyOptions, name: str, stream: BinaryIO, progress: Progress) -> Count:
     """Write each row to a stream as soon as it is there; raises a `StartupError`, or `OSError`."""
     count = Count()
-    with (
-        backend_of(options) as backend,
-        closing(_counted(rows_of(_some(options), backend.classify), count, progress)) as rows,
-    ):
-        for piece in encoder(name, backend.top_k)(rows):
-            stream.write(piece)
-            stream.flush()
+    with backend_of(options) as backend:
+        progress.clear()
+        told = None if stream.isatty() else progress  # rows on a terminal are progress enough
+        rows = _counted(rows_of(_some(options), backend.classify), count, told)
+        with closing(rows):
+            for piece in encoder(name, backend.top_k)(rows):
+                stream.write(piece)
+                stream.flush()
     return count
 
 
@@ -109,11 +110,13 @@ def _some(options: ClassifyOptions) -> Iterator[Item]:
     return chain([first], items)
 
 
-def _counted(rows: Iterator[Row], count: Count, progress: Progress) -> Generator[Row]:
+def _counted(rows: Iterator[Row], count: Count, progress: Progress | None) -> Generator[Row]:
     begun, before = time.perf_counter(), count.rows
     for row in rows:
         count.add(row)
+        yield row
+        if progress is None:
+            continue
         rate = (count.rows - before) / max(time.perf_counter() - begun, 1e-9)
         failed = f", {count.errors} with errors" if count.errors else ""
         progress.show(f"{count.rows} images, {rate:.0f} images/s{failed}")
-        yield row

@@ -99,7 +99,7 @@ class AsyncClient:
         under_way: deque[asyncio.Task[list[Result]]] = deque()
         try:
             while group := await asyncio.to_thread(next, groups, None):
-                if len(under_way) >= self._connections:
+                while under_way and (len(under_way) >= self._connections or under_way[0].done()):
                     for result in await under_way[0]:
                         yield result
                     under_way.popleft()

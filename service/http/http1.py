@@ -101,6 +101,7 @@ class Http1Protocol(HttpToolsProtocol):
         self._write_timeout = WriteTimeout(
             transport, self.loop, self._write_timeout_s, self._client_dropped
         )
+        self._write_timeout.watch()
 
     def pause_writing(self) -> None:
         """Wait a limited time for a client that has not read all of its answer."""
@@ -312,7 +313,8 @@ class Http1Protocol(HttpToolsProtocol):
             f"content-length: {len(body)}\r\nx-request-id: {name}\r\nconnection: close\r\n\r\n"
         )
         self.transport.write(head.encode("ascii") + body)
-        self.transport.write_eof()
+        if self.transport.can_write_eof():  # TLS has none
+            self.transport.write_eof()
         self._head_timer = self.loop.call_later(_LINGER_S, self.transport.close)
 
     def _is_v2(self) -> bool:

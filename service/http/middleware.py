@@ -74,5 +74,6 @@ class RequestMiddleware:
             model=record.model,
             batch_size=record.stages.batch_size,
             total_ms=round(seconds * 1000, 3),
+            **({} if record.key is None else {"key": record.key}),
             **{f"{stage}_ms": ms for stage, ms in record.timings_ms().items()},
         )

@@ -4,19 +4,27 @@ from __future__ import annotations
 
 import inspect
 import re
+from collections.abc import Sequence
 from copy import deepcopy
 from typing import Any, Literal
 
 from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
+from service.access.scopes import Scope
 from service.http import examples
 from service.http.problems import MEDIA_TYPE
-from service.http.routes import CLASSIFY, OPERATIONS, Answer, Operation
+from service.http.routes import CLASSIFY, OPERATIONS, WITHOUT_MONITORING, Answer, Operation
 from service.http.schemas import Problem
 from service.inference.runtime import Runtime
 
 _REF = "#/components/schemas/{model}"
+_KEY = "ApiKey"
+_REFUSED = {
+    401: "No API key, or one that is not valid",
+    403: "The API key does not have the scope that this needs",
+    429: "Too many requests with this API key; see Retry-After",
+}
 
 TAGS = [
     {"name": "classification", "description": "Images in, labels out."},
@@ -37,10 +45,12 @@ def document(
     if root_path:
         described["servers"] = [{"url": root_path}]
     paths: dict[str, Any] = {}
-    for operation in OPERATIONS:
+    for operation in _served(runtime):
         paths.setdefault(operation.path, {})[operation.method.lower()] = _operation(operation)
     described |= {"paths": paths, "components": {"schemas": _schemas()}, "tags": TAGS}
     _state_limits(described, runtime)
+    if runtime.guard is not None:
+        _state_keys(described, runtime)
     return described
 
 
@@ -117,6 +127,24 @@ def _schemas() -> dict[str, Any]:
     _, ours = models_json_schema(pairs, ref_template=_REF)
     schemas: dict[str, Any] = ours["$defs"]
     return schemas
+
+
+def _served(runtime: Runtime) -> Sequence[Operation]:
+    return OPERATIONS if runtime.settings.metrics_port is None else WITHOUT_MONITORING
+
+
+def _state_keys(described: dict[str, Any], runtime: Runtime) -> None:
+    """Add the API keys that this service asks for to the description."""
+    described["components"]["securitySchemes"] = {_KEY: {"type": "http", "scheme": "bearer"}}
+    for operation in _served(runtime):
+        if operation.scope is Scope.PUBLIC:
+            continue
+        shown = described["paths"][operation.path][operation.method.lower()]
+        shown["security"] = [{_KEY: []}]
+        shown["description"] += f"\n\nNeeds an API key with the scope {operation.scope}."
+        shown["responses"] |= {
+            str(status): _problem(status, what) for status, what in _REFUSED.items()
+        }
 
 
 def _state_limits(described: dict[str, Any], runtime: Runtime) -> None:

@@ -4,7 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
-from service.errors import AllImagesFailedError, MethodNotAllowedError, RequestError
+from service.errors import (
+    AllImagesFailedError,
+    MethodNotAllowedError,
+    RequestError,
+    UnauthorizedError,
+)
 
 MEDIA_TYPE = "application/problem+json"
 
@@ -38,4 +43,6 @@ def headers_of(error: RequestError) -> dict[str, str]:
     """Return the additional headers of an error's answer."""
     if isinstance(error, MethodNotAllowedError):
         return {"allow": error.allowed}
+    if isinstance(error, UnauthorizedError):
+        return {"www-authenticate": 'Bearer realm="resnet-serve"'}  # RFC 9110, section 11.6.1
     return {} if error.retry_after_s is None else {"retry-after": str(error.retry_after_s)}

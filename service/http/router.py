@@ -9,7 +9,9 @@ from typing import Protocol
 from starlette.routing import Route, Router
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from service.errors import MethodNotAllowedError
+from service.access.guard import Guard
+from service.access.scopes import Scope as KeyScope
+from service.errors import AdminOffError, MethodNotAllowedError
 from service.http.exchange import Exchange, exchange_of
 from service.http.routes import Handler
 
@@ -32,6 +34,10 @@ class Row(Protocol):
         """What answers."""
 
     @property
+    def scope(self) -> KeyScope | None:
+        """What an API key needs for it."""
+
+    @property
     def also_head(self) -> bool:
         """Whether HEAD is answered too."""
 
@@ -43,13 +49,24 @@ class TableRouter:
     exit stacks took as long as decoding, batching and answering.
     """
 
-    def __init__(self, operations: Iterable[Row], fallback: ASGIApp) -> None:
+    def __init__(
+        self,
+        operations: Iterable[Row],
+        fallback: ASGIApp,
+        guard: Guard | None = None,
+        *,
+        admin_is_open: bool = False,
+    ) -> None:
+        """Take the guard of API keys and, if there is none, whether anyone may be an admin."""
         by_path: dict[str, dict[str, Handler]] = {}
         for operation in operations:
             methods = by_path.setdefault(operation.path, {})
-            methods[operation.method] = operation.handler
+            handler = guarded(
+                operation.handler, operation.scope, guard, admin_is_open=admin_is_open
+            )
+            methods[operation.method] = handler
             if operation.also_head:
-                methods["HEAD"] = operation.handler
+                methods["HEAD"] = handler
         routes = [Route(path, _Endpoint(handlers)) for path, handlers in by_path.items()]
         self._plain = {route.path: route for route in routes if not route.param_convertors}
         # No redirects: one would be built from the client's Host header.
@@ -68,6 +85,39 @@ class TableRouter:
             await _answer_for_the_server(exchange_of(scope))
         else:
             await self._router(scope, receive, send)
+
+
+def guarded(
+    handler: Handler,
+    scope: KeyScope | None,
+    guard: Guard | None,
+    *,
+    admin_is_open: bool = False,
+) -> Handler:
+    """Return a handler that asks the guard first.
+
+    Without a guard it is the handler itself, so that it costs nothing; but admin calls, and
+    whatever has no scope, need one unless `admin_is_open`.
+    """
+    if scope is KeyScope.PUBLIC:
+        return handler
+    needed = KeyScope.ADMIN if scope is None else scope
+    if guard is None:
+        is_open = admin_is_open or needed is not KeyScope.ADMIN
+        return handler if is_open else _refuse_admin
+
+    async def admitted(exchange: Exchange) -> None:
+        exchange.record.key = guard.admit(exchange.headers.get(b"authorization"), needed)
+        await handler(exchange)
+
+    return admitted
+
+
+async def _refuse_admin(_: Exchange) -> None:
+    raise AdminOffError(
+        f"this needs an API key with the scope {KeyScope.ADMIN}, and the service was started "
+        "without keys (--api-keys), and without --admin, which opens this to everyone"
+    )
 
 
 class _Endpoint:

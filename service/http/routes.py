@@ -13,6 +13,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
+from service.access.scopes import Scope
 from service.http import examples
 from service.http.accept import OCTETS, PNG
 from service.http.classify import classify
@@ -79,6 +80,8 @@ class Operation:
     """Schemas that `bodies` refers to."""
     also_head: bool = False
     """Whether HEAD is answered too, which many monitors use."""
+    scope: Scope | None = None
+    """What an API key needs for it; an operation without one is nobody's but an admin's."""
 
 
 def _form(files: Mapping[str, Any]) -> dict[str, Any]:
@@ -141,6 +144,7 @@ CLASSIFY = Operation(
     classify,
     tag="classification",
     summary="Classify one or several images",
+    scope=Scope.CLASSIFY,
     query=ClassifyQuery,
     headers=RequestHeaders,
     bodies=_IMAGE_BODIES,
@@ -195,6 +199,7 @@ OPERATIONS = (
         models,
         tag="models",
         summary="List the models",
+        scope=Scope.CLASSIFY,
         answers={200: Answer("The models", Models, examples.MODELS)},
     ),
     Operation(
@@ -203,6 +208,7 @@ OPERATIONS = (
         model,
         tag="models",
         summary="Show one model",
+        scope=Scope.CLASSIFY,
         query=ModelQuery,
         answers={200: Answer("The model", ModelDetail, examples.MODEL_DETAIL)},
         problems={400: "Bad parameter", 404: "Unknown model", 503: "The model is broken"},
@@ -213,11 +219,11 @@ OPERATIONS = (
         load,
         tag="models",
         summary="Load a model, or its changed files",
+        scope=Scope.ADMIN,
         query=ControlQuery,
         answers={200: Answer("The model's versions", ModelIndex, examples.MODEL_INDEX)},
         problems={
             400: "Bad parameter",
-            403: "Not allowed without the setting admin",
             404: "No such file",
             422: "A file that can't be served; what was served before still is",
         },
@@ -228,11 +234,11 @@ OPERATIONS = (
         unload,
         tag="models",
         summary="Stop serving a model",
+        scope=Scope.ADMIN,
         query=ControlQuery,
         answers={200: Answer("The model's versions", ModelIndex, examples.MODEL_UNLOADED)},
         problems={
             400: "Bad parameter",
-            403: "Not allowed without the setting admin",
             404: "Unknown model",
         },
     ),
@@ -242,6 +248,7 @@ OPERATIONS = (
         health,
         tag="operations",
         summary="Show the state of the service",
+        scope=Scope.METRICS,
         answers={200: Answer("Ready", Health, examples.HEALTH), 503: Answer("Not ready", Health)},
         also_head=True,
     ),
@@ -251,6 +258,7 @@ OPERATIONS = (
         livez,
         tag="operations",
         summary="Liveness",
+        scope=Scope.PUBLIC,
         answers={200: Answer("Alive", Probe, examples.PROBE), 503: Answer("Restart it", Probe)},
         also_head=True,
     ),
@@ -260,6 +268,7 @@ OPERATIONS = (
         readyz,
         tag="operations",
         summary="Readiness",
+        scope=Scope.PUBLIC,
         answers={200: Answer("Ready", Probe, examples.PROBE), 503: Answer("Not ready", Probe)},
         also_head=True,
     ),
@@ -277,7 +286,16 @@ OPERATIONS = (
         metrics,
         tag="operations",
         summary="Prometheus metrics",
+        scope=Scope.METRICS,
         answers={200: Answer("Metrics", example=examples.METRICS, media_type="text/plain")},
         also_head=True,
     ),
 )
+
+MONITORING = tuple(each for each in OPERATIONS if each.tag == "operations")
+"""What `--metrics-port` has."""
+
+WITHOUT_MONITORING = tuple(
+    each for each in OPERATIONS if each not in MONITORING or each.scope is Scope.PUBLIC
+)
+"""What the other port has left then: probes stay."""

@@ -63,8 +63,12 @@ class WriteTimeout:
         self._transport, self._loop, self._seconds = transport, loop, seconds
         self._dropped = dropped
         self._timer: asyncio.TimerHandle | None = None
-        # The protocol is notified at once if the kernel does not take everything.
-        transport.set_write_buffer_limits(high=0)
+
+    def watch(self) -> None:
+        """Have the protocol notified of what is not taken, which may be at once."""
+        # With TLS a limit of 0 is reached by 0 bytes, and the kernel may leave 64 KiB more to it.
+        high = 0 if self._transport.get_extra_info("sslcontext") is None else 1
+        self._transport.set_write_buffer_limits(high=high, low=0)
 
     def start(self) -> None:
         """Start waiting for a client that has not read everything."""

@@ -43,6 +43,8 @@ class RequestRecord:
     model: str | None = None
     images: int = 0
     code: str | None = None
+    key: str | None = None
+    """The name of its API key, never the key."""
     receive_s: float | None = None
     stages: StageTimings = field(default_factory=StageTimings)
     _shown_of: tuple[float | None, ...] = ()

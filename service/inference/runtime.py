@@ -8,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from service import __version__
+from service.access.guard import Guard
 from service.batching.admission import ByteGate
 from service.batching.decode_pool import DecodePool
 from service.cpus import cpu_count
@@ -41,6 +42,8 @@ class Runtime:
     inference: Pipeline
     explainer: Explainer
     live: LiveSummary
+    guard: Guard | None = None
+    """Judges API keys; None: there are none, and everything but admin calls is open."""
     started: float = field(default_factory=time.monotonic)
     draining: bool = False
     stop_by: float = 0.0  # of time.monotonic()
@@ -81,6 +84,9 @@ def create_runtime(settings: Settings, opener: Opener | None = None) -> Runtime:
     """
     metrics = Metrics()
     metrics.set_build(__version__)
+    guard = None
+    if settings.api_keys is not None:
+        guard = Guard(settings.api_keys, metrics.count_key, metrics.forget_key)
     memory = DecodingMemory(settings.max_decoding_bytes)
     decode_pool = DecodePool(settings.decode_threads or cpu_count(), memory.waited_s)
     repository = load_repository(settings, metrics, decode_pool, opener)
@@ -100,4 +106,5 @@ def create_runtime(settings: Settings, opener: Opener | None = None) -> Runtime:
         inference=Pipeline(decode_pool, policy, metrics, coalesce=settings.coalesce),
         explainer=Explainer(decode_pool, policy),
         live=LiveSummary(metrics),
+        guard=guard,
     )

@@ -34,6 +34,7 @@ FLAGS: dict[str, list[object]] = {
     ],
     "undecided": ["--coalesce"],
     "changing": ["--admin"],
+    "guarded": ["--api-keys", Path(__file__).with_name("keys.txt")],
 }  # fmt: skip
 """Flags of the servers used for the exchanges."""
 
@@ -47,11 +48,11 @@ CHANGES = (
 
 def write_models(folder: Path) -> dict[str, Path]:
     """Write each server's model folder."""
-    one, many, undecided, changing = (folder / name for name in FLAGS)
+    one, many, undecided, changing, guarded = (folder / name for name in FLAGS)
     for version in (1, 2):
         write_color_model(many / "versions" / f"{version}.onnx", color_contract(name="versions"))
     (many / "broken.onnx").write_bytes(b"no model")
-    for path in (one / "color.onnx", many / "color.onnx"):
+    for path in (one / "color.onnx", many / "color.onnx", guarded / "color.onnx"):
         write_color_model(path)
     write_color_model(undecided / "color.onnx", extra_outputs=True)
     write_color_model(undecided / "other.onnx", color_contract(name="other"))
@@ -75,6 +76,8 @@ def requests() -> Iterator[tuple[str, str, bytes]]:
         yield "undecided", name, request("POST", target, body, headers)
     for target in CHANGES:
         yield "changing", f"changing: POST {target}", request("POST", target)
+    for name, method, target, headers in _guarded():
+        yield "guarded", name, request(method, target, RED if method == "POST" else b"", headers)
 
 
 def request(
@@ -293,6 +296,24 @@ def _undecided() -> dict[str, tuple[str, dict[str, str], bytes]]:
     for route in ("embed", "explain"):
         posts[f"{route}: one good, one bad"] = (f"/v1/{route}?model=color", form_type, two)
     return posts
+
+
+def _guarded() -> Iterator[tuple[str, str, str, dict[str, str]]]:
+    """Yield requests with the keys of `keys.txt`, each of which is its name and `.secret`."""
+    for target in ("/v1/models", "/health", "/livez", "/openapi.json", "/nope"):
+        for name in ("classify", "metrics"):
+            key = {"Authorization": f"Bearer {name}.secret"}
+            yield f"guarded: GET {target} with {name}", "GET", target, key
+    yield "guarded: HEAD /health without a key", "HEAD", "/health", {}
+    yield "guarded: DELETE without a key", "DELETE", "/v1/classify", {}
+    for name, header in {
+        "no key": "", "a key": "Bearer classify.secret", "another secret": "Bearer classify.other",
+        "another name": "Bearer other.secret", "another scheme": "Basic classify.secret",
+        "a small scheme": "bearer classify.secret", "another scope": "Bearer metrics.secret",
+        "a rate": "Bearer once.secret", "a rate, again": "Bearer once.secret",
+    }.items():  # fmt: skip
+        headers = {"Content-Type": "image/png"} | ({"Authorization": header} if header else {})
+        yield f"guarded: POST with {name}", "POST", "/v1/classify", headers
 
 
 def answers(url: str, data: bytes) -> list[dict[str, Any]]:

@@ -306,7 +306,7 @@ def test_help_has_groups_placeholders_and_ranges():
         assert said in text
     titles = re.findall(r"^(\w[\w ]*):$", parser.format_help(), re.MULTILINE)
     assert titles == [
-        "options", "address", "models", "device", "batches and threads", "requests",
+        "options", "address", "access", "models", "device", "batches and threads", "requests",
         "stopping and connections", "log",
     ]  # fmt: skip
 

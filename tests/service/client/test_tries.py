@@ -15,6 +15,7 @@ from service.client.answers import retry_after_s
 from service.errors import (
     BrokenModelError,
     ClientTimeoutError,
+    InferenceError,
     ModelUnavailableError,
     NotAnImageError,
     NotReadyError,
@@ -190,6 +191,16 @@ def test_an_image_whose_error_does_not_pass_in_time_keeps_it(clock):
     ):
         found = list(client.classify_many([b"1st", b"2nd"]))
     assert best(found) == ["model_unavailable"] * 2
+
+
+@pytest.mark.parametrize("images", [[b"1st"], [b"1st", b"2nd"]])
+def test_images_on_which_the_engine_failed_do_not_end_the_others(clock, images):
+    failed = refusal(InferenceError("no finite probabilities"))
+    with (
+        scripted(NO_MODELS, failed) as server,
+        Client(server.url, clock=clock, sleep=clock.sleep) as client,
+    ):
+        assert best(client.classify_many(images)) == ["inference_failed"] * len(images)
 
 
 @pytest.mark.parametrize(

@@ -20,7 +20,7 @@ class Connection(asyncio.Transport):
         self.loop = asyncio.new_event_loop()
 
     def set_write_buffer_limits(self, high: int | None = None, low: int | None = None) -> None:
-        assert high == 0, "the protocol must hear of a single byte that is left"
+        self.limits = high, low
 
     def get_write_buffer_size(self) -> int:
         return self.left
@@ -88,3 +88,13 @@ def test_who_has_taken_all_has_time_again_for_the_next_answer(connection, timeou
     connection.pass_time(29)
     assert not connection.ended
     assert dropped == []
+
+
+@pytest.mark.parametrize(("sslcontext", "high"), [(None, 0), (object(), 1)])
+def test_the_protocol_hears_of_a_single_byte_that_is_left(sslcontext, high):
+    """With TLS, none left would be as many as a limit of 0."""
+    connection = Connection(0)
+    connection._extra = {"sslcontext": sslcontext}  # type: ignore[attr-defined]
+    WriteTimeout(connection, connection, 30, print).watch()  # type: ignore[arg-type]
+    assert connection.limits == (high, 0)
+    connection.loop.close()

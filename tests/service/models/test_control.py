@@ -275,7 +275,7 @@ def test_over_http_models_are_loaded_and_unloaded_by_who_may(model_folder):
 def test_without_the_setting_nobody_may(model_folder, call):
     async def work(app, client) -> None:
         answer = await client.post(f"/v1/models/color/{call}")
-        assert (answer.status_code, answer.json()["code"]) == (403, "admin_required")
+        assert (answer.status_code, answer.json()["code"]) == (403, "admin_off")
         assert (await client.get(f"/v1/models/color/{call}")).status_code == 405
         await until(lambda: len(list(app.state.runtime.repository)) == 1)
 
