@@ -38,6 +38,8 @@ from service.inference.pipeline import Pipeline
 from service.inference.runtime import Runtime
 from service.memory import give_back_while_running
 from service.metrics import Metrics
+from service.models.control import Control
+from service.models.folder_watch import FolderWatch
 from service.models.loader import load_repository
 from service.models.watchdog import watch
 from service.preprocess.decode import DecodePolicy, prepare_decoding
@@ -120,6 +122,7 @@ def create_runtime(settings: Settings, opener: Opener | None = None) -> Runtime:
     memory = DecodingMemory(settings.max_decoding_bytes)
     decode_pool = DecodePool(settings.decode_threads or cpu_count(), memory.waited_s)
     repository = load_repository(settings, metrics, decode_pool, opener)
+    control = Control(repository, settings, metrics)
     prepare_decoding()
     policy = DecodePolicy(settings.max_image_pixels, settings.jpeg_draft_ratio, memory)
     body_bytes = ByteGate(settings.max_inflight_bytes)
@@ -127,6 +130,8 @@ def create_runtime(settings: Settings, opener: Opener | None = None) -> Runtime:
     return Runtime(
         settings=settings,
         repository=repository,
+        control=control,
+        folder_watch=FolderWatch(control, settings, metrics) if settings.watch else None,
         metrics=metrics,
         body_bytes=body_bytes,
         decode_pool=decode_pool,
@@ -141,16 +146,20 @@ async def _lifespan(app: FastAPI) -> AsyncGenerator[None]:
     # A daemon, so that a device that hangs in warm-up can't keep the process from exiting.
     warm_up = threading.Thread(target=_warm_up, args=(app, runtime), name="warm-up", daemon=True)
     warm_up.start()
-    watchdog = asyncio.create_task(watch(runtime.repository))
-    giver = asyncio.create_task(give_back_while_running())
+    tasks = [
+        asyncio.create_task(watch(runtime.repository)),
+        asyncio.create_task(give_back_while_running()),
+    ]
+    if runtime.folder_watch is not None:
+        tasks.append(asyncio.create_task(runtime.folder_watch.run()))
     front = await _started_grpc(runtime)
     try:
         yield
     finally:
         if front is not None:
             await front.stopped()
-        watchdog.cancel()
-        giver.cancel()
+        for task in tasks:
+            task.cancel()
         # Every accepted request has been answered or given up by now.
         runtime.warm_up_stop.set()
         runtime.decode_pool.close()

@@ -8,7 +8,7 @@ The stages of a request, and the errors that can end each:
 
     request   --HTTP/1.1-->      MalformedRequestError, HeadersTooLargeError, HeadersTimeoutError
               --query-->         InvalidParameterError, ModelRequiredError, UnknownModelError,
-                                 BrokenModelError, TopKError
+                                 BrokenModelError, EvictedModelError, NoRoomError, TopKError
               --headers-->       InvalidTimeoutError, InvalidPriorityError
               --upload-->        UnsupportedMediaTypeError, ContentEncodingError,
                                  BodyTooLargeError, InflightBytesError, BodyTimeoutError,
@@ -28,6 +28,7 @@ The stages of a request, and the errors that can end each:
               --device-->        DeviceLostError, SessionFailedError, DeviceMemoryError, each
                                  of which becomes a ModelUnavailableError
      answer   --together-->      AllImagesFailedError
+     models  --load, unload-->   AdminRequiredError, ModelLoadError, NoRoomError
      at any time                 ClientDisconnectedError, StoppingError, InternalError,
                                  RouteNotFoundError, MethodNotAllowedError
 
@@ -203,6 +204,30 @@ class UnknownModelError(RequestError):
     """No model with that name and version is served."""
 
     status, code, title = 404, "unknown_model", "Unknown model"
+
+
+class AdminRequiredError(RequestError):
+    """The request would change what is served, which `admin` does not allow."""
+
+    status, code, title = 403, "admin_required", "Not allowed"
+
+
+class ModelLoadError(RequestError):
+    """The model's file can't be served; what was served before still is."""
+
+    status, code, title = 422, "model_load_failed", "The model can't be loaded"
+
+
+class EvictedModelError(RequestError):
+    """The model was evicted to make room, and is being loaded again for this request's retry."""
+
+    status, code, title = 503, "model_evicted", "The model is being loaded again"
+
+
+class NoRoomError(RequestError):
+    """The model does not fit into `max_models` or `max_models_bytes` beside pinned ones."""
+
+    status, code, title = 503, "no_room_for_model", "No room for the model"
 
 
 class TopKError(RequestError):

@@ -192,6 +192,23 @@ class Metrics:
             list(_MODEL),
             registry=registry,
         )
+        self._loads = Counter(
+            "resnet_serve_model_loads",
+            "Models loaded or reloaded while serving, by outcome (ok or failed).",
+            ["model", "outcome"],
+            registry=registry,
+        )
+        self._evictions = Counter(
+            "resnet_serve_model_evictions",
+            "Models evicted to make room for others.",
+            ["model"],
+            registry=registry,
+        )
+        self.watch_failing = Gauge(
+            "resnet_serve_watch_failing",
+            "1 while the watched folder can't be read or has no models.",
+            registry=registry,
+        )
         self._of_models = (
             self.images,
             self.abandoned,
@@ -226,6 +243,14 @@ class Metrics:
     def count_refusal(self, code: str) -> None:
         """Count a request that ended in an error."""
         self._rejected.labels(code).inc()
+
+    def count_load(self, model: str, outcome: str) -> None:
+        """Count a load while serving."""
+        self._loads.labels(model, outcome).inc()
+
+    def count_eviction(self, model: str) -> None:
+        """Count a model that made room for another."""
+        self._evictions.labels(model).inc()
 
     def watch_bytes(self, held: Callable[[], float]) -> None:
         """Expose `held()`, the bytes of request bodies in memory."""

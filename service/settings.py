@@ -25,6 +25,7 @@ from pydantic import (
 from service import flags
 from service.engine.providers import AUTO, CPU, CUDA, CudaGraphs, provider_names
 from service.errors import SettingsError
+from service.versions import VersionPolicy
 
 PREFIX = "RESNET_SERVE_"
 
@@ -106,6 +107,40 @@ class Settings(BaseModel):
     )
     default_model: str | None = Field(
         None, description="model for requests that do not name one; needed only with several"
+    )
+    admin: bool = Field(
+        False,
+        description="allow every client to load and unload models (POST /v1/models/NAME/load and "
+        "/unload)",
+    )
+    model_versions: dict[str, str] = Field(
+        {},
+        description="which version of a model answers requests that name none: latest (default), "
+        "one version, or shares, e.g. resnet50=2,tiny=1:90,2:10",
+    )
+    model_settings: Path | None = Field(
+        None,
+        description="TOML file with settings of single models; NAME.toml in the model folder has "
+        "those of one",
+    )
+    watch: bool = Field(
+        False,
+        description="follow changes in the folder of --models: load new and changed files, retire "
+        "those that are gone",
+    )
+    watch_interval_s: Seconds = Field(
+        2, description="how often to look at it; a file counts once two looks see it the same"
+    )
+    max_models: int = Field(
+        0,
+        ge=0,
+        description="maximum model files loaded at once, each version counted; 0: no limit; the "
+        "least recently used that is not pinned is evicted",
+    )
+    max_models_bytes: int = Field(
+        0,
+        ge=0,
+        description="maximum memory for all loaded models, estimated from their files; 0: no limit",
     )
     provider: ProviderName = Field(
         AUTO,
@@ -268,6 +303,30 @@ class Settings(BaseModel):
             raise ValueError("must be pairs like resnet50=2000,tiny=500")
         return {name.strip(): number.strip() for name, _, number in pairs}
 
+    @field_validator("model_versions", mode="before")
+    @classmethod
+    def _split_versions(cls, value: Any) -> Any:
+        if not isinstance(value, str):
+            return value
+        found: dict[str, str] = {}
+        name = ""
+        for part in _split(value):
+            before, equals, after = (each.strip() for each in part.rpartition("="))
+            if equals and before in found:
+                raise ValueError(f"{before} is given twice")
+            if not (equals or name):
+                raise ValueError("must be pairs like resnet50=2,tiny=1:90,2:10")
+            if equals:
+                name, found[before] = before, after
+            else:  # another share of the same model
+                found[name] += f",{after}"
+        return found
+
+    @field_validator("model_versions")
+    @classmethod
+    def _are_versions(cls, value: dict[str, str]) -> dict[str, str]:
+        return {name: str(VersionPolicy.parse(text)) for name, text in value.items()}
+
     @field_validator("models", mode="before")
     @classmethod
     def _names_a_folder(cls, value: Any) -> Any:
@@ -284,6 +343,8 @@ class Settings(BaseModel):
     def _limits_fit(self) -> Settings:
         if self.tf32 and self.precision == "exact":
             raise ValueError("tf32: TF32 is not exact; leave out either")
+        if self.watch and self.models is None:
+            raise ValueError("watch: without --models there is no folder to watch")
         if self.jpeg_draft_ratio and self.jpeg_draft_ratio < 2:
             raise ValueError(
                 "jpeg_draft_ratio: below 2 the result changes too much; give 0 for never"

@@ -83,6 +83,12 @@ class Engine(Protocol):
 class Opener(Protocol):
     """Opens model files as configured, and reports on the devices that they run on."""
 
+    def narrowed(self, provider: str | None, *, exact: bool) -> Opener:
+        """Return an opener on the same devices for a model with a provider or precision of its own.
+
+        Without a `provider`, it is this opener's. With `exact`, nothing is rounded.
+        """
+
     def expected(self) -> Provider:
         """Return the provider expected to be used here; only an open engine knows for sure."""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from copy import copy
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypedDict
@@ -15,6 +16,7 @@ from service.engine.base import Engine, ProviderOpener
 from service.engine.providers import (
     AUTO,
     EngineOptions,
+    PrecisionChoice,
     Provider,
     candidates,
     make_openers,
@@ -44,8 +46,18 @@ class OnnxOpener:
         """Create the providers' openers; `openers`, by provider name, replace some of them."""
         self.provider = provider
         self._options = options or EngineOptions()
+        self._exact = False
         # All at once, since any thread may iterate over them while another opens a file.
         self._openers = {**make_openers(self._options), **(openers or {})}
+
+    def narrowed(self, provider: str | None, *, exact: bool) -> OnnxOpener:
+        """Return an opener on the same devices for a model with a provider or precision of its own.
+
+        Without a `provider`, it is this opener's. With `exact`, nothing is rounded.
+        """
+        other = copy(self)
+        other.provider, other._exact = provider or self.provider, exact or self._exact
+        return other
 
     def expected(self) -> Provider:
         """Return the provider expected to be used here; only an open engine knows for sure."""
@@ -69,7 +81,7 @@ class OnnxOpener:
         # In addition to the sessions' own level: some log lines belong to no session.
         onnxruntime.set_default_logger_severity(ERRORS_ONLY)
         *preferred, last = candidates(provider or self.provider)
-        how: _How = {"intra_op_threads": intra_op_threads, "exact": exact}
+        how: _How = {"intra_op_threads": intra_op_threads, "exact": exact or self._exact}
         engine, refusals = self._open_on_first(preferred, path, how)
         if engine is None:
             try:
@@ -87,7 +99,7 @@ class OnnxOpener:
         found: list[Provider] = []
         if self.provider != AUTO:
             return found
-        asked = self._options.precision
+        asked: PrecisionChoice = "exact" if self._exact else self._options.precision
         for provider in may_beat_cpu(contract, asked):
             if problem := provider.find_problem():
                 _log.warning(f"serving_without_{provider.name}", detail=problem)

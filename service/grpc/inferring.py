@@ -73,7 +73,7 @@ class Inferring:
             del data
             model = model_of(runtime, message.model_name, message.model_version, record)
             request = request_of(message)
-            default = _default_due(runtime, model, record, left_s)
+            default = _default_due(model, record, left_s)
             due = due_by(request.parameters, default, record.arrival, stated=left_s is not None)
             runtime.inference.check(model, due)
             async with TimeLimit(due, record, runtime.settings.body_timeout_s) as limit:
@@ -94,11 +94,10 @@ class Inferring:
 
 
 def _default_due(
-    runtime: Runtime, model: ServedModel, record: RequestRecord, left_s: float | None
+    model: ServedModel, record: RequestRecord, left_s: float | None
 ) -> RequestDeadline:
     """Return the call's own deadline, or the model's if it has none."""
-    settings = runtime.settings
-    timeout_ms = settings.model_timeout_ms.get(model.name, settings.request_timeout_ms)
+    timeout_ms = model.timeout_ms
     if left_s is not None:
         timeout_ms = max(1, min(int(left_s * 1000), MAX_TIMEOUT_MS))
     return RequestDeadline(record.arrival + timeout_ms / 1000, timeout_ms)

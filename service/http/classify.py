@@ -23,7 +23,7 @@ async def classify(exchange: Exchange) -> None:
     query = read_query(exchange.query_string, ClassifyQuery)
     model = find_model(exchange, query.model, query.version)
     top = labels_wanted(query.top_k, model)
-    due = deadline_of(exchange.headers, record, exchange.runtime.settings, model.name)
+    due = deadline_of(exchange.headers, record, model.timeout_ms)
     parse = body_parser_of(exchange.headers.get(b"content-type"))
 
     async with received(exchange, model, due) as body:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from service.errors import (
+    AdminRequiredError,
     BodyTimeoutError,
     BodyTooLargeError,
     DeadlineExceededError,
@@ -24,6 +25,7 @@ PROBLEMS: dict[int, dict[str, Any]] = {
     error.status: problem(error, _REQUEST_ID)
     for error in (
         InvalidParameterError("there is no parameter 'topk'; allowed: top_k, model, version"),
+        AdminRequiredError("loading and unloading need the setting admin (--admin)"),
         UnknownModelError("there is no model of that name; available: slim-resnet50"),
         BodyTimeoutError("the body did not arrive within 30 s (body_timeout_s)"),
         BodyTooLargeError("the body is larger than 33554432 bytes (max_body_bytes)"),
@@ -106,6 +108,8 @@ HEALTH = {
     },
     "devices": [],
     "broken": [],
+    "failed_loads": [],
+    "watch": None,
     "models": [
         {
             "name": "slim-resnet50",
@@ -136,6 +140,7 @@ _MODEL = {
     "name": "slim-resnet50",
     "version": 1,
     "default": True,
+    "share": 1.0,
     "architecture": "resnet50",
     "state": "ready",
     "provider": "cpu",
@@ -152,7 +157,7 @@ _MODEL = {
     },
 }
 
-MODELS = {"models": [_MODEL], "broken": []}
+MODELS = {"models": [_MODEL], "broken": [], "evicted": []}
 
 MODEL_DETAIL = _MODEL | {
     "preprocessing": {
@@ -181,3 +186,17 @@ MODEL_DETAIL = _MODEL | {
     ],
 }
 """Truncated to the first two labels."""
+
+MODEL_INDEX = {
+    "models": [
+        {"name": "flowers", "version": 1, "state": "READY", "reason": ""},
+        {"name": "flowers", "version": 2, "state": "READY", "reason": ""},
+    ]
+}
+
+MODEL_UNLOADED = {
+    "models": [
+        {"name": "flowers", "version": version, "state": "UNAVAILABLE", "reason": "unloaded"}
+        for version in (1, 2)
+    ]
+}

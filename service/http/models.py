@@ -17,14 +17,18 @@ async def models(exchange: Exchange) -> None:
     """List the served models, with versions, states and accuracies, and the broken ones."""
     repository = exchange.runtime.repository
     listed = [_summary(model, repository) for model in repository]
-    await exchange.respond_json({"models": listed, "broken": broken_models(repository)})
+    evicted = [{"name": m.name, "version": m.version} for m in repository.models.evicted]
+    await exchange.respond_json(
+        {"models": listed, "broken": broken_models(repository), "evicted": evicted}
+    )
 
 
 async def model(exchange: Exchange) -> None:
     """Return one model: its preprocessing, provenance, parity with PyTorch and classes."""
     repository = exchange.runtime.repository
     query = read_query(exchange.query_string, ModelQuery)
-    found = repository.find(exchange.path_parameters["name"], query.version)
+    name, request_id = exchange.path_parameters["name"], exchange.record.request_id
+    found = repository.find(name, query.version, request_id)
     contract = found.contract
     await exchange.respond_json(
         {
@@ -63,6 +67,7 @@ def _summary(model: ServedModel, repository: Repository) -> dict[str, Any]:
         "name": model.name,
         "version": model.version,
         "default": repository.models.default == model.name,
+        "share": round(repository.models.share(model), 6),
         "architecture": contract.architecture,
         "state": model.state,
         "provider": model.engine.provider.name,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from dataclasses import asdict
 from typing import Any
 
 from service import __version__
@@ -26,6 +27,8 @@ async def health(exchange: Exchange) -> None:
         "devices": runtime.repository.devices(),
         "models": [_model_health(model) for model in runtime.repository],
         "broken": broken_models(runtime.repository),
+        "failed_loads": [asdict(model) for model in runtime.control.failed()],
+        "watch": runtime.folder_watch and {"trouble": runtime.folder_watch.trouble},
     }
     await exchange.respond_json(body, 200 if state == "ready" else 503)
 

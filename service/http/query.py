@@ -51,7 +51,7 @@ def labels_wanted(top: int | None, model: ServedModel) -> int:
     """Return how many labels each image gets. Raises `TopKError`."""
     classes = len(model.contract.labels)
     if top is None:
-        return min(_DEFAULT_TOP_K, classes)
+        return min(model.options.top_k or _DEFAULT_TOP_K, classes)
     if not 1 <= top <= classes:
         raise TopKError(f"top_k is {top}; {model.name} allows 1 to {classes}")
     return top

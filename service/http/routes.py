@@ -15,15 +15,18 @@ from pydantic import BaseModel
 
 from service.http import examples
 from service.http.classify import classify
+from service.http.control import load, unload
 from service.http.exchange import Exchange
 from service.http.models import model, models
 from service.http.monitoring import health, livez, metrics, readyz
 from service.http.schemas import (
     Classification,
     ClassifyQuery,
+    ControlQuery,
     Health,
     JsonImages,
     ModelDetail,
+    ModelIndex,
     ModelQuery,
     Models,
     Probe,
@@ -135,6 +138,35 @@ OPERATIONS = (
         query=ModelQuery,
         answers={200: Answer("The model", ModelDetail, examples.MODEL_DETAIL)},
         problems={400: "Bad parameter", 404: "Unknown model", 503: "The model is broken"},
+    ),
+    Operation(
+        "POST",
+        "/v1/models/{name}/load",
+        load,
+        tag="models",
+        summary="Load a model, or its changed files",
+        query=ControlQuery,
+        answers={200: Answer("The model's versions", ModelIndex, examples.MODEL_INDEX)},
+        problems={
+            400: "Bad parameter",
+            403: "Not allowed without the setting admin",
+            404: "No such file",
+            422: "A file that can't be served; what was served before still is",
+        },
+    ),
+    Operation(
+        "POST",
+        "/v1/models/{name}/unload",
+        unload,
+        tag="models",
+        summary="Stop serving a model",
+        query=ControlQuery,
+        answers={200: Answer("The model's versions", ModelIndex, examples.MODEL_UNLOADED)},
+        problems={
+            400: "Bad parameter",
+            403: "Not allowed without the setting admin",
+            404: "Unknown model",
+        },
     ),
     Operation(
         "GET",

@@ -14,6 +14,7 @@ from service.http.parameters import WholeNumber
 from service.settings import MAX_TIMEOUT_MS
 
 _STRICT = ConfigDict(extra="forbid")
+_VERSION = "model version; default: as the service's setting model_versions says, or the highest"
 
 
 class ClassifyQuery(BaseModel):
@@ -27,14 +28,21 @@ class ClassifyQuery(BaseModel):
     model: Annotated[str, Field(min_length=1)] | None = Field(
         None, description="model name; see /v1/models"
     )
-    version: WholeNumber | None = Field(None, description="model version; default: the highest")
+    version: WholeNumber | None = Field(None, description=_VERSION)
 
 
 class ModelQuery(BaseModel):
     """The query of a request for one model."""
 
     model_config = ConfigDict(frozen=True)
-    version: WholeNumber | None = Field(None, description="model version; default: the highest")
+    version: WholeNumber | None = Field(None, description=_VERSION)
+
+
+class ControlQuery(BaseModel):
+    """The query of a request to load or unload a model; other parameters are refused."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    version: WholeNumber | None = Field(None, description="only this version; default: all")
 
 
 class JsonImage(BaseModel):
@@ -211,6 +219,12 @@ class Device(BaseModel):
     memory_total_bytes: int
 
 
+class Watch(BaseModel):
+    """The watched folder."""
+
+    trouble: str = Field(description="why it can't be followed at present; empty if it can")
+
+
 class Health(BaseModel):
     """The service's state: "ready" even if some models are broken, "draining" after SIGTERM.
 
@@ -224,6 +238,10 @@ class Health(BaseModel):
     devices: list[Device] = Field(description="the GPU in use; empty on the CPU")
     models: list[ModelHealth]
     broken: list[Broken]
+    failed_loads: list[Broken] = Field(
+        description="files that could not be loaded since the start; what was served still is"
+    )
+    watch: Watch | None = Field(description="the watched folder; null without the setting watch")
 
 
 class Probe(BaseModel):
@@ -239,6 +257,9 @@ class ModelSummary(BaseModel):
     name: str
     version: int
     default: bool
+    share: float = Field(
+        description="share of the requests that name the model but no version, 0 to 1"
+    )
     architecture: str
     state: Literal["warming", "ready", "reloading", "failed"]
     provider: str
@@ -248,11 +269,37 @@ class ModelSummary(BaseModel):
     accuracy: dict[str, Any] | None
 
 
+class Evicted(BaseModel):
+    """A model that is loaded when it is asked for."""
+
+    name: str
+    version: int
+
+
 class Models(BaseModel):
     """All served models."""
 
     models: list[ModelSummary]
     broken: list[Broken]
+    evicted: list[Evicted] = Field(
+        description="models that made room for others; a request for one is refused (503), and "
+        "has it loaded again"
+    )
+
+
+class ModelAvailability(BaseModel):
+    """Whether a version of a model can be asked, in the words of Triton's repository index."""
+
+    name: str
+    version: int
+    state: Literal["READY", "LOADING", "UNLOADING", "UNAVAILABLE"]
+    reason: str
+
+
+class ModelIndex(BaseModel):
+    """All known versions of a model, served or not."""
+
+    models: list[ModelAvailability]
 
 
 class ModelDetail(ModelSummary):

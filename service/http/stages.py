@@ -30,8 +30,9 @@ from service.models.model import ServedModel
 
 def find_model(exchange: Exchange, name: str | None, version: int | None) -> ServedModel:
     """Return the model that a request names, and record it. Raises what `Repository.find` does."""
-    model = exchange.runtime.repository.find(name, version)
-    exchange.record.model = model.name
+    record = exchange.record
+    model = exchange.runtime.repository.find(name, version, record.request_id)
+    record.model = model.name
     return model
 
 

@@ -8,7 +8,7 @@ from service.batching.ticket import Priority
 from service.errors import InvalidPriorityError, InvalidTimeoutError
 from service.inference.deadline import RequestDeadline
 from service.inference.record import RequestRecord
-from service.settings import MAX_TIMEOUT_MS, Settings
+from service.settings import MAX_TIMEOUT_MS
 from service.wording import shortened
 
 TIMEOUT_HEADER = b"x-request-timeout-ms"
@@ -18,14 +18,14 @@ _PRIORITIES = {"high": Priority.HIGH, "low": Priority.LOW}
 
 
 def deadline_of(
-    headers: Mapping[bytes, bytes], record: RequestRecord, settings: Settings, model: str
+    headers: Mapping[bytes, bytes], record: RequestRecord, default_ms: int
 ) -> RequestDeadline:
     """Read `X-Request-Timeout-Ms`, counted from the request's arrival, and `X-Request-Priority`.
 
-    Raises `InvalidTimeoutError` or `InvalidPriorityError`.
+    `default_ms` is the model's timeout, for requests that don't say. Raises `InvalidTimeoutError`
+    or `InvalidPriorityError`.
     """
-    default = settings.model_timeout_ms.get(model, settings.request_timeout_ms)
-    text = _text(headers, TIMEOUT_HEADER, str(default))
+    text = _text(headers, TIMEOUT_HEADER, str(default_ms))
     digits = text.isascii() and text.isdigit() and len(text) <= _MOST_DIGITS
     if not (digits and 1 <= int(text) <= MAX_TIMEOUT_MS):
         raise InvalidTimeoutError(

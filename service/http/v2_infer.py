@@ -27,7 +27,7 @@ _AT_ONCE = 64 * 1024
 async def infer(exchange: Exchange) -> None:
     """Run the images of one tensor; see `service/kserve/`."""
     record, model = exchange.record, named_model(exchange)
-    due = deadline_of(exchange.headers, record, exchange.runtime.settings, model.name)
+    due = deadline_of(exchange.headers, record, model.timeout_ms)
 
     async with received(exchange, model, due, CODINGS) as body:
         request = await _read(exchange, body, model, due)

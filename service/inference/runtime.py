@@ -9,8 +9,11 @@ from dataclasses import dataclass, field
 
 from service.batching.admission import ByteGate
 from service.batching.decode_pool import DecodePool
+from service.errors import AdminRequiredError
 from service.inference.pipeline import Pipeline
 from service.metrics import Metrics
+from service.models.control import Control
+from service.models.folder_watch import FolderWatch
 from service.models.repository import Repository
 from service.settings import Settings
 
@@ -23,6 +26,8 @@ class Runtime:
 
     settings: Settings
     repository: Repository
+    control: Control
+    folder_watch: FolderWatch | None
     metrics: Metrics
     body_bytes: ByteGate
     decode_pool: DecodePool
@@ -34,6 +39,16 @@ class Runtime:
     begin_grpc_stop: Callable[[float], None] = lambda _: None
     """Makes the gRPC front, if there is one, take no more calls; takes the seconds it may last."""
     given_up: int = 0  # requests that were abandoned when stopping took too long
+
+    def require_admin(self) -> None:
+        """Refuse to change what is served, unless the settings allow it to anyone.
+
+        Raises `AdminRequiredError`.
+        """
+        if not self.settings.admin:
+            raise AdminRequiredError(
+                "loading and unloading models need the setting admin (--admin)"
+            )
 
     def begin_drain(self) -> None:
         """Become unready, and set the time by which everything must have ended."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,16 +16,27 @@ from service.engine.providers import EngineOptions
 from service.errors import ModelFileError, ModelSelectionError
 from service.memory import give_back_freed
 from service.metrics import Metrics
-from service.models.files import BrokenModel, ModelFile, builtin_file, discover
+from service.models.eviction import Newcomer, Room
+from service.models.files import (
+    BrokenModel,
+    EvictedModel,
+    ModelFile,
+    builtin_file,
+    discover,
+    reason_for_clients,
+    stamp_of,
+)
 from service.models.model import LoadedModel
 from service.models.model_loader import ModelLoader
 from service.models.model_set import ModelSet
+from service.models.model_settings import ModelConfig, ModelSettings
 from service.models.repository import Repository
 from service.settings import Settings
 from service.tracebacks import forget_frames
 from service.tuning.autotune import ParallelismChoice
 from service.tuning.cache import ProfileCache
 from service.tuning.contest import Won
+from service.versions import VersionPolicy
 
 _log = structlog.get_logger(__name__)
 
@@ -43,19 +54,20 @@ def load_repository(
 
     Raises a `StartupError` that names the file or setting at fault.
     """
-    files = _asked_for(settings)
+    config = ModelConfig(settings)
+    files = _asked_for(settings, config)
     names = list(dict.fromkeys(file.name for file in files))
     default = settings.default_model or (names[0] if len(names) == 1 else None)
     decode_pool = decode_pool or DecodePool(1)
     cache = ProfileCache(settings.cache_dir)
-    first = _first_asked_for(files, settings.default_model)
+    policies = _policies(config, files)
+    first = _first_asked_for(files, settings.default_model, policies)
     required = first if default else None
-    loader = ModelLoader(settings, metrics, opener or onnx_opener(settings), cache)
+    loader = ModelLoader(settings, metrics, opener or onnx_opener(settings), cache, config)
     loading = _Loading(settings, loader, required)
     choice = loading.choose([first, *(file for file in files if file != first)])
     _log.info("parallelism_chosen", **choice.described())
-    for file in files:
-        loading.load(file)
+    evicted = loading.load_what_fits(files, Room(settings), config)
     provider = next(iter(loading.loaded.values())).engine.provider
     # A GPU computes one batch at a time, even while the next is being prepared.
     device = DeviceLoad(1 if provider.own_device else choice.parallelism.runners, decode_pool)
@@ -64,11 +76,11 @@ def load_repository(
     for model in loading.broken:
         metrics.show_broken(model.name, model.version)
     give_back_freed()
-    models = ModelSet(served, loading.broken, default, settings.strict_models)
+    models = ModelSet(served, loading.broken, evicted, default, settings.strict_models)
     return Repository(models, device, decode_pool, choice, settings.stuck_after_s, loader)
 
 
-def _asked_for(settings: Settings) -> list[ModelFile]:
+def _asked_for(settings: Settings, config: ModelConfig) -> list[ModelFile]:
     """Find the files that the settings specify, and log those of a folder that can't be served."""
     files: list[ModelFile] = []
     if settings.models:
@@ -90,9 +102,12 @@ def _asked_for(settings: Settings) -> list[ModelFile]:
                 f"{file.path} and {other} are both {file.name} version {file.version}"
             )
     names = {file.name for file in files}
+    may_come = settings.watch or settings.admin  # models that are not there yet
     for flag, name in (
         ("--default-model", settings.default_model),
         *(("--model-timeout-ms", name) for name in sorted(settings.model_timeout_ms)),
+        *(("--model-versions", name) for name in sorted(settings.model_versions)),
+        *(("--model-settings", name) for name in sorted(config.names) if not may_come),
     ):
         if name is not None and name not in names:
             raise ModelSelectionError(
@@ -133,6 +148,28 @@ class _Loading:
         assert first_error is not None  # noqa: S101 - `discover` gives at least one file
         raise first_error
 
+    def load_what_fits(
+        self, files: Sequence[ModelFile], room: Room, config: ModelConfig
+    ) -> list[EvictedModel]:
+        """Load files, pinned ones first; return those for which there is no room.
+
+        Raises `ModelSelectionError` if there is none for a pinned one.
+        """
+        options = {file: _options(config, file) for file in files}
+        evicted = []
+        for file in sorted(files, key=lambda file: not options[file].pinned):
+            new = Newcomer.of(file)
+            residents = [Newcomer(f.name, f.version, m.memory) for f, m in self.loaded.items()]
+            lack = room.lack(new, residents)
+            if file in self._tried or not lack:
+                self.load(file)
+                continue
+            if options[file].pinned:
+                raise ModelSelectionError(f"{file.path}: is pinned, but has no room: {lack}")
+            _log.info("model_has_no_room", model=file.name, version=file.version, detail=lack)
+            evicted.append(EvictedModel(file, stamp_of(file), new.memory, options[file].policy))
+        return evicted
+
     def load(self, file: ModelFile) -> None:
         """Load a file, unless this has been tried before."""
         if file in self._tried:
@@ -159,19 +196,47 @@ class _Loading:
             path=str(file.path),
             detail=str(error),
         )
-        self.broken.append(BrokenModel(file.name, file.version, _for_clients(error, file.path)))
+        self.broken.append(
+            BrokenModel(file.name, file.version, reason_for_clients(error, file.path))
+        )
 
 
-def _for_clients(error: ModelFileError, path: Path) -> str:
-    """Return a file's error message without the path to the file."""
-    reason = str(error).removeprefix(f"{path}: ")
-    return reason.replace(str(path), path.name).replace(f"{path.parent}/", "")
+def _options(config: ModelConfig, file: ModelFile) -> ModelSettings:
+    """Return a file's settings; none if they are wrong, since the model is then broken."""
+    try:
+        return config.of(file)
+    except ModelFileError:
+        return ModelSettings()
 
 
-def _first_asked_for(files: Sequence[ModelFile], default: str | None) -> ModelFile:
-    """Return the highest version of the default model or, without a default, of the first."""
+def _policies(config: ModelConfig, files: Sequence[ModelFile]) -> dict[str, VersionPolicy]:
+    """Return which versions answer, by model, where that is set.
+
+    Raises `ModelSelectionError` if one of them has no file.
+    """
+    found: dict[str, VersionPolicy] = {}
+    for file in files:
+        policy = _options(config, file).policy
+        if policy is None:
+            continue
+        found[file.name] = policy
+        there = sorted(each.version for each in files if each.name == file.name)
+        if missing := sorted(policy.shares.keys() - set(there)):
+            raise ModelSelectionError(
+                f"model {file.name} is to be answered by version {missing[0]} (--model-versions or "
+                f"its settings), which has no file; available: {', '.join(map(str, there))}"
+            )
+    return found
+
+
+def _first_asked_for(
+    files: Sequence[ModelFile], default: str | None, policies: Mapping[str, VersionPolicy]
+) -> ModelFile:
+    """Return the file that answers most requests for the default model, or for the first."""
     name = default or files[0].name
-    return max((file for file in files if file.name == name), key=lambda file: file.version)
+    versions = {file.version: file for file in files if file.name == name}
+    shares = policies.get(name, VersionPolicy()).of(versions)
+    return versions[max(shares, key=lambda version: (shares[version], version))]
 
 
 def onnx_opener(settings: Settings) -> OnnxOpener:

@@ -25,7 +25,8 @@ from service.errors import (
     SessionFailedError,
 )
 from service.metrics import ModelMetrics
-from service.models.files import ModelFile
+from service.models.files import ModelFile, Stamp
+from service.models.model_settings import ModelSettings
 from service.models.proving import DisagreementError, Prover
 from service.models.state import State, StateMachine
 from service.models.totals import Totals
@@ -48,6 +49,14 @@ class LoadedModel:
     reopen_exactly: Callable[[], Engine]
     """The same, but from then on only in the precision that the file states."""
     profile: Profile
+    settings: Settings
+    """As they are for this model."""
+    options: ModelSettings
+    """What is set for this model alone."""
+    stamp: Stamp
+    """Of the file that was opened."""
+    memory: int
+    """The estimated bytes that it takes."""
     faster_by: float | None = None
     """Its measured speed relative to the CPU's own provider, if it was preferred to that."""
     why: str = ""
@@ -60,10 +69,12 @@ class ServedModel:
     `max_batch` comes from the settings; if it is not set, on a GPU the warm-up determines it.
     """
 
-    def __init__(
-        self, loaded: LoadedModel, metrics: ModelMetrics, settings: Settings, device: DeviceLoad
-    ) -> None:
+    def __init__(self, loaded: LoadedModel, metrics: ModelMetrics, device: DeviceLoad) -> None:
+        settings = loaded.settings
         self.name, self.version = loaded.file.name, loaded.file.version
+        self.file, self.stamp = loaded.file, loaded.stamp
+        self.memory = loaded.memory
+        self.options, self.timeout_ms = loaded.options, settings.request_timeout_ms
         self.engine, self.contract = loaded.engine, loaded.contract
         self.metrics = metrics
         self._loaded, self._reopen = loaded, loaded.reopen
@@ -85,10 +96,12 @@ class ServedModel:
             max_batch=self.max_batch,
             latencies=self._latencies,
             device=device,
-            patience_s=settings.model_timeout_ms.get(self.name, settings.request_timeout_ms) / 1000,
+            patience_s=self.timeout_ms / 1000,
         )
         self.machine = StateMachine()
         self.totals = Totals()
+        self.last_used = time.monotonic()
+        """When a request last asked for it; the least recently used is evicted first."""
         self._settings = settings
         self._batcher: Batcher | None = None
         self._closing = threading.Event()

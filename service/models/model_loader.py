@@ -13,8 +13,9 @@ from service.contract import ModelContract, parse_contract
 from service.engine.base import Engine, Opener
 from service.errors import ModelFileError
 from service.metrics import Metrics
-from service.models.files import ModelFile
+from service.models.files import ModelFile, Stamp, memory_of, stamp_of
 from service.models.model import LoadedModel, ServedModel
+from service.models.model_settings import ModelConfig, ModelSettings
 from service.settings import Settings
 from service.tuning.cache import ProfileCache
 from service.tuning.contest import Won, fastest
@@ -29,9 +30,15 @@ class ModelLoader:
     """Loads single models, at start-up and while others are being served."""
 
     def __init__(
-        self, settings: Settings, metrics: Metrics, opener: Opener, cache: ProfileCache
+        self,
+        settings: Settings,
+        metrics: Metrics,
+        opener: Opener,
+        cache: ProfileCache,
+        config: ModelConfig | None = None,
     ) -> None:
         self.opener, self.cache = opener, cache
+        self.config = config or ModelConfig(settings)
         self._settings, self._metrics = settings, metrics
         self.parallelism = Parallelism(0, 0)
         """Of all models, once chosen."""
@@ -43,7 +50,14 @@ class ModelLoader:
 
         Raises `ModelFileError`.
         """
-        won = fastest(file.path, self.opener, self._settings, models=models, cache=self.cache)
+        options = self.config.of(file)
+        won = fastest(
+            file.path,
+            self._opener_for(options),
+            options.applied_to(self._settings),
+            models=models,
+            cache=self.cache,
+        )
         self.parallelism = won.parallelism.parallelism
         return won
 
@@ -52,14 +66,17 @@ class ModelLoader:
 
         Raises `ModelFileError`, after closing the engine.
         """
-        won = won or self._fastest_in_parallelism(file)
+        stamp = stamp_of(file)
+        options = self.config.of(file)
+        settings, opener = options.applied_to(self._settings), self._opener_for(options)
+        won = won or self._fastest_in_parallelism(file, settings, opener)
         engine = won.engine
         exactly = threading.Event()  # set once it must not round any more
 
         def reopen() -> Engine:
             # On the same provider: plans, threads and metrics depend on it, and "auto" would take a
             # failing GPU for a missing one.
-            return self.opener.open(
+            return opener.open(
                 file.path,
                 intra_op_threads=won.parallelism.parallelism.intra_op_threads,
                 provider=engine.provider.name,
@@ -72,9 +89,11 @@ class ModelLoader:
 
         try:
             contract = parse_contract(engine.metadata, file=str(file.path))
-            _check_agreement(file, engine, contract, self._settings)
+            _check_agreement(file, engine, contract, settings)
+            self._check_options(file, engine, contract, options)
             if self._settings.tf32:
                 _check_tf32(file, engine, contract)
+            _check_unchanged(file, stamp)
         except ModelFileError:
             engine.close()
             raise
@@ -84,27 +103,55 @@ class ModelLoader:
             contract,
             reopen=reopen,
             reopen_exactly=reopen_exactly,
-            profile=Profile(self.cache, partial(self._fingerprint, file)),
+            profile=Profile(self.cache, partial(self._fingerprint, file, settings)),
+            settings=settings,
+            options=options,
+            stamp=stamp,
+            memory=memory_of(file, contract),
             faster_by=won.faster_by,
             why=won.why,
         )
 
-    def _fastest_in_parallelism(self, file: ModelFile) -> Won:
+    def _fastest_in_parallelism(self, file: ModelFile, settings: Settings, opener: Opener) -> Won:
         """Open a file with what computes it fastest as the models beside it run."""
         chosen = {
             "runners": self.parallelism.runners,
             "intra_op_threads": self.parallelism.intra_op_threads,
         }
-        settings = self._settings.model_copy(update=chosen)
-        return fastest(file.path, self.opener, settings, models=1, cache=self.cache)
+        settings = settings.model_copy(update=chosen)
+        return fastest(file.path, opener, settings, models=1, cache=self.cache)
 
-    def _fingerprint(self, file: ModelFile, engine: Engine) -> dict[str, Any] | None:
+    def _opener_for(self, options: ModelSettings) -> Opener:
+        if options.provider is None and options.precision is None:
+            return self.opener
+        return self.opener.narrowed(options.provider, exact=options.precision == "exact")
+
+    def _check_options(
+        self, file: ModelFile, engine: Engine, contract: ModelContract, options: ModelSettings
+    ) -> None:
+        """Raise `ModelFileError` for settings of this model that can't be followed."""
+        classes, provider = len(contract.labels), engine.provider
+        if options.top_k is not None and options.top_k > classes:
+            raise ModelFileError(
+                f"{file.path}: its settings have top_k {options.top_k}, but it has "
+                f"{classes} classes"
+            )
+        expected = self.opener.expected()
+        if options.provider is not None and provider.own_device != expected.own_device:
+            raise ModelFileError(
+                f"{file.path}: its settings ask for {provider.name}, but the other models are "
+                f"served on {expected.name}; a device is shared by all models or by none"
+            )
+
+    def _fingerprint(
+        self, file: ModelFile, settings: Settings, engine: Engine
+    ) -> dict[str, Any] | None:
         return fingerprint_of(
             file.path,
             engine.provider,
-            device_id=self._settings.device_id,
+            device_id=settings.device_id,
             rounds_to=engine.rounds_to,
-            max_batch=self._settings.max_batch,
+            max_batch=settings.max_batch,
             intra_op_threads=self.parallelism.intra_op_threads,
             **engine.attested,
         )
@@ -123,11 +170,17 @@ class ModelLoader:
             **({"why": loaded.why} if loaded.why else {}),
         )
         metrics = self._metrics.for_model(file.name, file.version)
-        return ServedModel(loaded, metrics, self._settings, self.device)
+        return ServedModel(loaded, metrics, self.device)
 
     def forget(self, name: str, version: int) -> None:
         """Remove a model's metrics."""
         self._metrics.forget_model(name, version)
+
+
+def _check_unchanged(file: ModelFile, stamp: Stamp) -> None:
+    """Raise `ModelFileError` if a file was written or replaced since: what was read may be half."""
+    if stamp_of(file) != stamp:
+        raise ModelFileError(f"{file.path}: changed while it was being read")
 
 
 def _check_tf32(file: ModelFile, engine: Engine, contract: ModelContract) -> None:

@@ -2,31 +2,40 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property
+from types import MappingProxyType
 
 from service.errors import BrokenModelError, ModelRequiredError, UnknownModelError
-from service.models.files import BrokenModel
+from service.models.files import BrokenModel, EvictedModel
 from service.models.model import ServedModel
+from service.versions import VersionPolicy
+
+Known = ServedModel | BrokenModel | EvictedModel
+
+_LATEST = VersionPolicy()
 
 
 @dataclass(frozen=True)
 class ModelSet:
-    """An immutable set of the loaded models and of those whose files can't be loaded.
+    """An immutable set of the loaded models, of broken files, and of evicted models.
 
-    `default` is the name for requests that name none. If `strict`, none may be broken.
+    `default` is the name for requests that name none. If `strict`, none may be broken. `policies`,
+    by name, come before what the models' settings say of their versions.
     """
 
     loaded: Sequence[ServedModel]
     broken_files: Sequence[BrokenModel] = ()
+    evicted: Sequence[EvictedModel] = ()
     default: str | None = None
     strict: bool = False
+    policies: Mapping[str, VersionPolicy] = field(default_factory=lambda: MappingProxyType({}))
 
     @cached_property
-    def _by_name(self) -> Mapping[str, Mapping[int, ServedModel | BrokenModel]]:
-        found: dict[str, dict[int, ServedModel | BrokenModel]] = {}
-        known: list[ServedModel | BrokenModel] = [*self.loaded, *self.broken_files]
+    def _by_name(self) -> Mapping[str, Mapping[int, Known]]:
+        found: dict[str, dict[int, Known]] = {}
+        known: list[Known] = [*self.broken_files, *self.evicted, *self.loaded]
         for model in known:
             found.setdefault(model.name, {})[model.version] = model
         return found
@@ -39,21 +48,51 @@ class ModelSet:
     def without(self, name: str, version: int) -> ModelSet:
         """Return a set without the model with that name and version."""
 
-        def stays(model: ServedModel | BrokenModel) -> bool:
+        def stays(model: Known) -> bool:
             return (model.name, model.version) != (name, version)
 
         return replace(
             self,
             loaded=tuple(filter(stays, self.loaded)),
             broken_files=tuple(filter(stays, self.broken_files)),
+            evicted=tuple(filter(stays, self.evicted)),
         )
 
-    def get(self, name: str, version: int) -> ServedModel | BrokenModel | None:
+    def evicting(self, model: EvictedModel) -> ModelSet:
+        """Return a set in which a model is evicted."""
+        left = self.without(model.name, model.version)
+        return replace(left, evicted=(*left.evicted, model))
+
+    def get(self, name: str, version: int) -> Known | None:
         """Return the model with that name and version, if there is one."""
         return self._by_name.get(name, {}).get(version)
 
-    def find(self, name: str | None, version: int | None = None) -> ServedModel:
-        """Return the model that answers; see `Repository.find`."""
+    def known_versions(self, name: str) -> list[int]:
+        """List the versions of a model, broken ones too, in order."""
+        return sorted(self._by_name.get(name, ()))
+
+    def share(self, model: ServedModel) -> float:
+        """Return the share of the requests that name no version which a model answers, 0 to 1."""
+        return self._shares(model.name).get(model.version, 0.0)
+
+    def _shares(self, name: str) -> Mapping[int, float]:
+        return self.policy(name).of(self._by_name[name])
+
+    def policy(self, name: str) -> VersionPolicy:
+        """Return which versions of a model answer requests that name none.
+
+        Of several loaded versions, the newest was loaded with the newest settings.
+        """
+        if (policy := self.policies.get(name)) is not None:
+            return policy
+        found = {model.version: model.policy for model in self.evicted if model.name == name}
+        found |= {m.version: m.options.policy for m in self.loaded if m.name == name}
+        return (found[max(found)] if found else None) or _LATEST
+
+    def find(
+        self, name: str | None, version: int | None = None, request_id: str | None = None
+    ) -> ServedModel | EvictedModel:
+        """Return the model that answers, evicted or not; see `Repository.find`."""
         name = name or self.default
         if name is None:
             raise ModelRequiredError(f"choose a model with ?model=; available: {self._served()}")
@@ -61,17 +100,28 @@ class ModelSet:
         if versions is None:
             raise UnknownModelError(f"there is no model of that name; available: {self._served()}")
         if version is None:
-            version = max(versions)
+            policy = self.policy(name)
+            version = policy.choose(versions, name, request_id)
+            if version is None:
+                raise UnknownModelError(
+                    f"model {name} is answered by version {policy}, which is "
+                    f"not there; available: {_listed(versions)}"
+                )
         found = versions.get(version)
         if found is None:
-            there = ", ".join(str(number) for number in sorted(versions))
-            raise UnknownModelError(f"model {name} has no version {version}; available: {there}")
+            raise UnknownModelError(
+                f"model {name} has no version {version}; available: {_listed(versions)}"
+            )
+        if isinstance(found, EvictedModel):
+            return found
         if isinstance(found, BrokenModel) or found.broken:
             raise BrokenModelError(f"model {name} version {version} is broken: {found.reason}")
         return found
 
     def _served(self) -> str:
-        return ", ".join(sorted({model.name for model in self.loaded}))
+        return ", ".join(
+            sorted({name for name, found in self._by_name.items() if not _all_broken(found)})
+        )
 
     def versions(self, name: str) -> list[int]:
         """Return the versions of a model that are loaded, lowest first."""
@@ -101,4 +151,12 @@ class ModelSet:
         return [model for model in self.loaded if not model.broken or self._is_default(model)]
 
     def _is_default(self, model: ServedModel) -> bool:
-        return model.name == self.default and model.version == max(self._by_name[model.name])
+        return model.name == self.default and model.version in self._shares(model.name)
+
+
+def _all_broken(versions: Mapping[int, Known]) -> bool:
+    return all(isinstance(model, BrokenModel) for model in versions.values())
+
+
+def _listed(versions: Iterable[int]) -> str:
+    return ", ".join(str(version) for version in sorted(versions))

@@ -16,11 +16,16 @@ from service.batching.plan import DeviceLoad
 from service.batching.work_source import ConcurrencyLimit
 from service.batching.workers import WorkerPool
 from service.cpus import cpu_count
-from service.errors import DeviceLostError, ModelFileError, UnknownModelError
-from service.models.files import BrokenModel, ModelFile
+from service.errors import (
+    DeviceLostError,
+    EvictedModelError,
+    ModelFileError,
+    UnknownModelError,
+)
+from service.models.files import EvictedModel, ModelFile
 from service.models.model import ServedModel
 from service.models.model_loader import ModelLoader
-from service.models.model_set import ModelSet
+from service.models.model_set import Known, ModelSet
 from service.models.state import State
 from service.tuning.autotune import ParallelismChoice
 
@@ -54,6 +59,8 @@ class Repository:
         self.lost: DeviceLostError | None = None
         self.on_device_lost: Callable[[], None] = lambda: None
         """Called once, on the thread that detected the loss; nothing can be answered any more."""
+        self.on_evicted: Callable[[EvictedModel], None] = lambda _: None
+        """Called when an evicted model is asked for; may raise what the request gets."""
         self._opener.watch(self._lose_device)
         for model in self:
             model.on_device_lost = self._lose_device
@@ -129,13 +136,22 @@ class Repository:
             self._pool.close(max(0.0, end - time.monotonic()))
         self._opener.close(max(0.0, end - time.monotonic()))
 
-    def find(self, name: str | None, version: int | None = None) -> ServedModel:
-        """Look up a model; without a version, the highest. A name is never used as a path.
+    def find(
+        self, name: str | None, version: int | None = None, request_id: str | None = None
+    ) -> ServedModel:
+        """Look up a model. A name is never used as a path.
 
-        Raises `ModelRequiredError` or `UnknownModelError`, both listing what is available, or
-        `BrokenModelError`: no other version replaces a broken one.
+        Without a version, the highest answers, or those that the settings say, drawn by request id.
+
+        Raises `ModelRequiredError` or `UnknownModelError`, both listing what is available,
+        `BrokenModelError`, since no other version replaces a broken one, or what `on_evicted` does.
         """
-        return self.models.find(name, version)
+        found = self.models.find(name, version, request_id)
+        if isinstance(found, EvictedModel):
+            self.on_evicted(found)
+            raise EvictedModelError(f"model {found.name} version {found.version} is not loaded")
+        found.last_used = time.monotonic()
+        return found
 
     async def install(self, file: ModelFile, *, retire_s: float) -> ServedModel:
         """Serve another model file, replacing any model with the same name and version.
@@ -205,7 +221,15 @@ class Repository:
                 self._forget(model)
             _log.info("model_retired", model=name, version=version)
 
-    def _forget(self, model: ServedModel | BrokenModel) -> None:
+    async def evict(self, model: ServedModel, *, timeout_s: float) -> None:
+        """Stop serving a model until it is asked for again; its counters stay."""
+        async with self._changing:
+            evicted = EvictedModel(model.file, model.stamp, model.memory, model.options.policy)
+            self.models = self.models.evicting(evicted)
+            await model.retire(timeout_s)
+            _log.info("model_evicted", model=model.name, version=model.version)
+
+    def _forget(self, model: Known) -> None:
         """Remove a model's metrics, unless another has its name and version."""
         if self.models.get(model.name, model.version) is None:
             self._loader.forget(model.name, model.version)

@@ -19,7 +19,8 @@ from wire import connect, read_all
 
 PATHS = (
     "/health", "/livez", "/readyz", "/metrics", "/v1/models", "/v1/models/color",
-    "/v1/models/nope", "/v1/classify", "/docs", "/openapi.json", "/", "/nope",
+    "/v1/models/nope", "/v1/models/color/load", "/v1/models/color/unload", "/v1/classify", "/docs",
+    "/openapi.json", "/", "/nope",
 )  # fmt: skip
 METHODS = ("GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS")
 BOUNDARY = b"cut"
@@ -32,19 +33,29 @@ FLAGS: dict[str, list[object]] = {
         "--default-model", "color",
     ],
     "undecided": ["--coalesce"],
+    "changing": ["--admin"],
 }  # fmt: skip
 """Flags of the servers used for the exchanges."""
+
+CHANGES = (
+    "/v1/models/color/load", "/v1/models/color/load?version=3", "/v1/models/color/load?a=b",
+    "/v1/models/nope/load", "/v1/models/nope/unload", "/v1/models/color/unload?version=2",
+    "/v1/models/color/unload", "/v1/models/color/load?version=1",
+)  # fmt: skip
+"""Requests that change what is served, in this order."""
 
 
 def write_models(folder: Path) -> dict[str, Path]:
     """Write each server's model folder."""
-    one, many, undecided = (folder / name for name in FLAGS)
+    one, many, undecided, changing = (folder / name for name in FLAGS)
     for version in (1, 2):
         write_color_model(many / "versions" / f"{version}.onnx", color_contract(name="versions"))
     (many / "broken.onnx").write_bytes(b"no model")
     for path in (one / "color.onnx", many / "color.onnx", undecided / "color.onnx"):
         write_color_model(path)
     write_color_model(undecided / "other.onnx", color_contract(name="other"))
+    for version in (1, 2):
+        write_color_model(changing / "color" / f"{version}.onnx")
     return {name: folder / name for name in FLAGS}
 
 
@@ -61,6 +72,8 @@ def requests() -> Iterator[tuple[str, str, bytes]]:
         yield "many", name, request(method, target, RED if method == "POST" else b"", headers)
     for name, (target, headers, body) in _undecided().items():
         yield "undecided", name, request("POST", target, body, headers)
+    for target in CHANGES:
+        yield "changing", f"changing: POST {target}", request("POST", target)
 
 
 def request(

@@ -595,3 +595,16 @@ def test_every_batch_fits_a_size_at_most_twice_its_own(max_batch):
     assert sizes[-1] == max_batch
     for batch in range(1, max_batch + 1):
         assert min(size for size in sizes if size >= batch) < 2 * batch
+
+
+def test_a_pinned_version_is_the_one_that_must_work(tmp_path):
+    for version in (1, 2):
+        write_color_model(tmp_path / "color" / f"{version}.onnx")
+    cut(tmp_path / "color" / "2.onnx")
+    repository = loaded(tmp_path, model_versions={"color": "1"})
+    assert repository.find("color").version == 1
+    message = refusal(ModelSelectionError, tmp_path, model_versions={"color": "1:5,3:1"})
+    assert "model color is to be answered by version 3" in message
+    assert "has no file; available: 1, 2" in message
+    message = refusal(ModelSelectionError, tmp_path, model_versions={"other": "latest"})
+    assert message == "--model-versions: there is no model 'other'; available: color"

@@ -1,0 +1,13 @@
+"""Who may do what."""
+
+from __future__ import annotations
+
+from service.http.exchange import Exchange
+
+
+def require_admin(exchange: Exchange) -> None:
+    """Refuse a request that changes what is served, unless the settings allow it to anyone.
+
+    Raises `AdminRequiredError`.
+    """
+    exchange.runtime.require_admin()
