@@ -83,7 +83,7 @@ def _layers(app: FastAPI, stack: ASGIApp, runtime: Runtime) -> ASGIApp:
         await stack(scope, receive, send)
 
     others = pages if settings.root_path is None else WithRootPath(pages, settings.root_path)
-    layers: ASGIApp = RequestMiddleware(TableRouter((*OPERATIONS, *DOORS), others), runtime)
+    layers: ASGIApp = RequestMiddleware(TableRouter((*DOORS, *OPERATIONS), others), runtime)
     if settings.root_path is not None:
         layers = WithoutRootPath(layers, settings.root_path)
     if settings.cors_origins:
