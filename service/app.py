@@ -28,7 +28,7 @@ from service.batching.decode_pool import DecodePool
 from service.cpus import cpu_count
 from service.engine.base import Opener
 from service.errors import SettingsError
-from service.http.doors import DOORS
+from service.http.doors import DOORS, vertex_doors
 from service.http.middleware import RequestMiddleware
 from service.http.pages import add_pages
 from service.http.root_path import WithoutRootPath, WithRootPath
@@ -83,7 +83,9 @@ def _layers(app: FastAPI, stack: ASGIApp, runtime: Runtime) -> ASGIApp:
         await stack(scope, receive, send)
 
     others = pages if settings.root_path is None else WithRootPath(pages, settings.root_path)
-    layers: ASGIApp = RequestMiddleware(TableRouter((*DOORS, *OPERATIONS), others), runtime)
+    layers: ASGIApp = RequestMiddleware(
+        TableRouter((*DOORS, *vertex_doors(settings), *OPERATIONS), others), runtime
+    )
     if settings.root_path is not None:
         layers = WithoutRootPath(layers, settings.root_path)
     if settings.cors_origins:

@@ -7,10 +7,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from service.http import clouds
 from service.http import v2_describe as describe
 from service.http import v2_extensions as extensions
 from service.http.routes import Handler
 from service.http.v2_infer import infer
+from service.settings import Settings
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,4 +71,22 @@ OPEN_INFERENCE = (
 )
 """KServe's protocol V2 with Triton's extensions; requests are matched in this order."""
 
-DOORS = OPEN_INFERENCE
+TORCHSERVE = (
+    Door("GET", "/ping", clouds.ping, also_head=True),
+    Door("POST", "/predictions/{name}", clouds.predictions),
+    Door("POST", "/predictions/{name}/{version}", clouds.predictions),
+)
+"""TorchServe's inference API."""
+
+SAGEMAKER = (Door("POST", "/invocations", clouds.invocations),)
+"""What Amazon SageMaker asks of a container, beside /ping."""
+
+DOORS = (*OPEN_INFERENCE, *TORCHSERVE, *SAGEMAKER)
+
+
+def vertex_doors(settings: Settings) -> tuple[Door, ...]:
+    """Return the routes that Vertex AI chooses by its variables, if it is there."""
+    health, predict = settings.vertex_health_route, settings.vertex_predict_route
+    found = [Door("GET", health, clouds.ping)] if health else []
+    found += [Door("POST", predict, clouds.vertex)] if predict else []
+    return tuple(found)
