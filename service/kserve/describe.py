@@ -59,7 +59,7 @@ def model_config(model: ServedModel, max_images: int) -> dict[str, Any]:
         "name": model.name,
         "platform": PLATFORM,
         "backend": "onnxruntime",
-        "version_policy": {"latest": {"num_versions": 1}},
+        "version_policy": {"all": {}},
         "max_batch_size": max_images,
         "input": [
             {
