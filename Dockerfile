@@ -13,14 +13,14 @@ FROM build AS build-cpu
 ARG EXTRAS=""
 # Dependencies first: a change of the code alone then reuses their layer.
 COPY docker/dependencies.py pyproject.toml ./
-RUN python dependencies.py cpu ${EXTRAS} > requirements.txt && pip install -r requirements.txt
+RUN python dependencies.py cpu grpc ${EXTRAS} > requirements.txt && pip install -r requirements.txt
 COPY . .
 RUN pip install --no-deps .
 
 FROM build AS build-gpu
 ARG EXTRAS=""
 COPY docker/dependencies.py pyproject.toml ./
-RUN python dependencies.py gpu ${EXTRAS} > requirements.txt && pip install -r requirements.txt
+RUN python dependencies.py gpu grpc ${EXTRAS} > requirements.txt && pip install -r requirements.txt
 COPY . .
 RUN pip install --no-deps .
 

@@ -25,7 +25,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from service import __version__, watched
 from service.engine.base import Opener
 from service.errors import RouteNotFoundError, SettingsError
-from service.http.doors import DOORS
+from service.http.doors import DOORS, vertex_doors
 from service.http.middleware import RequestMiddleware
 from service.http.pages import add_pages
 from service.http.root_path import WithoutRootPath, WithRootPath
@@ -83,7 +83,8 @@ def _layers(app: FastAPI, stack: ASGIApp, runtime: Runtime) -> ASGIApp:
 
     others = pages if settings.root_path is None else WithRootPath(pages, settings.root_path)
     operations = OPERATIONS if settings.metrics_port is None else WITHOUT_MONITORING
-    router = TableRouter((*operations, *DOORS), others, runtime.guard, admin_is_open=settings.admin)
+    rows = (*DOORS, *vertex_doors(settings), *operations)
+    router = TableRouter(rows, others, runtime.guard, admin_is_open=settings.admin)
     layers: ASGIApp = RequestMiddleware(router, runtime)
     if settings.root_path is not None:
         layers = WithoutRootPath(layers, settings.root_path)
@@ -141,7 +142,7 @@ async def _lifespan(app: FastAPI) -> AsyncGenerator[None]:
     ]
     if runtime.folder_watch is not None:
         tasks.append(asyncio.create_task(runtime.folder_watch.run()))
-    front = await _started_grpc(runtime)
+    front = await _started_grpc(runtime, app.state.tls)
     try:
         yield
     finally:
@@ -157,13 +158,13 @@ async def _lifespan(app: FastAPI) -> AsyncGenerator[None]:
             await asyncio.to_thread(runtime.repository.close, runtime.left_to_stop_s())
 
 
-async def _started_grpc(runtime: Runtime) -> GrpcFront | None:
+async def _started_grpc(runtime: Runtime, tls: Tls | None) -> GrpcFront | None:
     """Start the gRPC front if it is asked for."""
     if not runtime.settings.grpc_port:
         return None
     from service.grpc.front import GrpcFront  # noqa: PLC0415 - gRPC is an extra
 
-    front = GrpcFront(runtime)
+    front = GrpcFront(runtime, tls)
     await front.start()
     runtime.begin_grpc_stop = front.begin_stop
     return front

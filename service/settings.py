@@ -49,6 +49,13 @@ else:
     ProviderName = Literal[*provider_names()]
 OptimizeFor = Literal["throughput", "latency"]
 
+_ALL_ADDRESSES = "0.0.0.0"  # noqa: S104 - where clouds look for their containers
+_SAGEMAKER_PORT = "SAGEMAKER_BIND_TO_PORT"
+_VERTEX_ROUTES = {
+    "AIP_HEALTH_ROUTE": "vertex_health_route",
+    "AIP_PREDICT_ROUTE": "vertex_predict_route",
+}
+
 _RENAMED = {"layout_goal": "optimize_for"}
 """Settings that had another name; the old one is refused with the new one."""
 
@@ -66,6 +73,7 @@ _GROUPS = {
 
 _ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://([a-z0-9.-]+|\[[0-9a-f:.]+\])(:[0-9]{1,5})?")
 _LEFT_OUT = re.compile(r"http://.*:80|https://.*:443")
+_ROUTE = re.compile(r"(/[A-Za-z0-9._~:-]+)+")
 _ROOT_PATH = re.compile(r"(/[A-Za-z0-9._~-]+)+")
 
 
@@ -81,6 +89,17 @@ class Settings(BaseModel):
         ge=0,
         le=65_535,
         description="port of the Open Inference Protocol over gRPC (extra `[grpc]`); 0: off",
+    )
+    sagemaker: bool = Field(
+        False,
+        description="be an Amazon SageMaker container: listen on all addresses, on port 8080 or "
+        "$SAGEMAKER_BIND_TO_PORT, unless --host and --port say otherwise",
+    )
+    vertex_health_route: str | None = Field(
+        None, description="path of Vertex AI's health check; default: $AIP_HEALTH_ROUTE"
+    )
+    vertex_predict_route: str | None = Field(
+        None, description="path of Vertex AI's predictions; default: $AIP_PREDICT_ROUTE"
     )
     root_path: str | None = Field(
         None,
@@ -288,6 +307,13 @@ class Settings(BaseModel):
         "info", description="minimum level to log"
     )
 
+    @field_validator("vertex_health_route", "vertex_predict_route")
+    @classmethod
+    def _is_a_route(cls, value: str | None) -> str | None:
+        if value is not None and not _ROUTE.fullmatch(value):
+            raise ValueError("must be a path of letters, digits and `._~:-`, as in /v1/endpoints/7")
+        return value
+
     @field_validator("cors_origins", mode="before")
     @classmethod
     def _split_origins(cls, value: Any) -> Any:
@@ -416,11 +442,27 @@ def load_settings(
         f"{_named(old)} is now {_named(_RENAMED[old])}" for old in _RENAMED if old in values
     ]:
         raise SettingsError("; ".join(renamed))
+    values = _of_the_cloud(values, environ) | values
     values.setdefault("cache_dir", cache)
     try:
         return Settings.model_validate(values), warnings
     except ValidationError as error:
         raise SettingsError("; ".join(_describe(item) for item in error.errors())) from error
+
+
+def _of_the_cloud(given: Mapping[str, Any], environ: Mapping[str, str]) -> dict[str, Any]:
+    """Return the settings that the variables of SageMaker and Vertex AI ask for."""
+    values: dict[str, Any] = {}
+    sagemaker = given.get("sagemaker", _SAGEMAKER_PORT in environ)
+    if str(sagemaker).lower() == "true":
+        port = environ.get(_SAGEMAKER_PORT, "8080")
+        values = {"sagemaker": True, "host": _ALL_ADDRESSES, "port": port}
+    if "AIP_HTTP_PORT" in environ:
+        values |= {"host": _ALL_ADDRESSES, "port": environ["AIP_HTTP_PORT"]}
+    for variable, name in _VERTEX_ROUTES.items():
+        if environ.get(variable):
+            values[name] = environ[variable]
+    return values
 
 
 def _from_environment(environ: Mapping[str, str]) -> tuple[dict[str, Any], tuple[str, ...]]:

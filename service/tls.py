@@ -39,6 +39,8 @@ class Tls:
         given = (paths.cert, paths.key, paths.client_ca)
         self.files = WatchedFiles(*(path for path in given if path is not None))
         self._current = _contexts(paths)
+        self.pem = _pem(paths)
+        """What is in force: the key, the certificates, and the authorities of clients."""
 
     def context(self, *, asks_clients: bool = True) -> ssl.SSLContext:
         """Return a context for listening; `asks_clients` for certificates if there is a file."""
@@ -56,10 +58,20 @@ class Tls:
         """Read the files again; what can't be used leaves the certificates that are in force."""
         try:
             self._current = _contexts(self._paths)
+            self.pem = _pem(self._paths)
         except TlsFilesError as error:
             _log.error("certificates_not_taken", detail=str(error))
             return
         _log.info("certificates_taken", path=str(self._paths.cert))
+
+
+def _pem(paths: TlsPaths) -> tuple[bytes, bytes, bytes | None]:
+    """Read what `_contexts` has accepted."""
+    try:
+        authorities = None if paths.client_ca is None else paths.client_ca.read_bytes()
+        return (paths.key or paths.cert).read_bytes(), paths.cert.read_bytes(), authorities
+    except OSError as error:
+        raise TlsFilesError(f"{_named(paths.cert, paths.key)}: {_why(error)}") from error
 
 
 def _contexts(paths: TlsPaths) -> dict[bool, ssl.SSLContext]:

@@ -48,12 +48,13 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leave out tests marked `full` without `--all`, and `openvino` without OpenVINO."""
+    """Leave out tests marked `full` without `--all`, and those whose package is not installed."""
     left_out = set()
     if not config.option.all:
         left_out.add("full")
-    if importlib.util.find_spec("openvino") is None:
-        left_out.add("openvino")
+    for package in ("openvino", "kserve"):
+        if importlib.util.find_spec(package) is None:
+            left_out.add(package)
     deselected = [item for item in items if any(map(item.get_closest_marker, left_out))]
     config.hook.pytest_deselected(items=deselected)
     items[:] = [item for item in items if item not in deselected]

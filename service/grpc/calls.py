@@ -11,6 +11,7 @@ from http import HTTPStatus
 import grpc
 from grpc.aio import ServicerContext as Context
 
+from service.access.scopes import Scope
 from service.errors import RequestError
 from service.inference.record import RequestRecord, log_request
 from service.inference.runtime import Runtime
@@ -19,9 +20,12 @@ from service.tracebacks import forget_frames, known_error
 
 _LEFT = 499  # as HTTP requests whose client has left are counted
 _METHOD = "GRPC"
-_ID = "x-request-id"
+_ID, _AUTHORIZATION = "x-request-id", "authorization"
 
 _CODES: Mapping[int, grpc.StatusCode] = {
+    HTTPStatus.UNAUTHORIZED: grpc.StatusCode.UNAUTHENTICATED,
+    HTTPStatus.TOO_MANY_REQUESTS: grpc.StatusCode.RESOURCE_EXHAUSTED,
+    HTTPStatus.FORBIDDEN: grpc.StatusCode.PERMISSION_DENIED,
     HTTPStatus.NOT_FOUND: grpc.StatusCode.NOT_FOUND,
     HTTPStatus.INTERNAL_SERVER_ERROR: grpc.StatusCode.INTERNAL,
     HTTPStatus.NOT_IMPLEMENTED: grpc.StatusCode.UNIMPLEMENTED,
@@ -44,15 +48,20 @@ class Calls:
         """When calls that are still running are abandoned, of time.monotonic()."""
 
     @asynccontextmanager
-    async def call(self, method: str, context: Context) -> AsyncIterator[RequestRecord]:
+    async def call(
+        self, method: str, context: Context, scope: Scope
+    ) -> AsyncIterator[RequestRecord]:
         """Yield the record of a call; an error that the block raises ends the call with a status.
 
-        If the client leaves or its deadline passes, gRPC cancels the block.
+        So does the lack of an API key with the `scope`, in the metadata `authorization`. If the client leaves or its deadline passes, gRPC cancels the block.
         """
-        record = RequestRecord(request_id(_given_id(context)))
+        given = _metadata(context)
+        record = RequestRecord(request_id(given.get(_ID)))
         status = int(HTTPStatus.OK)
         self._metrics.requests_in_flight.inc()
         try:
+            if scope is not Scope.PUBLIC:
+                record.key = self._runtime.authorize(given.get(_AUTHORIZATION), scope)
             yield record
         except asyncio.CancelledError:
             status = _LEFT
@@ -94,8 +103,10 @@ class Calls:
         )
 
 
-def _given_id(context: Context) -> bytes | None:
-    for name, value in context.invocation_metadata() or ():
-        if name == _ID:
-            return value.encode() if isinstance(value, str) else bytes(value)
-    return None
+def _metadata(context: Context) -> dict[str, bytes]:
+    """Return the metadata of a call that is read here."""
+    return {
+        name: value.encode() if isinstance(value, str) else bytes(value)
+        for name, value in context.invocation_metadata() or ()
+        if name in {_ID, _AUTHORIZATION}
+    }

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
+from inspect import isawaitable
 from typing import Any
 
 from google.protobuf.json_format import ParseDict  # type: ignore[import-untyped]  # has none
 from google.protobuf.message import DecodeError  # type: ignore[import-untyped]  # has none
 from grpc.aio import ServicerContext as Context
 
+from service.access.scopes import Scope
 from service.errors import InvalidInferError, NotSupportedError, SharedMemoryError
 from service.grpc.calls import Calls
+from service.grpc.convert import parameters_of
 from service.grpc.messages import messages
 from service.grpc.names import model_of
 from service.inference.record import RequestRecord
@@ -19,8 +22,18 @@ from service.kserve import describe
 from service.models.model import ServedModel
 from service.models.state import State
 
-Handler = Callable[[Any, RequestRecord], dict[str, Any]]
+Answer = dict[str, Any]
+Handler = Callable[[Any, RequestRecord], Answer | Awaitable[Answer]]
 """Takes a request, returns its response as protobuf's JSON."""
+
+_SCOPES: Mapping[str, Scope] = {
+    "ServerLive": Scope.PUBLIC,
+    "ServerReady": Scope.PUBLIC,
+    "ModelStatistics": Scope.METRICS,
+    "RepositoryModelLoad": Scope.ADMIN,
+    "RepositoryModelUnload": Scope.ADMIN,
+}
+"""What an API key needs for a method; as over REST, and `classify` for all others."""
 
 
 class Describing:
@@ -37,8 +50,8 @@ class Describing:
             "ModelConfig": self._config,
             "ModelStatistics": self._statistics,
             "RepositoryIndex": self._index,
-            "RepositoryModelLoad": _no_repository,
-            "RepositoryModelUnload": _no_repository,
+            "RepositoryModelLoad": self._load,
+            "RepositoryModelUnload": self._unload,
             "SystemSharedMemoryStatus": _nothing,
             "SystemSharedMemoryRegister": _no_shared_memory,
             "SystemSharedMemoryUnregister": _nothing,
@@ -51,15 +64,15 @@ class Describing:
 
     async def answer(self, method: str, name: str, data: bytes, context: Context) -> bytes:
         """Answer a call of the method `name`, whose full name is `method`."""
-        async with self._calls.call(method, context) as record:
+        async with self._calls.call(method, context, _SCOPES.get(name, Scope.CLASSIFY)) as record:
             try:
                 request = getattr(messages, f"{name}Request").FromString(data)
             except DecodeError as error:
                 raise InvalidInferError(f"the message is no {name}Request") from error
+            found = self.methods[name](request, record)
+            shown = await found if isawaitable(found) else found
             response = getattr(messages, f"{name}Response")()
-            return bytes(
-                ParseDict(self.methods[name](request, record), response).SerializeToString()
-            )
+            return bytes(ParseDict(shown, response).SerializeToString())
         raise AssertionError("a failed call is aborted")  # as type checkers can't know
 
     def _model(self, request: Any, record: RequestRecord) -> ServedModel:
@@ -87,9 +100,21 @@ class Describing:
         models = [self._model(request, record)] if request.name else list(repository)
         return {"model_stats": [describe.model_statistics(model) for model in models]}
 
-    def _index(self, request: Any, _: RequestRecord) -> dict[str, Any]:
-        rows = describe.repository_index(self._runtime.repository, only_ready=request.ready)
-        return {"models": rows}
+    async def _index(self, request: Any, _: RequestRecord) -> dict[str, Any]:
+        entries = await self._runtime.control.index(ready_only=request.ready)
+        return {"models": describe.repository_index(entries)}
+
+    async def _load(self, request: Any, record: RequestRecord) -> dict[str, Any]:
+        record.model = request.model_name
+        parameters = parameters_of(request.parameters)
+        await self._runtime.control.load(request.model_name, parameters)
+        return {}
+
+    async def _unload(self, request: Any, record: RequestRecord) -> dict[str, Any]:
+        record.model = request.model_name
+        parameters = parameters_of(request.parameters)
+        await self._runtime.control.unload(request.model_name, parameters)
+        return {}
 
     def _trace(self, request: Any, record: RequestRecord) -> dict[str, Any]:
         if request.model_name:
@@ -109,7 +134,3 @@ def _no_shared_memory(*_: object) -> dict[str, Any]:
 
 def _no_logging(*_: object) -> dict[str, Any]:
     raise NotSupportedError(describe.NO_LOGGING)
-
-
-def _no_repository(*_: object) -> dict[str, Any]:
-    raise NotSupportedError(describe.NO_REPOSITORY)

@@ -16,10 +16,12 @@ from grpc_reflection.v1alpha import reflection
 
 from service.errors import SettingsError
 from service.grpc.calls import Calls
+from service.grpc.credentials import server_credentials
 from service.grpc.describing import Describing
 from service.grpc.inferring import Inferring
 from service.grpc.messages import messages
 from service.inference.runtime import Runtime
+from service.tls import Tls
 
 _SERVICE = messages.DESCRIPTOR.services_by_name["GRPCInferenceService"].full_name
 _BESIDE_DATA = 64 * 1024  # bytes of a message beside its tensors
@@ -31,8 +33,8 @@ _log = structlog.get_logger(__name__)
 class GrpcFront:
     """Serves the protocol on a port of its own, on the event loop of the HTTP server."""
 
-    def __init__(self, runtime: Runtime) -> None:
-        self._runtime = runtime
+    def __init__(self, runtime: Runtime, tls: Tls | None = None) -> None:
+        self._runtime, self._tls = runtime, tls
         self._calls = Calls(runtime)
         self._server: grpc.aio.Server | None = None
         self._health = health.aio.HealthServicer()
@@ -60,7 +62,10 @@ class GrpcFront:
         host = f"[{settings.host}]" if ":" in settings.host else settings.host
         address = f"{host}:{settings.grpc_port}"
         try:
-            server.add_insecure_port(address)
+            if self._tls is None:
+                server.add_insecure_port(address)
+            else:
+                server.add_secure_port(address, server_credentials(self._tls))
         except RuntimeError as error:
             raise no_listener(settings.host, settings.grpc_port, "the address is in use") from error
         await self._update_health()

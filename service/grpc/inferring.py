@@ -10,6 +10,7 @@ from typing import Any
 from google.protobuf.message import DecodeError  # type: ignore[import-untyped]  # has none
 from grpc.aio import ServicerContext as Context
 
+from service.access.scopes import Scope
 from service.batching.admission import HeldBytes
 from service.batching.costs import Work
 from service.batching.ticket import Priority
@@ -40,7 +41,7 @@ class Inferring:
 
     async def one(self, method: str, data: bytes, context: Context) -> bytes:
         """Answer one request."""
-        async with self._calls.call(method, context) as record:
+        async with self._calls.call(method, context, Scope.CLASSIFY) as record:
             response = await self._answer(data, record, context.time_remaining())
             return bytes(response.SerializeToString())
         raise AssertionError("a failed call is aborted")  # as type checkers can't know
@@ -49,7 +50,7 @@ class Inferring:
         self, method: str, requests: AsyncIterator[bytes], context: Context
     ) -> AsyncIterator[bytes]:
         """Answer the requests of a stream one after another; an error ends only its request."""
-        async with self._calls.call(method, context) as record:
+        async with self._calls.call(method, context, Scope.CLASSIFY) as record:
             async for data in requests:
                 own = RequestRecord(record.request_id)
                 message = messages.ModelStreamInferResponse()

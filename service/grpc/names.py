@@ -10,6 +10,6 @@ from service.models.model import ServedModel
 
 def model_of(runtime: Runtime, name: str, version: str, record: RequestRecord) -> ServedModel:
     """Return the model that a message names, and record it. Raises what `Repository.find` does."""
-    model = runtime.repository.find(name, version_of(version))
+    model = runtime.repository.find(name, version_of(version), record.request_id)
     record.model = model.name
     return model

@@ -11,8 +11,9 @@ import codecs
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TypeVar
 
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
 from service.errors import (
     ContentEncodingError,
@@ -31,7 +32,7 @@ from service.http.multipart import (
     parameters_of,
     parts_of,
 )
-from service.http.schemas import JsonImages
+from service.http.schemas import JsonImages, JsonInstances
 from service.http.upload import check_encoding
 from service.inference.base64_text import decoded, from_base64
 from service.wording import shortened, what_is_wrong
@@ -48,6 +49,9 @@ class PostedImage:
 BodyParser = Callable[[bytes, int], list[PostedImage]]
 """Takes a body and `max_images`."""
 
+S = TypeVar("S", bound=BaseModel)
+
+_INSTANCES_FORM = '{"instances": [{"b64": "<base64>"}]}'
 _JSON_FORM = '{"images": [{"data": "<base64>"}]}'
 _SPARE_COMMAS = 100
 _MAX_TYPE_BYTES = 1000
@@ -90,6 +94,20 @@ def _is_image(kind: bytes) -> bool:
 
 def parse_json(body: bytes, max_images: int) -> list[PostedImage]:
     """Parse `{"images": [{"data": "<base64>"}]}`."""
+    items = _parse(JsonImages, body, max_images, _JSON_FORM, b'"data"').images
+    _check_count(len(items), max_images)
+    return [PostedImage(from_base64(item.data)) for item in items]
+
+
+def parse_instances(body: bytes, max_images: int) -> list[PostedImage]:
+    """Parse Vertex AI's `{"instances": [{"b64": "<base64>"}]}`."""
+    items = _parse(JsonInstances, body, max_images, _INSTANCES_FORM, b'"b64"').instances
+    _check_count(len(items), max_images)
+    return [PostedImage(from_base64(item.b64)) for item in items]
+
+
+def _parse(schema: type[S], body: bytes, max_images: int, form: str, key: bytes) -> S:
+    """Return a body by its schema; `form` shows it, and `key` stands before each image."""
     if not (encoding := json.detect_encoding(body)).startswith("utf-8"):
         raise MalformedJsonError(
             f"the body looks like {encoding[:6].upper()}; JSON must be UTF-8 (RFC 8259, 8.1)"
@@ -97,19 +115,17 @@ def parse_json(body: bytes, max_images: int) -> list[PostedImage]:
     # Counted before parsing, since millions of small items would take gigabytes. Neither base64
     # nor this JSON has other commas; one more per image is allowed for `data:` prefixes.
     if body.count(b",") > 2 * max_images + _SPARE_COMMAS:
-        _check_count(max(body.count(b'"data"'), 1), max_images)
-        raise MalformedJsonError(f"too many items; expected {_JSON_FORM}")
+        _check_count(max(body.count(key), 1), max_images)
+        raise MalformedJsonError(f"too many items; expected {form}")
     try:
         # Some editors and PowerShell write a byte order mark first (RFC 8259, section 8.1).
-        items = JsonImages.model_validate_json(body.removeprefix(codecs.BOM_UTF8)).images
+        return schema.model_validate_json(body.removeprefix(codecs.BOM_UTF8))
     except ValidationError as error:
         first = error.errors()[0]
         where = shortened(".".join(str(part) for part in first["loc"]))
         raise MalformedJsonError(
-            f"{where + ': ' if where else ''}{what_is_wrong(first)}; expected {_JSON_FORM}"
+            f"{where + ': ' if where else ''}{what_is_wrong(first)}; expected {form}"
         ) from error
-    _check_count(len(items), max_images)
-    return [PostedImage(from_base64(item.data)) for item in items]
 
 
 def parse_multipart(body: bytes, boundary: bytes, max_images: int) -> list[PostedImage]:

@@ -205,6 +205,7 @@ _MODEL = {
     "share": 1.0,
     "architecture": "resnet50",
     "state": "ready",
+    "ready": True,
     "provider": "cpu",
     "precision": "fp32",
     "computed_in": "fp32",

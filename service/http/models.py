@@ -11,6 +11,7 @@ from service.http.query import read_query
 from service.http.schemas import ModelQuery
 from service.models.model import ServedModel
 from service.models.repository import Repository
+from service.models.state import State
 
 
 async def models(exchange: Exchange) -> None:
@@ -88,6 +89,7 @@ def _summary(model: ServedModel, repository: Repository) -> dict[str, Any]:
         "share": round(repository.models.share(model), 6),
         "architecture": contract.architecture,
         "state": model.state,
+        "ready": model.state is State.READY,
         "provider": model.engine.provider.name,
         "precision": contract.precision,
         "computed_in": model.computed_in,

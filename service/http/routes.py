@@ -164,6 +164,7 @@ EMBED = Operation(
     embed,
     tag="features",
     summary="Embed one or several images",
+    scope=Scope.CLASSIFY,
     query=InferenceQuery,
     headers=RequestHeaders,
     bodies=_IMAGE_BODIES,
@@ -179,6 +180,7 @@ EXPLAIN = Operation(
     explain,
     tag="features",
     summary="Show where in an image the evidence for a label lies",
+    scope=Scope.CLASSIFY,
     query=ExplainQuery,
     headers=RequestHeaders,
     bodies=_ONE_IMAGE_BODIES,
@@ -278,6 +280,7 @@ OPERATIONS = (
         summary,
         tag="operations",
         summary="Show what the service is doing",
+        scope=Scope.METRICS,
         answers={200: Answer("The last minute at most", Summary, examples.SUMMARY)},
     ),
     Operation(

@@ -99,6 +99,18 @@ class JsonImages(BaseModel):
     )
 
 
+class JsonInstance(BaseModel):
+    """One image of a body in Vertex AI's form; other members, such as a key, are ignored."""
+
+    b64: str
+
+
+class JsonInstances(BaseModel):
+    """A body in Vertex AI's form; its parameters are ignored."""
+
+    instances: list[JsonInstance]
+
+
 class RequestHeaders(BaseModel):
     """The headers of a request that runs a model; `time_limit.py` validates them."""
 
@@ -346,6 +358,7 @@ class ModelSummary(BaseModel):
     )
     architecture: str
     state: Literal["warming", "ready", "reloading", "failed"]
+    ready: bool = Field(description="whether it answers; clients of KServe V1 read this")
     provider: str
     precision: str
     classes: int

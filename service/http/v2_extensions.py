@@ -33,13 +33,31 @@ async def index(exchange: Exchange) -> None:
         asked = IndexRequest.model_validate(body)
     except ValidationError as error:
         raise MalformedJsonError("ready must be true or false") from error
-    rows = describe.repository_index(exchange.runtime.repository, only_ready=asked.ready)
-    await exchange.respond_json(rows)
+    entries = await exchange.runtime.control.index(ready_only=asked.ready)
+    await exchange.respond_json(describe.repository_index(entries))
 
 
-async def change_repository(_: Exchange) -> None:
-    """Refuse to load or unload a model."""
-    raise NotSupportedError(describe.NO_REPOSITORY)
+async def load_model(exchange: Exchange) -> None:
+    """Serve a model's newest files, as `POST /v1/models/NAME/load` does."""
+    name, parameters = await _change_asked(exchange)
+    await exchange.runtime.control.load(name, parameters)
+    await exchange.respond_json({})
+
+
+async def unload_model(exchange: Exchange) -> None:
+    """Stop serving a model, as `POST /v1/models/NAME/unload` does."""
+    name, parameters = await _change_asked(exchange)
+    await exchange.runtime.control.unload(name, parameters)
+    await exchange.respond_json({})
+
+
+async def _change_asked(exchange: Exchange) -> tuple[str, dict[str, Any]]:
+    """Return the model to change and the parameters of the body."""
+    exchange.record.model = name = exchange.path_parameters["name"]
+    parameters = (await _small_body(exchange)).get("parameters", {})
+    if not isinstance(parameters, dict):
+        raise MalformedJsonError("parameters must be an object")
+    return name, parameters
 
 
 async def trace_settings(exchange: Exchange) -> None:

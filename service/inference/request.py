@@ -72,3 +72,19 @@ class ImageResult:
     def probabilities(self) -> NDArray[np.float32]:
         """Return the probabilities, [C]."""
         return self.outputs[PROBABILITIES]
+
+
+def all_answered(results: Sequence[ImageResult | RequestError]) -> list[ImageResult]:
+    """Return the results, for protocols that have no error for a single image.
+
+    Raises the first error, which says which of several images it is of.
+    """
+    good: list[ImageResult] = []
+    for number, result in enumerate(results):
+        if not isinstance(result, RequestError):
+            good.append(result)
+        elif len(results) == 1:
+            raise result
+        else:
+            raise type(result)(f"image {number}: {result}", retry_after_s=result.retry_after_s)
+    return good

@@ -9,10 +9,12 @@ from dataclasses import dataclass, field
 
 from service import __version__
 from service.access.guard import Guard
+from service.access.scopes import Scope
 from service.batching.admission import ByteGate
 from service.batching.decode_pool import DecodePool
 from service.cpus import cpu_count
 from service.engine.base import Opener
+from service.errors import AdminOffError
 from service.inference.explanation import Explainer
 from service.inference.pipeline import Pipeline
 from service.live import LiveSummary
@@ -51,6 +53,20 @@ class Runtime:
     begin_grpc_stop: Callable[[float], None] = lambda _: None
     """Makes the gRPC front, if there is one, take no more calls; takes the seconds it may last."""
     given_up: int = 0  # requests that were abandoned when stopping took too long
+
+    def authorize(self, authorization: bytes | None, scope: Scope) -> str | None:
+        """Return the name of the key in an Authorization header; None if there are no keys.
+
+        Raises `AdminOffError`, or what `Guard.admit` does.
+        """
+        if self.guard is not None:
+            return self.guard.admit(authorization, scope)
+        if scope is Scope.ADMIN and not self.settings.admin:
+            raise AdminOffError(
+                f"this needs an API key with the scope {scope}, and the service was started "
+                "without keys (--api-keys), and without --admin, which opens this to everyone"
+            )
+        return None
 
     def begin_drain(self) -> None:
         """Become unready, and set the time by which everything must have ended."""

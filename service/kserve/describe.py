@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from service import __version__
 from service.contract import INPUT_NAME, PROBABILITIES
 from service.kserve.tensors import FP32, UINT8
+from service.models.index import IndexEntry
 from service.models.model import ServedModel
 from service.models.model_set import ModelSet
-from service.models.repository import Repository
-from service.models.state import State
 from service.models.totals import Total
 
 SERVER_NAME = "resnet-serve"
@@ -20,7 +20,6 @@ LABELS_FILE = "labels.txt"
 NO_TRACING = "this service does not trace; its metrics are at /metrics"
 NO_LOGGING = "the log is set by --log-level and --log-format at the start"
 NO_SHARED_MEMORY = "shared memory is not supported; send tensors in the request"
-NO_REPOSITORY = "models are not loaded or unloaded by clients here"
 
 EXTENSIONS = (
     "classification",
@@ -62,7 +61,7 @@ def model_config(model: ServedModel, max_images: int) -> dict[str, Any]:
         "name": model.name,
         "platform": PLATFORM,
         "backend": "onnxruntime",
-        "version_policy": {"latest": {"num_versions": 1}},
+        "version_policy": {"all": {}},
         "max_batch_size": max_images,
         "input": [
             {
@@ -115,32 +114,14 @@ def model_statistics(model: ServedModel) -> dict[str, Any]:
     }
 
 
-def repository_index(repository: Repository, *, only_ready: bool) -> list[dict[str, Any]]:
-    """Return every version of every model, with its state and why it is not ready."""
-    loaded = [
+def repository_index(entries: Sequence[IndexEntry]) -> list[dict[str, Any]]:
+    """Return every known version of every model, with its state and why it is not ready."""
+    return [
         {
-            "name": model.name,
-            "version": str(model.version),
-            "state": _STATES.get(model.machine.status.state, "UNAVAILABLE"),
-            "reason": model.reason,
+            "name": entry.name,
+            "version": str(entry.version),
+            "state": str(entry.state),
+            "reason": entry.reason,
         }
-        for model in repository
+        for entry in entries
     ]
-    broken = [
-        {
-            "name": model.name,
-            "version": str(model.version),
-            "state": "UNAVAILABLE",
-            "reason": model.reason,
-        }
-        for model in repository.models.broken_files
-    ]
-    return [row for row in [*loaded, *broken] if not only_ready or row["state"] == "READY"]
-
-
-_STATES = {
-    State.WARMING: "LOADING",
-    State.READY: "READY",
-    State.RELOADING: "LOADING",
-    State.RETIRING: "UNLOADING",
-}

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from service.contract import CLASSIFIER_WEIGHT, Label
 from service.errors import InferenceError, RequestError
-from service.inference.request import ImageResult
+from service.inference.request import ImageResult, all_answered
 from service.kserve.request import InferRequest, WantedOutput
 from service.kserve.tensors import BYTES, FP32, OutputTensor
 from service.models.model import ServedModel
@@ -35,23 +35,9 @@ def respond(
     The protocol has no error for a single image, so the first one's is that of the request. Raises
     it, or `InferenceError` if the model gave numbers that are not finite.
     """
-    good = _all_good(results)
+    good = all_answered(results)
     outputs = [_output(wanted, model, good) for wanted in request.wanted]
     return InferResponse(model.name, str(model.version), request.id, outputs)
-
-
-def _all_good(results: Sequence[ImageResult | RequestError]) -> list[ImageResult]:
-    good = [result for result in results if isinstance(result, ImageResult)]
-    if len(good) == len(results):
-        return good
-    number, error = next(
-        (number, result)
-        for number, result in enumerate(results)
-        if isinstance(result, RequestError)
-    )
-    if len(results) == 1:
-        raise error
-    raise type(error)(f"image {number}: {error}", retry_after_s=error.retry_after_s)
 
 
 def _output(wanted: WantedOutput, model: ServedModel, results: list[ImageResult]) -> OutputTensor:

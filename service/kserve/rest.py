@@ -7,6 +7,7 @@ https://github.com/triton-inference-server/server/blob/main/docs/protocol/extens
 from __future__ import annotations
 
 import codecs
+from functools import lru_cache
 from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -24,6 +25,9 @@ _MOST_DIMENSIONS = 8
 _MOST_TENSORS = 16
 _SPARE_ITEMS = 1000
 """How many commas or brackets the JSON may have besides those of its data."""
+
+_SMALL = 1024
+"""Up to this size, JSON is parsed once: what stands before binary data is often the same."""
 
 _FORM = '{"inputs": [{"name": ..., "datatype": ..., "shape": [...], "data": [...]}]}'
 
@@ -87,7 +91,8 @@ def decode(
             [InputTensor(INPUT_NAME, UINT8, (1, height, width, 3), body)], binary=True
         )
     text = body if header_length is None else body[:header_length]
-    parsed = _parse(text, max_images * height * width * 3 + _SPARE_ITEMS)
+    parse = _parse_often if len(text) <= _SMALL else _parse
+    parsed = parse(text, max_images * height * width * 3 + _SPARE_ITEMS)
     binary = parsed.parameters.get("binary_data_output") is True
     rest = b"" if header_length is None else memoryview(body)[header_length:]
     return InferRequest(
@@ -141,6 +146,9 @@ def _parse(text: bytes, most: int) -> RequestBody:
         raise MalformedJsonError(
             f"{where + ': ' if where else ''}{what_is_wrong(first)}; expected {_FORM}"
         ) from error
+
+
+_parse_often = lru_cache(maxsize=64)(_parse)
 
 
 def _inputs(inputs: list[RequestInput], rest: Raw) -> list[InputTensor]:

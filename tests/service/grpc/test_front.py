@@ -124,6 +124,7 @@ def test_classes_and_other_outputs_are_given_in_their_order(front, tmp_path):
         ("INVALID_ARGUMENT", lambda client: client.infer("color", [tensor()], sequence_id=3)),
         ("INVALID_ARGUMENT", lambda client: client.infer("color", [])),
         ("INVALID_ARGUMENT", lambda client: client.register_system_shared_memory("r", "/k", 8)),
+        ("PERMISSION_DENIED", lambda client: client.load_model("color")),
         ("UNIMPLEMENTED", lambda client: client.get_log_settings()),
         ("UNIMPLEMENTED", lambda client: client.update_trace_settings(settings={"a": "b"})),
     ],
@@ -159,6 +160,20 @@ def infer(address: str, data: bytes, timeout: float = 60) -> Any:
     with grpc.insecure_channel(address) as channel:
         call = channel.unary_unary(INFER)
         return messages.ModelInferResponse.FromString(call(data, timeout=timeout))
+
+
+def test_models_are_loaded_and_unloaded_by_who_may(front):
+    server = front(admin=True)
+    with triton.InferenceServerClient(server.address) as client:
+        client.unload_model("color")
+        with pytest.raises(InferenceServerException, match="no model of that name"):
+            client.infer("color", [tensor()])
+        assert client.get_model_repository_index().models[0].state == "UNAVAILABLE"
+        client.load_model("color")
+        assert client.infer("color", [tensor()]).as_numpy("probabilities").shape == (2, 3)
+        with pytest.raises(InferenceServerException) as error:
+            client.load_model("color", config="{}")
+        assert error.value.status() == "StatusCode.INVALID_ARGUMENT"
 
 
 def test_typed_contents_are_read_too(server):

@@ -75,6 +75,26 @@ def test_versions_and_broken_files_are_listed(serve, tmp_path):
     jsonschema.validate(broken.json(), ERROR)
 
 
+def test_models_are_loaded_and_unloaded_by_who_may(serve, model_folder):
+    client = serve()
+    path = "/v2/repository/models/color"
+    assert client.post(f"{path}/unload").status_code == 403
+    jsonschema.validate(client.post(f"{path}/load").json(), ERROR)
+    client = serve(admin=True)
+    assert (
+        client.post(f"{path}/unload", json={"parameters": {"unload_dependents": False}}).json()
+        == {}
+    )
+    assert client.get("/v2/models/color/ready").status_code == 404
+    (row,) = client.post("/v2/repository/index").json()
+    assert row["state"] == "UNAVAILABLE"
+    assert client.post(f"{path}/load").json() == {}
+    assert client.get("/v2/models/color/ready").status_code == 200
+    for body in ({"parameters": {"config": "{}"}}, {"parameters": 3}):
+        assert client.post(f"{path}/load", json=body).status_code == 400
+    assert client.post("/v2/repository/models/nope/load").status_code == 404
+
+
 def test_statistics_count_requests_images_and_batches(client):
     good = json_request(pixels_of("red", "blue"))
     assert client.post("/v2/models/color/infer", json=good).status_code == 200
