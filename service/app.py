@@ -34,11 +34,13 @@ from service.http.router import TableRouter
 from service.http.routes import OPERATIONS
 from service.inference.pipeline import Pipeline
 from service.inference.runtime import Runtime
+from service.inference.shadow import Shadow
 from service.memory import give_back_while_running
 from service.metrics import Metrics
 from service.models.control import Control
 from service.models.folder_watch import FolderWatch
 from service.models.loader import load_repository
+from service.models.rollout import Rollouts
 from service.models.watchdog import watch
 from service.preprocess.decode import DecodePolicy, prepare_decoding
 from service.preprocess.memory import DecodingMemory
@@ -115,15 +117,19 @@ def create_runtime(settings: Settings, opener: Opener | None = None) -> Runtime:
     policy = DecodePolicy(settings.max_image_pixels, settings.jpeg_draft_ratio, memory)
     body_bytes = ByteGate(settings.max_inflight_bytes)
     metrics.watch_bytes(lambda: body_bytes.held)
+    rollouts = Rollouts(repository, settings, metrics)
+    inference = Pipeline(decode_pool, policy, metrics, coalesce=settings.coalesce)
+    inference.on_answer = Shadow(rollouts, repository, body_bytes).offer
     return Runtime(
         settings=settings,
         repository=repository,
         control=control,
+        rollouts=rollouts,
         folder_watch=FolderWatch(control, settings, metrics) if settings.watch else None,
         metrics=metrics,
         body_bytes=body_bytes,
         decode_pool=decode_pool,
-        inference=Pipeline(decode_pool, policy, metrics, coalesce=settings.coalesce),
+        inference=inference,
     )
 
 

@@ -12,4 +12,4 @@ def require_admin(exchange: Exchange) -> None:
     Raises `AdminRequiredError`.
     """
     if not exchange.runtime.settings.admin:
-        raise AdminRequiredError("loading and unloading models need the setting admin (--admin)")
+        raise AdminRequiredError("changing what is served needs the setting admin (--admin)")

@@ -19,7 +19,12 @@ async def models(exchange: Exchange) -> None:
     listed = [_summary(model, repository) for model in repository]
     evicted = [{"name": m.name, "version": m.version} for m in repository.models.evicted]
     await exchange.respond_json(
-        {"models": listed, "broken": broken_models(repository), "evicted": evicted}
+        {
+            "models": listed,
+            "broken": broken_models(repository),
+            "evicted": evicted,
+            "rollouts": exchange.runtime.rollouts.described(),
+        }
     )
 
 

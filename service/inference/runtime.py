@@ -13,6 +13,7 @@ from service.metrics import Metrics
 from service.models.control import Control
 from service.models.folder_watch import FolderWatch
 from service.models.repository import Repository
+from service.models.rollout import Rollouts
 from service.settings import Settings
 
 _LEAST_STOP_S = 0.5
@@ -25,6 +26,7 @@ class Runtime:
     settings: Settings
     repository: Repository
     control: Control
+    rollouts: Rollouts
     folder_watch: FolderWatch | None
     metrics: Metrics
     body_bytes: ByteGate

@@ -6,6 +6,7 @@ import asyncio
 import threading
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from functools import partial
 from typing import Any, TypeVar
 
@@ -28,6 +29,7 @@ from service.models.model_loader import ModelLoader
 from service.models.model_set import Known, ModelSet
 from service.models.state import State
 from service.tuning.autotune import ParallelismChoice
+from service.versions import VersionPolicy
 
 T = TypeVar("T")
 
@@ -68,6 +70,17 @@ class Repository:
 
     def __iter__(self) -> Iterator[ServedModel]:
         yield from self.models.loaded
+
+    @property
+    def is_idle(self) -> bool:
+        """Return whether no image of any model is waiting or running."""
+        return self._device.is_idle
+
+    def set_policy(self, name: str, policy: VersionPolicy | None) -> None:
+        """Have a model's versions answer by another policy than its settings say; None: by them."""
+        others = {key: value for key, value in self.models.policies.items() if key != name}
+        policies = others if policy is None else {**others, name: policy}
+        self.models = replace(self.models, policies=policies)
 
     def start(self) -> None:
         """Start the device's threads, which all models share.
