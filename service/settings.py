@@ -106,8 +106,8 @@ class Settings(BaseModel):
     )
     admin: bool = Field(
         False,
-        description="allow every client to load and unload models (POST /v1/models/NAME/load and "
-        "/unload)",
+        description="allow every client to load, unload and roll out models (POST "
+        "/v1/models/NAME/load, /unload and /rollout)",
     )
     model_versions: dict[str, str] = Field(
         {},

@@ -94,16 +94,19 @@ class ModelSet:
 
         Of several loaded versions, the newest was loaded with the newest settings.
         """
-        return self.policies.get(name) or self._own_policy(name)
+        return self.policies.get(name) or self._own_policies.get(name, _LATEST)
 
     def would_answer(self, name: str, version: int) -> bool:
         """Return whether a version alone answers as the model's settings say."""
-        return self._own_policy(name).of(self._by_name[name]).keys() == {version}
+        policy = self._own_policies.get(name, _LATEST)
+        return policy.of(self._by_name[name]).keys() == {version}
 
-    def _own_policy(self, name: str) -> VersionPolicy:
-        found = {model.version: model.policy for model in self.evicted if model.name == name}
-        found |= {m.version: m.options.policy for m in self.loaded if m.name == name}
-        return (found[max(found)] if found else None) or _LATEST
+    @cached_property
+    def _own_policies(self) -> Mapping[str, VersionPolicy]:
+        found = [(m.version, m.name, m.policy) for m in self.evicted]
+        found += [(m.version, m.name, m.options.policy) for m in self.loaded]
+        found.sort(key=lambda each: each[0])  # so that the newest come last, and count
+        return {name: policy or _LATEST for _, name, policy in found}
 
     def find(
         self, name: str | None, version: int | None = None, request_id: str | None = None
