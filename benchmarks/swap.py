@@ -104,8 +104,9 @@ def _row(quiet: dict[str, Any], swapped: dict[str, Any], seconds: float) -> dict
     runs = (quiet, swapped)
     return {
         "requests": sum(run["requests"] for run in runs),
-        "failed": sum(run["requests"] - run["ok"] for run in runs),
-        "warm_up_errors": [run.get("warm_up_errors") for run in runs],
+        "quiet_failed": quiet["requests"] - quiet["ok"],
+        "failed": swapped["requests"] - swapped["ok"],
+        "errors": swapped["errors"],
         "quiet_p99_ms": quiet["latency_ms"]["p99"],
         "swapped_p99_ms": swapped["latency_ms"]["p99"],
         "quiet_p50_ms": quiet["latency_ms"]["p50"],
@@ -114,12 +115,20 @@ def _row(quiet: dict[str, Any], swapped: dict[str, Any], seconds: float) -> dict
     }
 
 
+def _failed(rows: list[dict[str, Any]]) -> int:
+    return sum(row["quiet_failed"] + row["failed"] for row in rows)
+
+
 def render(rows: list[dict[str, Any]], rate: float) -> str:
     """Return the rows as text, and under them what they come to."""
-    header = ["round", "requests", "failed", "p50 ms", "p50, swap", "p99 ms", "p99, swap", "call s"]
+    header = [
+        "round", "requests", "failed", "failed, swap", "p50 ms", "p50, swap", "p99 ms", "p99, swap",
+        "call s",
+    ]  # fmt: skip
+    counts = ("requests", "quiet_failed", "failed")
     keys = ("quiet_p50_ms", "swapped_p50_ms", "quiet_p99_ms", "swapped_p99_ms", "seconds")
     lines = [
-        [str(index), str(row["requests"]), str(row["failed"]), *(number(row[key]) for key in keys)]
+        [str(index), *(str(row[key]) for key in counts), *(number(row[key]) for key in keys)]
         for index, row in enumerate(rows, 1)
     ]
     quiet, swapped = (
@@ -128,7 +137,7 @@ def render(rows: list[dict[str, Any]], rate: float) -> str:
     return "\n".join(
         [
             table(header, lines),
-            f"closed loop {rate:.0f} requests/s; failed: {sum(row['failed'] for row in rows)} of "
+            f"closed loop {rate:.0f} requests/s; failed: {_failed(rows)} of "
             f"{sum(row['requests'] for row in rows)}",
             f"median p99: {quiet:.1f} ms undisturbed, {swapped:.1f} ms from the call on, "
             f"{swapped / quiet:.2f} times",
@@ -166,7 +175,10 @@ def main() -> int:
     print(f"{machine['cpu']}, {machine['cores']} cores, load {os.getloadavg()[0]:.1f}; "
           f"{arguments.model_file.name}")  # fmt: skip
     print(render(rows, rate))
-    return int(any(row["failed"] for row in rows))
+    for row in rows:
+        if row["errors"]:
+            print(f"errors during a swap: {row['errors']}")
+    return int(_failed(rows) > 0)
 
 
 if __name__ == "__main__":

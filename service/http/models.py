@@ -33,7 +33,7 @@ async def model(exchange: Exchange) -> None:
     repository = exchange.runtime.repository
     query = read_query(exchange.query_string, ModelQuery)
     name, request_id = exchange.path_parameters["name"], exchange.record.request_id
-    found = repository.find(name, query.version, request_id)
+    found = repository.look_up(name, query.version, request_id)
     contract = found.contract
     await exchange.respond_json(
         {

@@ -140,7 +140,11 @@ OPERATIONS = (
         summary="Show one model",
         query=ModelQuery,
         answers={200: Answer("The model", ModelDetail, examples.MODEL_DETAIL)},
-        problems={400: "Bad parameter", 404: "Unknown model", 503: "The model is broken"},
+        problems={
+            400: "Bad parameter",
+            404: "Unknown model",
+            503: "The model is broken or evicted",
+        },
     ),
     Operation(
         "POST",

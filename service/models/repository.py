@@ -162,8 +162,20 @@ class Repository:
         found = self.models.find(name, version, request_id)
         if isinstance(found, EvictedModel):
             self.on_evicted(found)
-            raise EvictedModelError(f"model {found.name} version {found.version} is not loaded")
+            raise _evicted(found)
         found.last_used = time.monotonic()
+        return found
+
+    def look_up(
+        self, name: str | None, version: int | None = None, request_id: str | None = None
+    ) -> ServedModel:
+        """Look up a model to describe it, which neither uses it nor has it loaded.
+
+        Raises what `find` does, and `EvictedModelError` for an evicted one.
+        """
+        found = self.models.find(name, version, request_id)
+        if isinstance(found, EvictedModel):
+            raise _evicted(found)
         return found
 
     async def install(self, file: ModelFile, *, retire_s: float) -> ServedModel:
@@ -246,6 +258,13 @@ class Repository:
         """Remove a model's metrics, unless another has its name and version."""
         if self.models.get(model.name, model.version) is None:
             self._loader.forget(model.name, model.version)
+
+
+def _evicted(model: EvictedModel) -> EvictedModelError:
+    return EvictedModelError(
+        f"model {model.name} version {model.version} is evicted; a request for its answers has it "
+        "loaded again"
+    )
 
 
 async def _in_thread(call: Callable[[], T], undo: Callable[[T], None]) -> T:
