@@ -29,7 +29,7 @@ from service.http.doors import DOORS, vertex_doors
 from service.http.middleware import RequestMiddleware
 from service.http.pages import add_pages
 from service.http.root_path import WithoutRootPath, WithRootPath
-from service.http.router import TableRouter
+from service.http.router import Row, TableRouter
 from service.http.routes import MONITORING, OPERATIONS, WITHOUT_MONITORING
 from service.inference.runtime import Runtime, create_runtime
 from service.memory import give_back_while_running
@@ -83,7 +83,7 @@ def _layers(app: FastAPI, stack: ASGIApp, runtime: Runtime) -> ASGIApp:
 
     others = pages if settings.root_path is None else WithRootPath(pages, settings.root_path)
     operations = OPERATIONS if settings.metrics_port is None else WITHOUT_MONITORING
-    rows = (*DOORS, *vertex_doors(settings), *operations)
+    rows: tuple[Row, ...] = (*DOORS, *vertex_doors(settings), *operations)
     router = TableRouter(rows, others, runtime.guard, admin_is_open=settings.admin)
     layers: ASGIApp = RequestMiddleware(router, runtime)
     if settings.root_path is not None:

@@ -53,7 +53,8 @@ class Calls:
     ) -> AsyncIterator[RequestRecord]:
         """Yield the record of a call; an error that the block raises ends the call with a status.
 
-        So does the lack of an API key with the `scope`, in the metadata `authorization`. If the client leaves or its deadline passes, gRPC cancels the block.
+        So does the lack of an API key with the `scope`, in the metadata `authorization`. If the
+        client leaves or its deadline passes, gRPC cancels the block.
         """
         given = _metadata(context)
         record = RequestRecord(request_id(given.get(_ID)))

@@ -16,6 +16,7 @@ from service.errors import (
     NotAcceptableError,
     NotAnImageError,
     RateLimitedError,
+    RolloutError,
     TruncatedImageError,
     UnauthorizedError,
     UnknownModelError,
@@ -37,6 +38,7 @@ PROBLEMS: dict[int, dict[str, Any]] = {
         ),
         BodyTimeoutError("the body did not arrive within 30 s (body_timeout_s)"),
         BodyTooLargeError("the body is larger than 33554432 bytes (max_body_bytes)"),
+        RolloutError("version 3 of flowers is being rolled out"),
         NotAnImageError(
             "the content is not in an accepted image format (JPEG, PNG, WEBP, GIF, BMP, TIFF, AVIF)"
         ),
@@ -224,6 +226,7 @@ MODELS = {
     "models": [_MODEL],
     "broken": [],
     "evicted": [],
+    "rollouts": [],
     "limits": {"max_images": 32, "max_body_bytes": 33_554_432},
 }
 
@@ -269,4 +272,24 @@ MODEL_UNLOADED = {
         {"name": "flowers", "version": version, "state": "UNAVAILABLE", "reason": "unloaded"}
         for version in (1, 2)
     ]
+}
+
+ROLLOUT = {
+    "model": "flowers",
+    "candidate": 3,
+    "incumbent": 2,
+    "mode": "canary",
+    "percent": 10,
+    "stage": "running",
+    "verdict": "undecided",
+    "reason": "",
+    "agreement": {"answers": 80, "count": 79, "bounds": [0.877, 1.0], "at_least": 0.95},
+    "slow": {
+        "answers": 84,
+        "count": 0,
+        "bounds": [0.0, 0.0923],
+        "at_most": 0.05,
+        "slower_than_ms": 50.0,
+    },
+    "dropped": 4,
 }

@@ -26,6 +26,7 @@ async def models(exchange: Exchange) -> None:
             "models": [_summary(model, repository) for model in repository],
             "broken": broken_models(repository),
             "evicted": [{"name": model.name, "version": model.version} for model in evicted],
+            "rollouts": exchange.runtime.rollouts.described(),
             "limits": {
                 "max_images": settings.max_images,
                 "max_body_bytes": settings.max_body_bytes,
@@ -39,7 +40,7 @@ async def model(exchange: Exchange) -> None:
     repository = exchange.runtime.repository
     query = read_query(exchange.query_string, ModelQuery)
     name, request_id = exchange.path_parameters["name"], exchange.record.request_id
-    found = repository.find(name, query.version, request_id)
+    found = repository.look_up(name, query.version, request_id)
     contract = found.contract
     await exchange.respond_json(
         {

@@ -23,6 +23,7 @@ from service.http.exchange import Exchange
 from service.http.explain import explain
 from service.http.models import model, models
 from service.http.monitoring import health, livez, metrics, readyz
+from service.http.rollout import endrollout, rollout
 from service.http.schemas import (
     Activation,
     Classification,
@@ -39,6 +40,8 @@ from service.http.schemas import (
     Models,
     Probe,
     RequestHeaders,
+    Rollout,
+    RolloutQuery,
     Summary,
 )
 from service.http.summary import summary
@@ -213,7 +216,11 @@ OPERATIONS = (
         scope=Scope.CLASSIFY,
         query=ModelQuery,
         answers={200: Answer("The model", ModelDetail, examples.MODEL_DETAIL)},
-        problems={400: "Bad parameter", 404: "Unknown model", 503: "The model is broken"},
+        problems={
+            400: "Bad parameter",
+            404: "Unknown model",
+            503: "The model is broken or evicted",
+        },
     ),
     Operation(
         "POST",
@@ -242,6 +249,34 @@ OPERATIONS = (
         problems={
             400: "Bad parameter",
             404: "Unknown model",
+        },
+    ),
+    Operation(
+        "POST",
+        "/v1/models/{name}/rollout",
+        rollout,
+        tag="models",
+        summary="Compare a version with the one that answers",
+        scope=Scope.ADMIN,
+        query=RolloutQuery,
+        answers={200: Answer("The rollout", Rollout, examples.ROLLOUT)},
+        problems={
+            400: "Bad parameter",
+            404: "Unknown model",
+            409: "A rollout runs already, or there is nothing to compare",
+        },
+    ),
+    Operation(
+        "DELETE",
+        "/v1/models/{name}/rollout",
+        endrollout,
+        tag="models",
+        summary="Roll back a version that is being rolled out",
+        scope=Scope.ADMIN,
+        answers={200: Answer("The rollout", Rollout, examples.ROLLOUT)},
+        problems={
+            404: "Unknown model",
+            409: "No rollout runs",
         },
     ),
     Operation(

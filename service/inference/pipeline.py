@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
 from functools import partial
 
@@ -35,6 +35,9 @@ from service.preprocess.decode import DecodedImage, DecodePolicy, decode, decode
 from service.preprocess.header import read_header
 from service.tracebacks import forget_frames, known_error
 
+Results = list[ImageResult | RequestError]
+Run = Callable[[InferenceRequest], Awaitable[Results]]
+
 
 class Pipeline:
     """Runs requests. Use it only on the event loop on which the models were started."""
@@ -44,6 +47,9 @@ class Pipeline:
     ) -> None:
         self._decode_pool, self._policy, self._metrics = decode_pool, policy, metrics
         self._coalescer = Coalescer() if coalesce else None
+        self.on_answer: Callable[[InferenceRequest, Results, float, Run], None] | None = None
+        """Called with each answered request, its results, the seconds that they took, and what runs
+        another request without being told here."""
 
     @staticmethod
     def check(
@@ -59,7 +65,7 @@ class Pipeline:
         model.batcher()
         model.gate.check(1, due.deadline, due.priority)
 
-    async def run(self, request: InferenceRequest) -> list[ImageResult | RequestError]:
+    async def run(self, request: InferenceRequest) -> Results:
         """Return each image's result or error, in the order of the images.
 
         Raises `MissingOutputError` if the model's file does not have an output, and
@@ -83,9 +89,11 @@ class Pipeline:
                 timings.queue_s or 0.0,
                 timings.infer_s or 0.0,
             )
+        if self.on_answer is not None:
+            self.on_answer(request, results, took_s, self._admitted)
         return results
 
-    async def _admitted(self, request: InferenceRequest) -> list[ImageResult | RequestError]:
+    async def _admitted(self, request: InferenceRequest) -> Results:
         model, images, due = request.model, request.images, request.due
         batcher = model.batcher()
         if request.outputs is not ONLY_PROBABILITIES:
