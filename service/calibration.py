@@ -160,6 +160,11 @@ class Calibration(_Part):
             raise ValueError("coverage: levels and thresholds have to ascend")
         return self
 
+    def facts(self) -> dict[str, Any]:
+        """Return everything but the arrays as plain data, for display."""
+        arrays = {"embedding": {"mean", "directions", "variances", "noise"}}
+        return self.model_dump(mode="json", exclude=arrays)
+
 
 def encoded(values: NDArray[np.float32]) -> str:
     """Return an array's values as little-endian float32 in base64."""
