@@ -24,6 +24,7 @@ BINS = 15
 _HOTTEST = 20.0
 """The highest temperature, and the reciprocal of the lowest."""
 
+_EDGE = 0.999
 _STEPS = 40  # bisections, more than float32's logits can tell apart
 _MOST_DIRECTIONS = 64
 _MOST_VALUES = 160_000
@@ -55,7 +56,8 @@ def fit_temperature(answers: Answers) -> float:
     """Return the temperature with the lowest mean negative log-likelihood.
 
     That is convex in the reciprocal, whose derivative is the mean logit less that of the right
-    label; its zero is found by bisection, within a factor of 20 around 1.
+    label; its zero is found by bisection. Without one within a factor of 20 around 1, as for a
+    model that is right about all images, these show nothing, and the temperature is 1.
     """
     logits = logits_of(answers.probabilities)
     logits -= logits.max(axis=1, keepdims=True)
@@ -65,8 +67,9 @@ def fit_temperature(answers: Answers) -> float:
         middle = float(np.sqrt(low * high))
         powers = np.exp(logits * middle)
         mean = ((powers * logits).sum(axis=1) / powers.sum(axis=1)).mean()
-        low, high = (middle, high) if mean < right else (low, middle)
-    return float(f"{1 / np.sqrt(low * high):.6g}")
+        low, high = (middle, high) if mean <= right else (low, middle)
+    found = 1 / float(np.sqrt(low * high))
+    return _short(found) if found * _EDGE > 1 / _HOTTEST and found < _HOTTEST * _EDGE else 1.0
 
 
 def reliability(answers: Answers, temperature: float = 1.0) -> Reliability:
@@ -77,7 +80,9 @@ def reliability(answers: Answers, temperature: float = 1.0) -> Reliability:
     sure, hit = values.max(axis=1), values.argmax(axis=1) == answers.truth
     place = np.minimum((sure * BINS).astype(int), BINS - 1)
     gaps = np.bincount(place, sure - hit, BINS)
-    return Reliability(nll=_short(nll), ece=_short(np.abs(gaps).sum() / len(answers)))
+    return Reliability(
+        nll=_short(max(0.0, float(nll))), ece=_short(np.abs(gaps).sum() / len(answers))
+    )
 
 
 def fit_coverage(fit: Answers, test: Answers, temperature: float) -> tuple[Coverage, ...]:

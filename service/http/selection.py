@@ -74,6 +74,10 @@ def selection_of(query: ClassifyQuery, model: ServedModel) -> Selection:
     """
     contract = model.contract
     most = _most(query.top_k, model)
+    if contract.multi_label is None and query.threshold is not None:
+        raise NotMultiLabelError(
+            f"threshold is for models with independent labels; of {model.name}'s, one is right"
+        )
     inside = _inside(model) if query.abstain else None
     if query.coverage is not None:
         if query.top_k is not None:
@@ -82,13 +86,9 @@ def selection_of(query: ClassifyQuery, model: ServedModel) -> Selection:
         level = _level(calibration, query.coverage, model)
         return Selection(most, None, level, calibration.temperature, inside)
     if contract.multi_label is None:
-        if query.threshold is not None:
-            raise NotMultiLabelError(
-                f"threshold is for models with independent labels; of {model.name}'s, one is right"
-            )
         return Selection(most, inside=inside)
     thresholds = _thresholds(contract) if query.threshold is None else query.threshold
-    return Selection(most, thresholds, inside=inside)
+    return Selection(most, thresholds)
 
 
 def _most(top: int | None, model: ServedModel) -> int:
@@ -111,6 +111,11 @@ def _thresholds(contract: ModelContract) -> float | NDArray[np.float32]:
 
 
 def _calibration(model: ServedModel, asked: str) -> Calibration:
+    if model.contract.multi_label is not None:
+        raise NotCalibratedError(
+            f"{asked} is for models of which one label is right; those of {model.name} are "
+            "independent"
+        )
     if model.calibration is None:
         raise NotCalibratedError(
             f"{asked} needs a calibrated file, and that of {model.name} is not; `resnet-export "
