@@ -30,9 +30,9 @@ from service.postprocess.top_k import top_k
 _DEFAULT_TOP_K = 5
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Selection:
-    """What is answered of an image's probabilities and embedding."""
+    """What is answered of an image's probabilities and embedding; like requests, not frozen."""
 
     most: int
     thresholds: float | NDArray[np.float32] | None = None
