@@ -121,8 +121,8 @@ class Embedding(_Part):
         return self
 
     @cached_property
-    def arrays(self) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        """Return `mean` [D] and `directions` [k, D]."""
+    def arrays(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Return `mean` [D] and `directions` [k, D], as wide as distances are computed."""
         mean, flat = _array(self.mean, "mean"), _array(self.directions, "directions")
         if not mean.size or flat.size != mean.size * len(self.variances):
             raise ValueError(
@@ -131,9 +131,9 @@ class Embedding(_Part):
         return mean, flat.reshape(len(self.variances), mean.size)
 
     @cached_property
-    def scales(self) -> NDArray[np.float32]:
+    def scales(self) -> NDArray[np.float64]:
         """Return `variances` as an array [k]."""
-        return np.array(self.variances, np.float32)
+        return np.array(self.variances)
 
 
 class Calibration(_Part):
@@ -207,11 +207,11 @@ def _told(error: ValidationError) -> str:
     return " ".join(f"{where + ': ' if where else ''}{what_is_wrong(first)}".split())  # one line
 
 
-def _array(text: str, name: str) -> NDArray[np.float32]:
+def _array(text: str, name: str) -> NDArray[np.float64]:
     try:
         data = base64.b64decode(text, validate=True)
     except (binascii.Error, ValueError) as error:
         raise ValueError(f"{name} is not base64") from error
     if len(data) % 4:
         raise ValueError(f"{name} is not whole float32 values")
-    return np.frombuffer(data, "<f4").astype(np.float32)
+    return np.frombuffer(data, "<f4").astype(np.float64)
