@@ -10,7 +10,7 @@ the contract, which it does not change. It holds
 - the mean and principal directions of the embedding (Tipping, Bishop, "Probabilistic Principal
   Component Analysis", J. R. Stat. Soc. B 61, 1999), for an image's distance.
 
-Each is fitted on images of its own, and all are measured on others.
+The thresholds are fitted on other images than the rest, and all are measured on others still.
 """
 
 from __future__ import annotations
@@ -72,8 +72,8 @@ class Coverage(_Part):
     """A label set of each image, which has the right label with a probability of at least `level`.
 
     The set has the most probable labels, until their tempered probabilities add up to more than
-    `threshold`. `measured` is the share of the test images whose
-    set has their label, `labels` the mean size of these sets.
+    `threshold`. `measured` is the share of the test images whose set has their label, `labels` the
+    mean size of these sets.
     """
 
     level: Level
