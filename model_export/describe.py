@@ -15,6 +15,7 @@ from rich.table import Table
 
 from model_export.cost import Cost, graph_cost
 from model_export.model_file import read_model
+from service.calibration import Calibration, parse_calibration
 from service.contract import Agreement, Allowed, Faster, ModelContract, Preprocessing
 from service.cpus import cpu_model
 from service.engine.providers import title_of
@@ -29,6 +30,7 @@ class Described:
 
     file: Path
     contract: ModelContract
+    calibration: Calibration | None
     cost: Cost
     size: int
     times: Mapping[int, float]
@@ -37,7 +39,9 @@ class Described:
     def of(cls, file: Path, times: Mapping[int, float]) -> Described:
         """Read a file. Raises `service.errors.ModelFileError` if it is not a model file."""
         model, contract = read_model(file)
-        return cls(file, contract, graph_cost(model), file.stat().st_size, times)
+        metadata = {entry.key: entry.value for entry in model.metadata_props}
+        calibration = parse_calibration(metadata, contract, file=str(file))
+        return cls(file, contract, calibration, graph_cost(model), file.stat().st_size, times)
 
     def facts(self) -> dict[str, Any]:
         """Return everything as plain data, for JSON."""
@@ -48,11 +52,17 @@ class Described:
             "multiply_adds": self.cost.multiply_adds,
             **({"cpu": cpu_model(), "batch_ms": self.times} if self.times else {}),
             "contract": self.contract.model_dump(mode="json"),
+            "calibration": self.calibration and self.calibration.facts(),
         }
 
     def rows(self) -> dict[str, str]:
         """Return the rows of the table as text, by name."""
-        return _rows(self.contract, self.cost, self.size) | _speed_row(self.times)
+        calibrated = "\n".join(describe_calibration(self.calibration)) if self.calibration else "no"
+        return (
+            _rows(self.contract, self.cost, self.size)
+            | {"calibrated": calibrated}
+            | _speed_row(self.times)
+        )
 
 
 def describe_command(file: Path, *, as_json: bool, benchmark: bool) -> None:
@@ -110,7 +120,8 @@ def _rows(contract: ModelContract, cost: Cost, size: int) -> dict[str, str]:
         "architecture": contract.architecture,
         "input": f"{describe_input(images)}, EXIF {images.exif}",
         "mean, std": f"{images.mean}, {images.std}",
-        "labels": f"{len(contract.labels)} ({first}, ...)",
+        "labels": f"{len(contract.labels)} ({first}, ...)"
+        + (", independent" if contract.multi_label else ""),
         "outputs": ", ".join(("probabilities", *contract.optional_outputs)),
         "precision": f"{contract.precision}, weights stored as {contract.storage}",
         "parameters": f"{cost.parameters / 1e6:.2f} M (of convolutions and linear layers)",
@@ -151,6 +162,31 @@ def describe_input(images: Preprocessing) -> str:
         where = {"center": "centred", "top_left": "at the top left"}[images.position]
         rest = f"{where} on RGB {images.fill}"
     return f"{width} x {height} RGB, uint8; {how} ({images.interpolation}), {rest}"
+
+
+def describe_calibration(found: Calibration) -> list[str]:
+    """Return a calibration in words: the split, the temperature, coverage, the embedding."""
+    split, before, after = found.split, found.before, found.after
+    coverage = ", ".join(
+        f"{one.measured:.3f} at {one.level:g} ({one.labels:.1f})" for one in found.coverage
+    )
+    lines = [
+        f"on {found.data_set}: {split.temperature} images for the temperature, {split.coverage} "
+        f"for coverage, {split.test} to test; seed {split.seed}",
+        f"temperature {found.temperature:.4g}: NLL {before.nll:.4f} before, {after.nll:.4f} after; "
+        f"calibration error {before.ece:.2%} before, {after.ece:.2%} after",
+        f"coverage (labels per image): {coverage}",
+    ]
+    if found.embedding is None:
+        return [*lines, "no embedding"]
+    outside = found.embedding.outside
+    told = f"{found.embedding.inside:.2%} of the test images inside"
+    if outside is not None:
+        told += (
+            f", {1 - outside.marked:.2%} of {outside.images} images of {outside.data_set}; AUROC "
+            f"{outside.auroc:.4f}"
+        )
+    return [*lines, told]
 
 
 def describe_tolerances(contract: ModelContract) -> str:

@@ -92,19 +92,28 @@ def _names(model: ModelProto) -> list[Any]:
 
 def attach_contract(model: ModelProto, contract: ModelContract) -> None:
     """Put the contract into a graph's metadata, replacing an earlier one; the rest stays."""
+    _attach(model, METADATA_KEY, contract.model_dump_json(exclude_none=True))
+
+
+def _attach(model: ModelProto, key: str, text: str) -> None:
     # Of several entries with the same key, readers use the last.
-    entries = [entry for entry in model.metadata_props if entry.key == METADATA_KEY]
-    entry = entries[-1] if entries else model.metadata_props.add(key=METADATA_KEY)
-    entry.value = contract.model_dump_json(exclude_none=True)
+    entries = [entry for entry in model.metadata_props if entry.key == key]
+    entry = entries[-1] if entries else model.metadata_props.add(key=key)
+    entry.value = text
 
 
 def rewrite_contract(path: Path, contract: ModelContract) -> None:
-    """Replace the contract of the model file at `path`, and nothing else of it.
+    """Replace the contract of the model file at `path`, and nothing else of it, as below."""
+    rewrite_metadata(path, METADATA_KEY, contract.model_dump_json(exclude_none=True))
+
+
+def rewrite_metadata(path: Path, key: str, text: str) -> None:
+    """Replace one entry of the metadata of the model file at `path`, and nothing else of it.
 
     Weights in separate files stay there. Raises `service.errors.ModelFileError` or `OSError`; then
     the file is unchanged.
     """
     model = parse_graph(path)
-    attach_contract(model, contract)
+    _attach(model, key, text)
     with replacing(path) as temporary:
         onnx.save(model, temporary)

@@ -276,6 +276,25 @@ class AllowOptions:
     min_agreement: float
 
 
+@dataclass(frozen=True, slots=True)
+class CalibrateOptions:
+    """What `calibrate` is asked; `fit_share` of the images are fitted, the others test."""
+
+    file: Path
+    images: Path
+    data_set: str
+    outside: Path | None
+    provider: str
+    seed: int
+    fit_share: float
+    kept: float
+
+    @property
+    def outside_set(self) -> str:
+        """Return the name of the images from outside."""
+        return resolved(self.outside).name if self.outside is not None else ""
+
+
 def check_crop(crop: SizeOption, resize: SizeOption) -> None:
     """Raise `OptionsError` if an image resized to `resize` has no such crop."""
     if any(c > r for c, r in zip(both_sides(crop), both_sides(resize), strict=True)):

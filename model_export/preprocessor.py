@@ -127,8 +127,8 @@ def _timm_preprocessing(fields: dict[str, Any], fixed: Fixed) -> Preprocessing:
         how = {"fit": "short_side" if scaled[0] == scaled[1] else "cover"}
     return Preprocessing.model_validate(
         {
-            "resize": scaled[0] if scaled[0] == scaled[1] else scaled,
-            "crop": size[0] if size[0] == size[1] else size,
+            "resize": scaled,
+            "crop": size,
             "interpolation": config.interpolation,
             "mean": config.mean,
             "std": config.std,

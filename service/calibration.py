@@ -10,7 +10,7 @@ the contract, which it does not change. It holds
 - the mean and principal directions of the embedding (Tipping, Bishop, "Probabilistic Principal
   Component Analysis", J. R. Stat. Soc. B 61, 1999), for an image's distance.
 
-Each is fitted on images of its own, and all are measured on others.
+The thresholds are fitted on other images than the rest, and all are measured on others still.
 """
 
 from __future__ import annotations
@@ -72,8 +72,8 @@ class Coverage(_Part):
     """A label set of each image, which has the right label with a probability of at least `level`.
 
     The set has the most probable labels, until their tempered probabilities add up to more than
-    `threshold`. `measured` is the share of the test images whose
-    set has their label, `labels` the mean size of these sets.
+    `threshold`. `measured` is the share of the test images whose set has their label, `labels` the
+    mean size of these sets.
     """
 
     level: Level
@@ -121,8 +121,8 @@ class Embedding(_Part):
         return self
 
     @cached_property
-    def arrays(self) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        """Return `mean` [D] and `directions` [k, D]."""
+    def arrays(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Return `mean` [D] and `directions` [k, D], as wide as distances are computed."""
         mean, flat = _array(self.mean, "mean"), _array(self.directions, "directions")
         if not mean.size or flat.size != mean.size * len(self.variances):
             raise ValueError(
@@ -131,9 +131,9 @@ class Embedding(_Part):
         return mean, flat.reshape(len(self.variances), mean.size)
 
     @cached_property
-    def scales(self) -> NDArray[np.float32]:
+    def scales(self) -> NDArray[np.float64]:
         """Return `variances` as an array [k]."""
-        return np.array(self.variances, np.float32)
+        return np.array(self.variances)
 
 
 class Calibration(_Part):
@@ -159,6 +159,11 @@ class Calibration(_Part):
         if sorted(set(levels)) != levels or sorted(thresholds) != thresholds:
             raise ValueError("coverage: levels and thresholds have to ascend")
         return self
+
+    def facts(self) -> dict[str, Any]:
+        """Return everything but the arrays as plain data, for display."""
+        arrays = {"embedding": {"mean", "directions", "variances", "noise"}}
+        return self.model_dump(mode="json", exclude=arrays)
 
 
 def encoded(values: NDArray[np.float32]) -> str:
@@ -202,11 +207,11 @@ def _told(error: ValidationError) -> str:
     return " ".join(f"{where + ': ' if where else ''}{what_is_wrong(first)}".split())  # one line
 
 
-def _array(text: str, name: str) -> NDArray[np.float32]:
+def _array(text: str, name: str) -> NDArray[np.float64]:
     try:
         data = base64.b64decode(text, validate=True)
     except (binascii.Error, ValueError) as error:
         raise ValueError(f"{name} is not base64") from error
     if len(data) % 4:
         raise ValueError(f"{name} is not whole float32 values")
-    return np.frombuffer(data, "<f4").astype(np.float32)
+    return np.frombuffer(data, "<f4").astype(np.float64)

@@ -24,6 +24,7 @@ COMMANDS: tuple[tuple[str, Callable[..., Job], str], ...] = (
      "models/flowers.onnx held-out/ --plot reliability.html --write"),
     ("compare", showing.compare, "models/full.onnx models/int8.onnx photos/"),
     ("allow", showing.allow, "models/flowers.onnx --precision bf16 --images photos/"),
+    ("calibrate", showing.calibrate, "models/flowers.onnx held-out/ --outside other-photos/"),
     ("adopt", making.adopt, "theirs.onnx --labels classes.txt --output models/theirs.onnx"),
     ("upgrade", making.upgrade, "models/flowers.onnx"),
     ("train", training.train, "photos/ --output run --weights imagenet"),

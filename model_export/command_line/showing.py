@@ -11,7 +11,7 @@ from model_export.command_line import arguments as given
 from model_export.command_line import values
 from model_export.command_line.jobs import Job, job
 from model_export.files import resolved
-from model_export.options import AllowOptions, EvaluateOptions, WeightsOptions
+from model_export.options import AllowOptions, CalibrateOptions, EvaluateOptions, WeightsOptions
 from service.engine.providers import CPU
 
 
@@ -108,6 +108,52 @@ def allow(
         file, precision, images, limit, data_set or resolved(images).name, min_agreement
     )
     return job("model_export.allow", "allow_command", options)
+
+
+def calibrate(  # noqa: PLR0913 - each is an option
+    *,
+    file: given.ModelFile,
+    images: given.Images,
+    outside: Annotated[
+        Path | None,
+        typer.Option(
+            "--outside", metavar="DIR",
+            help="Folder or tar of images that are of no class, to judge how well they are told "
+            "apart; `?abstain=true` needs it.",
+        ),
+    ] = None,
+    data_set: given.DataSet = None,
+    provider: given.Provider = "auto",
+    seed: Annotated[
+        int, typer.Option("--seed", metavar="N", parser=values.seed, help="Draws the parts.")
+    ] = 0,
+    fit_share: Annotated[
+        float,
+        typer.Option(
+            "--fit-share", metavar="FRACTION", parser=values.share,
+            help="Share of the images to fit on, half of them for the temperature and the "
+            "embedding, half for coverage; the others test.",
+        ),
+    ] = 0.5,
+    kept: Annotated[
+        float,
+        typer.Option(
+            "--kept", metavar="FRACTION", parser=values.share,
+            help="Share of images like these that `?abstain=true` does not mark.",
+        ),
+    ] = 0.95,
+) -> Job:  # fmt: skip
+    """Measure how far answers can be trusted.
+
+    On labelled images that were not used in training, fit a temperature, label sets that have the
+    right label with a given probability, and the distribution of the embedding; test them on
+    others, and write them into the file's metadata. The contract, the graph and answers to ordinary
+    requests do not change. Each image's class is found as in `evaluate`.
+    """
+    options = CalibrateOptions(
+        file, images, data_set or resolved(images).name, outside, provider, seed, fit_share, kept
+    )
+    return job("model_export.calibrate", "calibrate_command", options)
 
 
 def compare(

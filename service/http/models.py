@@ -47,7 +47,7 @@ async def model(exchange: Exchange) -> None:
             **_summary(found, repository),
             "preprocessing": contract.preprocessing.model_dump(),
             "multi_label": contract.multi_label.model_dump() if contract.multi_label else None,
-            "calibration": _calibration(found),
+            "calibration": found.calibration and found.calibration.facts(),
             "weights": contract.weights.model_dump(),
             "parity": contract.parity.model_dump(),
             "tolerance": tolerance_in_force(found.engine, contract),
@@ -73,12 +73,6 @@ def agreement_of(model: ServedModel) -> dict[str, Any] | None:
         "max_abs_diff": agreement.max_abs_diff,
         "tolerance": agreement.tolerance,
     }
-
-
-def _calibration(model: ServedModel) -> dict[str, Any] | None:
-    """Return a model's calibration without its arrays."""
-    arrays = {"embedding": {"mean", "directions", "variances", "noise"}}
-    return model.calibration.model_dump(exclude=arrays) if model.calibration else None
 
 
 def _summary(model: ServedModel, repository: Repository) -> dict[str, Any]:

@@ -29,9 +29,9 @@ from service.postprocess.top_k import top_k as most_probable
 _DEFAULT_TOP_K = 5
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Selection:
-    """What is answered of an image's probabilities and embedding."""
+    """What is answered of an image's probabilities and embedding; like requests, not frozen."""
 
     most: int
     thresholds: float | NDArray[np.float32] | None = None
@@ -80,6 +80,10 @@ def selection_of(
     """
     contract = model.contract
     most = _most(top_k, model)
+    if contract.multi_label is None and threshold is not None:
+        raise NotMultiLabelError(
+            f"threshold is for models with independent labels; of {model.name}'s, one is right"
+        )
     inside = _inside(model) if abstain else None
     if coverage is not None:
         if top_k is not None:
@@ -88,13 +92,9 @@ def selection_of(
         level = _level(calibration, coverage, model)
         return Selection(most, None, level, calibration.temperature, inside)
     if contract.multi_label is None:
-        if threshold is not None:
-            raise NotMultiLabelError(
-                f"threshold is for models with independent labels; of {model.name}'s, one is right"
-            )
         return Selection(most, inside=inside)
     thresholds = _thresholds(contract) if threshold is None else threshold
-    return Selection(most, thresholds, inside=inside)
+    return Selection(most, thresholds)
 
 
 def _most(top: int | None, model: ServedModel) -> int:
@@ -118,6 +118,11 @@ def _thresholds(contract: ModelContract) -> float | NDArray[np.float32]:
 
 
 def _calibration(model: ServedModel, asked: str) -> Calibration:
+    if model.contract.multi_label is not None:
+        raise NotCalibratedError(
+            f"{asked} is for models of which one label is right; those of {model.name} are "
+            "independent"
+        )
     if model.calibration is None:
         raise NotCalibratedError(
             f"{asked} needs a calibrated file, and that of {model.name} is not; `resnet-export "

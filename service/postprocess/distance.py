@@ -8,9 +8,9 @@ from numpy.typing import NDArray
 
 def distances(
     embeddings: NDArray[np.float32],
-    mean: NDArray[np.float32],
-    directions: NDArray[np.float32],
-    variances: NDArray[np.float32],
+    mean: NDArray[np.floating],
+    directions: NDArray[np.floating],
+    variances: NDArray[np.floating],
     noise: float,
 ) -> NDArray[np.float64]:
     """Return the Mahalanobis distances [N] of embeddings [N, D], in standard deviations.

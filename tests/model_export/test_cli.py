@@ -58,6 +58,18 @@ def the_error(capsys: pytest.CaptureFixture[str]) -> str:
     return last
 
 
+def test_a_network_is_exported_for_an_input_that_is_no_square(small: Path, tmp_path: Path):
+    """With everything that is measured and replayed on the way."""
+    output = tmp_path / "wide.onnx"
+    more = ("--input-size", "24x40", "--fit", "contain", "--fill", "1", "2", "3")
+    assert export_small(small, output, *more) == 0
+    contract = read_model(output)[1]
+    assert (contract.schema_version, contract.preprocessing.input_size) == (3, (24, 40))
+    assert (contract.preprocessing.fit, contract.preprocessing.fill) == ("contain", (1, 2, 3))
+    assert main(["verify", str(output), "--weights", str(small / "net.pth")]) == 0
+    assert main(["describe", str(output), "--benchmark"]) == 0
+
+
 def test_export_writes_the_file_and_says_what_was_measured(
     small: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ):

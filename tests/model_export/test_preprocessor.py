@@ -85,7 +85,7 @@ def processor(kind: str, **fields: Any) -> dict[str, Any]:
         ),
         (
             {"feature_extractor_type": "ViTFeatureExtractor", "size": 224, "resample": 3},
-            {"fit": "squash", "resize": (224, 224), "interpolation": "bicubic"},
+            {"fit": "squash", "resize": 224, "interpolation": "bicubic"},
         ),
         (
             processor("ConvNextImageProcessorFast", size={"shortest_edge": 224}, resample=3,
@@ -102,7 +102,7 @@ def processor(kind: str, **fields: Any) -> dict[str, Any]:
         ),
         (
             processor("EfficientNetImageProcessor", resample=0),
-            {"fit": "squash", "resize": (346, 346), "interpolation": "nearest"},
+            {"fit": "squash", "resize": 346, "interpolation": "nearest"},
         ),
         (
             processor("BitImageProcessor"),
@@ -114,7 +114,7 @@ def processor(kind: str, **fields: Any) -> dict[str, Any]:
         ),
         (
             processor("DeiTImageProcessor"),
-            {"fit": "squash", "resize": (256, 256), "crop": 224, "interpolation": "bicubic"},
+            {"fit": "squash", "resize": 256, "crop": 224, "interpolation": "bicubic"},
         ),
     ],
 )  # fmt: skip

@@ -101,7 +101,8 @@ def test_a_newer_schema_is_refused_as_that():
         ({"interpolation": "hamming"}, 3),
         ({"fit": "squash"}, 3),
         ({"offset": "even"}, 3),
-        ({"crop": [8, 8]}, 3),
+        ({"crop": [8, 7]}, 3),
+        ({"crop": [8, 8]}, 2),
     ],
 )
 def test_the_schema_is_the_oldest_that_can_say_it(changes, schema):
