@@ -1,7 +1,5 @@
 """Runs `resnet-export` as `python -m model_export`."""
 
-import sys
+from model_export.cli import program
 
-from model_export.cli import main
-
-sys.exit(main())
+program()

@@ -6,19 +6,29 @@ import signal
 import sys
 import traceback
 from collections.abc import Callable, Sequence
-from typing import TypeVar
+from typing import NoReturn, TypeVar
 
 from model_export.damage import is_out_of_memory
 from model_export.errors import ExportError, MissingPackageError, OptionsError
 from model_export.interrupts import Interrupts
 from service.engine.builds import install_command, prepare_runtime
 from service.errors import ResnetServeError
+from service.starting import open_missing_streams
 
 _PACKAGES = {"torch", "onnx", "onnxscript", "safetensors", "httpx", "rich", "google", "typer"}
 
 _Result = TypeVar("_Result")
 
 _BY_SIGNAL = 128  # plus the signal's number, as shells report it
+
+
+def program() -> NoReturn:
+    """Run the program as this process, which then exits."""
+    open_missing_streams()
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        # Before and after `main`, Ctrl-C ends the process without a traceback.
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+    sys.exit(main())
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -54,21 +54,21 @@ def main(argv: Sequence[str] | None = None) -> int:
 
         share_one_arena()  # before there is a thread
         leaving.begin()
-    from service.errors import StartupError  # noqa: PLC0415
-
-    arguments = vars(_parser().parse_args(given))
-    command = arguments.pop("command")
     try:
+        from service.errors import StartupError  # noqa: PLC0415
+
+        arguments = vars(_parser().parse_args(given))
+        command = arguments.pop("command")
         if command == "serve":
             return _serve(arguments, leaving)
         if command == "key":
             return _key(arguments)
         return _classify(arguments) if command == "classify" else _bench(arguments)
+    except KeyboardInterrupt:  # first, since the import above may be interrupted, too
+        return INTERRUPTED
     except StartupError as error:
         print(f"resnet-serve: error: {error}", file=sys.stderr)  # noqa: T201
         return 1
-    except KeyboardInterrupt:
-        return INTERRUPTED
 
 
 def _parser() -> argparse.ArgumentParser:

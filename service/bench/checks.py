@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import psutil
@@ -32,8 +33,11 @@ def check(options: BenchOptions) -> None:
 
 
 def _can_open(flag: str, path: Path, mode: str) -> None:
+    is_new = not os.path.lexists(path)
     try:
         path.open(mode).close()
+        if is_new:  # a benchmark that then fails must leave no empty report
+            path.unlink()
     except OSError as error:
         done = "read" if mode == "rb" else "written"
         raise OptionError(f"{flag} {path}: can't be {done}: {error.strerror}") from error

@@ -29,6 +29,13 @@ _GROUPS = {
 }
 """The title of each group of flags, by its first field."""
 
+_MOST_ARRIVALS = 10_000_000  # in one run; each takes a few hundred bytes
+_DAY_MS = 86_400_000  # the longest X-Request-Timeout-Ms
+
+_OF_LIMITS = {"url", "images", "image_count", "model_file", "limits", "repeats", "seed",
+              "json_file", "html_file"}  # fmt: skip
+"""What --limits uses if no server is loaded as well."""
+
 SYNTHETIC = re.compile(r"synthetic(?::([1-9]\d{0,3})x([1-9]\d{0,3}))?")
 
 STDOUT = Path("-")
@@ -90,6 +97,7 @@ class BenchOptions(BaseModel):
     )
     deadline_ms: Positive | None = Field(
         None,
+        le=_DAY_MS,
         description="deadline for goodput; also sent as X-Request-Timeout-Ms",
     )
     no_deadline_header: bool = Field(
@@ -161,6 +169,8 @@ class BenchOptions(BaseModel):
             raise ValueError(f"--mode {self.mode} needs --rate or --sweep")
         if not open_loop and (self.rate or self.sweep):
             raise ValueError("--rate and --sweep go with --mode poisson or burst")
+        if self.rate and self.sweep:
+            raise ValueError("--rate and --sweep: only one of them can be given")
         if (self.mode == "trace") != (self.trace is not None):
             raise ValueError("--mode trace and --trace go together")
         if self.path is not None and {"model", "top_k"} & self.model_fields_set:
@@ -171,8 +181,37 @@ class BenchOptions(BaseModel):
             raise ValueError(f"--processes: each needs one of the {self.most_connections} {kind}")
         if self.no_deadline_header and self.deadline_ms is None:
             raise ValueError("--no-deadline-header goes with --deadline-ms")
-        if self.json_file == STDOUT == self.html_file:
-            raise ValueError("--json and --html: only one can go to stdout")
+        if self.json_file is not None and self.json_file == self.html_file:
+            where = "stdout" if self.takes_stdout else str(self.json_file)
+            raise ValueError(f"--json and --html: only one can go to {where}")
+        return self
+
+    @model_validator(mode="after")
+    def _has_an_effect(self) -> BenchOptions:
+        """Refuse what would be ignored: whoever gives a flag expects it to matter."""
+        given = {name for name in self.model_fields_set if getattr(self, name) is not None}
+        ignored = sorted(given - _OF_LIMITS) if self.target_url is None else ()
+        if ignored:
+            raise ValueError(f"{_flag(ignored[0])}: --limits alone sends no load; add --url")
+        if "clients" in given and self.mode != "closed":
+            raise ValueError("--clients goes with --mode closed")
+        if "connections" in given and self.mode == "closed":
+            raise ValueError("--connections goes with --mode poisson, burst or trace")
+        if "repeats" in given and not self.limits:
+            raise ValueError("--repeats goes with --limits")
+        if "model_file" in given and not (self.limits or self.reference == "local"):
+            raise ValueError("--model-file goes with --reference local or --limits")
+        return self
+
+    @model_validator(mode="after")
+    def _fits_into_memory(self) -> BenchOptions:
+        seconds = self.warm_up + self.duration
+        for rate in (*self.sweep, *filter(None, [self.rate])):
+            if rate * seconds > _MOST_ARRIVALS:
+                raise ValueError(
+                    f"{rate:g} arrivals per second for {seconds:g} s are more than "
+                    f"{_MOST_ARRIVALS:,}, which is the most for a run"
+                )
         return self
 
     @property

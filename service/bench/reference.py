@@ -36,6 +36,7 @@ _ROUNDING = 1e-6  # difference of two probabilities due to rounding to six decim
 _REACH = 0.2  # labels up to this far behind the best are kept; further for large tolerances
 _RIGHT_BODIES = 8  # kept per image
 _TIMINGS = b',"timings_ms"'
+_OF_IMAGES = {413, 415, 422}  # statuses that are about the image, not about the request
 
 _CODE = re.compile(r"(?!http_\d)[a-z0-9_]{1,64}")
 _OWN_KINDS = RIGHT | {WRONG_ANSWER, BAD_RESPONSE, CONNECT_FAILED, CONNECTION_LOST, TIMEOUT}
@@ -173,9 +174,9 @@ async def from_server(
 
 def _expected(answer: Answer, number: int, tolerance: float) -> Expected:
     if answer.status != 200:
+        advice = "; leave out images that the server refuses" if answer.status in _OF_IMAGES else ""
         raise ReferenceAnswerError(
-            f"image {number} gets {answer.status} ({error_code(answer)}) even without load; "
-            "leave out images that the server refuses"
+            f"image {number} gets {answer.status} ({error_code(answer)}) even without load{advice}"
         )
     try:
         return _within_reach(best_labels(answer.body), tolerance)

@@ -37,7 +37,7 @@ def parse_target(url: str) -> Target:
     """
     try:
         parts = urlsplit(url)
-        host, port = parts.hostname, parts.port or 80
+        host, port = parts.hostname, 80 if parts.port is None else parts.port
     except ValueError as error:
         raise TargetError(f"--url {url}: {error}") from error
     if parts.scheme != "http" or not host or parts.path not in {"", "/"} or parts.query:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shlex
 import signal
@@ -327,6 +328,27 @@ def test_an_interruption_that_a_library_turned_into_an_error_is_one(
     monkeypatch.setattr("model_export.export.golden_cases", fail)
     assert export_small(small, tmp_path / "net.onnx") == 130
     assert the_error(capsys) == "resnet-export: interrupted\n"
+
+
+def test_ctrl_c_before_and_after_the_work_has_no_traceback():
+    """Python's start and end take a while, too, with PyTorch."""
+    result = run_python(
+        "import signal; from model_export import cli\n"
+        "cli.main = lambda: signal.raise_signal(signal.SIGINT)\n"
+        "cli.program()"
+    )
+    assert (result.returncode, result.stderr) == (-signal.SIGINT, "")
+
+
+@pytest.mark.parametrize("number", [1, 2])
+def test_a_closed_stream_is_no_bug(model: Path, number: int):
+    """As by `>&-`; what was asked for is done."""
+    result = subprocess.run(
+        [sys.executable, "-m", "model_export", "verify", str(model)],
+        check=False, capture_output=True, text=True, timeout=100,
+        preexec_fn=lambda: os.close(number),
+    )  # fmt: skip
+    assert (result.returncode, result.stderr) == (0, "")
 
 
 def test_an_ignored_signal_stays_ignored(model: Path, monkeypatch: pytest.MonkeyPatch):

@@ -178,6 +178,11 @@ def test_an_image_that_is_never_answered_is_no_benchmark(bench, serve, tmp_path)
         bench(serve())
 
 
+def test_a_model_that_is_not_served_is_not_blamed_on_the_images(bench, serve):
+    with pytest.raises(ReferenceAnswerError, match=r"404 \(unknown_model\) even without load$"):
+        bench(serve(), model="nobody")
+
+
 def test_no_server_is_told_in_one_line(bench, serve):
     client = serve()
     client.base_url = "http://127.0.0.1:1"

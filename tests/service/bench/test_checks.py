@@ -50,6 +50,14 @@ def test_what_is_there_is_left_as_it_is(tmp_path):
     assert not Path("-").exists()
 
 
+def test_no_empty_report_is_left_where_there_was_none(tmp_path):
+    (tmp_path / "link.html").symlink_to(tmp_path / "missing.html")
+    flags = {"json_file": str(tmp_path / "r.json"), "html_file": str(tmp_path / "link.html")}
+    check(read_options(flags))
+    assert not (tmp_path / "r.json").exists()
+    assert (tmp_path / "link.html").is_symlink()
+
+
 @pytest.mark.parametrize(
     "flags", [["--clients", "x"], ["--images", "/nonexistent"], ["--url", "http://192.0.2.1"]]
 )

@@ -14,6 +14,7 @@ from images import colored
 
 from service.bench import generator, limits, load
 from service.bench.cli import run_bench
+from service.cli import main
 
 INTERRUPTED = 130
 
@@ -102,3 +103,13 @@ def test_before_anything_was_measured_there_is_no_report(flags, serve, at_batch,
     with pytest.raises(KeyboardInterrupt):
         run_bench(flags | {"url": url})
     assert "closed loop" not in capsys.readouterr().out
+
+
+def test_ctrl_c_while_flags_are_read_has_no_traceback(monkeypatch):
+    """What is imported for that takes a while."""
+
+    def interrupted(_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("service.bench.cli.add_bench", interrupted)
+    assert main(["bench"]) == INTERRUPTED

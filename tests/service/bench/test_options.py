@@ -36,6 +36,13 @@ def test_limits_alone_need_no_server():
     assert read_options({}).target_url == "http://127.0.0.1:8000"
 
 
+def test_limits_beside_a_load_take_the_flags_of_both():
+    flags = {"limits": True, "url": "http://127.0.0.1:1", "clients": "5", "repeats": "2"}
+    assert read_options(flags | {"model_file": "m.onnx"}).clients == 5
+    assert read_options({"limits": True, "model_file": "m.onnx", "repeats": "2"}).repeats == 2
+    assert read_options({"reference": "local", "model_file": "m.onnx"}).model_file is not None
+
+
 def test_no_flag_can_be_shortened(capsys):
     with pytest.raises(SystemExit):
         parsed("--dead", "5")
@@ -91,6 +98,20 @@ def test_the_help_has_groups_and_examples(capsys):
             {"processes": "3", "connections": "2", "mode": "poisson", "rate": "1"},
             "--processes: each needs one of the 2 connections",
         ),
+        ({"mode": "poisson", "rate": "5", "sweep": "5,6"}, "--rate and --sweep: only one"),
+        ({"mode": "poisson", "rate": "5", "clients": "5"}, "--clients goes with --mode closed"),
+        ({"connections": "5"}, "--connections goes with --mode poisson, burst or trace"),
+        ({"repeats": "5"}, "--repeats goes with --limits"),
+        ({"model_file": "m.onnx"}, "--model-file goes with --reference local or --limits"),
+        ({"limits": True, "clients": "5"}, "^--clients: --limits alone sends no load; add --url$"),
+        ({"limits": True, "server_pid": "1"}, "^--server-pid: --limits alone sends no load"),
+        ({"json_file": "r", "html_file": "r"}, "--json and --html: only one can go to r"),
+        ({"deadline_ms": "1e300"}, "^--deadline-ms: must be a number .* 86400000, got '1e300'$"),
+        (
+            {"mode": "poisson", "rate": "1e12", "warm_up": "0", "duration": "1"},
+            "1e\\+12 arrivals per second for 1 s are more than 10,000,000",
+        ),
+        ({"mode": "burst", "sweep": "1,1e9"}, "^1e\\+09 arrivals per second for 12 s"),
         ({"clients": "0", "top_k": "0"}, "--clients.*--top-k|--top-k.*--clients"),
     ],
 )
