@@ -24,7 +24,7 @@ from onnx import TensorProto, helper, numpy_helper
 from torch import Tensor, nn
 from torch.nn.utils import fuse_conv_bn_eval
 
-from model_export.architectures.classifier import FeatureClassifier, pool
+from model_export.architectures.classifier import FeatureClassifier, FoldableClassifier, pool
 from model_export.errors import GraphError
 from model_export.options import Storage
 from service.contract import INPUT_NAME, PROBABILITIES, Preprocessing
@@ -95,15 +95,15 @@ def prepare(
     Raises `GraphError` if a weight that is stored as float16 is outside its range.
     """
     network = copy.deepcopy(network).eval()
-    known = isinstance(network, FeatureClassifier)
+    foldable = isinstance(network, FoldableClassifier)
     with torch.no_grad():
-        if isinstance(network, FeatureClassifier):
+        if isinstance(network, FoldableClassifier):
             _fold_batch_norms(network)
             std = torch.tensor(preprocessing.std).view(1, 3, 1, 1)
             network.first_convolution.weight /= 255 * std
         if storage == "fp16":
             _round_weights(network)
-    std_left = None if known else preprocessing.std
+    std_left = None if foldable else preprocessing.std
     return ServedNetwork(network, preprocessing.mean, std=std_left).eval()
 
 
@@ -124,7 +124,7 @@ def prepare_half(network: nn.Module, preprocessing: Preprocessing) -> ServedNetw
     """
     network = copy.deepcopy(network).eval()
     with torch.no_grad():
-        if isinstance(network, FeatureClassifier):
+        if isinstance(network, FoldableClassifier):
             _fold_batch_norms(network)
         _check_half_range(network)
     return ServedNetwork(network, preprocessing.mean, std=preprocessing.std, half=True).eval()
@@ -175,11 +175,10 @@ def optional_outputs(network: nn.Module) -> tuple[OutputName, ...]:
     return OPTIONAL_OUTPUTS if isinstance(network, FeatureClassifier) else ()
 
 
-def _fold_batch_norms(network: FeatureClassifier) -> None:
+def _fold_batch_norms(network: FoldableClassifier) -> None:
     """Fold each batch normalisation into the convolution declared just before it.
 
-    The convolution may be the last of a sequence, as in a deep stem. In the networks built here,
-    and only in those, modules are declared in the order of computation.
+    The convolution may be the last of a sequence, as in a deep stem.
     """
     for module in list(network.modules()):
         for (name, before), (norm_name, norm) in pairwise(list(module.named_children())):
@@ -200,7 +199,7 @@ def _round_weights(network: nn.Module) -> None:
     Those are divided by about 58, so many would fall below float16's normal range.
     """
     _check_half_range(network)
-    first = network.first_convolution if isinstance(network, FeatureClassifier) else None
+    first = network.first_convolution if isinstance(network, FoldableClassifier) else None
     for module in network.modules():
         if isinstance(module, (nn.Conv2d, nn.Linear)) and module is not first:
             module.weight.copy_(module.weight.half())

@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from onnx import ModelProto
 
 # Operators with integer kernels. Others (softmax, the mean's subtraction, sigmoids) stay float32.
-_OPERATORS = ["Conv", "Gemm", "MatMul", "Add", "Relu", "MaxPool", "AveragePool", "Concat"]
+_OPERATORS = ["Conv", "Gemm", "MatMul", "Add", "Relu", "MaxPool", "AveragePool", "Concat", "Clip"]
 _CLASSIFIER = "classifier_weight"
 
 _PERCENTILE = 99.999

@@ -73,6 +73,8 @@ OFFICIAL: Mapping[str, OfficialWeights] = MappingProxyType(
         "densenet161": _bilinear("densenet161-8d451a50.pth", 256, 77.138, 93.560),
         "densenet169": _bilinear("densenet169-b2777c0a.pth", 256, 75.600, 92.806),
         "densenet201": _bilinear("densenet201-c1103571.pth", 256, 76.896, 93.370),
+        "mobilenet_v2": _bilinear("mobilenet_v2-7ebf99e0.pth", 232, 72.154, 90.822),
+        "mobilenet_v3_large": _bilinear("mobilenet_v3_large-5c1a4163.pth", 232, 75.274, 92.566),
         "alexnet": _bilinear("alexnet-owt-7be5be79.pth", 256, 56.522, 79.066),
     }
 )

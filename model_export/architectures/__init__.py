@@ -70,7 +70,25 @@ class Alex:
     width: ClassVar[int] = BASE_WIDTH
 
 
-Architecture = Residual | Dense | Alex
+@dataclass(frozen=True, slots=True)
+class MobileV2:
+    """MobileNetV2, of which there is only one version."""
+
+    width_parameter: ClassVar[str] = "features.0.0.weight"
+    classes_parameter: ClassVar[str] = "classifier.1.weight"
+    width: ClassVar[int] = 32
+
+
+@dataclass(frozen=True, slots=True)
+class MobileV3:
+    """The large MobileNetV3."""
+
+    width_parameter: ClassVar[str] = "features.0.0.weight"
+    classes_parameter: ClassVar[str] = "classifier.3.weight"
+    width: ClassVar[int] = 16
+
+
+Architecture = Residual | Dense | Alex | MobileV2 | MobileV3
 
 _18, _34, _50 = (2, 2, 2, 2), (3, 4, 6, 3), (3, 4, 6, 3)
 _101, _152 = (3, 4, 23, 3), (3, 8, 36, 3)
@@ -108,6 +126,8 @@ ARCHITECTURES: Mapping[str, Architecture] = MappingProxyType(
         "densenet161": Dense((6, 12, 36, 24), growth=48, width=96),
         "densenet169": Dense((6, 12, 32, 32), growth=32, width=64),
         "densenet201": Dense((6, 12, 48, 32), growth=32, width=64),
+        "mobilenet_v2": MobileV2(),
+        "mobilenet_v3_large": MobileV3(),
         "alexnet": Alex(),
     }
 )

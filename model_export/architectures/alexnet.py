@@ -8,11 +8,13 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
+from model_export.architectures.classifier import FoldableClassifier
+
 _SIDE = 6  # of the last feature map, as the first linear layer expects it
 _MULTIPLES = (1, 3, 6, 4, 4)  # channels of the five convolutions, relative to the first
 
 
-class AlexNet(nn.Module):
+class AlexNet(FoldableClassifier):
     """Five convolutions and three linear layers; the first convolution has `width` channels."""
 
     def __init__(self, *, classes: int, width: int = 64) -> None:
@@ -44,6 +46,13 @@ class AlexNet(nn.Module):
             nn.ReLU(),
             nn.Linear(hidden, classes),
         )
+
+    @property
+    def first_convolution(self) -> nn.Conv2d:
+        """Return the convolution that takes the image."""
+        first = self.features[0]
+        assert isinstance(first, nn.Conv2d)  # noqa: S101 - as it is made above
+        return first
 
     def forward(self, x: Tensor) -> Tensor:
         """Map normalised RGB [N, 3, H, W] to logits [N, classes]."""

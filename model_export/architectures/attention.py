@@ -17,19 +17,29 @@ _SE_DIVISOR = 8
 class SqueezeExcitation(nn.Module):
     """Weight each channel by the averages of all channels.
 
-    Hu, Shen, Sun, "Squeeze-and-Excitation Networks", https://arxiv.org/abs/1709.01507.
+    Hu, Shen, Sun, "Squeeze-and-Excitation Networks", https://arxiv.org/abs/1709.01507. By default,
+    `reduced` is a sixteenth of the channels, in steps of 8.
     """
 
-    def __init__(self, channels: int) -> None:
+    def __init__(
+        self,
+        channels: int,
+        reduced: int | None = None,
+        *,
+        gate: Callable[[Tensor], Tensor] = torch.sigmoid,
+    ) -> None:
         super().__init__()
-        reduced = max(_SE_DIVISOR, round_half_up(channels / _REDUCTION / _SE_DIVISOR) * _SE_DIVISOR)
+        if reduced is None:
+            eighths = round_half_up(channels / _REDUCTION / _SE_DIVISOR)
+            reduced = max(_SE_DIVISOR, eighths * _SE_DIVISOR)
+        self.gate = gate
         self.fc1 = nn.Conv2d(channels, reduced, kernel_size=1)
         self.fc2 = nn.Conv2d(reduced, channels, kernel_size=1)
 
     def forward(self, x: Tensor) -> Tensor:
         """Map [N, C, h, w] to the same shape."""
         squeezed = x.mean(dim=(2, 3), keepdim=True)
-        return x * torch.sigmoid(self.fc2(torch.relu(self.fc1(squeezed))))
+        return x * self.gate(self.fc2(torch.relu(self.fc1(squeezed))))
 
 
 class ChannelAttention(nn.Module):

@@ -2,13 +2,31 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
+
 from torch import nn
 
-from model_export.architectures import ARCHITECTURES, Dense, Residual, Stem
+from model_export.architectures import (
+    ARCHITECTURES,
+    Alex,
+    Architecture,
+    Dense,
+    MobileV2,
+    MobileV3,
+    Residual,
+    Stem,
+)
 from model_export.architectures.alexnet import AlexNet
 from model_export.architectures.densenet import DenseNet
+from model_export.architectures.mobilenet import MobileNetV2, MobileNetV3
 from model_export.architectures.resnet import ResNet
 from model_export.errors import OptionsError
+
+_SINGLE: Mapping[type[Architecture], Callable[..., nn.Module]] = MappingProxyType(
+    {Alex: AlexNet, MobileV2: MobileNetV2, MobileV3: MobileNetV3}
+)
+"""Networks that are made from a width and a number of classes alone."""
 
 
 def build(
@@ -27,4 +45,4 @@ def build(
         raise OptionsError(f"{architecture} has only one stem, so --stem {stem} is not possible")
     if isinstance(spec, Dense):
         return DenseNet(spec, classes=classes, width=width)
-    return AlexNet(classes=classes, width=width)
+    return _SINGLE[type(spec)](classes=classes, width=width)

@@ -1,20 +1,31 @@
-"""The common structure of most networks here: a last feature map, its average, one linear layer."""
+"""What the networks here have in common.
+
+Most have a last feature map, its average and one linear layer.
+"""
 
 from __future__ import annotations
 
 from torch import Tensor, nn
 
 
-class FeatureClassifier(nn.Module):
-    """A convolutional network whose only linear layer takes the average of its last feature map.
+class FoldableClassifier(nn.Module):
+    """A network that declares its modules in the order of computation.
 
-    Class activation maps can be computed from the feature map, and the average is the embedding.
+    So each normalisation can be folded into the convolution declared just before it, and the
+    division of pixels into the first convolution.
     """
 
     @property
     def first_convolution(self) -> nn.Conv2d:
         """Return the only convolution that takes the image."""
         raise NotImplementedError
+
+
+class FeatureClassifier(FoldableClassifier):
+    """A convolutional network whose only linear layer takes the average of its last feature map.
+
+    Class activation maps can be computed from the feature map, and the average is the embedding.
+    """
 
     @property
     def linear(self) -> nn.Linear:

@@ -21,15 +21,20 @@ class Reduced:
     """How narrow a network is trained, and with what input size."""
 
     width: int = 8
-    side: int = 64
+    side: int = 32
 
 
-NETWORKS = {"ecaresnet50d": Reduced(), "resnest50d": Reduced()}
+NETWORKS = {
+    "ecaresnet50d": Reduced(),
+    "resnest50d": Reduced(),
+    "mobilenet_v2": Reduced(),
+    "mobilenet_v3_large": Reduced(),
+}
 
 
 @pytest.fixture(scope="module")
 def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return photo_folder(tmp_path_factory.mktemp("photos") / "images", images=10)
+    return photo_folder(tmp_path_factory.mktemp("photos") / "images", images=30)
 
 
 @pytest.fixture(scope="module", params=NETWORKS)
@@ -41,8 +46,8 @@ def run(
     network = NETWORKS[request.param]
     command = ["train", str(photos), "--output", str(run), "--architecture", request.param,
                "--width", str(network.width), "--input-size", str(network.side),
-               "--resize", str(network.side), "--epochs", "6", "--batch", "6",
-               "--learning-rate", "0.02", "--ema-decay", "0.5"]  # fmt: skip
+               "--resize", str(network.side), "--epochs", "10", "--batch", "8",
+               "--learning-rate", "0.01", "--ema-decay", "0.5"]  # fmt: skip
     assert main(command) == 0
     return run
 

@@ -18,6 +18,8 @@ from model_export.listing import row_of
         ("resnext50_32x4d", 25_028_904, 4.230, 81.198),
         ("wide_resnet50_2", 68_883_240, 11.398, 81.602),
         ("densenet121", 7_978_856, 2.834, 74.434),
+        ("mobilenet_v2", 3_504_872, 0.301, 72.154),
+        ("mobilenet_v3_large", 5_483_032, 0.217, 75.274),
         ("alexnet", 61_100_840, 0.714, 56.522),
     ],
 )

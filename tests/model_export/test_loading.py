@@ -20,7 +20,8 @@ from model_export.loading import build_network, load, of_architecture
 @pytest.mark.parametrize(
     ("name", "width", "stem"),
     [("resnet18", 8, "small"), ("resnet18d", 8, None), ("densenet121", 8, None),
-     ("alexnet", 8, None), ("seresnet50", 16, "small"), ("wide_resnet50_2", 8, None)],
+     ("alexnet", 8, None), ("mobilenet_v2", 8, None), ("mobilenet_v3_large", 24, None),
+     ("resnest101e", 16, None), ("seresnet50", 16, "small"), ("wide_resnet50_2", 8, None)],
 )  # fmt: skip
 def test_width_classes_and_stem_are_those_of_the_file(tmp_path: Path, name, width, stem):
     side = 224 if name == "alexnet" else 64

@@ -38,6 +38,8 @@ PARAMETERS = {
     "densenet161": 28_681_000,
     "densenet169": 14_149_480,
     "densenet201": 20_013_928,
+    "mobilenet_v2": 3_504_872,
+    "mobilenet_v3_large": 5_483_032,
     "alexnet": 61_100_840,
 }
 
@@ -57,6 +59,8 @@ KINDS = [
     ("resnest50d", 8, 64, None, (1, 1, 1, 2)),
     ("resnest101e", 8, 64, None, (1, 1, 1, 2)),
     ("densenet121", 8, 64, None, (2, 2, 2, 2)),
+    ("mobilenet_v2", 8, 64, None, None),
+    ("mobilenet_v3_large", 8, 64, None, None),
     ("alexnet", 8, 224, None, None),
 ]
 
@@ -106,8 +110,9 @@ def test_one_of_each_kind_is_compared_with_pytorch():
     assert list(missing.values()) == []
 
 
-def test_alexnet_has_no_feature_map_for_one_linear_layer():
-    assert optional_outputs(build("alexnet", width=8)) == ()
+@pytest.mark.parametrize("name", ["alexnet", "mobilenet_v3_large"])
+def test_several_linear_layers_have_no_feature_map(name: str):
+    assert optional_outputs(build(name, width=8)) == ()
 
 
 @pytest.mark.parametrize(("name", "side"), [("resnet50", 7), ("dilated_resnet50", 28)])
@@ -146,6 +151,15 @@ def test_dilation_keeps_the_resolution_of_the_last_two_stages(name: str, side: i
                          "features.denseblock1.denselayer1.conv1.weight": (192, 96, 1, 1),
                          "features.transition1.conv.weight": (192, 384, 1, 1),
                          "classifier.weight": (1000, 2208)}),
+        ("mobilenet_v2", {"features.1.conv.0.0.weight": (32, 1, 3, 3),
+                          "features.2.conv.2.weight": (24, 96, 1, 1),
+                          "features.18.1.running_var": (1280,),
+                          "classifier.1.weight": (1000, 1280)}),
+        ("mobilenet_v3_large", {"features.1.block.1.0.weight": (16, 16, 1, 1),
+                                "features.4.block.2.fc1.weight": (24, 72, 1, 1),
+                                "features.16.0.weight": (960, 160, 1, 1),
+                                "classifier.0.weight": (1280, 960),
+                                "classifier.3.weight": (1000, 1280)}),
         ("alexnet", {"features.3.weight": (192, 64, 5, 5), "classifier.1.weight": (4096, 9216),
                      "classifier.6.weight": (1000, 4096)}),
     ],
@@ -166,7 +180,7 @@ def test_shortcuts_are_averaged_and_not_skipped():
     assert (shortcut(image) - shortcut(torch.zeros(1, 8, 8, 8))).abs().max() > 0
 
 
-@pytest.mark.parametrize("name", ["densenet121", "alexnet"])
+@pytest.mark.parametrize("name", ["densenet121", "mobilenet_v2", "alexnet"])
 def test_a_stem_that_a_network_cannot_have_is_refused(name: str):
     with pytest.raises(OptionsError, match=f"{name} has only one stem"):
         build(name, stem="small")
