@@ -6,6 +6,7 @@ import asyncio
 import queue
 import sys
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -14,6 +15,7 @@ import numpy as np
 import pytest
 import tritonclient.grpc as triton
 import tritonclient.grpc.aio as triton_aio
+from certificates import Authority, Pair
 from color_model import write_color_model
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
@@ -275,6 +277,10 @@ def test_health_and_reflection_are_served(server):
     with grpc.insecure_channel(server.address) as channel:
         health = health_pb2_grpc.HealthStub(channel)
         for name in ("", "inference.GRPCInferenceService"):
+            # It is updated every second; a watch tells when.
+            told = health.Watch(health_pb2.HealthCheckRequest(service=name), timeout=60)
+            while next(told).status != health_pb2.HealthCheckResponse.SERVING:
+                pass
             answer = health.Check(health_pb2.HealthCheckRequest(service=name), timeout=60)
             assert answer.status == health_pb2.HealthCheckResponse.SERVING
         asked = reflection_pb2.ServerReflectionRequest(list_services="")
@@ -336,3 +342,68 @@ def test_a_call_that_was_accepted_is_answered_before_the_end(model_folder):
         assert answer.model_name == "color"
         assert program.exit_status() == 0
         assert program.events[-1] | {"unanswered": 0} == program.events[-1]
+
+
+# Access
+
+
+def with_key(name: str) -> dict[str, str]:
+    return {"authorization": f"Bearer {name}.secret"}
+
+
+def test_keys_and_their_scopes_hold_for_grpc(front):
+    """As over REST; whether the service is alive needs none."""
+    keys = Path(__file__).parents[2] / "helpers" / "keys.txt"
+    with triton.InferenceServerClient(front(api_keys=keys).address) as client:
+        assert client.is_server_live()
+        assert client.is_server_ready()
+        for headers, code in (
+            (None, "UNAUTHENTICATED"),
+            ({"authorization": "Bearer classify.other"}, "UNAUTHENTICATED"),
+            (with_key("metrics"), "PERMISSION_DENIED"),
+        ):
+            with pytest.raises(InferenceServerException) as told:
+                client.infer("color", [tensor()], headers=headers)
+            assert told.value.status() == f"StatusCode.{code}"
+        assert client.infer("color", [tensor()], headers=with_key("classify")) is not None
+        client.get_inference_statistics("color", headers=with_key("metrics"))
+        with pytest.raises(InferenceServerException, match="needs a key with the scope admin"):
+            client.unload_model("color", headers=with_key("classify"))
+
+
+def test_a_stream_needs_a_key_too(front):
+    keys = Path(__file__).parents[2] / "helpers" / "keys.txt"
+    answers: queue.Queue[Any] = queue.Queue()
+    with triton.InferenceServerClient(front(api_keys=keys).address) as client:
+        client.start_stream(lambda result, error: answers.put(error or result))
+        client.async_stream_infer("color", [tensor()])
+        error = answers.get(timeout=60)
+        assert "needs an API key" in str(error)
+
+
+def test_calls_are_encrypted_where_http_is_and_new_ones_get_new_certificates(tmp_path):
+    authority, another = Authority(tmp_path / "a"), Authority(tmp_path / "b", "another CA")
+    used, client = authority.issue("server"), authority.issue("client")
+    flags = [
+        "--tls-cert", used.cert, "--tls-key", used.key, "--tls-client-ca", authority.cert,
+    ]  # fmt: skip
+
+    def is_live(trusted: Path | None, own: Pair | None = client) -> bool:
+        """Ask on a new connection, since one that is there keeps its certificates."""
+        given = {} if own is None else {"private_key": own.key, "certificate_chain": own.cert}
+        given |= {} if trusted is None else {"root_certificates": trusted}
+        texts = {name: str(path) for name, path in given.items()}
+        with triton.InferenceServerClient(address, ssl=trusted is not None, **texts) as found:
+            return found.is_server_live(client_timeout=10)
+
+    with reserved_port() as port, serving(*flags, "--grpc-port", port) as server:
+        address = f"127.0.0.1:{port}"
+        assert is_live(authority.cert)
+        for trusted, own in ((authority.cert, None), (None, None), (another.cert, client)):
+            with pytest.raises(InferenceServerException):
+                is_live(trusted, own)
+        renewed = another.issue("server")
+        for path, new in ((used.cert, renewed.cert), (used.key, renewed.key)):
+            new.replace(path)
+        server.wait_for("certificates_taken")
+        assert is_live(another.cert)
