@@ -42,7 +42,7 @@ async def explain(exchange: Exchange) -> None:
     parse = body_parser_of(exchange.headers.get(b"content-type"))
     outputs = explainer.outputs(model)
 
-    async with received(exchange, model, due, outputs) as body:
+    async with received(exchange, model, due, outputs=outputs) as body:
         images = await parsed_images(exchange, body, parse, due)
         del body  # its parts are copies
         image = _only(images)

@@ -41,6 +41,7 @@ async def received(
     exchange: Exchange,
     model: ServedModel,
     due: RequestDeadline,
+    *,
     outputs: tuple[str, ...] = ONLY_PROBABILITIES,
 ) -> AsyncGenerator[bytes]:
     """Yield the request's body; the block ends at the deadline, or when the client leaves.

@@ -46,7 +46,7 @@ export class Card {
       const answer = await classify(this.file, this.model, this.#aborting.signal);
       this.#showLabels(answer);
       const [best] = answer.results[0].labels;
-      this.on.done(this, `${this.name}: ${best.label}, ${asPercent(best.probability)}`);
+      this.on.done(this, `${this.name}: ${best ? `${best.label}, ${asPercent(best.probability)}` : "no label"}`);
     } catch (problem) {
       if (this.#aborting.signal.aborted) return;
       this.#showProblem(problem);
@@ -77,13 +77,14 @@ export class Card {
     const id = `${this.id}-hint`;
     this.note = make("p", { id, className: "soft hint" }, "Choose a label to see where its evidence lies.");
     for (const label of result.labels) this.labels.append(this.#bar(label));
+    if (!result.labels.length) this.note.textContent = "No label is probable enough.";
     this.body.replaceChildren(this.labels, this.note, timing(timings));
     this.#showInstead();
   }
 
   /** Of a format that the browser does not know, show the service's picture. */
   #showInstead() {
-    if (this.frame.classList.contains("unshown")) this.labels?.querySelector("button").click();
+    if (this.frame.classList.contains("unshown")) this.labels?.querySelector("button")?.click();
   }
 
   #bar(label) {

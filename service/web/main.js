@@ -102,8 +102,9 @@ async function loadModels() {
 
 function describe() {
   const model = chosenModel();
+  const [height, width = height] = [model?.input_size].flat(); // one number if it is a square
   find("about").textContent = model
-    ? `${model.architecture} · ${model.input_size} × ${model.input_size} px · ${model.classes} labels · ${model.computed_in} on ${model.provider}`
+    ? `${model.architecture} · ${width} × ${height} px · ${model.classes} labels · ${model.computed_in} on ${model.provider}`
     : "";
 }
 
