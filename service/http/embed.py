@@ -39,7 +39,7 @@ async def embed(exchange: Exchange) -> None:
     due = deadline_of(exchange.headers, record, model.timeout_ms)
     parse = body_parser_of(exchange.headers.get(b"content-type"))
 
-    async with received(exchange, model, due, _OUTPUTS) as body:
+    async with received(exchange, model, due, outputs=_OUTPUTS) as body:
         images = await parsed_images(exchange, body, parse, due)
         del body  # its parts are copies
         results = await infer(exchange, model, images, due, _OUTPUTS)

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from functools import partial
 
+from service.batching.costs import Work
 from service.errors import RequestError, TooManyImagesError
 from service.http.accept import JSON, OCTETS, PNG, preferred
 from service.http.bodies import PostedImage, body_parser_of
 from service.http.exchange import Exchange
-from service.http.json_body import float32_numbers
+from service.http.json_body import float32_numbers, json_body
 from service.http.query import label_wanted, read_query
 from service.http.results import shown_label, shown_timings
 from service.http.schemas import ExplainQuery
-from service.http.stages import find_model, infer, parsed_images, received
+from service.http.stages import find_model, infer, off_the_loop, parsed_images, received
 from service.http.time_limit import deadline_of
 from service.inference.explanation import Explanation
 from service.inference.record import RequestRecord
@@ -41,7 +42,7 @@ async def explain(exchange: Exchange) -> None:
     parse = body_parser_of(exchange.headers.get(b"content-type"))
     outputs = explainer.outputs(model)
 
-    async with received(exchange, model, due, outputs) as body:
+    async with received(exchange, model, due, outputs=outputs) as body:
         images = await parsed_images(exchange, body, parse, due)
         del body  # its parts are copies
         image = _only(images)
@@ -51,17 +52,18 @@ async def explain(exchange: Exchange) -> None:
         inferred_s = record.elapsed_s()
         found = await explainer.explain(model, result, index, due)
         if media_type == PNG:
-            drawn = await explainer.overlay(model, image, found, due)
+            content = await explainer.overlay(model, image, found, due)
         record.stages.explain_s = record.elapsed_s() - inferred_s
+        if media_type == JSON:
+            show = partial(_shown, model, found, record)
+            content = await off_the_loop(
+                exchange, show, due, Work("numbers", size=found.map.nbytes)
+            )
 
-    region = [round(side, 3) for side in found.region]
-    about = {"x-label-index": str(found.index), "x-region": ",".join(map(str, region))}
-    if media_type == PNG:
-        await exchange.respond(200, PNG, drawn, about)
-    elif media_type == JSON:
-        await exchange.respond_json(_shown(model, found, region, record))
+    if media_type == OCTETS:
+        await exchange.respond_array(found.map, _about(found))
     else:
-        await exchange.respond_array(found.map, about)
+        await exchange.respond(200, media_type, content, _about(found))
 
 
 def _only(images: Sequence[PostedImage]) -> bytes:
@@ -76,16 +78,25 @@ def _only(images: Sequence[PostedImage]) -> bytes:
     return image.content
 
 
-def _shown(
-    model: ServedModel, found: Explanation, region: Sequence[float], record: RequestRecord
-) -> dict[str, Any]:
-    return {
-        "model": model.name,
-        "version": model.version,
-        "label": shown_label(model.contract.labels, found.index, found.probability),
-        "map": float32_numbers(found.map),
-        "region": dict(zip(_SIDES, region, strict=True)),
-        "width": found.width,
-        "height": found.height,
-        "timings_ms": shown_timings(record),
-    }
+def _about(found: Explanation) -> dict[str, str]:
+    """Return the headers that say what was explained."""
+    return {"x-label-index": str(found.index), "x-region": ",".join(map(str, _region(found)))}
+
+
+def _region(found: Explanation) -> list[float]:
+    return [round(side, 3) for side in found.region]
+
+
+def _shown(model: ServedModel, found: Explanation, record: RequestRecord) -> bytes:
+    return json_body(
+        {
+            "model": model.name,
+            "version": model.version,
+            "label": shown_label(model.contract.labels, found.index, found.probability),
+            "map": float32_numbers(found.map),
+            "region": dict(zip(_SIDES, _region(found), strict=True)),
+            "width": found.width,
+            "height": found.height,
+            "timings_ms": shown_timings(record),
+        }
+    )

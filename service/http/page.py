@@ -1,4 +1,4 @@
-"""The page at / and its files: read once, compared by their hashes, and let nothing else in."""
+"""The page at / and its files, which are read once and allow nothing from elsewhere."""
 
 from __future__ import annotations
 

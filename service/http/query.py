@@ -12,6 +12,8 @@ from service.errors import InvalidParameterError, UnknownLabelError
 from service.models.model import ServedModel
 from service.wording import shortened, what_is_wrong
 
+_SHOWN_IDS = 10
+
 Q = TypeVar("Q", bound=BaseModel)
 
 
@@ -62,7 +64,7 @@ def label_wanted(text: str | None, model: ServedModel) -> int | None:
     if len(named) == 1:
         return named[0]
     if named:
-        ids = ", ".join(labels[index].id for index in named)
+        ids = ", ".join(labels[index].id for index in named[:_SHOWN_IDS])
         raise UnknownLabelError(f"several labels are called {shortened(text)!r}; use an id: {ids}")
     raise UnknownLabelError(
         f"{model.name} has no label {shortened(text)!r}; give an id, an exact name or an index "

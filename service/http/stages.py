@@ -44,6 +44,7 @@ async def received(
     exchange: Exchange,
     model: ServedModel,
     due: RequestDeadline,
+    *,
     outputs: tuple[str, ...] = ONLY_PROBABILITIES,
     codings: frozenset[bytes] = frozenset(),
 ) -> AsyncGenerator[bytes]:

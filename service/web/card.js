@@ -18,7 +18,7 @@ export class Card {
     this.on = on;
     this.name = file.name || "Pasted image";
     this.url = URL.createObjectURL(file);
-    const id = `card-${++made}`;
+    this.id = `card-${++made}`;
     this.photo = make("img", { src: this.url, alt: this.name, className: "source" });
     this.map = make("img", { alt: "", className: "map", hidden: true });
     this.frame = make("div", { className: "photo" }, this.photo, this.map);
@@ -34,9 +34,9 @@ export class Card {
     );
     this.remove.onclick = () => this.discard();
     this.body = make("div", { className: "result" });
-    const head = make("div", { className: "title" }, make("h3", { id }, this.name), this.remove);
+    const head = make("div", { className: "title" }, make("h3", { id: this.id }, this.name), this.remove);
     const side = make("div", { className: "side" }, head, this.meta, this.body);
-    this.element = make("li", {}, make("article", { className: "card", "aria-labelledby": id }, this.frame, side));
+    this.element = make("li", {}, make("article", { className: "card", "aria-labelledby": this.id }, this.frame, side));
     this.#wait();
   }
 
@@ -46,7 +46,7 @@ export class Card {
       const answer = await classify(this.file, this.model, this.#aborting.signal);
       this.#showLabels(answer);
       const [best] = answer.results[0].labels;
-      this.on.done(this, `${this.name}: ${best.label}, ${asPercent(best.probability)}`);
+      this.on.done(this, `${this.name}: ${best ? `${best.label}, ${asPercent(best.probability)}` : "no label"}`);
     } catch (problem) {
       if (this.#aborting.signal.aborted) return;
       this.#showProblem(problem);
@@ -73,16 +73,18 @@ export class Card {
 
   #showLabels({ model, results: [result], timings_ms: timings }) {
     this.meta.textContent = `${result.width} × ${result.height} · ${model}`;
-    this.labels = make("ol", { className: "labels" });
+    this.labels = make("ol", { className: "labels", "aria-label": "Labels" });
+    const id = `${this.id}-hint`;
+    this.note = make("p", { id, className: "soft hint" }, "Choose a label to see where its evidence lies.");
     for (const label of result.labels) this.labels.append(this.#bar(label));
-    this.note = make("p", { className: "soft hint" }, "Choose a label to see where its evidence lies.");
+    if (!result.labels.length) this.note.textContent = "No label is probable enough.";
     this.body.replaceChildren(this.labels, this.note, timing(timings));
     this.#showInstead();
   }
 
   /** Of a format that the browser does not know, show the service's picture. */
   #showInstead() {
-    if (this.frame.classList.contains("unshown")) this.labels?.querySelector("button").click();
+    if (this.frame.classList.contains("unshown")) this.labels?.querySelector("button")?.click();
   }
 
   #bar(label) {
@@ -90,7 +92,7 @@ export class Card {
     fill.style.width = `${100 * label.probability}%`;
     const button = make(
       "button",
-      { type: "button", "aria-pressed": "false" },
+      { type: "button", "aria-pressed": "false", "aria-describedby": this.note.id },
       make("span", { className: "name" }, label.label),
       make("span", { className: "value" }, asPercent(label.probability)),
       make("span", { className: "track" }, fill),
@@ -142,7 +144,7 @@ export class Card {
       this.remove.focus();
     };
     this.body.replaceChildren(
-      make("p", { className: "problem" }, make("strong", {}, problem.message), " ", problem.detail ?? ""),
+      make("p", { className: "problem" }, make("strong", {}, `${problem.message}.`), " ", problem.detail ?? ""),
       again,
     );
   }

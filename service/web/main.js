@@ -14,7 +14,7 @@ const cards = new Set();
 const waiting = [];
 let running = 0;
 let served = [];
-let reloading = null; // a timer, while a model is not ready
+let reloading = null; // a timer, while models are not there or not ready
 
 function add(files) {
   const room = MOST_CARDS - cards.size;
@@ -78,8 +78,10 @@ async function loadModels() {
   let found;
   try {
     found = await models();
+    if (!served.length) show(find("notice"), "");
   } catch (problem) {
     show(find("notice"), `${problem.message}. ${problem.detail}`);
+    reloading = setTimeout(loadModels, 4000);
     return;
   }
   if (found.models.some((model) => model.state !== "ready")) reloading = setTimeout(loadModels, 2000);
@@ -100,8 +102,9 @@ async function loadModels() {
 
 function describe() {
   const model = chosenModel();
+  const [height, width = height] = [model?.input_size].flat(); // one number if it is a square
   find("about").textContent = model
-    ? `${model.architecture} · ${model.input_size} × ${model.input_size} px · ${model.classes} labels · ${model.computed_in} on ${model.provider}`
+    ? `${model.architecture} · ${width} × ${height} px · ${model.classes} labels · ${model.computed_in} on ${model.provider}`
     : "";
 }
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -85,6 +86,10 @@ def test_all_that_clients_use_works_behind_a_proxy(tmp_path, path, target, flags
         names = [r["name"] for r in client.post("/v1/classify", files=files).json()["results"]]
         assert names == ["a.jpg", "b.jpg"]
         assert client.post("/v1/classify", content=b"none").json()["code"] == "not_an_image"
+        page = client.get("/")
+        links = re.findall(r'(?:src|href)="([^"#]+)"', page.text)
+        assert len(links) >= 6
+        assert {client.get(page.url.join(link)).status_code for link in links} == {200}
         document = client.get("/openapi.json").json()
         assert [entry["url"] for entry in document.get("servers", [])] == ([base] if base else [])
         assert f'"{base}/openapi.json"' in client.get("/docs").text.replace("'", '"')

@@ -6,6 +6,7 @@ import base64
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import httpx
 import pytest
@@ -72,19 +73,15 @@ def given(name: str, data: bytes, kind: str = "image/png") -> FilePayload:
     return {"name": name, "mimeType": kind, "buffer": data}
 
 
-def drop(page: Page, name: str, data: bytes) -> None:
-    """Drop a file on the page, as a file manager does."""
-    transfer = page.evaluate_handle(
-        """([name, data]) => {
-            const bytes = Uint8Array.from(atob(data), (c) => c.charCodeAt(0));
-            const transfer = new DataTransfer();
-            transfer.items.add(new File([bytes], name, { type: "image/png" }));
-            return transfer;
-        }""",
-        [name, base64.b64encode(data).decode()],
-    )
-    for event in ("dragenter", "dragover", "drop"):
-        page.locator("#drop").dispatch_event(event, {"dataTransfer": transfer})
+def drop(page: Page, *paths: Path) -> None:
+    """Drop files or folders on the page, as a file manager does."""
+    box = page.locator("#drop").bounding_box()
+    assert box is not None
+    data = {"items": [], "files": [str(path) for path in paths], "dragOperationsMask": 1}
+    where = {"x": box["x"] + 20, "y": box["y"] + 20}
+    browser = page.context.new_cdp_session(page)
+    for kind in ("dragEnter", "dragOver", "drop"):
+        browser.send("Input.dispatchDragEvent", {"type": kind, "data": data, **where})
 
 
 def posts(server: Serving) -> int:
@@ -101,14 +98,30 @@ def best_label(page: Page) -> str:
     return page.locator("#cards .labels .name").first.inner_text()
 
 
-def test_a_photo_that_is_dropped_gets_its_label(browser, server):
+def test_a_photo_that_is_dropped_gets_its_label(browser, server, tmp_path):
+    (tmp_path / "sky.png").write_bytes(colored("blue"))
     with opened(browser, server.url) as page:
-        drop(page, "sky.png", colored("blue"))
+        drop(page, tmp_path / "sky.png")
         card = page.get_by_role("article", name="sky.png")
         expect(card.locator(".labels button")).to_have_count(3)
         assert best_label(page) == "blue"
         expect(card.locator(".legend .total")).to_contain_text("ms")
         expect(page.get_by_role("status")).to_contain_text("sky.png: blue, ")
+
+
+def test_a_folder_that_is_dropped_has_its_photos_classified(browser, server, tmp_path):
+    """Those in folders within it too, but no hidden files."""
+    (tmp_path / "trip" / "day 1").mkdir(parents=True)
+    (tmp_path / "trip" / "a.png").write_bytes(colored("red"))
+    (tmp_path / "trip" / "day 1" / "b.png").write_bytes(colored("blue"))
+    (tmp_path / "trip" / ".thumbnails").write_bytes(b"no image")
+    (tmp_path / "c.png").write_bytes(colored("green"))
+    with opened(browser, server.url) as page:
+        drop(page, tmp_path / "trip", tmp_path / "c.png")
+        for name, color in (("a.png", "red"), ("b.png", "blue"), ("c.png", "green")):
+            card = page.get_by_role("article", name=name)
+            expect(card.locator(".labels .name").first).to_have_text(color)
+        expect(page.get_by_role("article")).to_have_count(3)
 
 
 def test_a_label_shows_its_evidence_over_the_photo(browser, server):

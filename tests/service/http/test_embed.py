@@ -63,8 +63,21 @@ def test_one_bad_image_fails_a_raw_answer_which_says_which_it_is(client):
     response = client.post("/v1/embed", files=[*FILES, ("f", ("n.txt", b"text"))], headers=RAW)
     assert (response.status_code, response.json()["code"]) == (415, "not_an_image")
     assert response.json()["detail"].startswith("image 3 of 3: the content is not")
-    alone = client.post("/v1/embed", content=b"text", headers=RAW)
-    assert alone.json()["detail"].startswith("the content is not")
+
+
+@pytest.mark.parametrize("headers", [{}, RAW])
+def test_a_single_images_error_is_the_answer(client, headers):
+    response = client.post("/v1/embed", content=b"text", headers=headers)
+    assert (response.status_code, response.json()["code"]) == (415, "not_an_image")
+    assert response.json()["detail"].startswith("the content is not")
+
+
+def test_when_all_of_several_fail_each_error_is_in_the_answer(client):
+    response = client.post("/v1/embed", files=[("f", ("a", b"x")), ("f", ("b", b""))])
+    assert (response.status_code, response.json()["code"]) == (422, "all_images_failed")
+    assert [each["error"]["code"] for each in response.json()["results"]] == [
+        "not_an_image", "empty_image",
+    ]  # fmt: skip
 
 
 def test_a_file_without_an_embedding_is_refused_with_the_reason_before_the_body_is_read(serve):
