@@ -39,7 +39,7 @@ The stages of a request, and the errors that can end each:
 
     client    --file, pixels-->  UnreadableImageError
               --connection-->    UnreachableError, ClientTimeoutError
-              --answer-->        UnexpectedAnswerError, or the service's own that it stands for
+              --answer-->        UnexpectedAnswerError, or the error that it stands for
 
 An image's error is that image's result when the request has several, and the whole answer when it
 has one. `http/problems.py` is the one place that turns errors into problem details (RFC 9457).
