@@ -152,8 +152,11 @@ class _Loading:
     ) -> list[EvictedModel]:
         """Load files, pinned ones first; return those for which there is no room.
 
-        Raises `ModelSelectionError` if there is none for a pinned one.
+        Raises `ModelSelectionError` if there is none for a pinned one, or for the first.
         """
+        for file, model in self.loaded.items():  # which was needed to begin with
+            if lack := room.lack(Newcomer(file.name, file.version, model.memory), []):
+                raise ModelSelectionError(f"{file.path}: has no room: {lack}")
         options = {file: _options(config, file) for file in files}
         evicted = []
         for file in sorted(files, key=lambda file: not options[file].pinned):

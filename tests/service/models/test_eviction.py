@@ -165,6 +165,14 @@ def test_pinned_models_are_loaded_first_and_must_have_room(model_folder):
         load_repository(settings.model_copy(update={"max_models": 1}), Metrics())
 
 
+def test_a_limit_below_the_first_model_stops_the_start(model_folder):
+    settings = Settings(models=model_folder, provider="cpu", max_models_bytes=1000)
+    with pytest.raises(
+        ModelSelectionError, match=r"color.onnx: has no room: it may take \d+ bytes"
+    ):
+        load_repository(settings, Metrics())
+
+
 def test_memory_is_counted_before_it_is_taken(model_folder):
     write_models(model_folder, "a", "b")
     new = memory_of(ModelFile("a", 1, model_folder / "a.onnx"))

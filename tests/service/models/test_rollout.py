@@ -224,9 +224,24 @@ def test_a_candidate_that_is_unloaded_ends_its_rollout(model_folder, mode):
         await served.runtime.control.unload("v", {"version": 2})
         assert {await served.ask() for _ in range(10)} == {1}
         if mode is Mode.SHADOW:
-            assert served.rollout.reason == "version 2 is not served any more"
+            assert served.rollout.reason == "version 2 is not served as it was any more"
 
     with_versions(model_folder, work, same=True, rollout={"v": f"2:{mode}:90"})
+
+
+@pytest.mark.parametrize("replaced", [1, 2])
+@pytest.mark.parametrize("mode", Mode)
+def test_a_rollout_ends_when_a_file_that_it_compares_is_replaced(model_folder, mode, replaced):
+    async def work(served: Served) -> None:
+        await served.ask_until(lambda: served.rollout.judge.agreement.observations == 1)
+        write_color_model(model_folder / "v" / f"{replaced}.onnx", architecture="another")
+        await served.runtime.control.load("v")
+        await served.ask_until(lambda: served.rollout.stage == "rolled_back")
+        assert await served.ask() == 1
+
+    with_versions(
+        model_folder, work, same=True, rollout={"v": f"2:{mode}:90"}, rollout_min_agreement=0.999
+    )
 
 
 def test_after_a_promotion_the_latest_version_is_followed_again(model_folder):
