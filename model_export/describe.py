@@ -19,6 +19,8 @@ from service.contract import Agreement, Allowed, Faster, ModelContract
 from service.cpus import cpu_model
 from service.engine.providers import title_of
 
+_LABELS = 3  # to show of all
+
 
 @dataclass(frozen=True, slots=True)
 class Described:
@@ -104,14 +106,15 @@ def _speed_row(times: Mapping[int, float]) -> dict[str, str]:
 def _rows(contract: ModelContract, cost: Cost, size: int) -> dict[str, str]:
     images, parity = contract.preprocessing, contract.parity
     accuracy = contract.accuracy
-    first = ", ".join(label.label for label in contract.labels[:3])
+    names = [label.label for label in contract.labels[:_LABELS]]
+    more = ["..."] if len(contract.labels) > _LABELS else []
     return {
         "name": contract.name,
         "architecture": contract.architecture,
         "input": f"{images.crop} x {images.crop} RGB, uint8; short side resized to "
         f"{images.resize} ({images.interpolation}), centre crop, EXIF {images.exif}",
         "mean, std": f"{images.mean}, {images.std}",
-        "labels": f"{len(contract.labels)} ({first}, ...)",
+        "labels": f"{len(contract.labels)} ({', '.join([*names, *more])})",
         "outputs": ", ".join(("probabilities", *contract.optional_outputs)),
         "precision": f"{contract.precision}, weights stored as {contract.storage}",
         "parameters": f"{cost.parameters / 1e6:.2f} M (of convolutions and linear layers)",
