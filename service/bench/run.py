@@ -92,7 +92,7 @@ async def _against_server(
     allow_open_files(options, processes)
     work = Work(
         target,
-        _requests(options, target, images),
+        requests_of(options, target, images),
         expected,
         report["tolerance"],
         options.timeout_s,
@@ -110,7 +110,8 @@ async def _against_server(
                 raise asyncio.CancelledError
 
 
-def _requests(options: BenchOptions, target: Target, images: Sequence[bytes]) -> list[bytes]:
+def requests_of(options: BenchOptions, target: Target, images: Sequence[bytes]) -> list[bytes]:
+    """Return the bytes of each image's request."""
     path = options.path or classify_path(options.model, options.top_k)
     headers: dict[str, object] = {"Content_Type": CONTENT_TYPE}
     if options.deadline_ms is not None and not options.no_deadline_header:
