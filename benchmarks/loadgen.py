@@ -37,14 +37,31 @@ import importlib
 import json
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 
-from arguments import count
+from arguments import count, positive
 from loadgen_results import render
 from loadgen_run import CONNECTIONS, measure
 
+from service.bench.checks import check
+from service.bench.options import DEFAULT_URL, add_flags, read_options
 from service.errors import StartupError
+
+SHARED: Mapping[str, str] = MappingProxyType(
+    {
+        "url": f"server URL, on this machine only [{DEFAULT_URL}]",
+        "images": "",
+        "image_count": "",
+        "model": "",
+        "deadline_ms": "send this as X-Request-Timeout-Ms",
+        "timeout_s": "",
+        "reference": "",
+        "model_file": "model file for --reference local; not set: the built-in one",
+    }
+)
+"""The flags of `resnet-serve bench` that this program has, too; some have a narrower meaning."""
 
 SCENARIOS = ("SingleStream", "Server", "Offline")
 
@@ -66,7 +83,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     switch_s = sys.getswitchinterval()
     sys.setswitchinterval(_SWITCH_S)
     try:
-        report = measure(loadgen, arguments)
+        options = read_options({name: getattr(arguments, name) for name in SHARED})
+        check(options)
+        report = measure(loadgen, options, arguments)
     except (StartupError, OSError) as error:
         print(f"loadgen: error: {error}", file=sys.stderr)
         return _FAILED
@@ -87,48 +106,25 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    add = parser.add_argument
-    add(
-        "--url",
-        default="http://127.0.0.1:8000",
-        help="server URL, on this machine only [%(default)s]",
-    )
-    add("--images", default="synthetic",
-        help="folder or tar of images, or synthetic:WIDTHxHEIGHT [%(default)s]")  # fmt: skip
-    add(
-        "--image-count",
-        type=int,
-        default=200,
-        help="maximum number of distinct images [%(default)s]",
-    )
-    add("--model", help="model to request [the server's default]")
+    add_flags(parser, SHARED)
+    add = parser.add_argument_group("LoadGen").add_argument
     add("--scenario", choices=SCENARIOS, default="SingleStream", help="[%(default)s]")
     add("--mode", choices=("performance", "accuracy"), default="performance",
         help="accuracy: send each image once and compare its answer [%(default)s]")  # fmt: skip
-    add(
-        "--server-target-qps",
-        type=float,
-        default=50.0,
-        help="mean arrivals per second [%(default)s]",
-    )
-    add("--offline-expected-qps", type=float, default=200.0,
+    add("--server-target-qps", type=positive, default=50.0, metavar="N",
+        help="Server: mean arrivals per second [%(default)s]")  # fmt: skip
+    add("--offline-expected-qps", type=positive, default=200.0, metavar="N",
         help="Offline: 1.1 x this x --min-duration-s samples [%(default)s]")  # fmt: skip
-    add("--latency-bound-ms", type=float, default=100.0,
+    add("--latency-bound-ms", type=positive, default=100.0, metavar="N",
         help="Server: latency bound for 99 of 100 queries [%(default)s]")  # fmt: skip
-    add("--min-duration-s", type=float, default=10.0, help="[%(default)s]")
-    add("--min-queries", type=int, default=100,
+    add("--min-duration-s", type=positive, default=10.0, metavar="N", help="[%(default)s]")
+    add("--min-queries", type=count, default=100, metavar="N",
         help="run until both minimums are reached; Server needs 459 [%(default)s]")  # fmt: skip
-    add("--connections", type=count, help=f"maximum requests in flight [{CONNECTIONS}]")
-    add("--deadline-ms", type=int, help="send this as X-Request-Timeout-Ms")
-    add("--timeout-s", type=float, default=30.0,
-        help="client timeout per request [%(default)s]")  # fmt: skip
-    add("--reference", choices=("server", "local"), default="server",
-        help="expected answers: the server's own, to requests sent one at a time before the run, "
-        "or --model-file run here [%(default)s]")  # fmt: skip
-    add("--model-file", type=Path, help="model file for --reference local [the built-in one]")
-    add("--log-dir", type=Path, default=Path(__file__).with_name("logs"),
+    usual = ", ".join(f"{scenario} {most}" for scenario, most in CONNECTIONS.items())
+    add("--connections", type=count, metavar="N", help=f"maximum requests in flight [{usual}]")
+    add("--log-dir", type=Path, default=Path(__file__).with_name("logs"), metavar="DIR",
         help="folder for LoadGen's logs [%(default)s]")  # fmt: skip
-    add("--json", type=Path, help="write the report as JSON")
+    add("--json", type=Path, metavar="FILE", help="write the report as JSON")
     return parser
 
 

@@ -8,7 +8,7 @@ import gc
 import threading
 import time
 from array import array
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import uvloop
@@ -16,21 +16,15 @@ from loadgen_client import QueryClient
 from loadgen_results import metric_of, read_accuracy, read_detail
 
 from service.bench.described import describe_server
-from service.bench.images import read_images
 from service.bench.machine import describe_machine
-from service.bench.options import BenchOptions
-from service.bench.reference import (
-    CONTENT_TYPE,
-    TOLERANCE,
-    Checker,
-    Expected,
-    from_model_file,
-    from_server,
-)
+from service.bench.options import DEFAULT_URL, BenchOptions
+from service.bench.prepare import Prepared, prepare
+from service.bench.progress import Progress
+from service.bench.reference import TOLERANCE, Checker, from_server
+from service.bench.run import requests_of
 from service.bench.summary import spread
 from service.bench.target import Target, classify_path, parse_target
 from service.engine.builds import prepare_runtime
-from service.models.files import builtin_file
 
 CONNECTIONS = {"SingleStream": 1, "Server": 512, "Offline": 128}
 """How many queries are in flight at most, by scenario, unless it is said."""
@@ -38,46 +32,40 @@ CONNECTIONS = {"SingleStream": 1, "Server": 512, "Offline": 128}
 _LEAST_LATENCY_NS = 300_000  # of a request over HTTP that decodes an image
 
 
-def measure(loadgen: Any, arguments: argparse.Namespace) -> dict[str, Any]:
+def measure(loadgen: Any, options: BenchOptions, arguments: argparse.Namespace) -> dict[str, Any]:
     """Run one test with the module `mlperf_loadgen`; return the report.
 
-    Raises a `StartupError` when it can't be done as asked, and `OSError` for a folder that can't be
-    written.
+    `options` say what is sent and expected, `arguments` what LoadGen is to do. Raises a
+    `StartupError` when it can't be done as asked, and `OSError` for a folder that can't be written.
     """
-    target = parse_target(arguments.url)
+    target = parse_target(options.url or DEFAULT_URL)
     arguments.log_dir.mkdir(parents=True, exist_ok=True)
-    images = read_images(arguments.images, arguments.image_count, 0)
-    local = None
-    if arguments.reference == "local":
-        prepare_runtime()
-        model_file = arguments.model_file or builtin_file().path
-        local = from_model_file(model_file, images, lambda _: None)
+    prepare_runtime()
+    prepared = prepare(options, Progress())
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        return runner.run(_measure(loadgen, arguments, target, images, local))
+        return runner.run(_measure(loadgen, options, arguments, target, prepared))
 
 
 async def _measure(
-    loadgen: Any, arguments: argparse.Namespace, target: Target, images: Sequence[bytes],
-    expected: Sequence[Expected] | None,
+    loadgen: Any, options: BenchOptions, arguments: argparse.Namespace, target: Target,
+    prepared: Prepared,
 ) -> dict[str, Any]:  # fmt: skip
-    _, model = await describe_server(target, BenchOptions(model=arguments.model))
+    images, expected = prepared
+    _, model = await describe_server(target, options)
     tolerance = TOLERANCE if model.tolerance is None else model.tolerance
     if expected is None:
-        all_labels = classify_path(arguments.model, model.classes or 2)
+        all_labels = classify_path(options.model, model.classes or 2)
         expected = await from_server(
-            target, images, all_labels, arguments.timeout_s, lambda _: None, tolerance
+            target, images, all_labels, options.timeout_s, lambda _: None, tolerance
         )
-    headers: dict[str, object] = {"Content_Type": CONTENT_TYPE}
-    if arguments.deadline_ms is not None:
-        headers["X_Request_Timeout_Ms"] = arguments.deadline_ms
-    path, accuracy = classify_path(arguments.model, 1), arguments.mode == "accuracy"
+    accuracy = arguments.mode == "accuracy"
     client = QueryClient(
         target,
-        [target.post(path, image, **headers) for image in images],
+        requests_of(options, target, images),
         Checker(expected, tolerance),
         _completer(loadgen, logged=accuracy),
         connections=arguments.connections or CONNECTIONS[arguments.scenario],
-        timeout_s=arguments.timeout_s,
+        timeout_s=options.timeout_s,
         retry_refused=arguments.scenario == "Offline",
     )
     await client.open()

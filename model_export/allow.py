@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from model_export.agreement import agreement_of
 from model_export.describe import describe_allowed
 from model_export.errors import AgreementError, OptionsError
-from model_export.images import open_images
+from model_export.images import open_images, spread
 from model_export.model_file import read_model, rewrite_contract
 from model_export.options import AllowOptions
 from model_export.pixels import BATCH, batches
@@ -132,7 +132,7 @@ def _agreement(
     options: AllowOptions, contract: ModelContract, exact: Engine, fast: Engine
 ) -> Agreement:
     def answers() -> Iterator[tuple[NDArray[np.float32], NDArray[np.float32]]]:
-        names = images.names[: options.limit]
+        names = spread(images.names, options.limit)
         for batch in batches(images, names, contract.preprocessing, "measuring"):
             yield probabilities(exact, [*batch]), probabilities(fast, [*batch])
 

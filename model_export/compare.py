@@ -15,7 +15,7 @@ from model_export.agreement import agreement_of
 from model_export.describe import Described, describe_agreement, table_of
 from model_export.errors import OptionsError
 from model_export.files import resolved
-from model_export.images import open_images
+from model_export.images import open_images, spread
 from model_export.model_file import read_model
 from model_export.pixels import batches
 from model_export.speed import latencies_ms
@@ -64,7 +64,7 @@ def _agreement(
     engines = [load_engine(file, provider=CPU.name) for file in files]
     try:
         with open_images(source) as images:
-            names = images.names[:limit]
+            names = spread(images.names, limit)
 
             def answers_of(
                 engine: Engine, contract: ModelContract, title: str | None

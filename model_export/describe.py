@@ -20,6 +20,8 @@ from service.contract import Agreement, Allowed, Faster, ModelContract, Preproce
 from service.cpus import cpu_model
 from service.engine.providers import title_of
 
+_LABELS = 3  # to show of all
+
 
 @dataclass(frozen=True, slots=True)
 class Described:
@@ -114,13 +116,14 @@ def _speed_row(times: Mapping[int, float]) -> dict[str, str]:
 def _rows(contract: ModelContract, cost: Cost, size: int) -> dict[str, str]:
     images, parity = contract.preprocessing, contract.parity
     accuracy = contract.accuracy
-    first = ", ".join(label.label for label in contract.labels[:3])
+    names = [label.label for label in contract.labels[:_LABELS]]
+    more = ["..."] if len(contract.labels) > _LABELS else []
     return {
         "name": contract.name,
         "architecture": contract.architecture,
         "input": f"{describe_input(images)}, EXIF {images.exif}",
         "mean, std": f"{images.mean}, {images.std}",
-        "labels": f"{len(contract.labels)} ({first}, ...)"
+        "labels": f"{len(contract.labels)} ({', '.join([*names, *more])})"
         + (", independent" if contract.multi_label else ""),
         "outputs": ", ".join(("probabilities", *contract.optional_outputs)),
         "precision": f"{contract.precision}, weights stored as {contract.storage}",

@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from model_export.images import labelled, open_images
+from model_export.images import labelled, open_images, spread
 from model_export.model_file import read_model, rewrite_contract
 from model_export.options import EvaluateOptions
 from model_export.pixels import BATCH, batches
@@ -100,10 +100,10 @@ def evaluate_command(options: EvaluateOptions) -> None:
 def evaluate(
     engine: Engine, contract: ModelContract, source: Path, limit: int | None = None
 ) -> Evaluation:
-    """Run labelled images, at most `limit`, through a model. Raises `ImagesError`."""
+    """Run labelled images, at most `limit` of them, through a model. Raises `ImagesError`."""
     engine.prepare((BATCH,))
     with open_images(source) as images:
-        wanted = labelled(images, contract.labels, source)[:limit]
+        wanted = spread(labelled(images, contract.labels, source), limit)
         truth = np.array([one.index for one in wanted])
         answers = [
             _summary(probabilities(engine, [*batch]))

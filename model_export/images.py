@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 from model_export.errors import ImagesError
 from model_export.files import missing
@@ -20,6 +20,8 @@ from service.image_files import UNREADABLE, cannot_read, files_in, is_image, no_
 # Part of Tiny-ImageNet's validation set: image, id and box, separated by tabs.
 _ANNOTATIONS = "val_annotations.txt"
 _AFTER_ID = re.compile(r"[_.]")  # n01443537_4121.jpg
+
+T = TypeVar("T")
 
 
 class ImageSet(Protocol):
@@ -65,6 +67,12 @@ def _readable(path: Path) -> Iterator[None]:
         yield
     except UNREADABLE as error:
         raise ImagesError(cannot_read(path, error)) from error
+
+
+def spread(items: Sequence[T], most: int | None) -> list[T]:
+    """Choose at most `most`, evenly spaced, since images are sorted, for example by class."""
+    count = len(items) if most is None else min(len(items), most)
+    return [items[index * len(items) // count] for index in range(count)]
 
 
 def labelled(images: ImageSet, labels: Sequence[Label], where: Path) -> list[Labelled]:

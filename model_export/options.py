@@ -256,6 +256,8 @@ class EvaluateOptions:
     as_json: bool
 
     def __post_init__(self) -> None:
+        if self.plot is not None and self.plot.is_dir():
+            raise OptionsError(f"--plot {self.plot}: is a folder")
         if self.write and self.limit is not None:
             raise OptionsError("--write is for all images, so not with --limit")
         if self.write and self.precision == "auto":

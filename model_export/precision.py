@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +16,7 @@ from torch import nn
 from model_export.agreement import check_agreement, measure_agreement
 from model_export.files import resolved
 from model_export.graph import prepare_half, to_onnx
-from model_export.images import open_images
+from model_export.images import open_images, spread
 from model_export.int8 import quantise
 from model_export.pixels import batches
 from service.contract import Agreement, Preprocessing
@@ -93,12 +93,6 @@ def _split(preprocessing: Preprocessing, how: Lowering) -> Iterator[tuple[_Batch
             len(calibrating),
             batches(images, measuring, preprocessing, "measuring agreement"),
         )
-
-
-def spread(names: Sequence[str], most: int) -> list[str]:
-    """Choose at most `most` names, evenly spaced, since they are sorted, for example by class."""
-    count = min(len(names), most)
-    return [names[index * len(names) // count] for index in range(count)]
 
 
 def _patterns(seeds: range, size: tuple[int, int]) -> _Batches:

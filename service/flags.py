@@ -31,11 +31,13 @@ def add_flags(
     groups: Mapping[str, str],
     names: Mapping[str, str] | None = None,
     but: Container[str] = (),
+    only: Mapping[str, str] | None = None,
 ) -> None:
     """Add one flag per field, `but` for some; values stay text.
 
     `groups` maps the first field of each group to the group's title, `names` maps fields to flag
-    names that differ from theirs. A switch whose field is called `no_...` can only be set.
+    names that differ from theirs. A switch whose field is called `no_...` can only be set. `only`
+    has the fields to add, each with a description to show instead of its own, if not empty.
     """
     group: argparse._ActionsContainer = parser
     for name, field in model.model_fields.items():
@@ -43,11 +45,14 @@ def add_flags(
             continue
         if name in groups:
             group = parser.add_argument_group(groups[name])
+        if only is not None and name not in only:
+            continue
         flag = flag_of((names or {}).get(name, name))
         kind = Kind.of(field.annotation, field.metadata)
         unset = field.default is False or field.default in (None, (), {})
         default = "" if unset else f" [{field.default}]"
-        text = f"{field.description}{_allowed(kind)}{default}".replace("%", "%%")
+        description = (only or {}).get(name) or field.description
+        text = f"{description}{_allowed(kind)}{default}".replace("%", "%%")
         if field.annotation is not bool:
             group.add_argument(flag, dest=name, default=None, help=text, metavar=_placeholder(kind))
         elif name.startswith("no_"):

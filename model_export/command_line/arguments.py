@@ -251,7 +251,7 @@ Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Limit = Annotated[
     int | None,
     option(None, "--limit", metavar="N", parser=values.positive, show_default="all",
-            help="Use only the first N images."),
+            help="Use only N images, evenly spaced."),
 ]  # fmt: skip
 
 ForeignFile = Annotated[Path, typer.Argument(metavar="FILE", help="ONNX file.")]

@@ -30,6 +30,7 @@ def verify(
     export.
     """
     options = WeightsOptions(weights, weights_entry, cache_dir)
+    options.check_file()
     return job("model_export.commands", "verify_command", file, options, provider, precision)
 
 

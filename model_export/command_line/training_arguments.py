@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 from model_export.architectures import ARCHITECTURES, BASE_WIDTH
 from model_export.command_line import values
 from model_export.command_line.arguments import NETWORK, choice, known, names, option
-from model_export.training.options import DeviceName, OptimiserName
+from model_export.training.options import AmpName, DeviceName, OptimiserName
 
 
 def _usual_widths() -> str:
@@ -43,7 +43,7 @@ Patience = Annotated[
 ]  # fmt: skip
 Workers = Annotated[
     int,
-    option(_RECIPE, "--workers", metavar="N", parser=values.count,
+    option(_RECIPE, "--workers", metavar="N", parser=values.workers,
             help="Worker processes for decoding; 0 decodes in the main process."),
 ]  # fmt: skip
 Epochs = Annotated[
@@ -88,7 +88,6 @@ EmaDecay = Annotated[
     option(_RECIPE, "--ema-decay", metavar="FRACTION", parser=values.share_or_none,
             help="Decay of the moving average of the parameters."),
 ]  # fmt: skip
-AmpName = Literal["auto", "off", "bf16", "fp16"]
 AmpMode = Annotated[
     AmpName,
     choice(_RECIPE, "--amp", AmpName,

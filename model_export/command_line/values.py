@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable
 import typer
 
 LARGEST_SIDE = 4096  # that a contract takes
+MOST_WORKERS = 256  # processes that decode; each takes some 300 MB with PyTorch
 
 
 def one_of(allowed: Iterable[str]) -> Callable[[str], str]:
@@ -39,6 +40,11 @@ def number(text: str) -> float:
 def count(text: str) -> int:
     """Read: a whole number of 0 or more."""
     return _whole(text, 0)
+
+
+def workers(text: str) -> int:
+    """Read: a number of worker processes, or 0 for none."""
+    return _whole(text, 0, MOST_WORKERS)
 
 
 def positive(text: str) -> int:

@@ -58,7 +58,7 @@ def train_command(options: TrainOptions) -> None:
         known_weights(options.architecture, begun.sha256) if begun else None,
         trained=begun.about.get("preprocessing") if begun else None,
     )
-    recipe = _recipe(options, max(preprocessing.input_size))
+    recipe = _recipe(options, max(preprocessing.input_size), len(training))
     stem, width = _shape(options, begun)
     augmentation = Augmentation(**asdict(options.augmentation))
     facts = {
@@ -167,13 +167,14 @@ def _examples(options: TrainOptions) -> tuple[list[str], list[Example], list[Exa
     return classes, examples, validation
 
 
-def _recipe(options: TrainOptions, side: int) -> Recipe:
+def _recipe(options: TrainOptions, side: int, images: int) -> Recipe:
     usual, said = _FINE_TUNED if options.weights.source else _SCRATCH, options.recipe
+    step = min(said.batch, images)  # a step can't have more images than there are
     return Recipe(
         epochs=said.epochs,
         batch=said.batch,
         optimiser=said.optimiser,
-        learning_rate=said.learning_rate or usual[said.optimiser] * said.batch / _USUAL_BATCH,
+        learning_rate=said.learning_rate or usual[said.optimiser] * step / _USUAL_BATCH,
         weight_decay=said.weight_decay,
         warmup_epochs=(
             min(1.0, said.epochs / 2) if said.warmup_epochs is None else said.warmup_epochs

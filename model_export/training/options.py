@@ -13,6 +13,7 @@ from model_export.options import PreprocessingOptions, WeightsOptions
 
 OptimiserName = Literal["sgd", "adamw", "sgd-noise"]
 Amp = Literal["off", "bf16", "fp16"]
+AmpName = Literal["auto", "off", "bf16", "fp16"]
 
 _HELD_OUT = 0.2  # of each class
 
@@ -29,7 +30,7 @@ class RecipeOptions:
     weight_decay: float
     label_smoothing: float
     ema_decay: float
-    amp: Amp | Literal["auto"]
+    amp: AmpName
     sizes: tuple[tuple[int, int], ...] | None
     seed: int
 
@@ -95,8 +96,12 @@ class TrainOptions:
     def __post_init__(self) -> None:
         if self.output.exists() and not self.output.is_dir():
             raise OptionsError(f"--output {self.output}: is a file, not a folder")
-        if resolved(self.output).is_relative_to(resolved(self.folder)):
-            raise OptionsError(
-                f"--output {self.output}: is inside the folder of images, like a class"
-            )
+        held_out = self.held_out.folder
+        for folder in filter(None, (self.folder, held_out)):
+            if resolved(self.output).is_relative_to(resolved(folder)):
+                raise OptionsError(
+                    f"--output {self.output}: is inside the folder of images {folder}, like a class"
+                )
+        if held_out is not None and resolved(held_out) == resolved(self.folder):
+            raise OptionsError(f"--validation {held_out}: is the folder that is trained on")
         self.weights.check_file()

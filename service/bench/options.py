@@ -230,9 +230,12 @@ class BenchOptions(BaseModel):
         return self.clients if self.mode == "closed" else self.connections
 
 
-def add_flags(parser: argparse.ArgumentParser) -> None:
-    """Add one flag for each field; values stay text, so that `BenchOptions` alone judges them."""
-    flags.add_flags(parser, BenchOptions, _GROUPS, _FLAGS)
+def add_flags(parser: argparse.ArgumentParser, only: Mapping[str, str] | None = None) -> None:
+    """Add one flag for each field, or for each of `only`, which may have other descriptions.
+
+    Values stay text, so that `BenchOptions` alone judges them.
+    """
+    flags.add_flags(parser, BenchOptions, _GROUPS, _FLAGS, only=only)
 
 
 def read_options(arguments: Mapping[str, Any]) -> BenchOptions:

@@ -95,7 +95,7 @@ async def _against_server(
     allow_open_files(options, processes)
     work = Work(
         target,
-        _requests(options, target, images, independent=model.independent),
+        requests_of(options, target, images, independent=model.independent),
         expected,
         report["tolerance"],
         options.timeout_s,
@@ -113,9 +113,10 @@ async def _against_server(
                 raise asyncio.CancelledError
 
 
-def _requests(
-    options: BenchOptions, target: Target, images: Sequence[bytes], *, independent: bool
+def requests_of(
+    options: BenchOptions, target: Target, images: Sequence[bytes], *, independent: bool = False
 ) -> list[bytes]:
+    """Return the bytes of each image's request, to a model whose labels may be independent."""
     path = options.path or classify_path(options.model, options.top_k, independent=independent)
     headers: dict[str, object] = {"Content_Type": CONTENT_TYPE}
     if options.deadline_ms is not None and not options.no_deadline_header:

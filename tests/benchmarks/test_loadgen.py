@@ -213,3 +213,25 @@ def test_without_a_server_it_ends_with_a_line(capsys, tmp_path):
     flags = ["--url", "http://127.0.0.1:9", "--log-dir", str(tmp_path), "--images", "synthetic:8x8"]
     assert loadgen.main(flags) == 1
     assert "loadgen: error: --url" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        (["--image-count", "0"], "--image-count: must be a whole number from 1 to 100000, got '0'"),
+        (["--model-file", "m.onnx"], "--model-file goes with --reference local or --limits"),
+        (["--images", "/nonexistent"], "--images /nonexistent: can't be read: No such file"),
+        (["--url", "http://192.0.2.1"], "is not this machine's loopback"),
+    ],
+)
+def test_flags_of_the_service_s_own_benchmark_are_judged_as_there(flags, said, capsys):
+    pytest.importorskip("mlperf_loadgen")
+    assert loadgen.main(flags) == 1
+    assert said in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("value", ["0", "-1", "nan", "inf", "x"])
+def test_a_rate_is_a_number_above_0(value, capsys):
+    with pytest.raises(SystemExit):
+        loadgen.main(["--server-target-qps", value])
+    assert f"'{value}' is not a number above 0" in capsys.readouterr().err

@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from color_model import write_color_model
 from full_disk import file_size_limited
 from images import encode, photo
 from networks import random_network, save_checkpoint
@@ -151,6 +152,20 @@ def test_describe_shows_a_table(model: Path, capsys: pytest.CaptureFixture[str])
     for text in ("small", "resnet18", "32 x 32", "5 (ant, bee, cat, ...)", "multiply-adds",
                  "random weights", "not measured", "top-1 agreement 100.0%"):  # fmt: skip
         assert text in out
+
+
+def test_describe_shows_dots_only_for_labels_that_it_leaves_out(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    assert main(["describe", str(write_color_model(tmp_path / "color.onnx"))]) == 0
+    assert "3 (red, green, blue) " in capsys.readouterr().out
+
+
+def test_verify_misses_the_weights_before_it_does_anything(
+    model: Path, capsys: pytest.CaptureFixture[str]
+):
+    assert main(["verify", str(model), "--weights", "missing.pth"]) == 1
+    assert "missing.pth: no such file" in the_error(capsys)  # and nothing on stdout
 
 
 def test_describe_gives_json(model: Path, capsys: pytest.CaptureFixture[str]):

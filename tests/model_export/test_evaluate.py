@@ -90,16 +90,17 @@ def test_the_command_shows_writes_and_plots(
 
 
 def test_json_has_all_classes(model: Path, photos: Path, capsys: pytest.CaptureFixture[str]):
-    assert main(["evaluate", str(model), str(photos), "--json", "--limit", "4"]) == 0
+    assert main(["evaluate", str(model), str(photos), "--json", "--limit", "6"]) == 0
     result = json.loads(capsys.readouterr().out)
-    assert (result["images"], result["data_set"]) == (4, "photos")
-    assert {row["label"] for row in result["classes"]} == {"blue"}
+    assert (result["images"], result["data_set"]) == (6, "photos")
+    assert {row["label"] for row in result["classes"]} == set(COLORS)  # not only the first
 
 
 @pytest.mark.parametrize(
     ("more", "status", "message"),
     [
         (["--write", "--limit", "3"], 2, "--write is for all images"),
+        (["--plot", "."], 2, "--plot .: is a folder"),
         ([], 1, "blue/broken.jpg: the content is not in an accepted image format"),
     ],
 )

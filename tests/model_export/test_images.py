@@ -8,7 +8,7 @@ import pytest
 from photos import colored, photo_folder, tar_of
 
 from model_export.errors import ImagesError
-from model_export.images import labelled, open_images
+from model_export.images import labelled, open_images, spread
 from service.contract import Label
 
 LABELS = [
@@ -130,3 +130,10 @@ def test_what_holds_no_images_is_told(tmp_path: Path, name: str, message: str):
     (tmp_path / "text.tar").write_text("hello")
     with pytest.raises(ImagesError, match=message), open_images(tmp_path / name):
         pass
+
+
+def test_images_are_spread_over_all_classes():
+    """Names are sorted by class."""
+    names = [f"{label}/{number}" for label in "abcd" for number in range(10)]
+    assert [name[0] for name in spread(names, 4)] == ["a", "b", "c", "d"]
+    assert spread(names, 100) == spread(names, None) == names

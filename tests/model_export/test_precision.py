@@ -18,7 +18,6 @@ from model_export.agreement import agreement_of, check_agreement
 from model_export.cli import main
 from model_export.errors import AgreementError
 from model_export.model_file import read_model
-from model_export.precision import spread
 from service.contract import Agreement
 from service.engine.onnx import load_engine
 from service.golden import check_golden
@@ -271,10 +270,3 @@ def test_answers_that_are_no_numbers_are_refused():
     one = np.array([[0.6, 0.4]], np.float32)
     with pytest.raises(AgreementError, match="not finite"):
         agreement_of([(one, one * np.nan)], "numbers")
-
-
-def test_images_are_spread_over_all_classes():
-    """Names are sorted by class."""
-    names = [f"{label}/{number}" for label in "abcd" for number in range(10)]
-    assert [name[0] for name in spread(names, 4)] == ["a", "b", "c", "d"]
-    assert spread(names, 100) == names

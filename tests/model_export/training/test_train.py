@@ -190,6 +190,7 @@ def test_a_validation_folder_of_its_own_is_used(
         (("--device", "cuda"), 2, "PyTorch finds no GPU here"),
         (("--sizes", "16:1", "--epochs", "2"), 2, "--sizes cover 1 epochs, but --epochs is 2"),
         (("--warmup-epochs", "2", "--epochs", "2"), 2, "must be less than --epochs, 2"),
+        (("--workers", "257"), 2, "257 is not a whole number from 0 to 256"),
         (("--weights-entry", "model"), 2, "--weights-entry goes with --weights"),
         (("--cache-dir", "cache", "--weights", "net.pth"), 2, "is for --weights imagenet"),
         (("--learning-rate", "1e18", "--epochs", "3"), 1, "the loss is not finite any more"),
@@ -317,9 +318,32 @@ def test_a_run_that_a_full_disk_stopped_goes_on(
     assert main(arguments(photos, run, "--epochs", "1")) == 0
 
 
-def test_a_run_among_the_images_is_refused(photos: Path, capsys: pytest.CaptureFixture[str]):
+def test_a_run_among_the_images_is_refused(
+    photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    """Those to train on, or those held out."""
     assert main(arguments(photos, photos / "run", "--epochs", "1")) == 2
-    assert "is inside the folder of images" in capsys.readouterr().err
+    assert f"is inside the folder of images {photos}, like a class" in capsys.readouterr().err
+    held = tmp_path / "held"
+    assert main(arguments(photos, held / "run", "--epochs", "1", "--validation", str(held))) == 2
+    assert f"is inside the folder of images {held}, like a class" in capsys.readouterr().err
+
+
+def test_what_is_trained_on_is_not_held_out(photos: Path, tmp_path: Path, capsys, monkeypatch):
+    """Its accuracy would say nothing of other images."""
+    monkeypatch.chdir(photos)
+    assert main(arguments(photos, tmp_path / "run", "--validation", ".")) == 2
+    assert "--validation .: is the folder that is trained on" in capsys.readouterr().err
+
+
+def test_the_learning_rate_is_of_the_images_that_a_step_really_has(photos: Path, tmp_path: Path):
+    """30 images, of which 24 are trained on, are fewer than the batch that was asked for."""
+    rates = []
+    for name, batch in (("all", "24"), ("more", "1000000")):
+        command = arguments(photos, tmp_path / name, "--epochs", "1", "--batch", batch)
+        assert main(command) == 0
+        rates.append(torch.load(tmp_path / name / "last.pth")["recipe"]["learning_rate"])
+    assert rates == [0.1 * 24 / 256] * 2
 
 
 def test_a_damaged_state_is_told(photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
