@@ -36,11 +36,15 @@ from service.http.router import TableRouter
 from service.http.routes import OPERATIONS
 from service.inference.pipeline import Pipeline
 from service.inference.runtime import Runtime
+from service.inference.shadow import Shadow
 from service.memory import give_back_while_running
 from service.metrics import Metrics
+from service.models.changes import Changes
 from service.models.control import Control
 from service.models.folder_watch import FolderWatch
 from service.models.loader import load_repository
+from service.models.recall import Recall
+from service.models.rollout import Rollouts
 from service.models.watchdog import watch
 from service.preprocess.decode import DecodePolicy, prepare_decoding
 from service.preprocess.memory import DecodingMemory
@@ -124,20 +128,25 @@ def create_runtime(settings: Settings, opener: Opener | None = None) -> Runtime:
     memory = DecodingMemory(settings.max_decoding_bytes)
     decode_pool = DecodePool(settings.decode_threads or cpu_count(), memory.waited_s)
     repository = load_repository(settings, metrics, decode_pool, opener)
-    control = Control(repository, settings, metrics)
+    changes = Changes(repository, settings, metrics)
+    repository.on_evicted = Recall(changes).refuse
     prepare_decoding()
     policy = DecodePolicy(settings.max_image_pixels, settings.jpeg_draft_ratio, memory)
     body_bytes = ByteGate(settings.max_inflight_bytes)
     metrics.watch_bytes(lambda: body_bytes.held)
+    rollouts = Rollouts(repository, settings, metrics)
+    inference = Pipeline(decode_pool, policy, metrics, coalesce=settings.coalesce)
+    inference.on_answer = Shadow(rollouts, repository, body_bytes).offer
     return Runtime(
         settings=settings,
         repository=repository,
-        control=control,
-        folder_watch=FolderWatch(control, settings, metrics) if settings.watch else None,
+        control=Control(changes),
+        rollouts=rollouts,
+        folder_watch=FolderWatch(changes, metrics) if settings.watch else None,
         metrics=metrics,
         body_bytes=body_bytes,
         decode_pool=decode_pool,
-        inference=Pipeline(decode_pool, policy, metrics, coalesce=settings.coalesce),
+        inference=inference,
     )
 
 

@@ -28,7 +28,8 @@ The stages of a request, and the errors that can end each:
               --device-->        DeviceLostError, SessionFailedError, DeviceMemoryError, each
                                  of which becomes a ModelUnavailableError
      answer   --together-->      AllImagesFailedError
-     models  --load, unload-->   AdminRequiredError, ModelLoadError, NoRoomError
+     models  --load, unload-->   AdminRequiredError, ModelLoadError, NoRoomError,
+                                 RolloutError
      at any time                 ClientDisconnectedError, StoppingError, InternalError,
                                  RouteNotFoundError, MethodNotAllowedError
 
@@ -228,6 +229,12 @@ class NoRoomError(RequestError):
     """The model does not fit into `max_models` or `max_models_bytes` beside pinned ones."""
 
     status, code, title = 503, "no_room_for_model", "No room for the model"
+
+
+class RolloutError(RequestError):
+    """A rollout can't begin or end: one runs already, none runs, or there is nothing to compare."""
+
+    status, code, title = 409, "rollout_refused", "The rollout is refused"
 
 
 class TopKError(RequestError):

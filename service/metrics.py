@@ -204,6 +204,25 @@ class Metrics:
             ["model"],
             registry=registry,
         )
+        self._comparisons = Counter(
+            "resnet_serve_rollout_comparisons",
+            "Answers of a rollout compared with the other version's (agreed or differed), or "
+            "dropped for want of room.",
+            ["model", "version", "outcome"],
+            registry=registry,
+        )
+        self._rollout_answers = Counter(
+            "resnet_serve_rollout_answers",
+            "Answers of a version that is being rolled out, by speed (fast or slow).",
+            ["model", "version", "speed"],
+            registry=registry,
+        )
+        self._rollout_stage = Gauge(
+            "resnet_serve_rollout_stage",
+            "Always 1; the label is where a rollout is (running, promoted or rolled_back).",
+            ["model", "version", "stage"],
+            registry=registry,
+        )
         self.watch_failing = Gauge(
             "resnet_serve_watch_failing",
             "1 while the watched folder can't be read or has no models.",
@@ -251,6 +270,19 @@ class Metrics:
     def count_eviction(self, model: str) -> None:
         """Count a model that made room for another."""
         self._evictions.labels(model).inc()
+
+    def count_comparison(self, model: str, version: int, outcome: str) -> None:
+        """Count a comparison of a rollout."""
+        self._comparisons.labels(model, str(version), outcome).inc()
+
+    def count_rollout_answer(self, model: str, version: int, speed: str) -> None:
+        """Count an answer of a version that is being rolled out."""
+        self._rollout_answers.labels(model, str(version), speed).inc()
+
+    def show_rollout(self, model: str, version: int, stage: str) -> None:
+        """Show a model's last rollout instead of any before."""
+        self._rollout_stage.remove_by_labels({"model": model})
+        self._rollout_stage.labels(model, str(version), stage).set(1)
 
     def watch_bytes(self, held: Callable[[], float]) -> None:
         """Expose `held()`, the bytes of request bodies in memory."""

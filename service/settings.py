@@ -18,6 +18,7 @@ from pydantic import (
     ConfigDict,
     Field,
     ValidationError,
+    ValidationInfo,
     field_validator,
     model_validator,
 )
@@ -40,6 +41,7 @@ _SERVICE_LINK_VALUE = re.compile(r"^(tcp|udp|sctp)://")
 
 Count = Annotated[int, Field(ge=1)]
 Milliseconds = Annotated[int, Field(ge=1, le=MAX_TIMEOUT_MS)]
+Share = Annotated[float, Field(gt=0, lt=1)]
 Seconds = Annotated[float, Field(gt=0, le=86_400)]
 
 
@@ -129,8 +131,8 @@ class Settings(BaseModel):
     )
     admin: bool = Field(
         False,
-        description="allow every client to load and unload models (POST /v1/models/NAME/load and "
-        "/unload)",
+        description="allow every client to load, unload and roll out models (POST "
+        "/v1/models/NAME/load, /unload and /rollout)",
     )
     model_versions: dict[str, str] = Field(
         {},
@@ -160,6 +162,26 @@ class Settings(BaseModel):
         0,
         ge=0,
         description="maximum memory for all loaded models, estimated from their files; 0: no limit",
+    )
+    rollout: dict[str, str] = Field(
+        {},
+        description="version to compare with the one that answers, e.g. resnet50=3:shadow:10 (it "
+        "also gets 10 % of the requests) or resnet50=3:canary:10 (it answers them)",
+    )
+    rollout_action: Literal["act", "report"] = Field(
+        "act", description="what the verdict on a rollout does: promote or roll back, or nothing"
+    )
+    rollout_min_agreement: Share = Field(
+        0.95, description="share of requests on which both versions must give the same label"
+    )
+    rollout_slow_ms: float = Field(
+        0, ge=0, le=MAX_TIMEOUT_MS, description="answers that take longer are slow; 0: none is"
+    )
+    rollout_max_slow_share: Share = Field(
+        0.05, description="share of slow answers that the new version must stay below"
+    )
+    rollout_error: Share = Field(
+        0.05, description="maximum probability that a rollout's verdict is wrong"
     )
     provider: ProviderName = Field(
         AUTO,
@@ -319,14 +341,15 @@ class Settings(BaseModel):
             )
         return value
 
-    @field_validator("model_timeout_ms", mode="before")
+    @field_validator("model_timeout_ms", "rollout", mode="before")
     @classmethod
-    def _split_pairs(cls, value: Any) -> Any:
+    def _split_pairs(cls, value: Any, info: ValidationInfo) -> Any:
         if not isinstance(value, str):
             return value
         pairs = [part.partition("=") for part in _split(value)]
         if not all(equals for _, equals, _ in pairs):
-            raise ValueError("must be pairs like resnet50=2000,tiny=500")
+            example = "resnet50=3:shadow:10" if info.field_name == "rollout" else "resnet50=2000"
+            raise ValueError(f"must be pairs like {example},tiny={example.partition('=')[2]}")
         return {name.strip(): number.strip() for name, _, number in pairs}
 
     @field_validator("model_versions", mode="before")

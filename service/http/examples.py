@@ -14,6 +14,7 @@ from service.errors import (
     InternalError,
     InvalidParameterError,
     NotAnImageError,
+    RolloutError,
     TruncatedImageError,
     UnknownModelError,
 )
@@ -25,10 +26,11 @@ PROBLEMS: dict[int, dict[str, Any]] = {
     error.status: problem(error, _REQUEST_ID)
     for error in (
         InvalidParameterError("there is no parameter 'topk'; allowed: top_k, model, version"),
-        AdminRequiredError("loading and unloading need the setting admin (--admin)"),
+        AdminRequiredError("changing what is served needs the setting admin (--admin)"),
         UnknownModelError("there is no model of that name; available: slim-resnet50"),
         BodyTimeoutError("the body did not arrive within 30 s (body_timeout_s)"),
         BodyTooLargeError("the body is larger than 33554432 bytes (max_body_bytes)"),
+        RolloutError("version 3 of flowers is being rolled out"),
         NotAnImageError(
             "the content is not in an accepted image format (JPEG, PNG, WEBP, GIF, BMP, TIFF, AVIF)"
         ),
@@ -158,7 +160,7 @@ _MODEL = {
     },
 }
 
-MODELS = {"models": [_MODEL], "broken": [], "evicted": []}
+MODELS = {"models": [_MODEL], "broken": [], "evicted": [], "rollouts": []}
 
 MODEL_DETAIL = _MODEL | {
     "preprocessing": {
@@ -200,4 +202,24 @@ MODEL_UNLOADED = {
         {"name": "flowers", "version": version, "state": "UNAVAILABLE", "reason": "unloaded"}
         for version in (1, 2)
     ]
+}
+
+ROLLOUT = {
+    "model": "flowers",
+    "candidate": 3,
+    "incumbent": 2,
+    "mode": "canary",
+    "percent": 10,
+    "stage": "running",
+    "verdict": "undecided",
+    "reason": "",
+    "agreement": {"answers": 80, "count": 79, "bounds": [0.877, 1.0], "at_least": 0.95},
+    "slow": {
+        "answers": 84,
+        "count": 0,
+        "bounds": [0.0, 0.0923],
+        "at_most": 0.05,
+        "slower_than_ms": 50.0,
+    },
+    "dropped": 4,
 }

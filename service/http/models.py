@@ -20,7 +20,12 @@ async def models(exchange: Exchange) -> None:
     listed = [_summary(model, repository) for model in repository]
     evicted = [{"name": m.name, "version": m.version} for m in repository.models.evicted]
     await exchange.respond_json(
-        {"models": listed, "broken": broken_models(repository), "evicted": evicted}
+        {
+            "models": listed,
+            "broken": broken_models(repository),
+            "evicted": evicted,
+            "rollouts": exchange.runtime.rollouts.described(),
+        }
     )
 
 
@@ -29,7 +34,7 @@ async def model(exchange: Exchange) -> None:
     repository = exchange.runtime.repository
     query = read_query(exchange.query_string, ModelQuery)
     name, request_id = exchange.path_parameters["name"], exchange.record.request_id
-    found = repository.find(name, query.version, request_id)
+    found = repository.look_up(name, query.version, request_id)
     contract = found.contract
     await exchange.respond_json(
         {

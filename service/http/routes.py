@@ -19,6 +19,7 @@ from service.http.control import load, unload
 from service.http.exchange import Exchange
 from service.http.models import model, models
 from service.http.monitoring import health, livez, metrics, readyz
+from service.http.rollout import endrollout, rollout
 from service.http.schemas import (
     Classification,
     ClassifyQuery,
@@ -31,6 +32,8 @@ from service.http.schemas import (
     Models,
     Probe,
     RequestHeaders,
+    Rollout,
+    RolloutQuery,
 )
 
 Handler = Callable[[Exchange], Awaitable[None]]
@@ -137,7 +140,11 @@ OPERATIONS = (
         summary="Show one model",
         query=ModelQuery,
         answers={200: Answer("The model", ModelDetail, examples.MODEL_DETAIL)},
-        problems={400: "Bad parameter", 404: "Unknown model", 503: "The model is broken"},
+        problems={
+            400: "Bad parameter",
+            404: "Unknown model",
+            503: "The model is broken or evicted",
+        },
     ),
     Operation(
         "POST",
@@ -166,6 +173,34 @@ OPERATIONS = (
             400: "Bad parameter",
             403: "Not allowed without the setting admin",
             404: "Unknown model",
+        },
+    ),
+    Operation(
+        "POST",
+        "/v1/models/{name}/rollout",
+        rollout,
+        tag="models",
+        summary="Compare a version with the one that answers",
+        query=RolloutQuery,
+        answers={200: Answer("The rollout", Rollout, examples.ROLLOUT)},
+        problems={
+            400: "Bad parameter",
+            403: "Not allowed without the setting admin",
+            404: "Unknown model",
+            409: "A rollout runs already, or there is nothing to compare",
+        },
+    ),
+    Operation(
+        "DELETE",
+        "/v1/models/{name}/rollout",
+        endrollout,
+        tag="models",
+        summary="Roll back a version that is being rolled out",
+        answers={200: Answer("The rollout", Rollout, examples.ROLLOUT)},
+        problems={
+            403: "Not allowed without the setting admin",
+            404: "Unknown model",
+            409: "No rollout runs",
         },
     ),
     Operation(

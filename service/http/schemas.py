@@ -45,6 +45,19 @@ class ControlQuery(BaseModel):
     version: WholeNumber | None = Field(None, description="only this version; default: all")
 
 
+class RolloutQuery(BaseModel):
+    """The query of a request to begin a rollout; other parameters are refused."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    version: WholeNumber | None = Field(None, description="the candidate; default: the highest")
+    mode: Literal["shadow", "canary"] = Field(
+        "shadow", description="whether its answers are only compared, or returned"
+    )
+    percent: WholeNumber = Field(
+        10, ge=1, le=100, description="share of the requests, 1 to 100; of a canary, at most 99"
+    )
+
+
 class JsonImage(BaseModel):
     """One image of a JSON body."""
 
@@ -289,6 +302,43 @@ class Evicted(BaseModel):
     version: int
 
 
+class Bounded(BaseModel):
+    """A share, with bounds that hold at every moment."""
+
+    answers: int = Field(description="answers counted")
+    count: int = Field(description="those of them that agreed, or were slow")
+    bounds: list[float] = Field(description="lower and upper bound of the share")
+
+
+class Agreement(Bounded):
+    """How often both versions give the same label."""
+
+    at_least: float = Field(description="what is required")
+
+
+class Slowness(Bounded):
+    """How often the candidate is slow."""
+
+    at_most: float = Field(description="what is allowed")
+    slower_than_ms: float = Field(description="what is slow; 0: nothing is")
+
+
+class Rollout(BaseModel):
+    """A version that is compared with the one that answers."""
+
+    model: str
+    candidate: int
+    incumbent: int
+    mode: Literal["shadow", "canary"]
+    percent: int = Field(description="share of the requests, in percent")
+    stage: Literal["running", "promoted", "rolled_back"]
+    verdict: Literal["undecided", "good", "bad"]
+    reason: str = Field(description="why it ended")
+    agreement: Agreement
+    slow: Slowness
+    dropped: int = Field(description="comparisons left out for want of room")
+
+
 class Models(BaseModel):
     """All served models."""
 
@@ -298,6 +348,7 @@ class Models(BaseModel):
         description="models that made room for others; a request for one is refused (503), and "
         "has it loaded again"
     )
+    rollouts: list[Rollout] = Field(description="each model's last rollout")
 
 
 class ModelAvailability(BaseModel):

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
 from functools import partial
 
@@ -35,6 +35,9 @@ from service.preprocess.decode import DecodedImage, DecodePolicy, decode, decode
 from service.preprocess.header import read_header
 from service.tracebacks import forget_frames, known_error
 
+Results = list[ImageResult | RequestError]
+Run = Callable[[InferenceRequest], Awaitable[Results]]
+
 
 class Pipeline:
     """Runs requests. Use it only on the event loop on which the models were started."""
@@ -44,6 +47,9 @@ class Pipeline:
     ) -> None:
         self._decode_pool, self._policy, self._metrics = decode_pool, policy, metrics
         self._coalescer = Coalescer() if coalesce else None
+        self.on_answer: Callable[[InferenceRequest, Results, float, Run], None] | None = None
+        """Called with each answered request, its results, the seconds that they took, and what runs
+        another request without being told here."""
 
     @staticmethod
     def check(model: ServedModel, due: RequestDeadline) -> None:
@@ -54,33 +60,26 @@ class Pipeline:
         model.batcher()
         model.gate.check(1, due.deadline, due.priority)
 
-    async def run(self, request: InferenceRequest) -> list[ImageResult | RequestError]:
+    async def run(self, request: InferenceRequest) -> Results:
         """Return each image's result or error, in the order of the images.
 
         Raises `MissingOutputError` if the model's file does not have an output, and
         `NotReadyError`, `QueueFullError` or `DeadlineUnreachableError` if the request is not
         admitted. If the caller is cancelled, its queued images are dropped.
         """
-        model, started = request.model, time.perf_counter()
+        started = time.perf_counter()
         try:
             results = await self._admitted(request)
         except RequestError:
-            model.totals.failed.add(time.perf_counter() - started)
+            request.model.totals.failed.add(time.perf_counter() - started)
             raise
-        took_s, timings = time.perf_counter() - started, request.timings
-        if any(isinstance(result, RequestError) for result in results):
-            model.totals.failed.add(took_s)
-        else:
-            model.totals.note_answer(
-                took_s,
-                len(results),
-                timings.decode_s or 0.0,
-                timings.queue_s or 0.0,
-                timings.infer_s or 0.0,
-            )
+        took_s = time.perf_counter() - started
+        _count(request, results, took_s)
+        if self.on_answer is not None:
+            self.on_answer(request, results, took_s, self._admitted)
         return results
 
-    async def _admitted(self, request: InferenceRequest) -> list[ImageResult | RequestError]:
+    async def _admitted(self, request: InferenceRequest) -> Results:
         model, images, due = request.model, request.images, request.due
         batcher = model.batcher()
         if request.outputs is not ONLY_PROBABILITIES:
@@ -260,6 +259,16 @@ class _Run:
             self.ran += 1
         self._request.timings.note_batch(result.queue_s, result.infer_s, result.batch_size)
         return ImageResult(result.outputs, pending.width, pending.height)
+
+
+def _count(request: InferenceRequest, results: Results, took_s: float) -> None:
+    """Count a request that was carried out among the totals of its model."""
+    totals, timings = request.model.totals, request.timings
+    if any(isinstance(result, RequestError) for result in results):
+        totals.failed.add(took_s)
+        return
+    decode_s, queue_s, infer_s = timings.decode_s, timings.queue_s, timings.infer_s
+    totals.note_answer(took_s, len(results), decode_s or 0.0, queue_s or 0.0, infer_s or 0.0)
 
 
 def _check_outputs(model: ServedModel, outputs: Sequence[str]) -> None:

@@ -15,6 +15,7 @@ from service.metrics import Metrics
 from service.models.control import Control
 from service.models.folder_watch import FolderWatch
 from service.models.repository import Repository
+from service.models.rollout import Rollouts
 from service.settings import Settings
 
 _LEAST_STOP_S = 0.5
@@ -27,6 +28,7 @@ class Runtime:
     settings: Settings
     repository: Repository
     control: Control
+    rollouts: Rollouts
     folder_watch: FolderWatch | None
     metrics: Metrics
     body_bytes: ByteGate
@@ -46,9 +48,7 @@ class Runtime:
         Raises `AdminRequiredError`.
         """
         if not self.settings.admin:
-            raise AdminRequiredError(
-                "loading and unloading models need the setting admin (--admin)"
-            )
+            raise AdminRequiredError("changing what is served needs the setting admin (--admin)")
 
     def begin_drain(self) -> None:
         """Become unready, and set the time by which everything must have ended."""

@@ -1,4 +1,4 @@
-"""Watches the model folder, and has Control follow it.
+"""Watches the model folder, and follows what changes in it.
 
 It is polled: notifications of the kernel come neither from network file systems nor from mounts
 that are replaced as a whole. A file counts once it looks the same in two looks, so that one that is
@@ -17,8 +17,9 @@ import structlog
 
 from service.errors import ModelSelectionError
 from service.metrics import Metrics
-from service.models.control import Control
+from service.models.changes import Changes, Key
 from service.models.files import (
+    BrokenModel,
     ModelFile,
     PassedOver,
     Stamp,
@@ -28,7 +29,6 @@ from service.models.files import (
     reason_for_clients,
     stamp_of,
 )
-from service.settings import Settings
 
 _log = structlog.get_logger(__name__)
 
@@ -52,8 +52,9 @@ class FolderWatch:
     stays as it is.
     """
 
-    def __init__(self, control: Control, settings: Settings, metrics: Metrics) -> None:
-        self._control, self._settings, self._metrics = control, settings, metrics
+    def __init__(self, changes: Changes, metrics: Metrics) -> None:
+        self._changes, self._metrics = changes, metrics
+        self._settings = changes.settings
         self._before: _Look | None = None
         self.trouble = ""
         """Why the folder can't be followed at present; empty if it can."""
@@ -80,16 +81,36 @@ class FolderWatch:
                 "model_file_passed_over", path=str(passed_over.path), detail=passed_over.reason
             )
         for file, stamp in now.files.items():
-            if before.files.get(file) == stamp:
-                await self._control.follow(file, stamp)
-        builtin = builtin_file()
-        for file in self._control.served_files():
-            was_gone = file not in before.files and file not in now.files
-            if was_gone and file != builtin and not (now.hides(file) or before.hides(file)):
-                await self._control.withdraw(file)
-        if not now.passed_over:  # what can't be seen may still be there
-            there = now.files.keys() | before.files.keys()
-            await self._control.forget_all_but({(file.name, file.version) for file in there})
+            if before.files.get(file) == stamp and not self._changes.is_settled(file, stamp):
+                await self._follow(file, stamp)
+        await self._withdraw_gone(before, now)
+
+    async def _follow(self, file: ModelFile, stamp: Stamp) -> None:
+        """Serve a file, unless it has changed since: then it may still be being written."""
+        async with self._changes.lock:
+            if await asyncio.to_thread(stamp_of, file) == stamp:
+                await self._changes.load(file)
+
+    async def _withdraw_gone(self, before: _Look, now: _Look) -> None:
+        """Retire what was in neither look, unless it may only have been hidden."""
+        there = {builtin_file(), *before.files, *now.files}
+        models = self._changes.repository.models
+        served = [*(m.file for m in models.loaded), *(m.file for m in models.evicted)]
+        for file in served:
+            if file not in there and not (before.hides(file) or now.hides(file)):
+                _log.info("model_file_gone", model=file.name, version=file.version)
+                await self._retire((file.name, file.version))
+        if not now.passed_over:
+            keys = {(file.name, file.version) for file in there}
+            for key in self._changes.remembered() - keys:
+                self._changes.forget(key)
+                if isinstance(models.get(*key), BrokenModel):
+                    await self._retire(key)
+
+    async def _retire(self, key: Key) -> None:
+        async with self._changes.lock:
+            if self._changes.repository.models.get(*key) is not None:
+                await self._changes.retire(key)
 
     def _find(self) -> _Look | None:
         """Look at the folder; None if it can't be followed, which is reported once."""

@@ -27,7 +27,7 @@ from service.models.files import (
     stamp_of,
 )
 from service.models.model import LoadedModel
-from service.models.model_loader import ModelLoader
+from service.models.model_loader import Chosen, ModelLoader
 from service.models.model_set import ModelSet
 from service.models.model_settings import ModelConfig, ModelSettings
 from service.models.repository import Repository
@@ -35,7 +35,6 @@ from service.settings import Settings
 from service.tracebacks import forget_frames
 from service.tuning.autotune import ParallelismChoice
 from service.tuning.cache import ProfileCache
-from service.tuning.contest import Won
 from service.versions import VersionPolicy
 
 _log = structlog.get_logger(__name__)
@@ -137,14 +136,14 @@ class _Loading:
         first_error: ModelFileError | None = None
         for file in files:
             try:
-                won = self._loader.choose(file, len(files))
-                self._load(file, won)
+                chosen = self._loader.choose(file, len(files))
+                self._load(file, chosen)
             except ModelFileError as error:
                 self._note(file, error)
                 forget_frames(error, logged=True)  # they hold the failed session
                 first_error = first_error or error
                 continue
-            return won.parallelism
+            return chosen.won.parallelism
         assert first_error is not None  # noqa: S101 - `discover` gives at least one file
         raise first_error
 
@@ -179,8 +178,8 @@ class _Loading:
         except ModelFileError as error:
             self._note(file, error)
 
-    def _load(self, file: ModelFile, won: Won | None = None) -> None:
-        loaded = self._loader.open(file, won)
+    def _load(self, file: ModelFile, chosen: Chosen | None = None) -> None:
+        loaded = self._loader.open(file, chosen)
         self._tried.add(file)
         self.loaded[file] = loaded
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -26,6 +27,14 @@ from service.tuning.profile import Profile
 _log = structlog.get_logger(__name__)
 
 
+@dataclass(frozen=True, slots=True)
+class Chosen:
+    """A file that has been opened, and as what it was opened."""
+
+    won: Won
+    stamp: Stamp
+
+
 class ModelLoader:
     """Loads single models, at start-up and while others are being served."""
 
@@ -45,11 +54,12 @@ class ModelLoader:
         self.device = DeviceLoad()
         """The device in whose plans the models are included, once known."""
 
-    def choose(self, file: ModelFile, models: int) -> Won:
+    def choose(self, file: ModelFile, models: int) -> Chosen:
         """Open a file on its fastest provider, and use its parallelism for all `models`.
 
         Raises `ModelFileError`.
         """
+        stamp = stamp_of(file)
         options = self.config.of(file)
         won = fastest(
             file.path,
@@ -59,17 +69,17 @@ class ModelLoader:
             cache=self.cache,
         )
         self.parallelism = won.parallelism.parallelism
-        return won
+        return Chosen(won, stamp)
 
-    def open(self, file: ModelFile, won: Won | None = None) -> LoadedModel:
-        """Open a model file on its fastest provider, unless it was `won`, and read its contract.
+    def open(self, file: ModelFile, chosen: Chosen | None = None) -> LoadedModel:
+        """Open a model file on its fastest provider, unless it is `chosen`, and read its contract.
 
         Raises `ModelFileError`, after closing the engine.
         """
-        stamp = stamp_of(file)
+        stamp = chosen.stamp if chosen else stamp_of(file)
         options = self.config.of(file)
         settings, opener = options.applied_to(self._settings), self._opener_for(options)
-        won = won or self._fastest_in_parallelism(file, settings, opener)
+        won = chosen.won if chosen else self._fastest_in_parallelism(file, settings, opener)
         engine = won.engine
         exactly = threading.Event()  # set once it must not round any more
 

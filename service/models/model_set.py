@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from types import MappingProxyType
@@ -76,18 +76,37 @@ class ModelSet:
         return self._shares(model.name).get(model.version, 0.0)
 
     def _shares(self, name: str) -> Mapping[int, float]:
-        return self.policy(name).of(self._by_name[name])
+        return self.policy(name).of(self._answering(name))
+
+    def _answering(self, name: str) -> Collection[int]:
+        """Return the versions to choose from: a broken one's share goes to the others.
+
+        The latest and an only version are wanted as such, and nothing replaces them.
+        """
+        known, policy = self._by_name[name], self.policy(name)
+        if len(policy.shares) <= 1:
+            return known
+        working = [version for version, model in known.items() if not _is_broken(model)]
+        return working if policy.of(working) else known
 
     def policy(self, name: str) -> VersionPolicy:
         """Return which versions of a model answer requests that name none.
 
         Of several loaded versions, the newest was loaded with the newest settings.
         """
-        if (policy := self.policies.get(name)) is not None:
-            return policy
-        found = {model.version: model.policy for model in self.evicted if model.name == name}
-        found |= {m.version: m.options.policy for m in self.loaded if m.name == name}
-        return (found[max(found)] if found else None) or _LATEST
+        return self.policies.get(name) or self._own_policies.get(name, _LATEST)
+
+    def would_answer(self, name: str, version: int) -> bool:
+        """Return whether a version alone answers as the model's settings say."""
+        policy = self._own_policies.get(name, _LATEST)
+        return policy.of(self._by_name[name]).keys() == {version}
+
+    @cached_property
+    def _own_policies(self) -> Mapping[str, VersionPolicy]:
+        found = [(m.version, m.name, m.policy) for m in self.evicted]
+        found += [(m.version, m.name, m.options.policy) for m in self.loaded]
+        found.sort(key=lambda each: each[0])  # so that the newest come last, and count
+        return {name: policy or _LATEST for _, name, policy in found}
 
     def find(
         self, name: str | None, version: int | None = None, request_id: str | None = None
@@ -101,7 +120,7 @@ class ModelSet:
             raise UnknownModelError(f"there is no model of that name; available: {self._served()}")
         if version is None:
             policy = self.policy(name)
-            version = policy.choose(versions, name, request_id)
+            version = policy.choose(self._answering(name), name, request_id)
             if version is None:
                 raise UnknownModelError(
                     f"model {name} is answered by version {policy}, which is "
@@ -156,6 +175,10 @@ class ModelSet:
 
 def _all_broken(versions: Mapping[int, Known]) -> bool:
     return all(isinstance(model, BrokenModel) for model in versions.values())
+
+
+def _is_broken(model: Known) -> bool:
+    return isinstance(model, BrokenModel) or (isinstance(model, ServedModel) and model.broken)
 
 
 def _listed(versions: Iterable[int]) -> str:

@@ -6,6 +6,7 @@ import asyncio
 import threading
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from functools import partial
 from typing import Any, TypeVar
 
@@ -28,6 +29,7 @@ from service.models.model_loader import ModelLoader
 from service.models.model_set import Known, ModelSet
 from service.models.state import State
 from service.tuning.autotune import ParallelismChoice
+from service.versions import VersionPolicy
 
 T = TypeVar("T")
 
@@ -68,6 +70,17 @@ class Repository:
 
     def __iter__(self) -> Iterator[ServedModel]:
         yield from self.models.loaded
+
+    @property
+    def is_idle(self) -> bool:
+        """Return whether no image of any model is waiting or running."""
+        return self._device.is_idle
+
+    def set_policy(self, name: str, policy: VersionPolicy | None) -> None:
+        """Have a model's versions answer by another policy than its settings say; None: by them."""
+        others = {key: value for key, value in self.models.policies.items() if key != name}
+        policies = others if policy is None else {**others, name: policy}
+        self.models = replace(self.models, policies=policies)
 
     def start(self) -> None:
         """Start the device's threads, which all models share.
@@ -149,8 +162,20 @@ class Repository:
         found = self.models.find(name, version, request_id)
         if isinstance(found, EvictedModel):
             self.on_evicted(found)
-            raise EvictedModelError(f"model {found.name} version {found.version} is not loaded")
+            raise _evicted(found)
         found.last_used = time.monotonic()
+        return found
+
+    def look_up(
+        self, name: str | None, version: int | None = None, request_id: str | None = None
+    ) -> ServedModel:
+        """Look up a model to describe it, which neither uses it nor has it loaded.
+
+        Raises what `find` does, and `EvictedModelError` for an evicted one.
+        """
+        found = self.models.find(name, version, request_id)
+        if isinstance(found, EvictedModel):
+            raise _evicted(found)
         return found
 
     async def install(self, file: ModelFile, *, retire_s: float) -> ServedModel:
@@ -233,6 +258,13 @@ class Repository:
         """Remove a model's metrics, unless another has its name and version."""
         if self.models.get(model.name, model.version) is None:
             self._loader.forget(model.name, model.version)
+
+
+def _evicted(model: EvictedModel) -> EvictedModelError:
+    return EvictedModelError(
+        f"model {model.name} version {model.version} is evicted; a request for its answers has it "
+        "loaded again"
+    )
 
 
 async def _in_thread(call: Callable[[], T], undo: Callable[[T], None]) -> T:

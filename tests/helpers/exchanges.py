@@ -41,7 +41,9 @@ FLAGS: dict[str, list[object]] = {
 CHANGES = (
     "/v1/models/color/load", "/v1/models/color/load?version=3", "/v1/models/color/load?a=b",
     "/v1/models/nope/load", "/v1/models/nope/unload", "/v1/models/color/unload?version=2",
-    "/v1/models/color/unload", "/v1/models/color/load?version=1",
+    "/v1/models/color/unload", "/v1/models/color/load?version=1", "/v1/models/color/rollout",
+    "/v1/models/color/load", "/v1/models/color/rollout?mode=canary&percent=1",
+    "/v1/models/color/rollout", "/v1/models/color/rollout?percent=101",
 )  # fmt: skip
 """Requests that change what is served, in this order."""
 
@@ -75,8 +77,11 @@ def requests() -> Iterator[tuple[str, str, bytes]]:
         yield "many", name, request(method, target, RED if method == "POST" else b"", headers)
     for name, (target, headers, body) in _undecided().items():
         yield "undecided", name, request("POST", target, body, headers)
-    for target in CHANGES:
-        yield "changing", f"changing: POST {target}", request("POST", target)
+    for number, target in enumerate(CHANGES):
+        yield "changing", f"changing: {number}. POST {target}", request("POST", target)
+    for number in (1, 2):
+        target = "/v1/models/color/rollout"
+        yield "changing", f"changing: DELETE {target}, {number}", request("DELETE", target)
 
 
 def request(

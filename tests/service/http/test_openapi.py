@@ -69,7 +69,8 @@ def test_each_operation_has_a_tag_a_title_and_a_short_name(client):
         assert operation["tags"], path
         assert operation["summary"], path
         assert re.fullmatch(r"[a-z]+", operation["operationId"]), path
-    assert len({operation["summary"] for _, operation in operations(spec)}) == len(spec["paths"])
+    summaries = [operation["summary"] for _, operation in operations(spec)]
+    assert len(set(summaries)) == len(summaries)
 
 
 def test_each_good_answer_and_each_problem_has_an_example(client):

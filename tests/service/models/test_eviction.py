@@ -69,6 +69,19 @@ def test_the_least_recently_used_makes_room_and_comes_back_when_asked_for(model_
     during(model_folder, work, default_model="color", max_models=2)
 
 
+def test_looking_at_an_evicted_model_does_not_load_it(model_folder):
+    write_models(model_folder, "a")
+
+    async def work(app, client) -> None:
+        for _ in range(3):
+            answer = await client.get("/v1/models/a")
+            assert (answer.status_code, answer.json()["code"]) == (503, "model_evicted")
+        assert not app.state.runtime.control._changes.lock.locked()
+        assert loaded(app) == ["color"]
+
+    during(model_folder, work, default_model="color", max_models=1)
+
+
 def test_many_requests_for_an_evicted_model_load_it_once(model_folder):
     write_models(model_folder, "a", "b")
 

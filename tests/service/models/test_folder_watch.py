@@ -135,6 +135,20 @@ def test_a_bad_file_leaves_the_old_one_serving_and_is_reported_once(model_folder
     watching(model_folder, work)
 
 
+def test_a_bad_file_that_is_taken_back_is_not_reported_any_more(model_folder):
+    async def work(watched: Watched) -> None:
+        path, kept = model_folder / "color.onnx", model_folder / "kept"
+        path.rename(kept)
+        half(path)
+        await watched.look(2)
+        assert len((await watched.health())["failed_loads"]) == 1
+        kept.replace(path)
+        assert await watched.look(2) == [], "it is the file that is served"
+        assert (await watched.health())["failed_loads"] == []
+
+    watching(model_folder, work)
+
+
 def test_a_bad_new_version_leaves_the_old_one_answering(model_folder):
     labelled(model_folder / "v" / "1.onnx", "one")
 

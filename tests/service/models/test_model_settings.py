@@ -9,11 +9,13 @@ import pytest
 from asgi import during
 from color_model import ALLOWED, write_color_model
 from images import colored
+from openvino_cpu import needs_bf16
 
+from model_export.model_file import read_model, rewrite_contract
 from service.engine.onnx import OnnxOpener
 from service.errors import ModelLoadError, ModelSelectionError, SettingsError
 from service.metrics import Metrics
-from service.models.files import ModelFile
+from service.models.files import ModelFile, builtin_file
 from service.models.loader import load_repository
 from service.models.model_settings import ModelConfig, ModelSettings
 from service.models.repository import Repository
@@ -219,3 +221,26 @@ def test_a_model_has_the_deadline_of_its_settings(tmp_path):
 
     assert settings.models is not None
     during(settings.models, work, model_settings=settings.model_settings)
+
+
+@needs_bf16
+def test_one_model_is_computed_on_its_own_provider_and_in_its_own_precision(tmp_path):
+    """Both files allow bfloat16; `exact` does not take it, and `fast` does."""
+    models = tmp_path / "models"
+    models.mkdir()
+    for name in ("exact", "fast", "plain"):
+        path = models / f"{name}.onnx"
+        path.write_bytes(builtin_file().path.read_bytes())
+        _, contract = read_model(path)
+        rewrite_contract(path, contract.model_copy(update={"allowed": {"bf16": ALLOWED}}))
+    (models / "exact.toml").write_text('provider = "openvino"\nprecision = "exact"')
+    (models / "fast.toml").write_text('provider = "openvino"')
+    settings = Settings(
+        models=models, provider="cpu", intra_op_threads=1, runners=1, default_model="plain"
+    )
+    repository = load_repository(settings, Metrics())
+    assert {
+        model.name: (model.engine.provider.name, model.computed_in) for model in repository
+    } == {
+        "exact": ("openvino", "fp32"), "fast": ("openvino", "bf16"), "plain": ("cpu", "fp32"),
+    }  # fmt: skip

@@ -1,0 +1,278 @@
+"""Rollouts: a candidate version is compared with the one that answers, and takes over or not.
+
+    shadow   the candidate also gets a share of the requests, but its answers are not returned
+    canary   the candidate answers a share of the requests, and the other version is run beside it
+
+An agreement is the same most probable label. It and the share of slow answers are bounded by
+confidence sequences (`sequential.py`), so a decision may be made as soon as the bounds allow it.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+from enum import StrEnum
+from types import MappingProxyType
+from typing import Any
+
+import structlog
+
+from service.errors import ModelSelectionError, RolloutError
+from service.metrics import Metrics
+from service.models.model import ServedModel
+from service.models.repository import Repository
+from service.models.sequential import ConfidenceSequence
+from service.settings import Settings
+from service.versions import VersionPolicy, draw
+
+_PLAN = re.compile(r"([1-9][0-9]{0,8}):(shadow|canary):([1-9][0-9]?|100)")
+MOST_CANARY_PERCENT = 99
+"""The other version answers the rest, or there would be no use for a canary."""
+
+_log = structlog.get_logger(__name__)
+
+
+class Mode(StrEnum):
+    """What happens to the candidate's answers."""
+
+    SHADOW = "shadow"
+    CANARY = "canary"
+
+
+class Verdict(StrEnum):
+    """What is known of a candidate."""
+
+    UNDECIDED = "undecided"
+    GOOD = "good"
+    BAD = "bad"
+
+
+class Stage(StrEnum):
+    """Where a rollout is."""
+
+    RUNNING = "running"
+    PROMOTED = "promoted"
+    ROLLED_BACK = "rolled_back"
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """A candidate version and its share of the requests, in percent."""
+
+    candidate: int
+    mode: Mode
+    percent: int
+
+    @classmethod
+    def parse(cls, text: str) -> Plan:
+        """Read `3:canary:10`. Raises `ValueError`, saying what is allowed."""
+        found = _PLAN.fullmatch(text)
+        if found is None or (found[2] == Mode.CANARY and int(found[3]) > MOST_CANARY_PERCENT):
+            raise ValueError(
+                "must be VERSION:shadow:PERCENT or VERSION:canary:PERCENT, with 1 to 100 percent "
+                f"for a shadow and 1 to {MOST_CANARY_PERCENT} for a canary"
+            )
+        return cls(int(found[1]), Mode(found[2]), int(found[3]))
+
+
+@dataclass(slots=True)
+class Judge:
+    """Judges a candidate: it must agree often enough, and seldom be slow.
+
+    Each of the two decisions is wrong with at most half of `error`. A `slow_ms` of 0 leaves speed
+    out. Assumed is that requests are alike over time: the probability that the versions agree on a
+    request, and that an answer is slow, stays the same while the rollout runs.
+    """
+
+    min_agreement: float
+    max_slow_share: float
+    slow_ms: float
+    error: float
+    agreement: ConfidenceSequence = field(init=False)
+    slowness: ConfidenceSequence = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.agreement = ConfidenceSequence(self.error / 2)
+        self.slowness = ConfidenceSequence(self.error / 2)
+
+    @classmethod
+    def of(cls, settings: Settings) -> Judge:
+        """Return a judge with the limits of the settings."""
+        return cls(
+            settings.rollout_min_agreement,
+            settings.rollout_max_slow_share,
+            settings.rollout_slow_ms,
+            settings.rollout_error,
+        )
+
+    def note_time(self, seconds: float) -> bool:
+        """Count an answer of the candidate; return whether it was slow."""
+        is_slow = bool(self.slow_ms) and seconds * 1000 > self.slow_ms
+        self.slowness.note(one=is_slow)
+        return is_slow
+
+    @property
+    def verdict(self) -> Verdict:
+        """Return what the bounds say at present."""
+        if self.agreement.is_below(self.min_agreement):
+            return Verdict.BAD
+        if self.slow_ms and self.slowness.is_at_least(self.max_slow_share):
+            return Verdict.BAD
+        is_quick = not self.slow_ms or self.slowness.is_below(self.max_slow_share)
+        if is_quick and self.agreement.is_at_least(self.min_agreement):
+            return Verdict.GOOD
+        return Verdict.UNDECIDED
+
+
+@dataclass(slots=True)
+class Rollout:
+    """One rollout of a model; at most one runs at a time."""
+
+    name: str
+    plan: Plan
+    incumbent: int
+    judge: Judge
+    stage: Stage = Stage.RUNNING
+    verdict: Verdict = Verdict.UNDECIDED
+    """The first that was not undecided; it stays."""
+    reason: str = ""
+    dropped: int = 0
+    """Comparisons that were left out for want of room."""
+
+    def partner_of(self, model: ServedModel, request_id: str) -> int | None:
+        """Return the version to compare a request's answer with, or None if it isn't to be."""
+        if self.stage is not Stage.RUNNING:
+            return None
+        if self.plan.mode is Mode.CANARY:
+            return self.incumbent if model.version == self.plan.candidate else None
+        is_drawn = draw(f"shadow of {self.name}", request_id) * 100 < self.plan.percent
+        return self.plan.candidate if model.version == self.incumbent and is_drawn else None
+
+    def policy(self) -> VersionPolicy:
+        """Return which version answers."""
+        if self.stage is Stage.PROMOTED:
+            return VersionPolicy(MappingProxyType({self.plan.candidate: 1}))
+        if self.stage is Stage.RUNNING and self.plan.mode is Mode.CANARY:
+            percent = self.plan.percent
+            shares = {self.incumbent: 100 - percent, self.plan.candidate: percent}
+            return VersionPolicy(MappingProxyType(shares))
+        return VersionPolicy(MappingProxyType({self.incumbent: 1}))
+
+    def described(self) -> dict[str, Any]:
+        """Return what clients see."""
+        judge = self.judge
+        return {
+            "model": self.name,
+            "candidate": self.plan.candidate,
+            "incumbent": self.incumbent,
+            "mode": self.plan.mode,
+            "percent": self.plan.percent,
+            "stage": self.stage,
+            "verdict": self.verdict,
+            "reason": self.reason,
+            "agreement": _described(judge.agreement) | {"at_least": judge.min_agreement},
+            "slow": _described(judge.slowness)
+            | {"at_most": judge.max_slow_share, "slower_than_ms": judge.slow_ms},
+            "dropped": self.dropped,
+        }
+
+
+def _described(sequence: ConfidenceSequence) -> dict[str, Any]:
+    lower, upper = (round(bound, 4) for bound in sequence.interval())
+    return {"answers": sequence.observations, "count": sequence.ones, "bounds": [lower, upper]}
+
+
+class Rollouts:
+    """All rollouts, by model. Use it on the event loop on which the models answer."""
+
+    def __init__(self, repository: Repository, settings: Settings, metrics: Metrics) -> None:
+        """Begin those of the settings. Raises `ModelSelectionError`."""
+        self._repository, self._settings, self._metrics = repository, settings, metrics
+        self._by_name: dict[str, Rollout] = {}
+        for name, text in settings.rollout.items():
+            try:
+                self.begin(name, Plan.parse(text))
+            except (RolloutError, ValueError) as error:
+                raise ModelSelectionError(f"--rollout {name}={text}: {error}") from error
+
+    def of(self, name: str) -> Rollout | None:
+        """Return the last rollout of a model."""
+        return self._by_name.get(name)
+
+    def described(self) -> list[dict[str, Any]]:
+        """Return all rollouts, as clients see them."""
+        return [self._by_name[name].described() for name in sorted(self._by_name)]
+
+    def begin(self, name: str, plan: Plan) -> Rollout:
+        """Begin a rollout. Raises `RolloutError` if one runs, or there is nothing to compare."""
+        last, models = self._by_name.get(name), self._repository.models
+        if last is not None and last.stage is Stage.RUNNING:
+            raise RolloutError(f"version {last.plan.candidate} of {name} is being rolled out")
+        shares = {m.version: models.share(m) for m in models.loaded if m.name == name}
+        if plan.candidate not in shares:
+            raise RolloutError(f"model {name} has no version {plan.candidate} loaded")
+        del shares[plan.candidate]
+        if not shares:
+            raise RolloutError(f"model {name} has no other version loaded to compare with")
+        incumbent = max(shares, key=lambda version: (shares[version], version))
+        rollout = Rollout(name, plan, incumbent, Judge.of(self._settings))
+        self._by_name[name] = rollout
+        self._apply(rollout)
+        _log.info("rollout_begun", model=name, version=plan.candidate, incumbent=incumbent,
+                  mode=plan.mode, percent=plan.percent)  # fmt: skip
+        return rollout
+
+    def end(self, name: str, reason: str) -> Rollout:
+        """Roll a candidate back. Raises `RolloutError` if no rollout of the model runs."""
+        rollout = self._by_name.get(name)
+        if rollout is None or rollout.stage is not Stage.RUNNING:
+            raise RolloutError(f"no version of {name} is being rolled out")
+        self._move(rollout, Stage.ROLLED_BACK, reason)
+        return rollout
+
+    def note_drop(self, rollout: Rollout) -> None:
+        """Count a comparison for which there was no room."""
+        rollout.dropped += 1
+        self._metrics.count_comparison(rollout.name, rollout.plan.candidate, "dropped")
+
+    def note_time(self, rollout: Rollout, seconds: float) -> None:
+        """Count how long an answer of the candidate took."""
+        is_slow = rollout.judge.note_time(seconds)
+        speed = "slow" if is_slow else "fast"
+        self._metrics.count_rollout_answer(rollout.name, rollout.plan.candidate, speed)
+        self._decide(rollout)
+
+    def note_comparison(self, rollout: Rollout, *, agreed: bool) -> None:
+        """Count a comparison, and decide if that is now possible."""
+        rollout.judge.agreement.note(one=agreed)
+        outcome = "agreed" if agreed else "differed"
+        self._metrics.count_comparison(rollout.name, rollout.plan.candidate, outcome)
+        self._decide(rollout)
+
+    def _decide(self, rollout: Rollout) -> None:
+        if rollout.stage is not Stage.RUNNING or rollout.verdict is not Verdict.UNDECIDED:
+            return
+        rollout.verdict = rollout.judge.verdict
+        if rollout.verdict is Verdict.UNDECIDED:
+            return
+        _log.info("rollout_verdict", **rollout.described())
+        if self._settings.rollout_action == "act":
+            is_good = rollout.verdict is Verdict.GOOD
+            self._move(rollout, Stage.PROMOTED if is_good else Stage.ROLLED_BACK, "by its verdict")
+
+    def _move(self, rollout: Rollout, stage: Stage, reason: str) -> None:
+        rollout.stage, rollout.reason = stage, reason
+        self._apply(rollout)
+        _log.info(
+            "rollout_ended", model=rollout.name, version=rollout.plan.candidate, stage=stage,
+            detail=reason,
+        )  # fmt: skip
+
+    def _apply(self, rollout: Rollout) -> None:
+        candidate = rollout.plan.candidate
+        is_promoted = rollout.stage is Stage.PROMOTED
+        if is_promoted and self._repository.models.would_answer(rollout.name, candidate):
+            self._repository.set_policy(rollout.name, None)  # newer ones then follow, as before
+        else:
+            self._repository.set_policy(rollout.name, rollout.policy())
+        self._metrics.show_rollout(rollout.name, rollout.plan.candidate, rollout.stage)
