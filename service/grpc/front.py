@@ -30,6 +30,26 @@ _HEALTH_S = 1.0
 _log = structlog.get_logger(__name__)
 
 
+class _Health(health.aio.HealthServicer):  # type: ignore[misc]  # it has no types
+    """The standard health service; whoever watches learns of changes within a second."""
+
+    def __init__(self, runtime: Runtime) -> None:
+        super().__init__()
+        self._runtime = runtime
+
+    async def update(self) -> None:
+        """Set whether the service is ready."""
+        states = health_pb2.HealthCheckResponse
+        ready = not self._runtime.unready_reasons()
+        for name in (health.OVERALL_HEALTH, _SERVICE):
+            await self.set(name, states.SERVING if ready else states.NOT_SERVING)
+
+    async def Check(self, request: Any, context: Any) -> Any:  # noqa: N802 - gRPC's name
+        """Answer by the present state."""
+        await self.update()
+        return await super().Check(request, context)
+
+
 class GrpcFront:
     """Serves the protocol on a port of its own, on the event loop of the HTTP server."""
 
@@ -37,7 +57,7 @@ class GrpcFront:
         self._runtime, self._tls = runtime, tls
         self._calls = Calls(runtime)
         self._server: grpc.aio.Server | None = None
-        self._health = health.aio.HealthServicer()
+        self._health = _Health(runtime)
         self._updating: asyncio.Task[None] | None = None
         self._stopping: asyncio.Task[None] | None = None
 
@@ -68,7 +88,7 @@ class GrpcFront:
                 server.add_secure_port(address, server_credentials(self._tls))
         except RuntimeError as error:
             raise no_listener(settings.host, settings.grpc_port, "the address is in use") from error
-        await self._update_health()
+        await self._health.update()
         await server.start()
         self._updating = asyncio.create_task(self._keep_health())
         _log.info("listening_grpc", address=address)
@@ -109,14 +129,7 @@ class GrpcFront:
     async def _keep_health(self) -> None:
         while True:
             await asyncio.sleep(_HEALTH_S)
-            await self._update_health()
-
-    async def _update_health(self) -> None:
-        """Tell the health service, and whoever watches it, whether the service is ready."""
-        states = health_pb2.HealthCheckResponse
-        ready = not self._runtime.unready_reasons()
-        for name in (health.OVERALL_HEALTH, _SERVICE):
-            await self._health.set(name, states.SERVING if ready else states.NOT_SERVING)
+            await self._health.update()
 
 
 def no_listener(host: str, port: int, why: str) -> SettingsError:

@@ -43,7 +43,7 @@ async def classified(
 ) -> tuple[list[PostedImage], list[ImageResult | RequestError]]:
     """Return the images of the body, which is one itself if `parse` is None, and their results."""
     due = deadline_of(exchange.headers, exchange.record, model.timeout_ms)
-    async with received(exchange, model, due, selection.outputs) as body:
+    async with received(exchange, model, due, outputs=selection.outputs) as body:
         images = await parsed_images(exchange, body, parse, due)
         del body  # its parts are copies
         return images, await infer(exchange, model, images, due, selection.outputs)

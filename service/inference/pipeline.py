@@ -72,23 +72,14 @@ class Pipeline:
         `NotReadyError`, `QueueFullError` or `DeadlineUnreachableError` if the request is not
         admitted. If the caller is cancelled, its queued images are dropped.
         """
-        model, started = request.model, time.perf_counter()
+        started = time.perf_counter()
         try:
             results = await self._admitted(request)
         except RequestError:
-            model.totals.failed.add(time.perf_counter() - started)
+            request.model.totals.failed.add(time.perf_counter() - started)
             raise
-        took_s, timings = time.perf_counter() - started, request.timings
-        if any(isinstance(result, RequestError) for result in results):
-            model.totals.failed.add(took_s)
-        else:
-            model.totals.note_answer(
-                took_s,
-                len(results),
-                timings.decode_s or 0.0,
-                timings.queue_s or 0.0,
-                timings.infer_s or 0.0,
-            )
+        took_s = time.perf_counter() - started
+        _count(request, results, took_s)
         if self.on_answer is not None:
             self.on_answer(request, results, took_s, self._admitted)
         return results
@@ -273,6 +264,16 @@ class _Run:
             self.ran += 1
         self._request.timings.note_batch(result.queue_s, result.infer_s, result.batch_size)
         return ImageResult(result.outputs, pending.width, pending.height)
+
+
+def _count(request: InferenceRequest, results: Results, took_s: float) -> None:
+    """Count a request that was carried out among the totals of its model."""
+    totals, timings = request.model.totals, request.timings
+    if any(isinstance(result, RequestError) for result in results):
+        totals.failed.add(took_s)
+        return
+    decode_s, queue_s, infer_s = timings.decode_s, timings.queue_s, timings.infer_s
+    totals.note_answer(took_s, len(results), decode_s or 0.0, queue_s or 0.0, infer_s or 0.0)
 
 
 def _check_outputs(model: ServedModel, outputs: Sequence[str]) -> None:

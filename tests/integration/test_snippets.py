@@ -1,4 +1,4 @@
-"""The README's examples for clients of other servers, run as they stand against the program."""
+"""Examples for clients of other servers in the README, run as they stand against the program."""
 
 from __future__ import annotations
 

@@ -283,6 +283,9 @@ def test_health_and_reflection_are_served(server):
                 pass
             answer = health.Check(health_pb2.HealthCheckRequest(service=name), timeout=60)
             assert answer.status == health_pb2.HealthCheckResponse.SERVING
+        server.http.app.state.runtime.draining = True
+        answer = health.Check(health_pb2.HealthCheckRequest(), timeout=60)
+        assert answer.status == health_pb2.HealthCheckResponse.NOT_SERVING
         asked = reflection_pb2.ServerReflectionRequest(list_services="")
         (answer,) = reflection_pb2_grpc.ServerReflectionStub(channel).ServerReflectionInfo(
             iter([asked]), timeout=60
