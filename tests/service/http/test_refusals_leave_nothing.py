@@ -6,6 +6,7 @@ import gc
 import socket
 
 import pytest
+from color_model import write_color_model
 from images import colored, encode, photo
 from refusal_kinds import OCTETS, refusals
 from waiting import wait_until
@@ -61,6 +62,33 @@ def test_a_refusal_leaves_nothing_for_the_collector(serve, kind, coalesce):
 
     def work() -> None:
         assert send(url, refusal.body, refusal.media_type) == refusal.status
+
+    assert held_by(unreachable_after(work)) == set()
+
+
+@pytest.mark.parametrize(
+    ("target", "accept", "body", "status"),
+    [
+        ("/v1/embed", "*/*", b"text", 415),
+        ("/v1/embed", OCTETS, b"text", 415),
+        ("/v1/explain", "*/*", b"text", 415),
+        ("/v1/explain", "*/*", PNG, 413),
+        ("/v1/explain", "application/json", PNG, 200),
+        ("/v1/embed", "*/*", PNG, 200),
+    ],
+)
+def test_what_uses_a_models_other_outputs_leaves_nothing_either(
+    serve, model_folder, target, accept, body, status
+):
+    """The image to be drawn on is refused for its memory, when it is about to be drawn."""
+    write_color_model(model_folder / "color.onnx", extra_outputs=True)
+    url = serve(max_decoding_bytes=20_000_000).base_url
+
+    def work() -> None:
+        with connect(url) as connection:
+            request = head(target, Accept=accept, Content_Length=len(body)) + body
+            connection.sendall(request)
+            assert read_answer(connection)[0] == status
 
     assert held_by(unreachable_after(work)) == set()
 
