@@ -290,4 +290,7 @@ class Rollouts:
             self._repository.set_policy(rollout.name, None)  # newer ones then follow, as before
         else:
             self._repository.set_policy(rollout.name, rollout.policy())
+        for model in self._repository.models.loaded:
+            if model.name == rollout.name:
+                model.held = rollout.is_running() and rollout.concerns(model)
         self._metrics.show_rollout(rollout.name, rollout.plan.candidate, rollout.stage)
