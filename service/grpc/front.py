@@ -25,6 +25,7 @@ _SERVICE = messages.DESCRIPTOR.services_by_name["GRPCInferenceService"].full_nam
 _BESIDE_DATA = 64 * 1024  # bytes of a message beside its tensors
 _HEALTH_S = 1.0
 _JUST_ACCEPTED_S = 0.1
+_LAST_ANSWERS_S = 0.5
 
 _log = structlog.get_logger(__name__)
 
@@ -120,7 +121,7 @@ class GrpcFront:
         with suppress(TimeoutError):
             async with asyncio.timeout(timeout_s):
                 await self._calls.finished()
-        await server.stop(None)
+        await server.stop(_LAST_ANSWERS_S)  # of which the last may still be on their way
         await stopping
 
     async def stopped(self) -> None:
