@@ -28,7 +28,7 @@ from service.inference.pipeline import Results, Run
 from service.inference.request import Image, ImageResult, InferenceRequest
 from service.models.model import ServedModel
 from service.models.repository import Repository
-from service.models.rollout import Mode, Rollout, Rollouts, Stage
+from service.models.rollout import Mode, Rollout, Rollouts
 
 _MOST_AT_ONCE = 4
 _NO_ROOM = (
@@ -80,24 +80,39 @@ class Shadow:
         """
         model = request.model
         rollout = self._rollouts.of(model.name)
-        if rollout is None or rollout.stage is not Stage.RUNNING:
+        if rollout is None or not rollout.is_running():
             return
-        if PROBABILITIES not in request.outputs:
+        if PROBABILITIES not in request.outputs or not rollout.concerns(model):
+            return
+        partner = self._partner(rollout, request)
+        if not rollout.is_running():  # either was replaced
             return
         if rollout.plan.mode is Mode.CANARY and model.version == rollout.plan.candidate:
             self._rollouts.note_time(rollout, seconds)
+        pair = _first_pair(rollout, request, results, partner) if partner else None
+        if pair is not None:
+            self._begin(pair, run)
+
+    def _partner(self, rollout: Rollout, request: InferenceRequest) -> ServedModel | None:
+        """Return what to compare the answer with; ends the rollout if it can't be any more."""
+        model = request.model
+        if not rollout.is_about(model):
+            self._rollouts.end(model.name, f"the file of version {model.version} was replaced")
+            return None
         version = rollout.partner_of(model, request.request_id)
         if version is None:
-            return
+            return None
         partner = self._repository.models.get(model.name, version)
-        if not isinstance(partner, ServedModel) or partner.broken:
-            self._rollouts.end(model.name, f"version {version} is not served any more")
-            return
-        pair = _first_pair(rollout, request, results, partner)
-        if pair is None:
-            return
+        if not (isinstance(partner, ServedModel) and rollout.is_about(partner)) or partner.broken:
+            self._rollouts.end(model.name, f"version {version} is not served as it was any more")
+            return None
+        partner.last_used = time.monotonic()
+        return partner
+
+    def _begin(self, pair: _Pair, run: Run) -> None:
+        """Begin a comparison if there is room for it, or drop it."""
         if len(self._running) >= _MOST_AT_ONCE or not self._repository.is_idle:
-            self._rollouts.note_drop(rollout)
+            self._rollouts.note_drop(pair.rollout)
             return
         task = asyncio.create_task(self._compare(pair, run))
         self._running.add(task)

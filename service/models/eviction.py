@@ -1,4 +1,7 @@
-"""Which models there is room for, and which make room: least recently used, never pinned ones."""
+"""Which models there is room for, and which make room: least recently used.
+
+Pinned ones and those that a rollout compares never do.
+"""
 
 from __future__ import annotations
 
@@ -71,7 +74,7 @@ class Room:
         """
         victims: list[ServedModel] = []
         left = list(loaded)
-        candidates = [m for m in loaded if not (m.options.pinned or _is_same(m, new))]
+        candidates = [m for m in loaded if not (m.options.pinned or m.held or _is_same(m, new))]
         candidates.sort(key=lambda model: model.last_used, reverse=True)
         while lack := self.lack(new, left):
             if not candidates:

@@ -150,13 +150,20 @@ class _Loading:
     def load_what_fits(
         self, files: Sequence[ModelFile], room: Room, config: ModelConfig
     ) -> list[EvictedModel]:
-        """Load files, pinned ones first; return those for which there is no room.
+        """Load files, pinned ones and those to compare first; return those without room.
 
-        Raises `ModelSelectionError` if there is none for a pinned one.
+        Raises `ModelSelectionError` if there is none for a pinned one, or for the first.
         """
+        for file, model in self.loaded.items():  # which was needed to begin with
+            if lack := room.lack(Newcomer(file.name, file.version, model.memory), []):
+                raise ModelSelectionError(f"{file.path}: has no room: {lack}")
         options = {file: _options(config, file) for file in files}
         evicted = []
-        for file in sorted(files, key=lambda file: not options[file].pinned):
+
+        def order(file: ModelFile) -> tuple[bool, bool]:
+            return not options[file].pinned, file.name not in self._settings.rollout
+
+        for file in sorted(files, key=order):
             new = Newcomer.of(file)
             residents = [Newcomer(f.name, f.version, m.memory) for f, m in self.loaded.items()]
             lack = room.lack(new, residents)

@@ -103,6 +103,8 @@ class ServedModel:
         self._batches_before = metrics.batches()
         self.last_used = time.monotonic()
         """When a request last asked for it; the least recently used is evicted first."""
+        self.held = False
+        """Whether a rollout compares it, so that it must not be evicted."""
         self._settings = settings
         self._batcher: Batcher | None = None
         self._closing = threading.Event()

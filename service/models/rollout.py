@@ -10,6 +10,7 @@ confidence sequences (`sequential.py`), so a decision may be made as soon as the
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from types import MappingProxyType
@@ -19,6 +20,7 @@ import structlog
 
 from service.errors import ModelSelectionError, RolloutError
 from service.metrics import Metrics
+from service.models.files import Stamp
 from service.models.model import ServedModel
 from service.models.repository import Repository
 from service.models.sequential import ConfidenceSequence
@@ -26,8 +28,7 @@ from service.settings import Settings
 from service.versions import VersionPolicy, draw
 
 _PLAN = re.compile(r"([1-9][0-9]{0,8}):(shadow|canary):([1-9][0-9]?|100)")
-MOST_CANARY_PERCENT = 99
-"""The other version answers the rest, or there would be no use for a canary."""
+_MOST_CANARY_PERCENT = 99  # the rest is for the version that it is compared with
 
 _log = structlog.get_logger(__name__)
 
@@ -67,10 +68,9 @@ class Plan:
     def parse(cls, text: str) -> Plan:
         """Read `3:canary:10`. Raises `ValueError`, saying what is allowed."""
         found = _PLAN.fullmatch(text)
-        if found is None or (found[2] == Mode.CANARY and int(found[3]) > MOST_CANARY_PERCENT):
+        if found is None:
             raise ValueError(
-                "must be VERSION:shadow:PERCENT or VERSION:canary:PERCENT, with 1 to 100 percent "
-                f"for a shadow and 1 to {MOST_CANARY_PERCENT} for a canary"
+                "must be VERSION:shadow:PERCENT or VERSION:canary:PERCENT, with 1 to 100 percent"
             )
         return cls(int(found[1]), Mode(found[2]), int(found[3]))
 
@@ -132,6 +132,8 @@ class Rollout:
     plan: Plan
     incumbent: int
     judge: Judge
+    stamps: Mapping[int, Stamp]
+    """Of both versions' files: what is known of one says nothing about its successor."""
     stage: Stage = Stage.RUNNING
     verdict: Verdict = Verdict.UNDECIDED
     """The first that was not undecided; it stays."""
@@ -141,18 +143,28 @@ class Rollout:
 
     def partner_of(self, model: ServedModel, request_id: str) -> int | None:
         """Return the version to compare a request's answer with, or None if it isn't to be."""
-        if self.stage is not Stage.RUNNING:
-            return None
         if self.plan.mode is Mode.CANARY:
             return self.incumbent if model.version == self.plan.candidate else None
         is_drawn = draw(f"shadow of {self.name}", request_id) * 100 < self.plan.percent
         return self.plan.candidate if model.version == self.incumbent and is_drawn else None
 
+    def is_running(self) -> bool:
+        """Return whether answers are still compared."""
+        return self.stage is Stage.RUNNING
+
+    def concerns(self, model: ServedModel) -> bool:
+        """Return whether a version is one of the two that are compared."""
+        return model.version in (self.incumbent, self.plan.candidate)
+
+    def is_about(self, model: ServedModel) -> bool:
+        """Return whether a version is still served of the file that it was when this began."""
+        return self.stamps.get(model.version) == model.stamp
+
     def policy(self) -> VersionPolicy:
         """Return which version answers."""
         if self.stage is Stage.PROMOTED:
             return VersionPolicy(MappingProxyType({self.plan.candidate: 1}))
-        if self.stage is Stage.RUNNING and self.plan.mode is Mode.CANARY:
+        if self.is_running() and self.plan.mode is Mode.CANARY:
             percent = self.plan.percent
             shares = {self.incumbent: 100 - percent, self.plan.candidate: percent}
             return VersionPolicy(MappingProxyType(shares))
@@ -204,9 +216,14 @@ class Rollouts:
         return [self._by_name[name].described() for name in sorted(self._by_name)]
 
     def begin(self, name: str, plan: Plan) -> Rollout:
-        """Begin a rollout. Raises `RolloutError` if one runs, or there is nothing to compare."""
+        """Begin a rollout; raises `RolloutError` if one runs, or there is nothing to compare."""
         last, models = self._by_name.get(name), self._repository.models
-        if last is not None and last.stage is Stage.RUNNING:
+        if plan.mode is Mode.CANARY and plan.percent > _MOST_CANARY_PERCENT:
+            raise RolloutError(
+                f"a canary answers at most {_MOST_CANARY_PERCENT} percent of the requests, got "
+                f"{plan.percent}"
+            )
+        if last is not None and last.is_running():
             raise RolloutError(f"version {last.plan.candidate} of {name} is being rolled out")
         shares = {m.version: models.share(m) for m in models.loaded if m.name == name}
         if plan.candidate not in shares:
@@ -215,7 +232,8 @@ class Rollouts:
         if not shares:
             raise RolloutError(f"model {name} has no other version loaded to compare with")
         incumbent = max(shares, key=lambda version: (shares[version], version))
-        rollout = Rollout(name, plan, incumbent, Judge.of(self._settings))
+        stamps = {m.version: m.stamp for m in models.loaded if m.name == name}
+        rollout = Rollout(name, plan, incumbent, Judge.of(self._settings), stamps)
         self._by_name[name] = rollout
         self._apply(rollout)
         _log.info("rollout_begun", model=name, version=plan.candidate, incumbent=incumbent,
@@ -225,7 +243,7 @@ class Rollouts:
     def end(self, name: str, reason: str) -> Rollout:
         """Roll a candidate back. Raises `RolloutError` if no rollout of the model runs."""
         rollout = self._by_name.get(name)
-        if rollout is None or rollout.stage is not Stage.RUNNING:
+        if rollout is None or not rollout.is_running():
             raise RolloutError(f"no version of {name} is being rolled out")
         self._move(rollout, Stage.ROLLED_BACK, reason)
         return rollout
@@ -250,7 +268,7 @@ class Rollouts:
         self._decide(rollout)
 
     def _decide(self, rollout: Rollout) -> None:
-        if rollout.stage is not Stage.RUNNING or rollout.verdict is not Verdict.UNDECIDED:
+        if not rollout.is_running() or rollout.verdict is not Verdict.UNDECIDED:
             return
         rollout.verdict = rollout.judge.verdict
         if rollout.verdict is Verdict.UNDECIDED:
@@ -275,4 +293,7 @@ class Rollouts:
             self._repository.set_policy(rollout.name, None)  # newer ones then follow, as before
         else:
             self._repository.set_policy(rollout.name, rollout.policy())
+        for model in self._repository.models.loaded:
+            if model.name == rollout.name:
+                model.held = rollout.is_running() and rollout.concerns(model)
         self._metrics.show_rollout(rollout.name, rollout.plan.candidate, rollout.stage)

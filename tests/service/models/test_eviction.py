@@ -139,6 +139,23 @@ def test_pinned_models_are_never_evicted(model_folder):
     during(model_folder, work, default_model="color", max_models=2)
 
 
+def test_versions_that_are_compared_are_not_evicted(model_folder):
+    for version in (1, 2):
+        write_color_model(model_folder / "v" / f"{version}.onnx")
+
+    async def work(app, client) -> None:
+        assert loaded(app) == ["v", "v"], "those to compare are loaded first"
+        assert (await ask(client, "color")).json()["code"] == "no_room_for_model"
+        await client.delete("/v1/models/v/rollout")
+        assert (await ask(client, "color")).json()["code"] == "model_evicted"
+        await until(lambda: loaded(app) == ["color", "v"])
+
+    during(
+        model_folder, work, default_model="v", max_models=2, admin=True,
+        rollout={"v": "2:shadow:10"},
+    )  # fmt: skip
+
+
 def test_without_room_beside_pinned_models_a_request_is_refused(model_folder):
     write_models(model_folder, "a")
     (model_folder / "color.toml").write_text("pinned = true")
@@ -163,6 +180,14 @@ def test_pinned_models_are_loaded_first_and_must_have_room(model_folder):
     assert sorted(model.name for model in repository) == ["color", "z"]
     with pytest.raises(ModelSelectionError, match=r"z.onnx: is pinned, but has no room: 1 models"):
         load_repository(settings.model_copy(update={"max_models": 1}), Metrics())
+
+
+def test_a_limit_below_the_first_model_stops_the_start(model_folder):
+    settings = Settings(models=model_folder, provider="cpu", max_models_bytes=1000)
+    with pytest.raises(
+        ModelSelectionError, match=r"color.onnx: has no room: it may take \d+ bytes"
+    ):
+        load_repository(settings, Metrics())
 
 
 def test_memory_is_counted_before_it_is_taken(model_folder):
@@ -235,6 +260,7 @@ class Loaded:
     def __init__(self, number: int, memory: int, last_used: int, pinned: bool) -> None:
         self.name, self.version, self.memory = f"m{number}", 1, memory
         self.last_used, self.options = last_used, ModelSettings(pinned=pinned)
+        self.held = False
 
 
 MODELS = st.lists(st.tuples(st.integers(1, 50), st.integers(0, 9), st.booleans()), max_size=8).map(

@@ -224,9 +224,24 @@ def test_a_candidate_that_is_unloaded_ends_its_rollout(model_folder, mode):
         await served.runtime.control.unload("v", {"version": 2})
         assert {await served.ask() for _ in range(10)} == {1}
         if mode is Mode.SHADOW:
-            assert served.rollout.reason == "version 2 is not served any more"
+            assert served.rollout.reason == "version 2 is not served as it was any more"
 
     with_versions(model_folder, work, same=True, rollout={"v": f"2:{mode}:90"})
+
+
+@pytest.mark.parametrize("replaced", [1, 2])
+@pytest.mark.parametrize("mode", Mode)
+def test_a_rollout_ends_when_a_file_that_it_compares_is_replaced(model_folder, mode, replaced):
+    async def work(served: Served) -> None:
+        await served.ask_until(lambda: served.rollout.judge.agreement.observations == 1)
+        write_color_model(model_folder / "v" / f"{replaced}.onnx", architecture="another")
+        await served.runtime.control.load("v")
+        await served.ask_until(lambda: served.rollout.stage == "rolled_back")
+        assert await served.ask() == 1
+
+    with_versions(
+        model_folder, work, same=True, rollout={"v": f"2:{mode}:90"}, rollout_min_agreement=0.999
+    )
 
 
 def test_after_a_promotion_the_latest_version_is_followed_again(model_folder):
@@ -256,7 +271,7 @@ def test_over_http_a_rollout_begins_and_ends(model_folder):
         assert (await served.client.delete(url)).status_code == 409
         for query, status in (
             ("?version=9", 409), ("?percent=101", 400), ("?percent=0", 400), ("?mode=x", 400),
-            ("?mode=canary&percent=100", 400), ("?a=b", 400),
+            ("?mode=canary&percent=100", 409), ("?a=b", 400),
         ):  # fmt: skip
             assert (await post(url + query)).status_code == status, query
         assert (await post("/v1/models/nope/rollout")).status_code == 404
@@ -279,7 +294,7 @@ def test_only_who_may_begins_or_ends_a_rollout(model_folder):
     [
         ("3:shadow:10", "model v has no version 3 loaded"),
         ("2:shadow:101", "must be VERSION:shadow:PERCENT or VERSION:canary:PERCENT"),
-        ("2:canary:100", "1 to 99 for a canary"),
+        ("2:canary:100", "a canary answers at most 99 percent"),
         ("2", "must be VERSION:shadow:PERCENT"),
     ],
 )
