@@ -44,6 +44,10 @@ class Calls:
 
     def __init__(self, runtime: Runtime) -> None:
         self._runtime, self._metrics = runtime, runtime.metrics
+        self.stopping = asyncio.Event()
+        self._active = 0
+        self._idle = asyncio.Event()
+        self._idle.set()
         self.stop_by: float | None = None
         """When calls that are still running are abandoned, of time.monotonic()."""
 
@@ -59,7 +63,7 @@ class Calls:
         given = _metadata(context)
         record = RequestRecord(request_id(given.get(_ID)))
         status = int(HTTPStatus.OK)
-        self._metrics.requests_in_flight.inc()
+        self._begin()
         try:
             if scope is not Scope.PUBLIC:
                 record.key = self._runtime.authorize(given.get(_AUTHORIZATION), scope)
@@ -75,8 +79,40 @@ class Calls:
             status, record.code = shown.status, shown.code
             await self._abort(context, shown, record.request_id)
         finally:
-            self._metrics.requests_in_flight.dec()
+            self._end()
             self._record(method, context, record, status)
+
+    async def finished(self) -> None:
+        """Wait until no call is left."""
+        await self._idle.wait()
+
+    async def until_stopping(self, requests: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+        """Yield the requests of a stream until its client ends it, or the service stops."""
+        stopping = asyncio.create_task(self.stopping.wait())
+        try:
+            while not stopping.done():
+                coming = asyncio.ensure_future(_next(requests))
+                try:
+                    await asyncio.wait({coming, stopping}, return_when=asyncio.FIRST_COMPLETED)
+                finally:
+                    if not coming.done():
+                        coming.cancel()
+                if not coming.done() or (request := coming.result()) is None:
+                    return
+                yield request
+        finally:
+            stopping.cancel()
+
+    def _begin(self) -> None:
+        self._active += 1
+        self._idle.clear()
+        self._metrics.requests_in_flight.inc()
+
+    def _end(self) -> None:
+        self._active -= 1
+        if not self._active:
+            self._idle.set()
+        self._metrics.requests_in_flight.dec()
 
     async def _abort(self, context: Context, error: RequestError, name: str) -> None:
         trailers = [("x-error-code", error.code), (_ID, name)]
@@ -102,6 +138,11 @@ class Calls:
             total_ms=round(seconds * 1000, 3),
             **{f"{stage}_ms": ms for stage, ms in record.timings_ms().items()},
         )
+
+
+async def _next(requests: AsyncIterator[bytes]) -> bytes | None:
+    """Return a stream's next request; None at its end."""
+    return await anext(requests, None)
 
 
 def _metadata(context: Context) -> dict[str, bytes]:

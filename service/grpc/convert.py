@@ -21,7 +21,7 @@ _CONTENTS = {UINT8: "uint_contents", BYTES: "bytes_contents"}
 
 
 def request_of(message: Any) -> InferRequest:
-    """Return a ModelInferRequest as a V2 request; raw tensors are not copied.
+    """Return a ModelInferRequest as a V2 request.
 
     Raises `InvalidInferError`, `InvalidTensorError` or `SharedMemoryError`.
     """

@@ -26,6 +26,8 @@ from service.tls import Tls
 _SERVICE = messages.DESCRIPTOR.services_by_name["GRPCInferenceService"].full_name
 _BESIDE_DATA = 64 * 1024  # bytes of a message beside its tensors
 _HEALTH_S = 1.0
+_JUST_ACCEPTED_S = 0.1
+_LAST_ANSWERS_S = 0.5
 
 _log = structlog.get_logger(__name__)
 
@@ -114,7 +116,18 @@ class GrpcFront:
         """Take no more calls, and answer those that were accepted within `timeout_s`."""
         if self._stopping is None and self._server is not None:
             self._calls.stop_by = time.monotonic() + timeout_s
-            self._stopping = asyncio.create_task(self._server.stop(timeout_s))
+            self._calls.stopping.set()
+            self._stopping = asyncio.create_task(self._stop(self._server, timeout_s))
+
+    async def _stop(self, server: grpc.aio.Server, timeout_s: float) -> None:
+        """Stop within `timeout_s`; who only watches health is not waited for."""
+        stopping = asyncio.create_task(server.stop(timeout_s))
+        await asyncio.sleep(_JUST_ACCEPTED_S)
+        with suppress(TimeoutError):
+            async with asyncio.timeout(timeout_s):
+                await self._calls.finished()
+        await server.stop(_LAST_ANSWERS_S)  # of which the last may still be on their way
+        await stopping
 
     async def stopped(self) -> None:
         """Wait until every accepted call is answered or abandoned."""

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from service.errors import InvalidParameterError, UnknownModelError
+from service.errors import UnknownModelError
 from service.http.exchange import Exchange
 from service.http.query import read_query
 from service.http.schemas import RolloutQuery
-from service.models.rollout import MOST_CANARY_PERCENT, Mode, Plan
+from service.models.rollout import Mode, Plan
 
 
 async def rollout(exchange: Exchange) -> None:
@@ -19,10 +19,6 @@ async def rollout(exchange: Exchange) -> None:
     query = read_query(exchange.query_string, RolloutQuery)
     name, versions = _known(exchange)
     plan = Plan(query.version or versions[-1], Mode(query.mode), query.percent)
-    if plan.mode is Mode.CANARY and plan.percent > MOST_CANARY_PERCENT:
-        raise InvalidParameterError(
-            f"percent is {plan.percent}; a canary answers at most {MOST_CANARY_PERCENT}"
-        )
     await exchange.respond_json(exchange.runtime.rollouts.begin(name, plan).described())
 
 

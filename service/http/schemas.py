@@ -84,7 +84,11 @@ class RolloutQuery(BaseModel):
         "shadow", description="whether its answers are only compared, or returned"
     )
     percent: WholeNumber = Field(
-        10, ge=1, le=100, description="share of the requests, 1 to 100; of a canary, at most 99"
+        10,
+        ge=1,
+        le=100,
+        description="share of the requests, 1 to 100; of a canary, at most 99",
+        json_schema_extra={"minimum": 1, "maximum": 100},
     )
 
 

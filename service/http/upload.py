@@ -28,7 +28,7 @@ async def read_body(
     `ClientDisconnectedError` or `EmptyBodyError`.
     """
     check_encoding(exchange.headers.get(b"content-encoding", b""), codings)
-    _check_size(exchange.announced, limit)
+    _check_size(exchange, exchange.announced, limit)
     held.gate.check(exchange.announced)
     chunks: list[bytes] = []
     more = True
@@ -39,7 +39,7 @@ async def read_body(
                 f"the client disconnected after {held.size} bytes of the body"
             )
         chunk = message.get("body", b"")
-        _check_size(held.size + len(chunk), limit)
+        _check_size(exchange, held.size + len(chunk), limit)
         held.grow_by(len(chunk))
         chunks.append(chunk)
         more = message.get("more_body", False)
@@ -82,6 +82,7 @@ def check_encoding(value: bytes, none: frozenset[bytes] = frozenset()) -> None:
         )
 
 
-def _check_size(size: int, limit: int) -> None:
+def _check_size(exchange: Exchange, size: int, limit: int) -> None:
     if size > limit:
-        raise BodyTooLargeError(f"the body is larger than {limit} bytes (max_body_bytes)")
+        setting = " (max_body_bytes)" if limit == exchange.runtime.settings.max_body_bytes else ""
+        raise BodyTooLargeError(f"the body is larger than {limit} bytes{setting}")

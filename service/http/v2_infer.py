@@ -3,52 +3,48 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import TypeVar
 
-from service.batching.costs import Work
+from service.errors import RequestError
 from service.http.codings import CODINGS, accepted_coding, compressed, is_worth_it
 from service.http.exchange import Exchange
 from service.http.stages import received
 from service.http.time_limit import TIMEOUT_HEADER, deadline_of
 from service.http.v2_names import named_model
 from service.inference.deadline import RequestDeadline
+from service.inference.request import Image
 from service.kserve import rest
-from service.kserve.infer import run
+from service.kserve.infer import at_once_or_in_thread, read, run
 from service.kserve.request import InferRequest, due_by
 from service.models.model import ServedModel
 
-T = TypeVar("T")
-
 _HEADER_LENGTH = "inference-header-content-length"
-_AT_ONCE = 64 * 1024
-"""Up to this size, JSON is read and written on the event loop: a hop to a thread takes longer."""
 
 
 async def infer(exchange: Exchange) -> None:
     """Run the images of one tensor; see `service/kserve/`."""
     record, model = exchange.record, named_model(exchange)
+    runtime = exchange.runtime
     due = deadline_of(exchange.headers, record, model.timeout_ms)
 
     async with received(exchange, model, due, codings=CODINGS) as body:
-        request = await _read(exchange, body, model, due)
-        del body  # the views of it that are left hold it
+        length = rest.header_length_of(exchange.headers.get(_HEADER_LENGTH.encode()), len(body))
+        call = partial(_parsed, body, length, model, runtime.settings.max_images)
+        size = len(body) if length is None else length
+        request, images = await at_once_or_in_thread(runtime, call, due, size)
+        del body, call  # the views of it that are left hold it
         due = _due(exchange, request, due)
-        response = await run(exchange.runtime, model, request, due, record)
-    await _answer(exchange, *rest.encode(response), due)
+        response = await run(runtime, model, request, images, due, record)
+    encoded = await at_once_or_in_thread(
+        runtime, partial(rest.encode, response), due, response.size
+    )
+    await _answer(exchange, *encoded, due)
 
 
-async def _read(
-    exchange: Exchange, body: bytes, model: ServedModel, due: RequestDeadline
-) -> InferRequest:
-    """Parse a body, on a thread if much of it is JSON."""
-    given = exchange.headers.get(_HEADER_LENGTH.encode())
-    length = rest.header_length_of(given, len(body))
-    call = partial(rest.decode, body, length, model, exchange.runtime.settings.max_images)
-    size = len(body) if length is None else length
-    if size <= _AT_ONCE:
-        return call()
-    pool = exchange.runtime.decode_pool
-    return await pool.call(call, due.deadline, due.priority, Work("form", size=size))
+def _parsed(
+    body: bytes, length: int | None, model: ServedModel, max_images: int
+) -> tuple[InferRequest, list[Image | RequestError]]:
+    request = rest.decode(body, length, model, max_images)
+    return request, read(request, model, max_images)
 
 
 def _due(exchange: Exchange, request: InferRequest, due: RequestDeadline) -> RequestDeadline:
@@ -71,11 +67,7 @@ async def _answer(
     coding = accepted_coding(exchange.headers.get(b"accept-encoding", b""))
     if coding and is_worth_it(body):
         headers["content-encoding"] = coding.decode()
-        if len(body) <= _AT_ONCE:
-            body = compressed(body, coding)
-        else:
-            call, work = partial(compressed, body, coding), Work("form", size=len(body))
-            pool = exchange.runtime.decode_pool
-            body = await pool.call(call, due.deadline, due.priority, work)
+        call = partial(compressed, body, coding)
+        body = await at_once_or_in_thread(exchange.runtime, call, due, len(body))
     media_type = "application/json" if header_length is None else "application/octet-stream"
     await exchange.respond(200, media_type, body, headers)

@@ -105,7 +105,7 @@ def model_statistics(model: ServedModel) -> dict[str, Any]:
         "version": str(model.version),
         "last_inference": round(totals.last * 1000),
         "inference_count": totals.images,
-        "execution_count": model.metrics.batches(),
+        "execution_count": model.batches,
         "inference_stats": {
             name: {"count": total.count, "ns": round(total.seconds * 1e9)}
             for name, total in stages.items()

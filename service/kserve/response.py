@@ -12,9 +12,11 @@ from service.contract import CLASSIFIER_WEIGHT, Label
 from service.errors import InferenceError, RequestError
 from service.inference.request import ImageResult, all_answered
 from service.kserve.request import InferRequest, WantedOutput
-from service.kserve.tensors import BYTES, FP32, OutputTensor
+from service.kserve.tensors import BYTES, FP32, OutputTensor, count_of
 from service.models.model import ServedModel
 from service.postprocess.top_k import top_k
+
+_BYTES_EACH = 4
 
 
 @dataclass(slots=True)
@@ -25,6 +27,11 @@ class InferResponse:
     model_version: str
     id: str
     outputs: Sequence[OutputTensor]
+
+    @property
+    def size(self) -> int:
+        """Return about how many bytes the outputs take."""
+        return sum(_BYTES_EACH * count_of(output.shape) for output in self.outputs)
 
 
 def respond(

@@ -105,6 +105,7 @@ class ServedModel:
         )
         self.machine = StateMachine()
         self.totals = Totals()
+        self._batches_before = metrics.batches()
         self.last_used = time.monotonic()
         """When a request last asked for it; the least recently used is evicted first."""
         self.held = False
@@ -128,6 +129,11 @@ class ServedModel:
     def reason(self) -> str:
         """Return why the model does not answer; empty if it does."""
         return self.machine.status.reason
+
+    @property
+    def batches(self) -> int:
+        """Return how many batches were run since the model was loaded."""
+        return self.metrics.batches() - self._batches_before
 
     @property
     def max_batch(self) -> int:

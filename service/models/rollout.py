@@ -28,8 +28,7 @@ from service.settings import Settings
 from service.versions import VersionPolicy, draw
 
 _PLAN = re.compile(r"([1-9][0-9]{0,8}):(shadow|canary):([1-9][0-9]?|100)")
-MOST_CANARY_PERCENT = 99
-"""The other version answers the rest, or there would be no use for a canary."""
+_MOST_CANARY_PERCENT = 99  # the rest is for the version that it is compared with
 
 _log = structlog.get_logger(__name__)
 
@@ -69,10 +68,9 @@ class Plan:
     def parse(cls, text: str) -> Plan:
         """Read `3:canary:10`. Raises `ValueError`, saying what is allowed."""
         found = _PLAN.fullmatch(text)
-        if found is None or (found[2] == Mode.CANARY and int(found[3]) > MOST_CANARY_PERCENT):
+        if found is None:
             raise ValueError(
-                "must be VERSION:shadow:PERCENT or VERSION:canary:PERCENT, with 1 to 100 percent "
-                f"for a shadow and 1 to {MOST_CANARY_PERCENT} for a canary"
+                "must be VERSION:shadow:PERCENT or VERSION:canary:PERCENT, with 1 to 100 percent"
             )
         return cls(int(found[1]), Mode(found[2]), int(found[3]))
 
@@ -218,8 +216,13 @@ class Rollouts:
         return [self._by_name[name].described() for name in sorted(self._by_name)]
 
     def begin(self, name: str, plan: Plan) -> Rollout:
-        """Begin a rollout. Raises `RolloutError` if one runs, or there is nothing to compare."""
+        """Begin a rollout; raises `RolloutError` if one runs, or there is nothing to compare."""
         last, models = self._by_name.get(name), self._repository.models
+        if plan.mode is Mode.CANARY and plan.percent > _MOST_CANARY_PERCENT:
+            raise RolloutError(
+                f"a canary answers at most {_MOST_CANARY_PERCENT} percent of the requests, got "
+                f"{plan.percent}"
+            )
         if last is not None and last.is_running():
             raise RolloutError(f"version {last.plan.candidate} of {name} is being rolled out")
         shares = {m.version: models.share(m) for m in models.loaded if m.name == name}

@@ -262,6 +262,30 @@ def test_a_stream_answers_each_request_and_an_error_ends_only_its_own(client):
     assert third[0].as_numpy("probabilities").argmax() == 0
 
 
+def test_open_streams_and_watchers_of_health_do_not_delay_the_end(model_folder):
+    """A stream in which nothing is being answered ends with a status that says why."""
+    with (
+        reserved_port() as port,
+        serving("--models", model_folder, "--grpc-port", port) as program,
+        grpc.insecure_channel(f"127.0.0.1:{port}") as channel,
+    ):
+        requests: queue.Queue[bytes] = queue.Queue()
+        stream = channel.stream_stream(INFER.replace("ModelInfer", "ModelStreamInfer"))
+        answers = stream(iter(requests.get, b""), timeout=60)
+        requests.put(good_message().SerializeToString())
+        assert next(answers)
+        watched = health_pb2_grpc.HealthStub(channel).Watch(health_pb2.HealthCheckRequest())
+        assert next(watched).status == health_pb2.HealthCheckResponse.SERVING
+        program.signal()
+        with pytest.raises(grpc.RpcError) as error:
+            next(answers)
+        assert error.value.code() is grpc.StatusCode.UNAVAILABLE
+        assert "stopping" in error.value.details()
+        requests.put(b"")
+        assert program.exit_status() == 0
+        assert program.events[-1] | {"unanswered": 0} == program.events[-1]
+
+
 def test_the_asynchronous_client_does_the_same(server):
     async def main() -> None:
         async with triton_aio.InferenceServerClient(server.address) as client:

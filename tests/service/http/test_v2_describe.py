@@ -162,12 +162,21 @@ def test_every_error_is_in_the_protocols_form(client, method, path, status):
     ],
 )
 def test_requests_that_http_refuses_are_no_exception(client, head, status):
-    """A malformed request and one whose head is too large, also behind a root path."""
+    """A malformed request and one whose head is too large."""
     with connect(str(client.base_url)) as connection:
         connection.sendall(head)
         found, body = read_answer(connection)
     assert found == status
     jsonschema.validate(json.loads(body), ERROR)
+
+
+def test_requests_that_http_refuses_behind_a_root_path_are_no_exception(serve):
+    client = serve(root_path="/images")
+    with connect(str(client.base_url)) as connection:
+        connection.sendall(b"GET /images/v2/models HTTP/1.1\r\nHost: a b\r\n\r\n")
+        _, body = read_answer(connection)
+    jsonschema.validate(json.loads(body), ERROR)
+    assert client.get("/images/v2/nope").json()["error"]
 
 
 def test_errors_of_other_routes_are_as_they_were(client):

@@ -271,7 +271,7 @@ def test_over_http_a_rollout_begins_and_ends(model_folder):
         assert (await served.client.delete(url)).status_code == 409
         for query, status in (
             ("?version=9", 409), ("?percent=101", 400), ("?percent=0", 400), ("?mode=x", 400),
-            ("?mode=canary&percent=100", 400), ("?a=b", 400),
+            ("?mode=canary&percent=100", 409), ("?a=b", 400),
         ):  # fmt: skip
             assert (await post(url + query)).status_code == status, query
         assert (await post("/v1/models/nope/rollout")).status_code == 404
@@ -294,7 +294,7 @@ def test_only_who_may_begins_or_ends_a_rollout(model_folder):
     [
         ("3:shadow:10", "model v has no version 3 loaded"),
         ("2:shadow:101", "must be VERSION:shadow:PERCENT or VERSION:canary:PERCENT"),
-        ("2:canary:100", "1 to 99 for a canary"),
+        ("2:canary:100", "a canary answers at most 99 percent"),
         ("2", "must be VERSION:shadow:PERCENT"),
     ],
 )
