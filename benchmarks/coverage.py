@@ -179,8 +179,10 @@ def main() -> None:
           f"{asked.repeats} halves |\n|--:|--:|--:|--:|--:|")  # fmt: skip
     for one in found:
         low, high = one.interval()
+        again = halves[one.level]
+        error = np.std(again, ddof=1) / np.sqrt(len(again)) if len(again) > 1 else np.nan
         print(f"| {one.level:g} | {one.hits / one.images:.4f} | {low:.4f} to {high:.4f} | "
-              f"{one.labels:.1f} | {np.mean(halves[one.level]):.4f} |")  # fmt: skip
+              f"{one.labels:.1f} | {np.mean(again):.4f} +- {error:.4f} |")  # fmt: skip
 
 
 if __name__ == "__main__":
