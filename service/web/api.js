@@ -3,11 +3,32 @@
 // The page may be served below a path that a proxy adds, so all paths are relative to this file.
 const root = new URL("..", import.meta.url);
 
-/** Why a request failed: a title, a sentence with the details, and the code of the cause. */
+/** Gets an event "keyneeded" whenever the service, or a proxy before it, asks for an API key. */
+export const access = new EventTarget();
+
+let key = null;
+try {
+  key = sessionStorage.getItem("key");
+} catch {
+  // Storage is blocked: a key is kept until the page is left.
+}
+
+/** Send an API key with every request from now on. */
+export function useKey(text) {
+  key = text;
+  try {
+    sessionStorage.setItem("key", key);
+  } catch {
+    // As above.
+  }
+}
+
+/** Why a request failed: a title, a sentence with the details, the status and the cause's code. */
 export class Problem extends Error {
-  constructor(title, detail, code = "") {
+  constructor(title, detail, status = 0, code = "") {
     super(title);
     this.detail = detail;
+    this.status = status;
     this.code = code;
   }
 }
@@ -40,9 +61,10 @@ const posted = (body, signal) => ({
 const query = ({ name, version }, more = {}) => new URLSearchParams({ model: name, version, ...more });
 
 async function call(path, options = {}) {
+  const headers = { ...options.headers, ...(key && { Authorization: `Bearer ${key}` }) };
   let response;
   try {
-    response = await fetch(new URL(path, root), options);
+    response = await fetch(new URL(path, root), { ...options, headers });
   } catch (error) {
     if (error.name === "AbortError") throw error;
     throw new Problem(
@@ -51,6 +73,7 @@ async function call(path, options = {}) {
     );
   }
   if (response.ok) return response;
+  if (response.status === 401) access.dispatchEvent(new Event("keyneeded"));
   throw await problem(response);
 }
 
@@ -58,9 +81,10 @@ async function problem(response) {
   const type = response.headers.get("Content-Type") ?? "";
   if (type.includes("json")) {
     const { title, detail, code } = await response.json();
-    if (title) return new Problem(title, sentence(detail ?? ""), code);
+    if (title) return new Problem(title, sentence(detail ?? ""), response.status, code);
   }
-  return new Problem(`Error ${response.status}`, `The answer was ${response.status} ${response.statusText}.`);
+  const { status, statusText } = response;
+  return new Problem(`Error ${status}`, `The answer was ${status} ${statusText}.`, status);
 }
 
 /** Return a detail, which is a clause, as a sentence. */

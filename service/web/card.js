@@ -54,6 +54,13 @@ export class Card {
     }
   }
 
+  /** Classify the image once more. */
+  retry() {
+    this.problem = null;
+    this.#wait();
+    this.on.again(this);
+  }
+
   /** Remove the image, and give up what is under way for it. */
   discard() {
     this.#aborting.abort();
@@ -136,11 +143,11 @@ export class Card {
   }
 
   #showProblem(problem) {
+    this.problem = problem;
     this.meta.textContent = "";
     const again = make("button", { type: "button", className: "button small" }, "Try again");
     again.onclick = () => {
-      this.#wait();
-      this.on.again(this);
+      this.retry();
       this.remove.focus();
     };
     this.body.replaceChildren(

@@ -16,7 +16,7 @@ export function make(tag, properties = {}, ...children) {
 
 /** Show a text in an element, or hide the element if there is none. */
 export function show(element, text) {
-  element.textContent = text;
+  if (element.textContent !== text) element.textContent = text; // else it would be read out again
   element.hidden = !text;
 }
 

@@ -1,6 +1,6 @@
 /** Wires the page together: files come in, wait their turn, and become cards. */
 
-import { models } from "./api.js";
+import { access, models, useKey } from "./api.js";
 import { offerCamera } from "./camera.js";
 import { Card } from "./card.js";
 import { find, make, show } from "./dom.js";
@@ -110,6 +110,18 @@ function describe() {
 
 find("model").onchange = describe;
 window.addEventListener("focus", loadModels);
+
+// The API key: asked for once the service, or a proxy before it, asks for one.
+
+access.addEventListener("keyneeded", () => { find("access").hidden = false; });
+
+find("access").onsubmit = (event) => {
+  event.preventDefault();
+  useKey(find("key").value);
+  find("access").hidden = true;
+  loadModels();
+  for (const card of cards) if (card.problem?.status === 401) card.retry();
+};
 
 // The theme: the system's, until it is chosen here.
 

@@ -12,7 +12,7 @@ import httpx
 import pytest
 from color_model import color_contract, write_color_model
 from images import colored, encode, photo
-from playwright.sync_api import Browser, FilePayload, Page, expect, sync_playwright
+from playwright.sync_api import Browser, FilePayload, Page, Route, expect, sync_playwright
 from process import Serving, serving
 from system import program
 
@@ -287,3 +287,31 @@ def test_a_picture_is_pasted(browser, server):
             base64.b64encode(colored("red")).decode(),
         )
         expect(page.locator(".labels .name").first).to_have_text("red")
+
+
+def test_a_key_is_asked_for_where_one_is_needed_and_sent_from_then_on(browser, server):
+    """The service's answers are replaced here, as a proxy with keys of its own would do."""
+    refusal = {"title": "An API key is needed", "status": 401, "detail": "none was sent"}
+
+    def guard(route: Route) -> None:
+        if route.request.headers.get("authorization") == "Bearer the key":
+            route.continue_()
+        else:
+            route.fulfill(status=401, content_type="application/problem+json", json=refusal)
+
+    context = browser.new_context()
+    page = context.new_page()
+    page.route("**/v1/*", guard)
+    page.goto(server.url)
+    expect(page.get_by_role("alert").first).to_have_text("An API key is needed. None was sent.")
+    page.get_by_label("API key").fill("the key")
+    page.get_by_role("button", name="Use this key").click()
+    expect(page.locator("#about")).not_to_be_empty()
+    expect(page.get_by_label("API key")).to_be_hidden()
+    expect(page.get_by_role("alert")).to_have_count(0)
+    page.set_input_files("#files", given("a.png", colored("red")))
+    expect(page.locator(".labels .name").first).to_have_text("red")
+    expect(page.locator(".live")).to_contain_text("since the start")
+    page.reload()
+    expect(page.locator("#about")).not_to_be_empty()
+    context.close()
