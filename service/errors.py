@@ -38,7 +38,8 @@ The stages of a request, and the errors that can end each:
                                  RouteNotFoundError, MethodNotAllowedError
 
     client    --file, pixels-->  UnreadableImageError
-              --connection-->    UnreachableError, ClientTimeoutError
+              --connection-->    UnreachableError, UntrustedServerError,
+                                 ClientTimeoutError
               --answer-->        UnexpectedAnswerError, or the error that it stands for
 
 An image's error is that image's result when the request has several, and the whole answer when it
@@ -546,6 +547,12 @@ class UnreachableError(ClientError):
     """The service can't be reached, or the connection broke before it had answered."""
 
     code, title = "unreachable", "The service can't be reached"
+
+
+class UntrustedServerError(ClientError):
+    """The service's certificate is of no authority that the client trusts, or for another name."""
+
+    code, title = "untrusted_server", "The service's certificate is not trusted"
 
 
 class ClientTimeoutError(ClientError):

@@ -11,7 +11,7 @@ from service import __version__
 from service.client.answers import Answer
 from service.client.calls import Sent
 from service.client.tries import Tries
-from service.errors import ClientTimeoutError, UnreachableError
+from service.errors import ClientError, UnreachableError, UntrustedServerError
 
 DEFAULT_URL = "http://127.0.0.1:8000"
 DEFAULT_TIMEOUT_S = 30.0
@@ -53,8 +53,13 @@ def answer_of(response: httpx.Response, body: bytes) -> Answer:
     return Answer(response.status_code, dict(response.headers), body)
 
 
-def meaning_of(error: httpx.TransportError, tries: Tries) -> UnreachableError | ClientTimeoutError:
+def meaning_of(error: httpx.TransportError, tries: Tries) -> ClientError:
     """Return the error that a caller sees."""
     if isinstance(error, httpx.TimeoutException):
         return tries.timed_out()
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, ssl.SSLCertVerificationError):  # another try would change nothing
+            return UntrustedServerError(cause.verify_message)
+        cause = cause.__cause__ or cause.__context__
     return UnreachableError(f"{type(error).__name__}: {error}")

@@ -14,6 +14,9 @@ from process import PROGRAM, client_of, run_to_end, serving
 from waiting import PATIENCE_S, wait_until
 from wire import connect, read_all
 
+from service.client import Client
+from service.errors import UntrustedServerError
+
 RED = colored("red")
 
 
@@ -141,6 +144,11 @@ def test_clients_without_a_certificate_are_not_heard(model_folder, tmp_path):
             assert "resnet_serve" in stranger.get(f"{metrics}/metrics", headers=headers).text
         with trusting(authority, own) as known:
             assert known.get(f"{server.url}/livez").status_code == 200
+        with Client(server.url) as client, pytest.raises(UntrustedServerError):
+            client.health()
+        tls = ssl.create_default_context(cafile=authority.cert)
+        with Client(metrics, tls=tls, api_key=key) as client:
+            assert client.health().models[0].name == "color"
 
 
 def listening(server: object) -> dict[str, object]:
