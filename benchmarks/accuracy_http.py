@@ -17,9 +17,11 @@ from pathlib import Path
 
 import httpx
 import numpy as np
+from arguments import count
 from numpy.typing import NDArray
 from PIL import Image
 
+from model_export.errors import ImagesError
 from model_export.images import labelled, open_images
 from service.contract import Label
 
@@ -91,11 +93,18 @@ def main() -> None:
     parser.add_argument("--url", default="http://127.0.0.1:8000")
     parser.add_argument("--model", default="slim-resnet50")
     parser.add_argument(
-        "--limit", type=int, default=2000, help="use the first N rows of the annotations"
+        "--limit", type=count, default=2000, help="use the first N rows of the annotations"
     )
     parser.add_argument("--checkpoint", type=Path)
     arguments = parser.parse_args()
-    detail = httpx.get(f"{arguments.url}/v1/models/{arguments.model}").json()
+    try:
+        _measure(arguments)
+    except (httpx.HTTPError, ImagesError) as error:
+        raise SystemExit(f"accuracy_http: error: {error}") from error
+
+
+def _measure(arguments: argparse.Namespace) -> None:
+    detail = httpx.get(f"{arguments.url}/v1/models/{arguments.model}").raise_for_status().json()
     labels = [Label(**label) for label in detail["labels"]]
     with open_images(arguments.archive) as archive:
         wanted = labelled(archive, labels, arguments.archive)[: arguments.limit]

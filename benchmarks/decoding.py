@@ -21,6 +21,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
+from arguments import positive
 from decoding_honest import HONEST, photo
 from decoding_hostile import HAND_MADE
 
@@ -82,7 +83,7 @@ def _memory(name: str) -> float:
 
 def honest(names: list[str], pixels: int) -> bool:
     """Measure honest images; say if all estimates hold."""
-    width = round((pixels * 4 / 3) ** 0.5)
+    width = max(64, round((pixels * 4 / 3) ** 0.5))
     picture = photo(width, width * 3 // 4)
     rows, fine = [], True
     for name in names:
@@ -127,14 +128,17 @@ def hand_made(names: list[str]) -> bool:
 def main() -> int:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--megapixels", type=float, default=12)
-    parser.add_argument("--only", action="append", default=[], metavar="WORD")
+    parser.add_argument("--megapixels", type=positive, default=12.0, help="[%(default)s]")
+    parser.add_argument("--only", action="append", default=[], metavar="WORD",
+        help="only kinds whose name has it; may be repeated [all]")  # fmt: skip
     options = parser.parse_args()
     prepare_decoding()
     chosen = [
         [name for name in names if not options.only or any(word in name for word in options.only)]
         for names in (HONEST, HAND_MADE)
     ]
+    if not any(chosen):
+        parser.error(f"--only: no kind has {' or '.join(options.only)} in its name")
     results = [honest(chosen[0], round(options.megapixels * 1e6)), hand_made(chosen[1])]
     return 0 if all(results) else 1
 

@@ -11,17 +11,17 @@ from __future__ import annotations
 import argparse
 import contextlib
 import io
-import socket
-import subprocess
 import sys
 import tempfile
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import httpx
 import numpy as np
 import torch
+from local_server import serving
 from PIL import Image
 
 from model_export.architectures import ARCHITECTURES
@@ -34,7 +34,6 @@ from service.cpus import cpu_model
 from service.golden import golden_pattern
 
 _SIDE = 224
-_READY_S = 180
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,36 +109,32 @@ def try_out(name: str, folder: Path) -> Row:
     return Row(name, export_s, size, parity, served, times[1])
 
 
-def ask(model: Path) -> dict:
+def ask(model: Path) -> dict[str, Any]:
     """Serve the file's folder, and post the first formula image as a PNG."""
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        port = listener.getsockname()[1]
     encoded = io.BytesIO()
     Image.fromarray(golden_pattern(0, _SIDE)).save(encoded, "PNG")
-    command = [Path(sys.executable).with_name("resnet-serve"), "serve", "--models", model.parent,
-               "--port", str(port), "--runners", "1", "--max-batch", "1", "--cache-dir", "none",
-               "--log-level", "error"]  # fmt: skip
-    with subprocess.Popen(command) as server:
-        try:
-            end = time.monotonic() + _READY_S
-            url = f"http://127.0.0.1:{port}"
-            while time.monotonic() < end and server.poll() is None:
-                with contextlib.suppress(httpx.TransportError):
-                    if httpx.get(f"{url}/readyz").status_code == httpx.codes.OK:
-                        break
-                time.sleep(0.1)
-            answer = httpx.post(f"{url}/v1/classify", content=encoded.getvalue(), timeout=60)
-            answer.raise_for_status()
-            result: dict = answer.json()
-        finally:
-            server.terminate()
+    program = str(Path(sys.executable).with_name("resnet-serve"))
+    command = [program, "serve", "--models", str(model.parent), "--runners", "1", "--max-batch",
+               "1", "--cache-dir", "none", "--log-level", "error"]  # fmt: skip
+    with serving(model.stem, command) as server:
+        answer = httpx.post(f"{server.url}/v1/classify", content=encoded.getvalue(), timeout=60)
+        answer.raise_for_status()
+        result: dict[str, Any] = answer.json()
     return result
+
+
+def _architecture(text: str) -> str:
+    if text not in ARCHITECTURES:
+        raise argparse.ArgumentTypeError(f"{text!r} is not one of {', '.join(ARCHITECTURES)}")
+    return text
 
 
 def main() -> None:
     """Try each, print as it goes, and write the table."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("names", nargs="*", metavar="NAME", default=list(ARCHITECTURES))
+    parser.add_argument(
+        "names", nargs="*", metavar="NAME", type=_architecture, default=list(ARCHITECTURES)
+    )
     parser.add_argument("--output", type=Path, help="Markdown file to write (default: only print)")
     arguments = parser.parse_args()
     lines = [
@@ -153,7 +148,10 @@ def main() -> None:
     ]
     for name in arguments.names:
         with tempfile.TemporaryDirectory() as folder:
-            row = try_out(name, Path(folder))
+            try:
+                row = try_out(name, Path(folder))
+            except (RuntimeError, httpx.HTTPError) as error:
+                raise SystemExit(f"family: error: {error}") from error
         lines.append(
             f"| {row.name} | {row.export_s:.0f} s | {row.size_mb:.0f} MB | {row.parity:.1e} | "
             f"{row.served:.1e} | {row.batch_1_ms:.0f} ms |"

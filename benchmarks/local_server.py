@@ -12,7 +12,7 @@ from typing import Any
 
 from startup import free_port, gets_ready
 
-from service.bench.options import BenchOptions
+from service.bench.options import read_options
 from service.bench.prepare import Prepared
 from service.bench.progress import Progress
 from service.bench.run import measure
@@ -63,9 +63,10 @@ def serving(name: str, command: Sequence[str]) -> Iterator[Running]:
 def load(server: Running, prepared: Prepared | None = None, **options: Any) -> dict[str, Any]:
     """Send one load, with options of `BenchOptions`, and give that run's figures.
 
-    Raises `KeyboardInterrupt` for a run that was cut short.
+    Raises `KeyboardInterrupt` for a run that was cut short, and a `StartupError` for options that
+    can't be.
     """
-    asked = BenchOptions.model_validate({"url": server.url, "server_pid": server.pid} | options)
+    asked = read_options({"url": server.url, "server_pid": server.pid} | options)
     report = measure(asked, Progress(), prepared)
     run: dict[str, Any] = report["runs"][0]
     if report.get("interrupted"):

@@ -137,7 +137,10 @@ def main() -> None:
         if path.exists() and not arguments.force:
             print(f"{path}: is there")
         else:
-            make_model(name, RECIPES[name], arguments.folder)
+            try:
+                make_model(name, RECIPES[name], arguments.folder)
+            except RuntimeError as error:
+                raise SystemExit(f"models: error: {error}") from error
 
 
 if __name__ == "__main__":

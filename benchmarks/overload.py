@@ -24,12 +24,13 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from arguments import count
+from arguments import count, positive
 from local_server import Running, load, serving
 
+from service.bench.checks import check
 from service.bench.load import WRONG_ANSWER
 from service.bench.machine import describe_machine
-from service.bench.options import BenchOptions
+from service.bench.options import read_options
 from service.bench.prepare import Prepared, prepare
 from service.bench.progress import Progress
 from service.bench.text_report import number, table
@@ -145,16 +146,26 @@ def main() -> int:
     add("--mode", choices=("poisson", "burst"), default="poisson", help="[%(default)s]")
     add(
         "--factor",
-        type=float,
+        type=positive,
         default=2.0,
         help="mean arrivals, times the closed loop's [%(default)s]",
     )
-    add("--deadline-ms", type=float, default=1000.0, help="[%(default)s]")
+    add("--deadline-ms", type=positive, default=1000.0, help="[%(default)s]")
     add("--clients", type=count, default=32, help="clients in the closed loop [%(default)s]")
     add("--rounds", type=count, default=5, help="[%(default)s]")
-    add("--duration", type=float, default=60.0, help="seconds per open loop [%(default)s]")
-    add("--closed-duration", type=float, default=20.0, help="seconds per closed loop [%(default)s]")
-    add("--warm-up", type=float, default=3.0, help="warm-up seconds before each load [%(default)s]")
+    add("--duration", type=positive, default=60.0, help="seconds per open loop [%(default)s]")
+    add(
+        "--closed-duration",
+        type=positive,
+        default=20.0,
+        help="seconds per closed loop [%(default)s]",
+    )
+    add(
+        "--warm-up",
+        type=positive,
+        default=3.0,
+        help="warm-up seconds before each load [%(default)s]",
+    )
     add("--json", type=Path, help="write the report as JSON")
     add("flags", nargs="*", help="flags for resnet-serve serve, after --")
     arguments = parser.parse_args()
@@ -164,10 +175,11 @@ def main() -> int:
     rows: list[dict[str, Any]] = []
     status = 0
     try:
-        options = BenchOptions(
-            images=arguments.images, image_count=arguments.image_count, reference="local",
-            model_file=arguments.model_file,
-        )  # fmt: skip
+        options = read_options({
+            "images": arguments.images, "image_count": arguments.image_count,
+            "reference": "local", "model_file": arguments.model_file, "json_file": arguments.json,
+        })  # fmt: skip
+        check(options)  # not only after minutes of load
         prepared = prepare(options, Progress())
         measure_overload(arguments, prepared, rows)
     except KeyboardInterrupt:

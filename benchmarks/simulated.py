@@ -33,7 +33,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-from arguments import count, counts
+from arguments import count, counts, positive
 from local_server import Running, load
 from simulated_burst import measure_burst, render_burst
 from simulated_engine import FAST_GPU_MS, parse_table
@@ -210,7 +210,7 @@ def main() -> int:
     )
     add = parser.add_argument
     add("--rounds", type=count, default=3, help="[%(default)s]")
-    add("--duration", type=float, default=3.0, help="seconds per run [%(default)s]")
+    add("--duration", type=positive, default=3.0, help="seconds per run [%(default)s]")
     add("--warm-up", type=float, default=1.0, help="[%(default)s]")
     add("--clients", type=counts, default=[1, 8, 32, 64], help="[1,8,32,64]")
     add("--images", default="synthetic:64x64", help="[%(default)s]")
@@ -220,9 +220,11 @@ def main() -> int:
     add("--max-batch", type=count, default=32, help="[%(default)s]")
     add("--burst", action="store_true", help="send bursts of 3 times the mean rate instead")
     add(
-        "--deadline-ms", type=int, help="deadline for --burst [four times the largest batch's time]"
+        "--deadline-ms",
+        type=count,
+        help="deadline for --burst [four times the largest batch's time]",
     )
-    add("--engine-share", type=float, default=0.3,
+    add("--engine-share", type=positive, default=0.3,
         help="for --burst: engine rate, as a share of the path's [%(default)s]")  # fmt: skip
     add("--json", type=Path, help="write the report as JSON")
     add("flags", nargs="*", help="flags for resnet-serve serve, after --")

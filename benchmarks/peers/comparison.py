@@ -25,7 +25,7 @@ from work import Task, free_port
 
 from service.bench.limits import measure_limits
 from service.bench.machine import describe_machine
-from service.bench.options import BenchOptions
+from service.bench.options import BenchOptions, read_options
 from service.bench.prepare import prepare
 from service.bench.progress import Progress
 from service.bench.run import measure
@@ -160,7 +160,7 @@ class Comparison:
         self, url: str, clients: int, pid: int | None, path: str | None = None
     ) -> BenchOptions:
         given = self._arguments
-        return BenchOptions.model_validate(
+        return read_options(
             {
                 "url": url, "clients": clients, "server_pid": pid,
                 # Without a path of another server, the service is asked about its model.

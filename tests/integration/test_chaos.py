@@ -22,7 +22,8 @@ from pathlib import Path
 import httpx
 import psutil
 import pytest
-from chaos import Crowd, Limits, Picture
+from chaos import Crowd
+from chaos_requests import Limits, Picture
 from images import colored, encode, photo, top_label
 from PIL import Image
 from process import Serving, client_of, serving
