@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 from model_export.architectures import ARCHITECTURES
+from model_export.architectures.classifier import fixed_side
 from model_export.describe import describe_agreement
 from model_export.errors import OptionsError
 from model_export.export import Subject, export
@@ -35,7 +36,10 @@ def export_command(options: ExportOptions) -> None:
     with step("reading the weights"):
         trained = trained_network(options.network)
     preprocessing = preprocessing_of(
-        options.preprocessing, trained.official, trained=trained.about.get("preprocessing")
+        options.preprocessing,
+        trained.official,
+        side=fixed_side(trained.network),
+        trained=trained.about.get("preprocessing"),
     )
     classes = count_classes(trained.network, preprocessing.crop)
     subject = Subject(

@@ -36,7 +36,11 @@ def preprocessing_of(
         "std": IMAGENET_STD,
     } | dict(trained or {})
     usual_crop, usual_resize = usual["crop"], usual["resize"]
-    side = options.input_size or side or usual_crop
+    if side is not None and options.input_size not in {None, side}:
+        raise OptionsError(
+            f"--input-size {options.input_size}: the network takes images of {side} pixels only"
+        )
+    side = side or options.input_size or usual_crop
     # With another input size, the visible part of the image stays the same.
     resize = options.resize or round(side * usual_resize / usual_crop)
     check_crop(side, resize)
