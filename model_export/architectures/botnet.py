@@ -21,6 +21,7 @@ from model_export.errors import OptionsError
 _HEADS = 4
 _EXPANSION = 4
 _STRIDE = 32  # of the whole network
+_TIERS = 8  # the stem's first convolution has three of them, its second four
 
 
 class RelativePositions(nn.Module):
@@ -46,8 +47,8 @@ class RelativePositions(nn.Module):
     def _logits(self, queries: Tensor, table: Tensor) -> Tensor:
         """Map queries [M, side, side, features] to [M, side, side, side], by the key's place.
 
-        A query in place i has the distances i - side + 1 ... i in another order than the table's:
-        padding shifts each row of the products by one more than the row before.
+        Row d + side - 1 of the table is for keys d places after the query. A query's products with
+        all rows are moved, by padding, one place further than those of the query before it.
         """
         side = self.side
         products = (queries @ table.transpose(0, 1)).reshape(-1, side, 2 * side - 1)
@@ -124,16 +125,18 @@ class BotNet(FeatureClassifier):
     """Stem, four stages, average pooling, one linear classifier `head.fc`.
 
     It takes images of `side` pixels only, since each attention has parameters for the distances in
-    its feature map. Raises `OptionsError` if the stages can't halve that side evenly.
+    its feature map. Raises `OptionsError` if its layers can't divide the side or the width evenly.
     """
 
     def __init__(self, spec: Bot, *, classes: int, width: int, side: int) -> None:
         super().__init__()
         if side % _STRIDE:
-            raise OptionsError(f"its images must have a multiple of {_STRIDE} pixels, not {side}")
+            raise OptionsError(f"input size {side}: a BoTNet's is a multiple of {_STRIDE}")
+        if width % _TIERS:
+            raise OptionsError(f"width {width}: a BoTNet's is a multiple of {_TIERS}")
         self.side = side
         self.activation = nn.SiLU() if spec.activation == "silu" else nn.ReLU()
-        tiers = (3, 3 * width // 8, width // 2, width)
+        tiers = (3, 3 * width // _TIERS, width // 2, width)
         convolutions = [ConvNorm(tiers[i], tiers[i + 1], 3, 2 if i == 0 else 1) for i in range(3)]
         self.stem = nn.ModuleDict({f"conv{i + 1}": conv for i, conv in enumerate(convolutions)})
         self.pool = nn.MaxPool2d(3, 2, 1)

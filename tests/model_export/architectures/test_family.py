@@ -222,9 +222,11 @@ def test_the_side_of_a_botnets_images_is_known_from_its_parameters(name: str, si
         assert network(torch.zeros(1, 3, side, side)).shape == (1, 5)
 
 
-def test_a_botnets_side_must_be_halved_evenly():
-    with pytest.raises(OptionsError, match="must have a multiple of 32 pixels, not 80"):
+def test_a_botnets_side_and_width_must_be_divided_evenly():
+    with pytest.raises(OptionsError, match="input size 80: a BoTNet's is a multiple of 32"):
         build("botnet26t_256", side=80)
+    with pytest.raises(OptionsError, match="width 20: a BoTNet's is a multiple of 8"):
+        build("botnet26t_256", width=20)
 
 
 def test_a_query_finds_its_positions_by_their_distance():
