@@ -24,16 +24,15 @@ import torch
 from local_server import serving
 from PIL import Image
 
-from model_export.architectures import ARCHITECTURES
+from model_export.architectures import ARCHITECTURES, usual_side
 from model_export.architectures.build import build
+from model_export.architectures.layers import ResidualBlock
 from model_export.cli import main as resnet_export
 from model_export.model_file import read_model
 from model_export.preprocessing import IMAGENET_MEAN, IMAGENET_STD
 from model_export.speed import latencies_ms
 from service.cpus import cpu_model
 from service.golden import golden_pattern
-
-_SIDE = 224
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,20 +61,19 @@ def trained(name: str) -> torch.nn.Module:
             module.momentum = None  # the plain average
             torch.nn.init.uniform_(module.weight, 0.2, 0.8)
     for module in network.modules():
-        if hasattr(module, "downsample"):
+        if isinstance(module, ResidualBlock):
             # A residual branch adds little, as where its last scale begins at 0 (arXiv:1706.02677,
             # section 5.1). Else rounding grows from block to block: of resnet152's features,
             # PyTorch's float32 and float64 differ by 1e-3 of the largest.
-            last = module.bn3 if hasattr(module, "bn3") else module.bn2
-            torch.nn.init.uniform_(last.weight, 0.05, 0.2)
+            torch.nn.init.uniform_(module.last_norm.weight, 0.05, 0.2)
     with torch.no_grad():
-        network.train()(pixels(8))
+        network.train()(pixels(8, usual_side(name)))
     return network.eval()
 
 
-def pixels(count: int) -> torch.Tensor:
-    """Normalised formula images [count, 3, 224, 224]."""
-    images = np.stack([golden_pattern(seed, _SIDE) for seed in range(count)])
+def pixels(count: int, side: int) -> torch.Tensor:
+    """Normalised formula images [count, 3, side, side]."""
+    images = np.stack([golden_pattern(seed, side) for seed in range(count)])
     x = torch.from_numpy(images).permute(0, 3, 1, 2).float() / 255
     mean, std = (torch.tensor(values).view(3, 1, 1) for values in (IMAGENET_MEAN, IMAGENET_STD))
     return (x - mean) / std
@@ -83,20 +81,20 @@ def pixels(count: int) -> torch.Tensor:
 
 def try_out(name: str, folder: Path) -> Row:
     """Export, verify, serve and ask one network; raises `RuntimeError` where one fails."""
-    network = trained(name)
+    network, side = trained(name), usual_side(name)
     weights, model = folder / "weights.pth", folder / "models" / f"{name}.onnx"
     torch.save(network.state_dict(), weights)
     started = time.perf_counter()
     with contextlib.redirect_stdout(io.StringIO()):
         command = ["export", name, "--weights", str(weights), "--output", str(model)]
-        if resnet_export([*command, "--resize", str(_SIDE), "--max-batch", "2"]):
+        if resnet_export([*command, "--resize", str(side), "--max-batch", "2"]):
             raise RuntimeError(f"{name}: was not exported")
         export_s = time.perf_counter() - started
         if resnet_export(["verify", str(model), "--weights", str(weights)]):
             raise RuntimeError(f"{name}: was not verified")
     with torch.inference_mode():
-        expected = torch.softmax(network(pixels(1)), dim=1)[0].numpy()
-    answer = ask(model)
+        expected = torch.softmax(network(pixels(1, side)), dim=1)[0].numpy()
+    answer = ask(model, side)
     got = {label["index"]: label["probability"] for label in answer["results"][0]["labels"]}
     served = max(abs(expected[index] - probability) for index, probability in got.items())
     if served > 1e-4 or int(expected.argmax()) != next(iter(got)):
@@ -109,10 +107,10 @@ def try_out(name: str, folder: Path) -> Row:
     return Row(name, export_s, size, parity, served, times[1])
 
 
-def ask(model: Path) -> dict[str, Any]:
+def ask(model: Path, side: int) -> dict[str, Any]:
     """Serve the file's folder, and post the first formula image as a PNG."""
     encoded = io.BytesIO()
-    Image.fromarray(golden_pattern(0, _SIDE)).save(encoded, "PNG")
+    Image.fromarray(golden_pattern(0, side)).save(encoded, "PNG")
     program = str(Path(sys.executable).with_name("resnet-serve"))
     command = [program, "serve", "--models", str(model.parent), "--runners", "1", "--max-batch",
                "1", "--cache-dir", "none", "--log-level", "error"]  # fmt: skip
@@ -140,8 +138,9 @@ def main() -> None:
     lines = [
         "# Every architecture, at full size",
         "",
-        f"`benchmarks/family.py` on {cpu_model()}: random weights, 1000 classes, 224 pixels; "
-        "exported, verified, served, and one image's answer over HTTP compared with PyTorch's.",
+        f"`benchmarks/family.py` on {cpu_model()}: random weights, 1000 classes, 224 pixels "
+        "(256 for BoTNet); exported, verified, served, and one image's answer over HTTP compared "
+        "with PyTorch's.",
         "",
         "| architecture | export | file | max error against PyTorch | over HTTP | one image |",
         "|---|--:|--:|--:|--:|--:|",

@@ -2,7 +2,7 @@
 
     python3 -m venv build/oracle
     build/oracle/bin/pip install torchvision timm
-    build/oracle/bin/python benchmarks/oracle.py > benchmarks/oracle.md
+    build/oracle/bin/python benchmarks/oracle.py [NAME ...] > benchmarks/oracle.md
 
 It needs an environment of its own: torchvision wants the release of PyTorch that it was built for.
 Random weights; normalisations have drawn scales and the statistics of random images, so that images
@@ -22,7 +22,7 @@ import torchvision
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from model_export.architectures import ARCHITECTURES
+from model_export.architectures import ARCHITECTURES, usual_side
 from model_export.architectures.build import build
 
 _ALLOWED = 1e-4  # relative to the largest logit
@@ -38,6 +38,8 @@ def oracle_of(name: str) -> tuple[str, Callable[[], torch.nn.Module]]:
             f"torchvision {base}, replace_stride_with_dilation={_DILATED}",
             lambda: make(weights=None, replace_stride_with_dilation=_DILATED),
         )
+    if name == "separable_resnet50":
+        return "torchvision resnet50, its 3x3 convolutions replaced (own)", separable_resnet50
     if name == "cbam_resnet50":
         options = {"attn_layer": "cbam"}
         return (
@@ -48,6 +50,23 @@ def oracle_of(name: str) -> tuple[str, Callable[[], torch.nn.Module]]:
         make = torchvision.models.get_model_builder(name)
         return f"torchvision {name}", lambda: make(weights=None)
     return f"timm {name}", lambda: timm.create_model(name)
+
+
+def separable_resnet50() -> torch.nn.Module:
+    """Replace 3x3 convolutions by depthwise separable ones, dilated where they have no stride."""
+    network = torchvision.models.resnet50(weights=None)
+    for module in network.modules():
+        if isinstance(module, torchvision.models.resnet.Bottleneck):
+            channels, (stride, _) = module.conv2.in_channels, module.conv2.stride
+            module.conv2 = torch.nn.Sequential()
+            for part, options in (
+                ("depthwise", {"kernel_size": 3, "stride": stride, "padding": 3 - stride,
+                               "dilation": 3 - stride, "groups": channels}),
+                ("pointwise", {"kernel_size": 1}),
+            ):  # fmt: skip
+                convolution = torch.nn.Conv2d(channels, channels, bias=False, **options)
+                module.conv2.add_module(part, convolution)
+    return network
 
 
 def randomise(network: torch.nn.Module, images: torch.Tensor) -> None:
@@ -63,18 +82,18 @@ def randomise(network: torch.nn.Module, images: torch.Tensor) -> None:
 
 
 def main() -> int:
-    """Print the table; return 1 if a network's logits are others."""
+    """Print the table, of all or the named networks; return 1 if a network's logits are others."""
     print("# Logits compared with torchvision and timm\n")
     versions = ", ".join(f"{name} {version(name)}" for name in ("torch", "torchvision", "timm"))
-    print(f"`benchmarks/oracle.py` with {versions}; same random weights; 2 images of 224 pixels.\n")
+    print(f"`benchmarks/oracle.py` with {versions}; same random weights; 2 images.\n")
     print("| architecture | oracle | parameters | max difference, relative to the largest logit |")
     print("|---|---|--:|--:|")
     failed = 0
-    for name in ARCHITECTURES:
+    for name in sys.argv[1:] or ARCHITECTURES:
         torch.manual_seed(0)
         title, make = oracle_of(name)
         theirs, ours = make(), build(name).eval()
-        images = torch.randn(2, 3, 224, 224)
+        images = torch.randn(2, 3, usual_side(name), usual_side(name))
         randomise(theirs, images)
         ours.load_state_dict(theirs.state_dict(), strict=True)
         with torch.inference_mode():

@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 from model_export.architectures import ARCHITECTURES
+from model_export.architectures.classifier import fixed_side
 from model_export.describe import describe_agreement
 from model_export.errors import OptionsError
 from model_export.export import Subject, export
@@ -40,7 +41,9 @@ def export_command(options: ExportOptions) -> None:
             "--stem small is for small images, and the weights do not say how small: pass "
             "--input-size"
         )
-    preprocessing = preprocessing_of(options.preprocessing, trained.official, trained=known)
+    preprocessing = preprocessing_of(
+        options.preprocessing, trained.official, fixed=fixed_side(trained.network), trained=known
+    )
     classes = count_classes(trained.network, preprocessing.input_size)
     subject = Subject(
         name=said.name,

@@ -12,21 +12,20 @@ from rich.table import Table
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from model_export.architectures import ARCHITECTURES
+from model_export.architectures import ARCHITECTURES, usual_side
 from model_export.architectures.build import build
 from model_export.weights import OFFICIAL
-
-_SIDE = 224
 
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """A network with 1000 classes: its size, its cost at 224 pixels, and published accuracy.
+    """A network with 1000 classes: its size, its cost for an image, and published accuracy.
 
     `multiply_adds` are those of convolutions, linear layers and products of matrices.
     """
 
     architecture: str
+    input_size: int
     parameters: int
     multiply_adds: int
     top1: float | None
@@ -40,15 +39,16 @@ def list_command(*, as_json: bool) -> None:
         sys.stdout.write(json.dumps([asdict(row) for row in rows], indent=2) + "\n")
         return
     table = Table(
-        caption="GFLOPs: multiply-adds for an image of 224 x 224. Top-1: of torchvision's official "
-        "weights (--weights imagenet), as published."
+        caption="GFLOPs: multiply-adds for an image of that input size. Top-1: of torchvision's "
+        "official weights (--weights imagenet), as published."
     )
     table.add_column("architecture", style="cyan", no_wrap=True)
-    for name in ("parameters", "GFLOPs", "official top-1", "float32 file"):
+    for name in ("input", "parameters", "GFLOPs", "official top-1", "float32 file"):
         table.add_column(name, justify="right")
     for row in rows:
         table.add_row(
             row.architecture,
+            str(row.input_size),
             f"{row.parameters / 1e6:.1f} M",
             f"{row.multiply_adds / 1e9:.2f}",
             "-" if row.top1 is None else f"{row.top1:.2f} %",
@@ -59,12 +59,14 @@ def list_command(*, as_json: bool) -> None:
 
 def row_of(architecture: str) -> Row:
     """Return an architecture's row, from shapes alone, without memory for weights."""
+    side = usual_side(architecture)
     with torch.device("meta"):
         network = build(architecture).eval()
-        work = multiply_adds(network, _SIDE)
+        work = multiply_adds(network, side)
     parameters = sum(parameter.numel() for parameter in network.parameters())
     official = OFFICIAL.get(architecture)
-    return Row(architecture, parameters, work, official.top1 if official else None, 4 * parameters)
+    top1 = official.top1 if official else None
+    return Row(architecture, side, parameters, work, top1, 4 * parameters)
 
 
 def multiply_adds(network: nn.Module, side: int) -> int:

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from model_export.architectures import ARCHITECTURES, Residual, Stem
+from model_export.architectures import ARCHITECTURES, Bot, Residual, Stem
 from model_export.architectures.build import build
 from model_export.checkpoint import Checkpoint
 from model_export.errors import WeightsError
@@ -52,8 +52,9 @@ def head_features(state: Mapping[str, Any]) -> int | None:
 def build_network(architecture: str, checkpoint: Checkpoint, stem: Stem | None = None) -> nn.Module:
     """Build the network with the checkpoint's parameters, ready for inference.
 
-    The width, the number of classes and, unless given, the stem are the checkpoint's. Raises
-    `WeightsError` if its names (see `of_architecture`) or shapes differ from the network's.
+    The width, the number of classes, the side of images if it is fixed and, unless given, the stem
+    are the checkpoint's. Raises `WeightsError` if its names (see `of_architecture`) or shapes are
+    others than the network's.
     """
     state = checkpoint.state
     classes = _length(state, ARCHITECTURES[architecture].classes_parameter)
@@ -62,6 +63,7 @@ def build_network(architecture: str, checkpoint: Checkpoint, stem: Stem | None =
         classes=classes or 1000,
         width=width_of(architecture, checkpoint),
         stem=stem or stem_of(architecture, checkpoint),
+        side=side_of(architecture, checkpoint),
     )
     failed = f"{checkpoint.path}: does not fit {architecture}"
     load(network, state, failed, classes_known=classes is not None)
@@ -120,6 +122,16 @@ def stem_of(architecture: str, checkpoint: Checkpoint) -> Stem | None:
 def width_of(architecture: str, checkpoint: Checkpoint) -> int | None:
     """Return the width of the stem."""
     return _width(architecture, checkpoint.state)
+
+
+def side_of(architecture: str, checkpoint: Checkpoint) -> int | None:
+    """Return the only side of images that the parameters are for; None if any will do."""
+    spec = ARCHITECTURES[architecture]
+    if not isinstance(spec, Bot):
+        return None
+    name, reduction = spec.position_parameter
+    rows = _length(checkpoint.state, name)
+    return None if rows is None else (rows + 1) // 2 * reduction
 
 
 def _width(architecture: str, state: Mapping[str, Any]) -> int | None:

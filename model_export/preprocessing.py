@@ -11,7 +11,7 @@ from pydantic import ValidationError
 from model_export.errors import OptionsError
 from model_export.options import PreprocessingOptions, SizeOption, check_crop
 from model_export.weights import OfficialWeights
-from service.contract import Fit, Offset, Preprocessing
+from service.contract import Fit, Offset, Preprocessing, shown_size
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 _RESIZE, _CROP = 256, 224  # the usual evaluation of ImageNet classifiers
@@ -38,6 +38,11 @@ def preprocessing_of(
         "mean": IMAGENET_MEAN,
         "std": IMAGENET_STD,
     } | dict(trained or {})
+    if fixed is not None and options.input_size not in {None, fixed}:
+        raise OptionsError(
+            f"--input-size {shown_size(options.input_size or fixed)}: the network takes images of "
+            f"{shown_size(fixed)} pixels only"
+        )
     crop: SizeOption = options.input_size or fixed or usual["crop"]
     fit = options.fit or ("short_side" if isinstance(crop, int) else "cover")
     # With another input size, the visible part of the image stays the same.

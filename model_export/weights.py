@@ -91,6 +91,7 @@ TIMM: Mapping[str, str] = MappingProxyType(
         "ecaresnet50d": "timm/ecaresnet50d.miil_in1k",
         "resnest50d": "timm/resnest50d.in1k",
         "resnest101e": "timm/resnest101e.in1k",
+        "botnet26t_256": "timm/botnet26t_256.c1_in1k",
     }
 )
 """Where the Hugging Face hub has timm's weights of networks that torchvision lacks.

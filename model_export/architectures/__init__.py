@@ -29,7 +29,8 @@ class Residual:
     stage of a network with base width 64. `dilated` stages (2 and 3 are the last two) keep their
     resolution and get the same receptive field by dilation. With `average_down`, a shortcut that
     reduces the resolution averages before its 1x1 convolution, so that no pixel is skipped. `width`
-    is the number of channels after the stem; the first stage has base width 64 in any case.
+    is the number of channels after the stem; the first stage has base width 64 in any case. In a
+    `separable` network, bottlenecks have a dilated depthwise separable 3x3 convolution.
     """
 
     width_parameter: ClassVar[str] = "bn1.weight"
@@ -44,6 +45,7 @@ class Residual:
     stem: Stem = "imagenet"
     average_down: bool = False
     width: int = BASE_WIDTH
+    separable: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,11 +90,40 @@ class MobileV3:
     width: ClassVar[int] = 16
 
 
-Architecture = Residual | Dense | Alex | MobileV2 | MobileV3
+@dataclass(frozen=True, slots=True)
+class Bot:
+    """A residual network with self-attention: a letter for each block of each of four stages.
+
+    A block `c` has a convolution, and `a` attention. Its parameters are for images of one size:
+    `side` is the usual one.
+    """
+
+    width_parameter: ClassVar[str] = "stem.conv3.conv.weight"
+    classes_parameter: ClassVar[str] = "head.fc.weight"
+    width: ClassVar[int] = BASE_WIDTH
+
+    stages: tuple[str, str, str, str]
+    activation: Literal["relu", "silu"]
+    side: int = 256
+
+    @property
+    def position_parameter(self) -> tuple[str, int]:
+        """Return a table with 2 s - 1 rows for a feature map of side s, and the image's side / s.
+
+        It is that of the first attention.
+        """
+        index, kinds = next((i, kinds) for i, kinds in enumerate(self.stages) if "a" in kinds)
+        place = kinds.index("a")
+        reduction = 4 * 2 ** (index if place else max(index - 1, 0))
+        return f"stages.{index}.{place}.self_attn.pos_embed.height_rel", reduction
+
+
+Architecture = Residual | Dense | Alex | MobileV2 | MobileV3 | Bot
 
 _18, _34, _50 = (2, 2, 2, 2), (3, 4, 6, 3), (3, 4, 6, 3)
 _101, _152 = (3, 4, 23, 3), (3, 8, 36, 3)
 _LAST_TWO = (2, 3)
+_SIDE = 224  # of ImageNet's images, usually
 
 ARCHITECTURES: Mapping[str, Architecture] = MappingProxyType(
     {
@@ -112,6 +143,7 @@ ARCHITECTURES: Mapping[str, Architecture] = MappingProxyType(
         "cbam_resnet50": Residual("bottleneck", _50, attention="cbam"),
         "dilated_resnet50": Residual("bottleneck", _50, dilated=_LAST_TWO),
         "dilated_resnet101": Residual("bottleneck", _101, dilated=_LAST_TWO),
+        "separable_resnet50": Residual("bottleneck", _50, separable=True),
         "resnet18d": Residual("basic", _18, stem="deep", average_down=True),
         "resnet34d": Residual("basic", _34, stem="deep", average_down=True),
         "resnet50d": Residual("bottleneck", _50, stem="deep", average_down=True),
@@ -126,10 +158,18 @@ ARCHITECTURES: Mapping[str, Architecture] = MappingProxyType(
         "densenet161": Dense((6, 12, 36, 24), growth=48, width=96),
         "densenet169": Dense((6, 12, 32, 32), growth=32, width=64),
         "densenet201": Dense((6, 12, 48, 32), growth=32, width=64),
+        "botnet26t_256": Bot(("cc", "cc", "ca", "aa"), "relu"),
+        "botnet50ts_256": Bot(("ccc", "ccca", "cacaca", "cac"), "silu"),
         "mobilenet_v2": MobileV2(),
         "mobilenet_v3_large": MobileV3(),
         "alexnet": Alex(),
     }
 )
-"""Parameters have torchvision's names or, if it has no such network (SE, CBAM, ECA, D, ResNeSt),
-timm's, by the same name, but for CBAM (`resnet50` with `attn_layer="cbam"`)."""
+"""Parameters have torchvision's names or, if it has no such network (SE, CBAM, ECA, D, ResNeSt,
+BoTNet), timm's, by the same name, but for CBAM (`resnet50` with `attn_layer="cbam"`)."""
+
+
+def usual_side(architecture: str) -> int:
+    """Return the side of the images that an architecture is usually given, in pixels."""
+    spec = ARCHITECTURES[architecture]
+    return spec.side if isinstance(spec, Bot) else _SIDE

@@ -61,15 +61,17 @@ class ChannelAttention(nn.Module):
 
 
 class ConvNorm(nn.Module):
-    """A convolution and its batch normalisation."""
+    """A convolution that divides both sides by `stride`, and its batch normalisation."""
 
-    def __init__(self, channels_in: int, channels_out: int, kernel: int) -> None:
+    def __init__(self, channels_in: int, channels_out: int, kernel: int, stride: int = 1) -> None:
         super().__init__()
-        self.conv = nn.Conv2d(channels_in, channels_out, kernel, padding=kernel // 2, bias=False)
+        self.conv = nn.Conv2d(
+            channels_in, channels_out, kernel, stride, padding=kernel // 2, bias=False
+        )
         self.bn = nn.BatchNorm2d(channels_out)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Map [N, channels_in, h, w] to [N, channels_out, h, w]."""
+        """Map [N, channels_in, h, w] to [N, channels_out, h / stride, w / stride]."""
         return self.bn(self.conv(x))  # type: ignore[no-any-return]
 
 

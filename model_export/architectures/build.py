@@ -11,6 +11,7 @@ from model_export.architectures import (
     ARCHITECTURES,
     Alex,
     Architecture,
+    Bot,
     Dense,
     MobileV2,
     MobileV3,
@@ -18,6 +19,7 @@ from model_export.architectures import (
     Stem,
 )
 from model_export.architectures.alexnet import AlexNet
+from model_export.architectures.botnet import BotNet
 from model_export.architectures.densenet import DenseNet
 from model_export.architectures.mobilenet import MobileNetV2, MobileNetV3
 from model_export.architectures.resnet import ResNet
@@ -30,12 +32,18 @@ _SINGLE: Mapping[type[Architecture], Callable[..., nn.Module]] = MappingProxyTyp
 
 
 def build(
-    architecture: str, *, classes: int = 1000, width: int | None = None, stem: Stem | None = None
+    architecture: str,
+    *,
+    classes: int = 1000,
+    width: int | None = None,
+    stem: Stem | None = None,
+    side: int | None = None,
 ) -> nn.Module:
     """Build a network with random weights.
 
     `width` is the number of channels after the stem, by default the usual one; all other widths are
-    proportional to it. Raises `OptionsError` if the architecture can't have that stem.
+    proportional to it. `side` is that of the images; only the parameters of BoTNets depend on it.
+    Raises `OptionsError` if the architecture can't have that stem or side.
     """
     spec = ARCHITECTURES[architecture]
     width = width or spec.width
@@ -45,4 +53,6 @@ def build(
         raise OptionsError(f"{architecture} has only one stem, so --stem {stem} is not possible")
     if isinstance(spec, Dense):
         return DenseNet(spec, classes=classes, width=width)
+    if isinstance(spec, Bot):
+        return BotNet(spec, classes=classes, width=width, side=side or spec.side)
     return _SINGLE[type(spec)](classes=classes, width=width)

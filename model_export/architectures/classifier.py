@@ -12,8 +12,11 @@ class FoldableClassifier(nn.Module):
     """A network that declares its modules in the order of computation.
 
     So each normalisation can be folded into the convolution declared just before it, and the
-    division of pixels into the first convolution.
+    division of pixels into the first convolution. `side` is the only one that its images may have,
+    if there is only one.
     """
+
+    side: int | None = None
 
     @property
     def first_convolution(self) -> nn.Conv2d:
@@ -39,6 +42,11 @@ class FeatureClassifier(FoldableClassifier):
     def forward(self, x: Tensor) -> Tensor:
         """Map normalised RGB [N, 3, H, W] to logits [N, classes]."""
         return self.linear(pool(self.feature_map(x)))  # type: ignore[no-any-return]
+
+
+def fixed_side(network: nn.Module) -> int | None:
+    """Return the only side of images that a network takes; None if there is none or unknown."""
+    return network.side if isinstance(network, FoldableClassifier) else None
 
 
 def pool(features: Tensor) -> Tensor:

@@ -2,7 +2,18 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
+
 from torch import nn
+
+
+class ResidualBlock(nn.Module):
+    """A block that adds something to its shortcut: at first nothing, when training from scratch."""
+
+    @property
+    def last_norm(self) -> nn.BatchNorm2d:
+        """Return the normalisation of what is added: with weights of 0, nothing is."""
+        raise NotImplementedError
 
 
 def conv3x3(
@@ -21,6 +32,19 @@ def conv3x3(
     )
 
 
+def separable3x3(channels: int, stride: int, dilation: int = 1) -> nn.Sequential:
+    """Return a 3x3 convolution of each channel alone, and a 1x1 convolution of all.
+
+    With a stride of 1, it is dilated by twice `dilation`, so that it sees as far as a 5x5 one; with
+    a stride of 2, that would leave out three of four pixels. No published network has just this.
+    """
+    if stride == 1:
+        dilation *= 2
+    depthwise = conv3x3(channels, channels, stride, dilation, channels)
+    pointwise = nn.Conv2d(channels, channels, kernel_size=1, bias=False)
+    return nn.Sequential(OrderedDict(depthwise=depthwise, pointwise=pointwise))
+
+
 def downsample(
     channels_in: int, channels_out: int, stride: int, *, average: bool
 ) -> nn.Sequential | None:
@@ -32,16 +56,12 @@ def downsample(
             nn.Conv2d(channels_in, channels_out, kernel_size=1, stride=stride, bias=False),
             nn.BatchNorm2d(channels_out),
         )
+    smaller = nn.AvgPool2d(2, stride, ceil_mode=True, count_include_pad=False)
     return nn.Sequential(
-        nn.Identity() if stride == 1 else smaller(stride),
+        nn.Identity() if stride == 1 else smaller,
         nn.Conv2d(channels_in, channels_out, kernel_size=1, bias=False),
         nn.BatchNorm2d(channels_out),
     )
-
-
-def smaller(stride: int) -> nn.AvgPool2d:
-    """Return the average over 2x2 pixels that a shortcut takes before its 1x1 convolution."""
-    return nn.AvgPool2d(2, stride, ceil_mode=True, count_include_pad=False)
 
 
 def make_divisible(channels: float, *, least: int = 8) -> int:

@@ -15,11 +15,11 @@ from torch import Tensor, nn
 from model_export.architectures import BASE_WIDTH, BlockKind, Residual, Stem
 from model_export.architectures.attention import attention_of
 from model_export.architectures.classifier import FeatureClassifier
-from model_export.architectures.layers import conv3x3, downsample
+from model_export.architectures.layers import ResidualBlock, conv3x3, downsample, separable3x3
 from model_export.architectures.split_attention import SplitAttentionBottleneck
 
 
-class BasicBlock(nn.Module):
+class BasicBlock(ResidualBlock):
     """Two 3x3 convolutions and a shortcut."""
 
     expansion = 1
@@ -35,6 +35,11 @@ class BasicBlock(nn.Module):
         self.se = attention_of(spec.attention, planes)
         self.downsample = downsample(channels_in, planes, stride, average=spec.average_down)
 
+    @property
+    def last_norm(self) -> nn.BatchNorm2d:
+        """Return the normalisation before the sum."""
+        return self.bn2
+
     def forward(self, x: Tensor) -> Tensor:
         """Map [N, channels_in, h, w] to [N, planes, h / stride, w / stride]."""
         shortcut = x if self.downsample is None else self.downsample(x)
@@ -45,7 +50,7 @@ class BasicBlock(nn.Module):
         return torch.relu(y + shortcut)
 
 
-class Bottleneck(nn.Module):
+class Bottleneck(ResidualBlock):
     """A 3x3 convolution between two 1x1 ones, and a shortcut; the output is 4 x `planes` wide."""
 
     expansion = 4
@@ -58,12 +63,21 @@ class Bottleneck(nn.Module):
         channels_out = planes * self.expansion
         self.conv1 = nn.Conv2d(channels_in, width, kernel_size=1, bias=False)
         self.bn1 = nn.BatchNorm2d(width)
-        self.conv2 = conv3x3(width, width, stride, dilation, spec.groups)
+        self.conv2 = (
+            separable3x3(width, stride, dilation)
+            if spec.separable
+            else conv3x3(width, width, stride, dilation, spec.groups)
+        )
         self.bn2 = nn.BatchNorm2d(width)
         self.conv3 = nn.Conv2d(width, channels_out, kernel_size=1, bias=False)
         self.bn3 = nn.BatchNorm2d(channels_out)
         self.se = attention_of(spec.attention, channels_out)
         self.downsample = downsample(channels_in, channels_out, stride, average=spec.average_down)
+
+    @property
+    def last_norm(self) -> nn.BatchNorm2d:
+        """Return the normalisation before the sum."""
+        return self.bn3
 
     def forward(self, x: Tensor) -> Tensor:
         """Map [N, channels_in, h, w] to [N, 4 x planes, h / stride, w / stride]."""

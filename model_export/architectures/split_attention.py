@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from model_export.architectures import Residual
-from model_export.architectures.layers import conv3x3, downsample, make_divisible
+from model_export.architectures.layers import ResidualBlock, conv3x3, downsample, make_divisible
 
 _RADIX = 2  # branches
 _REDUCTION, _LEAST = 4, 32  # of the branches' channels inside the attention
@@ -42,7 +42,7 @@ def _split(x: Tensor) -> Tensor:
     return x.reshape(x.shape[0], _RADIX, x.shape[1] // _RADIX, *x.shape[2:])
 
 
-class SplitAttentionBottleneck(nn.Module):
+class SplitAttentionBottleneck(ResidualBlock):
     """Split attention between two 1x1 convolutions, and a shortcut.
 
     Where the block reduces the resolution, it averages 3x3 pixels after the attention.
@@ -62,6 +62,11 @@ class SplitAttentionBottleneck(nn.Module):
         self.conv3 = nn.Conv2d(planes, channels_out, kernel_size=1, bias=False)
         self.bn3 = nn.BatchNorm2d(channels_out)
         self.downsample = downsample(channels_in, channels_out, stride, average=spec.average_down)
+
+    @property
+    def last_norm(self) -> nn.BatchNorm2d:
+        """Return the normalisation before the sum."""
+        return self.bn3
 
     def forward(self, x: Tensor) -> Tensor:
         """Map [N, channels_in, h, w] to [N, 4 x planes, h / stride, w / stride]."""

@@ -15,12 +15,13 @@ from typing import Any
 import torch
 from torch import nn
 
-from model_export.architectures import ARCHITECTURES, Residual, Stem
+from model_export.architectures import ARCHITECTURES, Bot, Residual, Stem
 from model_export.architectures.build import build
+from model_export.architectures.layers import ResidualBlock
 from model_export.checkpoint import TRAINED, Checkpoint
 from model_export.errors import OptionsError
 from model_export.files import resolved
-from model_export.loading import stem_for, width_of
+from model_export.loading import side_of, stem_for, width_of
 from model_export.networks import find_checkpoint
 from model_export.preprocessing import preprocessing_of
 from model_export.training.backbone import backbone_line, load_backbone
@@ -56,6 +57,7 @@ def train_command(options: TrainOptions) -> None:
     preprocessing = preprocessing_of(
         options.preprocessing,
         known_weights(options.architecture, begun.sha256) if begun else None,
+        fixed=_fixed_side(options, begun),
         trained=begun.about.get("preprocessing") if begun else None,
     )
     recipe = _recipe(options, max(preprocessing.input_size), len(training))
@@ -82,7 +84,9 @@ def train_command(options: TrainOptions) -> None:
     torch.manual_seed(recipe.seed)
     # For a resumed run, the state has all parameters.
     network = _network(
-        options.architecture, len(classes), width, stem, None if options.resume else begun
+        options.architecture,
+        {"classes": len(classes), "width": width, "stem": stem, "side": preprocessing.crop},
+        None if options.resume else begun,
     )
     folder = RunFolder(options.output)
     state = folder.open(resume=options.resume)
@@ -199,6 +203,21 @@ def _shape(options: TrainOptions, begun: Checkpoint | None) -> tuple[Stem | None
     return stem, options.width
 
 
+def _fixed_side(options: TrainOptions, begun: Checkpoint | None) -> int | None:
+    """Return the only side of images that the network will take; None if any will do."""
+    spec = ARCHITECTURES[options.architecture]
+    if not isinstance(spec, Bot):
+        return None
+    wanted = options.preprocessing.input_size
+    if isinstance(wanted, tuple):
+        raise OptionsError(f"--input-size: {options.architecture} takes square images only")
+    trained = side_of(options.architecture, begun) if begun else None
+    side = trained or wanted or spec.side
+    if any(other != side for other, _ in options.recipe.sizes or ()):
+        raise OptionsError(f"--sizes: {options.architecture} takes images of one size only: {side}")
+    return side
+
+
 def _amp(options: TrainOptions) -> Amp:
     if options.recipe.amp != "auto":
         return options.recipe.amp
@@ -214,10 +233,8 @@ def _device(options: TrainOptions) -> torch.device:
     return torch.device("cuda" if available and options.device != "cpu" else "cpu")
 
 
-def _network(
-    architecture: str, classes: int, width: int | None, stem: Stem | None, begun: Checkpoint | None
-) -> nn.Module:
-    network = build(architecture, classes=classes, width=width, stem=stem)
+def _network(architecture: str, shape: dict[str, Any], begun: Checkpoint | None) -> nn.Module:
+    network = build(architecture, **shape)
     if begun is not None:
         left = load_backbone(network, begun)
         _say(backbone_line(network, begun, left))
@@ -229,9 +246,8 @@ def _network(
 def _zero_last_norms(network: nn.Module) -> None:
     """Make each residual block start as the identity (https://arxiv.org/abs/1706.02677)."""
     for module in network.modules():
-        last = getattr(module, "bn3", getattr(module, "bn2", None))
-        if isinstance(last, nn.BatchNorm2d):
-            nn.init.zeros_(last.weight)
+        if isinstance(module, ResidualBlock):
+            nn.init.zeros_(module.last_norm.weight)
 
 
 def _digest(folder: Path, examples: Sequence[Example]) -> str:

@@ -40,7 +40,7 @@ def random_network(
         spec = replace(spec, depths=depths)
     known = {architecture: spec}
     with mock.patch("model_export.architectures.build.ARCHITECTURES", known):
-        network = build(architecture, classes=classes, width=base_width, stem=stem)
+        network = build(architecture, classes=classes, width=base_width, stem=stem, side=side)
     if architecture in {"alexnet", "mobilenet_v3_large"}:
         # Between their linear layers there is no normalisation that would keep signals up.
         for module in network.modules():

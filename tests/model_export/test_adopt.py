@@ -303,7 +303,7 @@ def test_an_exported_network_is_adopted(tmp_path: Path, capsys: pytest.CaptureFi
             5,
             "other: must be one of its outputs: pooled",
         ),
-        ({}, ("--input-size", "16"), 5, "does not run on float32"),
+        ({}, ("--input-size", "16"), 5, f"the network takes images of {SIDE} pixels only"),
     ],
 )
 def test_what_does_not_fit_is_told(

@@ -36,6 +36,8 @@ def test_all_architectures_are_listed(
     assert main(["list", "--json"]) == 0
     rows = json.loads(capsys.readouterr().out)
     assert [row["architecture"] for row in rows] == list(ARCHITECTURES)
+    others = {row["architecture"]: row["input_size"] for row in rows if row["input_size"] != 224}
+    assert others == {"botnet26t_256": 256, "botnet50ts_256": 256}
     some = {name: ARCHITECTURES[name] for name in ("resnet18", "cbam_resnet50")}
     monkeypatch.setattr("model_export.listing.ARCHITECTURES", some)
     assert main(["list"]) == 0

@@ -11,13 +11,16 @@ import pytest
 import torch
 from networks import patterns, preprocessing, random_network
 
-from model_export.architectures import ARCHITECTURES, Residual
+from model_export.architectures import ARCHITECTURES, Bot, Residual
+from model_export.architectures.botnet import RelativePositions
 from model_export.architectures.build import build
-from model_export.architectures.classifier import FeatureClassifier
+from model_export.architectures.classifier import FeatureClassifier, fixed_side
+from model_export.checkpoint import Checkpoint
 from model_export.cost import graph_cost
 from model_export.errors import OptionsError
 from model_export.graph import optional_outputs, prepare, to_onnx
 from model_export.listing import multiply_adds
+from model_export.loading import build_network, side_of
 from model_export.reference import references
 from model_export.verify import measure_parity
 
@@ -38,6 +41,8 @@ PARAMETERS = {
     "densenet161": 28_681_000,
     "densenet169": 14_149_480,
     "densenet201": 20_013_928,
+    "botnet26t_256": 12_488_672,
+    "botnet50ts_256": 22_742_688,
     "mobilenet_v2": 3_504_872,
     "mobilenet_v3_large": 5_483_032,
     "alexnet": 61_100_840,
@@ -53,12 +58,15 @@ KINDS = [
     ("seresnet50", 8, 32, "small", (1, 1, 1, 2)),
     ("cbam_resnet50", 8, 32, "small", (1, 1, 1, 2)),
     ("dilated_resnet50", 8, 64, None, (1, 1, 2, 2)),
+    ("separable_resnet50", 8, 64, None, (1, 1, 1, 2)),
     ("resnet18d", 8, 64, None, (1, 1, 1, 2)),
     ("resnet50d", 8, 64, None, (1, 1, 1, 2)),
     ("ecaresnet50d", 8, 64, None, (1, 1, 1, 2)),
     ("resnest50d", 8, 64, None, (1, 1, 1, 2)),
     ("resnest101e", 8, 64, None, (1, 1, 1, 2)),
     ("densenet121", 8, 64, None, (2, 2, 2, 2)),
+    ("botnet26t_256", 8, 64, None, None),
+    ("botnet50ts_256", 8, 64, None, None),
     ("mobilenet_v2", 8, 64, None, None),
     ("mobilenet_v3_large", 8, 64, None, None),
     ("alexnet", 8, 224, None, None),
@@ -89,13 +97,16 @@ def test_the_file_computes_what_pytorch_does(tmp_path: Path, name, width, side, 
     assert [output.name for output in model.graph.output] == expected
     assert graph_cost(model).multiply_adds == multiply_adds(network, side)
     assert not any(node.op_type == "BatchNormalization" for node in model.graph.node) or (
-        name == "densenet121"  # whose normalisations come before a convolution too
+        # Theirs come before a convolution too, or after attention.
+        name in {"densenet121", "botnet26t_256", "botnet50ts_256"}
     )
 
 
 def kind_of(name: str) -> object:
     """What its file depends on: neither the number of blocks, nor how wide groups are."""
     spec = ARCHITECTURES[name]
+    if isinstance(spec, Bot):
+        return spec
     if not isinstance(spec, Residual):
         return type(spec)
     groups = (2, 0) if spec.groups > 1 else (1, spec.width_per_group)
@@ -136,6 +147,8 @@ def test_dilation_keeps_the_resolution_of_the_last_two_stages(name: str, side: i
         ("seresnet50", {"layer1.0.se.fc1.weight": (16, 256, 1, 1), "layer1.0.se.fc2.bias": (256,)}),
         ("resnet50d", {"conv1.0.weight": (32, 3, 3, 3), "conv1.6.weight": (64, 32, 3, 3),
                        "layer2.0.downsample.1.weight": (512, 256, 1, 1)}),
+        ("separable_resnet50", {"layer1.0.conv2.depthwise.weight": (64, 1, 3, 3),
+                                "layer4.2.conv2.pointwise.weight": (512, 512, 1, 1)}),
         ("cbam_resnet50", {"layer1.0.se.channel.fc1.weight": (16, 256, 1, 1),
                            "layer1.0.se.spatial.conv.conv.weight": (1, 2, 7, 7),
                            "layer1.0.se.spatial.conv.bn.weight": (1,)}),
@@ -151,6 +164,17 @@ def test_dilation_keeps_the_resolution_of_the_last_two_stages(name: str, side: i
                          "features.denseblock1.denselayer1.conv1.weight": (192, 96, 1, 1),
                          "features.transition1.conv.weight": (192, 384, 1, 1),
                          "classifier.weight": (1000, 2208)}),
+        ("botnet26t_256", {"stem.conv1.conv.weight": (24, 3, 3, 3),
+                           "stages.1.0.shortcut.conv.weight": (512, 256, 1, 1),
+                           "stages.2.0.conv2_kxk.bn.bias": (256,),
+                           "stages.2.1.self_attn.qkv.weight": (768, 256, 1, 1),
+                           "stages.3.0.self_attn.pos_embed.width_rel": (31, 128),
+                           "stages.3.1.self_attn.pos_embed.height_rel": (15, 128),
+                           "stages.3.1.post_attn.weight": (512,),
+                           "head.fc.weight": (1000, 2048)}),
+        ("botnet50ts_256", {"stages.1.3.self_attn.pos_embed.height_rel": (63, 32),
+                            "stages.2.5.post_attn.weight": (256,),
+                            "stages.3.2.conv2_kxk.conv.weight": (512, 512, 3, 3)}),
         ("mobilenet_v2", {"features.1.conv.0.0.weight": (32, 1, 3, 3),
                           "features.2.conv.2.weight": (24, 96, 1, 1),
                           "features.18.1.running_var": (1280,),
@@ -180,7 +204,40 @@ def test_shortcuts_are_averaged_and_not_skipped():
     assert (shortcut(image) - shortcut(torch.zeros(1, 8, 8, 8))).abs().max() > 0
 
 
-@pytest.mark.parametrize("name", ["densenet121", "mobilenet_v2", "alexnet"])
+@pytest.mark.parametrize("name", ["densenet121", "mobilenet_v2", "botnet26t_256", "alexnet"])
 def test_a_stem_that_a_network_cannot_have_is_refused(name: str):
     with pytest.raises(OptionsError, match=f"{name} has only one stem"):
         build(name, stem="small")
+
+
+@pytest.mark.parametrize("name", ["botnet26t_256", "botnet50ts_256"])
+@pytest.mark.parametrize("side", [64, 96])
+def test_the_side_of_a_botnets_images_is_known_from_its_parameters(name: str, side: int):
+    state = build(name, width=8, classes=5, side=side).state_dict()
+    checkpoint = Checkpoint(Path("net.pth"), "", state)
+    assert side_of(name, checkpoint) == side
+    network = build_network(name, checkpoint)
+    assert fixed_side(network) == side
+    with torch.inference_mode():
+        assert network(torch.zeros(1, 3, side, side)).shape == (1, 5)
+
+
+def test_a_botnets_side_and_width_must_be_divided_evenly():
+    with pytest.raises(OptionsError, match="input size 80: a BoTNet's is a multiple of 32"):
+        build("botnet26t_256", side=80)
+    with pytest.raises(OptionsError, match="width 20: a BoTNet's is a multiple of 8"):
+        build("botnet26t_256", width=20)
+
+
+def test_a_query_finds_its_positions_by_their_distance():
+    """Written down again without shifting."""
+    side, features = 4, 3
+    positions = RelativePositions(side, features)
+    queries = torch.randn(2, side * side, features)
+    with torch.inference_mode():
+        logits = positions(queries)
+        for query in range(side * side):
+            for key in range(side * side):
+                down, across = key // side - query // side, key % side - query % side
+                row = positions.height_rel[down + side - 1] + positions.width_rel[across + side - 1]
+                torch.testing.assert_close(logits[:, query, key], queries[:, query] @ row)

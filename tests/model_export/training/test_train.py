@@ -196,6 +196,11 @@ def test_a_validation_folder_of_its_own_is_used(
         (("--learning-rate", "1e18", "--epochs", "3"), 1, "the loss is not finite any more"),
         (("--weights", "missing.pth"), 1, "missing.pth: no such file"),
         (("--architecture", "alexnet", "--stem", "small"), 2, "alexnet has only one stem"),
+        (
+            ("--architecture", "botnet26t_256", "--sizes", "64:1", "--epochs", "1"),
+            2,
+            "--sizes: botnet26t_256 takes images of one size only: 32",
+        ),
     ],
 )
 def test_mistakes_are_one_line(
