@@ -16,9 +16,11 @@ from pydantic import (
     AfterValidator,
     BaseModel,
     ConfigDict,
+    Discriminator,
     Field,
     SerializerFunctionWrapHandler,
     StringConstraints,
+    Tag,
     ValidationError,
     model_serializer,
     model_validator,
@@ -74,7 +76,16 @@ def _simplest(size: int | tuple[int, int]) -> int | tuple[int, int]:
     return size[0] if isinstance(size, tuple) and size[0] == size[1] else size
 
 
-Size = Annotated[Side | tuple[Side, Side], AfterValidator(_simplest)]
+def _form(size: Any) -> str:
+    return "height and width" if isinstance(size, list | tuple) else "side"
+
+
+# Told apart by their form, so that an error is about the one that was meant.
+Size = Annotated[
+    Annotated[Side, Tag("side")] | Annotated[tuple[Side, Side], Tag("height and width")],
+    Discriminator(_form),
+    AfterValidator(_simplest),
+]
 """A square's side, or height and width."""
 
 Interpolation = Literal["nearest", "box", "bilinear", "hamming", "bicubic", "lanczos"]
