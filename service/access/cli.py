@@ -7,7 +7,6 @@ import sys
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from service.access.keys import is_key_name, new_key, rate_in, scopes_in
 from service.access.scopes import GIVEN, Scope
 from service.errors import SettingsError
 
@@ -46,6 +45,8 @@ def add_key(subparsers: _SubParsersAction[argparse.ArgumentParser]) -> None:
 
 def run_key(arguments: Mapping[str, Any]) -> int:
     """Make a key and return the exit status. Raises `SettingsError`."""
+    from service.access.keys import is_key_name, new_key, rate_in, scopes_in  # noqa: PLC0415
+
     name = arguments["name"]
     if not is_key_name(name):
         raise SettingsError(

@@ -11,10 +11,9 @@ from typing import Any, BinaryIO
 from pydantic_core import to_json
 
 from service.classify.errors import OptionError
+from service.classify.options import CSV, JSONL, PARQUET, TABLE
 from service.classify.rows import Row
 from service.engine.builds import install_command
-
-TABLE, JSONL, CSV, PARQUET = FORMATS = ("table", "jsonl", "csv", "parquet")
 
 _SUFFIXES = {".jsonl": JSONL, ".ndjson": JSONL, ".csv": CSV, ".parquet": PARQUET, ".txt": TABLE}
 _WIDEST = 48  # characters of a table's first column

@@ -11,7 +11,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from service import flags
 from service.classify.errors import OptionError
-from service.classify.formats import FORMATS, PARQUET
+
+TABLE, JSONL, CSV, PARQUET = FORMATS = ("table", "jsonl", "csv", "parquet")
 
 _GROUPS = {"model": "model", "url": "server", "format": "rows"}
 """The title of each group of flags, by its first field."""

@@ -12,7 +12,8 @@ import pyarrow.parquet
 import pytest
 
 from service.classification import Classification, Prediction
-from service.classify.formats import FORMATS, format_of, write
+from service.classify.formats import format_of, write
+from service.classify.options import FORMATS
 from service.classify.rows import row_of
 from service.errors import NotAnImageError
 
