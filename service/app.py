@@ -42,7 +42,7 @@ from service.models.control import Control
 from service.models.folder_watch import FolderWatch
 from service.models.loader import load_repository
 from service.models.recall import Recall
-from service.models.rollout import Rollouts
+from service.models.rollouts import Rollouts
 from service.models.watchdog import watch
 from service.preprocess.decode import DecodePolicy, prepare_decoding
 from service.preprocess.memory import DecodingMemory

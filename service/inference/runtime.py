@@ -13,7 +13,7 @@ from service.metrics import Metrics
 from service.models.control import Control
 from service.models.folder_watch import FolderWatch
 from service.models.repository import Repository
-from service.models.rollout import Rollouts
+from service.models.rollouts import Rollouts
 from service.settings import Settings
 
 _LEAST_STOP_S = 0.5
