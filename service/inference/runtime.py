@@ -26,7 +26,7 @@ from service.models.folder_watch import FolderWatch
 from service.models.loader import load_repository
 from service.models.recall import Recall
 from service.models.repository import Repository
-from service.models.rollout import Rollouts
+from service.models.rollouts import Rollouts
 from service.preprocess.decode import DecodePolicy, prepare_decoding
 from service.preprocess.memory import DecodingMemory
 from service.settings import Settings

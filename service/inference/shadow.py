@@ -28,7 +28,8 @@ from service.inference.pipeline import Results, Run
 from service.inference.request import Image, ImageResult, InferenceRequest
 from service.models.model import ServedModel
 from service.models.repository import Repository
-from service.models.rollout import Mode, Rollout, Rollouts
+from service.models.rollout import Mode, Rollout
+from service.models.rollouts import Rollouts
 
 _MOST_AT_ONCE = 4
 _NO_ROOM = (

@@ -14,19 +14,12 @@ import structlog
 
 from service.errors import ModelSelectionError, NoRoomError, StartupError
 from service.metrics import Metrics
-from service.models.eviction import Newcomer, Room
-from service.models.files import (
-    BrokenModel,
-    EvictedModel,
-    ModelFile,
-    Stamp,
-    available,
-    reason_for_clients,
-    stamp_of,
-)
+from service.models.eviction import EvictedModel, Newcomer, Room
+from service.models.files import BrokenModel, ModelFile, available, reason_for_clients
 from service.models.index import NotServed
 from service.models.model import ServedModel
 from service.models.repository import Repository
+from service.models.stamps import Stamp, stamp_of
 from service.settings import Settings
 
 Key = tuple[str, int]

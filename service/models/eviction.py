@@ -10,9 +10,11 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from service.errors import NoRoomError
-from service.models.files import ModelFile, memory_of
+from service.models.files import ModelFile
 from service.models.model import ServedModel
+from service.models.stamps import Stamp, memory_of
 from service.settings import Settings
+from service.versions import VersionPolicy
 
 
 class Resident(Protocol):
@@ -29,6 +31,28 @@ class Resident(Protocol):
     @property
     def memory(self) -> int:
         """Return the estimated bytes that it takes."""
+
+
+@dataclass(frozen=True, slots=True)
+class EvictedModel:
+    """A model that is loaded when it is asked for; it was evicted, or never had room."""
+
+    file: ModelFile
+    stamp: Stamp
+    memory: int
+    """The bytes that it would take."""
+    policy: VersionPolicy | None
+    """Which version of the model answers, if its settings say."""
+
+    @property
+    def name(self) -> str:
+        """Return the model's name."""
+        return self.file.name
+
+    @property
+    def version(self) -> int:
+        """Return the model's version."""
+        return self.file.version
 
 
 @dataclass(frozen=True, slots=True)

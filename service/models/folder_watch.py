@@ -22,13 +22,11 @@ from service.models.files import (
     BrokenModel,
     ModelFile,
     PassedOver,
-    Stamp,
     available,
     builtin_file,
-    is_there,
     reason_for_clients,
-    stamp_of,
 )
+from service.models.stamps import Stamp, is_there, stamp_of
 
 _log = structlog.get_logger(__name__)
 

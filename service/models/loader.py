@@ -16,21 +16,14 @@ from service.engine.providers import EngineOptions
 from service.errors import ModelFileError, ModelSelectionError
 from service.memory import give_back_freed
 from service.metrics import Metrics
-from service.models.eviction import Newcomer, Room
-from service.models.files import (
-    BrokenModel,
-    EvictedModel,
-    ModelFile,
-    builtin_file,
-    discover,
-    reason_for_clients,
-    stamp_of,
-)
+from service.models.eviction import EvictedModel, Newcomer, Room
+from service.models.files import BrokenModel, ModelFile, builtin_file, discover, reason_for_clients
 from service.models.model import LoadedModel
 from service.models.model_loader import Chosen, ModelLoader
 from service.models.model_set import ModelSet
 from service.models.model_settings import ModelConfig, ModelSettings
 from service.models.repository import Repository
+from service.models.stamps import stamp_of
 from service.settings import Settings
 from service.tracebacks import forget_frames
 from service.tuning.autotune import ParallelismChoice

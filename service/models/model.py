@@ -28,9 +28,10 @@ from service.errors import (
     SessionFailedError,
 )
 from service.metrics import ModelMetrics
-from service.models.files import ModelFile, Stamp
+from service.models.files import ModelFile
 from service.models.model_settings import ModelSettings
 from service.models.proving import DisagreementError, Prover
+from service.models.stamps import Stamp
 from service.models.state import State, StateMachine
 from service.models.totals import Totals
 from service.settings import Settings

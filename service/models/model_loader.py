@@ -15,9 +15,10 @@ from service.contract import ModelContract, parse_contract
 from service.engine.base import Engine, Opener
 from service.errors import ModelFileError
 from service.metrics import Metrics
-from service.models.files import ModelFile, Stamp, memory_of, stamp_of
+from service.models.files import ModelFile
 from service.models.model import LoadedModel, ServedModel
 from service.models.model_settings import ModelConfig, ModelSettings
+from service.models.stamps import Stamp, memory_of, stamp_of
 from service.settings import Settings
 from service.tuning.cache import ProfileCache
 from service.tuning.contest import Won, fastest

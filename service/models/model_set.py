@@ -8,7 +8,8 @@ from functools import cached_property
 from types import MappingProxyType
 
 from service.errors import BrokenModelError, ModelRequiredError, UnknownModelError
-from service.models.files import BrokenModel, EvictedModel
+from service.models.eviction import EvictedModel
+from service.models.files import BrokenModel
 from service.models.model import ServedModel
 from service.versions import VersionPolicy
 

@@ -14,7 +14,8 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator
 
 from service.errors import ModelFileError, SettingsError
-from service.models.files import ModelFile, settings_path_of
+from service.models.files import ModelFile
+from service.models.stamps import settings_path_of
 from service.settings import Count, Milliseconds, ProviderName, Settings
 from service.versions import VersionPolicy
 from service.wording import Kind, what_is_wrong

@@ -9,7 +9,7 @@ import structlog
 
 from service.errors import BrokenModelError, EvictedModelError
 from service.models.changes import Changes, Key
-from service.models.files import EvictedModel
+from service.models.eviction import EvictedModel
 
 _log = structlog.get_logger(__name__)
 

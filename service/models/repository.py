@@ -23,7 +23,8 @@ from service.errors import (
     ModelFileError,
     UnknownModelError,
 )
-from service.models.files import EvictedModel, ModelFile
+from service.models.eviction import EvictedModel
+from service.models.files import ModelFile
 from service.models.model import ServedModel
 from service.models.model_loader import ModelLoader
 from service.models.model_set import Known, ModelSet

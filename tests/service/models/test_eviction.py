@@ -16,9 +16,10 @@ from images import colored, top_label
 from service.errors import ModelSelectionError, NoRoomError
 from service.metrics import Metrics
 from service.models.eviction import Newcomer, Room
-from service.models.files import ModelFile, memory_of
+from service.models.files import ModelFile
 from service.models.loader import load_repository
 from service.models.model_settings import ModelSettings
+from service.models.stamps import memory_of
 from service.models.state import State
 from service.settings import Settings
 
