@@ -162,7 +162,7 @@ def main() -> int:
     )
     add(
         "--warm-up",
-        type=positive,
+        type=float,
         default=3.0,
         help="warm-up seconds before each load [%(default)s]",
     )

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable
 import typer
 
 LARGEST_SIDE = 4096  # that a contract takes
-MOST_WORKERS = 256  # processes that decode; each takes some 300 MB with PyTorch
+MOST_WORKERS = 256  # processes, all of which are started before the first image is read
 
 
 def one_of(allowed: Iterable[str]) -> Callable[[str], str]:
