@@ -9,12 +9,12 @@ import tarfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path, PurePath, PurePosixPath
+from pathlib import Path, PurePosixPath
 from typing import IO, BinaryIO, Self, cast
 
 from service.classify.errors import SourceError
 from service.errors import UnreadableImageError
-from service.image_files import SUFFIXES, UNREADABLE, cannot_read, is_hidden, walk
+from service.image_files import SUFFIXES, UNREADABLE, cannot_read, is_image, walk
 from service.streams import Content
 
 STDIN = "-"
@@ -22,7 +22,6 @@ STDIN = "-"
 MOST_BYTES = 256 * 2**20
 """Of one image."""
 
-_SUFFIXES = (*SUFFIXES, ".avif", ".heic", ".heif")
 _TAR_BLOCK = 512  # bytes; enough to tell a tar, compressed or not
 
 
@@ -70,10 +69,6 @@ def _matches(pattern: str) -> list[Path]:
     return [Path(name) for name in sorted(glob.glob(pattern, recursive=True))]  # noqa: PTH207
 
 
-def _is_image(path: PurePath) -> bool:
-    return path.suffix.lower() in _SUFFIXES and not is_hidden(path)
-
-
 def _folder(folder: Path) -> Iterator[Item]:
     unlisted: list[Item] = []
 
@@ -83,13 +78,13 @@ def _folder(folder: Path) -> Iterator[Item]:
     for path in walk(folder, note):
         yield from unlisted
         unlisted.clear()
-        if _is_image(path):
+        if is_image(path):
             yield Item(str(folder / path), partial(_read_file, folder / path))
     yield from unlisted
 
 
 def _file(path: Path) -> Iterator[Item]:
-    if path.suffix.lower() not in _SUFFIXES and path.is_file() and _is_tar(path):
+    if path.suffix.lower() not in SUFFIXES and path.is_file() and _is_tar(path):
         try:
             with tarfile.open(path, tarinfo=_Header) as archive:
                 yield from _members(archive, str(path))
@@ -131,7 +126,7 @@ def _members(archive: tarfile.TarFile, name: str) -> Iterator[Item]:
             return
         # It would keep those of millions of images.
         archive.members.clear()  # type: ignore[attr-defined]
-        if member.isfile() and _is_image(PurePosixPath(member.name)):
+        if member.isfile() and is_image(PurePosixPath(member.name)):
             shown = f"{name}/{member.name}"
             yield Item(shown, partial(_read_member, archive, member, shown))
 
