@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import re
+from collections.abc import Sequence
 from copy import deepcopy
 from typing import Any, Literal
 
@@ -15,6 +16,7 @@ from service.http.problems import MEDIA_TYPE
 from service.http.routes import CLASSIFY, OPERATIONS, Answer, Operation
 from service.http.schemas import Problem
 from service.inference.runtime import Runtime
+from service.models.model import ServedModel
 
 _REF = "#/components/schemas/{model}"
 
@@ -127,3 +129,16 @@ def _state_limits(described: dict[str, Any], runtime: Runtime) -> None:
     files = form["properties"]["files"] | {"maxItems": runtime.settings.max_images}
     form["properties"] = {"files": files}
     top_k["schema"]["maximum"] = max(len(model.contract.labels) for model in runtime.repository)
+    unknown = _answered_by_no_model([*runtime.repository])
+    operation["parameters"] = [p for p in operation["parameters"] if p["name"] not in unknown]
+
+
+def _answered_by_no_model(models: Sequence[ServedModel]) -> set[str]:
+    """Return the parameters that every model here would refuse."""
+    calibrations = [model.calibration for model in models if model.calibration]
+    answered = {
+        "threshold": any(model.contract.multi_label for model in models),
+        "coverage": bool(calibrations),
+        "abstain": any(each.embedding and each.embedding.outside for each in calibrations),
+    }
+    return {name for name, has_model in answered.items() if not has_model}
