@@ -17,6 +17,7 @@ from service.http.problems import MEDIA_TYPE
 from service.http.routes import CLASSIFY, OPERATIONS, WITHOUT_MONITORING, Answer, Operation
 from service.http.schemas import Problem
 from service.inference.runtime import Runtime
+from service.models.model import ServedModel
 
 _REF = "#/components/schemas/{model}"
 _KEY = "ApiKey"
@@ -159,3 +160,16 @@ def _state_limits(described: dict[str, Any], runtime: Runtime) -> None:
     classify = described["paths"][CLASSIFY.path]["post"]
     (top_k,) = (each for each in classify["parameters"] if each["name"] == "top_k")
     top_k["schema"]["maximum"] = max(len(model.contract.labels) for model in runtime.repository)
+    unknown = _answered_by_no_model([*runtime.repository])
+    operation["parameters"] = [p for p in operation["parameters"] if p["name"] not in unknown]
+
+
+def _answered_by_no_model(models: Sequence[ServedModel]) -> set[str]:
+    """Return the parameters that every model here would refuse."""
+    calibrations = [model.calibration for model in models if model.calibration]
+    answered = {
+        "threshold": any(model.contract.multi_label for model in models),
+        "coverage": bool(calibrations),
+        "abstain": any(each.embedding and each.embedding.outside for each in calibrations),
+    }
+    return {name for name, has_model in answered.items() if not has_model}

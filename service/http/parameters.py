@@ -26,14 +26,14 @@ WholeNumber = Annotated[
 
 
 def _decimal(value: Any) -> Any:
-    """Accept plain decimals only; pydantic alone would read `1e-3`, ` .5` and `1_0.0`."""
+    """Accept numbers as in JSON only; pydantic alone would read `nan`, ` .5` and `1_0.0`."""
     if isinstance(value, str) and not _DECIMAL.fullmatch(value):
-        raise ValueError("must be a decimal number from 0 to 1, such as 0.9")
+        raise ValueError("must be a number from 0 to 1, such as 0.9")
     return value
 
 
-_DECIMAL = re.compile(r"(0|1)(\.[0-9]{1,9})?")
-UnitNumber = Annotated[float, BeforeValidator(_decimal), Field(ge=0, le=1)]
+_DECIMAL = re.compile(r"[01](\.[0-9]{1,40})?|[0-9](\.[0-9]{1,40})?[eE]-?[0-9]{1,3}")
+UnitNumber = Annotated[float, Field(ge=0, le=1), BeforeValidator(_decimal)]
 """The type of a parameter from 0 to 1."""
 
 

@@ -14,11 +14,13 @@ from xml.etree import ElementTree as ET
 import httpx
 import numpy as np
 import pytest
+from color_model import write_color_model
 from images import colored
 
 from service import __version__
 from service.bench.cli import run_bench
 from service.bench.errors import ReferenceAnswerError, TargetError
+from service.contract import MultiLabel
 
 Bench = Callable[..., dict]
 
@@ -67,6 +69,17 @@ def test_a_closed_loop_reports_what_the_server_did(bench, serve, tmp_path, capsy
     assert len(svgs(page)) == 5
     assert "http-equiv" not in page
     assert not re.search(r"""(src|href)=|@import|url\(""", page), "the page must need no other file"
+
+
+@pytest.mark.parametrize("reference", ["server", "local"])
+def test_answers_of_independent_labels_are_checked(bench, serve, model_folder, reference):
+    """Also of images that have no label at their thresholds, since all labels are asked for."""
+    path = model_folder / "color.onnx"
+    write_color_model(path, multi_label=MultiLabel(threshold=1))
+    flags = {"model_file": path} if reference == "local" else {}
+    (run,) = bench(serve(), reference=reference, **flags)["runs"]
+    assert run["errors"] == {}
+    assert run["ok"] > 10
 
 
 def test_poisson_arrivals_are_offered_at_their_rate_whatever_the_server_does(

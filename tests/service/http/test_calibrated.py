@@ -34,7 +34,13 @@ def result(response) -> dict:
 
 @pytest.mark.parametrize(
     ("asked", "level", "labels"),
-    [("0.5", 0.8, 1), ("0.8", 0.8, 1), ("0.81", 0.95, 2), ("0", 0.8, 1)],
+    [
+        ("5e-1", 0.8, 1),
+        ("0.12345678901234567", 0.8, 1),
+        ("0.8", 0.8, 1),
+        ("0.81", 0.95, 2),
+        ("0", 0.8, 1),
+    ],
 )
 def test_a_set_has_at_least_the_coverage_that_is_asked(served, asked, level, labels):
     """The lowest calibrated level that is not below it, which the answer states."""
@@ -153,3 +159,11 @@ def test_independent_labels_can_not_be_asked_for_coverage(serve, model_folder):
     response = serve().post("/v1/classify?coverage=0.9", content=colored())
     assert (response.status_code, response.json()["code"]) == (422, "not_calibrated")
     assert "are independent" in response.json()["detail"]
+
+
+def test_the_api_describes_what_a_model_here_answers(served):
+    """The colour model of other tests has neither, and their descriptions no such parameters."""
+    operation = served.get("/openapi.json").json()["paths"]["/v1/classify"]["post"]
+    names = {parameter["name"] for parameter in operation["parameters"]}
+    assert {"coverage", "abstain"} <= names
+    assert "threshold" not in names

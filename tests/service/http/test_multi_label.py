@@ -54,7 +54,7 @@ def test_the_model_shows_its_thresholds(served):
     assert detail["multi_label"] == {"threshold": 0.5, "thresholds": {"c1": 1e-6}}
 
 
-@pytest.mark.parametrize("threshold", ["-0.1", "1.1", "1e-3", "x", "", "nan", "0.1234567890"])
+@pytest.mark.parametrize("threshold", ["-0.1", "1.1", "1e3", "x", "", "nan", ".5", "0_1", " 0.5"])
 def test_what_is_no_threshold_is_refused(served, threshold):
     response = served.post("/v1/classify", params={"threshold": threshold}, content=b"x")
     assert (response.status_code, response.json()["code"]) == (400, "invalid_parameter")
@@ -64,3 +64,10 @@ def test_a_model_of_which_one_label_is_right_has_no_threshold(client):
     response = client.post("/v1/classify?threshold=0.5", content=colored("red"))
     assert (response.status_code, response.json()["code"]) == (422, "not_multi_label")
     assert "color" in response.json()["detail"]
+
+
+def test_the_api_describes_thresholds_where_a_model_has_some(served):
+    operation = served.get("/openapi.json").json()["paths"]["/v1/classify"]["post"]
+    (threshold,) = (each for each in operation["parameters"] if each["name"] == "threshold")
+    assert threshold["schema"]["type"] == "number"
+    assert (threshold["schema"]["minimum"], threshold["schema"]["maximum"]) == (0, 1)

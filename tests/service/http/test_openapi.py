@@ -41,8 +41,7 @@ def test_the_api_describes_its_bodies_and_problems(client):
         "image/*", "application/octet-stream", "multipart/form-data", "application/json",
     }  # fmt: skip
     assert {parameter["name"] for parameter in operation["parameters"]} == {
-        "top_k", "threshold", "coverage", "abstain", "model", "version",
-        "X-Request-Timeout-Ms", "X-Request-Priority", "X-Request-Id",
+        "top_k", "model", "version", "X-Request-Timeout-Ms", "X-Request-Priority", "X-Request-Id",
     }  # fmt: skip
     problem = operation["responses"]["503"]["content"]["application/problem+json"]["schema"]
     assert problem == {"$ref": "#/components/schemas/Problem"}
