@@ -31,6 +31,7 @@ TAGS = [
     {"name": "classification", "description": "Images in, labels out."},
     {"name": "features", "description": "What a network computes before its labels."},
     {"name": "models", "description": "What is served."},
+    {"name": "live", "description": "What the page shows."},
     {"name": "operations", "description": "Health, probes and metrics."},
 ]
 

@@ -313,7 +313,7 @@ OPERATIONS = (
         "GET",
         "/v1/summary",
         summary,
-        tag="operations",
+        tag="live",
         summary="Show what the service is doing",
         scope=Scope.METRICS,
         answers={200: Answer("The last minute at most", Summary, examples.SUMMARY)},

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import structlog
 from color_model import color_contract, write_color_model
 from images import COLOR_VALUES, colored, encode, photo
 from PIL import Image
@@ -164,7 +165,16 @@ def test_closing_twice_is_once_and_no_thread_is_left(file):
     assert threading.active_count() == before
 
 
-def test_closing_it_gives_up_what_is_under_way(file, capfd):
+@pytest.fixture
+def unconfigured_logs() -> Iterator[None]:
+    """Structlog as a program finds it that has not set it up; other tests have."""
+    before = structlog.get_config()
+    structlog.reset_defaults()
+    yield
+    structlog.configure(**before)
+
+
+def test_closing_it_gives_up_what_is_under_way(file, unconfigured_logs, capfd):
     with opened(file) as made:
         results = made.classify_many([RED] * 2000)
         next(results)

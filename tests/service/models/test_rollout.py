@@ -284,7 +284,7 @@ def test_only_who_may_begins_or_ends_a_rollout(model_folder):
     async def work(served: Served) -> None:
         for method in ("POST", "DELETE"):
             answer = await served.client.request(method, "/v1/models/v/rollout")
-            assert (answer.status_code, answer.json()["code"]) == (403, "admin_required")
+            assert (answer.status_code, answer.json()["code"]) == (403, "admin_off")
 
     with_versions(model_folder, work, same=True)
 
