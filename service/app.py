@@ -153,6 +153,7 @@ def create_runtime(settings: Settings, opener: Opener | None = None) -> Runtime:
 @asynccontextmanager
 async def _lifespan(app: FastAPI) -> AsyncGenerator[None]:
     runtime: Runtime = app.state.runtime
+    front = await _started_grpc(runtime)  # first: if it fails, nothing else has to be ended
     runtime.repository.start()
     # A daemon, so that a device that hangs in warm-up can't keep the process from exiting.
     warm_up = threading.Thread(target=_warm_up, args=(app, runtime), name="warm-up", daemon=True)
@@ -163,7 +164,6 @@ async def _lifespan(app: FastAPI) -> AsyncGenerator[None]:
     ]
     if runtime.folder_watch is not None:
         tasks.append(asyncio.create_task(runtime.folder_watch.run()))
-    front = await _started_grpc(runtime)
     try:
         yield
     finally:
