@@ -130,6 +130,8 @@ def _check_root_path(app: FastAPI, root_path: str | None) -> None:
 @asynccontextmanager
 async def _lifespan(app: FastAPI) -> AsyncGenerator[None]:
     runtime: Runtime = app.state.runtime
+    # First: if it fails, nothing else has to be ended.
+    front = await _started_grpc(runtime, app.state.tls)
     runtime.repository.start()
     # A daemon, so that a device that hangs in warm-up can't keep the process from exiting.
     warm_up = threading.Thread(target=_warm_up, args=(app, runtime), name="warm-up", daemon=True)
@@ -142,7 +144,6 @@ async def _lifespan(app: FastAPI) -> AsyncGenerator[None]:
     ]
     if runtime.folder_watch is not None:
         tasks.append(asyncio.create_task(runtime.folder_watch.run()))
-    front = await _started_grpc(runtime, app.state.tls)
     try:
         yield
     finally:

@@ -51,6 +51,11 @@ class _Health(health.aio.HealthServicer):  # type: ignore[misc]  # it has no typ
         await self.update()
         return await super().Check(request, context)
 
+    async def Watch(self, request: Any, context: Any) -> None:  # noqa: N802 - gRPC's name
+        """Tell the present state, and each that follows."""
+        await self.update()
+        await super().Watch(request, context)
+
 
 class GrpcFront:
     """Serves the protocol on a port of its own, on the event loop of the HTTP server."""

@@ -162,7 +162,7 @@ def _state_limits(described: dict[str, Any], runtime: Runtime) -> None:
     (top_k,) = (each for each in classify["parameters"] if each["name"] == "top_k")
     top_k["schema"]["maximum"] = max(len(model.contract.labels) for model in runtime.repository)
     unknown = _answered_by_no_model([*runtime.repository])
-    operation["parameters"] = [p for p in operation["parameters"] if p["name"] not in unknown]
+    classify["parameters"] = [p for p in classify["parameters"] if p["name"] not in unknown]
 
 
 def _answered_by_no_model(models: Sequence[ServedModel]) -> set[str]:

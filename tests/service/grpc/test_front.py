@@ -27,7 +27,7 @@ from tritonclient.utils import InferenceServerException
 from service.app import create_app
 from service.errors import SettingsError
 from service.grpc import grpc_service_pb2
-from service.settings import Settings
+from service.settings import Settings, load_settings
 
 messages: Any = grpc_service_pb2
 PIXELS = pixels_of("green", "blue")
@@ -322,6 +322,11 @@ def test_a_port_that_is_in_use_stops_the_start(server, model_folder):
     port = int(server.address.rpartition(":")[2])
     with pytest.raises(SettingsError, match="--grpc-port"):
         create_app(Settings(models=model_folder, grpc_port=port, runners=1, intra_op_threads=1))
+
+
+def test_grpc_needs_a_port_of_its_own():
+    with pytest.raises(SettingsError, match="grpc_port is the port of HTTP"):
+        load_settings({"port": "8000", "grpc_port": "8000"}, {})
 
 
 def test_without_the_extra_the_start_is_stopped_with_how_to_get_it(monkeypatch, model_folder):
