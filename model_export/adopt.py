@@ -1,7 +1,7 @@
-"""Turns foreign ONNX classifiers into model files by adding preprocessing, softmax and contract.
+"""Turns foreign ONNX classifiers into model files: preprocessing, activation and contract.
 
 images uint8 [N, H, W, 3] -> [N, 3, H, W] float32 -> minus mean x 255, over 255 x std -> theirs
-    -> [softmax ->] probabilities
+    -> [softmax or sigmoid ->] probabilities
 """
 
 from __future__ import annotations

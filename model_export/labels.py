@@ -54,7 +54,9 @@ def multi_label_of(options: MultiLabelOptions, labels: Sequence[Label]) -> Multi
     file, ids = options.thresholds, {label.id for label in labels}
     try:
         rule = MultiLabel.model_validate(said | {"thresholds": json.loads(_text(file))})
-    except (OSError, UnicodeDecodeError, ValueError) as error:
+    except (OSError, UnicodeDecodeError) as error:
+        raise LabelsError(f"{file}: can't be read as UTF-8 text: {error}") from error
+    except ValueError as error:
         raise LabelsError(
             f"{file}: must be a JSON object of label ids, each with a number from 0 to 1"
         ) from error

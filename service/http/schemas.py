@@ -379,7 +379,7 @@ class ModelSummary(BaseModel):
     provider: str
     precision: str
     classes: int
-    input_size: int | tuple[int, int] = Field(
+    input_size: int | Annotated[list[int], Field(min_length=2, max_length=2)] = Field(
         description="pixels: the side of a square, or height and width"
     )
     accuracy: dict[str, Any] | None

@@ -252,6 +252,7 @@ def test_independent_labels_are_adopted_with_their_thresholds(tmp_path: Path, of
     ("more", "written", "status", "said"),
     [
         (("--threshold", "0.4"), None, 2, "--threshold goes with --multi-label"),
+        (("--multi-label", "--thresholds", "none.json"), None, 1, "none.json: can't be read"),
         (("--multi-label",), "[1]", 1, "must be a JSON object of label ids"),
         (("--multi-label",), '{"class 2": 1.5}', 1, "each with a number from 0 to 1"),
         (("--multi-label",), '{"dog": 0.5}', 1, "dog is no label's id"),
