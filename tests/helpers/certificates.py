@@ -1,4 +1,4 @@
-"""Certificates made by openssl, as the README shows."""
+"""Certificates made by openssl, as docs/access.md shows."""
 
 from __future__ import annotations
 

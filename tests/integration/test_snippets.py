@@ -1,4 +1,4 @@
-"""Examples for clients of other servers in the README, run as they stand against the program."""
+"""Examples for clients of other servers in the documentation, run against the program."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import pytest
 from process import reserved_port, serving
 
 ROOT = Path(__file__).parents[2]
-SECTION = (ROOT / "README.md").read_text().partition("\n## Clients of other servers")[2]
+SECTION = (ROOT / "docs" / "clients.md").read_text().partition("\n## Clients of other servers")[2]
 SECTION = SECTION.partition("\n## ")[0]
 PROGRAMS = re.findall(r"```python\n(.*?)```", SECTION, re.DOTALL)
 COMMANDS = re.findall(r"```console\n\$ (.*?[^\\])\n(.*?)```", SECTION, re.DOTALL)
@@ -22,7 +22,7 @@ NEEDS_KSERVE = "import kserve", "from kserve"
 
 @pytest.fixture(scope="module")
 def addresses() -> Iterator[dict[str, str]]:
-    """The addresses of the built-in model's service, by those in the README."""
+    """The addresses of the built-in model's service, by those in the documentation."""
     with reserved_port() as port, serving("--grpc-port", port) as server:
         http = server.url.removeprefix("http://")
         yield {"127.0.0.1:8000": http, "127.0.0.1:8001": f"127.0.0.1:{port}"}

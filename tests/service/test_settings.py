@@ -58,7 +58,7 @@ def test_a_flag_can_turn_off_what_the_environment_turns_on():
 
 @pytest.mark.parametrize("name", FIELDS)
 def test_every_setting_has_a_description_a_flag_and_a_variable(name):
-    """The README's table and --help are made of them."""
+    """The table in docs/settings.md and --help are made of them."""
     assert Settings.model_fields[name].description
     parser = argparse.ArgumentParser()
     add_flags(parser)

@@ -1,4 +1,4 @@
-"""What the README shows of the Python interfaces and of `classify` is what happens."""
+"""What the documentation shows of the Python interfaces and of `classify` is what happens."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from process import PROGRAM, clean_environment, run_to_end, serving
 from waiting import PATIENCE_S
 
 ROOT = Path(__file__).parents[2]
-README = (ROOT / "README.md").read_text(encoding="utf-8")
-SNIPPETS = re.findall(r"```python\n(.*?)```\n\n```\n(.*?)```", README, re.DOTALL)
+CLIENTS = (ROOT / "docs" / "clients.md").read_text(encoding="utf-8")
+SNIPPETS = re.findall(r"```python\n(.*?)```\n\n```\n(.*?)```", CLIENTS, re.DOTALL)
 
 
 def test_there_are_snippets_with_their_output():
@@ -21,7 +21,7 @@ def test_there_are_snippets_with_their_output():
 
 
 @pytest.mark.parametrize("number", range(len(SNIPPETS)))
-def test_a_snippet_prints_what_the_readme_says(number):
+def test_a_snippet_prints_what_the_documentation_says(number):
     code, output = SNIPPETS[number]
     with serving() as server:
         ended = subprocess.run(
@@ -32,7 +32,7 @@ def test_a_snippet_prints_what_the_readme_says(number):
     assert (ended.returncode, ended.stdout) == (0, output), ended.stderr
 
 
-def test_classify_prints_what_the_readme_says():
-    command, output = re.findall(r"\$ resnet-serve (classify \S+ --top-k 2)\n(.*)\n", README)[0]
+def test_classify_prints_what_the_documentation_says():
+    command, output = re.findall(r"\$ resnet-serve (classify \S+ --top-k 2)\n(.*)\n", CLIENTS)[0]
     ended = run_to_end([*PROGRAM, *command.replace("examples", f"{ROOT}/examples").split()])
     assert ended.stdout.replace(f"{ROOT}/", "") == f"{output}\n"
