@@ -1,6 +1,7 @@
 # The service in a container: no PyTorch, no compiler, no root.
 #   docker build --target cpu -t resnet-serve:cpu .
 #   docker build --target gpu -t resnet-serve:gpu .
+# Further extras of pyproject.toml, separated by spaces: --build-arg EXTRAS=openvino
 ARG PYTHON_IMAGE=python:3.11-slim
 
 FROM ${PYTHON_IMAGE} AS build
@@ -9,15 +10,17 @@ RUN python -m venv /opt/resnet-serve
 ENV PATH=/opt/resnet-serve/bin:$PATH PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1
 
 FROM build AS build-cpu
+ARG EXTRAS=""
 # Dependencies first: a change of the code alone then reuses their layer.
 COPY docker/dependencies.py pyproject.toml ./
-RUN python dependencies.py cpu > requirements.txt && pip install -r requirements.txt
+RUN python dependencies.py cpu ${EXTRAS} > requirements.txt && pip install -r requirements.txt
 COPY . .
 RUN pip install --no-deps .
 
 FROM build AS build-gpu
+ARG EXTRAS=""
 COPY docker/dependencies.py pyproject.toml ./
-RUN python dependencies.py gpu > requirements.txt && pip install -r requirements.txt
+RUN python dependencies.py gpu ${EXTRAS} > requirements.txt && pip install -r requirements.txt
 COPY . .
 RUN pip install --no-deps .
 

@@ -1,6 +1,6 @@
-"""Print the dependencies of one extra, one a line, so that a layer can hold them without the code.
+"""Print the dependencies of extras, one a line, so that a layer can hold them without the code.
 
-python dependencies.py EXTRA   # reads pyproject.toml in the working folder
+python dependencies.py EXTRA...   # reads pyproject.toml in the working folder
 """
 
 import sys
@@ -8,5 +8,8 @@ import tomllib
 from pathlib import Path
 
 project = tomllib.loads(Path("pyproject.toml").read_text(encoding="utf-8"))["project"]
-extra = project["optional-dependencies"][sys.argv[1]]
-print("\n".join([*project["dependencies"], *extra]))  # noqa: T201 - its output is its purpose
+extras = project["optional-dependencies"]
+if unknown := [name for name in sys.argv[1:] if name not in extras]:
+    sys.exit(f"dependencies.py: no extra {', '.join(unknown)}; there are: {', '.join(extras)}")
+found = [*project["dependencies"], *(each for name in sys.argv[1:] for each in extras[name])]
+print("\n".join(found))  # noqa: T201 - its output is its purpose

@@ -9,7 +9,9 @@ from pathlib import Path, PurePath
 
 from service.errors import first_line
 
-SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
+SUFFIXES = (
+    ".avif", ".bmp", ".gif", ".heic", ".heif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp",
+)  # fmt: skip
 
 UNREADABLE = (OSError, EOFError, tarfile.TarError, zlib.error, lzma.LZMAError, UnicodeError)
 """What reading a folder or a tar, compressed or not, may raise."""

@@ -18,8 +18,6 @@ from service.errors import first_line
 
 PACKAGE = "openvino"
 DEVICE = "CPU"
-CACHE_DIR = "CACHE_DIR"
-"""OpenVINO's option for its cache folder; a model has one entry for all precisions and threads."""
 
 HINTS: Mapping[Faster | None, str] = MappingProxyType({None: "f32", "bf16": "bf16", "fp16": "f16"})
 """Values of OpenVINO's option for the precision of floating-point products."""

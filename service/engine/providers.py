@@ -41,12 +41,11 @@ class EngineOptions:
     A device of its own handles up to `batches` at a time: one runs while the others are stacked and
     copied. Engines share the device's thread if `shared`; otherwise closing an engine also ends the
     thread. `runtime_defaults` keeps ONNX Runtime's defaults of spinning threads and a memory arena,
-    for comparison. Providers cache compiled models in `cache_dir`, if there is one.
+    for comparison.
     """
 
     device_id: int = 0
     precision: PrecisionChoice = "exact"
-    cache_dir: Path | None = None
     graphs: CudaGraphs = "auto"
     batches: int = 2
     shared: bool = True
@@ -194,18 +193,13 @@ CUDA = Provider(
 )
 
 
-def _openvino_options(
-    options: EngineOptions, _: Precision, rounds_to: Faster | None
-) -> dict[str, Any]:
-    given: dict[str, Any] = {
+def _openvino_options(_: EngineOptions, __: Precision, rounds_to: Faster | None) -> dict[str, Any]:
+    return {
         # Without a hint it computes in bfloat16 wherever the CPU can.
         "INFERENCE_PRECISION_HINT": openvino_library.HINTS.get(rounds_to, "f32"),
         # The threads of all models would be pinned to the same cores.
         "ENABLE_CPU_PINNING": False,
     }
-    if options.cache_dir is not None:
-        given[openvino_library.CACHE_DIR] = str(options.cache_dir / openvino_library.PACKAGE)
-    return given
 
 
 OPENVINO = Provider(

@@ -176,9 +176,7 @@ def _first_asked_for(files: Sequence[ModelFile], default: str | None) -> ModelFi
 
 def onnx_opener(settings: Settings) -> OnnxOpener:
     """Return an opener of model files with ONNX Runtime, configured by the settings."""
-    options = EngineOptions(
-        settings.device_id, settings.precision, settings.cache_dir, settings.cuda_graphs
-    )
+    options = EngineOptions(settings.device_id, settings.precision, settings.cuda_graphs)
     if settings.runners:
         options = replace(options, batches=settings.runners)
     return OnnxOpener(settings.provider, options)

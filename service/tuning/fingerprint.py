@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import lru_cache
+from importlib.metadata import PackageNotFoundError
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,8 @@ def fingerprint_of(
 ) -> dict[str, Any] | None:
     """Return the facts about a model on one of this machine's providers, with `more` added.
 
-    None if the device can't be identified or the file can no longer be read.
+    None if the device or the library that computes can't be identified, or if the file can no
+    longer be read.
     """
     device = provider.device_name(device_id)
     if device is None:
@@ -31,14 +33,15 @@ def fingerprint_of(
     try:
         stat = model_file.stat()
         sha256 = _sha256(model_file, stat.st_mtime_ns, stat.st_size)
-    except OSError:
+        runtime = provider.version()
+    except (OSError, PackageNotFoundError):
         return None
     return {
         "model_sha256": sha256,
         "provider": provider.name,
         "device": device,
         "cpus": cpu_count(),
-        "runtime": provider.version(),
+        "runtime": runtime,
         "resnet_serve": __version__,  # session options may differ from release to release
         **more,
     }

@@ -14,6 +14,8 @@ from color_model import write_color_model
 from images import colored, top_label
 from process import PROGRAM, Serving, answering, client_of, run_to_end, serving
 
+from service.engine.providers import OPENVINO
+
 
 def refusal(*flags: object, **variables: str) -> str:
     """Return the single line that a refused start prints."""
@@ -105,6 +107,15 @@ def test_a_bad_setting_stops_the_start_with_its_name(flags, said):
 
 def test_an_unknown_variable_stops_the_start_with_its_name():
     assert "RESNET_SERVE_MAX_BACH" in refusal(RESNET_SERVE_MAX_BACH="4")
+
+
+@pytest.mark.skipif(OPENVINO.is_installed(), reason="has OpenVINO")
+@pytest.mark.parametrize("given", [{}, {"--runners": 1, "--intra-op-threads": 1}])
+def test_a_provider_that_is_not_installed_is_missed_in_a_line(tmp_path, given):
+    """With a cache, too, in which measurements go by the release of what computes."""
+    flags = [text for pair in given.items() for text in pair]
+    line = refusal("--provider", "openvino", "--cache-dir", tmp_path, *flags)
+    assert "OpenVINO is not installed; run `pip install" in line
 
 
 def break_beside(model_folder: Path) -> Path:

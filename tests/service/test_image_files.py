@@ -16,6 +16,8 @@ from service.image_files import cannot_read, files_in, images_in, is_image, no_i
         ("A.JPEG", True),
         ("in/a.tiff", True),
         ("./a.png", True),
+        ("a.avif", True),
+        ("a.heic", True),
         ("notes.txt", False),
         ("jpg", False),
         (".jpg", False),
@@ -43,4 +45,4 @@ def test_what_is_wrong_is_said_in_one_line():
         cannot_read("x", FileNotFoundError(2, "No such file")) == "x: can't be read: No such file"
     )
     assert cannot_read("x", EOFError("ended:\nthere")) == "x: can't be read: ended"
-    assert no_images("x").startswith("x: has no images (.bmp, ")
+    assert no_images("x").startswith("x: has no images (.avif, ")

@@ -5,28 +5,24 @@ Where the CPU has bfloat16 this is seen by what is really computed, elsewhere by
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 import threading
 from pathlib import Path
 
-import numpy as np
-import onnx
 import pytest
-from color_model import ALLOWED, reference, write_color_model
-from onnx import numpy_helper
+from color_model import ALLOWED, write_color_model
 from openvino_cpu import Core, cpu_with, needs_bf16
 from structlog.testing import capture_logs
 
 from model_export.model_file import read_model, rewrite_contract
 from service.contract import Allowed, parse_contract
 from service.engine import openvino, openvino_library
-from service.engine.base import Engine, probabilities
+from service.engine.base import Engine
 from service.engine.onnx import OnnxOpener, load_engine
 from service.engine.providers import CPU, OPENVINO, EngineOptions
 from service.errors import ModelFileError, ProviderError
-from service.golden import check_golden, golden_pattern, tolerance_in_force
+from service.golden import check_golden, tolerance_in_force
 from service.metrics import Metrics
 from service.models.files import builtin_file
 from service.models.loader import load_repository
@@ -183,48 +179,6 @@ def test_what_computes_in_another_precision_than_was_asked_for_is_refused(
         ProviderError, match=r"computes in bf16, although the precision of the file"
     ):
         opened(without_entry)
-
-
-@needs_bf16
-def test_what_was_compiled_for_one_precision_is_not_taken_for_another(allowing, tmp_path):
-    folder = tmp_path / "cache"
-    for precision, rounds_to in (("auto", "bf16"), ("exact", None), ("auto", "bf16")):
-        engine = opened(allowing, precision=precision, cache_dir=folder)
-        assert engine.rounds_to == rounds_to
-    assert len(list((folder / "openvino").iterdir())) == 1
-
-
-def test_what_was_compiled_of_one_file_is_not_taken_for_another_in_its_place(model, tmp_path):
-    """Even of the same size and time, as after `cp -p` or from a reproducible build."""
-    opened(model, cache_dir=tmp_path)
-    before, graph = model.stat(), onnx.load(model)
-    (sharpness,) = (one for one in graph.graph.initializer if one.name == "sharpness")
-    sharpness.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(sharpness) * 2, "sharpness"))
-    onnx.save(graph, model)
-    os.utime(model, ns=(before.st_atime_ns, before.st_mtime_ns))
-    assert model.stat().st_size == before.st_size
-    images = [golden_pattern(1, 8)]
-    answers = probabilities(opened(model, cache_dir=tmp_path), images)
-    np.testing.assert_allclose(answers, probabilities(opened(model), images), atol=1e-6)
-    assert np.abs(answers[0] - reference(images[0])).max() > 0.1
-
-
-def test_a_folder_that_can_not_keep_what_was_compiled_stops_nothing(model, tmp_path):
-    folder = tmp_path / "cache"
-    folder.write_text("a file")
-    with capture_logs() as logs:
-        engine = opened(model, cache_dir=folder)
-    assert probabilities(engine, [golden_pattern(1, 8)]).shape == (1, 3)
-    assert [log["event"] for log in logs] == ["cache_unusable"]
-
-
-def test_what_was_kept_and_is_cut_off_is_compiled_anew(model, tmp_path):
-    opened(model, cache_dir=tmp_path)
-    (kept,) = (tmp_path / "openvino").iterdir()
-    kept.chmod(0o600)
-    kept.write_bytes(kept.read_bytes()[:100])
-    answers = probabilities(opened(model, cache_dir=tmp_path), [golden_pattern(1, 8)])
-    assert np.abs(answers[0] - reference(golden_pattern(1, 8))).max() < 1e-5
 
 
 # What does not work

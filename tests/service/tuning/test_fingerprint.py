@@ -53,6 +53,12 @@ def test_the_release_that_counts_is_that_of_the_library_that_computes(path):
     assert openvino["runtime"].startswith("openvino ")
 
 
+@pytest.mark.skipif(OPENVINO.is_installed(), reason="has OpenVINO")
+def test_a_library_that_is_missing_is_no_fact(path):
+    """So that it is missed where it is opened, which says how to install it."""
+    assert fingerprint_of(path, OPENVINO) is None
+
+
 def test_another_cpu_is_another_fact(path, monkeypatch):
     before = fingerprint_of(path, CPU)
     monkeypatch.setattr("service.engine.providers.cpu_model", lambda: "another CPU")
