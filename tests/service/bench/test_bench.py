@@ -65,7 +65,7 @@ def test_a_server_with_keys_is_asked_with_one_which_no_report_has(bench, serve, 
     with pytest.raises(ReferenceAnswerError, match="401"):
         bench(client)
     (tmp_path / "key").write_text("two words")
-    with pytest.raises(OptionError, match="--api-key-file .*/key: an API key is one word"):
+    with pytest.raises(OptionError, match=r"--api-key-file .*/key: an API key is one word"):
         bench(client, api_key_file=tmp_path / "key")
 
 
