@@ -83,7 +83,8 @@ def _layers(app: FastAPI, stack: ASGIApp, runtime: Runtime) -> ASGIApp:
 
     others = pages if settings.root_path is None else WithRootPath(pages, settings.root_path)
     operations = OPERATIONS if settings.metrics_port is None else WITHOUT_MONITORING
-    rows: tuple[Row, ...] = (*DOORS, *vertex_doors(settings), *operations)
+    # Vertex AI's come last and win: whoever runs this there has chosen them, even /health.
+    rows: tuple[Row, ...] = (*DOORS, *operations, *vertex_doors(settings))
     router = TableRouter(rows, others, runtime.guard, admin_is_open=settings.admin)
     layers: ASGIApp = RequestMiddleware(router, runtime)
     if settings.root_path is not None:
@@ -92,7 +93,7 @@ def _layers(app: FastAPI, stack: ASGIApp, runtime: Runtime) -> ASGIApp:
         layers = CORSMiddleware(  # outermost, so that errors get its headers too
             layers,
             allow_origins=settings.cors_origins,
-            allow_methods=["GET", "POST"],
+            allow_methods=["GET", "POST", "DELETE"],
             allow_headers=["*"],
             expose_headers=_EXPOSED,
         )

@@ -431,8 +431,8 @@ class Settings(BaseModel):
             raise ValueError(
                 "jpeg_draft_ratio: below 2 the result changes too much; give 0 for never"
             )
-        if self.grpc_port and self.grpc_port == self.port:
-            raise ValueError("grpc_port is the port of HTTP; gRPC needs one of its own")
+        if self.grpc_port and self.grpc_port in {self.port, self.metrics_port}:
+            raise ValueError("grpc_port is a port of HTTP; gRPC needs one of its own")
         if self.max_images > self.max_queue:
             raise ValueError("max_images is larger than max_queue: such a request never fits")
         if self.max_body_bytes > self.max_inflight_bytes:

@@ -12,6 +12,7 @@ import re
 import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass
+from decimal import Decimal
 from pathlib import Path
 
 from service.access.scopes import GIVEN, Scope
@@ -19,7 +20,7 @@ from service.errors import KeyFileError
 
 MOST_KEYS = 1000
 _MOST_BYTES = 2**20
-_MOST_RATE = 1e6
+_MOST_RATE = 1_000_000
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
 _HASH = re.compile(r"sha256:([0-9a-f]{64})")
@@ -40,7 +41,7 @@ class ApiKey:
     def line(self) -> str:
         """Return the line of the file."""
         scopes = ",".join(scope for scope in GIVEN if scope in self.scopes)
-        rate = "" if self.rate is None else f" {self.rate:g}"
+        rate = "" if self.rate is None else f" {Decimal(repr(self.rate)).normalize():f}"
         return f"{self.name} sha256:{self.digest.hex()} {scopes}{rate}"
 
 
@@ -109,5 +110,5 @@ def scopes_in(text: str) -> frozenset[Scope]:
 def rate_in(text: str) -> float:
     """Return a rate. Raises `ValueError`."""
     if not _RATE.fullmatch(text) or not 0 < float(text) <= _MOST_RATE:
-        raise ValueError(f"a rate is requests a second, above 0 and at most {_MOST_RATE:g}")
+        raise ValueError(f"a rate is requests a second, above 0 and at most {_MOST_RATE}")
     return float(text)

@@ -9,7 +9,7 @@ import psutil
 
 from service.bench.errors import OptionError
 from service.bench.options import STDOUT, SYNTHETIC, BenchOptions
-from service.bench.target import parse_target
+from service.bench.target import target_of
 
 
 def check(options: BenchOptions) -> None:
@@ -18,7 +18,7 @@ def check(options: BenchOptions) -> None:
     Otherwise errors would appear only after minutes of load. Raises `OptionError` or `TargetError`.
     """
     if options.target_url is not None:
-        parse_target(options.target_url)
+        target_of(options.target_url, options.api_key_file)
     if not SYNTHETIC.fullmatch(options.images) and not Path(options.images).is_dir():
         _can_open("--images", Path(options.images), "rb")
     if options.trace is not None:

@@ -50,6 +50,11 @@ class BenchOptions(BaseModel):
     url: str | None = Field(
         None, description=f"server URL, on this machine only [{DEFAULT_URL}, or none with --limits]"
     )
+    api_key_file: Path | None = Field(
+        None,
+        description="file that has the key for the server; with the scope metrics, too, the report "
+        "has the server's settings and usage",
+    )
     images: str = Field(
         "synthetic",
         description="folder or tar of images, or generated JPEGs: synthetic (500x375) or, e.g., "
@@ -141,7 +146,7 @@ class BenchOptions(BaseModel):
             values = {**values, "sweep": [part for part in sweep.split(",") if part.strip()]}
         return values
 
-    @field_validator("trace", "model_file", "json_file", "html_file", mode="before")
+    @field_validator("api_key_file", "trace", "model_file", "json_file", "html_file", mode="before")
     @classmethod
     def _names_a_file(cls, value: Any) -> Any:
         if value == "":  # as in --json "$UNSET"; as a path it would be the current folder

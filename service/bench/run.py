@@ -25,7 +25,7 @@ from service.bench.progress import Progress
 from service.bench.reference import CONTENT_TYPE, TOLERANCE, Expected, from_server
 from service.bench.shares import deal, process_count, schedule
 from service.bench.summary import Window, spread, summarise
-from service.bench.target import Target, classify_path, parse_target
+from service.bench.target import Target, classify_path, target_of
 from service.cpus import cpu_count
 
 T = TypeVar("T")
@@ -44,7 +44,8 @@ def measure(
     the report has what was measured so far, with `interrupted` true; if that is no load, the
     exception is raised.
     """
-    target = parse_target(options.target_url) if options.target_url else None
+    url = options.target_url
+    target = target_of(url, options.api_key_file) if url else None
     images, expected = prepared or prepare(options, progress)
     report: dict[str, Any] = {
         "date": datetime.now().astimezone().isoformat(timespec="seconds"),

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import ipaddress
 import socket
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 from urllib.parse import urlencode, urlsplit
 
-from service.bench.errors import TargetError
+from service.access.sent import key_in
+from service.bench.errors import OptionError, TargetError
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,17 +19,37 @@ class Target:
     address: str
     port: int
     authority: str
+    key: str | None = None
+    """The API key to send."""
 
     def get(self, path: str) -> bytes:
         """Return the bytes of a GET request."""
-        return f"GET {path} HTTP/1.1\r\nHost: {self.authority}\r\n\r\n".encode()
+        return "\r\n".join([*self._head("GET", path), "", ""]).encode()
 
     def post(self, path: str, body: bytes, **headers: object) -> bytes:
         """Return the bytes of a POST request; a `_` in a header's name stands for `-`."""
-        lines = [f"POST {path} HTTP/1.1", f"Host: {self.authority}"]
+        lines = self._head("POST", path)
         lines += [f"{name.replace('_', '-')}: {value}" for name, value in headers.items()]
         lines.append(f"Content-Length: {len(body)}")
         return "\r\n".join(lines).encode() + b"\r\n\r\n" + body
+
+    def _head(self, method: str, path: str) -> list[str]:
+        lines = [f"{method} {path} HTTP/1.1", f"Host: {self.authority}"]
+        return lines if self.key is None else [*lines, f"Authorization: Bearer {self.key}"]
+
+
+def target_of(url: str, key_file: Path | None) -> Target:
+    """Return the server at a URL, asked with the key in a file if there is one.
+
+    Raises `TargetError`, or `OptionError` if the file has no key.
+    """
+    target = parse_target(url)
+    if key_file is None:
+        return target
+    try:
+        return replace(target, key=key_in(key_file))
+    except ValueError as error:
+        raise OptionError(f"--api-key-file {key_file}: {error}") from error
 
 
 def parse_target(url: str) -> Target:

@@ -10,6 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from service.access.sent import key_in
 from service.classify.errors import CutOffError, OptionError
 from service.classify.options import ClassifyOptions
 from service.classify.rows import Classify
@@ -71,20 +72,21 @@ def _client(options: ClassifyOptions, url: str) -> Client:
         from service.client import Client  # noqa: PLC0415 - imports httpx, an extra
     except ModuleNotFoundError as error:
         raise OptionError(f"--url needs httpx; run {install_command('client')}") from error
-    return Client(
-        url,
-        api_key=None if options.api_key_file is None else _key_in(options.api_key_file),
-        timeout=options.timeout_s,
-        connections=options.connections,
-        tls=None if options.ca_file is None else _trusting(options.ca_file),
-    )
+    key = None if options.api_key_file is None else _key_in(options.api_key_file)
+    tls = None if options.ca_file is None else _trusting(options.ca_file)
+    try:
+        return Client(
+            url, api_key=key, timeout=options.timeout_s, connections=options.connections, tls=tls
+        )
+    except ValueError as error:
+        raise OptionError(f"--url: {error}") from error
 
 
 def _key_in(file: Path) -> str:
     try:
-        return file.read_text("ascii").strip()
-    except (OSError, UnicodeError) as error:
-        raise OptionError(f"--api-key-file {file}: can't be read: {error}") from error
+        return key_in(file)
+    except ValueError as error:
+        raise OptionError(f"--api-key-file {file}: {error}") from error
 
 
 def _trusting(file: Path) -> ssl.SSLContext:
@@ -95,7 +97,7 @@ def _trusting(file: Path) -> ssl.SSLContext:
 
 
 def _asking(client: Client, options: ClassifyOptions) -> Backend:
-    """Return a backend for the model that the server has at present."""
+    """Return a backend for the version of the model that answers most requests at present."""
     from service.client.calls import Options  # noqa: PLC0415 - see above
 
     models = [model for model in client.models() if options.model in {None, model.name}]
@@ -103,7 +105,7 @@ def _asking(client: Client, options: ClassifyOptions) -> Backend:
     if not chosen:
         names = ", ".join(sorted({model.name for model in client.models()}))
         raise OptionError(f"--model: the server has {names}; name one of them")
-    model = max(chosen, key=lambda each: each.version)
+    model = max(chosen, key=lambda each: (each.share, each.version))
     top_k = min(options.top_k, model.classes)
     asked = Options(model.name, model.version, top_k)
     return Backend(

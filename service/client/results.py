@@ -32,8 +32,11 @@ class Model:
     provider: str
     precision: str
     classes: int
-    input_size: int
+    input_size: int | tuple[int, int]
+    """A square's side, or height and width."""
     accuracy: Mapping[str, Any] | None = None
+    share: float = 1.0
+    """Of the requests that name no version."""
 
 
 @dataclass(frozen=True, slots=True)

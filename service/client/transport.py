@@ -8,6 +8,7 @@ from typing import Any
 import httpx
 
 from service import __version__
+from service.access.sent import checked_key
 from service.client.answers import Answer
 from service.client.calls import Sent
 from service.client.tries import Tries
@@ -25,14 +26,28 @@ MOST_IN_GROUP = 16
 def http_options(
     url: str, api_key: str | None, connections: int, tls: ssl.SSLContext | None
 ) -> dict[str, Any]:
-    """Return the options of an httpx client; without `tls`, the usual authorities are trusted."""
+    """Return the options of an httpx client; without `tls`, the usual authorities are trusted.
+
+    Raises `ValueError` for a URL or a key that can't be one: no try would mend that.
+    """
     headers = {"user-agent": f"resnet-serve-client/{__version__}"}
     if api_key is not None:
-        headers["authorization"] = f"Bearer {api_key}"
-    if tls is None and url.startswith("http://"):
+        headers["authorization"] = f"Bearer {checked_key(api_key)}"
+    scheme = _scheme_of(url)
+    if tls is None and scheme == "http":
         tls = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)  # unused, and far faster to make
     limits = httpx.Limits(max_connections=connections, max_keepalive_connections=connections)
     return {"base_url": url, "headers": headers, "verify": tls or True, "limits": limits}
+
+
+def _scheme_of(url: str) -> str:
+    try:
+        address = httpx.URL(url)
+    except httpx.InvalidURL as error:
+        raise ValueError(f"url {url!r}: {error}") from error
+    if address.scheme not in {"http", "https"} or not address.host:
+        raise ValueError(f"url {url!r} must look like {DEFAULT_URL}")
+    return address.scheme
 
 
 def request_options(sent: Sent, tries: Tries) -> dict[str, Any]:

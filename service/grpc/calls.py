@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import time
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from http import HTTPStatus
+from urllib.parse import unquote
 
 import grpc
 from grpc.aio import ServicerContext as Context
@@ -20,6 +22,7 @@ from service.tracebacks import forget_frames, known_error
 
 _LEFT = 499  # as HTTP requests whose client has left are counted
 _METHOD = "GRPC"
+_PEER = re.compile(r"ipv[46]:(.+):[0-9]+")
 _ID, _AUTHORIZATION = "x-request-id", "authorization"
 
 _CODES: Mapping[int, grpc.StatusCode] = {
@@ -65,8 +68,7 @@ class Calls:
         status = int(HTTPStatus.OK)
         self._begin()
         try:
-            if scope is not Scope.PUBLIC:
-                record.key = self._runtime.authorize(given.get(_AUTHORIZATION), scope)
+            self._admit(given, scope, record)
             yield record
         except asyncio.CancelledError:
             status = _LEFT
@@ -81,6 +83,17 @@ class Calls:
         finally:
             self._end()
             self._record(method, context, record, status)
+
+    def admit_again(self, context: Context, scope: Scope, record: RequestRecord) -> None:
+        """Judge a further request of a call by the keys that are now in force.
+
+        Raises what `Guard.admit` does.
+        """
+        self._admit(_metadata(context), scope, record)
+
+    def _admit(self, given: Mapping[str, bytes], scope: Scope, record: RequestRecord) -> None:
+        if scope is not Scope.PUBLIC:
+            record.key = self._runtime.authorize(given.get(_AUTHORIZATION), scope)
 
     async def finished(self) -> None:
         """Wait until no call is left."""
@@ -127,7 +140,7 @@ class Calls:
             self._metrics.count_refusal(record.code)
         log_request(
             record.request_id,
-            (context.peer(),),
+            (address_of(context.peer()),),
             status,
             record.code,
             record.images,
@@ -136,8 +149,15 @@ class Calls:
             model=record.model,
             batch_size=record.stages.batch_size,
             total_ms=round(seconds * 1000, 3),
+            **({} if record.key is None else {"key": record.key}),
             **{f"{stage}_ms": ms for stage, ms in record.timings_ms().items()},
         )
+
+
+def address_of(peer: str) -> str:
+    """Return the address in gRPC's name of a client, as in `ipv4:127.0.0.1:42516`."""
+    found = _PEER.fullmatch(unquote(peer))
+    return found[1].strip("[]") if found else peer
 
 
 async def _next(requests: AsyncIterator[bytes]) -> bytes | None:

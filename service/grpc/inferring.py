@@ -49,13 +49,18 @@ class Inferring:
     ) -> AsyncIterator[bytes]:
         """Answer the requests of a stream one after another; an error ends only its request.
 
-        When the service stops, the stream ends behind the request that is being answered.
+        Each counts as a request of the key, which may also have been withdrawn since the stream
+        began. When the service stops, the stream ends behind the request that is being answered.
         """
         async with self._calls.call(method, context, Scope.CLASSIFY) as record:
+            is_first = True  # which was admitted with the call
             async for data in self._calls.until_stopping(requests):
                 own = RequestRecord(record.request_id)
                 message = messages.ModelStreamInferResponse()
                 try:
+                    if not is_first:
+                        self._calls.admit_again(context, Scope.CLASSIFY, own)
+                    is_first = False
                     response = await self._answer(data, own, context.time_remaining())
                     message.infer_response.CopyFrom(response)
                 except Exception as error:  # noqa: BLE001 - the next request is another one's

@@ -77,10 +77,13 @@ OPEN_INFERENCE = (
 
 TORCHSERVE = (
     Door("GET", "/ping", clouds.ping, Scope.PUBLIC, also_head=True),
-    Door("POST", "/predictions/{name}", clouds.predictions),
-    Door("POST", "/predictions/{name}/{version}", clouds.predictions),
+    *(
+        Door(method, path, clouds.predictions)
+        for path in ("/predictions/{name}", "/predictions/{name}/{version}")
+        for method in ("POST", "PUT")
+    ),
 )
-"""TorchServe's inference API."""
+"""TorchServe's inference API. Its examples send a file with `curl -T`, and so as PUT."""
 
 SAGEMAKER = (Door("POST", "/invocations", clouds.invocations),)
 """What Amazon SageMaker asks of a container, beside /ping."""

@@ -160,12 +160,23 @@ def _state_limits(described: dict[str, Any], runtime: Runtime) -> None:
             form["properties"]["files"].setdefault("maxItems", runtime.settings.max_images)
     classify = described["paths"][CLASSIFY.path]["post"]
     (top_k,) = (each for each in classify["parameters"] if each["name"] == "top_k")
-    top_k["schema"]["maximum"] = max(len(model.contract.labels) for model in runtime.repository)
-    unknown = _answered_by_no_model([*runtime.repository])
+    classes, unknown = depends_on(runtime)
+    if classes:
+        top_k["schema"]["maximum"] = classes
     classify["parameters"] = [p for p in classify["parameters"] if p["name"] not in unknown]
 
 
-def _answered_by_no_model(models: Sequence[ServedModel]) -> set[str]:
+def depends_on(runtime: Runtime) -> tuple[int, frozenset[str]]:
+    """Return what the description says about the models that are served at present.
+
+    That is how many classes one has at most, and which parameters each would refuse.
+    """
+    models = [*runtime.repository]
+    classes = max((len(model.contract.labels) for model in models), default=0)
+    return classes, _answered_by_no_model(models)
+
+
+def _answered_by_no_model(models: Sequence[ServedModel]) -> frozenset[str]:
     """Return the parameters that every model here would refuse."""
     calibrations = [model.calibration for model in models if model.calibration]
     answered = {
@@ -173,4 +184,4 @@ def _answered_by_no_model(models: Sequence[ServedModel]) -> set[str]:
         "coverage": bool(calibrations),
         "abstain": any(each.embedding and each.embedding.outside for each in calibrations),
     }
-    return {name for name, has_model in answered.items() if not has_model}
+    return frozenset(name for name, has_model in answered.items() if not has_model)

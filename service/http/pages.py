@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 from fastapi import FastAPI
@@ -13,7 +14,7 @@ from starlette.responses import Response
 from service.errors import MethodNotAllowedError, RequestError, RouteNotFoundError
 from service.http.exchange import exchange_of
 from service.http.json_body import json_body
-from service.http.openapi import document
+from service.http.openapi import depends_on, document
 from service.http.page import page_routes
 from service.http.problems import MEDIA_TYPE, headers_of, is_v2, problem
 from service.inference.runtime import Runtime
@@ -22,16 +23,20 @@ from service.tracebacks import internal_error
 
 def add_pages(app: FastAPI, runtime: Runtime) -> None:
     """Make FastAPI's pages show the table of routes and answer errors with problem details."""
+    described: object = None  # what of the models the description is about
 
     def openapi() -> dict[str, Any]:
-        if app.openapi_schema is None:
+        nonlocal described
+        if app.openapi_schema is None or described != depends_on(runtime):
+            described = depends_on(runtime)
             app.openapi_schema = document(
                 runtime, app.title, app.version, app.summary or "", runtime.settings.root_path
             )
         return app.openapi_schema
 
     async def answer(_: Request) -> Response:
-        return Response(json_body(app.openapi()), media_type="application/json")
+        found = await asyncio.to_thread(app.openapi)  # slow, if the models have changed
+        return Response(json_body(found), media_type="application/json")
 
     app.openapi = openapi  # type: ignore[method-assign]  # as FastAPI's documentation says
     # Before FastAPI's own route of the same path, whose answer has no final newline.

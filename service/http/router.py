@@ -138,6 +138,6 @@ class _Endpoint:
 
 async def _answer_for_the_server(exchange: Exchange) -> None:
     """Answer "OPTIONS *", which asks about the server as a whole (RFC 9110, section 9.3.7)."""
-    headers = [(b"allow", b"GET, POST, DELETE, OPTIONS")]
+    headers = [(b"allow", b"GET, POST, PUT, DELETE, OPTIONS")]
     await exchange.send({"type": "http.response.start", "status": 204, "headers": headers})
     await exchange.send({"type": "http.response.body", "body": b""})

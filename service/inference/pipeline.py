@@ -34,6 +34,7 @@ from service.models.model import ServedModel
 from service.preprocess.decode import DecodedImage, DecodePolicy, decode, decode_at_once
 from service.preprocess.header import read_header
 from service.tracebacks import forget_frames, known_error
+from service.wording import shortened
 
 Results = list[ImageResult | RequestError]
 Run = Callable[[InferenceRequest], Awaitable[Results]]
@@ -280,7 +281,7 @@ def _check_outputs(model: ServedModel, outputs: Sequence[str]) -> None:
     available = (PROBABILITIES, *model.contract.optional_outputs)
     if missing := [name for name in outputs if name not in available]:
         raise MissingOutputError(
-            f"model {model.name} has no output {', '.join(missing)}; "
+            f"model {model.name} has no output {', '.join(map(shortened, missing[:5]))}; "
             f"its file has: {', '.join(available)}"
         )
 

@@ -32,10 +32,14 @@ def overlay(
     The map is scaled to its own range: nothing is drawn where it is lowest. The picture outside
     the box is shaded.
     """
-    left, top, right, bottom = map(round, box)
-    right, bottom = max(right, left + 1), max(bottom, top + 1)
-    size = right - left, bottom - top
-    levels = Image.fromarray(scaled(values)).resize(size, Image.Resampling.BICUBIC)
+    height, width = values.shape
+    left, right, *across = _along(box[0], box[2], picture.width, width)
+    top, bottom, *down = _along(box[1], box[3], picture.height, height)
+    levels = Image.fromarray(scaled(values)).resize(
+        (right - left, bottom - top),
+        Image.Resampling.BICUBIC,
+        (across[0], down[0], across[1], down[1]),
+    )
     heat = Image.fromarray((np.asarray(levels).clip(0, 1) * 255).astype(np.uint8))
     opacity = heat.point([round(_STRONGEST * level) for level in range(256)])
     heat.putpalette(_palette())
@@ -44,6 +48,19 @@ def overlay(
     drawn = Image.blend(picture, Image.new("RGB", picture.size, _SHADE), _UNSEEN)
     drawn.paste(seen, (left, top))
     return drawn
+
+
+def _along(first: float, last: float, side: int, values: int) -> tuple[int, int, float, float]:
+    """Return where on a side of the picture the map lies, at least a pixel, and which part of it.
+
+    The rest, which may be many times as large, is not drawn: it lies where a model's input is
+    filled.
+    """
+    begin = min(round(first), side - 1)
+    end = max(round(last), begin + 1, 1)
+    seen_from, seen_to = max(begin, 0), min(end, side)
+    scale = values / (end - begin)
+    return seen_from, seen_to, (seen_from - begin) * scale, min((seen_to - begin) * scale, values)
 
 
 def png(image: Image.Image) -> bytes:

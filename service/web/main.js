@@ -95,9 +95,15 @@ async function loadModels() {
     disabled: model.state !== "ready",
   })));
   const same = served.findIndex((each) => each.name === before?.name && each.version === before?.version);
-  const byDefault = served.findLastIndex((each) => each.default);
-  select.selectedIndex = same >= 0 ? same : Math.max(0, byDefault);
+  select.selectedIndex = same >= 0 ? same : mostAsked(served);
   describe();
+}
+
+/** Return the index of the default model's version that most requests get, 0 without one. */
+function mostAsked(models) {
+  const share = ({ default: byDefault, share }) => (byDefault ? share : -1);
+  const most = Math.max(...models.map(share));
+  return Math.max(0, models.findLastIndex((each) => share(each) === most));
 }
 
 function describe() {

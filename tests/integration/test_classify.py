@@ -61,6 +61,33 @@ def test_a_server_gives_the_same_rows(model, photos):
     assert "the server has color" in unknown.stderr
 
 
+def test_a_server_is_asked_for_the_version_that_it_answers_with(photos, tmp_path):
+    """Not for the highest, where another one was chosen."""
+    models = tmp_path / "models"
+    for version in (1, 2):
+        write_color_model(models / "color" / f"{version}.onnx")
+    with serving("--models", models, "--model-versions", "color=1") as server:
+        ended = run_to_end([*COMMAND, str(photos), "--url", server.url])
+    assert {json.loads(row).get("version", 1) for row in ended.stdout.splitlines()} == {1}
+
+
+@pytest.mark.parametrize("url", ["127.0.0.1:8000", "ftp://127.0.0.1", "http://[::1"])
+def test_a_url_that_can_not_be_one_is_told_at_once(photos, url):
+    ended = run_to_end([*COMMAND, str(photos), "--url", url])
+    assert ended.returncode == 1
+    assert f"--url: url {url!r}" in ended.stderr
+    assert "Traceback" not in ended.stderr
+
+
+def test_a_key_file_with_more_than_a_key_is_told_and_not_shown(photos):
+    (photos / "key").write_text("shop.secret\nshop.secret\n")
+    flags = ["--url", "http://127.0.0.1:1", "--api-key-file", str(photos / "key")]
+    ended = run_to_end([*COMMAND, str(photos), *flags])
+    assert ended.returncode == 1
+    assert "key: an API key is one word" in ended.stderr
+    assert "secret" not in ended.stderr
+
+
 def test_a_server_that_is_away_is_one_line(photos):
     ended = run_to_end([*COMMAND, str(photos), "--url", "http://127.0.0.1:1", "--timeout-s", "0.2"])
     assert ended.returncode == 1

@@ -315,3 +315,30 @@ def test_a_key_is_asked_for_where_one_is_needed_and_sent_from_then_on(browser, s
     page.reload()
     expect(page.locator("#about")).not_to_be_empty()
     context.close()
+
+
+def test_the_services_own_keys_are_taken_and_the_rest_works_without_the_live_view(
+    browser, tmp_path
+):
+    """With a key that may only classify."""
+    write_color_model(tmp_path / "models" / "color.onnx")
+    keys = Path(__file__).parents[1] / "helpers" / "keys.txt"
+    context = browser.new_context()
+    with serving("--models", tmp_path / "models", "--api-keys", keys) as guarded:
+        page = context.new_page()
+        page.goto(guarded.url)
+        page.get_by_label("API key").fill("classify.secret")
+        page.get_by_role("button", name="Use this key").click()
+        expect(page.locator("#about")).not_to_be_empty()
+        page.set_input_files("#files", given("a.png", colored("red")))
+        expect(page.locator(".labels .name").first).to_have_text("red")
+        expect(page.locator("#live-error")).to_contain_text("needs a key with the scope metrics")
+    context.close()
+
+
+def test_the_version_that_answers_others_is_chosen_first(browser, tmp_path):
+    for version in (1, 2):
+        write_color_model(tmp_path / "models" / "color" / f"{version}.onnx")
+    flags = ["--models", tmp_path / "models", "--model-versions", "color=1"]
+    with serving(*flags) as pinned, opened(browser, pinned.url) as page:
+        expect(page.locator("#model")).to_have_value(re.compile("^color 1"))

@@ -116,6 +116,9 @@ def test_all_bad_settings_are_named_at_once():
         ),
         ({"jpeg_draft_ratio": "1.9"}, "jpeg_draft_ratio"),
         ({"jpeg_draft_ratio": "0.1"}, "jpeg_draft_ratio"),
+        ({"grpc_port": "8000"}, "grpc_port is a port of HTTP"),
+        ({"grpc_port": "9000", "metrics_port": "9000"}, "grpc_port is a port of HTTP"),
+        ({"metrics_port": "8000"}, "metrics_port: must be another port"),
     ],
 )
 def test_settings_that_do_not_fit_together_are_refused(changes, said):

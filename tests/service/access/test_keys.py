@@ -31,6 +31,13 @@ def test_a_key_is_known_by_its_hash_and_no_two_are_the_same(tmp_path):
     assert key.partition(".")[2] not in known.line()
 
 
+@pytest.mark.parametrize("rate", [1_000_000, 123_456.789, 0.000_01, 5])
+def test_a_line_that_was_made_can_be_read_whatever_its_rate(tmp_path, rate):
+    _, known = new_key("shop", (Scope.CLASSIFY,), rate)
+    (read,) = read_keys(write(tmp_path / "keys", known.line()))
+    assert read.rate == rate
+
+
 def test_comments_and_empty_lines_are_passed_over(tmp_path):
     path = write(tmp_path / "keys", "# a comment", "", f"  a\t{HASH}  admin,metrics 5 ", "   # b")
     (key,) = read_keys(path)

@@ -18,8 +18,10 @@ from color_model import write_color_model
 from images import colored
 
 from service import __version__
+from service.access.keys import new_key
+from service.access.scopes import GIVEN
 from service.bench.cli import run_bench
-from service.bench.errors import ReferenceAnswerError, TargetError
+from service.bench.errors import OptionError, ReferenceAnswerError, TargetError
 from service.contract import MultiLabel
 
 Bench = Callable[..., dict]
@@ -46,6 +48,25 @@ def bench(tmp_path: Path) -> Bench:
 
 def svgs(page: str) -> list[ET.Element]:
     return [ET.fromstring(text) for text in re.findall(r"<svg.*?</svg>", page, re.DOTALL)]  # noqa: S314 - our own
+
+
+def test_a_server_with_keys_is_asked_with_one_which_no_report_has(bench, serve, tmp_path):
+    key, known = new_key("load", GIVEN, None)
+    (tmp_path / "keys").write_text(known.line() + "\n")
+    (tmp_path / "key").write_text(key + "\n")
+    client = serve(api_keys=tmp_path / "keys")
+    report = bench(client, clients=2, api_key_file=tmp_path / "key")
+    (run,) = report["runs"]
+    assert run["errors"] == {}
+    assert run["ok"] > 10
+    assert run["server"]["cpu_s"] > 0
+    assert report["server"]["settings"]["models"]
+    assert key.partition(".")[2] not in (tmp_path / "r.json").read_text()
+    with pytest.raises(ReferenceAnswerError, match="401"):
+        bench(client)
+    (tmp_path / "key").write_text("two words")
+    with pytest.raises(OptionError, match=r"--api-key-file .*/key: an API key is one word"):
+        bench(client, api_key_file=tmp_path / "key")
 
 
 def test_a_closed_loop_reports_what_the_server_did(bench, serve, tmp_path, capsys):

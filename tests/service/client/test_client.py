@@ -157,6 +157,17 @@ def test_models_limits_and_health_are_told(ask):
     assert health.models[0].name == "color"
 
 
+@pytest.mark.parametrize("kind", [Client, AsyncClient])
+def test_a_key_or_url_that_can_not_be_one_is_refused_at_once(kind):
+    """A connection would not show what is wrong, and its error would show the key."""
+    with pytest.raises(ValueError, match="visible ASCII") as refused:
+        kind(api_key="shop.secret\n")
+    assert "secret" not in str(refused.value)
+    for url in ("127.0.0.1:8000", "ftp://127.0.0.1", "http://", "http://[::1", "http://a:port"):
+        with pytest.raises(ValueError, match="url"):
+            kind(url)
+
+
 def test_a_service_that_is_away_is_told_within_the_timeout():
     with Client("http://127.0.0.1:1", timeout=0.3) as client, pytest.raises(UnreachableError):
         client.classify(RED)

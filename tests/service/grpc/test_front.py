@@ -6,6 +6,7 @@ import asyncio
 import queue
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -27,6 +28,7 @@ from tritonclient.utils import InferenceServerException
 from service.app import create_app
 from service.errors import SettingsError
 from service.grpc import grpc_service_pb2
+from service.grpc.calls import address_of
 from service.settings import Settings, load_settings
 
 messages: Any = grpc_service_pb2
@@ -325,7 +327,7 @@ def test_a_port_that_is_in_use_stops_the_start(server, model_folder):
 
 
 def test_grpc_needs_a_port_of_its_own():
-    with pytest.raises(SettingsError, match="grpc_port is the port of HTTP"):
+    with pytest.raises(SettingsError, match="grpc_port is a port of HTTP"):
         load_settings({"port": "8000", "grpc_port": "8000"}, {})
 
 
@@ -408,9 +410,69 @@ def test_a_stream_needs_a_key_too(front):
     answers: queue.Queue[Any] = queue.Queue()
     with triton.InferenceServerClient(front(api_keys=keys).address) as client:
         client.start_stream(lambda result, error: answers.put(error or result))
-        client.async_stream_infer("color", [tensor()])
+        with suppress(InferenceServerException):  # the stream may have been refused by now
+            client.async_stream_infer("color", [tensor()])
         error = answers.get(timeout=60)
         assert "needs an API key" in str(error)
+
+
+def test_each_request_of_a_stream_counts_for_the_rate_of_its_key(front):
+    """Or whoever opens a stream could ask without a limit."""
+    keys = Path(__file__).parents[2] / "helpers" / "keys.txt"
+    answers: queue.Queue[Any] = queue.Queue()
+    with triton.InferenceServerClient(front(api_keys=keys).address) as client:
+        client.start_stream(
+            lambda result, error: answers.put(error or result), headers=with_key("once")
+        )
+        for _ in range(2):
+            client.async_stream_infer("color", [tensor()])
+        first, second = (answers.get(timeout=60) for _ in range(2))
+        assert first.as_numpy("probabilities").argmax(axis=1).tolist() == [1, 2]
+        assert "once may make 0.0001 requests a second" in str(second)
+
+
+def test_a_stream_ends_to_be_answered_when_its_key_is_withdrawn(front, tmp_path):
+    keys = tmp_path / "keys.txt"
+    keys.write_text((Path(__file__).parents[2] / "helpers" / "keys.txt").read_text())
+    server = front(api_keys=keys)
+    answers: queue.Queue[Any] = queue.Queue()
+    with triton.InferenceServerClient(server.address) as client:
+        client.start_stream(
+            lambda result, error: answers.put(error or result), headers=with_key("classify")
+        )
+        client.async_stream_infer("color", [tensor()])
+        assert answers.get(timeout=60).as_numpy("probabilities") is not None
+        keys.write_text("# nobody\n")
+        server.http.app.state.runtime.guard.reload()
+        client.async_stream_infer("color", [tensor()])
+        assert "the API key is not valid here" in str(answers.get(timeout=60))
+
+
+@pytest.mark.parametrize(
+    ("peer", "address"),
+    [
+        ("ipv4:127.0.0.1:42516", "127.0.0.1"),
+        ("ipv6:[::1]:42516", "::1"),
+        ("ipv6:%5Bfe80::1%25eth0%5D:42516", "fe80::1%eth0"),
+        ("unix:", "unix:"),
+    ],
+)
+def test_a_clients_address_is_logged_as_over_http(peer, address):
+    assert address_of(peer) == address
+
+
+def test_the_log_has_the_name_of_the_key_and_the_clients_address(model_folder):
+    keys = Path(__file__).parents[2] / "helpers" / "keys.txt"
+    flags = ["--models", model_folder, "--api-keys", keys]
+    with (
+        reserved_port() as port,
+        serving(*flags, "--grpc-port", port) as program,
+        triton.InferenceServerClient(f"127.0.0.1:{port}") as client,
+    ):
+        client.infer("color", [tensor()], headers=with_key("classify"))
+        line = program.wait_for("request")
+        assert (line["path"], line["key"]) == (INFER, "classify")
+        assert line["client"] == "127.0.0.1"
 
 
 def test_calls_are_encrypted_where_http_is_and_new_ones_get_new_certificates(tmp_path):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+from pathlib import Path
 
 import pytest
 from color_model import color_contract, write_color_model
@@ -30,9 +31,10 @@ def test_ping_follows_readiness(client):
 
 @pytest.mark.parametrize("path", ["/predictions/color", "/predictions/color/1"])
 def test_torchserve_gets_labels_and_their_probabilities(client, path):
-    """Of a raw body, as `curl -T` sends it without a type, and of a form."""
+    """Of a raw body, as `curl -T` sends it: as PUT, without a type. And of a form."""
     for answer in (
         client.post(path, content=colored("green")).json(),
+        client.put(path, content=colored("green")).json(),
         client.post(path, files={"data": ("a.png", colored("green"))}).json(),
     ):
         assert best(answer) == "green"
@@ -88,6 +90,19 @@ def test_vertex_gets_predictions_at_the_routes_that_it_chose(serve):
     answer = client.post(PREDICT, json=body).json()
     found = [prediction["labels"][0]["label"] for prediction in answer["predictions"]]
     assert found == ["red", "blue"]
+
+
+def test_routes_that_vertex_chose_win_over_the_services_own(serve):
+    """So that its health check needs no key, as it has none."""
+    keys = Path(__file__).parents[2] / "helpers" / "keys.txt"
+    client = serve(
+        vertex_health_route="/health", vertex_predict_route="/v1/classify", api_keys=keys
+    )
+    assert client.get("/health").json() == {"status": "Healthy"}
+    body = {"instances": [{"b64": base64.b64encode(colored("red")).decode()}]}
+    headers = {"authorization": "Bearer classify.secret"}
+    answer = client.post("/v1/classify", json=body, headers=headers).json()
+    assert answer["predictions"][0]["labels"][0]["label"] == "red"
 
 
 @pytest.mark.parametrize(

@@ -71,3 +71,20 @@ def test_the_api_describes_thresholds_where_a_model_has_some(served):
     (threshold,) = (each for each in operation["parameters"] if each["name"] == "threshold")
     assert threshold["schema"]["type"] == "number"
     assert (threshold["schema"]["minimum"], threshold["schema"]["maximum"]) == (0, 1)
+
+
+def test_the_api_describes_the_models_that_are_served_now(serve, model_folder):
+    """Not those of the start: what changes is loaded and unloaded while the service runs."""
+    client = serve(admin=True)
+
+    def described() -> dict[str, dict]:
+        operation = client.get("/openapi.json").json()["paths"]["/v1/classify"]["post"]
+        return {each["name"]: each["schema"] for each in operation["parameters"]}
+
+    assert "threshold" not in described()
+    write_color_model(model_folder / "many.onnx", name="many", multi_label=MultiLabel())
+    assert client.post("/v1/models/many/load").status_code == 200
+    assert "threshold" in described()
+    for name in ("many", "color"):
+        assert client.post(f"/v1/models/{name}/unload").status_code == 200
+    assert "threshold" not in described()

@@ -256,7 +256,7 @@ def test_the_server_as_a_whole_can_be_asked_for_its_methods(serve, root_path):
             while not answer.endswith(b"\r\n\r\n"):
                 answer += connection.recv(65536)
             assert answer.startswith(b"HTTP/1.1 204 ")
-            assert b"\r\nallow: GET, POST, DELETE, OPTIONS\r\n" in answer
+            assert b"\r\nallow: GET, POST, PUT, DELETE, OPTIONS\r\n" in answer
             assert b"content-length" not in answer.lower()
     found = samples(client)
     labels = {"route": "*", "method": "OPTIONS", "status": "204"}

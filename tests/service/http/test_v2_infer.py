@@ -229,6 +229,7 @@ def changed(**members: object) -> dict:
         (changed(parameters={"binary_data_size": 3}), "invalid_inference_request", "both data"),
         (changed(parameters={"shared_memory_region": "r"}), "no_shared_memory", "send the data"),
         (GOOD | {"outputs": [{"name": "nope"}]}, "missing_output", "its file has: probabilities"),
+        (GOOD | {"outputs": [{"name": "x" * 9999}]}, "missing_output", "xxx...; its file has"),
         (GOOD | {"parameters": {"sequence_id": 5}}, "invalid_inference_request", "no state"),
         (GOOD | {"parameters": {"triton_x": 5}}, "invalid_inference_request", "reserved"),
         (GOOD | {"parameters": {"timeout": -1}}, "invalid_timeout", "microseconds"),

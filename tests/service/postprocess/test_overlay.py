@@ -39,6 +39,17 @@ def test_an_even_map_draws_nothing():
     assert np.array_equal(pixels(overlay(picture, even, (0, 0, 40, 30))), pixels(picture))
 
 
+def test_only_the_part_on_the_picture_is_drawn_however_large_the_box():
+    """As where a tall image is filled up to the input of a model for panoramas."""
+    picture = photo(60, 40)
+    values = np.random.default_rng(1).random((4, 9), np.float32)
+    wide = Image.new("RGB", (180, 40))
+    wide.paste(picture, (70, 0))
+    whole = pixels(overlay(wide, values, (0, 0, 180, 40)))[:, 70:130]
+    assert np.abs(pixels(overlay(picture, values, (-70, 0, 110, 40))) - whole).max() <= 1
+    assert overlay(picture, values, (-1e8, -1e8, 1e8, 1e8)).size == (60, 40)
+
+
 def test_a_box_may_reach_beyond_the_picture():
     """As of a model that pads its input: what falls on the padding is not drawn."""
     picture = Image.new("RGB", (80, 40), (90, 90, 90))
