@@ -34,6 +34,7 @@ from service.models.proving import DisagreementError, Prover
 from service.models.stamps import Stamp
 from service.models.state import State, StateMachine
 from service.models.totals import Totals
+from service.models.use import Use
 from service.settings import Settings
 from service.tuning.profile import Profile
 
@@ -104,6 +105,8 @@ class ServedModel:
             device=device,
             patience_s=self.timeout_ms / 1000,
         )
+        self.use = Use()
+        """By requests; entered when one has found this model, and left when it is answered."""
         self.machine = StateMachine()
         self.totals = Totals()
         self._batches_before = metrics.batches()
@@ -310,9 +313,13 @@ class ServedModel:
         return {size: round(median * 1000, 3) for size, median, _ in self._latencies.rows()}
 
     def batcher(self) -> Batcher:
-        """Return the queue to submit to; raises `NotReadyError` while the model does not answer."""
+        """Return the queue to submit to; raises `NotReadyError` while the model does not answer.
+
+        One that is being retired still answers the requests that have found it.
+        """
         state, reason = self.machine.status
-        if self._batcher is None or state is not State.READY:
+        answers = state is State.READY or (state is State.RETIRING and self.use)
+        if self._batcher is None or not answers:
             raise NotReadyError(f"model {self.name} is not ready: {reason}")
         return self._batcher
 
@@ -325,7 +332,7 @@ class ServedModel:
         return self._batcher.trouble(stuck_after_s) if self._batcher else None
 
     async def retire(self, timeout_s: float) -> None:
-        """Answer what was accepted, then close; call it on the event loop that answers.
+        """Answer the requests that have found it, then close; call it on their event loop.
 
         What is not answered within `timeout_s` is failed.
         """
@@ -334,6 +341,7 @@ class ServedModel:
         try:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(timeout_s):
+                    await self.use.ended()  # first: images of theirs may have yet to arrive
                     await self.gate.emptied()
         finally:  # also if the caller is cancelled: requests don't find the model any more
             await asyncio.to_thread(self.close, max(0.0, end - time.monotonic()))
