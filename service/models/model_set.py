@@ -93,9 +93,13 @@ class ModelSet:
     def policy(self, name: str) -> VersionPolicy:
         """Return which versions of a model answer requests that name none.
 
-        Of several loaded versions, the newest was loaded with the newest settings.
+        Of several loaded versions, the newest was loaded with the newest settings. These also hold
+        once every version of the policy that comes before them is gone.
         """
-        return self.policies.get(name) or self._own_policies.get(name, _LATEST)
+        before = self.policies.get(name)
+        if before is not None and before.of(self._by_name.get(name, {})):
+            return before
+        return self._own_policies.get(name, _LATEST)
 
     def would_answer(self, name: str, version: int) -> bool:
         """Return whether a version alone answers as the model's settings say."""
