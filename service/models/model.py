@@ -181,6 +181,11 @@ class ServedModel:
         self.metrics.ready.set_function(lambda: self.state is State.READY)
         self.metrics.broken.set_function(lambda: self.broken)
 
+    def hide_from_metrics(self) -> None:
+        """Make the metrics of this name and version show that none is loaded, and let go of it."""
+        for gauge in (self.metrics.queue_length, self.metrics.ready, self.metrics.broken):
+            gauge.set_function(_zero)
+
     def start(self, pool: WorkerPool, concurrency: ConcurrencyLimit) -> None:
         """Have the pool's threads serve the queue."""
         self._batcher = Batcher(
@@ -353,4 +358,9 @@ class ServedModel:
         self._closing.set()
         if self._batcher is None or self._batcher.close(timeout_s):
             self.engine.close()
+        self.classifier_weight = None  # what was there at the start is never collected
         self.machine.to(State.RETIRED, "it was retired")
+
+
+def _zero() -> float:
+    return 0.0

@@ -257,6 +257,7 @@ class Repository:
             evicted = EvictedModel(model.file, model.stamp, model.memory, model.options.policy)
             self.models = self.models.evicting(evicted)
             await model.retire(timeout_s)
+            model.hide_from_metrics()
             _log.info("model_evicted", model=model.name, version=model.version)
 
     def _forget(self, model: Known) -> None:

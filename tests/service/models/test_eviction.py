@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import threading
+import weakref
 from pathlib import Path
 
 import pytest
@@ -285,3 +287,27 @@ def test_no_more_is_evicted_than_must_be_and_the_limits_hold(models, memory, mos
         assert limits.lack(new, [*left, victims[-1]]), "the last one need not have gone"
         kept = [model.last_used for model in left if not model.options.pinned]
         assert max(model.last_used for model in victims) <= min(kept, default=10)
+
+
+def test_an_evicted_model_leaves_nothing_behind_but_its_counters(model_folder):
+    """Its explanations' weight neither."""
+    write_color_model(model_folder / "color.onnx", extra_outputs=True)
+
+    async def work(app, client) -> None:
+        repository = app.state.runtime.repository
+        (model,) = repository
+        answer = await client.post("/v1/explain", content=colored("red"))
+        assert (answer.status_code, model.classifier_weight is not None) == (200, True)
+        await repository.evict(model, timeout_s=10)
+        assert model.classifier_weight is None
+        gone = weakref.ref(model)
+        del model
+        gc.collect()
+        assert gone() is None
+        shown = (await client.get("/metrics")).text
+        labels = 'model="color",version="1"'
+        for gauge in ("queue_length", "model_ready", "model_broken"):
+            assert f"resnet_serve_{gauge}{{{labels}}} 0.0" in shown
+        assert 'resnet_serve_images_total{model="color",outcome="ok",version="1"} 1.0' in shown
+
+    during(model_folder, work)
