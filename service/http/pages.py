@@ -17,17 +17,22 @@ from service.http.openapi import document
 from service.http.page import page_routes
 from service.http.problems import MEDIA_TYPE, headers_of, is_v2, problem
 from service.inference.runtime import Runtime
+from service.models.model_set import ModelSet
 from service.tracebacks import internal_error
 
 
 def add_pages(app: FastAPI, runtime: Runtime) -> None:
     """Make FastAPI's pages show the table of routes and answer errors with problem details."""
+    described: ModelSet | None = None
 
     def openapi() -> dict[str, Any]:
-        if app.openapi_schema is None:
+        nonlocal described
+        models = runtime.repository.models
+        if app.openapi_schema is None or described is not models:
             app.openapi_schema = document(
                 runtime, app.title, app.version, app.summary or "", runtime.settings.root_path
             )
+            described = models
         return app.openapi_schema
 
     async def answer(_: Request) -> Response:
