@@ -159,6 +159,31 @@ def test_versions_that_are_compared_are_not_evicted(model_folder):
     )  # fmt: skip
 
 
+def test_an_evicted_model_that_found_no_room_is_loaded_once_there_is(model_folder):
+    """The room that there was when it was asked for may be gone when its load begins."""
+    for version in (1, 2):
+        write_color_model(model_folder / "v" / f"{version}.onnx")
+
+    async def work(app, client) -> None:
+        await client.delete("/v1/models/v/rollout")
+        async with app.state.runtime.control._changes.lock:
+            assert (await ask(client, "color")).json()["code"] == "model_evicted"
+            await client.post("/v1/models/v/rollout?version=2&mode=shadow&percent=10")
+        await until(lambda: 'model_loads_total{model="color",outcome="failed"} 1.0' in shown(app))
+        assert (await ask(client, "color")).json()["code"] == "no_room_for_model"
+        await client.delete("/v1/models/v/rollout")
+        assert (await ask(client, "color")).json()["code"] == "model_evicted"
+        await until(lambda: loaded(app) == ["color", "v"])
+
+    def shown(app) -> str:
+        return app.state.runtime.metrics.render().decode()
+
+    during(
+        model_folder, work, default_model="v", max_models=2, admin=True,
+        rollout={"v": "2:shadow:10"},
+    )  # fmt: skip
+
+
 def test_without_room_beside_pinned_models_a_request_is_refused(model_folder):
     write_models(model_folder, "a")
     (model_folder / "color.toml").write_text("pinned = true")
