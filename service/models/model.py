@@ -202,8 +202,11 @@ class ServedModel:
     def warm_up(self, stop: threading.Event) -> None:
         """Run the golden cases at each batch size and set the resulting state.
 
-        Blocks until done, or until the current batch size is done once `stop` is set.
+        Blocks until done, or until the current batch size is done once `stop` is set. Does nothing
+        for a model that is closed, and ends once it is.
         """
+        if self._closing.is_set():
+            return
         started = time.perf_counter()
         try:
             engine, worst = self._prover.prove(self.engine, self._reopen, stop)
@@ -216,6 +219,8 @@ class ServedModel:
             self._on_failure(error)
             return
         except Exception as error:  # noqa: BLE001 - a model that can't run must not stop the others
+            if self._closing.is_set():
+                return  # it failed since its engine is closed
             _log.exception("warm_up_failed", model=self.name, version=self.version)
             if self.machine.to(State.FAILED, f"warm-up failed: {error}"):
                 self._reload_later()

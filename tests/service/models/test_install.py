@@ -334,3 +334,32 @@ def test_a_broken_file_is_replaced_and_a_model_retired_without_a_restart(tmp_pat
 
     with capture_logs():
         during(model_folder, work, default_model="color")
+
+
+def test_models_that_are_unloaded_before_or_during_their_warm_up_are_not_reported(model_folder):
+    write_color_model(model_folder / "late.onnx")
+
+    async def work(app, client) -> None:
+        repository = app.state.runtime.repository
+        models = [await asyncio.to_thread(opened, repository, name) for name in ("color", "late")]
+        first, second = models
+        held = Held(first)
+        warming = asyncio.create_task(
+            asyncio.to_thread(lambda: [model.warm_up(threading.Event()) for model in models])
+        )
+        await wait_for(held.begun)
+        for model in models:
+            await model.retire(10)
+        with capture_logs() as logs:
+            held.go.set()
+            await warming
+        assert logs == []
+        assert [first.state, second.state] == [State.RETIRED, State.RETIRED]
+
+    def opened(repository, name: str):
+        loaded = repository._loader.open(ModelFile(name, 1, model_folder / f"{name}.onnx"))
+        model = repository._loader.serve(loaded)
+        model.start(repository._pool, repository._concurrency)
+        return model
+
+    during(model_folder, work, default_model="color")
