@@ -15,7 +15,7 @@ from service.errors import InvalidInferError, NotSupportedError, SharedMemoryErr
 from service.grpc.calls import Calls
 from service.grpc.convert import parameters_of
 from service.grpc.messages import messages
-from service.grpc.names import model_of
+from service.grpc.names import model_of, shown_model_of
 from service.inference.record import RequestRecord
 from service.inference.runtime import Runtime
 from service.kserve import describe
@@ -78,6 +78,9 @@ class Describing:
     def _model(self, request: Any, record: RequestRecord) -> ServedModel:
         return model_of(self._runtime, request.name, request.version, record)
 
+    def _shown(self, request: Any, record: RequestRecord) -> ServedModel:
+        return shown_model_of(self._runtime, request.name, request.version, record)
+
     def _live(self, *_: object) -> dict[str, Any]:
         return {"live": not self._runtime.repository.troubles()}
 
@@ -85,7 +88,7 @@ class Describing:
         return {"ready": not self._runtime.unready_reasons()}
 
     def _model_ready(self, request: Any, record: RequestRecord) -> dict[str, Any]:
-        return {"ready": self._model(request, record).state is State.READY}
+        return {"ready": self._shown(request, record).state is State.READY}
 
     def _metadata(self, request: Any, record: RequestRecord) -> dict[str, Any]:
         model = self._model(request, record)
@@ -97,7 +100,7 @@ class Describing:
 
     def _statistics(self, request: Any, record: RequestRecord) -> dict[str, Any]:
         repository = self._runtime.repository
-        models = [self._model(request, record)] if request.name else list(repository)
+        models = [self._shown(request, record)] if request.name else list(repository)
         return {"model_stats": [describe.model_statistics(model) for model in models]}
 
     async def _index(self, request: Any, _: RequestRecord) -> dict[str, Any]:

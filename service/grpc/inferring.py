@@ -95,8 +95,9 @@ class Inferring:
                 call = partial(_read, message, model, runtime.settings.max_images)
                 if message.raw_input_contents:
                     size //= _RAW_IS_FASTER
-                request, images = await at_once_or_in_thread(runtime, call, due, size)
-                response = await run(runtime, model, request, images, due, record)
+                with model.use:
+                    request, images = await at_once_or_in_thread(runtime, call, due, size)
+                    response = await run(runtime, model, request, images, due, record)
             return response_of(response, final=wants_final(message))
 
 

@@ -13,3 +13,13 @@ def model_of(runtime: Runtime, name: str, version: str, record: RequestRecord) -
     model = runtime.repository.find(name, version_of(version), record.request_id)
     record.model = model.name
     return model
+
+
+def shown_model_of(runtime: Runtime, name: str, version: str, record: RequestRecord) -> ServedModel:
+    """Return the model that a message names, to be looked at: an evicted one stays evicted.
+
+    Raises what `Repository.look_up` does.
+    """
+    model = runtime.repository.look_up(name, version_of(version), record.request_id)
+    record.model = model.name
+    return model

@@ -158,22 +158,14 @@ def _state_limits(described: dict[str, Any], runtime: Runtime) -> None:
             body = described["paths"][operation.path]["post"]["requestBody"]
             form = body["content"]["multipart/form-data"]["schema"]
             form["properties"]["files"].setdefault("maxItems", runtime.settings.max_images)
+    models = runtime.repository.models
+    if not models.loaded or models.evicted:
+        return  # what evicted ones answer is not known
     classify = described["paths"][CLASSIFY.path]["post"]
     (top_k,) = (each for each in classify["parameters"] if each["name"] == "top_k")
-    classes, unknown = depends_on(runtime)
-    if classes:
-        top_k["schema"]["maximum"] = classes
+    top_k["schema"]["maximum"] = max(len(model.contract.labels) for model in models.loaded)
+    unknown = _answered_by_no_model(models.loaded)
     classify["parameters"] = [p for p in classify["parameters"] if p["name"] not in unknown]
-
-
-def depends_on(runtime: Runtime) -> tuple[int, frozenset[str]]:
-    """Return what the description says about the models that are served at present.
-
-    That is how many classes one has at most, and which parameters each would refuse.
-    """
-    models = [*runtime.repository]
-    classes = max((len(model.contract.labels) for model in models), default=0)
-    return classes, _answered_by_no_model(models)
 
 
 def _answered_by_no_model(models: Sequence[ServedModel]) -> frozenset[str]:

@@ -14,24 +14,26 @@ from starlette.responses import Response
 from service.errors import MethodNotAllowedError, RequestError, RouteNotFoundError
 from service.http.exchange import exchange_of
 from service.http.json_body import json_body
-from service.http.openapi import depends_on, document
+from service.http.openapi import document
 from service.http.page import page_routes
 from service.http.problems import MEDIA_TYPE, headers_of, is_v2, problem
 from service.inference.runtime import Runtime
+from service.models.model_set import ModelSet
 from service.tracebacks import internal_error
 
 
 def add_pages(app: FastAPI, runtime: Runtime) -> None:
     """Make FastAPI's pages show the table of routes and answer errors with problem details."""
-    described: object = None  # what of the models the description is about
+    described: ModelSet | None = None
 
     def openapi() -> dict[str, Any]:
         nonlocal described
-        if app.openapi_schema is None or described != depends_on(runtime):
-            described = depends_on(runtime)
+        models = runtime.repository.models
+        if app.openapi_schema is None or described is not models:
             app.openapi_schema = document(
                 runtime, app.title, app.version, app.summary or "", runtime.settings.root_path
             )
+            described = models
         return app.openapi_schema
 
     async def answer(_: Request) -> Response:

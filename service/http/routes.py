@@ -233,6 +233,7 @@ OPERATIONS = (
         answers={200: Answer("The model's versions", ModelIndex, examples.MODEL_INDEX)},
         problems={
             400: "Bad parameter",
+            403: "Not allowed without the scope admin",
             404: "No such file",
             422: "A file that can't be served; what was served before still is",
         },
@@ -248,6 +249,7 @@ OPERATIONS = (
         answers={200: Answer("The model's versions", ModelIndex, examples.MODEL_UNLOADED)},
         problems={
             400: "Bad parameter",
+            403: "Not allowed without the scope admin",
             404: "Unknown model",
         },
     ),
@@ -262,6 +264,7 @@ OPERATIONS = (
         answers={200: Answer("The rollout", Rollout, examples.ROLLOUT)},
         problems={
             400: "Bad parameter",
+            403: "Not allowed without the scope admin",
             404: "Unknown model",
             409: "A rollout runs already, or there is nothing to compare",
         },
@@ -275,6 +278,7 @@ OPERATIONS = (
         scope=Scope.ADMIN,
         answers={200: Answer("The rollout", Rollout, examples.ROLLOUT)},
         problems={
+            403: "Not allowed without the scope admin",
             404: "Unknown model",
             409: "No rollout runs",
         },

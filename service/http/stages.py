@@ -60,7 +60,7 @@ async def received(
     # A request that can't be answered in time is refused before its body is read.
     runtime.inference.check(model, due, outputs)
     async with TimeLimit(due, exchange.record, runtime.settings.body_timeout_s) as limit:
-        with HeldBytes(runtime.body_bytes) as held:
+        with model.use, HeldBytes(runtime.body_bytes) as held:
             most = runtime.settings.max_body_bytes
             body = [await read_body(exchange, held, most, codings)]
             limit.body_is_read()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from service.http.exchange import Exchange
-from service.http.v2_names import named_model
+from service.http.v2_names import named_model, shown_model
 from service.kserve.describe import (
     model_config,
     model_metadata,
@@ -52,7 +52,7 @@ async def metadata(exchange: Exchange) -> None:
 
 async def model_ready(exchange: Exchange) -> None:
     """Answer whether a model is ready; 503 if it is not."""
-    model = named_model(exchange)
+    model = shown_model(exchange)
     answer: dict[str, object] = {"name": model.name, "ready": model.state is State.READY}
     if not answer["ready"]:
         answer["error"] = f"model {model.name} is not ready: {model.reason}"
@@ -67,7 +67,7 @@ async def config(exchange: Exchange) -> None:
 
 async def statistics(exchange: Exchange) -> None:
     """Return what a model has done."""
-    await exchange.respond_json({"model_stats": [model_statistics(named_model(exchange))]})
+    await exchange.respond_json({"model_stats": [model_statistics(shown_model(exchange))]})
 
 
 async def all_statistics(exchange: Exchange) -> None:

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from service.batching.costs import Work
 from service.batching.decode_pool import DecodePool
 from service.contract import CLASSIFIER_WEIGHT, FEATURES, PROBABILITIES
+from service.errors import NotReadyError
 from service.inference.deadline import RequestDeadline
 from service.inference.request import ImageResult
 from service.models.model import ServedModel
@@ -60,11 +61,14 @@ class Explainer:
     ) -> Explanation:
         """Return the map of a class, or of the most probable one, from an image's `outputs`.
 
-        Raises `InferenceError` if the model overflowed.
+        Raises `InferenceError` if the model overflowed, and `NotReadyError` if it is retired by
+        now, and its classifier's weight gone with it.
         """
         if (weight := result.outputs.get(CLASSIFIER_WEIGHT)) is not None:
-            model.classifier_weight = weight.copy()  # not to keep the batch's other outputs
-        call = partial(_explain, model, result, index)
+            weight = model.classifier_weight = weight.copy()  # without the batch's other outputs
+        elif (weight := model.classifier_weight) is None:
+            raise NotReadyError(f"model {model.name} is not ready: {model.reason}")
+        call = partial(_explain, model, result, weight, index)
         work = Work("map", size=result.outputs[FEATURES].nbytes)
         return await self._decode_pool.call(call, due.deadline, due.priority, work)
 
@@ -81,15 +85,16 @@ class Explainer:
         return await self._decode_pool.call(call, due.deadline, due.priority, work)
 
 
-def _explain(model: ServedModel, result: ImageResult, index: int | None) -> Explanation:
-    assert model.classifier_weight is not None  # noqa: S101 - the first result brought it
+def _explain(
+    model: ServedModel, result: ImageResult, weight: NDArray[np.float32], index: int | None
+) -> Explanation:
     ((best, _),) = top_k(result.probabilities, 1)
     index = best if index is None else index
     size = result.width, result.height
     return Explanation(
         index,
         float(result.probabilities[index]),
-        activation_map(result.outputs[FEATURES], model.classifier_weight[index]),
+        activation_map(result.outputs[FEATURES], weight[index]),
         input_box(*size, model.contract.preprocessing),
         *size,
     )

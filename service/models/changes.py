@@ -76,7 +76,8 @@ class Changes:
         except (NoRoomError, StartupError) as error:  # of the file, its settings or its provider
             reason = reason_for_clients(error, file.path)
             _log.error("model_load_failed", model=key[0], version=key[1], detail=str(error))
-            self._failures[key] = _Failure(stamp, reason)
+            if not (isinstance(error, NoRoomError) and isinstance(served, EvictedModel)):
+                self._failures[key] = _Failure(stamp, reason)  # else, there may be room next time
             self._metrics.count_load(file.name, "failed")
             return BrokenModel(*key, reason)
         finally:
@@ -96,10 +97,11 @@ class Changes:
 
     async def retire(self, key: Key, *, on_request: bool = False) -> None:
         """Stop serving a model; if it was `on_request`, remember not to serve that file again."""
-        model = self.repository.models.get(*key)
+        model, failure = self.repository.models.get(*key), self._failures.pop(key, None)
         if on_request and isinstance(model, ServedModel | EvictedModel):
             self._unloaded[key] = model.stamp
-        self._failures.pop(key, None)
+        elif on_request and failure is not None:  # of a file that is broken
+            self._unloaded[key] = failure.stamp
         await self.repository.retire(*key, timeout_s=self.settings.drain_timeout_s)
 
     def is_settled(self, file: ModelFile, stamp: Stamp) -> bool:

@@ -34,6 +34,7 @@ from service.models.proving import DisagreementError, Prover
 from service.models.stamps import Stamp
 from service.models.state import State, StateMachine
 from service.models.totals import Totals
+from service.models.use import Use
 from service.settings import Settings
 from service.tuning.profile import Profile
 
@@ -104,6 +105,8 @@ class ServedModel:
             device=device,
             patience_s=self.timeout_ms / 1000,
         )
+        self.use = Use()
+        """By requests; entered when one has found this model, and left when it is answered."""
         self.machine = StateMachine()
         self.totals = Totals()
         self._batches_before = metrics.batches()
@@ -178,6 +181,11 @@ class ServedModel:
         self.metrics.ready.set_function(lambda: self.state is State.READY)
         self.metrics.broken.set_function(lambda: self.broken)
 
+    def hide_from_metrics(self) -> None:
+        """Make the metrics of this name and version show that none is loaded, and let go of it."""
+        for gauge in (self.metrics.queue_length, self.metrics.ready, self.metrics.broken):
+            gauge.set_function(_zero)
+
     def start(self, pool: WorkerPool, concurrency: ConcurrencyLimit) -> None:
         """Have the pool's threads serve the queue."""
         self._batcher = Batcher(
@@ -194,8 +202,11 @@ class ServedModel:
     def warm_up(self, stop: threading.Event) -> None:
         """Run the golden cases at each batch size and set the resulting state.
 
-        Blocks until done, or until the current batch size is done once `stop` is set.
+        Blocks until done, or until the current batch size is done once `stop` is set. Does nothing
+        for a model that is closed, and ends once it is.
         """
+        if self._closing.is_set():
+            return
         started = time.perf_counter()
         try:
             engine, worst = self._prover.prove(self.engine, self._reopen, stop)
@@ -208,6 +219,8 @@ class ServedModel:
             self._on_failure(error)
             return
         except Exception as error:  # noqa: BLE001 - a model that can't run must not stop the others
+            if self._closing.is_set():
+                return  # it failed since its engine is closed
             _log.exception("warm_up_failed", model=self.name, version=self.version)
             if self.machine.to(State.FAILED, f"warm-up failed: {error}"):
                 self._reload_later()
@@ -310,9 +323,13 @@ class ServedModel:
         return {size: round(median * 1000, 3) for size, median, _ in self._latencies.rows()}
 
     def batcher(self) -> Batcher:
-        """Return the queue to submit to; raises `NotReadyError` while the model does not answer."""
+        """Return the queue to submit to; raises `NotReadyError` while the model does not answer.
+
+        One that is being retired still answers the requests that have found it.
+        """
         state, reason = self.machine.status
-        if self._batcher is None or state is not State.READY:
+        answers = state is State.READY or (state is State.RETIRING and self.use)
+        if self._batcher is None or not answers:
             raise NotReadyError(f"model {self.name} is not ready: {reason}")
         return self._batcher
 
@@ -325,7 +342,7 @@ class ServedModel:
         return self._batcher.trouble(stuck_after_s) if self._batcher else None
 
     async def retire(self, timeout_s: float) -> None:
-        """Answer what was accepted, then close; call it on the event loop that answers.
+        """Answer the requests that have found it, then close; call it on their event loop.
 
         What is not answered within `timeout_s` is failed.
         """
@@ -334,6 +351,7 @@ class ServedModel:
         try:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(timeout_s):
+                    await self.use.ended()  # first: images of theirs may have yet to arrive
                     await self.gate.emptied()
         finally:  # also if the caller is cancelled: requests don't find the model any more
             await asyncio.to_thread(self.close, max(0.0, end - time.monotonic()))
@@ -345,4 +363,9 @@ class ServedModel:
         self._closing.set()
         if self._batcher is None or self._batcher.close(timeout_s):
             self.engine.close()
+        self.classifier_weight = None  # what was there at the start is never collected
         self.machine.to(State.RETIRED, "it was retired")
+
+
+def _zero() -> float:
+    return 0.0

@@ -93,9 +93,13 @@ class ModelSet:
     def policy(self, name: str) -> VersionPolicy:
         """Return which versions of a model answer requests that name none.
 
-        Of several loaded versions, the newest was loaded with the newest settings.
+        Of several loaded versions, the newest was loaded with the newest settings. These also hold
+        once every version of the policy that comes before them is gone.
         """
-        return self.policies.get(name) or self._own_policies.get(name, _LATEST)
+        before = self.policies.get(name)
+        if before is not None and before.of(self._by_name.get(name, {})):
+            return before
+        return self._own_policies.get(name, _LATEST)
 
     def would_answer(self, name: str, version: int) -> bool:
         """Return whether a version alone answers as the model's settings say."""
@@ -113,12 +117,13 @@ class ModelSet:
         self, name: str | None, version: int | None = None, request_id: str | None = None
     ) -> ServedModel | EvictedModel:
         """Return the model that answers, evicted or not; see `Repository.find`."""
-        name = name or self.default
+        asked, name = name, name or self.default
         if name is None:
             raise ModelRequiredError(f"choose a model with ?model=; available: {self._served()}")
         versions = self._by_name.get(name)
         if versions is None:
-            raise UnknownModelError(f"there is no model of that name; available: {self._served()}")
+            which = "of that name" if asked else f"{name}, which answers if none is named"
+            raise UnknownModelError(f"there is no model {which}; available: {self._served()}")
         if version is None:
             policy = self.policy(name)
             version = policy.choose(self._answering(name), name, request_id)
@@ -139,9 +144,8 @@ class ModelSet:
         return found
 
     def _served(self) -> str:
-        return ", ".join(
-            sorted({name for name, found in self._by_name.items() if not _all_broken(found)})
-        )
+        names = sorted({name for name, found in self._by_name.items() if not _all_broken(found)})
+        return ", ".join(names) or "none"
 
     def versions(self, name: str) -> list[int]:
         """Return the versions of a model that are loaded, lowest first."""

@@ -64,6 +64,8 @@ class Repository:
         """Called once, on the thread that detected the loss; nothing can be answered any more."""
         self.on_evicted: Callable[[EvictedModel], None] = lambda _: None
         """Called when an evicted model is asked for; may raise what the request gets."""
+        self.on_change: Callable[[str], None] = lambda _: None
+        """Called with a model's name when a version of it was installed or is gone."""
         self._opener.watch(self._lose_device)
         for model in self:
             model.on_device_lost = self._lose_device
@@ -201,6 +203,7 @@ class Repository:
             before = self.models.get(model.name, model.version)
             model.show_metrics()
             self.models = self.models.having(model)
+            self.on_change(model.name)
             _log.info("model_installed", model=model.name, version=model.version)
             if isinstance(before, ServedModel):
                 await before.retire(retire_s)
@@ -240,6 +243,7 @@ class Repository:
             if model is None:
                 raise UnknownModelError(f"there is no model {name} with version {version}")
             self.models = self.models.without(name, version)
+            self.on_change(name)
             try:
                 if isinstance(model, ServedModel):
                     await model.retire(timeout_s)
@@ -253,6 +257,7 @@ class Repository:
             evicted = EvictedModel(model.file, model.stamp, model.memory, model.options.policy)
             self.models = self.models.evicting(evicted)
             await model.retire(timeout_s)
+            model.hide_from_metrics()
             _log.info("model_evicted", model=model.name, version=model.version)
 
     def _forget(self, model: Known) -> None:

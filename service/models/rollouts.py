@@ -8,6 +8,7 @@ import structlog
 
 from service.errors import ModelSelectionError, RolloutError
 from service.metrics import Metrics
+from service.models.model import ServedModel
 from service.models.repository import Repository
 from service.models.rollout import Judge, Mode, Plan, Rollout, Stage, Verdict
 from service.settings import Settings
@@ -24,6 +25,7 @@ class Rollouts:
         """Begin those of the settings. Raises `ModelSelectionError`."""
         self._repository, self._settings, self._metrics = repository, settings, metrics
         self._by_name: dict[str, Rollout] = {}
+        repository.on_change = self.check
         for name, text in settings.rollout.items():
             try:
                 self.begin(name, Plan.parse(text))
@@ -70,6 +72,17 @@ class Rollouts:
             raise RolloutError(f"no version of {name} is being rolled out")
         self._move(rollout, Stage.ROLLED_BACK, reason)
         return rollout
+
+    def check(self, name: str) -> None:
+        """End a model's rollout if a version that it compares was replaced or is gone."""
+        rollout, models = self._by_name.get(name), self._repository.models
+        if rollout is None or not rollout.is_running():
+            return
+        for version in (rollout.incumbent, rollout.plan.candidate):
+            model = models.get(name, version)
+            if not (isinstance(model, ServedModel) and rollout.is_about(model)):
+                self.end(name, f"version {version} is not served as it was any more")
+                return
 
     def note_drop(self, rollout: Rollout) -> None:
         """Count a comparison for which there was no room."""

@@ -24,6 +24,7 @@ from images import colored
 from open_inference import image_request, pixels_of
 from process import client_of, reserved_port, serving
 from tritonclient.utils import InferenceServerException
+from waiting import wait_until
 
 from service.app import create_app
 from service.errors import SettingsError
@@ -82,6 +83,19 @@ def test_it_describes_the_server_and_its_models(client):
     assert not client.get_system_shared_memory_status().regions
     assert not client.get_cuda_shared_memory_status().regions
     client.unregister_system_shared_memory()
+
+
+def test_looking_at_an_evicted_model_does_not_load_it_but_a_request_does(front, model_folder):
+    write_color_model(model_folder / "a.onnx")
+    server = front(default_model="color", max_models=1)
+    with triton.InferenceServerClient(server.address) as client:
+        for look in (client.is_model_ready, client.get_inference_statistics):
+            with pytest.raises(InferenceServerException, match="is evicted"):
+                look("a")
+        assert client.is_model_ready("color")
+        with pytest.raises(InferenceServerException, match="is being loaded again"):
+            client.infer("a", [tensor()])
+        wait_until(lambda: server.http.get("/v2/models").json() == {"models": ["a"]})
 
 
 def test_pixels_get_their_probabilities_and_are_counted(client, server):

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import threading
 from pathlib import Path
 
 import pytest
 from asgi import during, until
+from calibrated import calibration, write_calibrated
 from color_model import color_contract, write_color_model
 from images import colored, top_label
 
@@ -84,6 +86,39 @@ def test_versions_follow_their_files(model_folder):
         assert (await client.post(f"{url}&version=1", content=colored("red"))).status_code == 404
 
     during(model_folder, work, default_model="color")
+
+
+def test_who_names_no_model_is_told_that_the_default_one_is_gone(model_folder):
+    async def work(app, client) -> None:
+        write_color_model(model_folder / "new.onnx")
+        said = "there is no model color, which answers if none is named; available: "
+        await control_of(app).unload("color")
+        answer = await client.post(POST, content=colored("red"))
+        assert (answer.status_code, answer.json()["detail"]) == (404, f"{said}none")
+        await control_of(app).load("new")
+        answer = await client.post(POST, content=colored("red"))
+        assert (answer.status_code, answer.json()["detail"]) == (404, f"{said}new")
+
+    during(model_folder, work)
+
+
+def test_the_apis_description_follows_the_models(model_folder):
+    async def described(client) -> set[str]:
+        answer = await client.get("/openapi.json")
+        parameters = answer.json()["paths"][POST]["post"]["parameters"]
+        return {each["name"] for each in parameters} & {"threshold", "coverage", "abstain"}
+
+    async def work(app, client) -> None:
+        assert await described(client) == set()
+        write_calibrated(model_folder / "sure.onnx", json.dumps(calibration()))
+        await control_of(app).load("sure")
+        assert await described(client) == {"coverage", "abstain"}
+        await control_of(app).unload("sure")
+        assert await described(client) == set()
+        await control_of(app).unload("color")
+        assert await described(client) == {"threshold", "coverage", "abstain"}, "any may come"
+
+    during(model_folder, work)
 
 
 def test_a_version_alone_is_loaded_and_unloaded(model_folder):

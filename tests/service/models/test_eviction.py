@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import threading
+import weakref
 from pathlib import Path
 
 import pytest
@@ -74,8 +76,8 @@ def test_looking_at_an_evicted_model_does_not_load_it(model_folder):
     write_models(model_folder, "a")
 
     async def work(app, client) -> None:
-        for _ in range(3):
-            answer = await client.get("/v1/models/a")
+        for path in ("/v1/models/a", "/v2/models/a/ready", "/v2/models/a/stats") * 2:
+            answer = await client.get(path)
             assert (answer.status_code, answer.json()["code"]) == (503, "model_evicted")
         assert not app.state.runtime.control._changes.lock.locked()
         assert loaded(app) == ["color"]
@@ -150,6 +152,31 @@ def test_versions_that_are_compared_are_not_evicted(model_folder):
         await client.delete("/v1/models/v/rollout")
         assert (await ask(client, "color")).json()["code"] == "model_evicted"
         await until(lambda: loaded(app) == ["color", "v"])
+
+    during(
+        model_folder, work, default_model="v", max_models=2, admin=True,
+        rollout={"v": "2:shadow:10"},
+    )  # fmt: skip
+
+
+def test_an_evicted_model_that_found_no_room_is_loaded_once_there_is(model_folder):
+    """The room that there was when it was asked for may be gone when its load begins."""
+    for version in (1, 2):
+        write_color_model(model_folder / "v" / f"{version}.onnx")
+
+    async def work(app, client) -> None:
+        await client.delete("/v1/models/v/rollout")
+        async with app.state.runtime.control._changes.lock:
+            assert (await ask(client, "color")).json()["code"] == "model_evicted"
+            await client.post("/v1/models/v/rollout?version=2&mode=shadow&percent=10")
+        await until(lambda: 'model_loads_total{model="color",outcome="failed"} 1.0' in shown(app))
+        assert (await ask(client, "color")).json()["code"] == "no_room_for_model"
+        await client.delete("/v1/models/v/rollout")
+        assert (await ask(client, "color")).json()["code"] == "model_evicted"
+        await until(lambda: loaded(app) == ["color", "v"])
+
+    def shown(app) -> str:
+        return app.state.runtime.metrics.render().decode()
 
     during(
         model_folder, work, default_model="v", max_models=2, admin=True,
@@ -285,3 +312,31 @@ def test_no_more_is_evicted_than_must_be_and_the_limits_hold(models, memory, mos
         assert limits.lack(new, [*left, victims[-1]]), "the last one need not have gone"
         kept = [model.last_used for model in left if not model.options.pinned]
         assert max(model.last_used for model in victims) <= min(kept, default=10)
+
+
+def test_an_evicted_model_leaves_nothing_behind_but_its_counters(model_folder):
+    """Its explanations' weight neither."""
+    write_color_model(model_folder / "color.onnx", extra_outputs=True)
+
+    async def work(app, client) -> None:
+        repository = app.state.runtime.repository
+        (model,) = repository
+        answer = await client.post("/v1/explain", content=colored("red"))
+        assert (answer.status_code, model.classifier_weight is not None) == (200, True)
+        await repository.evict(model, timeout_s=10)
+        assert model.classifier_weight is None
+        gone = weakref.ref(model)
+        del model
+
+        def is_collected() -> bool:
+            gc.collect()
+            return gone() is None
+
+        await until(is_collected)  # a thread may only be about to let go of it
+        shown = (await client.get("/metrics")).text
+        labels = 'model="color",version="1"'
+        for gauge in ("queue_length", "model_ready", "model_broken"):
+            assert f"resnet_serve_{gauge}{{{labels}}} 0.0" in shown
+        assert 'resnet_serve_images_total{model="color",outcome="ok",version="1"} 1.0' in shown
+
+    during(model_folder, work)

@@ -311,6 +311,20 @@ def test_what_was_unloaded_stays_so_until_its_file_changes(model_folder):
     watching(model_folder, work)
 
 
+def test_what_is_broken_and_unloaded_is_not_tried_again_either(model_folder):
+    (model_folder / "bad.onnx").write_bytes(b"no model")
+
+    async def work(watched: Watched) -> None:
+        await watched.runtime.control.unload("bad")
+        assert (await watched.health())["broken"] == []
+        assert await watched.look(3) == []
+        labelled(model_folder / "bad.onnx", "good")
+        await watched.look(2)
+        assert await watched.label("?model=bad") == "good"
+
+    watching(model_folder, work)
+
+
 def test_the_built_in_model_is_served_on_beside_a_watched_folder(model_folder):
     async def work(watched: Watched) -> None:
         assert await watched.look(3) == []

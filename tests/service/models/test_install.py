@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
@@ -160,6 +161,67 @@ def test_a_retired_model_answers_what_it_has_accepted_and_leaves_nothing(tmp_pat
     during(model_folder, work, default_model="color")
 
 
+class Upload:
+    """A request whose body ends when the test says so."""
+
+    def __init__(self, client, url: str, image: bytes) -> None:
+        self._image = image
+        self._end = asyncio.Event()
+        self._begun = asyncio.Event()
+        self.answer = asyncio.create_task(client.post(url, content=self._body()))
+
+    async def _body(self) -> AsyncIterator[bytes]:
+        yield self._image[:10]
+        self._begun.set()
+        await self._end.wait()
+        yield self._image[10:]
+
+    async def begun(self) -> None:
+        await self._begun.wait()
+
+    def finish(self) -> None:
+        self._end.set()
+
+
+@pytest.mark.parametrize("url", [POST, "/v1/embed", "/v1/explain", "/predictions/color"])
+def test_a_request_whose_body_is_still_arriving_is_answered_by_the_model_that_it_has_found(
+    url, tmp_path, model_folder
+):
+    write_color_model(model_folder / "color.onnx", extra_outputs=True)
+
+    async def work(app, client) -> None:
+        repository = app.state.runtime.repository
+        (old,) = repository
+        upload = Upload(client, url, colored("red"))
+        await upload.begun()
+        installing = asyncio.create_task(
+            repository.install(color_file(tmp_path, "color", 1), retire_s=60)
+        )
+        await until(lambda: old.state is State.RETIRING)
+        assert repository.find("color") is not old
+        upload.finish()
+        assert (await upload.answer).status_code == 200
+        await installing
+        assert (old.state, old.totals.succeeded.count) == (State.RETIRED, 1)
+
+    during(model_folder, work)
+
+
+def test_a_body_that_does_not_arrive_holds_a_retired_model_no_longer_than_its_time(model_folder):
+    async def work(app, client) -> None:
+        repository = app.state.runtime.repository
+        (model,) = repository
+        upload = Upload(client, POST, colored("red"))
+        await upload.begun()
+        await repository.retire("color", 1, timeout_s=0.01)
+        assert model.state is State.RETIRED
+        upload.finish()
+        answer = await upload.answer
+        assert (answer.status_code, answer.json()["code"]) == (503, "model_not_ready")
+
+    during(model_folder, work)
+
+
 def test_what_a_retired_model_does_not_answer_in_its_time_is_a_503(model_folder):
     async def work(app, client) -> None:
         repository = app.state.runtime.repository
@@ -272,3 +334,32 @@ def test_a_broken_file_is_replaced_and_a_model_retired_without_a_restart(tmp_pat
 
     with capture_logs():
         during(model_folder, work, default_model="color")
+
+
+def test_models_that_are_unloaded_before_or_during_their_warm_up_are_not_reported(model_folder):
+    write_color_model(model_folder / "late.onnx")
+
+    async def work(app, client) -> None:
+        repository = app.state.runtime.repository
+        models = [await asyncio.to_thread(opened, repository, name) for name in ("color", "late")]
+        first, second = models
+        held = Held(first)
+        warming = asyncio.create_task(
+            asyncio.to_thread(lambda: [model.warm_up(threading.Event()) for model in models])
+        )
+        await wait_for(held.begun)
+        for model in models:
+            await model.retire(10)
+        with capture_logs() as logs:
+            held.go.set()
+            await warming
+        assert logs == []
+        assert [first.state, second.state] == [State.RETIRED, State.RETIRED]
+
+    def opened(repository, name: str):
+        loaded = repository._loader.open(ModelFile(name, 1, model_folder / f"{name}.onnx"))
+        model = repository._loader.serve(loaded)
+        model.start(repository._pool, repository._concurrency)
+        return model
+
+    during(model_folder, work, default_model="color")

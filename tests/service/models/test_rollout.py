@@ -244,6 +244,37 @@ def test_a_rollout_ends_when_a_file_that_it_compares_is_replaced(model_folder, m
     )
 
 
+@pytest.mark.parametrize("gone", [1, 2])
+@pytest.mark.parametrize("mode", ["shadow", "canary"])
+def test_a_rollout_ends_at_once_when_a_version_that_it_compares_is_unloaded(
+    model_folder, mode, gone
+):
+    """The other one then answers, and another rollout can begin."""
+
+    async def work(served: Served) -> None:
+        await served.runtime.control.unload("v", {"version": gone})
+        shown = await served.shown()
+        assert shown["stage"] == "rolled_back"
+        assert shown["reason"] == f"version {gone} is not served as it was any more"
+        assert await served.ask() == 3 - gone
+
+    with_versions(model_folder, work, same=True, rollout={"v": f"2:{mode}:50"})
+
+
+def test_versions_that_come_after_a_rollback_answer_once_those_compared_are_gone(model_folder):
+    async def work(served: Served) -> None:
+        served.runtime.rollouts.end("v", "on request")
+        write_color_model(model_folder / "v" / "3.onnx")
+        await served.runtime.control.load("v")
+        assert await served.ask() == 1
+        for version in (1, 2):
+            (model_folder / "v" / f"{version}.onnx").unlink()
+        await served.runtime.control.load("v")
+        assert await served.ask() == 3
+
+    with_versions(model_folder, work, same=True, rollout={"v": "2:shadow:50"})
+
+
 def test_after_a_promotion_the_latest_version_is_followed_again(model_folder):
     async def work(served: Served) -> None:
         await served.ask_until(lambda: served.rollout.stage == "promoted")
