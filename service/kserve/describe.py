@@ -96,7 +96,8 @@ def model_statistics(model: ServedModel) -> dict[str, Any]:
         "queue": totals.queue,
         "compute_input": totals.decode,
         "compute_infer": totals.infer,
-        "compute_output": nothing,  # top-k and rendering are not timed
+        # Top-k and rendering are not timed, but perf_analyzer takes only equal counts.
+        "compute_output": Total(totals.infer.count),
         "cache_hit": nothing,
         "cache_miss": nothing,
     }

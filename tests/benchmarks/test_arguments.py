@@ -20,6 +20,7 @@ ROOT = Path(__file__).parents[2]
         ("overload.py --deadline-ms 1e300 --closed-duration 0.2 --warm-up 0.1 --image-count 1",
          "overload: error: --deadline-ms: must be a number"),
         ("simulated.py --engine-share -1", "argument --engine-share: '-1' is not a number above 0"),
+        ("doors.py --clients 9", "error: --clients must be a multiple of --streams"),
         ("decoding.py --megapixels 0", "argument --megapixels: '0' is not a number above 0"),
         ("decoding.py --only nothing", "error: --only: no kind has nothing in its name"),
         ("family.py resnet1", "argument NAME: 'resnet1' is not one of resnet18, "),

@@ -10,11 +10,11 @@ from pathlib import Path
 
 import httpx
 import pytest
+from browsers import chromium
 from color_model import color_contract, write_color_model
 from images import colored, encode, photo
-from playwright.sync_api import Browser, FilePayload, Page, Route, expect, sync_playwright
+from playwright.sync_api import Browser, FilePayload, Page, Route, expect
 from process import Serving, serving
-from system import program
 
 pytestmark = pytest.mark.full
 
@@ -35,16 +35,8 @@ def server(tmp_path_factory) -> Iterator[Serving]:
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(
-            executable_path=program("chromium"),
-            args=[
-                "--no-sandbox", "--disable-dev-shm-usage",
-                "--use-fake-device-for-media-stream", "--use-fake-ui-for-media-stream",
-            ],
-        )  # fmt: skip
+    with chromium() as browser:
         yield browser
-        browser.close()
 
 
 @contextmanager
