@@ -36,7 +36,7 @@ class Buckets(Counter[float]):
 
     def since(self, earlier: Buckets) -> Buckets:
         """Return the histogram of the values that came after an earlier one."""
-        if earlier[math.inf] > self[math.inf]:  # counting began anew, as of a model that came back
+        if any(earlier[bound] > n for bound, n in self.items()):  # of a model that came back
             return self
         return Buckets({bound: count - earlier[bound] for bound, count in self.items()})
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import structlog
 
@@ -115,6 +115,8 @@ class Shadow:
         if len(self._running) >= _MOST_AT_ONCE or not self._repository.is_idle:
             self._rollouts.note_drop(pair.rollout)
             return
+        if not isinstance(pair.image, bytes):  # a view would keep its request's whole body
+            pair = replace(pair, image=pair.image.copy())
         task = asyncio.create_task(self._compare(pair, run))
         self._running.add(task)
         task.add_done_callback(self._running.discard)

@@ -136,6 +136,16 @@ def test_a_model_that_was_replaced_counts_anew(live, metrics, clock):
     assert all(count >= 0 for count in shown["batch_sizes"].values())
 
 
+def test_a_model_that_came_back_and_did_more_than_before_counts_anew(live, metrics, clock):
+    metrics.for_model("a", 1).batch_size.observe(2)
+    live.current()
+    metrics.forget_model("a", 1)
+    for _ in range(3):
+        metrics.for_model("a", 1).batch_size.observe(8)
+    clock.now += 1
+    assert live.current()["batch_sizes"] == {"8": 3}
+
+
 @pytest.mark.parametrize(
     ("counts", "share", "expected"),
     [

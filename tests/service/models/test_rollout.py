@@ -7,12 +7,14 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from asgi import during, until
 from color_model import write_color_model
 from hypothesis import given
 from hypothesis import strategies as st
 from images import colored
+from open_inference import json_request, pixels_of
 
 from service.batching.admission import ByteGate
 from service.contract import Label
@@ -203,6 +205,32 @@ def test_a_comparison_for_whose_image_there_is_no_room_is_dropped(model_folder):
         assert await served.ask() == 1
         await until(lambda: served.rollout.judge.agreement.observations == 1)
         assert gate.held == 0
+
+    with_versions(model_folder, work, same=True, rollout={"v": "2:shadow:100"})
+
+
+def test_a_comparison_keeps_its_image_and_not_the_whole_body(model_folder):
+    """Only the image is counted, while the body may have many more."""
+
+    async def work(served: Served) -> None:
+        compared: list[Any] = []
+        begin = served.shadow._begin
+
+        def noted(pair, run):
+            async def run_and_note(request):
+                compared.extend(request.images)
+                return await run(request)
+
+            begin(pair, run_and_note)
+
+        served.shadow._begin = noted
+        pixels = pixels_of("red", "green", "blue")
+        answer = await served.client.post("/v2/models/v/infer", json=json_request(pixels))
+        assert answer.status_code == 200, answer.text
+        await until(lambda: compared)
+        (image,) = compared
+        assert np.array_equal(image, pixels[0])
+        assert image.base is None
 
     with_versions(model_folder, work, same=True, rollout={"v": "2:shadow:100"})
 
