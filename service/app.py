@@ -65,7 +65,7 @@ def create_app(settings: Settings, opener: Opener | None = None) -> FastAPI:
     app.state.runtime = runtime
     app.state.tls = _tls(settings)
     add_pages(app, runtime)
-    _check_root_path(app, settings.root_path)
+    _check_root_path(app, settings)
     # Replaces FastAPI's own stack, which only serves the pages: its layers took as long as
     # decoding, batching and answering a small image.
     app.middleware_stack = _layers(app, app.build_middleware_stack(), runtime)
@@ -115,11 +115,13 @@ def _tls(settings: Settings) -> Tls | None:
     return Tls(TlsPaths(settings.tls_cert, settings.tls_key, settings.tls_client_ca))
 
 
-def _check_root_path(app: FastAPI, root_path: str | None) -> None:
+def _check_root_path(app: FastAPI, settings: Settings) -> None:
     """Refuse a root path that could be mistaken for one of the service's own paths."""
+    root_path = settings.root_path
     first = (root_path or "").split("/")[1:2]
     paths = [route.path for route in app.routes if isinstance(route, Route | Mount)]
-    paths += [each.path for each in OPERATIONS] + [each.path for each in DOORS]
+    rows: tuple[Row, ...] = (*OPERATIONS, *DOORS, *vertex_doors(settings))
+    paths += [each.path for each in rows]
     own = {path.split("/")[1] for path in paths}
     if first and first[0] in own:
         raise SettingsError(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import re
 import time
+from asyncio import FIRST_COMPLETED
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from http import HTTPStatus
@@ -14,7 +15,7 @@ import grpc
 from grpc.aio import ServicerContext as Context
 
 from service.access.scopes import Scope
-from service.errors import RequestError
+from service.errors import BodyTimeoutError, InvalidInferError, RequestError, StoppingError
 from service.inference.record import RequestRecord, log_request
 from service.inference.runtime import Runtime
 from service.logs import request_id
@@ -22,6 +23,7 @@ from service.tracebacks import forget_frames, known_error
 
 _LEFT = 499  # as HTTP requests whose client has left are counted
 _METHOD = "GRPC"
+_LAST_MESSAGES_S = 1.0
 _PEER = re.compile(r"ipv[46]:(.+):[0-9]+")
 _ID, _AUTHORIZATION = "x-request-id", "authorization"
 
@@ -30,6 +32,7 @@ _CODES: Mapping[int, grpc.StatusCode] = {
     HTTPStatus.TOO_MANY_REQUESTS: grpc.StatusCode.RESOURCE_EXHAUSTED,
     HTTPStatus.FORBIDDEN: grpc.StatusCode.PERMISSION_DENIED,
     HTTPStatus.NOT_FOUND: grpc.StatusCode.NOT_FOUND,
+    HTTPStatus.REQUEST_TIMEOUT: grpc.StatusCode.DEADLINE_EXCEEDED,
     HTTPStatus.INTERNAL_SERVER_ERROR: grpc.StatusCode.INTERNAL,
     HTTPStatus.NOT_IMPLEMENTED: grpc.StatusCode.UNIMPLEMENTED,
     HTTPStatus.SERVICE_UNAVAILABLE: grpc.StatusCode.UNAVAILABLE,
@@ -95,6 +98,31 @@ class Calls:
         if scope is not Scope.PUBLIC:
             record.key = self._runtime.authorize(given.get(_AUTHORIZATION), scope)
 
+    async def message_of(self, requests: AsyncIterator[bytes]) -> bytes:
+        """Return the message of a call that has one; it takes memory only from now on.
+
+        Raises `BodyTimeoutError`, `StoppingError`, or `InvalidInferError` if there is none.
+        """
+        limit_s = self._runtime.settings.body_timeout_s
+        coming = asyncio.ensure_future(_next(requests))
+        stopping = asyncio.create_task(self.stopping.wait())
+        try:
+            await asyncio.wait({coming, stopping}, timeout=limit_s, return_when=FIRST_COMPLETED)
+            if stopping.done():  # what is on its way may still come
+                await asyncio.wait({coming}, timeout=min(limit_s, _LAST_MESSAGES_S))
+            if not coming.done():
+                if stopping.done():
+                    raise StoppingError("the service is stopping; the message came too late")
+                raise BodyTimeoutError(
+                    f"the message did not arrive within {limit_s:g} s (body_timeout_s)"
+                )
+            if (found := coming.result()) is None:
+                raise InvalidInferError("the call has no message")
+            return found
+        finally:
+            coming.cancel()
+            stopping.cancel()
+
     async def finished(self) -> None:
         """Wait until no call is left."""
         await self._idle.wait()
@@ -106,7 +134,7 @@ class Calls:
             while not stopping.done():
                 coming = asyncio.ensure_future(_next(requests))
                 try:
-                    await asyncio.wait({coming, stopping}, return_when=asyncio.FIRST_COMPLETED)
+                    await asyncio.wait({coming, stopping}, return_when=FIRST_COMPLETED)
                 finally:
                     if not coming.done():
                         coming.cancel()

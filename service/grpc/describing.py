@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from inspect import isawaitable
 from typing import Any
 
@@ -62,9 +62,12 @@ class Describing:
             "LogSettings": _no_logging,
         }
 
-    async def answer(self, method: str, name: str, data: bytes, context: Context) -> bytes:
+    async def answer(
+        self, method: str, name: str, requests: AsyncIterator[bytes], context: Context
+    ) -> bytes:
         """Answer a call of the method `name`, whose full name is `method`."""
         async with self._calls.call(method, context, _SCOPES.get(name, Scope.CLASSIFY)) as record:
+            data = await self._calls.message_of(requests)
             try:
                 request = getattr(messages, f"{name}Request").FromString(data)
             except DecodeError as error:

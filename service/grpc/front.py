@@ -101,15 +101,21 @@ class GrpcFront:
         _log.info("listening_grpc", address=address)
 
     def _handlers(self) -> Any:
-        """Return all methods, which take and return bytes."""
+        """Return all methods, which take and return bytes.
+
+        Those with one message are called before it has come, as are streams, which look the same
+        to clients: so one without a key takes no memory.
+        """
         inferring = Inferring(self._runtime, self._calls)
         describing = Describing(self._runtime, self._calls)
         path = f"/{_SERVICE}/"
         found = {
-            name: grpc.unary_unary_rpc_method_handler(partial(describing.answer, path + name, name))
+            name: grpc.stream_unary_rpc_method_handler(
+                partial(describing.answer, path + name, name)
+            )
             for name in describing.methods
         }
-        found["ModelInfer"] = grpc.unary_unary_rpc_method_handler(
+        found["ModelInfer"] = grpc.stream_unary_rpc_method_handler(
             partial(inferring.one, f"{path}ModelInfer")
         )
         found["ModelStreamInfer"] = grpc.stream_stream_rpc_method_handler(

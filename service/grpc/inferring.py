@@ -37,9 +37,10 @@ class Inferring:
     def __init__(self, runtime: Runtime, calls: Calls) -> None:
         self._runtime, self._calls = runtime, calls
 
-    async def one(self, method: str, data: bytes, context: Context) -> bytes:
+    async def one(self, method: str, requests: AsyncIterator[bytes], context: Context) -> bytes:
         """Answer one request."""
         async with self._calls.call(method, context, Scope.CLASSIFY) as record:
+            data = await self._calls.message_of(requests)
             response = await self._answer(data, record, context.time_remaining())
             return bytes(response.SerializeToString())
         raise AssertionError("a failed call is aborted")  # as type checkers can't know

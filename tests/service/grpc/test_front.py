@@ -279,7 +279,10 @@ def test_a_stream_answers_each_request_and_an_error_ends_only_its_own(client):
 
 
 def test_open_streams_and_watchers_of_health_do_not_delay_the_end(model_folder):
-    """A stream in which nothing is being answered ends with a status that says why."""
+    """A stream in which nothing is being answered ends with a status that says why.
+
+    So does a call whose message has not come.
+    """
     with (
         reserved_port() as port,
         serving("--models", model_folder, "--grpc-port", port) as program,
@@ -290,6 +293,7 @@ def test_open_streams_and_watchers_of_health_do_not_delay_the_end(model_folder):
         answers = stream(iter(requests.get, b""), timeout=60)
         requests.put(good_message().SerializeToString())
         assert next(answers)
+        unsent = channel.stream_unary(INFER).future(iter(requests.get, b""), timeout=60)
         watched = health_pb2_grpc.HealthStub(channel).Watch(health_pb2.HealthCheckRequest())
         assert next(watched).status == health_pb2.HealthCheckResponse.SERVING
         program.signal()
@@ -297,6 +301,8 @@ def test_open_streams_and_watchers_of_health_do_not_delay_the_end(model_folder):
             next(answers)
         assert error.value.code() is grpc.StatusCode.UNAVAILABLE
         assert "stopping" in error.value.details()
+        assert unsent.exception(timeout=60).code() is grpc.StatusCode.UNAVAILABLE
+        requests.put(b"")
         requests.put(b"")
         assert program.exit_status() == 0
         assert program.events[-1] | {"unanswered": 0} == program.events[-1]
@@ -428,6 +434,29 @@ def test_a_stream_needs_a_key_too(front):
             client.async_stream_infer("color", [tensor()])
         error = answers.get(timeout=60)
         assert "needs an API key" in str(error)
+
+
+def without_message(address: str, **options: Any) -> grpc.RpcError:
+    """Make a call whose message never comes; return its error."""
+    never: queue.Queue[bytes] = queue.Queue()
+    with grpc.insecure_channel(address) as channel:
+        with pytest.raises(grpc.RpcError) as error:
+            channel.stream_unary(INFER)(iter(never.get, b""), timeout=60, **options)
+        never.put(b"")
+    return error.value
+
+
+def test_a_message_without_a_key_is_not_waited_for(front):
+    """Nor held in memory, however large it is."""
+    keys = Path(__file__).parents[2] / "helpers" / "keys.txt"
+    assert without_message(front(api_keys=keys).address).code() is grpc.StatusCode.UNAUTHENTICATED
+
+
+def test_a_message_that_does_not_come_is_waited_for_a_limited_time(front):
+    """Or such calls would take the place of all others."""
+    error = without_message(front(body_timeout_s=0.2).address)
+    assert error.code() is grpc.StatusCode.DEADLINE_EXCEEDED
+    assert dict(error.trailing_metadata())["x-error-code"] == "body_timeout"
 
 
 def test_each_request_of_a_stream_counts_for_the_rate_of_its_key(front):

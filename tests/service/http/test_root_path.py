@@ -67,3 +67,8 @@ def test_a_path_that_could_be_meant_for_the_services_own_is_refused(serve, path)
     """A probe comes past the proxy, and must not be taken for a request from it."""
     with pytest.raises(SettingsError, match=f"must not begin with /{path.split('/')[1]}, like one"):
         serve(root_path=path)
+
+
+def test_a_root_path_may_not_be_like_a_route_that_vertex_chose(serve):
+    with pytest.raises(SettingsError, match="must not begin with /endpoints, like one"):
+        serve(root_path="/endpoints", vertex_predict_route="/endpoints/7:predict")
