@@ -7,8 +7,11 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
+from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from pydantic_core import to_json
 
 from service.access.sent import key_in
 from service.classify.errors import CutOffError, OptionError
@@ -20,6 +23,7 @@ from service.files import sha256_of
 
 if TYPE_CHECKING:
     from service.client import Client
+    from service.client.results import ModelDetail
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,5 +115,16 @@ def _asking(client: Client, options: ClassifyOptions) -> Backend:
     return Backend(
         lambda contents: client.classify_encoded(contents, asked),
         top_k,
-        {"url": options.url, "model": model.name, "version": model.version},
+        {
+            "url": options.url,
+            "model": model.name,
+            "version": model.version,
+            "description of the model": _digest(client.model(model.name, model.version)),
+        },
     )
+
+
+def _digest(model: ModelDetail) -> str:
+    """Return what tells a model from another that has its name and version."""
+    told = model.weights, model.preprocessing, model.labels, model.precision
+    return sha256(to_json(told)).hexdigest()

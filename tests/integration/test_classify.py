@@ -12,11 +12,14 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 from color_model import write_color_model
 from images import colored
 from process import PROGRAM, clean_environment, run_to_end, serving
 from waiting import PATIENCE_S, wait_until
+
+from service.contract import Label
 
 COMMAND = [*PROGRAM, "classify"]
 RED, GREEN = colored("red"), colored("green")
@@ -192,6 +195,26 @@ def test_images_that_changed_in_between_are_told(model, tmp_path):
     assert b"image 51 was -/50.png and is not there now" in ended.stderr
     ended = run_with([*flags, "--resume", "--top-k", "1"], tar_of(900))
     assert b"another top_k: 3, and not 1" in ended.stderr
+
+
+def test_a_run_is_not_resumed_with_another_model_of_the_same_name_and_version(model, tmp_path):
+    """Else, one file would have the labels of both."""
+    output = tmp_path / "labels.jsonl"
+    partial = output.with_name("labels.jsonl.partial")
+    with serving("--models", model, "--admin") as server:
+        flags = ["--url", server.url, "--output", str(output)]
+        with begun(flags) as process:
+            stdin: Any = process.stdin
+            stdin.write(tar_of(900))
+            stdin.flush()
+            wait_until(lambda: partial.exists() and partial.read_bytes().count(b"\n") > 100)
+            process.kill()
+        others = tuple(Label(id=f"d{i}", label=label) for i, label in enumerate("xyz"))
+        write_color_model(Path(model), labels=others)
+        httpx.post(f"{server.url}/v1/models/color/load", timeout=PATIENCE_S).raise_for_status()
+        ended = run_with([*flags, "--resume"], tar_of(900))
+    assert ended.returncode == 1
+    assert b"is of a run with another description of the model" in ended.stderr
 
 
 def test_a_reader_that_has_seen_enough_ends_it_quietly(model, tmp_path):
