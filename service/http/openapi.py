@@ -159,11 +159,12 @@ def _state_limits(described: dict[str, Any], runtime: Runtime) -> None:
             form = body["content"]["multipart/form-data"]["schema"]
             form["properties"]["files"].setdefault("maxItems", runtime.settings.max_images)
     models = runtime.repository.models
-    if not models.loaded or models.evicted:
-        return  # what evicted ones answer is not known
+    if models.evicted:
+        return  # what they answer is not known
     classify = described["paths"][CLASSIFY.path]["post"]
-    (top_k,) = (each for each in classify["parameters"] if each["name"] == "top_k")
-    top_k["schema"]["maximum"] = max(len(model.contract.labels) for model in models.loaded)
+    if models.loaded:
+        (top_k,) = (each for each in classify["parameters"] if each["name"] == "top_k")
+        top_k["schema"]["maximum"] = max(len(model.contract.labels) for model in models.loaded)
     unknown = _answered_by_no_model(models.loaded)
     classify["parameters"] = [p for p in classify["parameters"] if p["name"] not in unknown]
 

@@ -104,6 +104,7 @@ class ModelLoader:
             calibration = parse_calibration(engine.metadata, contract, file=str(file.path))
             _check_agreement(file, engine, contract, settings)
             self._check_options(file, engine, contract, options)
+            contract = _with_thresholds(file, contract, options)
             if self._settings.tf32:
                 _check_tf32(file, engine, contract)
             _check_unchanged(file, stamp)
@@ -195,6 +196,28 @@ def _check_unchanged(file: ModelFile, stamp: Stamp) -> None:
     """Raise `ModelFileError` if a file was written or replaced since: what was read may be half."""
     if stamp_of(file) != stamp:
         raise ModelFileError(f"{file.path}: changed while it was being read")
+
+
+def _with_thresholds(
+    file: ModelFile, contract: ModelContract, options: ModelSettings
+) -> ModelContract:
+    """Return the contract with the thresholds of the model's settings, if they have any.
+
+    Raises `ModelFileError` if its labels have none, or not these.
+    """
+    if options.threshold is None and not options.thresholds:
+        return contract
+    if contract.multi_label is None:
+        raise ModelFileError(
+            f"{file.path}: its settings have a threshold, but its labels are not independent"
+        )
+    known = {label.id for label in contract.labels}
+    if unknown := sorted(set(options.thresholds or ()) - known):
+        raise ModelFileError(
+            f"{file.path}: its settings have a threshold for {', '.join(unknown)}, which is no id "
+            "of its labels"
+        )
+    return contract.model_copy(update={"multi_label": options.rule_for(contract.multi_label)})
 
 
 def _check_tf32(file: ModelFile, engine: Engine, contract: ModelContract) -> None:

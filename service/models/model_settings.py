@@ -13,6 +13,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator
 
+from service.contract import Fraction, MultiLabel
 from service.errors import ModelFileError, SettingsError
 from service.models.files import ModelFile
 from service.models.stamps import settings_path_of
@@ -40,6 +41,9 @@ class ModelSettings(BaseModel):
     provider: ProviderName | None = None
     precision: Literal["auto", "exact"] | None = None
     top_k: Count | None = None
+    threshold: Fraction | None = None
+    thresholds: dict[str, Fraction] | None = None
+    """By label id, where another than `threshold` applies."""
     versions: Annotated[str, BeforeValidator(_as_text)] | None = None
     pinned: bool | None = None
 
@@ -52,6 +56,13 @@ class ModelSettings(BaseModel):
     def policy(self) -> VersionPolicy | None:
         """Return which version answers, if that is set."""
         return None if self.versions is None else VersionPolicy.parse(self.versions)
+
+    def rule_for(self, rule: MultiLabel) -> MultiLabel:
+        """Return which labels an image has: as a file's contract says, unless it is set here."""
+        threshold = rule.threshold if self.threshold is None else self.threshold
+        # A threshold for all replaces those that the file has for single labels.
+        own = rule.thresholds if self.threshold is None else {}
+        return MultiLabel(threshold=threshold, thresholds={**own, **(self.thresholds or {})})
 
     def over(self, other: ModelSettings) -> ModelSettings:
         """Return these settings, with what they leave open from `other`."""

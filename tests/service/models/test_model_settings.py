@@ -12,8 +12,9 @@ from images import colored
 from openvino_cpu import needs_bf16
 
 from model_export.model_file import read_model, rewrite_contract
+from service.contract import MultiLabel
 from service.engine.onnx import OnnxOpener
-from service.errors import ModelLoadError, ModelSelectionError, SettingsError
+from service.errors import ModelFileError, ModelLoadError, ModelSelectionError, SettingsError
 from service.metrics import Metrics
 from service.models.files import ModelFile, builtin_file
 from service.models.loader import load_repository
@@ -29,6 +30,8 @@ timeout_ms = 700
 provider = "cpu"
 precision = "exact"
 top_k = 2
+threshold = 0.25
+thresholds = {c1 = 0.125}
 versions = 1
 pinned = true
 """
@@ -36,7 +39,7 @@ pinned = true
 
 def settings_with(folder: Path, table: str | None = None, **more) -> Settings:
     """Settings for a folder with the colour model; `table` is the content of the file for all."""
-    write_color_model(folder / "models" / "color.onnx")
+    write_color_model(folder / "models" / "color.onnx", multi_label=more.pop("multi_label", None))
     fields = {"models": folder / "models", "provider": "cpu", "intra_op_threads": 1, "runners": 1}
     if table is not None:
         path = folder / "all.toml"
@@ -50,21 +53,44 @@ def loaded(folder: Path, table: str | None = None, **more) -> Repository:
 
 
 def test_every_key_reaches_its_model(tmp_path):
-    repository = loaded(tmp_path, ALL_KEYS)
+    rule = MultiLabel(threshold=0.75, thresholds={"c0": 0.875})
+    repository = loaded(tmp_path, ALL_KEYS, multi_label=rule)
     model = repository.find("color")
     assert (model.max_batch, model.timeout_ms, model.gate._patience_s) == (3, 700, 0.7)
     assert model._settings.max_delay_ms == 2
     assert model._settings.precision == "exact"
     assert model.options == ModelSettings(
         max_batch=3, max_delay_ms=2, timeout_ms=700, provider="cpu", precision="exact", top_k=2,
-        versions="1", pinned=True,
+        threshold=0.25, thresholds={"c1": 0.125}, versions="1", pinned=True,
     )  # fmt: skip
+    assert model.contract.multi_label == MultiLabel(threshold=0.25, thresholds={"c1": 0.125})
     assert set(ModelSettings.model_fields) == model.options.model_fields_set, "a key is not tested"
+
+
+def test_a_threshold_of_single_labels_leaves_the_others_as_the_file_has_them(tmp_path):
+    rule = MultiLabel(threshold=0.75, thresholds={"c0": 0.875})
+    model = loaded(tmp_path, "[color]\nthresholds = {c1 = 0}", multi_label=rule).find("color")
+    assert model.contract.multi_label == MultiLabel(
+        threshold=0.75, thresholds={"c0": 0.875, "c1": 0}
+    )
+
+
+@pytest.mark.parametrize(
+    ("table", "rule", "said"),
+    [
+        ("threshold = 0.5", None, "a threshold, but its labels are not independent"),
+        ("thresholds = {c9 = 0.5}", MultiLabel(), "a threshold for c9, which is no id of its"),
+    ],
+)
+def test_thresholds_that_a_model_can_not_have_are_refused(tmp_path, table, rule, said):
+    with pytest.raises(ModelFileError, match=said):
+        loaded(tmp_path, f"[color]\n{table}", multi_label=rule)
 
 
 def test_another_model_keeps_the_settings_for_all(tmp_path):
     write_color_model(tmp_path / "models" / "other.onnx")
-    repository = loaded(tmp_path, ALL_KEYS, max_batch=5, default_model="color")
+    table = ALL_KEYS.replace("threshold", "# threshold")
+    repository = loaded(tmp_path, table, max_batch=5, default_model="color")
     assert [repository.find(name).max_batch for name in ("color", "other")] == [3, 5]
     assert repository.find("other").timeout_ms == 30_000
 
@@ -109,7 +135,10 @@ def test_a_precision_and_a_provider_are_asked_of_one_model_alone(tmp_path):
     assert loader._opener_for(fast) is loader.opener
 
 
-KEYS = "max_batch, max_delay_ms, timeout_ms, provider, precision, top_k, versions, pinned"
+KEYS = (
+    "max_batch, max_delay_ms, timeout_ms, provider, precision, top_k, threshold, thresholds, "
+    "versions, pinned"
+)
 
 
 @pytest.mark.parametrize(
@@ -119,6 +148,8 @@ KEYS = "max_batch, max_delay_ms, timeout_ms, provider, precision, top_k, version
         ("[color]\nmax_batch = 'x'", "color: max_batch must be a whole number from 0 to 1024, got"),
         ("[color]\nmax_batch = 2.0", "color: max_batch must be a whole number from 0 to 1024, got"),
         ("[color]\ntop_k = 0", "color: top_k must be a whole number of at least 1, got 0"),
+        ("[color]\nthreshold = 2.0", "color: threshold must be a number"),
+        ("[color]\nthresholds = {c0 = -1.0}", "color: thresholds must be "),
         ("[color]\npinned = 1", "color: pinned must be true or false, got 1"),
         ("[color]\nprovider = 'tpu'", "color: provider must be "),
         ("[color]\nprecision = 'fp8'", "color: precision must be auto or exact, got 'fp8'"),
