@@ -234,6 +234,13 @@ class AdminOffError(RequestError):
 
     status, code, title = 403, "admin_off", "Not allowed without API keys"
 
+    def __init__(
+        self,
+        message: str = "this needs an API key with the scope admin, and the service was started "
+        "without keys (--api-keys), and without --admin, which opens this to everyone",
+    ) -> None:
+        super().__init__(message)
+
 
 class RateLimitedError(RequestError):
     """The API key has made as many requests as it may at present."""
